@@ -1,0 +1,1 @@
+"""Settings as values, the embedded server, and the root of the command line."""
