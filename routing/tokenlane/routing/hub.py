@@ -1,0 +1,160 @@
+"""The hub: one pub/sub connection that fans out to many handlers, and says when it may have missed something.
+
+Pub/sub forgets. After a lost connection the hub subscribes again and tells every handler by calling its `on_gap`: what
+was published in between is gone, and whoever needs it must ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from redis import exceptions as redis_errors
+from redis.asyncio.client import PubSub
+
+from .pool import Pool, open_redis
+
+__all__ = ["Hub", "open_hub"]
+
+logger = logging.getLogger(__name__)
+
+_SILENCE_S = 2.0
+_DEAD_AFTER_SILENCES = 3
+_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_BROKEN = (redis_errors.RedisError, OSError)
+
+
+@dataclass(eq=False)
+class _Subscription:
+    handler: Callable[[bytes], None]
+    on_gap: Callable[[], None]
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Hub:
+    """Many subscriptions over one connection. Get one with `open_hub`.
+
+    Handlers run inside the reading task, in the order of the messages, and must not block. All subscribing goes
+    through that task too: redis-py's PubSub has no lock of its own.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._pending: dict[str, bool] = {}
+        self._wake: asyncio.Timeout | None = None
+        self.connected = asyncio.Event()
+
+    async def subscribe(
+        self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
+    ) -> None:
+        """Hand every message of the channel to `handler`; returns when the server has confirmed it.
+
+        Guarantee: every message published after the return is handed over, or `on_gap` is called.
+        Cancellation: the subscription is taken back.
+        """
+        subscription = self._subscriptions[channel] = _Subscription(handler, on_gap)
+        self._ask(channel, wanted=True)
+        try:
+            await subscription.confirmed.wait()
+        except asyncio.CancelledError:
+            self.unsubscribe(channel)
+            raise
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop handing over the channel's messages, at once; the server is told soon."""
+        if self._subscriptions.pop(channel, None) is not None:
+            self._ask(channel, wanted=False)
+
+    def _ask(self, channel: str, *, wanted: bool) -> None:
+        self._pending[channel] = wanted
+        if self._wake is not None:
+            self._wake.reschedule(asyncio.get_running_loop().time())
+            self._wake = None
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            async with open_redis(self._url, retries=0) as redis:
+                pubsub = redis.pubsub()
+                try:
+                    await self._subscribe_all(pubsub)
+                    failures = 0
+                    self.connected.set()
+                    await self._read(pubsub)
+                except _BROKEN as error:
+                    self.connected.clear()
+                    if failures == 0:
+                        logger.warning("pub/sub connection lost (%s), connecting again", type(error).__name__)
+                finally:
+                    with suppress(*_BROKEN, TimeoutError):
+                        async with asyncio.timeout(1):
+                            await pubsub.aclose()  # type: ignore[no-untyped-call]  # in redis-py 5
+            await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            failures += 1
+
+    async def _subscribe_all(self, pubsub: PubSub) -> None:
+        # A PubSub object has no connection before its first subscription; this one belongs to nobody else.
+        await pubsub.subscribe(f"tokenlane:hub:{id(self)}")
+        self._pending.clear()
+        if self._subscriptions:
+            await pubsub.subscribe(*self._subscriptions)
+
+    async def _read(self, pubsub: PubSub) -> None:
+        silences = 0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as self._wake:
+                    while not self._pending:
+                        message = await pubsub.get_message(timeout=_SILENCE_S)
+                        silences = 0 if message else silences + 1
+                        if message:
+                            self._deliver(message["type"], message["channel"], message["data"])
+                        elif silences >= _DEAD_AFTER_SILENCES:
+                            raise redis_errors.ConnectionError("no answer to PING")
+                        else:
+                            await pubsub.ping()
+            self._wake = None
+            await self._apply_pending(pubsub)
+
+    async def _apply_pending(self, pubsub: PubSub) -> None:
+        pending, self._pending = self._pending, {}
+        wanted = [channel for channel, want in pending.items() if want]
+        unwanted = [channel for channel, want in pending.items() if not want]
+        if wanted:
+            await pubsub.subscribe(*wanted)
+        if unwanted:
+            await pubsub.unsubscribe(*unwanted)
+
+    def _deliver(self, kind: str, channel: bytes, data: bytes | int) -> None:
+        subscription = self._subscriptions.get(channel.decode()) if channel else None
+        if subscription is None:
+            return
+        if kind == "message" and isinstance(data, bytes):
+            self._call(subscription.handler, data)
+        elif kind == "subscribe":
+            if subscription.confirmed.is_set():
+                self._call(subscription.on_gap)
+            subscription.confirmed.set()
+
+    @staticmethod
+    def _call(function: Callable[..., None], *args: bytes) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # one bad message must not silence all other streams
+            logger.error("a message could not be handled: %s", type(error).__name__)
+
+
+@asynccontextmanager
+async def open_hub(pool: Pool) -> AsyncIterator[Hub]:
+    """Open a hub to the pool's server; its reading task lives as long as the block."""
+    hub = Hub(pool.url)
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(hub._run(), name="tokenlane hub")
+        try:
+            yield hub
+        finally:
+            reader.cancel()

@@ -1,0 +1,91 @@
+"""All keys and channels of a pool, on one screen.
+
+Every name starts with the pool's hash tag, `{main}:`, so a pool lives in one slot and its scripts are legal on Redis
+Cluster. Pub/sub ignores the database number, so channel names carry it.
+
+| key                     | type   | holds                                                            | deleted by                |
+|-------------------------|--------|------------------------------------------------------------------|---------------------------|
+| `role:R`                | stream | one entry an accepted request: `envelope`, `payload`             | the request's end         |
+| `request:ID`            | hash   | state, attempt, starts, crashes, lane, worker, client, times ... | expires 1 h past the end  |
+| `queues`                | set    | names of the queues in which something waits                     | last one leaving          |
+| `queue:Q:agents`        | zset   | agents with something waiting, by fair-queueing tag              | last one leaving          |
+| `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission                 | last one leaving          |
+| `queue:Q:paid`          | zset   | agents by finish tag, where that is later than the clock         | queue empty               |
+| `queue:Q:clock`         | hash   | `clock`: virtual time; `served`: sequence of the last dispatch   | queue empty               |
+| `leases`                | zset   | dispatched and running ids, by when the lease lapses (ms)        | the attempt's end         |
+| `delayed`               | zset   | ids that wait for a time, by that time (ms)                      | `sweep`, the end          |
+| `deadlines`             | zset   | ids by deadline (ms)                                             | the request's end         |
+| `lane:L`, `lane:L:KIND` | zset   | ARQ's queue of a lane: job ids by dispatch sequence              | the attempt's end         |
+| `lane:L:state`          | hash   | provider, endpoint, models, limit, seen                          | stays                     |
+| `lane:L:workers`        | zset   | workers that take new work on the lane, by beat (ms)             | `sweep`, SIGTERM          |
+| `lanes`                 | zset   | lanes by when one of their workers last beat (ms)                | `sweep`, after 1 h        |
+| `workers`, `routers`    | zset   | by beat (ms)                                                     | `sweep`                   |
+| `clients`               | zset   | by beat (ms)                                                     | `sweep`, leaving          |
+| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                                | the request's end         |
+| `swept`                 | hash   | `at`: when leases were last looked after; `hold`: none lapse yet | stays                     |
+| `sequence`              | string | counts submissions and dispatches                                | stays                     |
+| `drain`                 | hash   | per role: when a request last ended, mean ms between ends        | stays                     |
+| `failed`                | stream | id, role, lane, code of failed requests; the newest 1,000        | stays                     |
+| `policy`                | hash   | `revision`, `document`, and the fields scripts read              | stays                     |
+| `arq:job:{main}ID:N`    | string | ARQ's job: request id and attempt; with `arq:in-progress:` and   | the attempt's end         |
+|                         |        | `arq:retry:` of the same id                                      |                           |
+
+Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` (to the lane's
+workers). The scripts build the same names from the prefix: a change here is a change there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Keys"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of one pool in one Redis database."""
+
+    pool: str = "main"
+    database: int = 0
+
+    @property
+    def tag(self) -> str:
+        """The hash tag, e.g. `{main}`."""
+        return f"{{{self.pool}}}"
+
+    @property
+    def prefix(self) -> str:
+        """What every key starts with; the first and only key scripts are given."""
+        return f"{self.tag}:"
+
+    @property
+    def channels(self) -> str:
+        """What every channel starts with."""
+        return f"{self.tag}:{self.database}:"
+
+    @property
+    def policy(self) -> str:
+        return f"{self.prefix}policy"
+
+    def lane_queue(self, lane: str, kind: str = "chat") -> str:
+        """ARQ's queue of a lane for one kind of work."""
+        return f"{self.prefix}lane:{lane}" if kind == "chat" else f"{self.prefix}lane:{lane}:{kind}"
+
+    def arq_abort(self) -> str:
+        """Where ARQ's own worker looks for aborted jobs: a name with our tag, or its transactions cross slots."""
+        return f"{self.prefix}arq:abort"
+
+    def deltas(self, request_id: str) -> str:
+        return f"{self.channels}deltas:{request_id}"
+
+    def control(self, worker: str) -> str:
+        return f"{self.channels}control:{worker}"
+
+    @property
+    def doorbell(self) -> str:
+        """Rung when a router may have something to do."""
+        return f"{self.channels}doorbell"
+
+    def lane_doorbell(self, lane: str) -> str:
+        """Rung when a lane has a new job."""
+        return f"{self.channels}doorbell:{lane}"

@@ -1,0 +1,37 @@
+"""Lanes as they are announced by their workers and seen by routers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Announcement", "LaneView"]
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a worker says of its lane with every beat. `limit`: requests the lane serves at once."""
+
+    lane: str
+    provider: str
+    endpoint: str
+    models: tuple[str, ...]
+    limit: int
+
+
+@dataclass(frozen=True)
+class LaneView:
+    """A lane as routers see it. `live`: one of its workers beats and takes new work. `seen_ms` is server time."""
+
+    name: str
+    provider: str
+    endpoint: str
+    models: tuple[str, ...]
+    limit: int
+    queued: int
+    live: bool
+    seen_ms: int
+
+    @property
+    def credit(self) -> int:
+        """How many more requests the lane takes now."""
+        return max(0, self.limit - self.queued) if self.live else 0

@@ -1,0 +1,8 @@
+-- waiting, delayed, dispatched -> cancelled. running: flagged, and its worker told.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 id
+-- reply 'cancelled' | 'flagged' | 'ended' in another way before | 'unknown'
+
+redis.call('HDEL', P .. 'request:' .. ARGV[1], 'token')
+return cancel_one(ARGV[1], 'cancelled')

@@ -1,0 +1,23 @@
+-- A client's beat; and for the streams it has heard nothing of, how they stand.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 client  then ids, at most 128
+-- reply {routers that live, lanes that live, then for each id {state, attempt, worker, end position, error code}}
+--       state is 'missing' if the server does not know the id; worker, end position and code are '' where there is none
+
+local client, now = ARGV[1], now_ms()
+redis.call('ZREM', P .. 'clients', '')
+redis.call('ZADD', P .. 'clients', int(now), client)
+local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
+local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')
+local reply = { routers, lanes }
+for i = 2, #ARGV do
+  local request = read(ARGV[i])
+  if request then
+    reply[#reply + 1] = { request.state, tonumber(request.attempt), request.worker or '', request['end'] or '',
+      request.code or '' }
+  else
+    reply[#reply + 1] = { 'missing', 0, '', '', '' }
+  end
+end
+return reply

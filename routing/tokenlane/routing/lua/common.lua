@@ -1,0 +1,178 @@
+-- What several scripts share. The loader puts in front of it: DATABASE (number, as text) and RULES (the policy's defaults).
+-- KEYS[1] is the pool's prefix, `{main}:`; every other name is built from it and so lies in the same slot.
+
+local P = KEYS[1]
+local TAG = string.sub(P, 1, -2)
+local CHANNEL = P .. DATABASE .. ':'
+local KEEP_ENDED_S = 3600
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- tostring() would write milliseconds as 1.7e+12
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local function rule(name)
+  return tonumber(redis.call('HGET', P .. 'policy', name) or RULES[name])
+end
+
+local function read(id)
+  local flat = redis.call('HGETALL', P .. 'request:' .. id)
+  if #flat == 0 then return nil end
+  local request = {}
+  for i = 1, #flat, 2 do request[flat[i]] = flat[i + 1] end
+  return request
+end
+
+local function ring()
+  redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
+end
+
+local function tell_agent(id, message)
+  redis.call('PUBLISH', CHANNEL .. 'deltas:' .. id, message)
+end
+
+local function tell_worker(id, request, reason)
+  redis.call('PUBLISH', CHANNEL .. 'control:' .. request.worker,
+    '{"v":1,"type":"cancel","id":"' .. id .. '","attempt":' .. request.attempt .. ',"reason":"' .. reason .. '"}')
+end
+
+-- An agent's place in its queue: its finish tag, or the queue's clock if that is later.
+local function tag(queue, agent)
+  local clock = tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0)
+  local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', agent) or 0)
+  return math.max(clock, paid)
+end
+
+local function enqueue(id, request)
+  local queue = P .. 'queue:' .. request.queue
+  redis.call('ZADD', queue .. ':agent:' .. request.agent, request.seq, id)
+  redis.call('ZADD', queue .. ':agents', tag(queue, request.agent), request.agent)
+  redis.call('SADD', P .. 'queues', request.queue)
+end
+
+local function dequeue(id, queue_name, agent)
+  local queue = P .. 'queue:' .. queue_name
+  local mine = queue .. ':agent:' .. agent
+  redis.call('ZREM', mine, id)
+  if redis.call('EXISTS', mine) == 1 then return end
+  redis.call('ZREM', queue .. ':agents', agent)
+  if redis.call('EXISTS', queue .. ':agents') == 1 then return end
+  redis.call('SREM', P .. 'queues', queue_name)
+  redis.call('DEL', queue .. ':paid', queue .. ':clock')
+end
+
+local function lane_queue(lane, kind)
+  if kind == 'chat' then return P .. 'lane:' .. lane end
+  return P .. 'lane:' .. lane .. ':' .. kind
+end
+
+-- Ends the attempt: the lane has its credit back, nothing of it is left to ARQ.
+local function drop_job(id, request)
+  local job = TAG .. id .. ':' .. request.attempt
+  redis.call('ZREM', lane_queue(request.lane, request.kind), job)
+  redis.call('DEL', 'arq:job:' .. job, 'arq:in-progress:' .. job, 'arq:retry:' .. job)
+end
+
+-- Takes a request out of wherever its state keeps it. Only deletes, so scripts may start with it when memory is full.
+local function remove(id, request)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZREM', P .. 'delayed', id)
+  if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
+  if request.state == 'dispatched' or request.state == 'running' then drop_job(id, request) end
+end
+
+local function note_drain(role, now)
+  local last, mean = unpack(redis.call('HMGET', P .. 'drain', role .. ':at', role .. ':mean'))
+  if last then
+    local gap = math.min(now - tonumber(last), 60000)
+    mean = mean and (0.8 * tonumber(mean) + 0.2 * gap) or gap
+    redis.call('HSET', P .. 'drain', role .. ':mean', int(mean))
+  end
+  redis.call('HSET', P .. 'drain', role .. ':at', int(now))
+end
+
+-- ending: completed, failed, cancelled or expired; message: what the agent is told, JSON
+local function end_one(id, request, ending, message, code)
+  local now = now_ms()
+  remove(id, request)
+  redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('SREM', P .. 'client:' .. request.client, id)
+  redis.call('SREM', P .. 'agent:' .. request.agent, id)
+  local stream = P .. 'role:' .. request.role
+  if request.entry ~= '' then
+    redis.call('XDEL', stream, request.entry)
+    if redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
+  end
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'cancel')
+  redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
+  redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
+  note_drain(request.role, now)
+  if ending == 'failed' then
+    redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
+      'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
+  end
+  tell_agent(id, message)
+  ring()
+end
+
+local function brief(ending, request)
+  return '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. '}'
+end
+
+local function fail_one(id, request, code, text)
+  end_one(id, request, 'failed', cjson.encode({
+    v = 1, type = 'failed', attempt = tonumber(request.attempt), error = { code = code, message = text },
+  }), code)
+end
+
+-- The attempt is over and the request is not: it waits again, first among its agent's, and its agent is not charged.
+-- due_ms: wait that long before. Returns the state it is in now.
+local function requeue_one(id, request, due_ms)
+  local now = now_ms()
+  if request.cancel then
+    end_one(id, request, request.cancel, brief(request.cancel, request))
+    return request.cancel
+  end
+  if tonumber(request.deadline) <= now then
+    end_one(id, request, 'expired', brief('expired', request))
+    return 'expired'
+  end
+  if request.entry == '' then
+    fail_one(id, request, 'request_lost', 'the Redis server lost this request while it ran, and then its worker died')
+    return 'failed'
+  end
+  remove(id, request)
+  local queue = P .. 'queue:' .. request.queue
+  if request.charge and redis.call('ZSCORE', queue .. ':paid', request.agent) then
+    redis.call('ZINCRBY', queue .. ':paid', -tonumber(request.charge), request.agent)
+  end
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'worker')
+  if due_ms > 0 then
+    redis.call('ZADD', P .. 'delayed', int(now + due_ms), id)
+    redis.call('HSET', P .. 'request:' .. id, 'state', 'delayed', 'requeued', request.attempt)
+    return 'delayed'
+  end
+  enqueue(id, request)
+  redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'requeued', request.attempt)
+  ring()
+  return 'waiting'
+end
+
+-- reason: cancelled or expired
+local function cancel_one(id, reason)
+  local request = read(id)
+  if not request then return 'unknown' end
+  if request.state == 'waiting' or request.state == 'delayed' or request.state == 'dispatched' then
+    end_one(id, request, reason, brief(reason, request))
+    return reason
+  end
+  if request.state ~= 'running' then return request.state == reason and reason or 'ended' end
+  if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason) end
+  tell_worker(id, request, reason)
+  return 'flagged'
+end

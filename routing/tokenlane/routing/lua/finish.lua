@@ -1,0 +1,22 @@
+-- running -> completed, failed, cancelled, expired: by its worker, newest attempt only, after its HTTP stream is closed.
+-- waiting, delayed -> failed: by a router, with no worker and no attempt, for what no lane can serve.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
+-- reply 'done' | 'stale': the attempt is not the worker's, or the request no longer waits
+
+local id, attempt, worker, ending = unpack(ARGV, 1, 4)
+redis.call('HDEL', P .. 'request:' .. id, 'token')
+local request = read(id)
+if not request then return 'stale' end
+if worker == '' then
+  if request.state == ending and request.code == ARGV[6] then return 'done' end
+  if request.state ~= 'waiting' and request.state ~= 'delayed' then return 'stale' end
+else
+  if request.attempt ~= attempt or request.worker ~= worker then return 'stale' end
+  if request.state == ending then return 'done' end
+  if request.state ~= 'running' then return 'stale' end
+end
+end_one(id, request, ending, ARGV[7], ARGV[6])
+redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
+return 'done'

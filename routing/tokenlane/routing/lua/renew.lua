@@ -1,0 +1,58 @@
+-- running -> running: a worker's beat, for its lane and for all it runs. Sent with nothing running too.
+-- A request the server has forgotten is written anew, so that a wiped server throws no running work away.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 worker  2 lane  3 takes new work: 1 or 0  4 provider  5 endpoint  6 models, JSON  7 limit
+--       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
+-- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, then for each request 'mine', 'stale',
+--       'cancelled' or 'expired'}
+
+local worker, lane, takes, provider, endpoint, models, limit = unpack(ARGV, 1, 7)
+local now, lease = now_ms(), rule('lease_ms')
+local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
+if takes ~= '1' then redis.call('ZREM', workers, worker) end
+
+local known = redis.call('HGET', state, 'endpoint')
+local others = redis.call('ZCARD', workers) - (redis.call('ZSCORE', workers, worker) and 1 or 0)
+local status = 'ok'
+if known and known ~= endpoint and others > 0 then
+  status = 'conflict'
+else
+  known = endpoint
+  local opened = takes == '1' and redis.call('ZADD', workers, int(now), worker) == 1
+  redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
+    'seen', int(now))
+  redis.call('ZADD', P .. 'lanes', int(now), lane)
+  redis.call('ZADD', P .. 'workers', int(now), worker)
+  if opened then ring() end
+end
+
+local function renew_one(id, attempt, client, agent, role, kind, left)
+  local request = read(id)
+  if not request then
+    redis.call('HSET', P .. 'request:' .. id,
+      'state', 'running', 'role', role, 'queue', '', 'agent', agent, 'client', client, 'kind', kind, 'entry', '',
+      'seq', '0', 'created', int(now), 'deadline', int(now + left), 'attempt', attempt, 'starts', '1', 'crashes', '0',
+      'lane', lane, 'worker', worker, 'started', int(now))
+    redis.call('ZADD', P .. 'deadlines', int(now + left), id)
+    redis.call('ZADD', P .. 'clients', 'NX', int(now), client)
+    redis.call('SADD', P .. 'client:' .. client, id)
+    redis.call('SADD', P .. 'agent:' .. agent, id)
+    local job = TAG .. id .. ':' .. attempt
+    redis.call('ZADD', lane_queue(lane, kind), 1, job)
+    redis.call('SET', 'arq:in-progress:' .. job, '1', 'PX', 86400000)
+  elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
+    return 'stale'
+  end
+  redis.call('ZADD', P .. 'leases', int(now + lease), id)
+  if request and request.cancel then return request.cancel end
+  return 'mine'
+end
+
+local reply = { status, known, lease }
+for i = 8, #ARGV, 7 do
+  reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
+    tonumber(ARGV[i + 6]))
+end
+return reply

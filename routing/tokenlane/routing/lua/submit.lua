@@ -1,0 +1,34 @@
+-- nothing -> waiting. Takes a request in, once: a known id changes nothing.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
+--       9 envelope, JSON  10 payload, sealed
+-- reply {'accepted', policy revision} | {'full', 'role' or 'agent', retry after ms}
+
+local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
+local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
+if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision } end
+
+local stream = P .. 'role:' .. role
+local depth = redis.call('XLEN', stream)
+local mean = tonumber(redis.call('HGET', P .. 'drain', role .. ':mean') or 1000)
+if depth >= rule('depth') then return { 'full', 'role', math.ceil(math.max(mean, 100)) } end
+local in_flight = redis.call('SCARD', P .. 'agent:' .. agent)
+if in_flight >= rule('in_flight') then return { 'full', 'agent', math.ceil(math.max(mean, 100)) } end
+
+local now = now_ms()
+local deadline = now + tonumber(ARGV[7])
+local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
+local request = {
+  queue = queue, agent = agent, seq = int(redis.call('INCR', P .. 'sequence')),
+}
+redis.call('HSET', P .. 'request:' .. id,
+  'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent, 'client', client, 'kind', kind, 'entry', entry,
+  'seq', request.seq, 'created', int(now), 'deadline', int(deadline), 'attempt', ARGV[8], 'starts', '0', 'crashes', '0')
+redis.call('ZADD', P .. 'deadlines', int(deadline), id)
+redis.call('ZADD', P .. 'clients', int(now), client)
+redis.call('SADD', P .. 'client:' .. client, id)
+redis.call('SADD', P .. 'agent:' .. agent, id)
+enqueue(id, request)
+ring()
+return { 'accepted', revision }

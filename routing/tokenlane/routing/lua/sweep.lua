@@ -1,0 +1,122 @@
+-- What nobody else does: lapsed leases -> requeue; due delays -> waiting; passed deadlines -> expired; what a vanished
+-- client holds -> cancelled. At most 100 of each kind a call. Sent twice, the second finds less to do.
+--
+-- After a gap in sweeping of more than 5 s nothing lapses until one full lease later: workers renew first.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
+-- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned}
+
+local router, sweeping = ARGV[1], ARGV[2] == '1'
+local BATCH, GAP_MS, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 5000, 1000, 3600000, 5000
+local now = now_ms()
+
+-- A router silent for 1 s has no rank; each host's first router comes before any host's second.
+redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', int(now - SILENT_MS))
+redis.call('ZADD', P .. 'routers', int(now), router)
+local function rank_of(name)
+  local names, nth, places = redis.call('ZRANGE', P .. 'routers', 0, -1), {}, {}
+  table.sort(names)
+  for _, other in ipairs(names) do
+    local host = string.match(other, '^([^/]*)') or other
+    nth[host] = (nth[host] or 0) + 1
+    places[#places + 1] = { nth[host], other }
+  end
+  table.sort(places, function(a, b)
+    if a[1] ~= b[1] then return a[1] < b[1] end
+    return a[2] < b[2]
+  end)
+  for i, place in ipairs(places) do
+    if place[2] == name then return i - 1 end
+  end
+end
+local rank = rank_of(router)
+if not sweeping then return { rank, 0, 0, 0, 0, 0 } end
+
+local swept = P .. 'swept'
+local last, hold, audited = unpack(redis.call('HMGET', swept, 'at', 'hold', 'audited'))
+if not last or now - tonumber(last) > GAP_MS then
+  hold = now + rule('lease_ms')
+  redis.call('HSET', swept, 'hold', int(hold))
+end
+redis.call('HSET', swept, 'at', int(now))
+local more, requeued, revived, expired, orphaned = 0, 0, 0, 0, 0
+
+local function due(key)
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, BATCH)
+  if #ids == BATCH then more = 1 end
+  return ids
+end
+
+local function lapse(id)
+  local request = read(id)
+  if not request or (request.state ~= 'dispatched' and request.state ~= 'running') then
+    redis.call('ZREM', P .. 'leases', id)
+    return
+  end
+  if request.state == 'dispatched' then
+    redis.call('DEL', P .. 'lane:' .. request.lane .. ':workers')
+  else
+    request.crashes = int(tonumber(request.crashes) + 1)
+    redis.call('ZREM', P .. 'lane:' .. request.lane .. ':workers', request.worker)
+    redis.call('HSET', P .. 'request:' .. id, 'crashes', request.crashes)
+    if tonumber(request.crashes) >= rule('max_crashes') and not request.cancel then
+      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it')
+      return
+    end
+  end
+  requeue_one(id, request, 0)
+  requeued = requeued + 1
+end
+
+if now >= tonumber(hold) then
+  for _, id in ipairs(due(P .. 'leases')) do lapse(id) end
+end
+
+for _, id in ipairs(due(P .. 'delayed')) do
+  redis.call('ZREM', P .. 'delayed', id)
+  local request = read(id)
+  if request and request.state == 'delayed' then
+    enqueue(id, request)
+    redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting')
+    revived = revived + 1
+  end
+end
+if revived > 0 then ring() end
+
+for _, id in ipairs(due(P .. 'deadlines')) do
+  redis.call('ZREM', P .. 'deadlines', id)
+  if cancel_one(id, 'expired') ~= 'unknown' then expired = expired + 1 end
+end
+
+if now >= tonumber(hold) then
+  local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
+  for _, client in ipairs(gone) do
+    local held = redis.call('SRANDMEMBER', P .. 'client:' .. client, BATCH)
+    for _, id in ipairs(held) do
+      local outcome = cancel_one(id, 'cancelled')
+      if outcome ~= 'flagged' then redis.call('SREM', P .. 'client:' .. client, id) end
+      orphaned = orphaned + 1
+    end
+    if redis.call('EXISTS', P .. 'client:' .. client) == 0 then redis.call('ZREM', P .. 'clients', client) end
+  end
+end
+
+redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', int(now - 3 * rule('lease_ms')))
+if not audited or now - tonumber(audited) > AUDIT_MS then
+  redis.call('HSET', swept, 'audited', int(now))
+  for _, lane in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lanes', '-inf', int(now - LANE_KEPT_MS))) do
+    redis.call('DEL', P .. 'lane:' .. lane .. ':state', P .. 'lane:' .. lane .. ':workers')
+    redis.call('ZREM', P .. 'lanes', lane)
+  end
+  -- Jobs of attempts that are over would hold a lane's credit for ever.
+  for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
+    for _, job in ipairs(redis.call('ZRANGE', P .. 'lane:' .. lane, 0, -1)) do
+      local id, attempt = string.match(job, '}(%x+):(%d+)$')
+      local request = id and read(id)
+      local live = request and request.attempt == attempt and (request.state == 'dispatched' or request.state == 'running')
+      if not live then redis.call('ZREM', P .. 'lane:' .. lane, job) end
+    end
+  end
+end
+return { rank, more, requeued, revived, expired, orphaned }

@@ -1,0 +1,85 @@
+"""Who may be served where: routes, limits and leases. Lives in the pool, with a revision; this module only decides.
+
+A route is an ordered list of candidates. A lane serves a request through the first candidate that names it, and the
+candidate says which of the lane's models is used. Without a route every role may use every lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .lanes import LaneView
+from .messages import Name, Needs
+
+__all__ = ["Candidate", "Policy", "RolePolicy", "candidates"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Candidate(_Frozen):
+    """A place a role may be served. What is None may be anything."""
+
+    provider: str | None = None
+    model: str | None = None
+    lane: str | None = None
+
+
+class RolePolicy(_Frozen):
+    """What holds for one role."""
+
+    route: tuple[Candidate, ...] = ()
+
+
+class Policy(_Frozen):
+    """The pool's policy. `revision` counts changes; 0 is the built-in default.
+
+    `depth`: requests a role may hold at once, waiting and running. `in_flight`: the same for an agent.
+    `start_lease_ms`: how long a lane may take to start what it was given. `lease_ms`: how long a running request
+    survives without a beat of its worker. `orphan_ms`: the same for a request whose client has gone.
+    `patience_ms`: how long a request waits for a lane nobody has heard of. `max_crashes`: workers a request may take
+    down before it is given up. `max_starts`: times a request may be started in all.
+    """
+
+    revision: int = 0
+    roles: dict[Name, RolePolicy] = {}
+    depth: int = Field(default=10_000, ge=1)
+    in_flight: int = Field(default=10_000, ge=1)
+    start_lease_ms: int = Field(default=2_000, ge=100)
+    lease_ms: int = Field(default=10_000, ge=300)
+    orphan_ms: int = Field(default=15_000, ge=500)
+    patience_ms: int = Field(default=2_000, ge=0)
+    max_crashes: int = Field(default=3, ge=1)
+    max_starts: int = Field(default=8, ge=1)
+
+
+def candidates(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+    """The lanes that can serve a queue, best first, each with the model to use there.
+
+    Order: the route's; within one candidate the lane with the most credit. A lane is named once.
+    """
+    seen: set[str] = set()
+    route = policy.roles.get(role, RolePolicy()).route or (Candidate(),)
+    for candidate in route:
+        for lane in sorted(lanes, key=lambda lane: (-lane.credit, lane.name)):
+            model = _model_for(candidate, needs, lane)
+            if model is not None and lane.name not in seen:
+                seen.add(lane.name)
+                yield lane, model
+
+
+def _model_for(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
+    if candidate.lane not in (None, lane.name):
+        return None
+    if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
+        return None
+    wanted = {name for name in (candidate.model, needs.model) if name is not None}
+    if len(wanted) > 1:
+        return None
+    if wanted:
+        (model,) = wanted
+        return model if model in lane.models else None
+    return lane.models[0] if lane.models else None

@@ -1,0 +1,442 @@
+"""The pool: one method per script, typed replies.
+
+The only code that issues Redis commands on the pool's keys. What a script does is said in `lua/`; here is only how it
+is called and what comes back. Every method may be retried: a script sent twice answers as it did the first time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal, cast
+
+from redis import exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from tokenlane.config.values import printable_url
+
+from .errors import PoolUnavailable, QueueFull
+from .keys import Keys
+from .lanes import Announcement, LaneView
+from .messages import Envelope
+from .policy import Policy
+from .queues import Head, Queue
+
+__all__ = [
+    "Accepted",
+    "Beat",
+    "Checked",
+    "Ending",
+    "Hold",
+    "Pool",
+    "Running",
+    "Standing",
+    "Started",
+    "State",
+    "Survey",
+    "Swept",
+    "connect",
+    "open_redis",
+]
+
+Ending = Literal["completed", "failed", "cancelled", "expired"]
+State = Literal["missing", "waiting", "delayed", "dispatched", "running", "completed", "failed", "cancelled", "expired"]
+Hold = Literal["mine", "stale", "cancelled", "expired"]
+
+_Reply = list["_Reply"] | bytes | int | None
+_RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes")
+_COMMAND_TIMEOUT_S = 5.0
+_CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The request is in its role's stream. `revision`: the policy's."""
+
+    revision: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker is given to run. `starts`: how often the request was started, this time included."""
+
+    envelope: Envelope
+    payload: bytes
+    model: str
+    starts: int
+    left_ms: int
+    waited_ms: int
+    cancelled: bool
+
+
+@dataclass(frozen=True)
+class Running:
+    """A request a worker runs, with what the server needs to know it again should it have forgotten it."""
+
+    id: str
+    attempt: int
+    client: str
+    agent: str
+    role: str
+    kind: str
+    left_ms: int
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a worker's beat. `conflict`: the endpoint that holds the lane's name, if it is another one."""
+
+    conflict: str | None
+    lease_ms: int
+    holds: tuple[Hold, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a request stands. `end`: how many deltas its answer has, once it has ended."""
+
+    state: State
+    attempt: int
+    worker: str
+    end: int | None
+    code: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answer to a client's beat."""
+
+    routers: int
+    lanes: int
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did. Ranks 0 and 1 sweep, the others only ask for their rank."""
+
+    rank: int
+    more: bool
+    requeued: int
+    revived: int
+    expired: int
+    orphaned: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What routers decide on, all of one moment."""
+
+    now_ms: int
+    revision: int
+    heads: tuple[Head, ...]
+    lanes: tuple[LaneView, ...]
+
+
+class Pool:
+    """A connected pool. Get one with `connect`.
+
+    All methods raise `PoolUnavailable` when the server does not answer, and `QueueFull` when it has no memory left.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, url: str) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.url = url
+        self._scripts = {name: _source(name, keys.database) for name in _script_names()}
+        self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
+
+    def __repr__(self) -> str:
+        return f"Pool({self.keys.pool!r} at {printable_url(self.url)!r})"
+
+    # The life of a request.
+
+    async def submit(self, envelope: Envelope, payload: bytes, floor: int = 0) -> Accepted:
+        """Take a request in.
+
+        Args:
+            envelope: what routers read.
+            payload: the rest, sealed.
+            floor: the newest attempt the agent has seen, when a lost request is sent again.
+
+        Raises:
+            QueueFull: the role or the agent has too many requests, or the server no memory.
+        """
+        queue = Queue.of(envelope)
+        reply = await self._run(
+            "submit",
+            *(envelope.id, envelope.role, queue.name, envelope.agent, envelope.client, envelope.kind),
+            *(envelope.time_to_live_ms, floor, envelope.to_wire(), payload),
+        )
+        outcome, *rest = _list(reply)
+        if _text(outcome) == "accepted":
+            return Accepted(_int(rest[0]))
+        whose = f"role {envelope.role!r}" if _text(rest[0]) == "role" else f"agent {envelope.agent!r}"
+        seconds = _int(rest[1]) / 1000
+        raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
+
+    async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
+        """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
+        reply = await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
+        outcome, *rest = _list(reply)
+        return _int(rest[0]) if _text(outcome) == "dispatched" else None
+
+    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+        """Claim an attempt; None if it is not to be run any more, or by another."""
+        reply = await self._run("start", request_id, attempt, worker)
+        outcome, *rest = _list(reply)
+        if _text(outcome) != "run":
+            return None
+        envelope, payload, model, starts, left_ms, waited_ms, cancelled = rest
+        return Started(
+            envelope=Envelope.model_validate_json(_bytes(envelope)),
+            payload=_bytes(payload),
+            model=_text(model),
+            starts=_int(starts),
+            left_ms=_int(left_ms),
+            waited_ms=_int(waited_ms),
+            cancelled=_int(cancelled) == 1,
+        )
+
+    async def renew(self, worker: str, lane: Announcement, running: Sequence[Running], *, takes_new_work: bool) -> Beat:
+        """A worker's beat: announces its lane, and renews the leases of all it runs."""
+        held = [
+            part
+            for one in running
+            for part in (one.id, one.attempt, one.client, one.agent, one.role, one.kind, one.left_ms)
+        ]
+        reply = await self._run(
+            "renew",
+            *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
+            *(lane.limit, *held),
+        )
+        status, endpoint, lease_ms, *holds = _list(reply)
+        conflict = _text(endpoint) if _text(status) == "conflict" else None
+        return Beat(conflict, _int(lease_ms), tuple(cast("Hold", _text(hold)) for hold in holds))
+
+    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0) -> str:
+        """Give an attempt back; the state the request is in now, or `stale`."""
+        return _text(await self._run("requeue", request_id, attempt, worker, due_ms))
+
+    async def finish(
+        self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
+    ) -> bool:
+        """End a request, and tell its agent; False if the attempt is no longer the worker's."""
+        reply = await self._run("finish", request_id, attempt, worker, ending, end, code, message)
+        return _text(reply) == "done"
+
+    async def refuse(self, request_id: str, code: str, message: bytes) -> bool:
+        """Fail a request that waits; False if it no longer does."""
+        return _text(await self._run("finish", request_id, "", "", "failed", 0, code, message)) == "done"
+
+    async def cancel(self, request_id: str) -> str:
+        """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, or `unknown`."""
+        return _text(await self._run("cancel", request_id))
+
+    async def sweep(self, router: str, *, rank_only: bool = False) -> Swept:
+        """Look after leases, delays, deadlines and vanished clients. `router` is `host/name`."""
+        rank, more, requeued, revived, expired, orphaned = _list(
+            await self._run("sweep", router, 0 if rank_only else 1)
+        )
+        return Swept(_int(rank), _int(more) == 1, _int(requeued), _int(revived), _int(expired), _int(orphaned))
+
+    async def check(self, client: str, request_ids: Sequence[str] = ()) -> Checked:
+        """A client's beat, and how those of its streams stand that it asks for (128 at most)."""
+        routers, lanes, *standings = _list(await self._run("check", client, *request_ids))
+        return Checked(_int(routers), _int(lanes), tuple(_standing(_list(standing)) for standing in standings))
+
+    async def survey(self) -> Survey:
+        """Read the heads of all queues, and all lanes."""
+        now_ms, revision, heads, lanes = _list(await self._run("survey"))
+        return Survey(
+            _int(now_ms),
+            _int(revision),
+            tuple(_head(_list(head)) for head in _list(heads)),
+            tuple(_lane(_list(lane)) for lane in _list(lanes)),
+        )
+
+    # The rest.
+
+    async def leave(self, client: str) -> None:
+        """Forget a client that has closed all its streams."""
+        with _translated(self.url):
+            await self.redis.zrem(f"{self.keys.prefix}clients", client)
+
+    async def policy(self) -> Policy:
+        """The pool's policy; the default with revision 0 if none was written."""
+        with _translated(self.url):
+            revision, document = _list(await _command(self.redis, "HMGET", self.keys.policy, "revision", "document"))
+        if document is None:
+            return Policy()
+        return Policy.model_validate_json(_bytes(document)).model_copy(update={"revision": int(_text(revision))})
+
+    async def set_policy(self, policy: Policy) -> int:
+        """Write the pool's policy; its new revision."""
+        fields = {rule: str(getattr(policy, rule)) for rule in _RULES}
+        with _translated(self.url):
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.hset(self.keys.policy, mapping={**fields, "document": policy.model_dump_json()})
+                pipe.hincrby(self.keys.policy, "revision", 1)
+                pipe.publish(self.keys.doorbell, b"")
+                *_, revision, _ = await pipe.execute()
+        return int(revision)
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish messages on channels, in order, in one round trip."""
+        with _translated(self.url):
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for channel, message in messages:
+                    pipe.publish(channel, message)
+                await pipe.execute()
+
+    async def _run(self, name: str, *args: bytes | str | int) -> _Reply:
+        with _translated(self.url):
+            try:
+                return await _command(self.redis, "EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
+            except redis_errors.NoScriptError:
+                return await _command(self.redis, "EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+
+
+@asynccontextmanager
+async def connect(url: str, pool: str = "main") -> AsyncIterator[Pool]:
+    """Connect to the pool at a Redis URL (`redis://`, `rediss://` or `unix://`), and disconnect at the end.
+
+    Raises:
+        PoolUnavailable: nothing answers there, or not a Redis server, or it wants a password.
+    """
+    redis = open_redis(url)
+    try:
+        database = int(redis.connection_pool.connection_kwargs.get("db") or 0)
+        await _greet(url)
+        yield Pool(redis, Keys(pool, database), url)
+    finally:
+        await redis.aclose()
+
+
+def open_redis(url: str, *, retries: int = 5) -> Redis:
+    """A client that rides over a server's restart: `retries` tries with growing pauses, a little over 1 s for 5.
+
+    Raises:
+        PoolUnavailable: the URL is none of a Redis server.
+    """
+    try:
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=32,
+            timeout=None,
+            socket_timeout=_COMMAND_TIMEOUT_S,
+            socket_connect_timeout=_COMMAND_TIMEOUT_S,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
+            retry_on_error=list(_CONNECTION_ERRORS),
+        )
+    except ValueError as error:
+        raise PoolUnavailable(
+            f"{printable_url(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+        ) from error
+    return Redis.from_pool(pool)
+
+
+async def _greet(url: str) -> None:
+    # Not through the patient client: a wrong URL should be told at once.
+    async with open_redis(url, retries=0) as impatient:
+        with _translated(url):
+            async with asyncio.timeout(2 * _COMMAND_TIMEOUT_S):
+                await _command(impatient, "PING")
+
+
+def _command(redis: Redis, *parts: bytes | str | int) -> Awaitable[_Reply]:
+    return cast("Awaitable[_Reply]", redis.execute_command(*parts))  # type: ignore[no-untyped-call]  # in redis-py 5
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Raise Redis errors as ours. Their texts hold no keys' values, so they may be shown."""
+    where = printable_url(url)
+    try:
+        yield
+    except redis_errors.AuthenticationError as error:
+        raise PoolUnavailable(
+            f"the Redis server at {where} wants a password, or another one: put it into the URL, redis://:PASSWORD@HOST"
+        ) from error
+    except redis_errors.OutOfMemoryError as error:
+        raise QueueFull(f"the Redis server at {where} is out of memory: send again later", retry_after_s=1.0) from error
+    except redis_errors.InvalidResponse as error:
+        raise PoolUnavailable(f"what answers at {where} is not a Redis server: check host and port") from error
+    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+        raise PoolUnavailable(
+            f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
+        ) from error
+    except redis_errors.RedisError as error:
+        raise PoolUnavailable(f"the Redis server at {where} refused: {error}") from error
+
+
+def _script_names() -> list[str]:
+    folder = resources.files(__package__).joinpath("lua")
+    names = (file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
+    return sorted(name for name in names if name != "common")
+
+
+def _source(name: str, database: int) -> str:
+    folder = resources.files(__package__).joinpath("lua")
+    defaults = Policy()
+    rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in _RULES)
+    head = f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
+    common, own = (folder.joinpath(f"{part}.lua").read_text() for part in ("common", name))
+    return head + common + own
+
+
+def _standing(reply: list[_Reply]) -> Standing:
+    state, attempt, worker, end, code = reply
+    return Standing(
+        state=cast("State", _text(state)),
+        attempt=_int(attempt),
+        worker=_text(worker),
+        end=int(_text(end)) if _text(end) else None,
+        code=_text(code),
+    )
+
+
+def _head(reply: list[_Reply]) -> Head:
+    queue, agent, request_id, more, served, waited_ms = reply
+    return Head(
+        Queue.parse(_text(queue)), _text(agent), _text(request_id), _int(more) == 1, _int(served), _int(waited_ms)
+    )
+
+
+def _lane(reply: list[_Reply]) -> LaneView:
+    name, provider, endpoint, models, limit, queued, live, seen_ms = reply
+    return LaneView(
+        name=_text(name),
+        provider=_text(provider),
+        endpoint=_text(endpoint),
+        models=tuple(json.loads(_text(models))),
+        limit=_int(limit),
+        queued=_int(queued),
+        live=_int(live) == 1,
+        seen_ms=_int(seen_ms),
+    )
+
+
+def _list(reply: _Reply) -> list[_Reply]:
+    assert isinstance(reply, list)
+    return reply
+
+
+def _bytes(reply: _Reply) -> bytes:
+    assert isinstance(reply, bytes)
+    return reply
+
+
+def _text(reply: _Reply) -> str:
+    return _bytes(reply).decode()
+
+
+def _int(reply: _Reply) -> int:
+    assert isinstance(reply, int)
+    return reply

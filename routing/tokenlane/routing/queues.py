@@ -1,0 +1,70 @@
+"""Queues: what waits together, and in which order queues are served.
+
+All requests of a queue have the same role, kind, priority and needs, so the same lanes can serve them and nobody waits
+behind another's special wish. Inside a queue agents take turns (`lua/common.lua`, `tag`); between queues the higher
+priority is served first and queues of one priority take turns. `order` is the one place that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast, get_args
+from urllib.parse import quote, unquote
+
+from .messages import Envelope, Kind, Needs, Priority
+
+__all__ = ["Head", "Queue", "order"]
+
+_RANK: dict[Priority, int] = {priority: rank for rank, priority in enumerate(get_args(Priority))}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What all requests of one queue have in common."""
+
+    role: str
+    kind: Kind
+    priority: Priority
+    needs: Needs
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> Queue:
+        """The queue a request belongs to."""
+        return cls(envelope.role, envelope.kind, envelope.priority, envelope.needs)
+
+    @property
+    def name(self) -> str:
+        """The queue as part of key names: `role:kind:priority:size:provider:model`, the last two percent-encoded."""
+        wishes = (quote(wish or "", safe="") for wish in (self.needs.provider, self.needs.model))
+        return ":".join((self.role, self.kind, self.priority, str(self.needs.size), *wishes))
+
+    @classmethod
+    def parse(cls, name: str) -> Queue:
+        """The queue with that name.
+
+        Raises:
+            ValueError: it is not a queue's name.
+        """
+        role, kind, priority, size, provider, model = name.split(":")
+        if kind not in get_args(Kind) or priority not in _RANK:
+            raise ValueError(f"not a queue: {name!r}")
+        needs = Needs(model=unquote(model) or None, provider=unquote(provider) or None, size=int(size))
+        return cls(role, cast("Kind", kind), priority, needs)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The request that is next in its queue. `served`: when the queue was last served, as a dispatch sequence."""
+
+    queue: Queue
+    agent: str
+    id: str
+    more: bool
+    served: int
+    waited_ms: int
+
+
+def order(heads: Sequence[Head]) -> list[Head]:
+    """The heads in the order in which they are to be served."""
+    return sorted(heads, key=lambda head: (_RANK[head.queue.priority], head.served, -head.waited_ms, head.id))

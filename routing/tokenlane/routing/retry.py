@@ -1,0 +1,66 @@
+"""What becomes of a request whose attempt failed. Decided here and nowhere else."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .errors import LlmError
+
+__all__ = ["Budget", "Decision", "Fail", "Requeue", "RetryHere", "decide"]
+
+_BASE_MS = 200
+_CAP_MS = 30_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is left to a request. `starts`: how often it has been started; `delivered`: deltas its agent may have."""
+
+    starts: int
+    max_starts: int
+    delivered: int
+    left_ms: int
+
+
+@dataclass(frozen=True)
+class RetryHere:
+    """Try the same back end again, at once. For connecting only, where nothing was sent yet."""
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """Give it back to the queue, to wait `due_ms` before any lane may have it."""
+
+    due_ms: int
+
+
+@dataclass(frozen=True)
+class Fail:
+    """End it with this error."""
+
+    error: LlmError
+
+
+Decision: TypeAlias = RetryHere | Requeue | Fail
+
+
+def decide(error: LlmError, budget: Budget, *, connecting: bool = False) -> Decision:
+    """Choose for one failed attempt.
+
+    What is not retryable fails. So does what the agent has seen a part of: a second attempt would say something else.
+    Pauses double with every start, with full jitter; a `retry_after_s` is a lower bound. What could not start again
+    before its deadline fails now.
+    """
+    if not error.retryable or budget.delivered > 0:
+        return Fail(error)
+    if connecting:
+        return RetryHere()
+    if budget.starts >= budget.max_starts:
+        return Fail(error)
+    pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**budget.starts))
+    due_ms = int(max(pause_ms, 1000 * (error.retry_after_s or 0)))
+    if due_ms >= budget.left_ms:
+        return Fail(error)
+    return Requeue(due_ms)

@@ -1,0 +1,67 @@
+"""Names over opentelemetry-api: spans, and the trace context that travels in a request's envelope.
+
+Prompts and output are never attributes. Queue spans use the messaging conventions, model spans the GenAI ones; both
+are still in development, so their names stand here only.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
+
+from .messages import Envelope
+
+__all__ = ["context_of", "inject", "process_span", "send_span", "tracer"]
+
+_SYSTEM = "tokenlane"
+
+
+def tracer() -> Tracer:
+    """The tracer of all components; records nothing until an SDK is configured."""
+    return trace.get_tracer("tokenlane")
+
+
+def send_span(role: str, request_id: str) -> Span:
+    """The span of submitting a request; its context travels with the request."""
+    attributes = {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": role,
+        "messaging.message.id": request_id,
+    }
+    return tracer().start_span(f"send {role}", kind=SpanKind.PRODUCER, attributes=attributes)
+
+
+def inject(span: Span) -> dict[str, str]:
+    """The W3C trace context of a span, as `traceparent` and, if there is any, `tracestate`."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, context=trace.set_span_in_context(span))
+    return {name: value for name, value in carrier.items() if name in ("traceparent", "tracestate")}
+
+
+def context_of(envelope: Envelope) -> Context:
+    """The trace context an envelope carries."""
+    return propagate.extract(envelope.trace)
+
+
+def process_span(envelope: Envelope, lane: str, attempt: int, model: str) -> Span:
+    """The span of one attempt on a lane: child of the sender's span, and linked to it."""
+    parent = context_of(envelope)
+    sender = trace.get_current_span(parent).get_span_context()
+    attributes = {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": envelope.role,
+        "messaging.message.id": envelope.id,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": model,
+        "tokenlane.lane": lane,
+        "tokenlane.attempt": attempt,
+    }
+    links = [Link(sender)] if sender.is_valid else []
+    return tracer().start_span(
+        f"process {envelope.role}", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links
+    )
