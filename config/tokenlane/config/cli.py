@@ -1,0 +1,102 @@
+"""The root of the command line.
+
+A verb is an entry point of the group `tokenlane.commands`, `module:function`. The function is plain and synchronous,
+its parameters annotated for typer; it may call `asyncio.run`. It is imported when its verb is called and not before, so
+`tokenlane --help` imports no component: the verbs' one-line helps stand here. To add one, write
+`tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a line in `VERBS`.
+
+A command ends with a code of `tokenlane.config.exits`: by returning (0), by `raise typer.Exit(code)`, by raising a
+`UserError`, whose message is all that is printed, or by Ctrl-C (130).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any, NamedTuple
+
+try:
+    import typer
+    from typer.core import TyperGroup
+except ModuleNotFoundError:
+    sys.stderr.write("tokenlane: the command line is an extra: pip install 'tokenlane[cli]'\n")
+    raise SystemExit(2) from None
+
+from tokenlane.config.exits import ConfigError, UserError
+
+__all__ = ["main"]
+
+
+class Verb(NamedTuple):
+    """What the root tells of a verb without importing it."""
+
+    help: str
+    extra: str  # of the tokenlane distribution, in which its imports are
+
+
+VERBS = {
+    "chat": Verb("Ask a question and stream the answer.", "cli"),
+    "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
+    "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
+    "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
+    "router": Verb("Route requests to lanes (workers do so too).", "cli"),
+    "simulate": Verb("Imitate a model server, for tests and measurements.", "bench"),
+}
+
+
+class Root(TyperGroup):
+    """Lists verbs from their help lines, and loads one when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and remaining arguments as the base class does, the verb now loaded."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else _load(_installed()[name]), rest
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    installed = _installed()
+    for name in [*(verb for verb in VERBS if verb in installed), *sorted(installed.keys() - VERBS.keys())]:
+        app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"tokenlane: {error}\n")
+        raise SystemExit(error.exit_code) from None
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {verb.name: verb for verb in entry_points(group="tokenlane.commands")}
+
+
+def _load(verb: EntryPoint) -> Any:
+    try:
+        function = verb.load()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tokenlane") or verb.name not in VERBS:
+            raise
+        extra = VERBS[verb.name].extra
+        raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(verb.name)(function)
+    return typer.main.get_command(app)
+
+
+def _stub() -> None:
+    raise AssertionError("a verb is loaded before it is called")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenlane {version('tokenlane')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A message queue between agents and language models."""

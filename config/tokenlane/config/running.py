@@ -1,0 +1,70 @@
+"""Where this user's things are, and how a running `tokenlane up` is found by the user's other commands."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from tokenlane.config.exits import ConfigError
+
+__all__ = ["AlreadyRunning", "announced_socket", "announcing", "answers", "data_dir"]
+
+
+class AlreadyRunning(ConfigError):
+    """This user's `tokenlane up` runs on this host already."""
+
+
+def data_dir() -> Path:
+    """Return the user's data directory, made private if it is not there yet. `TOKENLANE_HOME` overrides it."""
+    home = os.environ.get("TOKENLANE_HOME")
+    path = Path(home).absolute() if home else user_data_path("tokenlane")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def announced_socket() -> Path | None:
+    """Return the Redis socket of this user's running `tokenlane up`, or None if there is none or it does not answer."""
+    try:
+        path = Path(_announcement().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return path if answers(path) else None
+
+
+@contextmanager
+def announcing(socket_path: Path) -> Iterator[None]:
+    """Tell this user's other commands of `socket_path` for as long as the block runs.
+
+    Raises:
+        AlreadyRunning: if another one is announced and answers.
+    """
+    running = announced_socket()
+    if running is not None and running != socket_path:
+        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
+    announcement = _announcement()
+    announcement.write_text(str(socket_path), encoding="utf-8")
+    try:
+        yield
+    finally:
+        announcement.unlink(missing_ok=True)
+
+
+def answers(socket_path: Path) -> bool:
+    """Whether somebody listens on this unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket_path))
+        except OSError:
+            return False
+    return True
+
+
+def _announcement() -> Path:
+    # Named by host: a home directory may be shared by many.
+    return data_dir() / f"up-{socket.gethostname()}"

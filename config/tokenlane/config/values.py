@@ -1,0 +1,84 @@
+"""Settings as frozen values. Libraries take these and never read the environment; tokenlane.config.load makes them."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from tokenlane.config.exits import ConfigError
+
+__all__ = ["LaneSettings", "RedisSettings", "default_lane", "masked"]
+
+_PASSWORD = re.compile(r"(://[^:@/?]*):.*@|((?:^|[?&])[a-z_]*password=)[^&]*")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def masked(url: str) -> str:
+    """Return `url` with every password in it as ***: safe to print and to log."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else f"{found[2]}***", url)
+
+
+@dataclass(frozen=True, repr=False)
+class RedisSettings:
+    """Where the pool's Redis is.
+
+    Raises:
+        ConfigError: if `url` is not one redis-py can open.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in _SCHEMES:
+            raise ConfigError(
+                f"{masked(self.url)!r} is not a Redis URL. "
+                "Use redis://host:6379, rediss://host:6379 (TLS) or unix:///path/to/socket."
+            )
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return masked(self.url)
+
+    def __repr__(self) -> str:
+        return f"RedisSettings({self.safe_url!r})"
+
+
+@dataclass(frozen=True)
+class LaneSettings:
+    """One lane: a back end's endpoint and how long each stage of an answer may take.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+
+    name: str
+    provider: str
+    endpoint: str | None = field(default=None, repr=False)  # None: the provider's own default; may hold a password
+    models: tuple[str, ...] = ()  # none named: what the back end says it has
+    capacity: int | None = None  # requests at once; None: what the provider says
+    api_key: SecretStr | None = None
+    connect_timeout_s: float = 5.0
+    first_token_timeout_s: float = 300.0  # a cold model loads before its first token
+    token_timeout_s: float = 60.0  # between two tokens
+    total_timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"Lane name {self.name!r}: use 1 to 128 of A-Z a-z 0-9 _ . @ -")
+        if self.capacity is not None and self.capacity < 1:
+            raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, must be at least 1.")
+        for stage in ("connect", "first_token", "token", "total"):
+            if getattr(self, f"{stage}_timeout_s") <= 0:
+                raise ConfigError(f"Lane {self.name!r}: {stage}_timeout_s must be above 0.")
+
+
+def default_lane(provider: str) -> str:
+    """Return the name a lane has on this host unless it is given one: `<hostname>-<provider>`."""
+    return _NOT_IN_A_NAME.sub("-", f"{socket.gethostname()}-{provider}")[:128]
