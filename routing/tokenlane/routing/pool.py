@@ -19,7 +19,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from tokenlane.config.values import printable_url
+
+from tokenlane.config.values import masked
 
 from .errors import PoolUnavailable, QueueFull
 from .keys import Keys
@@ -153,7 +154,7 @@ class Pool:
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
 
     def __repr__(self) -> str:
-        return f"Pool({self.keys.pool!r} at {printable_url(self.url)!r})"
+        return f"Pool({self.keys.pool!r} at {masked(self.url)!r})"
 
     # The life of a request.
 
@@ -337,7 +338,7 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
         )
     except ValueError as error:
         raise PoolUnavailable(
-            f"{printable_url(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+            f"{masked(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error
     return Redis.from_pool(pool)
 
@@ -357,7 +358,7 @@ def _command(redis: Redis, *parts: bytes | str | int) -> Awaitable[_Reply]:
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
     """Raise Redis errors as ours. Their texts hold no keys' values, so they may be shown."""
-    where = printable_url(url)
+    where = masked(url)
     try:
         yield
     except redis_errors.AuthenticationError as error:
@@ -403,9 +404,15 @@ def _standing(reply: list[_Reply]) -> Standing:
 
 
 def _head(reply: list[_Reply]) -> Head:
-    queue, agent, request_id, more, served, waited_ms = reply
+    queue, agent, request_id, attempt, more, served, waited_ms = reply
     return Head(
-        Queue.parse(_text(queue)), _text(agent), _text(request_id), _int(more) == 1, _int(served), _int(waited_ms)
+        queue=Queue.parse(_text(queue)),
+        agent=_text(agent),
+        id=_text(request_id),
+        attempt=_int(attempt),
+        more=_int(more) == 1,
+        served=_int(served),
+        waited_ms=_int(waited_ms),
     )
 
 
