@@ -3,32 +3,32 @@
 Every name starts with the pool's hash tag, `{main}:`, so a pool lives in one slot and its scripts are legal on Redis
 Cluster. Pub/sub ignores the database number, so channel names carry it.
 
-| key                     | type   | holds                                                            | deleted by                |
-|-------------------------|--------|------------------------------------------------------------------|---------------------------|
-| `role:R`                | stream | one entry an accepted request: `envelope`, `payload`             | the request's end         |
-| `request:ID`            | hash   | state, attempt, starts, crashes, lane, worker, client, times ... | expires 1 h past the end  |
-| `queues`                | set    | names of the queues in which something waits                     | last one leaving          |
-| `queue:Q:agents`        | zset   | agents with something waiting, by fair-queueing tag              | last one leaving          |
-| `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission                 | last one leaving          |
-| `queue:Q:paid`          | zset   | agents by finish tag, where that is later than the clock         | queue empty               |
-| `queue:Q:clock`         | hash   | `clock`: virtual time; `served`: sequence of the last dispatch   | queue empty               |
-| `leases`                | zset   | dispatched and running ids, by when the lease lapses (ms)        | the attempt's end         |
-| `delayed`               | zset   | ids that wait for a time, by that time (ms)                      | `sweep`, the end          |
-| `deadlines`             | zset   | ids by deadline (ms)                                             | the request's end         |
-| `lane:L`, `lane:L:KIND` | zset   | ARQ's queue of a lane: job ids by dispatch sequence              | the attempt's end         |
-| `lane:L:state`          | hash   | provider, endpoint, models, limit, seen                          | stays                     |
-| `lane:L:workers`        | zset   | workers that take new work on the lane, by beat (ms)             | `sweep`, SIGTERM          |
-| `lanes`                 | zset   | lanes by when one of their workers last beat (ms)                | `sweep`, after 1 h        |
-| `workers`, `routers`    | zset   | by beat (ms)                                                     | `sweep`                   |
-| `clients`               | zset   | by beat (ms)                                                     | `sweep`, leaving          |
-| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                                | the request's end         |
-| `swept`                 | hash   | `at`: when leases were last looked after; `hold`: none lapse yet | stays                     |
-| `sequence`              | string | counts submissions and dispatches                                | stays                     |
-| `drain`                 | hash   | per role: when a request last ended, mean ms between ends        | stays                     |
-| `failed`                | stream | id, role, lane, code of failed requests; the newest 1,000        | stays                     |
-| `policy`                | hash   | `revision`, `document`, and the fields scripts read              | stays                     |
-| `arq:job:{main}ID:N`    | string | ARQ's job: request id and attempt; with `arq:in-progress:` and   | the attempt's end         |
-|                         |        | `arq:retry:` of the same id                                      |                           |
+| key                     | type   | holds                                                | deleted by               |
+| ----------------------- | ------ | ---------------------------------------------------- | ------------------------ |
+| `role:R`                | stream | an entry a request: `envelope`, `payload`            | the request's end        |
+| `request:ID`            | hash   | state, attempt, starts, crashes, lane, worker, times | expires 1 h past the end |
+| `queues`                | set    | names of queues in which something waits             | last one leaving         |
+| `queue:Q:agents`        | zset   | agents with something waiting, by fair tag           | last one leaving         |
+| `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission     | last one leaving         |
+| `queue:Q:paid`          | zset   | agents by finish tag, where later than the clock     | queue empty              |
+| `queue:Q:clock`         | hash   | virtual time `clock`, last dispatch `served`         | queue empty              |
+| `leases`                | zset   | dispatched and running ids, by lapse of lease (ms)   | the attempt's end        |
+| `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
+| `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
+| `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
+| `lane:L:state`          | hash   | provider, endpoint, models, limit, seen              | stays                    |
+| `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
+| `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
+| `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
+| `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
+| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end        |
+| `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
+| `sequence`              | string | counts submissions and dispatches                    | stays                    |
+| `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |
+| `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |
+| `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
+| `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
+|                         |        | of the same id                                       |                          |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` (to the lane's
 workers). The scripts build the same names from the prefix: a change here is a change there.

@@ -55,11 +55,16 @@ class Queue:
 
 @dataclass(frozen=True)
 class Head:
-    """The request that is next in its queue. `served`: when the queue was last served, as a dispatch sequence."""
+    """The request that is next in its queue.
+
+    `attempt`: its newest so far, 0 if none. `more`: others wait behind it. `served`: when its queue was last served,
+    as a dispatch sequence.
+    """
 
     queue: Queue
     agent: str
     id: str
+    attempt: int
     more: bool
     served: int
     waited_ms: int

@@ -50,7 +50,7 @@ def process_span(envelope: Envelope, lane: str, attempt: int, model: str) -> Spa
     """The span of one attempt on a lane: child of the sender's span, and linked to it."""
     parent = context_of(envelope)
     sender = trace.get_current_span(parent).get_span_context()
-    attributes = {
+    attributes: dict[str, str | int] = {
         "messaging.system": _SYSTEM,
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",

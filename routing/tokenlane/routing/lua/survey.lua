@@ -2,7 +2,8 @@
 --
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, heads, lanes}
---       head: {queue, agent, id, more waits behind it: 0 or 1, sequence of the queue's last dispatch, ms waited}
+--       head: {queue, agent, id, newest attempt so far, more waits behind it: 0 or 1, sequence of the queue's last
+--       dispatch, ms waited}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, live: 0 or 1, last beat ms}
 
 local now = now_ms()
@@ -14,9 +15,9 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   local id = agent and redis.call('ZRANGE', queue .. ':agent:' .. agent, 0, 0)[1]
   if id then
     local more = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. agent) > 1
-    local created = tonumber(redis.call('HGET', P .. 'request:' .. id, 'created') or now)
-    heads[#heads + 1] = { name, agent, id, more and 1 or 0,
-      tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0), now - created }
+    local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. id, 'created', 'attempt'))
+    heads[#heads + 1] = { name, agent, id, tonumber(attempt or 0), more and 1 or 0,
+      tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0), now - tonumber(created or now) }
   end
 end
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do

@@ -1,0 +1,171 @@
+"""The dispatcher: reads what waits and which lanes have room, chooses, and gives requests to lanes.
+
+Routers run as tasks inside worker processes, or alone. There is no leader: two that choose the same head are told
+apart by the `dispatch` script. Those of rank 0 and 1 work; the others only ask for their rank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .errors import LlmError, ModelNotFound, ProviderDown
+from .hub import Hub
+from .lanes import LaneView
+from .messages import Failed
+from .policy import Policy, candidates
+from .pool import Pool, Survey
+from .queues import Head, order
+
+__all__ = ["Placement", "Plan", "Refusal", "plan", "run_router"]
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_EVERY_S = 0.25
+_SECOND_WAITS_S = 0.01
+_WORKING_RANKS = 2
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A request that a lane is to have, and the model to use there."""
+
+    head: Head
+    lane: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that no lane can serve, and why."""
+
+    head: Head
+    error: LlmError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with the heads of one survey."""
+
+    placements: tuple[Placement, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def plan(survey: Survey, policy: Policy) -> Plan:
+    """Choose lanes for the heads of all queues: first come, first chosen, in the order of `queues.order`.
+
+    A lane for which more of a higher priority waits than could be chosen now is left alone by lower ones.
+    """
+    credit = {lane.name: lane.credit for lane in survey.lanes}
+    reserved: dict[str, str] = {}
+    placements: list[Placement] = []
+    refusals: list[Refusal] = []
+    for head in order(survey.heads):
+        priority = head.queue.priority
+        options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes))
+        if not options and head.waited_ms >= policy.patience_ms:
+            refusals.append(Refusal(head, _nobody(head, survey.lanes)))
+        for lane, model in options:
+            if credit[lane.name] > 0 and reserved.get(lane.name, priority) == priority:
+                credit[lane.name] -= 1
+                placements.append(Placement(head, lane.name, model))
+                break
+        if head.more:
+            for lane, _ in options:
+                reserved.setdefault(lane.name, priority)
+    return Plan(tuple(placements), tuple(refusals))
+
+
+def _nobody(head: Head, lanes: tuple[LaneView, ...]) -> LlmError:
+    model, role = head.queue.needs.model, head.queue.role
+    if not lanes:
+        return ProviderDown(
+            "no lane is connected to this pool: start a worker with `tokenlane worker --redis URL --lane NAME`",
+            retryable=False,
+        )
+    served = sorted({name for lane in lanes for name in lane.models})
+    if model is not None and model not in served:
+        return ModelNotFound(f"no lane serves this model; served are: {', '.join(served)}", model=model)
+    names = ", ".join(lane.name for lane in lanes)
+    return ProviderDown(
+        f"no lane may serve role {role!r} with what this request asks for: change the role's route, or start a worker"
+        f" on a lane that it names; connected lanes: {names}",
+        retryable=False,
+        model=model,
+    )
+
+
+async def run_router(pool: Pool, hub: Hub, *, host: str) -> None:
+    """Sweep and dispatch until cancelled. `host` is part of the router's name: ranks go to different hosts first."""
+    await _Router(pool, f"{host}/{secrets.token_hex(4)}").run(hub)
+
+
+class _Router:
+    def __init__(self, pool: Pool, name: str) -> None:
+        self._pool = pool
+        self._name = name
+        self._rank = 0
+        self._policy = Policy()
+        self._bell = asyncio.Event()
+
+    async def run(self, hub: Hub) -> None:
+        await hub.subscribe(self._pool.keys.doorbell, lambda _: self._bell.set(), self._bell.set)
+        failing = False
+        while True:
+            try:
+                await self._turn()
+                failing = False
+            except LlmError as error:
+                if not failing:
+                    logger.warning("routing pauses: %s", error)
+                failing = True
+                await asyncio.sleep(_SWEEP_EVERY_S)
+
+    async def _turn(self) -> None:
+        """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
+        next_sweep_at = asyncio.get_running_loop().time() + _SWEEP_EVERY_S
+        swept = await self._pool.sweep(self._name, rank_only=self._rank >= _WORKING_RANKS)
+        self._rank = swept.rank
+        if self._rank >= _WORKING_RANKS:
+            # The jitter keeps idle routers of many hosts from asking all at once.
+            await asyncio.sleep(random.uniform(1, 2))
+            return
+        await self._dispatch_all()
+        while not swept.more and await self._rung(next_sweep_at):
+            if self._rank > 0:
+                await asyncio.sleep(_SECOND_WAITS_S)
+            await self._dispatch_all()
+
+    async def _rung(self, until: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._bell.wait()
+        rung = self._bell.is_set()
+        self._bell.clear()
+        return rung
+
+    async def _dispatch_all(self) -> None:
+        while True:
+            survey = await self._pool.survey()
+            if survey.revision != self._policy.revision:
+                self._policy = await self._pool.policy()
+            chosen = plan(survey, self._policy)
+            done = await asyncio.gather(
+                *(self._place(placement) for placement in chosen.placements),
+                *(self._refuse(refusal) for refusal in chosen.refusals),
+            )
+            if not any(done):
+                return
+
+    async def _place(self, placement: Placement) -> bool:
+        attempt = await self._pool.dispatch(placement.head, placement.lane, placement.model, token=secrets.token_hex(8))
+        return attempt is not None
+
+    async def _refuse(self, refusal: Refusal) -> bool:
+        report = refusal.error.report()
+        message = Failed(attempt=refusal.head.attempt, error=report)
+        return await self._pool.refuse(refusal.head.id, report.code, message.to_wire())
