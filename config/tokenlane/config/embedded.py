@@ -27,7 +27,7 @@ _LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
 
 # The shell becomes the server. What it leaves behind waits for the end of its input, which comes when this process
 # closes the pipe or dies, SIGKILL included, and then ends the server.
-_WITH_US = 'exec 3<&0 </dev/null; { read -r _ <&3; kill $$; } & exec "$@" 3<&-'
+_WITH_US = 'exec 3<&0 </dev/null; { read -r _ <&3; kill $$ 2>&-; } & exec "$@" 3<&-'
 
 # Nothing on disk. The three logs of slow or large commands would keep the commands' arguments, prompts among them.
 _CONFIG = """\
@@ -72,6 +72,7 @@ class EmbeddedServer:
         self._directory: Path | None = None
         self._temporary: Path | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._lifeline: int | None = None  # our end of the pipe whose closing ends the server
 
     @property
     def socket(self) -> Path:
@@ -109,7 +110,7 @@ class EmbeddedServer:
             self._process = await self._spawn(program)
             await self._ready(self._process)
         except OSError as error:
-            where = self._directory or self._wanted or tempfile.gettempdir()
+            where = self._directory or self._wanted or "a temporary directory"
             await self.stop()
             raise EmbeddedServerFailed(
                 f"The embedded server cannot use {where}: {error.strerror or error}. "
@@ -145,15 +146,19 @@ class EmbeddedServer:
 
     async def _spawn(self, program: Path) -> asyncio.subprocess.Process:
         conf = self.socket.with_name("redis.conf")
-        with self.socket.with_name("redis.log").open("wb") as log:
-            return await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", _WITH_US, "sh", program, conf),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=conf.parent,
-                start_new_session=True,
-            )
+        theirs, self._lifeline = os.pipe()
+        try:
+            with self.socket.with_name("redis.log").open("wb") as log:
+                return await asyncio.create_subprocess_exec(
+                    *("/bin/sh", "-c", _WITH_US, "sh", program, conf),
+                    stdin=theirs,
+                    stdout=log,
+                    stderr=log,
+                    cwd=conf.parent,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(theirs)
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -187,6 +192,9 @@ class EmbeddedServer:
         return EmbeddedServerFailed(f"The embedded server {what}.{kept}{said}")
 
     def _clear(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         if self._directory is not None and self._temporary is None:
             for name in ("redis.sock", "redis.conf"):
                 (self._directory / name).unlink(missing_ok=True)
@@ -204,13 +212,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         pass
     finally:
-        # The rest of the group: the one waiting for our end, and the server if it did not obey or we were cancelled.
+        # The one that waits for our end, and the server if it did not obey or we were cancelled. The pipe is still
+        # open, so that one is there and the group's number cannot have gone to others.
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
             pass
-        if process.stdin is not None:
-            process.stdin.close()
         await process.wait()
 
 

@@ -33,7 +33,7 @@ class _Environment(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOKENLANE_", env_ignore_empty=True, hide_input_in_errors=True)
 
     redis_url: str | None = None
-    pool: str = Field(default="main", pattern=r"^[A-Za-z0-9_.@-]{1,128}$")
+    pool: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")
     lane: str | None = None
     provider: str = "builtin"
     endpoint: str | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -15,7 +14,7 @@ __all__ = ["LaneSettings", "RedisSettings", "default_lane", "masked"]
 
 _PASSWORD = re.compile(r"(://[^:@/?]*):.*@|((?:^|[?&])[a-z_]*password=)[^&]*")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
-_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _SCHEMES = ("redis", "rediss", "unix")
 
 
@@ -35,7 +34,7 @@ class RedisSettings:
     url: str
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in _SCHEMES:
+        if self.url.partition("://")[0] not in _SCHEMES:
             raise ConfigError(
                 f"{masked(self.url)!r} is not a Redis URL. "
                 "Use redis://host:6379, rediss://host:6379 (TLS) or unix:///path/to/socket."
@@ -71,7 +70,9 @@ class LaneSettings:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ConfigError(f"Lane name {self.name!r}: use 1 to 128 of A-Z a-z 0-9 _ . @ -")
+            raise ConfigError(
+                f"Lane name {self.name!r}: use 1 to 128 of A-Z a-z 0-9 _ . @ - and begin with a letter or digit."
+            )
         if self.capacity is not None and self.capacity < 1:
             raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, must be at least 1.")
         for stage in ("connect", "first_token", "token", "total"):
@@ -81,4 +82,5 @@ class LaneSettings:
 
 def default_lane(provider: str) -> str:
     """Return the name a lane has on this host unless it is given one: `<hostname>-<provider>`."""
-    return _NOT_IN_A_NAME.sub("-", f"{socket.gethostname()}-{provider}")[:128]
+    host = _NOT_IN_A_NAME.sub("-", socket.gethostname()).lstrip("_.@-") or "host"
+    return f"{host[: 127 - len(provider)]}-{provider}"

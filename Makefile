@@ -1,0 +1,47 @@
+# The verbs of this repository; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+PACKAGES := config routing producer worker benches
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint types borders format
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## create .venv and install everything, in the tested versions
+
+run: $(READY) ## start everything needed, stream answers from a real model, stop everything
+	@$(BIN)/tokenlane demo
+
+test: $(READY) ## run all tests
+	$(BIN)/pytest
+
+check: lint types borders ## lint, types and borders
+
+lint: $(READY) ## style, format and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy $(PACKAGES:%=-p tokenlane.%)
+	$(BIN)/mypy tests
+
+borders: $(READY) ## who may import whom
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## put the code in its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Made once, and brought up to date after a change of what is to be installed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "tokenlane needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
+	@touch $@

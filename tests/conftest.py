@@ -1,0 +1,26 @@
+"""What tests of all kinds share: one real server for all of them, emptied for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis import Redis
+
+from tokenlane.config.embedded import EmbeddedServer
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_server() -> AsyncIterator[str]:
+    """The URL of a real server on a unix socket, the same for the whole run."""
+    async with EmbeddedServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of a real server that holds nothing."""
+    with Redis.from_url(redis_server) as redis:
+        redis.flushall()
+    return redis_server

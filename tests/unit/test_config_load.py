@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tokenlane.config.exits import USAGE, ConfigError
+from tokenlane.config.load import NoPool, find_pool, lane_settings, pool_name
+from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment that says nothing but where this user's things are."""
+    for name in os.environ:
+        if name.startswith("TOKENLANE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def listening() -> Iterator[Path]:
+    """A unix socket that somebody listens on."""
+    with TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "redis.sock"
+        listener.bind(str(path))
+        listener.listen()
+        yield path
+
+
+def test_the_data_directory_is_private(home: Path) -> None:
+    """The data directory is the user's alone."""
+    assert data_dir() == home
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_pool_named_wins(monkeypatch: pytest.MonkeyPatch, listening: Path) -> None:
+    """The argument wins over the environment, that over a running `up`."""
+    with announcing(listening):
+        assert find_pool().url == f"unix://{listening}"
+        monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://from-environment")
+        assert find_pool().url == "redis://from-environment"
+        assert find_pool("redis://named").url == "redis://named"
+
+
+def test_no_pool_says_what_to_do() -> None:
+    """With no pool named and none running, the error names all three ways to have one and exits 2."""
+    with pytest.raises(NoPool) as missing:
+        find_pool()
+    assert all(way in str(missing.value) for way in ("tokenlane up", "--redis", "TOKENLANE_REDIS_URL"))
+    assert missing.value.exit_code == USAGE
+
+
+def test_a_dead_announcement_is_no_pool(listening: Path, tmp_path: Path) -> None:
+    """What a killed `up` left behind is not taken for a pool, and does not stop the next one."""
+    with announcing(tmp_path / "gone.sock"):
+        assert announced_socket() is None
+        with announcing(listening):
+            assert announced_socket() == listening
+    assert announced_socket() is None
+
+
+def test_only_one_up_at_a_time(listening: Path, tmp_path: Path) -> None:
+    """A second `up` is refused while the first answers."""
+    with announcing(listening):
+        with pytest.raises(AlreadyRunning):
+            with announcing(tmp_path / "other.sock"):
+                raise AssertionError("announced")
+        assert announced_socket() == listening
+
+
+def test_a_lane_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variable of a lane finds its place, and an argument wins over it."""
+    variables = {
+        "LANE": "gpu0",
+        "PROVIDER": "vllm",
+        "ENDPOINT": "http://localhost:8000",
+        "MODEL": "a/b, c",
+        "CAPACITY": "4",
+        "API_KEY": "sesame",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TOKENLANE_{name}", value)
+    lane = lane_settings()
+    assert (lane.name, lane.provider, lane.endpoint) == ("gpu0", "vllm", "http://localhost:8000")
+    assert (lane.models, lane.capacity) == (("a/b", "c"), 4)
+    assert lane.api_key is not None
+    assert lane.api_key.get_secret_value() == "sesame"
+    given = lane_settings(lane="gpu1", models=("d",), capacity=1)
+    assert (given.name, given.models, given.capacity, given.provider) == ("gpu1", ("d",), 1, "vllm")
+
+
+def test_an_empty_environment_is_a_builtin_lane_of_pool_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing set, or set to nothing, gives the built-in provider on the pool `main`."""
+    monkeypatch.setenv("TOKENLANE_CAPACITY", "")
+    assert pool_name() == "main"
+    assert pool_name("other") == "other"
+    lane = lane_settings()
+    assert (lane.provider, lane.endpoint, lane.models, lane.capacity) == ("builtin", None, (), None)
+    assert lane.name.endswith("-builtin")
+
+
+def test_a_wrong_variable_is_named_and_no_value_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that cannot be read is named; no value stands in the message, since it may be a secret."""
+    monkeypatch.setenv("TOKENLANE_CAPACITY", "hunter2")
+    with pytest.raises(ConfigError, match="TOKENLANE_CAPACITY") as wrong:
+        lane_settings()
+    assert "hunter2" not in str(wrong.value)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, masked
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:hunter2@host:6379", "redis://:***@host:6379"),
+        ("rediss://me:hunter2@host/1", "rediss://me:***@host/1"),
+        ("redis://me:hun/t@er2@host", "redis://me:***@host"),
+        ("unix:///run/redis.sock?db=0&password=hunter2", "unix:///run/redis.sock?db=0&password=***"),
+        ("rediss://host?ssl_password=hunter2&db=1", "rediss://host?ssl_password=***&db=1"),
+        ("unix://me:hunter2@/run/redis.sock", "unix://me:***@/run/redis.sock"),
+    ],
+)
+def test_masked_url(url: str, shown: str) -> None:
+    """A URL is shown whole but for its passwords."""
+    assert masked(url) == shown
+
+
+@given(password=st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1).map(lambda s: f"<{s}>"))
+def test_no_password_is_ever_shown(password: str) -> None:
+    """Whatever the password, neither repr nor str nor the safe URL shows it."""
+    settings = RedisSettings(f"redis://me:{password}@host:6379/0")
+    assert password not in f"{settings!r} {settings} {settings.safe_url}"
+
+
+def test_a_url_of_another_protocol_is_refused_without_its_password() -> None:
+    """A URL that is not one of Redis is refused; the message says which would do and hides the password."""
+    with pytest.raises(ConfigError, match="redis://host:6379") as refused:
+        RedisSettings("https://me:hunter2@host")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_and_an_endpoint_are_not_in_the_repr() -> None:
+    """A lane's repr shows neither its key nor its endpoint, which may hold a password."""
+    lane = LaneSettings("gpu0", "vllm", endpoint="http://me:hunter2@host", api_key=SecretStr("sesame"))
+    assert "hunter2" not in repr(lane)
+    assert "sesame" not in repr(lane)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": ".hidden"},
+        {"name": "x" * 129},
+        {"capacity": 0},
+        {"token_timeout_s": 0.0},
+        {"total_timeout_s": -1.0},
+    ],
+)
+def test_a_lane_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    """A name that cannot be part of a key, no capacity, or no time at all are refused."""
+    with pytest.raises(ConfigError):
+        LaneSettings(**{"name": "gpu0", "provider": "vllm"} | wrong)
+
+
+@pytest.mark.parametrize("host", ["gpu-1.example.org", "Zoë's Mac", "_odd", "...", "h" * 300])
+def test_the_default_lane_is_a_usable_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Whatever the host is called, the default name of its lane is one that a lane may have, and tells the provider."""
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    lane = LaneSettings(default_lane("ollama"), "ollama")
+    assert lane.name.endswith("-ollama")
