@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,10 +38,11 @@ async def until_gone(pid: int) -> None:
 
 
 @pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The place where temporary directories are made, empty."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The place where temporary directories are made, empty, its path short enough for a socket."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield Path(folder)
 
 
 async def test_a_server_on_a_private_socket_keeps_nothing() -> None:
@@ -84,6 +86,16 @@ async def test_a_socket_path_too_long_falls_back_to_a_short_one(tmp_path: Path) 
     async with EmbeddedServer(tmp_path / ("long" * 40)) as server:
         assert len(os.fsencode(server.socket)) < 100
         assert answers(server.socket)
+
+
+async def test_a_long_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the usual temporary directory makes too long a path, a short one is used."""
+    deep = tmp_path / ("long" * 20)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    async with EmbeddedServer() as server:
+        assert answers(server.socket)
+    assert not list(deep.iterdir())
 
 
 async def test_a_path_with_blanks_and_quotes() -> None:
@@ -130,6 +142,7 @@ async def test_a_cancelled_start_leaves_nothing(temporary: Path, monkeypatch: py
         await waiting.wait()
         pid = server.pid
         assert pid is not None
+        assert server.socket.is_relative_to(temporary)
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
@@ -175,6 +188,7 @@ async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatc
     """A server that cannot write its log dies; the error says how, and nothing is left."""
     monkeypatch.setattr(embedded, "_CONFIG", embedded._CONFIG.replace("loglevel warning", "loglevel notice"))
     limit = 'ulimit -f 0; exec "$@"'
+    assert 'exec "$@"' in embedded._WITH_US
     monkeypatch.setattr(embedded, "_WITH_US", embedded._WITH_US.replace('exec "$@"', limit))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(EmbeddedServerFailed, match=r"(?s)SIGXFSZ.*free disk"):
@@ -206,7 +220,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 async def test_it_dies_with_its_owner(temporary: Path, how: signal.Signals) -> None:
-    """However its owner ends, the server ends too."""
+    """However its owner ends, the server ends too, and its temporary directory is gone."""
     owner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLDER),
         env=os.environ | {"TMPDIR": str(temporary)},
@@ -214,10 +228,12 @@ async def test_it_dies_with_its_owner(temporary: Path, how: signal.Signals) -> N
         stderr=subprocess.DEVNULL,
     )
     assert owner.stdout is not None
-    pid = int((await owner.stdout.readline()).split()[0])
+    pid, path = (await owner.stdout.readline()).decode().split()
+    assert Path(path).is_relative_to(temporary)
     owner.send_signal(how)
     await owner.wait()
-    await until_gone(pid)
+    await until_gone(int(pid))
+    assert not list(temporary.iterdir())
 
 
 async def test_the_terminal_s_interrupt_does_not_reach_it() -> None:

@@ -25,9 +25,16 @@ _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
 
+_SHORT_TEMPORARY = "/tmp"  # for when the usual place makes that path too long
+
 # The shell becomes the server. What it leaves behind waits for the end of its input, which comes when this process
-# closes the pipe or dies, SIGKILL included, and then ends the server.
-_WITH_US = 'exec 3<&0 </dev/null; { read -r _ <&3; kill $$ 2>&-; } & exec "$@" 3<&-'
+# dies, SIGKILL included; then it ends the server and removes the directory, if that was a temporary one ($1).
+_WITH_US = """\
+temporary=$1; shift
+exec 3<&0 </dev/null
+{ read -r _ <&3; kill $$ 2>&-; test -z "$temporary" || rm -rf -- "$temporary"; } &
+exec "$@" 3<&-
+"""
 
 # Nothing on disk. The three logs of slow or large commands would keep the commands' arguments, prompts among them.
 _CONFIG = """\
@@ -131,9 +138,9 @@ class EmbeddedServer:
 
     def _prepare(self) -> None:
         directory = self._wanted
-        if directory is None or len(os.fsencode(directory / "redis.sock")) > _LONGEST_SOCKET_PATH:
-            short = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_SOCKET_PATH // 2 else None
-            directory = self._temporary = Path(tempfile.mkdtemp(prefix="tokenlane-", dir=short))
+        if directory is None or _too_long(directory):
+            place = _SHORT_TEMPORARY if _too_long(Path(tempfile.gettempdir(), "tokenlane-12345678")) else None
+            directory = self._temporary = Path(tempfile.mkdtemp(prefix="tokenlane-", dir=place))
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if answers(directory / "redis.sock"):
             raise EmbeddedServerFailed(f"A server runs in {directory} already. Use it, or stop it first.")
@@ -150,7 +157,7 @@ class EmbeddedServer:
         try:
             with self.socket.with_name("redis.log").open("wb") as log:
                 return await asyncio.create_subprocess_exec(
-                    *("/bin/sh", "-c", _WITH_US, "sh", program, conf),
+                    *("/bin/sh", "-c", _WITH_US, "sh", self._temporary or "", program, conf),
                     stdin=theirs,
                     stdout=log,
                     stderr=log,
@@ -239,6 +246,10 @@ def _program() -> Path:
             "The embedded server has no build for this platform. "
             "Use WSL or Docker, or name a server with --redis redis://host:6379."
         ) from error
+
+
+def _too_long(directory: Path) -> bool:
+    return len(os.fsencode(directory / "redis.sock")) > _LONGEST_SOCKET_PATH
 
 
 def _quoted(path: Path) -> str:
