@@ -1,0 +1,62 @@
+"""The child process: serves the model until its standard input ends.
+
+It says one line of JSON on standard output, `endpoint` or `error`; whatever the C++ server prints goes nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import xllamacpp
+
+from . import MODEL_NAME
+from .server import SLOT_TOKENS
+
+MOST_THREADS = 4
+"""A model this small gains nothing from more."""
+PROMPT_CACHE_MIB = 64
+
+
+def main(model_path: str, capacity: int) -> None:
+    # Ctrl-C in a terminal reaches all its processes; who started this one drains first, then ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    told = os.dup(sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
+    try:
+        server = xllamacpp.Server(_parameters(model_path, capacity))  # serves from now on, as long as it is referred to
+        said = {"endpoint": str(server.listening_address)}
+    except Exception as error:
+        said = {"error": f"{type(error).__name__}: {error}"[:500]}
+    os.write(told, json.dumps(said).encode() + b"\n")
+    os.close(told)
+    if "endpoint" in said:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    # At once: an orderly end would wait for the answers that are still running.
+    os._exit(0)
+
+
+def _parameters(model_path: str, capacity: int) -> xllamacpp.CommonParams:
+    params = xllamacpp.CommonParams()
+    params.model.path = model_path
+    params.model_alias = {MODEL_NAME}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = capacity
+    params.n_ctx = capacity * SLOT_TOKENS
+    params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.cpuparams.n_threads = min(MOST_THREADS, os.cpu_count() or 1)
+    params.endpoint_slots = True
+    params.endpoint_metrics = True
+    params.ui = False
+    params.verbosity = -1
+    return params
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

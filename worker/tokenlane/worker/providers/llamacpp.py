@@ -1,0 +1,42 @@
+"""llama.cpp's own server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tokenlane.routing.messages import ModelInfo
+
+from .openai import OpenAiProvider
+
+__all__ = ["LlamaCppProvider"]
+
+
+class LlamaCppProvider(OpenAiProvider):
+    """llama.cpp's server, `llama-server` or the built-in one."""
+
+    default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
+    keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
+
+    async def capacity(self) -> int:
+        """The server's slots, from `/props`."""
+        page = await self._page("/props")
+        slots = page.get("total_slots") if isinstance(page, dict) else None
+        if not isinstance(slots, int) or slots < 1:
+            raise self._no_page("/props")
+        return slots
+
+    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
+        # The server names the context of one slot n_ctx, and answers only once the model is loaded.
+        meta = entry.get("meta") or {}
+        return ModelInfo(
+            name=entry["id"],
+            provider=self._lane.provider,
+            lane=self._lane.name,
+            size_bytes=meta.get("size"),
+            quantisation=meta.get("ftype"),
+            context_length=meta.get("n_ctx") or meta.get("n_ctx_train"),
+            loaded=True,
+            capabilities=("chat", "schema"),
+        )

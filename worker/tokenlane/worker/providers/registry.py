@@ -1,0 +1,63 @@
+"""Which provider a lane's `provider` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings
+
+from .llamacpp import LlamaCppProvider
+from .openai import OpenAiProvider
+from .protocol import LlmProvider
+
+__all__ = ["ENTRY_POINTS", "ProviderFactory", "ProviderRegistry", "default_registry"]
+
+ENTRY_POINTS = "tokenlane.providers"
+
+ProviderFactory = Callable[[LaneSettings], LlmProvider]
+
+
+class ProviderRegistry:
+    """Factories by name: first those added here, then those other distributions declare as entry points.
+
+    An entry point is loaded only when a lane asks for its name.
+    """
+
+    def __init__(self) -> None:
+        self._factories: dict[str, ProviderFactory] = {}
+
+    def add(self, name: str, factory: ProviderFactory) -> None:
+        """Register a provider; a name that is known already is replaced."""
+        self._factories[name] = factory
+
+    def names(self) -> list[str]:
+        """All names a lane may use, sorted."""
+        return sorted({*self._factories, *entry_points(group=ENTRY_POINTS).names})
+
+    def create(self, lane: LaneSettings) -> LlmProvider:
+        """The provider of a lane.
+
+        Raises:
+            ConfigError: no provider has that name; the message lists those there are.
+        """
+        return self._factory(lane.provider)(lane)
+
+    def _factory(self, name: str) -> ProviderFactory:
+        if name in self._factories:
+            return self._factories[name]
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            factory: ProviderFactory = entry.load()
+            self._factories[name] = factory
+            return factory
+        raise ConfigError(f"No provider is called {name!r}. Use one of: {', '.join(self.names())}.")
+
+
+def default_registry() -> ProviderRegistry:
+    """The providers that come with tokenlane."""
+    registry = ProviderRegistry()
+    registry.add("builtin", LlamaCppProvider)
+    registry.add("llamacpp", LlamaCppProvider)
+    registry.add("openai", OpenAiProvider)
+    return registry

@@ -1,0 +1,106 @@
+"""Reading a stream of server-sent events, whatever way its bytes were cut into chunks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tokenlane.routing.errors import ProviderDown
+
+__all__ = ["MAX_EVENT_BYTES", "Event", "SseReader"]
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class Event(NamedTuple):
+    """One event. `data` stays bytes: the JSON parser decodes it, and only ever whole."""
+
+    data: bytes
+    name: str = "message"
+
+
+class SseReader:
+    """Turns chunks of bytes into events.
+
+    Lines end in LF, CR LF or CR; comments, unknown fields and a last event without its blank line are dropped, as the
+    standard says. `id` and `retry` have no use here.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_event_bytes
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._name = ""
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes.
+
+        Raises:
+            ProviderDown: an event, or a line without end, is larger than the limit.
+        """
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_lf(chunk)
+        if b"\n" not in chunk:
+            self._hold(chunk)
+            return []
+        lines = chunk.split(b"\n")
+        if self._held:
+            lines[0] = b"".join([*self._held, lines[0]])
+            self._held.clear()
+            self._held_bytes = 0
+        rest = lines.pop()
+        events: list[Event] = []
+        for line in lines:
+            if line:
+                self._field(line)
+            elif self._data:
+                events.append(self._event())
+            else:
+                self._name = ""
+        if rest:
+            self._hold(rest)
+        return events
+
+    def _with_lf(self, chunk: bytes) -> bytes:
+        if not chunk:
+            return chunk
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+            if not chunk:
+                return chunk
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _hold(self, piece: bytes) -> None:
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        self._check(self._held_bytes)
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if name == b"data":
+            self._data.append(value)
+            self._data_bytes += len(value) + 1
+        elif name == b"event":
+            self._name = value.decode("utf-8", "replace")
+        self._check(len(line))
+
+    def _event(self) -> Event:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event = Event(data, self._name or "message")
+        self._data.clear()
+        self._data_bytes = 0
+        self._name = ""
+        return event
+
+    def _check(self, line_bytes: int) -> None:
+        if max(line_bytes, self._data_bytes) > self._max_bytes:
+            raise ProviderDown(
+                f"The back end sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?",
+                retryable=False,
+            )
