@@ -1,0 +1,3 @@
+"""The bench's verbs on the command line, one module each."""
+
+from __future__ import annotations

@@ -1,0 +1,57 @@
+"""`tokenlane simulate`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import ConfigError
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.")] = 0,
+    itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens in an answer.")] = 16,
+    capacity: Annotated[int, typer.Option(help="Requests answered at once.")] = 4,
+    models: Annotated[str, typer.Option(help="Models served, separated by commas.")] = "sim",
+    faults: Annotated[str, typer.Option(help="JSON list of what the first requests meet.")] = "[]",
+) -> None:
+    """Imitate a model server until Ctrl-C; one line of JSON tells its URL."""
+    try:
+        scripts = TypeAdapter(list[Script]).validate_json(faults)
+    except ValidationError as error:
+        raise ConfigError(f"--faults is not a list of scripts: {error}") from None
+    simulator = Simulator(
+        port=port,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        tokens=tokens,
+        capacity=capacity,
+        models=models.split(","),
+        faults=scripts,
+    )
+    asyncio.run(_serve(simulator))
+
+
+async def _serve(simulator: Simulator) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+    async with simulator:
+        sys.stdout.write(json.dumps({"url": simulator.url}) + "\n")
+        sys.stdout.flush()
+        await stop.wait()

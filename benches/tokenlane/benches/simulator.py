@@ -1,0 +1,356 @@
+"""A model server without a model: OpenAI's dialect, deterministic text, and faults on demand.
+
+Used by tests and benchmarks, in process (`async with Simulator() as simulator`) or as `tokenlane simulate`. A request's
+fate is the `simulate` object in its body, else the next of the simulator's faults, else an ordinary answer. What it
+received, and how each request ended, is kept and served under `/simulator/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from .script import Script
+
+__all__ = ["Received", "Simulator"]
+
+KEPT = 10_000
+"""Requests remembered."""
+
+Ending = Literal["completed", "refused", "failed", "disconnected"]
+
+
+@dataclass
+class Received:
+    """One chat request as it came in, and how it ended so far."""
+
+    index: int
+    body: bytes
+    headers: dict[str, str]
+    model: str
+    sent: int = 0
+    """Pieces of text sent."""
+    held: bool = False
+    ended: Ending | None = None
+    released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def summary(self) -> dict[str, JsonValue]:
+        """What `/simulator/log` tells of it."""
+        return {
+            "index": self.index,
+            "body": self.body.decode("utf-8", "backslashreplace"),
+            "model": self.model,
+            "sent": self.sent,
+            "held": self.held,
+            "ended": self.ended,
+        }
+
+
+class _Ended(Exception):
+    """The script ends the answer here, unfinished."""
+
+
+class Simulator:
+    """The server, an async context manager.
+
+    Args:
+        tokens: pieces in an ordinary answer; `max_tokens` may lower it.
+        capacity: requests answered at once; others wait, as llama.cpp's do.
+        faults: what the first requests meet, in order, unless their body says.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ttft_ms: float = 0,
+        itl_ms: float = 0,
+        tokens: int = 16,
+        capacity: int = 4,
+        models: Sequence[str] = ("sim",),
+        faults: Sequence[Script] = (),
+    ) -> None:
+        self.log: deque[Received] = deque(maxlen=KEPT)
+        self.url = ""
+        self._host, self._port = host, port
+        self._ttft_ms, self._itl_ms, self._tokens = ttft_ms, itl_ms, tokens
+        self._models = tuple(models)
+        self._faults = deque(faults)
+        self._slots: list[Received | None] = [None] * capacity
+        self._slot_freed = asyncio.Semaphore(capacity)
+        self._count = 0
+        self._changed = asyncio.Condition()
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/models", self._list_models),
+                web.get("/props", self._props),
+                web.get("/slots", self._list_slots),
+                web.get("/health", self._health),
+                web.get("/simulator/log", self._show_log),
+                web.get("/simulator/wait", self._wait_for),
+                web.post("/simulator/release", self._release),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._runner is not None
+        self.release()
+        await self._runner.cleanup()
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return sum(slot is not None for slot in self._slots)
+
+    def release(self, index: int | None = None) -> None:
+        """Let a held answer go on: that of request `index`, or all."""
+        for received in self.log:
+            if index is None or received.index == index:
+                received.released.set()
+
+    async def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
+        """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
+
+        Raises:
+            TimeoutError: it did not in time.
+        """
+        async with asyncio.timeout(timeout_s), self._changed:
+            await self._changed.wait_for(condition)
+
+    async def held(self, count: int = 1) -> None:
+        """Wait until `count` answers are held."""
+        await self.wait_for(lambda: sum(received.held for received in self.log) >= count)
+
+    async def ended(self, count: int = 1) -> None:
+        """Wait until `count` requests have ended and every slot is free of them."""
+        await self.wait_for(lambda: sum(received.ended is not None for received in self.log) >= count)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    # What a back end serves.
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            parsed: dict[str, JsonValue] = json.loads(body)
+            script = self._script(parsed)
+        except ValueError as error:
+            return web.json_response(_error(400, str(error)), status=400)
+        received = Received(self._count, body, dict(request.headers), str(parsed.get("model", "")))
+        self._count += 1
+        self.log.append(received)
+        try:
+            return await self._serve(request, received, parsed, script)
+        except (asyncio.CancelledError, ConnectionError):
+            received.ended = "disconnected"
+            raise
+        finally:
+            received.held = False
+            await asyncio.shield(self._notify())
+
+    def _script(self, parsed: dict[str, JsonValue]) -> Script:
+        if "simulate" in parsed:
+            return Script.model_validate(parsed["simulate"])
+        return self._faults.popleft() if self._faults else Script()
+
+    async def _serve(
+        self, request: web.Request, received: Received, parsed: dict[str, JsonValue], script: Script
+    ) -> web.StreamResponse:
+        if script.drop or script.status is not None:
+            received.ended = "refused"
+        if script.drop:
+            _close(request)
+            return web.Response()
+        if script.status is not None:
+            return _refusal(script, script.status)
+        async with self._slot_freed:
+            slot = self._slots.index(None)
+            self._slots[slot] = received
+            try:
+                return await self._stream(request, received, parsed, script)
+            finally:
+                self._slots[slot] = None
+
+    async def _stream(
+        self, request: web.Request, received: Received, parsed: dict[str, JsonValue], script: Script
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": script.content_type, "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        pieces = list(self._pieces(parsed, script))
+        answer = _Answer(response, received, script, script.answers_as or received.model)
+        try:
+            await asyncio.sleep(_or(script.ttft_ms, self._ttft_ms) / 1000)
+            for position, piece in enumerate(pieces):
+                await self._happen(answer, position)
+                if position and (pause_ms := _or(script.itl_ms, self._itl_ms)):
+                    await asyncio.sleep(pause_ms / 1000)
+                await answer.piece(piece)
+            await self._happen(answer, len(pieces))
+        except _Ended:
+            received.ended = "failed"
+            if script.cut_after is not None:
+                _close(request)
+            return response
+        await answer.finish(len(pieces))
+        await response.write_eof()
+        received.ended = "completed"
+        return response
+
+    def _pieces(self, parsed: dict[str, JsonValue], script: Script) -> Iterator[str]:
+        if script.pieces is not None:
+            yield from script.pieces
+            return
+        wanted = script.tokens if script.tokens is not None else self._tokens
+        limit = parsed.get("max_tokens")
+        for number in range(min(wanted, limit) if isinstance(limit, int) else wanted):
+            yield f"w{number} "
+
+    async def _happen(self, answer: _Answer, position: int) -> None:
+        """What the script has in store before piece `position`."""
+        script, received = answer.script, answer.received
+        if script.hold_after == position:
+            received.held = True
+            await self._notify()
+            await received.released.wait()
+            received.held = False
+        if script.malformed_after == position:
+            await answer.event(b'{"choices": [{"delta": ')
+        if script.huge_line_after == position:
+            await answer.write(b"data: " + b"x" * script.huge_line_bytes)
+        if script.error_after == position:
+            error = _error(500, "simulated") if script.error is None else {"error": script.error}
+            await answer.event(json.dumps(error).encode())
+            await answer.event(b"[DONE]")
+            raise _Ended
+        if script.cut_after == position:
+            raise _Ended
+
+    async def _list_models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]})
+
+    async def _props(self, _: web.Request) -> web.Response:
+        return web.json_response({"total_slots": len(self._slots)})
+
+    async def _list_slots(self, _: web.Request) -> web.Response:
+        slots = enumerate(self._slots)
+        return web.json_response(
+            [{"id": place, "is_processing": slot is not None, "request": slot and slot.index} for place, slot in slots]
+        )
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    # What a test asks of the simulator itself.
+
+    async def _show_log(self, _: web.Request) -> web.Response:
+        return web.json_response([received.summary() for received in self.log])
+
+    async def _wait_for(self, request: web.Request) -> web.Response:
+        """Answers once as many as `?held=` or `?ended=` says are held or have ended; 408 after 30 s."""
+        held, ended = int(request.query.get("held", 0)), int(request.query.get("ended", 0))
+        try:
+            await self.wait_for(
+                lambda: (
+                    sum(received.held for received in self.log) >= held
+                    and sum(received.ended is not None for received in self.log) >= ended
+                ),
+                timeout_s=30,
+            )
+        except TimeoutError:
+            return web.Response(status=408)
+        return await self._show_log(request)
+
+    async def _release(self, request: web.Request) -> web.Response:
+        """Releases request `?index=`, or all."""
+        index = request.query.get("index")
+        self.release(int(index) if index is not None else None)
+        return web.Response(status=204)
+
+
+@dataclass
+class _Answer:
+    response: web.StreamResponse
+    received: Received
+    script: Script
+    model: str
+
+    async def piece(self, text: str) -> None:
+        await self._chunk([{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+        self.received.sent += 1
+
+    async def finish(self, tokens: int) -> None:
+        if self.script.finish_reason is not None:
+            await self._chunk([{"index": 0, "delta": {}, "finish_reason": self.script.finish_reason}])
+        if self.script.usage:
+            prompt = len(self.received.body) // 4
+            usage: dict[str, JsonValue] = {
+                "prompt_tokens": prompt,
+                "completion_tokens": tokens,
+                "total_tokens": prompt + tokens,
+            }
+            await self._chunk([], usage=usage)
+        if self.script.done:
+            await self.event(b"[DONE]")
+
+    async def _chunk(self, choices: list[JsonValue], **more: JsonValue) -> None:
+        chunk = {
+            "id": f"chatcmpl-{self.received.index}",
+            "object": "chat.completion.chunk",
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
+        await self.event(json.dumps(chunk, ensure_ascii=False).encode())
+
+    async def event(self, data: bytes) -> None:
+        await self.write(b"data: " + data + b"\n\n")
+
+    async def write(self, data: bytes) -> None:
+        size = self.script.split_bytes or len(data)
+        for start in range(0, len(data), size):
+            await self.response.write(data[start : start + size])
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _error(status: int, message: str) -> dict[str, JsonValue]:
+    return {"error": {"message": message, "type": "simulated", "code": status}}
+
+
+def _refusal(script: Script, status: int) -> web.Response:
+    headers = {"Retry-After": script.retry_after, "Location": script.location}
+    return web.json_response(
+        _error(status, "simulated") if script.error is None else {"error": script.error},
+        status=status,
+        headers={name: value for name, value in headers.items() if value is not None},
+    )
+
+
+def _close(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.close()
