@@ -11,17 +11,20 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `queue:Q:agents`        | zset   | agents with something waiting, by fair tag           | last one leaving         |
 | `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission     | last one leaving         |
 | `queue:Q:paid`          | zset   | agents by finish tag, where later than the clock     | queue empty              |
-| `queue:Q:clock`         | hash   | virtual time `clock`, last dispatch `served`         | queue empty              |
+| `queue:Q:clock`         | hash   | virtual time `clock`; `served`: `sequence` when last | queue empty              |
+|                         |        | served, or when something began to wait              |                          |
 | `leases`                | zset   | dispatched and running ids, by lapse of lease (ms)   | the attempt's end        |
 | `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
+| `lane:L:health-check`   | string | ARQ's own word on its worker                         | expires                  |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, seen              | stays                    |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
-| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end        |
+| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end; of a  |
+|                         |        |                                                      | vanished client: `sweep` |
 | `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |

@@ -265,9 +265,8 @@ class Pool:
     # The rest.
 
     async def leave(self, client: str) -> None:
-        """Forget a client that has closed all its streams."""
-        with _translated(self.url):
-            await self.redis.zrem(f"{self.keys.prefix}clients", client)
+        """Forget a client; what it still holds is cancelled by the next sweep."""
+        await self._run("leave", client)
 
     async def policy(self) -> Policy:
         """The pool's policy; the default with revision 0 if none was written."""
@@ -336,7 +335,8 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
             retry_on_error=list(_CONNECTION_ERRORS),
         )
-    except ValueError as error:
+        pool.connection_class(**pool.connection_kwargs)  # only this tells options it does not know
+    except (ValueError, TypeError, redis_errors.RedisError) as error:
         raise PoolUnavailable(
             f"{masked(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error

@@ -4,5 +4,5 @@
 -- ARGV  1 id
 -- reply 'cancelled' | 'flagged' | 'ended' in another way before | 'unknown'
 
-redis.call('HDEL', P .. 'request:' .. ARGV[1], 'token')
+begin()
 return cancel_one(ARGV[1], 'cancelled')

@@ -6,7 +6,7 @@
 --       state is 'missing' if the server does not know the id; worker, end position and code are '' where there is none
 
 local client, now = ARGV[1], now_ms()
-redis.call('ZREM', P .. 'clients', '')
+begin()
 redis.call('ZADD', P .. 'clients', int(now), client)
 local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
 local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')

@@ -16,6 +16,11 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+-- When memory is full Redis lets a script write only once it has deleted: scripts that must work then begin with this.
+local function begin()
+  redis.call('ZREM', P .. 'leases', '')
+end
+
 local function rule(name)
   return tonumber(redis.call('HGET', P .. 'policy', name) or RULES[name])
 end
@@ -48,11 +53,14 @@ local function tag(queue, agent)
   return math.max(clock, paid)
 end
 
+-- A queue that was empty comes after those that wait already; an agent that waits already keeps its place.
 local function enqueue(id, request)
   local queue = P .. 'queue:' .. request.queue
+  if redis.call('SADD', P .. 'queues', request.queue) == 1 then
+    redis.call('HSET', queue .. ':clock', 'served', redis.call('GET', P .. 'sequence') or 0)
+  end
   redis.call('ZADD', queue .. ':agent:' .. request.agent, request.seq, id)
-  redis.call('ZADD', queue .. ':agents', tag(queue, request.agent), request.agent)
-  redis.call('SADD', P .. 'queues', request.queue)
+  redis.call('ZADD', queue .. ':agents', 'LT', tag(queue, request.agent), request.agent)
 end
 
 local function dequeue(id, queue_name, agent)
@@ -66,15 +74,27 @@ local function dequeue(id, queue_name, agent)
   redis.call('DEL', queue .. ':paid', queue .. ':clock')
 end
 
+-- Gives the agent back what its dispatch charged.
+local function refund(request)
+  local queue = P .. 'queue:' .. request.queue
+  local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', request.agent) or 0)
+  if not request.charge or paid == 0 then return end
+  if paid - tonumber(request.charge) > tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0) then
+    redis.call('ZINCRBY', queue .. ':paid', -tonumber(request.charge), request.agent)
+  else
+    redis.call('ZREM', queue .. ':paid', request.agent)
+  end
+  redis.call('ZADD', queue .. ':agents', 'XX', 'LT', tag(queue, request.agent), request.agent)
+end
+
 local function lane_queue(lane, kind)
   if kind == 'chat' then return P .. 'lane:' .. lane end
   return P .. 'lane:' .. lane .. ':' .. kind
 end
 
--- Ends the attempt: the lane has its credit back, nothing of it is left to ARQ.
-local function drop_job(id, request)
-  local job = TAG .. id .. ':' .. request.attempt
-  redis.call('ZREM', lane_queue(request.lane, request.kind), job)
+-- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.
+local function drop_job(jobs, job)
+  redis.call('ZREM', jobs, job)
   redis.call('DEL', 'arq:job:' .. job, 'arq:in-progress:' .. job, 'arq:retry:' .. job)
 end
 
@@ -83,17 +103,24 @@ local function remove(id, request)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('ZREM', P .. 'delayed', id)
   if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
-  if request.state == 'dispatched' or request.state == 'running' then drop_job(id, request) end
+  if request.state == 'dispatched' or request.state == 'running' then
+    drop_job(lane_queue(request.lane, request.kind), TAG .. id .. ':' .. request.attempt)
+  end
 end
 
-local function note_drain(role, now)
+-- idle: nothing of the role is left, so the time until its next end says nothing of how fast it drains.
+local function note_drain(role, now, idle)
   local last, mean = unpack(redis.call('HMGET', P .. 'drain', role .. ':at', role .. ':mean'))
   if last then
     local gap = math.min(now - tonumber(last), 60000)
     mean = mean and (0.8 * tonumber(mean) + 0.2 * gap) or gap
     redis.call('HSET', P .. 'drain', role .. ':mean', int(mean))
   end
-  redis.call('HSET', P .. 'drain', role .. ':at', int(now))
+  if idle then
+    redis.call('HDEL', P .. 'drain', role .. ':at')
+  else
+    redis.call('HSET', P .. 'drain', role .. ':at', int(now))
+  end
 end
 
 -- ending: completed, failed, cancelled or expired; message: what the agent is told, JSON
@@ -104,14 +131,13 @@ local function end_one(id, request, ending, message, code)
   redis.call('SREM', P .. 'client:' .. request.client, id)
   redis.call('SREM', P .. 'agent:' .. request.agent, id)
   local stream = P .. 'role:' .. request.role
-  if request.entry ~= '' then
-    redis.call('XDEL', stream, request.entry)
-    if redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
-  end
-  redis.call('HDEL', P .. 'request:' .. id, 'token', 'cancel')
+  if request.entry ~= '' then redis.call('XDEL', stream, request.entry) end
+  local idle = redis.call('XLEN', stream) == 0
+  if idle then redis.call('DEL', stream) end
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'cancel')
   redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
-  note_drain(request.role, now)
+  note_drain(request.role, now, idle)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
@@ -134,6 +160,7 @@ end
 -- due_ms: wait that long before. Returns the state it is in now.
 local function requeue_one(id, request, due_ms)
   local now = now_ms()
+  redis.call('HSET', P .. 'request:' .. id, 'requeued', request.attempt)
   if request.cancel then
     end_one(id, request, request.cancel, brief(request.cancel, request))
     return request.cancel
@@ -147,18 +174,15 @@ local function requeue_one(id, request, due_ms)
     return 'failed'
   end
   remove(id, request)
-  local queue = P .. 'queue:' .. request.queue
-  if request.charge and redis.call('ZSCORE', queue .. ':paid', request.agent) then
-    redis.call('ZINCRBY', queue .. ':paid', -tonumber(request.charge), request.agent)
-  end
+  refund(request)
   redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'worker')
   if due_ms > 0 then
     redis.call('ZADD', P .. 'delayed', int(now + due_ms), id)
-    redis.call('HSET', P .. 'request:' .. id, 'state', 'delayed', 'requeued', request.attempt)
+    redis.call('HSET', P .. 'request:' .. id, 'state', 'delayed')
     return 'delayed'
   end
   enqueue(id, request)
-  redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'requeued', request.attempt)
+  redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting')
   ring()
   return 'waiting'
 end
@@ -173,6 +197,6 @@ local function cancel_one(id, reason)
   end
   if request.state ~= 'running' then return request.state == reason and reason or 'ended' end
   if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason) end
-  tell_worker(id, request, reason)
+  tell_worker(id, request, request.cancel or reason)
   return 'flagged'
 end

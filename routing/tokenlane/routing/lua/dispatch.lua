@@ -7,13 +7,13 @@
 --       | {'closed'} no worker of the lane takes new work | {'full'} no credit
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
+begin()
 local request = read(id)
-if not request then
+if request and request.token == token then return { 'dispatched', tonumber(request.attempt) } end
+if not request or request.state ~= 'waiting' then
   dequeue(id, queue_name, agent)
   return { 'gone' }
 end
-if request.state == 'dispatched' and request.token == token then return { 'dispatched', tonumber(request.attempt) } end
-if request.state ~= 'waiting' then return { 'gone' } end
 
 local now = now_ms()
 if tonumber(request.deadline) <= now then return { 'expired' } end
@@ -31,13 +31,14 @@ local busy = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', 
 dequeue(id, request.queue, request.agent)
 local sequence = int(redis.call('INCR', P .. 'sequence'))
 if busy then
-  redis.call('ZREMRANGEBYSCORE', queue .. ':paid', '-inf', start_tag)
+  local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
   redis.call('ZADD', queue .. ':paid', start_tag + 1, request.agent)
-  redis.call('HSET', queue .. ':clock', 'clock', start_tag, 'served', sequence)
+  redis.call('ZREMRANGEBYSCORE', queue .. ':paid', '-inf', clock)
+  redis.call('HSET', queue .. ':clock', 'clock', clock, 'served', sequence)
   redis.call('ZADD', queue .. ':agents', 'XX', start_tag + 1, request.agent)
 end
 redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
-  'token', token, 'charge', '1')
+  'token', token, 'charge', busy and '1' or '0')
 local job = TAG .. id .. ':' .. attempt
 redis.call('SET', 'arq:job:' .. job,
   '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', 86400000)

@@ -6,7 +6,7 @@
 -- reply 'done' | 'stale': the attempt is not the worker's, or the request no longer waits
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
-redis.call('HDEL', P .. 'request:' .. id, 'token')
+begin()
 local request = read(id)
 if not request then return 'stale' end
 if worker == '' then

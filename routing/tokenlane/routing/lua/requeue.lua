@@ -5,7 +5,7 @@
 -- reply the state it is in now | 'stale': the attempt is not the worker's
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
-redis.call('HDEL', P .. 'request:' .. id, 'token')
+begin()
 local request = read(id)
 if not request or request.attempt ~= attempt then return 'stale' end
 if request.requeued == attempt then return request.state end

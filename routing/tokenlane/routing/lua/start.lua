@@ -6,15 +6,15 @@
 --       starts: how often the request has been started, this time included
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
-redis.call('HDEL', P .. 'request:' .. id, 'token')
+begin()
 local request = read(id)
-if not request or request.attempt ~= attempt then return { 'gone' } end
+if not request or request.attempt ~= attempt or request.entry == '' then return { 'gone' } end
 local again = request.state == 'running' and request.worker == worker
 if request.state ~= 'dispatched' and not again then return { 'gone' } end
 
 local now = now_ms()
 local left = tonumber(request.deadline) - now
-if left <= 0 then
+if left <= 0 and not again then
   end_one(id, request, 'expired', brief('expired', request))
   return { 'gone' }
 end

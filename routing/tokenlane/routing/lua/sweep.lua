@@ -91,14 +91,18 @@ end
 
 if now >= tonumber(hold) then
   local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
+  if #gone == BATCH then more = 1 end
   for _, client in ipairs(gone) do
-    local held = redis.call('SRANDMEMBER', P .. 'client:' .. client, BATCH)
-    for _, id in ipairs(held) do
-      local outcome = cancel_one(id, 'cancelled')
-      if outcome ~= 'flagged' then redis.call('SREM', P .. 'client:' .. client, id) end
+    -- What is only flagged leaves the set too: it needs no second cancelling, and must not be in the way of others.
+    for _, id in ipairs(redis.call('SPOP', P .. 'client:' .. client, BATCH - orphaned)) do
+      cancel_one(id, 'cancelled')
       orphaned = orphaned + 1
     end
     if redis.call('EXISTS', P .. 'client:' .. client) == 0 then redis.call('ZREM', P .. 'clients', client) end
+    if orphaned == BATCH then
+      more = 1
+      break
+    end
   end
 end
 
@@ -111,11 +115,15 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
   end
   -- Jobs of attempts that are over would hold a lane's credit for ever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-    for _, job in ipairs(redis.call('ZRANGE', P .. 'lane:' .. lane, 0, -1)) do
-      local id, attempt = string.match(job, '}(%x+):(%d+)$')
-      local request = id and read(id)
-      local live = request and request.attempt == attempt and (request.state == 'dispatched' or request.state == 'running')
-      if not live then redis.call('ZREM', P .. 'lane:' .. lane, job) end
+    for _, kind in ipairs({ 'chat', 'embed', 'command' }) do
+      local jobs = lane_queue(lane, kind)
+      for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
+        local id, attempt = string.match(job, '}(.+):(%d+)$')
+        local request = id and read(id)
+        local live = request and request.attempt == attempt
+          and (request.state == 'dispatched' or request.state == 'running')
+        if not live then drop_job(jobs, job) end
+      end
     end
   end
 end

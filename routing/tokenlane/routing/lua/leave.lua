@@ -1,0 +1,13 @@
+-- A client's last beat. What it still holds is cancelled by the next sweep.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 client
+-- reply 'ok'
+
+begin()
+if redis.call('EXISTS', P .. 'client:' .. ARGV[1]) == 1 then
+  redis.call('ZADD', P .. 'clients', 'XX', 0, ARGV[1])
+else
+  redis.call('ZREM', P .. 'clients', ARGV[1])
+end
+return 'ok'
