@@ -36,6 +36,8 @@ class Received:
     body: bytes
     headers: dict[str, str]
     model: str
+    peer: str
+    """The connection it came over."""
     sent: int = 0
     """Pieces of text sent."""
     held: bool = False
@@ -159,9 +161,10 @@ class Simulator:
             script = self._script(parsed)
         except ValueError as error:
             return web.json_response(_error(400, str(error)), status=400)
-        received = Received(self._count, body, dict(request.headers), str(parsed.get("model", "")))
+        received = Received(self._count, body, dict(request.headers), str(parsed.get("model", "")), _peer(request))
         self._count += 1
         self.log.append(received)
+        await self._notify()
         try:
             return await self._serve(request, received, parsed, script)
         except (asyncio.CancelledError, ConnectionError):
@@ -269,12 +272,13 @@ class Simulator:
         return web.json_response([received.summary() for received in self.log])
 
     async def _wait_for(self, request: web.Request) -> web.Response:
-        """Answers once as many as `?held=` or `?ended=` says are held or have ended; 408 after 30 s."""
-        held, ended = int(request.query.get("held", 0)), int(request.query.get("ended", 0))
+        """Answers once as many as the query says were `received`, are `held` or have `ended`; 408 after 30 s."""
+        count, held, ended = (int(request.query.get(name, 0)) for name in ("received", "held", "ended"))
         try:
             await self.wait_for(
                 lambda: (
-                    sum(received.held for received in self.log) >= held
+                    len(self.log) >= count
+                    and sum(received.held for received in self.log) >= held
                     and sum(received.ended is not None for received in self.log) >= ended
                 ),
                 timeout_s=30,
@@ -349,6 +353,10 @@ def _refusal(script: Script, status: int) -> web.Response:
         status=status,
         headers={name: value for name, value in headers.items() if value is not None},
     )
+
+
+def _peer(request: web.Request) -> str:
+    return "" if request.transport is None else str(request.transport.get_extra_info("peername"))
 
 
 def _close(request: web.Request) -> None:

@@ -140,13 +140,14 @@ class AnswerReader:
 
 def _tool_call(position: int, call: dict[str, Any]) -> ToolCallDelta:
     function = call.get("function") or {}
-    arguments = function.get("arguments") or ""
+    arguments = function.get("arguments")
     index = call.get("index")
     return ToolCallDelta(
         index=position if index is None else index,
         id=call.get("id"),
         name=function.get("name"),
-        arguments=arguments if isinstance(arguments, str) else to_json(arguments).decode(),
+        # Some back ends send the arguments parsed.
+        arguments=to_json(arguments).decode() if isinstance(arguments, dict) else arguments or "",
     )
 
 

@@ -1,0 +1,282 @@
+"""The OpenAI-compatible provider against a simulated back end that can fail in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import (
+    BadRequest,
+    ContextTooLong,
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    RateLimited,
+    Timeout,
+    Unauthorized,
+)
+from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.providers import LlmProvider, default_registry
+
+SECRET = SecretStr("sk-123")
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A simulated back end with one slot and short answers."""
+    async with Simulator(tokens=4, capacity=1) as running:
+        yield running
+
+
+@pytest.fixture
+async def provider(simulator: Simulator) -> AsyncIterator[LlmProvider]:
+    """The provider of a lane on the simulated back end."""
+    async with default_registry().create(lane(simulator.url)) as opened:
+        yield opened
+
+
+def lane(
+    endpoint: str, provider: str = "openai", token_timeout_s: float = 10, first_token_timeout_s: float = 10
+) -> LaneSettings:
+    return LaneSettings(
+        "gpu0",
+        provider,
+        endpoint,
+        api_key=SECRET,
+        token_timeout_s=token_timeout_s,
+        first_token_timeout_s=first_token_timeout_s,
+    )
+
+
+def request(text: str = "q", script: Script | None = None) -> ChatRequest:
+    extra = None if script is None else {"simulate": script.model_dump(mode="json", exclude_unset=True)}
+    return ChatRequest(role="r", messages=[Message(role="user", content=text)], extra=extra)
+
+
+async def answer(provider: LlmProvider, script: Script | None = None) -> list[TokenDelta]:
+    return [delta async for delta in provider.chat(request(script=script), "sim")]
+
+
+async def failure(provider: LlmProvider, script: Script) -> tuple[str, LlmError]:
+    """The text that came before the error, and the error."""
+    pieces: list[str] = []
+
+    async def read() -> None:
+        async for delta in provider.chat(request(script=script), "sim"):
+            pieces.append(delta.text)
+
+    with pytest.raises(LlmError) as raised:
+        await read()
+    return "".join(pieces), raised.value
+
+
+async def test_an_answer(provider: LlmProvider, simulator: Simulator) -> None:
+    """The pieces come one by one, the last with finish reason and usage, and the key went along."""
+    deltas = await answer(provider)
+    assert [delta.text for delta in deltas] == ["w0 ", "w1 ", "w2 ", "w3 ", ""]
+    assert {delta.model for delta in deltas} == {"sim"}
+    assert [delta.finish_reason for delta in deltas] == [None] * 4 + ["stop"]
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.completion_tokens == 4
+    assert simulator.log[0].headers["Authorization"] == "Bearer sk-123"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+async def test_the_endpoint_may_end_in_v1(simulator: Simulator, path: str) -> None:
+    """An endpoint works as base address and as the `/v1` that other clients are given."""
+    async with default_registry().create(lane(simulator.url + path)) as provider:
+        assert len(await answer(provider)) == 5
+
+
+async def test_models_and_capacity(simulator: Simulator) -> None:
+    """Models come from the list, llama.cpp's capacity from its slots."""
+    async with default_registry().create(lane(simulator.url, "llamacpp")) as provider:
+        assert [(info.name, info.provider, info.lane) for info in await provider.models()] == [
+            ("sim", "llamacpp", "gpu0")
+        ]
+        assert await provider.capacity() == 1
+    async with default_registry().create(lane(simulator.url)) as provider:
+        assert await provider.capacity() == 4
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.one_of(
+        st.text(max_size=200),
+        st.text(alphabet='"\\\n\r\t\0\u2028\u2029\x7f{}[]<|>\U0001f600\u4e2d\ufeff\ufffd\u0301', max_size=40),
+    )
+)
+def test_what_is_sent_is_received(text: str) -> None:
+    """Whatever a message, a stop word or a tool holds, the back end gets it as one JSON value, byte for byte."""
+
+    async def send() -> tuple[bytes, list[TokenDelta]]:
+        async with Simulator(models=("sim",)) as simulator, default_registry().create(lane(simulator.url)) as provider:
+            chat = ChatRequest(
+                role="r",
+                messages=[
+                    Message(role="system", content=text),
+                    Message(role="user", content=[{"type": "text", "text": text}]),
+                ],
+                stop=text,
+                extra={"simulate": {"pieces": [text]}, "more": {text: text}},
+            )
+            deltas = [delta async for delta in provider.chat(chat, "sim")]
+            return simulator.log[0].body, deltas
+
+    body, deltas = asyncio.run(send())
+    received = json.loads(body)
+    assert received["messages"][0]["content"].encode() == text.encode()
+    assert received["messages"][1]["content"][0]["text"].encode() == text.encode()
+    assert received["stop"] == text
+    assert received["more"] == {text: text}
+    assert "".join(delta.text for delta in deltas) == text
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
+    """Characters split over chunks come out whole."""
+    pieces = ("é", "中文", "😀", "a\u2028b")
+    deltas = await answer(provider, Script(pieces=pieces, split_bytes=size))
+    assert tuple(delta.text for delta in deltas[:-1]) == pieces
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "retryable", "before"),
+    [
+        (Script(status=400), BadRequest, False, ""),
+        (Script(status=400, error={"type": "exceed_context_size_error"}), ContextTooLong, False, ""),
+        (Script(status=401), Unauthorized, False, ""),
+        (Script(status=404), ModelNotFound, False, ""),
+        (Script(status=429, retry_after="7"), RateLimited, True, ""),
+        (Script(status=500), ProviderDown, True, ""),
+        (Script(status=302, location="http://127.0.0.1:1/"), ProviderDown, False, ""),
+        (Script(status=200), ProviderDown, True, ""),
+        (Script(drop=True), ProviderDown, True, ""),
+        (Script(error_after=0), ProviderDown, True, ""),
+        (Script(error_after=2), ProviderDown, True, "w0 w1 "),
+        (Script(error_after=2, error="text"), ProviderDown, True, "w0 w1 "),
+        (Script(cut_after=0), ProviderDown, True, ""),
+        (Script(cut_after=2), ProviderDown, True, "w0 w1 "),
+        (Script(malformed_after=1), ProviderDown, True, "w0 "),
+        (Script(huge_line_after=1), ProviderDown, False, "w0 "),
+        (Script(answers_as="other"), ModelNotFound, False, ""),
+        (Script(finish_reason=None), Interrupted, False, "w0 w1 w2 w3 "),
+        (Script(finish_reason=None, done=False), Interrupted, False, "w0 w1 w2 w3 "),
+        (Script(finish_reason=None, tokens=0), Interrupted, True, ""),
+        (Script(finish_reason="abort"), Interrupted, False, "w0 w1 w2 w3 "),
+        (Script(content_type="text/html"), ProviderDown, False, ""),
+    ],
+)
+async def test_each_fault_is_its_error(
+    provider: LlmProvider, simulator: Simulator, script: Script, error: type[LlmError], retryable: bool, before: str
+) -> None:
+    """Each way to fail is one typed error that says where; the connection is fit for the next request."""
+    text, raised = await failure(provider, script)
+    assert type(raised) is error
+    assert (raised.provider, raised.lane, raised.model) == ("openai", "gpu0", "sim")
+    assert raised.retryable is retryable
+    assert text == before
+    assert "simulated" not in f"{raised!r}{raised}"
+    if script.retry_after:
+        assert raised.retry_after_s == 7
+    assert len(await answer(provider)) == 5
+    assert simulator.running == 0
+
+
+async def test_the_answer_is_whole_without_usage_or_done(provider: LlmProvider) -> None:
+    """The finish mark alone decides; usage and `[DONE]` may be missing."""
+    deltas = await answer(provider, Script(usage=False, done=False))
+    assert deltas[-1].finish_reason == "stop"
+    assert deltas[-1].usage is None
+
+
+async def test_no_first_token_in_time(simulator: Simulator) -> None:
+    """A back end that accepts and then says nothing is a time-out of the first token."""
+    async with default_registry().create(lane(simulator.url, first_token_timeout_s=0.05)) as provider:
+        text, raised = await failure(provider, Script(hold_after=0))
+    assert type(raised) is Timeout
+    assert "first token within 0.05 s" in raised.message
+    assert text == ""
+    await simulator.ended()
+    assert simulator.log[0].ended == "disconnected"
+
+
+async def test_no_next_token_in_time(simulator: Simulator) -> None:
+    """A back end that stops in the middle is a time-out of the next token."""
+    async with default_registry().create(lane(simulator.url, token_timeout_s=0.05)) as provider:
+        text, raised = await failure(provider, Script(hold_after=2))
+    assert type(raised) is Timeout
+    assert "next token within 0.05 s" in raised.message
+    assert text == "w0 w1 "
+
+
+async def test_nobody_listens() -> None:
+    """A refused connection is tried again for a moment, then the back end is down."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with default_registry().create(lane(f"http://127.0.0.1:{unused.getsockname()[1]}")) as provider:
+            _, raised = await failure(provider, Script())
+            assert type(raised) is ProviderDown
+            assert "cannot be reached" in raised.message
+            with pytest.raises(ProviderDown, match="cannot be reached"):
+                await provider.models()
+
+
+async def test_a_back_end_that_comes_up_is_waited_for() -> None:
+    """A connection that is refused at first and then accepted is no error."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    async with default_registry().create(lane(f"http://127.0.0.1:{port}")) as provider:
+        asking = asyncio.create_task(answer(provider))
+        await asyncio.sleep(0.1)  # the first tries are refused
+        async with Simulator(port=port, tokens=1):
+            assert len(await asking) == 2
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_closing_frees_the_slot(provider: LlmProvider, simulator: Simulator, after: int) -> None:
+    """Cancelling whoever reads closes the connection, and the back end's only slot serves the next request."""
+    reading = asyncio.create_task(answer(provider, Script(hold_after=after)))
+    await simulator.held()
+    assert simulator.running == 1
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await simulator.ended()
+    assert (simulator.log[0].ended, simulator.log[0].sent) == ("disconnected", after)
+    assert len(await answer(provider)) == 5
+
+
+async def test_closing_the_generator_frees_the_slot(provider: LlmProvider, simulator: Simulator) -> None:
+    """So does closing the generator after a delta."""
+    stream = provider.chat(request(script=Script(hold_after=1)), "sim")
+    assert (await anext(stream)).text == "w0 "
+    await stream.aclose()
+    await simulator.ended()
+    assert simulator.log[0].ended == "disconnected"
+    assert simulator.running == 0
+
+
+async def test_continuing_is_not_supported(provider: LlmProvider) -> None:
+    """A text to continue from is refused rather than ignored."""
+    with pytest.raises(BadRequest, match="not supported"):
+        await anext(provider.chat(request(), "sim", resume="Once"))
+
+
+async def test_connections_are_used_again(provider: LlmProvider, simulator: Simulator) -> None:
+    """One request after another goes over one connection."""
+    for _ in range(3):
+        await answer(provider)
+    assert len({received.peer for received in simulator.log}) == 1

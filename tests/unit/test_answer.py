@@ -1,0 +1,159 @@
+"""An answer is read from chunks, and is whole only if the back end says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing.errors import Interrupted, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.messages import ChatRequest, Message, ToolCallDelta
+from tokenlane.worker.providers.answer import AnswerReader
+from tokenlane.worker.providers.body import chat_body
+from tokenlane.worker.providers.sse import Event
+
+
+def chunk(delta: object, finish: str | None = None, **more: object) -> Event:
+    return Event(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}).encode())
+
+
+def test_text_reasoning_and_tool_calls() -> None:
+    """Each kind of output has its field; the usage after the finish mark comes with the last delta."""
+    answer = AnswerReader("m")
+    assert answer.take(chunk({"role": "assistant", "content": None})) is None
+    text = answer.take(chunk({"content": "a"}))
+    assert text is not None
+    assert (text.text, text.model) == ("a", "m")
+    for name in ("reasoning", "reasoning_content"):
+        thought = answer.take(chunk({name: "b"}))
+        assert thought is not None
+        assert (thought.text, thought.reasoning) == ("", "b")
+    calls = [{"index": 1, "id": "c", "function": {"name": "f", "arguments": '{"x"'}}, {"function": {"arguments": {}}}]
+    called = answer.take(chunk({"tool_calls": calls}))
+    assert called is not None
+    assert called.tool_calls == (
+        ToolCallDelta(index=1, id="c", name="f", arguments='{"x"'),
+        ToolCallDelta(index=1, arguments="{}"),
+    )
+    assert answer.take(chunk({}, finish="tool_calls")) is None
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+    assert answer.take(Event(json.dumps({"choices": [], "usage": usage}).encode())) is None
+    assert answer.take(Event(b"[DONE]")) is None
+    last = answer.last()
+    assert last.finish_reason == "tool_calls"
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.cached_tokens) == (3, 2, 1)
+
+
+def test_text_in_the_finish_chunk_is_not_lost() -> None:
+    """A finish chunk may carry content."""
+    answer = AnswerReader("m")
+    piece = answer.take(chunk({"content": "end"}, finish="stop"))
+    assert piece is not None
+    assert piece.text == "end"
+    assert answer.last().finish_reason == "stop"
+
+
+@pytest.mark.parametrize("finish", ["abort", "error", "something_new"])
+def test_a_finish_that_is_none(finish: str) -> None:
+    """A back end that dropped the request has not answered it."""
+    with pytest.raises(Interrupted):
+        AnswerReader("m").take(chunk({}, finish=finish))
+
+
+def test_done_alone_is_no_success() -> None:
+    """`[DONE]` also follows errors, so it proves nothing; with nothing delivered another try is safe."""
+    answer = AnswerReader("m")
+    answer.take(Event(b"[DONE]"))
+    with pytest.raises(Interrupted) as unfinished:
+        answer.last()
+    assert unfinished.value.retryable
+    answer.take(chunk({"content": "a"}))
+    with pytest.raises(Interrupted) as broken:
+        answer.last()
+    assert not broken.value.retryable
+
+
+def test_another_model_speaks_no_word() -> None:
+    """Nothing of another model's is delivered; a dated snapshot of the model is no other."""
+    with pytest.raises(ModelNotFound):
+        AnswerReader("m").take(chunk({"content": "a"}, model="n"))
+    with pytest.raises(ModelNotFound):
+        AnswerReader("m").take(chunk({"content": "a"}, model="mm"))
+    dated = AnswerReader("m").take(chunk({"content": "a"}, model="m-2026-01-01"))
+    assert dated is not None
+    assert dated.model == "m-2026-01-01"
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b'"a"', b"null", b'{"choices": 3}', b'{"choices": [null]}', b"\xff", b"[" * 9999]
+)
+def test_what_is_no_chunk_is_refused(data: bytes) -> None:
+    """Anything that is no chat chunk is a failed back end, and the error does not quote it."""
+    with pytest.raises(ProviderDown) as refused:
+        AnswerReader("m").take(Event(data))
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "delta", [{"content": 3}, {"content": ["secret"]}, {"tool_calls": 7}, {"tool_calls": ["secret"]}]
+)
+def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
+    """A field of the wrong type is refused without being quoted."""
+    with pytest.raises(ProviderDown) as refused:
+        AnswerReader("m").take(chunk(delta))
+    assert "secret" not in f"{refused.value!r}{refused.value}"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "choices",
+                        "delta",
+                        "content",
+                        "error",
+                        "usage",
+                        "model",
+                        "tool_calls",
+                        "function",
+                        "finish_reason",
+                    ]
+                ),
+                x,
+            )
+        ),
+    )
+)
+def test_any_json_is_a_delta_or_an_llm_error(value: object) -> None:
+    """Whatever a back end sends, no other error comes out."""
+    try:
+        AnswerReader("m").take(Event(json.dumps(value).encode()))
+    except LlmError:
+        pass
+
+
+def test_only_what_was_set_is_sent() -> None:
+    """The body holds the options the agent set, under the back end's names, and `extra` as it is."""
+    request = ChatRequest(
+        role="r",
+        messages=[Message(role="user", content="q")],
+        temperature=0,
+        repetition_penalty=1.5,
+        extra={"cache_prompt": False, "stream": False, "model": "other"},
+    )
+    assert json.loads(chat_body(request, "m", {"repetition_penalty": "repeat_penalty"})) == {
+        "temperature": 0,
+        "repeat_penalty": 1.5,
+        "cache_prompt": False,
+        "model": "m",
+        "messages": [{"role": "user", "content": "q"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }

@@ -1,0 +1,187 @@
+"""What the transport's failures mean, and where a request is sent by."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from pydantic import SecretStr
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import (
+    BadRequest,
+    ContextTooLong,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    RateLimited,
+    Timeout,
+    Unauthorized,
+)
+from tokenlane.worker.providers import ProviderRegistry, default_registry
+from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, proxy_for, transport_error
+from tokenlane.worker.providers.refusal import refusal, refusal_in_stream, retry_after_s
+
+TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}
+NOT_WORTH_ANOTHER_TRY = {httpx.UnsupportedProtocol, httpx.InvalidURL}
+
+
+def tree(root: type[Exception]) -> list[type[Exception]]:
+    return [root, *(found for child in root.__subclasses__() for found in tree(child))]
+
+
+ALL_OF_HTTPX = sorted(
+    {
+        kind
+        for root in (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError)
+        for kind in tree(root)
+        if kind.__module__.startswith("httpx")
+    },
+    key=lambda kind: kind.__name__,
+)
+
+
+def test_every_error_of_httpx_is_known() -> None:
+    """httpx has no public exception outside the trees that the provider catches."""
+    public = {value for value in vars(httpx).values() if isinstance(value, type) and issubclass(value, Exception)}
+    assert {kind for kind in public if not issubclass(kind, TRANSPORT_ERRORS)} == set()
+
+
+@pytest.mark.parametrize("kind", ALL_OF_HTTPX)
+def test_every_error_of_httpx_has_a_meaning(kind: type[Exception]) -> None:
+    """Each becomes a time-out or a failed back end, its own words in the detail alone."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, "secret words")
+    meaning = transport_error(error)
+    assert type(meaning) is (Timeout if kind in TIMEOUTS else ProviderDown)
+    assert meaning.retryable is (kind not in NOT_WORTH_ANOTHER_TRY)
+    assert "secret" not in f"{meaning!r}{meaning}{meaning.message}"
+    assert meaning.detail == "secret words"
+
+
+KEY = ConnectionKey("h", 1, False, True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "meaning", "words"),
+    [
+        (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), ProviderDown, "cannot be reached"),
+        (aiohttp.ConnectionTimeoutError(), ProviderDown, "did not accept the connection"),
+        (aiohttp.SocketTimeoutError(), Timeout, "took too long"),
+        (aiohttp.ServerDisconnectedError(), ProviderDown, "was lost"),
+        (aiohttp.ClientPayloadError(), ProviderDown, "was lost"),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "bad")), ProviderDown, "certificate"),
+    ],
+)
+def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmError], words: str) -> None:
+    """aiohttp's transport reports most of these as a connect time-out; what happened is in the cause."""
+    error = httpx.ConnectTimeout("misleading")
+    error.__cause__ = cause
+    found = transport_error(error)
+    assert type(found) is meaning
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    ("status", "meaning", "retryable"),
+    [
+        (302, ProviderDown, False),
+        (400, BadRequest, False),
+        (401, Unauthorized, False),
+        (403, Unauthorized, False),
+        (404, ModelNotFound, False),
+        (408, Timeout, True),
+        (422, BadRequest, False),
+        (429, RateLimited, True),
+        (500, ProviderDown, True),
+        (503, ProviderDown, True),
+    ],
+)
+def test_http_statuses(status: int, meaning: type[LlmError], retryable: bool) -> None:
+    """Each status has one meaning; the body is kept, bounded, in the detail alone."""
+    error = refusal(status, b"a prompt " * 1000)
+    assert type(error) is meaning
+    assert error.retryable is retryable
+    assert len(error.detail) == 2048
+    assert "prompt" not in f"{error!r}{error}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'{"error":{"code":400,"type":"exceed_context_size_error"}}',
+        b'{"error":{"code":"context_length_exceeded"}}',
+        b'{"error":{"message":"This model\'s maximum context length is 10 tokens. However"}}',
+    ],
+)
+def test_context_too_long(words: bytes) -> None:
+    """llama.cpp, OpenAI and vLLM each say in their own way that a request does not fit."""
+    assert type(refusal(400, words)) is ContextTooLong
+
+
+@pytest.mark.parametrize("error", [{"code": 503, "message": "m"}, {"code": "x"}, "text", {}, [], 7, True])
+def test_an_error_in_a_stream_is_a_failure_whatever_its_shape(error: object) -> None:
+    """An error without a status that says otherwise is a failed back end."""
+    assert type(refusal_in_stream(error)) is ProviderDown
+
+
+def test_retry_after() -> None:
+    """Seconds or a date; anything else is no answer, and no answer is longer than a day."""
+    assert retry_after_s("7") == 7
+    assert retry_after_s("9" * 400) == 86_400
+    soon = retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True))
+    assert soon is not None
+    assert 500 < soon <= 600
+    assert retry_after_s("Mon, 01 Jan 2001 00:00:00 GMT") == 0
+    assert [retry_after_s(value) for value in (None, "", "soon", "-1", "nan", "1e9", "\u0663")] == [None] * 7
+
+
+def test_the_proxy_is_never_used_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy named by the environment serves other hosts, but not this one nor those NO_PROXY lists."""
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://user:pw@proxy:3128")
+    proxy = proxy_for(httpx.URL("http://gpu1:8000"))
+    assert proxy is not None
+    assert proxy.url.host == "proxy"
+    for local in ("http://localhost:1", "http://127.0.0.2:1", "http://[::1]:1", "http://a.localhost"):
+        assert proxy_for(httpx.URL(local)) is None
+    monkeypatch.setenv("no_proxy", "gpu1")
+    assert proxy_for(httpx.URL("http://gpu1:8000")) is None
+    monkeypatch.setenv("http_proxy", "socks5://proxy:1080")
+    with pytest.raises(ConfigError, match="socks5 proxy"):
+        proxy_for(httpx.URL("http://gpu2:8000"))
+
+
+async def test_the_key_is_in_no_repr() -> None:
+    """The API key goes into the header and into no text about the client or the lane."""
+    lane = LaneSettings("gpu0", "openai", "http://127.0.0.1:1", api_key=SecretStr("topsecret"))
+    async with open_client(lane, "http://127.0.0.1:1") as client:
+        assert client.headers["authorization"] == "Bearer topsecret"
+        assert "topsecret" not in f"{client!r}{client.headers!r}{lane!r}"
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://host", "host:80", "http://", "http://[::1", None])
+def test_an_unusable_endpoint_is_refused_at_once(endpoint: str | None) -> None:
+    """A lane whose endpoint cannot be used is a configuration error that names the lane."""
+    with pytest.raises(ConfigError, match="gpu0"):
+        default_registry().create(LaneSettings("gpu0", "openai", endpoint))
+
+
+def test_an_unusable_key_is_refused_without_being_quoted() -> None:
+    """A key with a line break would be two headers; the error does not show it."""
+    with pytest.raises(ConfigError) as refused:
+        default_registry().create(LaneSettings("gpu0", "openai", "http://h", api_key=SecretStr("top\nsecret")))
+    assert "top" not in str(refused.value)
+
+
+def test_an_unknown_provider_is_refused_with_those_there_are() -> None:
+    """The error lists the names a lane may use."""
+    with pytest.raises(ConfigError, match=r"'nosuch'.*builtin, llamacpp, openai"):
+        default_registry().create(LaneSettings("gpu0", "nosuch", "http://h"))
+    assert ProviderRegistry().names() == []
