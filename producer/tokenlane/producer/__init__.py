@@ -1,1 +1,66 @@
-"""What agents import."""
+"""What agents import: one door to the client, its messages and its errors."""
+
+from __future__ import annotations
+
+from tokenlane.routing.errors import (
+    BadRequest,
+    ContextTooLong,
+    DeadlineExceeded,
+    DigestMismatch,
+    Duplicate,
+    Interrupted,
+    LaneConflict,
+    LlmError,
+    ModelNotFound,
+    PoolKeyMismatch,
+    PoolUnavailable,
+    ProviderDown,
+    QueueFull,
+    RateLimited,
+    RequestCancelled,
+    RequestLost,
+    Timeout,
+    Unauthorized,
+)
+from tokenlane.routing.messages import (
+    Answer,
+    ChatOptions,
+    Message,
+    TokenDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+from .client import Client
+from .stream import ChatStream
+
+__all__ = [
+    "Answer",
+    "BadRequest",
+    "ChatOptions",
+    "ChatStream",
+    "Client",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "DigestMismatch",
+    "Duplicate",
+    "Interrupted",
+    "LaneConflict",
+    "LlmError",
+    "Message",
+    "ModelNotFound",
+    "PoolKeyMismatch",
+    "PoolUnavailable",
+    "ProviderDown",
+    "QueueFull",
+    "RateLimited",
+    "RequestCancelled",
+    "RequestLost",
+    "Timeout",
+    "TokenDelta",
+    "ToolCall",
+    "ToolCallDelta",
+    "Unauthorized",
+    "Usage",
+]

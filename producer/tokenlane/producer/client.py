@@ -1,0 +1,112 @@
+"""The client: an agent's link to a pool."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Self, Unpack
+
+from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.hub import open_hub
+from tokenlane.routing.messages import Answer, ChatOptions, new_id
+from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.tasks import background
+
+from .courier import Courier
+from .exchange import Exchange
+from .request import Messages, compose, refuse_unknown
+from .stream import ChatStream
+from .watch import Watch
+
+__all__ = ["Client"]
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
+
+
+class Client:
+    """An async context manager. All its streams share one pub/sub connection.
+
+    Args:
+        url: the pool's Redis, `redis://`, `rediss://` or `unix://`.
+        pool: the pool's name.
+        agent: who asks; agents of one role take turns. Default: host and process id.
+
+    Leaving the block cancels what still runs.
+
+    Raises, entered:
+        PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
+    """
+
+    def __init__(self, url: str, *, pool: str = "main", agent: str | None = None) -> None:
+        self.agent = agent or _default_agent()
+        self._url = url
+        self._pool_name = pool
+        self._id = ""
+        self._courier: Courier | None = None
+        self._stack = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Client of agent {self.agent!r}, pool {self._pool_name!r}>"
+
+    def chat(self, messages: Messages, *, role: str, **options: Unpack[ChatOptions]) -> ChatStream:
+        """Ask for an answer, as a stream. Nothing is sent before the stream is entered.
+
+        Args:
+            messages: one question, or a conversation.
+            role: what the pool routes by.
+            options: see `ChatOptions`; what is left out is the back end's default.
+        """
+        refuse_unknown(options)
+        courier, request_id = self._entered(), new_id()
+
+        async def submit() -> Exchange:
+            envelope, payload = compose(request_id, messages, role, options, agent=self.agent, client=self._id)
+            return await courier.open(envelope, payload)
+
+        return ChatStream(request_id, courier, submit)
+
+    async def complete(self, messages: Messages, *, role: str, **options: Unpack[ChatOptions]) -> Answer:
+        """Ask for an answer, whole. Raises what a stream raises."""
+        async with self.chat(messages, role=role, **options) as stream:
+            return await stream.answer()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(connect(self._url, self._pool_name))
+            hub = await stack.enter_async_context(open_hub(pool))
+            tasks = await stack.enter_async_context(background())
+            self._id = new_id()
+            courier = Courier(pool, hub, tasks)
+            watch = Watch(pool, courier, self._id)
+            await watch.beat()
+            stack.push_async_callback(_leave, pool, courier, self._id)
+            tasks.create_task(courier.speak(), name="tokenlane words to workers")
+            tasks.create_task(watch.run(), name="tokenlane client beat")
+            self._courier = courier
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._courier = None
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def _entered(self) -> Courier:
+        if self._courier is None:
+            raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
+        return self._courier
+
+
+async def _leave(pool: Pool, courier: Courier, client: str) -> None:
+    # A client that could not say goodbye to all its requests stays listed, so that they are found to be orphans.
+    if await courier.close_all():
+        with suppress(PoolUnavailable):
+            await pool.leave(client)
+
+
+def _default_agent() -> str:
+    return _NOT_IN_A_NAME.sub("-", f"{socket.gethostname()}-{os.getpid()}").lstrip("_.@-")[-128:]

@@ -1,0 +1,3 @@
+"""The verbs of agents."""
+
+from __future__ import annotations

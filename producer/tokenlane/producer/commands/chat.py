@@ -1,0 +1,133 @@
+"""`tokenlane chat`: one question, the answer streamed to standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Literal
+
+import typer
+
+from tokenlane.config.exits import FAILED, USAGE, ConfigError
+from tokenlane.config.load import find_pool, pool_name
+from tokenlane.producer.client import Client
+from tokenlane.producer.stream import ChatStream
+from tokenlane.routing.errors import BadRequest, LlmError, PoolUnavailable
+from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
+
+__all__ = ["chat"]
+
+_PATIENCE_S = 2.0
+_LOOK_AGAIN_S = 0.5
+_NEVER_SHOWN = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def chat(
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    role: Annotated[str, typer.Option(help="The role to ask as: what the pool routes by.")] = "default",
+    model: Annotated[str | None, typer.Option(help="The model that is to answer.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message to go before the question.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,
+    priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0.001)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a delta, then one with the usage.")] = False,
+    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+) -> None:
+    """Ask a question and stream the answer."""
+    messages = [Message(role="system", content=_text(system))] if system is not None else []
+    messages.append(Message(role="user", content=_read() if question == "-" else _text(question)))
+    options: ChatOptions = {"priority": priority}
+    if model is not None:
+        options["model"] = model
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if temperature is not None:
+        options["temperature"] = temperature
+    if timeout is not None:
+        options["time_to_live_ms"] = int(1000 * timeout)
+    client = Client(find_pool(redis).url, pool=pool_name(pool))
+    show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
+    try:
+        asyncio.run(_ask(client, messages, role, options, show, as_json=as_json))
+    except LlmError as error:
+        _say(f"{error}\n{error.detail}".rstrip())
+        usage = isinstance(error, BadRequest | PoolUnavailable)
+        raise typer.Exit(USAGE if usage else FAILED) from None
+
+
+async def _ask(
+    client: Client,
+    messages: list[Message],
+    role: str,
+    options: ChatOptions,
+    show: Callable[[TokenDelta], None],
+    *,
+    as_json: bool,
+) -> None:
+    async with client, client.chat(messages, role=role, **options) as stream:
+        telling = asyncio.create_task(_tell_why(stream))
+        try:
+            async for delta in stream:
+                show(delta)
+        finally:
+            telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await telling
+        if as_json:
+            usage = stream.usage.model_dump() if stream.usage else None
+            _write(json.dumps({"request_id": stream.request_id, "usage": usage}) + "\n")
+        elif not stream.text.endswith("\n"):
+            _write("\n")
+
+
+async def _tell_why(stream: ChatStream) -> None:
+    told = None
+    await asyncio.sleep(_PATIENCE_S)
+    while True:
+        if stream.waiting not in (None, told):
+            told = stream.waiting
+            _say(f"not started yet: {told}")
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+def _show_text(delta: TokenDelta) -> None:
+    _write(delta.text)
+
+
+def _show_on_terminal(delta: TokenDelta) -> None:
+    # A model's words must not move the cursor, set the title or the colours.
+    _write(delta.text.translate(_NEVER_SHOWN))
+
+
+def _show_json(delta: TokenDelta) -> None:
+    _write(delta.model_dump_json(exclude_none=True) + "\n")
+
+
+def _write(text: str) -> None:
+    # Bytes, since what a model says need not be in the terminal's encoding.
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    typer.echo(f"tokenlane: {text.translate(_NEVER_SHOWN)}", err=True)
+
+
+def _read() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise ConfigError("The question on standard input is not UTF-8: convert it first.") from None
+
+
+def _text(argument: str) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("An argument is not UTF-8: convert it first.") from None
+    return argument

@@ -1,0 +1,91 @@
+"""One request under way: what was sent, what came back, and when something was last heard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from tokenlane.routing.errors import LlmError
+from tokenlane.routing.messages import Envelope
+
+from .delivery import Delivery
+
+__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "Exchange"]
+
+LACKING_EVERY_S = 0.5
+UNCERTAIN_EVERY_S = 2.0
+
+
+@dataclass
+class Question:
+    """A replay asked of a worker, again every `every_s` until it is answered. `since`: when it was first sent."""
+
+    worker: str
+    attempt: int
+    every_s: float
+    due: float = 0
+    since: float | None = None
+
+
+@dataclass(eq=False)
+class Exchange:
+    """The link between a stream and its client, which knows no stream. All times are the loop's.
+
+    `uncertain`: messages may have been lost. `waiting`: why the request has not started, for people.
+    `submission`: gives the error `submit` ended in, or None. `withdrawal`: tells the pool that nobody wants it.
+    """
+
+    envelope: Envelope = field(repr=False)
+    payload: bytes = field(repr=False)
+    delivery: Delivery = field(repr=False)
+    deadline: float
+    heard_at: float
+    waiting: str | None = None
+    uncertain: bool = False
+    question: Question | None = None
+    missing_since: float | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+    submission: asyncio.Task[LlmError | None] | None = field(default=None, repr=False)
+    withdrawal: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> str:
+        return self.envelope.id
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the pool has taken the request in."""
+        return self.submission is not None and self.submission.done()
+
+    def ask(self, worker: str, attempt: int, every_s: float) -> None:
+        """Have all that has not come asked of a worker, if one is known."""
+        if not worker:
+            return
+        if self.question is None or (self.question.worker, self.question.attempt) != (worker, attempt):
+            self.question = Question(worker, attempt, every_s)
+        self.question.every_s = every_s
+
+    def heard(self, now: float, *, progress: bool) -> None:
+        """A message came; `progress`: with something new."""
+        self.heard_at = now
+        self.waiting = None
+        self.missing_since = None
+        if self.delivery.lacking:
+            if progress:
+                self.question = None
+            self.ask(self.delivery.worker, self.delivery.attempt, LACKING_EVERY_S)
+        else:
+            self.question = None
+            self.uncertain = False
+
+    def missed(self) -> None:
+        """The connection was lost for a while: messages may be missing."""
+        self.heard_at = float("-inf")
+        self.uncertain = True
+        self.ask(self.delivery.worker, self.delivery.attempt, UNCERTAIN_EVERY_S)
+
+    async def change(self) -> None:
+        """Wait until something has come or the request has ended."""
+        self.changed.clear()
+        await self.changed.wait()

@@ -1,0 +1,117 @@
+"""What an agent holds while its answer comes."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from tokenlane.routing.messages import Answer, TokenDelta, Usage
+
+from .courier import Courier
+from .exchange import Exchange
+
+__all__ = ["ChatStream"]
+
+
+class ChatStream:
+    """One answer: an async context manager that submits the request, and an async iterator of its deltas.
+
+    Leaving the block before the end cancels the request. So does dropping the stream, with a `ResourceWarning`.
+
+    Raises, entered:
+        BadRequest: the request is not valid or too large.
+        QueueFull: the pool has too much to do.
+        PoolUnavailable: the pool's server does not answer.
+
+    Raises, iterated, after all deltas that came before:
+        Interrupted: the answer broke off; `partial` holds what there is of its text.
+        RequestCancelled, DeadlineExceeded: as they say.
+        LlmError: what else the request failed with.
+    """
+
+    def __init__(self, request_id: str, courier: Courier, submit: Callable[[], Awaitable[Exchange]]) -> None:
+        self.request_id = request_id
+        self._courier = courier
+        self._submit = submit
+        self._exchange: Exchange | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<ChatStream {self.request_id}>"
+
+    @property
+    def text(self) -> str:
+        """The answer's text as far as it has come."""
+        return self._exchange.delivery.text if self._exchange else ""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the request cost; None before the answer is whole."""
+        return self._exchange.delivery.usage if self._exchange else None
+
+    @property
+    def waiting(self) -> str | None:
+        """Why the request has not started; None once it has, and before it was submitted."""
+        return self._exchange.waiting if self._exchange else None
+
+    async def cancel(self) -> None:
+        """Cancel the request; the iterator then ends with `RequestCancelled`.
+
+        Returns when the pool has heard it. If that takes more than 2 s it is told as soon as it can be.
+        """
+        await self._courier.close(self._entered())
+
+    async def answer(self) -> Answer:
+        """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does."""
+        exchange = self._entered()
+        while not exchange.delivery.ended:
+            await exchange.change()
+        if exchange.delivery.error is not None:
+            raise exchange.delivery.error
+        return exchange.delivery.answer()
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError("a stream is entered once: call client.chat() again")
+        self._loop = asyncio.get_running_loop()
+        self._exchange = await self._submit()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        exchange = self._entered()
+        if kind is not None and issubclass(kind, GeneratorExit):
+            self._courier.abandon(exchange)  # the agent's coroutine is being closed and can await nothing
+        else:
+            await self._courier.close(exchange)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        exchange = self._entered()
+        while (delta := exchange.delivery.pop()) is None:
+            if exchange.delivery.error is not None:
+                raise exchange.delivery.error
+            if exchange.delivery.ended:
+                raise StopAsyncIteration
+            await exchange.change()
+        return delta
+
+    def _entered(self) -> Exchange:
+        if self._exchange is None:
+            raise RuntimeError("the stream is not entered: use `async with client.chat(...) as stream`")
+        return self._exchange
+
+    def __del__(self) -> None:
+        exchange = getattr(self, "_exchange", None)
+        if exchange is None or self._loop is None or exchange.delivery.ended:
+            return
+        with suppress(RuntimeError):  # the loop is closed, and everything with it
+            self._loop.call_soon_threadsafe(self._courier.abandon, exchange)
+        warnings.warn(f"{self!r} was dropped without being closed; its request is cancelled", ResourceWarning, 2, self)

@@ -1,0 +1,172 @@
+"""The client's beat: keeps its requests from being taken for orphans, and finds what pub/sub has lost.
+
+Every 2 s, whatever the streams do. Of streams silent for that long it asks how they stand. An end that did not come is
+asked of the worker, and told from the request's hash if no worker answers; a request the server no longer knows is sent
+again if nothing of it was delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import assert_never
+
+from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
+from tokenlane.routing.pool import Checked, Pool, Standing
+
+from .courier import Courier
+from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange, Question
+
+__all__ = ["Watch"]
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S = 2.0
+_BATCH = 128
+_ENDED_PATIENCE_S = 3.0
+_RUNNING_PATIENCE_S = 10.0
+_BEAT_GRACE_S = 1.0
+
+
+class Watch:
+    """The beat of one client."""
+
+    def __init__(self, pool: Pool, courier: Courier, client: str) -> None:
+        self._pool = pool
+        self._courier = courier
+        self._client = client
+        self._away = False
+
+    async def run(self) -> None:
+        """Beat for ever."""
+        while True:
+            silent = self._silent()
+            batches = [silent[i : i + _BATCH] for i in range(0, len(silent), _BATCH)] or [[]]
+            for batch in batches:
+                try:
+                    await self.beat(batch)
+                except PoolUnavailable as error:
+                    self._note_away(error)
+                await asyncio.sleep(_PERIOD_S / len(batches))
+
+    async def beat(self, exchanges: Sequence[Exchange] = ()) -> None:
+        """Beat once, and see to these exchanges.
+
+        Raises:
+            PoolUnavailable: the server does not answer.
+        """
+        checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges])
+        self._note_back(checked)
+        for exchange, standing in zip(exchanges, checked.standings, strict=True):
+            if not exchange.delivery.ended:
+                await self._judge(exchange, standing)
+                exchange.changed.set()
+
+    def _silent(self) -> list[Exchange]:
+        since = asyncio.get_running_loop().time() - _PERIOD_S
+        return [one for one in self._courier.exchanges.values() if one.accepted and one.heard_at <= since]
+
+    def _note_away(self, error: PoolUnavailable) -> None:
+        if not self._away:
+            logger.warning("the pool is away, streams wait until their deadlines: %s", error)
+        self._away = True
+        for exchange in self._courier.exchanges.values():
+            if exchange.waiting is not None:
+                exchange.waiting = str(error)
+
+    def _note_back(self, checked: Checked) -> None:
+        if self._away:
+            logger.info("the pool is back")
+        self._away = False
+        serving = checked.routers > 0 and checked.lanes > 0
+        self._courier.idle_reason = (
+            None if serving else "no worker is connected to this pool: start one with `tokenlane worker`"
+        )
+
+    async def _judge(self, exchange: Exchange, standing: Standing) -> None:
+        if standing.state != "missing":
+            exchange.missing_since = None
+        match standing.state:
+            case "missing":
+                await self._missing(exchange)
+            case "waiting" | "delayed" | "dispatched":
+                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.envelope.role)
+            case "running":
+                exchange.waiting = None
+                self._running(exchange, standing)
+            case "completed" | "failed" | "cancelled" | "expired":
+                exchange.waiting = None
+                self._ended(exchange, standing)
+            case _:
+                assert_never(standing.state)
+
+    async def _missing(self, exchange: Exchange) -> None:
+        now = asyncio.get_running_loop().time()
+        if exchange.missing_since is None:
+            exchange.missing_since = now
+            return
+        # A worker that runs it writes it anew with its next beat.
+        policy = await self._pool.policy()
+        if now - exchange.missing_since <= policy.lease_ms / 3000 + _BEAT_GRACE_S:
+            return
+        exchange.missing_since = None
+        if exchange.delivery.position > 0:
+            self._give_up(exchange, RequestLost())
+            return
+        left_ms = max(1, int(1000 * (exchange.deadline - now)))
+        envelope = exchange.envelope.model_copy(update={"time_to_live_ms": left_ms})
+        try:
+            await self._pool.submit(envelope, exchange.payload, floor=exchange.delivery.attempt)
+        except PoolUnavailable:
+            raise
+        except LlmError as error:
+            self._give_up(exchange, error)
+
+    def _running(self, exchange: Exchange, standing: Standing) -> None:
+        if exchange.uncertain:
+            exchange.ask(standing.worker, standing.attempt, UNCERTAIN_EVERY_S)
+        if exchange.delivery.lacking and _unanswered(exchange.question, _RUNNING_PATIENCE_S):
+            self._give_up(exchange, Interrupted("a part of the answer was lost and its worker does not have it"))
+
+    def _ended(self, exchange: Exchange, standing: Standing) -> None:
+        if _unanswered(exchange.question, _ENDED_PATIENCE_S):
+            self._told(exchange, standing)
+        else:
+            exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S)
+
+    def _told(self, exchange: Exchange, standing: Standing) -> None:
+        delivery = exchange.delivery
+        delivery.settled = True
+        if standing.state == "completed" and standing.end == delivery.position:
+            delivery.complete()
+            self._courier.abandon(exchange)
+            return
+        match standing.state:
+            case "completed":
+                error: LlmError = Interrupted("the end of the answer was lost and no worker has it any more")
+            case "cancelled":
+                error = LlmError.from_report(ErrorReport(code="cancelled"))
+            case "expired":
+                error = DeadlineExceeded()
+            case _:
+                error = LlmError.from_report(ErrorReport(code=standing.code))
+        self._give_up(exchange, error)
+
+    def _give_up(self, exchange: Exchange, error: LlmError) -> None:
+        exchange.delivery.fail(error)
+        self._courier.abandon(exchange)
+
+
+def _unanswered(question: Question | None, patience_s: float) -> bool:
+    if question is None or question.since is None:
+        return False
+    return asyncio.get_running_loop().time() - question.since >= patience_s
+
+
+def _why(standing: Standing, role: str) -> str:
+    if standing.state == "dispatched":
+        return f"given to a lane that serves role {role!r}, which is about to start it"
+    if standing.state == "delayed":
+        return "an attempt failed; it is tried again soon"
+    return f"waiting in the queue of role {role!r}"
