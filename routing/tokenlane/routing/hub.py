@@ -16,6 +16,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
 from .pool import Pool, open_redis
+from .tasks import background
 
 __all__ = ["Hub", "open_hub"]
 
@@ -51,11 +52,17 @@ class Hub:
     async def subscribe(
         self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
     ) -> None:
-        """Hand every message of the channel to `handler`; returns when the server has confirmed it.
+        """Hand every message of the channel to `handler`; returns when the server has confirmed it, or when it was
+        taken back meanwhile.
 
         Guarantee: every message published after the return is handed over, or `on_gap` is called.
         Cancellation: the subscription is taken back.
+
+        Raises:
+            ValueError: the channel has a handler already.
         """
+        if channel in self._subscriptions:
+            raise ValueError(f"channel {channel!r} has a handler already")
         subscription = self._subscriptions[channel] = _Subscription(handler, on_gap)
         self._ask(channel, wanted=True)
         try:
@@ -66,7 +73,9 @@ class Hub:
 
     def unsubscribe(self, channel: str) -> None:
         """Stop handing over the channel's messages, at once; the server is told soon."""
-        if self._subscriptions.pop(channel, None) is not None:
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is not None:
+            subscription.confirmed.set()
             self._ask(channel, wanted=False)
 
     def _ask(self, channel: str, *, wanted: bool) -> None:
@@ -104,21 +113,27 @@ class Hub:
             await pubsub.subscribe(*self._subscriptions)
 
     async def _read(self, pubsub: PubSub) -> None:
-        silences = 0
         while True:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(None) as self._wake:
-                    while not self._pending:
-                        message = await pubsub.get_message(timeout=_SILENCE_S)
-                        silences = 0 if message else silences + 1
-                        if message:
-                            self._deliver(message["type"], message["channel"], message["data"])
-                        elif silences >= _DEAD_AFTER_SILENCES:
-                            raise redis_errors.ConnectionError("no answer to PING")
-                        else:
-                            await pubsub.ping()
-            self._wake = None
+                    await self._deliver_until_pending(pubsub)
+            except TimeoutError:
+                pass
+            finally:
+                self._wake = None  # a timeout that was left cannot be rescheduled
             await self._apply_pending(pubsub)
+
+    async def _deliver_until_pending(self, pubsub: PubSub) -> None:
+        silences = 0
+        while not self._pending:
+            message = await pubsub.get_message(timeout=_SILENCE_S)
+            silences = 0 if message else silences + 1
+            if message:
+                self._deliver(message["type"], message["channel"], message["data"])
+            elif silences >= _DEAD_AFTER_SILENCES:
+                raise redis_errors.ConnectionError("no answer to PING")
+            else:
+                await pubsub.ping()
 
     async def _apply_pending(self, pubsub: PubSub) -> None:
         pending, self._pending = self._pending, {}
@@ -152,9 +167,6 @@ class Hub:
 async def open_hub(pool: Pool) -> AsyncIterator[Hub]:
     """Open a hub to the pool's server; its reading task lives as long as the block."""
     hub = Hub(pool.url)
-    async with asyncio.TaskGroup() as tasks:
-        reader = tasks.create_task(hub._run(), name="tokenlane hub")
-        try:
-            yield hub
-        finally:
-            reader.cancel()
+    async with background() as tasks:
+        tasks.create_task(hub._run(), name="tokenlane hub")
+        yield hub
