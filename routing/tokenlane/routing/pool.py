@@ -270,7 +270,7 @@ class Pool:
 
     async def policy(self) -> Policy:
         """The pool's policy; the default with revision 0 if none was written."""
-        with _translated(self.url):
+        async with _asking(self.url):
             revision, document = _list(await _command(self.redis, "HMGET", self.keys.policy, "revision", "document"))
         if document is None:
             return Policy()
@@ -279,7 +279,7 @@ class Pool:
     async def set_policy(self, policy: Policy) -> int:
         """Write the pool's policy; its new revision."""
         fields = {rule: str(getattr(policy, rule)) for rule in _RULES}
-        with _translated(self.url):
+        async with _asking(self.url):
             async with self.redis.pipeline(transaction=True) as pipe:
                 pipe.hset(self.keys.policy, mapping={**fields, "document": policy.model_dump_json()})
                 pipe.hincrby(self.keys.policy, "revision", 1)
@@ -289,14 +289,14 @@ class Pool:
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages on channels, in order, in one round trip."""
-        with _translated(self.url):
+        async with _asking(self.url):
             async with self.redis.pipeline(transaction=False) as pipe:
                 for channel, message in messages:
                     pipe.publish(channel, message)
                 await pipe.execute()
 
     async def _run(self, name: str, *args: bytes | str | int) -> _Reply:
-        with _translated(self.url):
+        async with _asking(self.url):
             try:
                 return await _command(self.redis, "EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
             except redis_errors.NoScriptError:
@@ -322,6 +322,9 @@ async def connect(url: str, pool: str = "main") -> AsyncIterator[Pool]:
 def open_redis(url: str, *, retries: int = 5) -> Redis:
     """A client that rides over a server's restart: `retries` tries with growing pauses, a little over 1 s for 5.
 
+    It has no `socket_timeout`: with one, redis-py sends through `asyncio.wait_for`, which swallows cancellations in
+    Python 3.11. Whoever uses it bounds its calls itself.
+
     Raises:
         PoolUnavailable: the URL is none of a Redis server.
     """
@@ -330,7 +333,6 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
             url,
             max_connections=32,
             timeout=None,
-            socket_timeout=_COMMAND_TIMEOUT_S,
             socket_connect_timeout=_COMMAND_TIMEOUT_S,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
             retry_on_error=list(_CONNECTION_ERRORS),
@@ -346,13 +348,20 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
 async def _greet(url: str) -> None:
     # Not through the patient client: a wrong URL should be told at once.
     async with open_redis(url, retries=0) as impatient:
-        with _translated(url):
-            async with asyncio.timeout(2 * _COMMAND_TIMEOUT_S):
-                await _command(impatient, "PING")
+        async with _asking(url):
+            await _command(impatient, "PING")
 
 
 def _command(redis: Redis, *parts: bytes | str | int) -> Awaitable[_Reply]:
     return cast("Awaitable[_Reply]", redis.execute_command(*parts))  # type: ignore[no-untyped-call]  # in redis-py 5
+
+
+@asynccontextmanager
+async def _asking(url: str) -> AsyncIterator[None]:
+    """Around every command: it has an end, and its errors are ours."""
+    with _translated(url):
+        async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+            yield
 
 
 @contextmanager
