@@ -1,0 +1,294 @@
+"""Every arrow of the state machine of a request, by the call that takes it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.integration import life
+from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+
+from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Ending, Pool
+
+
+async def fields(pool: Pool, request_id: str) -> dict[str, str]:
+    """The request's hash."""
+    found = await raw(pool).hgetall(f"{PREFIX}request:{request_id}")
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+async def test_submit_takes_a_request_in(pool: Pool) -> None:
+    """An accepted request waits, its envelope and payload in its role's stream, and the routers are rung."""
+    async with life.listen(pool) as ear:
+        envelope = life.envelope()
+        accepted = await pool.submit(envelope, b"\x00sealed\xff")
+        assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
+    assert accepted.revision == 0
+    assert await audit(pool.redis) == {envelope.id: "waiting"}
+    ((_, entry),) = await raw(pool).xrange(f"{PREFIX}role:planner")
+    assert entry == {b"envelope": envelope.to_wire(), b"payload": b"\x00sealed\xff"}
+    (head,) = (await pool.survey()).heads
+    assert (head.id, head.agent, head.more) == (envelope.id, AGENT, False)
+
+
+@pytest.mark.parametrize("limit", ["depth", "in_flight"])
+async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> None:
+    """Over the role's depth or the agent's requests in flight, submit raises QueueFull and changes nothing."""
+    revision = await pool.set_policy(Policy.model_validate({limit: 2}))
+    assert (await pool.submit(life.envelope(), b"")).revision == revision
+    await life.submit(pool)
+    before = await life.snapshot(pool.redis)
+    with pytest.raises(QueueFull) as refused:
+        await life.submit(pool)
+    assert refused.value.retry_after_s == pytest.approx(1.0)
+    assert ("role 'planner'" if limit == "depth" else "agent 'agent1'") in refused.value.message
+    assert await life.snapshot(pool.redis) == before
+
+
+async def test_a_full_role_leaves_room_in_others(pool: Pool) -> None:
+    """The depth is a role's own, and what has ended makes room."""
+    await pool.set_policy(Policy(depth=1))
+    first = await life.submit(pool)
+    await life.submit(pool, life.envelope(role="coder"))
+    await pool.cancel(first)
+    await life.submit(pool)
+    await audit(pool.redis)
+
+
+async def test_dispatch_gives_the_lane_a_job(pool: Pool) -> None:
+    """A dispatched request is a job on the lane's ARQ queue, with a start lease, and the lane is rung."""
+    request_id = await life.submit(pool)
+    await life.beat(pool)
+    async with life.listen(pool) as ear:
+        attempt = await life.dispatch(pool, request_id)
+        assert [channel for channel, _ in await ear.heard()] == ["doorbell:lane1"]
+    assert attempt is not None
+    assert await audit(pool.redis) == {request_id: "dispatched"}
+    assert await raw(pool).zrange(pool.keys.lane_queue("lane1"), 0, -1) == [f"{{main}}{request_id}:{attempt}".encode()]
+    lease = await raw(pool).zscore(f"{PREFIX}leases", request_id)
+    survey = await pool.survey()
+    assert lease is not None
+    assert lease - survey.now_ms <= Policy().start_lease_ms
+    assert (survey.heads, survey.lanes[0].credit) == ((), 1)
+
+
+async def test_an_attempt_is_newer_than_all_before(pool: Pool) -> None:
+    """Attempts are the server's time in ms, and above the floor and every earlier attempt."""
+    floor = 10**13
+    request_id = await life.submit(pool, floor=floor)
+    await life.beat(pool)
+    assert await life.dispatch(pool, request_id) == floor + 1
+    await pool.requeue(request_id, floor + 1, WORKER)
+    assert await life.dispatch(pool, request_id) == floor + 2
+    other = await life.submit(pool)
+    attempt = await life.dispatch(pool, other)
+    now_ms = (await pool.survey()).now_ms
+    assert attempt is not None
+    assert 0 <= now_ms - attempt < 60_000
+
+
+async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
+    """The one who starts an attempt gets envelope, payload, model and what is left of its time."""
+    envelope = life.envelope(time_to_live_ms=50_000)
+    asked = await life.dispatched(pool, await life.submit(pool, envelope))
+    started = await pool.start(asked.id, asked.attempt, WORKER)
+    assert started is not None
+    assert (started.envelope, started.payload, started.model) == (envelope, life.PAYLOAD, "m1")
+    assert (started.starts, started.cancelled) == (1, False)
+    assert 0 < started.left_ms <= 50_000
+    assert started.waited_ms >= 0
+    assert await audit(pool.redis) == {asked.id: "running"}
+    lease = await raw(pool).zscore(f"{PREFIX}leases", asked.id)
+    assert lease is not None
+    assert lease - (await pool.survey()).now_ms > Policy().start_lease_ms
+
+
+async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:
+    """What is started too late is not run, and ends as expired."""
+    asked = await life.dispatched(pool)
+    await life.pass_deadline(pool, asked.id)
+    async with life.listen(pool) as ear:
+        assert await pool.start(asked.id, asked.attempt, WORKER) is None
+        assert await ear.told(asked.id) == ["expired"]
+    assert await audit(pool.redis) == {asked.id: "expired"}
+
+
+async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
+    """Where somebody else deleted the stream entry, the request fails as lost, and says so."""
+    asked = await life.dispatched(pool)
+    await raw(pool).delete(f"{PREFIX}role:planner")
+    async with life.listen(pool) as ear:
+        assert await pool.start(asked.id, asked.attempt, WORKER) is None
+        (failed,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
+    assert (failed["type"], failed["error"]["code"]) == ("failed", "request_lost")
+    assert await audit(pool.redis) == {asked.id: "failed"}
+
+
+async def test_renew_keeps_what_runs(pool: Pool) -> None:
+    """A beat makes leases longer and answers `mine`."""
+    asked = await life.running(pool)
+    await life.pass_lease(pool, asked.id)
+    beat = await pool.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
+    assert (beat.conflict, beat.lease_ms, beat.holds) == (None, Policy().lease_ms, ("mine",))
+    assert (await life.sweep(pool)).requeued == 0
+    assert await audit(pool.redis) == {asked.id: "running"}
+
+
+async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
+    """Routers are rung when a worker begins to take work, and only then."""
+    async with life.listen(pool) as ear:
+        await life.beat(pool)
+        assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
+        await life.beat(pool)
+        await pool.renew(WORKER, LANE, [], takes_new_work=False)
+        assert await ear.heard() == []
+    (lane,) = (await pool.survey()).lanes
+    assert (lane.name, lane.models, lane.limit, lane.live, lane.credit) == ("lane1", ("m1", "m2"), 2, False, 0)
+
+
+async def test_a_lane_name_has_one_endpoint(pool: Pool) -> None:
+    """A worker with another endpoint is told whose the name is, until nobody else uses it."""
+    other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.limit)
+    await life.beat(pool)
+    assert (await pool.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
+    assert (await pool.survey()).lanes[0].endpoint == LANE.endpoint
+    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    assert (await pool.renew("worker2", other, [], takes_new_work=True)).conflict is None
+    assert (await pool.survey()).lanes[0].endpoint == other.endpoint
+
+
+@pytest.mark.parametrize("state", ["dispatched", "running"])
+@pytest.mark.parametrize(("due_ms", "then"), [(0, "waiting"), (60_000, "delayed")])
+async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int, then: str) -> None:
+    """A request given back waits again, now or after a while, and the lane has its credit again."""
+    asked = await life.bring(pool, state)
+    async with life.listen(pool) as ear:
+        assert await pool.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
+        assert [channel for channel, _ in await ear.heard()] == (["doorbell"] if then == "waiting" else [])
+    assert await audit(pool.redis) == {asked.id: then}
+    assert (await pool.survey()).lanes[0].credit == LANE.limit
+
+
+@pytest.mark.parametrize("flag", ["cancelled", "expired"])
+async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
+    """What was to be cancelled, or is too late, does not wait again."""
+    asked = await life.running(pool)
+    if flag == "cancelled":
+        await pool.cancel(asked.id)
+    else:
+        await life.pass_deadline(pool, asked.id)
+    async with life.listen(pool) as ear:
+        assert await pool.requeue(asked.id, asked.attempt, WORKER) == flag
+        assert await ear.told(asked.id) == [flag]
+    assert await audit(pool.redis) == {asked.id: flag}
+
+
+@pytest.mark.parametrize("ending", life.ENDED)
+async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None:
+    """The worker's ending is the request's: told once, kept for an hour, everything else gone."""
+    asked = await life.running(pool)
+    async with life.listen(pool) as ear:
+        assert await pool.finish(asked.id, asked.attempt, WORKER, ending, 7, "timeout", b'{"type":"told"}')
+        heard = await ear.heard()
+    assert sorted(channel for channel, _ in heard) == [f"deltas:{asked.id}", "doorbell"]
+    assert await audit(pool.redis) == {asked.id: ending}
+    (standing,) = (await pool.check(CLIENT, [asked.id])).standings
+    assert (standing.state, standing.end, standing.code, standing.worker) == (ending, 7, "timeout", WORKER)
+    assert await raw(pool).ttl(f"{PREFIX}request:{asked.id}") > 3500
+    assert await raw(pool).xlen(f"{PREFIX}failed") == (1 if ending == "failed" else 0)
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "requeued"])
+async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
+    """What no lane can serve is failed by a router while it waits."""
+    asked = await life.bring(pool, state)
+    async with life.listen(pool) as ear:
+        assert await pool.refuse(asked.id, "model_not_found", life.refusal())
+        assert await ear.told(asked.id) == ["failed"]
+    assert await audit(pool.redis) == {asked.id: "failed"}
+    ((_, entry),) = await raw(pool).xrange(f"{PREFIX}failed")
+    assert (entry[b"id"].decode(), entry[b"code"]) == (asked.id, b"model_not_found")
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
+async def test_cancel_ends_what_does_not_run(pool: Pool, state: str) -> None:
+    """What does not run is cancelled at once."""
+    asked = await life.bring(pool, state)
+    async with life.listen(pool) as ear:
+        assert await pool.cancel(asked.id) == "cancelled"
+        assert await ear.told(asked.id) == ["cancelled"]
+    assert await audit(pool.redis) == {asked.id: "cancelled"}
+
+
+async def test_cancel_flags_what_runs(pool: Pool) -> None:
+    """A running request is flagged and its worker told, at once and with every beat; the worker ends it."""
+    asked = await life.running(pool)
+    async with life.listen(pool) as ear:
+        assert await pool.cancel(asked.id) == "flagged"
+        told = {"v": 1, "type": "cancel", "id": asked.id, "attempt": asked.attempt, "reason": "cancelled"}
+        assert await ear.heard() == [(f"control:{WORKER}", told)]
+    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("cancelled",)
+    assert await life.finish(pool, asked, "cancelled")
+    assert await audit(pool.redis) == {asked.id: "cancelled"}
+
+
+async def test_a_flag_is_not_changed(pool: Pool) -> None:
+    """A request that has expired while it runs stays expired when it is cancelled too."""
+    asked = await life.running(pool)
+    await life.pass_deadline(pool, asked.id)
+    await life.sweep(pool)
+    async with life.listen(pool) as ear:
+        assert await pool.cancel(asked.id) == "flagged"
+        ((_, told),) = await ear.heard()
+    assert told["reason"] == "expired"
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("expired",)
+
+
+async def test_check_tells_how_requests_stand(pool: Pool) -> None:
+    """A client's beat keeps it alive and says how each of its requests stands, and what routers and lanes there are."""
+    waits, runs = await life.submit(pool), await life.running(pool)
+    await pool.sweep("host/router1")
+    await life.vanish(pool)
+    checked = await pool.check(CLIENT, [waits, runs.id, "0" * 32])
+    assert (checked.routers, checked.lanes) == (1, 1)
+    assert [standing.state for standing in checked.standings] == ["waiting", "running", "missing"]
+    assert checked.standings[1].attempt == runs.attempt
+    assert checked.standings[1].worker == WORKER
+    assert (await life.sweep(pool)).orphaned == 0
+
+
+async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
+    """After submit, dispatch, start, requeue, dispatch, start and finish only the ended request is left."""
+    asked = await life.running(pool)
+    await pool.requeue(asked.id, asked.attempt, WORKER)
+    again = await life.running(pool, asked.id)
+    assert await life.finish(pool, again)
+    await pool.leave(CLIENT)
+    assert await audit(pool.redis) == {asked.id: "completed"}
+    left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if not key.startswith("ttl ")}
+    lane = {"lanes", "lane:lane1:state", "lane:lane1:workers", "workers"}
+    assert left - lane == {f"request:{asked.id}", "sequence"}
+    assert (await fields(pool, asked.id))["starts"] == "2"
+
+
+async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
+    """A client that leaves with open requests is gone with the next sweep, and so are they."""
+    waits = await life.submit(pool)
+    await pool.leave(CLIENT)
+    await audit(pool.redis)
+    assert (await life.sweep(pool)).orphaned == 1
+    assert await audit(pool.redis) == {waits: "cancelled"}
+    assert await raw(pool).zcard(f"{PREFIX}clients") == 0
+
+
+async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
+    """ARQ's job names the function, the id and the attempt in JSON, and holds nothing else of the request."""
+    asked: Asked = await life.dispatched(pool)
+    raw = await raw(pool).get(f"arq:job:{{main}}{asked.id}:{asked.attempt}")
+    assert raw is not None
+    job = json.loads(raw)
+    assert job.keys() == {"t", "f", "a", "k", "et"}
+    assert (job["f"], job["a"], job["k"]) == ("run_request", [asked.id, asked.attempt], {})

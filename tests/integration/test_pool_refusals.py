@@ -1,0 +1,204 @@
+"""Arrows that must be refused, and every script sent twice: the key space stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.integration import life
+from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
+
+from tokenlane.routing.pool import Pool
+
+Call = Callable[[Pool, Asked], Awaitable[object]]
+
+_STATES = ("waiting", "delayed", "requeued", "dispatched", "running", "flagged", *ENDED)
+
+
+def outdated(asked: Asked) -> int:
+    """An attempt before the request's."""
+    return max(asked.attempt - 1, 0)
+
+
+# Each: its name, the states it is refused in, the call, what it answers.
+REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
+    ("dispatch", _STATES[1:2] + _STATES[3:], lambda pool, it: life.dispatch(pool, it.id), None),
+    ("start", tuple({*_STATES} - {"dispatched", "running", "flagged"}), lambda pool, it: _start(pool, it), None),
+    ("start old", _STATES[1:], lambda pool, it: pool.start(it.id, outdated(it), WORKER), None),
+    ("start by another", ("running", "flagged", *ENDED), lambda pool, it: pool.start(it.id, it.attempt, "w2"), None),
+    (
+        "requeue",
+        ("waiting", *ENDED),
+        lambda pool, it: pool.requeue(it.id, it.attempt, WORKER),
+        "stale",
+    ),
+    ("requeue old", _STATES, lambda pool, it: pool.requeue(it.id, it.attempt - 1, WORKER), "stale"),
+    ("requeue another's", ("running", "flagged"), lambda pool, it: pool.requeue(it.id, it.attempt, "w2"), "stale"),
+    ("finish", _STATES[:4], lambda pool, it: life.finish(pool, it), False),
+    ("finish old", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, outdated(it))), False),
+    ("finish another's", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, it.attempt, "w2")), False),
+    ("finish otherwise", ENDED[1:], lambda pool, it: life.finish(pool, it, "completed"), False),
+    (
+        "refuse",
+        ("dispatched", "running", "flagged", *ENDED),
+        lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
+        False,
+    ),
+    ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
+    ("renew another's", _STATES[1:], lambda pool, it: _renew(pool, "w2", it), ("stale",)),
+    ("renew", ("waiting", "requeued", "delayed", "dispatched", *ENDED), lambda pool, it: _renew(pool, WORKER, it),
+     ("stale",)),
+    ("cancel", ("completed", "failed", "expired"), lambda pool, it: pool.cancel(it.id), "ended"),
+    ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
+]  # fmt: skip
+
+
+async def _start(pool: Pool, asked: Asked) -> object:
+    return await pool.start(asked.id, asked.attempt, WORKER)
+
+
+async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
+    return (await pool.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).holds
+
+
+async def _submit_again(pool: Pool, asked: Asked) -> object:
+    return (await pool.submit(life.envelope(asked.id), b"other", floor=10**13)).revision
+
+
+@pytest.mark.parametrize(
+    ("state", "call", "answer"),
+    [
+        pytest.param(state, call, answer, id=f"{name}: {state}")
+        for name, states, call, answer in REFUSED
+        for state in states
+    ],
+)
+async def test_what_must_be_refused_changes_nothing(pool: Pool, state: str, call: Call, answer: object) -> None:
+    """A refused call answers so, tells nobody, and leaves every key as it was."""
+    asked = await life.bring(pool, state)
+    await life.beat(pool, "w2")
+    before = await life.snapshot(pool.redis)
+    async with life.listen(pool) as ear:
+        assert await call(pool, asked) == answer
+        assert await ear.heard() == []
+    assert await life.snapshot(pool.redis) == before
+    await audit(pool.redis)
+
+
+@pytest.mark.parametrize("why", ["no such lane", "no worker", "draining", "silent", "no credit", "expired"])
+async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
+    """A lane that takes no work, or has no credit, gets none; nor is a request given away past its deadline."""
+    request_id = await life.submit(pool)
+    if why == "no credit":
+        for _ in range(LANE.limit):
+            await life.dispatched(pool)
+    elif why != "no such lane":
+        await life.beat(pool)
+    if why == "no worker":
+        await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
+    elif why == "draining":
+        await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    elif why == "silent":
+        await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
+    elif why == "expired":
+        await life.pass_deadline(pool, request_id)
+    before = await life.snapshot(pool.redis)
+    assert await life.dispatch(pool, request_id) is None
+    assert await life.snapshot(pool.redis) == before
+    assert (await audit(pool.redis))[request_id] == "waiting"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool, it: pool.start(it.id, it.attempt, WORKER),
+        lambda pool, it: pool.requeue(it.id, it.attempt, WORKER),
+        lambda pool, it: life.finish(pool, it),
+        lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
+        lambda pool, it: pool.cancel(it.id),
+        lambda pool, it: pool.check(CLIENT, [it.id]),
+    ],
+)
+async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
+    """Whatever is asked of a request the server does not know, it makes no key."""
+    await pool.check(CLIENT)
+    await call(pool, Asked("0" * 32, 1))
+    assert set(await life.dump(pool.redis)) == {f"{PREFIX}clients"}
+
+
+# Each: its name, the state before, the call.
+TWICE: list[tuple[str, str, Call]] = [
+    ("dispatch", "waiting", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
+    ("dispatch again", "requeued", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
+    ("requeue dispatched", "dispatched", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
+    ("requeue", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
+    ("requeue later", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, 60_000)),
+    ("requeue flagged", "flagged", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
+    *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),
+    ("refuse", "waiting", lambda pool, it: pool.refuse(it.id, "code", life.refusal())),
+    ("refuse delayed", "delayed", lambda pool, it: pool.refuse(it.id, "code", life.refusal())),
+    *((f"cancel {state}", state, lambda pool, it: pool.cancel(it.id)) for state in _STATES),
+    ("renew", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
+    ("renew draining", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False)),
+    ("check", "running", lambda pool, it: pool.check(CLIENT, [it.id])),
+    ("leave", "running", lambda pool, it: pool.leave(CLIENT)),
+    ("leave ended", "completed", lambda pool, it: pool.leave(CLIENT)),
+    ("rank", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True)),
+]
+
+
+@pytest.mark.parametrize(("state", "call"), [pytest.param(*rest, id=name) for name, *rest in TWICE])
+async def test_a_script_sent_twice_answers_twice(pool: Pool, state: str, call: Call) -> None:
+    """The second time a call answers as the first time and changes nothing; an agent is told once."""
+    asked = await life.bring(pool, state)
+    async with life.listen(pool) as ear:
+        first = await call(pool, asked)
+        after = await life.snapshot(pool.redis, leases=False)
+        assert await call(pool, asked) == first
+        assert len(await ear.told(asked.id)) <= 1
+    assert await life.snapshot(pool.redis, leases=False) == after
+    await audit(pool.redis)
+
+
+async def test_a_submission_sent_twice_is_one(pool: Pool) -> None:
+    """The second submission of an id is accepted as the first was, and changes nothing."""
+    envelope = life.envelope()
+    first = await pool.submit(envelope, b"")
+    after = await life.snapshot(pool.redis)
+    assert await pool.submit(envelope, b"") == first
+    assert await life.snapshot(pool.redis) == after
+
+
+async def test_a_start_sent_twice_is_one(pool: Pool) -> None:
+    """The second start by the same worker gives the same to run, and counts no second start."""
+    asked = await life.dispatched(pool)
+    first = await pool.start(asked.id, asked.attempt, WORKER)
+    after = await life.snapshot(pool.redis, leases=False)
+    second = await pool.start(asked.id, asked.attempt, WORKER)
+    assert first is not None
+    assert second is not None
+    assert second.left_ms <= first.left_ms
+    same = [(it.envelope, it.payload, it.model, it.starts, it.waited_ms, it.cancelled) for it in (first, second)]
+    assert same[0] == same[1]
+    assert await life.snapshot(pool.redis, leases=False) == after
+
+
+async def test_a_dispatch_sent_again_after_the_start(pool: Pool) -> None:
+    """A dispatch whose answer was lost is still known for the same one while its attempt runs."""
+    request_id = await life.submit(pool)
+    await life.beat(pool)
+    attempt = await life.dispatch(pool, request_id, token="the same")
+    assert attempt is not None
+    await pool.start(request_id, attempt, WORKER)
+    assert await life.dispatch(pool, request_id, token="the same") == attempt
+    assert await audit(pool.redis) == {request_id: "running"}
+
+
+async def test_a_second_sweep_finds_less(pool: Pool) -> None:
+    """A sweep sent twice does its work once; only the counts differ."""
+    asked = await life.running(pool)
+    await life.pass_lease(pool, asked.id)
+    assert (await life.sweep(pool)).requeued == 1
+    after = await life.snapshot(pool.redis)
+    assert (await life.sweep(pool)).requeued == 0
+    assert await life.snapshot(pool.redis) == after

@@ -1,0 +1,240 @@
+"""What sweeping does: leases, delays, deadlines, vanished clients, leftovers."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration import life
+from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
+
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+
+
+async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:
+    """What a lane does not start waits again, without a crash; the lane gets nothing until its next beat."""
+    asked = await life.dispatched(pool)
+    await life.pass_lease(pool, asked.id)
+    assert (await life.sweep(pool)).requeued == 1
+    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"0"
+    assert not (await pool.survey()).lanes[0].live
+    assert await life.dispatch(pool, asked.id) is None
+    await life.beat(pool)
+    assert await life.dispatch(pool, asked.id) is not None
+
+
+async def test_a_lapsed_running_lease_is_a_crash(pool: Pool) -> None:
+    """What a dead worker ran waits again, the crash is counted, and only that worker is out of its lane."""
+    asked = await life.running(pool)
+    await life.beat(pool, "worker2")
+    await life.pass_lease(pool, asked.id)
+    assert (await life.sweep(pool)).requeued == 1
+    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
+    assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [b"worker2"]
+
+
+async def test_too_many_crashes_fail_the_request(pool: Pool) -> None:
+    """A request that takes down as many workers as the policy allows is given up, and its agent told."""
+    await pool.set_policy(Policy(max_crashes=2))
+    asked = await life.running(pool)
+    await life.pass_lease(pool, asked.id)
+    await life.sweep(pool)
+    asked = await life.running(pool, asked.id)
+    await life.pass_lease(pool, asked.id)
+    async with life.listen(pool) as ear:
+        await life.sweep(pool)
+        (told,) = [content for channel, content in await ear.heard() if channel == f"deltas:{asked.id}"]
+    assert (told["type"], told["attempt"], told["error"]["code"]) == ("failed", asked.attempt, "interrupted")
+    assert await audit(pool.redis) == {asked.id: "failed"}
+
+
+@pytest.mark.parametrize("state", ["dispatched", "running"])
+async def test_a_lapsed_lease_past_the_deadline_expires(pool: Pool, state: str) -> None:
+    """What is too late when its lease lapses does not wait again."""
+    asked = await life.bring(pool, state)
+    await life.pass_lease(pool, asked.id)
+    await life.pass_deadline(pool, asked.id)
+    await life.sweep(pool)
+    assert await audit(pool.redis) == {asked.id: "expired"}
+
+
+async def test_a_lapsed_lease_of_a_flagged_one_cancels(pool: Pool) -> None:
+    """A cancelled request whose worker died is cancelled, however often workers died before."""
+    await pool.set_policy(Policy(max_crashes=1))
+    asked = await life.bring(pool, "flagged")
+    await life.pass_lease(pool, asked.id)
+    await life.sweep(pool)
+    assert await audit(pool.redis) == {asked.id: "cancelled"}
+
+
+async def test_a_due_delay_waits_again(pool: Pool) -> None:
+    """When its delay is over a request waits, and routers are rung."""
+    asked = await life.bring(pool, "delayed")
+    assert (await life.sweep(pool)).revived == 0
+    await life.pass_delay(pool, asked.id)
+    async with life.listen(pool) as ear:
+        assert (await life.sweep(pool)).revived == 1
+        assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
+    assert await audit(pool.redis) == {asked.id: "waiting"}
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
+async def test_a_passed_deadline_expires(pool: Pool, state: str) -> None:
+    """What does not run is ended when its deadline passes."""
+    asked = await life.bring(pool, state)
+    await life.pass_deadline(pool, asked.id)
+    async with life.listen(pool) as ear:
+        assert (await life.sweep(pool)).expired == 1
+        assert await ear.told(asked.id) == ["expired"]
+    assert await audit(pool.redis) == {asked.id: "expired"}
+
+
+async def test_a_passed_deadline_flags_what_runs(pool: Pool) -> None:
+    """What runs past its deadline is flagged once, its worker told, and ended by it."""
+    asked = await life.running(pool)
+    await life.pass_deadline(pool, asked.id)
+    async with life.listen(pool) as ear:
+        assert (await life.sweep(pool)).expired == 1
+        assert (await life.sweep(pool)).expired == 0
+        ((channel, told),) = await ear.heard()
+    assert (channel, told["reason"]) == (f"control:{WORKER}", "expired")
+    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("expired",)
+    assert await life.finish(pool, asked, "expired")
+    assert await audit(pool.redis) == {asked.id: "expired"}
+
+
+async def test_what_a_vanished_client_holds_is_cancelled(pool: Pool) -> None:
+    """In every state: cancelled at once, or flagged if it runs; other clients' requests stay."""
+    gone = {state: (await life.bring(pool, state)).id for state in ("delayed", "running", "dispatched", "waiting")}
+    await life.submit(pool, life.envelope(client="client2"))
+    await life.vanish(pool)
+    assert (await life.sweep(pool)).orphaned == 4
+    states = await audit(pool.redis)
+    assert {state: states[gone[state]] for state in gone} == {
+        "delayed": "cancelled",
+        "running": "running",
+        "dispatched": "cancelled",
+        "waiting": "cancelled",
+    }
+    assert list(states.values()).count("waiting") == 1
+    assert await raw(pool).hget(f"{PREFIX}request:{gone['running']}", "cancel") == b"cancelled"
+    assert await raw(pool).zrange(f"{PREFIX}clients", 0, -1) == [b"client2"]
+
+
+async def test_a_sweep_is_bounded(pool: Pool) -> None:
+    """A sweep handles 100 of a kind and says that more remain, until all is done."""
+    ids = [await life.submit(pool) for _ in range(150)]
+    await life.vanish(pool)
+    swept = await life.sweep(pool)
+    assert (swept.orphaned, swept.more) == (100, True)
+    await audit(pool.redis)
+    swept = await life.sweep(pool)
+    assert (swept.orphaned, swept.more) == (50, False)
+    assert await audit(pool.redis) == dict.fromkeys(ids, "cancelled")
+
+
+async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -> None:
+    """More vanished clients than a sweep handles, all with running requests that go on, do not delay the next one."""
+    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=200)
+    for number in range(120):
+        request_id = await life.submit(pool, life.envelope(client=f"busy{number}"))
+        await life.beat(pool, WORKER, lane)
+        attempt = await life.dispatch(pool, request_id)
+        assert attempt is not None
+        assert await pool.start(request_id, attempt, WORKER) is not None
+        await life.vanish(pool, f"busy{number}")
+    await life.submit(pool)
+    await life.vanish(pool)
+    assert [(await life.sweep(pool)).more for _ in range(2)] == [True, False]
+    states = list((await audit(pool.redis)).values())
+    assert (states.count("running"), states.count("cancelled")) == (120, 1)
+
+
+@pytest.mark.parametrize("kind", ["chat", "embed", "command"])
+async def test_jobs_of_dead_attempts_free_their_credit(pool: Pool, kind: str) -> None:
+    """A job on a lane's queue whose attempt is over goes, with ARQ's keys; those that live stay."""
+    asked = await life.running(pool)
+    dead = [f"{{main}}{asked.id}:1", f"{{main}}{'f' * 32}:7", "not of ours"]
+    queue = pool.keys.lane_queue("lane1", kind)
+    await raw(pool).zadd(queue, dict.fromkeys(dead, 1))
+    for job in dead:
+        await raw(pool).set(f"arq:in-progress:{job}", b"1")
+    await life.sweep(pool)
+    assert await audit(pool.redis) == {asked.id: "running"}
+
+
+async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
+    """A lane that nobody has heard of for an hour is forgotten."""
+    await life.beat(pool)
+    await raw(pool).zadd(f"{PREFIX}lanes", {"lane1": 1})
+    await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
+    await life.sweep(pool)
+    assert (await pool.survey()).lanes == ()
+    left = set(await life.dump(pool.redis))
+    assert left == {f"{PREFIX}routers", f"{PREFIX}swept"}
+
+
+@pytest.mark.parametrize("gap", ["never swept", "long ago"])
+async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> None:
+    """After an outage no lease lapses and no client is gone for one full lease; deadlines and delays go on."""
+    asked, delayed = await life.running(pool), await life.bring(pool, "delayed")
+    if gap == "long ago":
+        await raw(pool).hset(f"{PREFIX}swept", mapping={"at": 1, "hold": 1})
+    await life.pass_lease(pool, asked.id)
+    await life.pass_delay(pool, delayed.id)
+    await life.vanish(pool)
+    swept = await pool.sweep(ROUTER)
+    assert (swept.requeued, swept.orphaned, swept.revived) == (0, 0, 1)
+    swept = await pool.sweep(ROUTER)
+    assert (swept.requeued, swept.orphaned) == (0, 0)
+    hold = await raw(pool).hget(f"{PREFIX}swept", "hold")
+    assert hold is not None
+    assert 0 < int(hold) - (await pool.survey()).now_ms <= Policy().lease_ms
+    swept = await life.sweep(pool)
+    assert (swept.requeued, swept.orphaned) == (1, 2)
+    assert await audit(pool.redis) == {asked.id: "cancelled", delayed.id: "cancelled"}
+
+
+async def test_ranks_go_to_different_hosts_first(pool: Pool) -> None:
+    """The first router of each host ranks before any host's second; a silent one has no rank."""
+    names = ["a/1", "a/2", "b/1", "b/2", "c/1"]
+    for name in names:
+        await pool.sweep(name, rank_only=True)
+    ranks = {name: (await pool.sweep(name, rank_only=True)).rank for name in names}
+    assert ranks == {"a/1": 0, "b/1": 1, "c/1": 2, "a/2": 3, "b/2": 4}
+    await raw(pool).zadd(f"{PREFIX}routers", {"a/1": 1})
+    assert (await pool.sweep("b/1")).rank == 1
+    assert (await pool.sweep("a/2")).rank == 0
+    await audit(pool.redis)
+
+
+async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
+    """A router that only asks for its rank changes nothing else."""
+    asked = await life.dispatched(pool)
+    await life.pass_lease(pool, asked.id)
+    await life.pass_deadline(pool, asked.id)
+    await pool.sweep(ROUTER, rank_only=True)
+    before = await life.snapshot(pool.redis)
+    swept = await pool.sweep(ROUTER, rank_only=True)
+    assert (swept.requeued, swept.expired) == (0, 0)
+    assert await life.snapshot(pool.redis) == before
+
+
+async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
+    """Names of requests that are gone do not stay in queues, leases, delays, deadlines or clients."""
+    ghost = "e" * 32
+    waits = await life.submit(pool)
+    head = await life.head(pool, waits)
+    await raw(pool).delete(f"{PREFIX}request:{waits}", f"{PREFIX}role:planner", f"{PREFIX}agent:agent1")
+    for name in ("leases", "delayed", "deadlines"):
+        await raw(pool).zadd(f"{PREFIX}{name}", {ghost: 1})
+    await raw(pool).sadd(f"{PREFIX}client:{CLIENT}", ghost)
+    assert (await pool.survey()).heads[0].id == waits
+    assert await pool.dispatch(head, "lane1", "m1", "token") is None
+    await life.vanish(pool)
+    await life.pass_deadline(pool, waits)
+    await raw(pool).delete(f"{PREFIX}request:{waits}")
+    await life.sweep(pool)
+    assert await audit(pool.redis) == {}
