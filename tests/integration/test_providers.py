@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -219,6 +220,32 @@ async def test_no_next_token_in_time(simulator: Simulator) -> None:
     assert type(raised) is Timeout
     assert "next token within 0.05 s" in raised.message
     assert text == "w0 w1 "
+
+
+async def test_pings_are_no_tokens(simulator: Simulator) -> None:
+    """A server that keeps the connection open while its engine hangs does not stop the clock."""
+    async with default_registry().create(lane(simulator.url, token_timeout_s=0.2)) as provider:
+        text, raised = await failure(provider, Script(hold_after=1, ping_ms=10))
+    assert type(raised) is Timeout
+    assert text == "w0 "
+
+
+async def test_an_answer_may_not_take_for_ever(simulator: Simulator) -> None:
+    """Tokens that keep coming do not stop the clock of the whole answer."""
+    endless = replace(lane(simulator.url), total_timeout_s=0.2)
+    async with default_registry().create(endless) as provider:
+        text, raised = await failure(provider, Script(tokens=100_000, itl_ms=5))
+    assert type(raised) is Timeout
+    assert "not whole after 0.2 s" in raised.message
+    assert text.startswith("w0 w1 ")
+
+
+async def test_an_answer_in_one_page_is_no_stream(provider: LlmProvider) -> None:
+    """HTTP 200 with an error in the body is an error, and what it says is the detail."""
+    _, raised = await failure(provider, Script(status=200, error={"message": "boom"}))
+    assert type(raised) is ProviderDown
+    assert "boom" in raised.detail
+    assert "boom" not in str(raised)
 
 
 async def test_nobody_listens() -> None:

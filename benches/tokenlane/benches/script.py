@@ -40,6 +40,8 @@ class Script(BaseModel):
     # In the middle of it.
     hold_after: int | None = None
     """Wait here until released."""
+    ping_ms: float | None = None
+    """While waiting, send a comment as often as this, as servers do to keep a connection open."""
     cut_after: int | None = None
     """Close the socket here, the body unfinished."""
     error_after: int | None = None

@@ -237,7 +237,7 @@ class Simulator:
         if script.hold_after == position:
             received.held = True
             await self._notify()
-            await received.released.wait()
+            await self._hold(answer)
             received.held = False
         if script.malformed_after == position:
             await answer.event(b'{"choices": [{"delta": ')
@@ -250,6 +250,13 @@ class Simulator:
             raise _Ended
         if script.cut_after == position:
             raise _Ended
+
+    async def _hold(self, answer: _Answer) -> None:
+        ping_ms, released = answer.script.ping_ms, answer.received.released
+        while ping_ms is not None and not released.is_set():
+            await answer.write(b": ping\n\n")
+            await asyncio.sleep(ping_ms / 1000)
+        await released.wait()
 
     async def _list_models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]})

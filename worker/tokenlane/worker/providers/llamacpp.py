@@ -9,7 +9,7 @@ from tokenlane.routing.messages import ModelInfo
 
 from .openai import OpenAiProvider
 
-__all__ = ["LlamaCppProvider"]
+__all__ = ["BuiltinProvider", "LlamaCppProvider"]
 
 
 class LlamaCppProvider(OpenAiProvider):
@@ -40,3 +40,9 @@ class LlamaCppProvider(OpenAiProvider):
             loaded=True,
             capabilities=("chat", "schema"),
         )
+
+
+class BuiltinProvider(LlamaCppProvider):
+    """The built-in server, whose endpoint is known to who started it alone."""
+
+    default_endpoint: ClassVar[str | None] = None

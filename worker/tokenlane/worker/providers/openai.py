@@ -20,7 +20,7 @@ from .answer import AnswerReader
 from .body import chat_body
 from .http import TRANSPORT_ERRORS, open_client, send, transport_error
 from .patience import Patience
-from .refusal import MAX_DETAIL_BYTES, refusal
+from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
 from .sse import SseReader
 
 __all__ = ["OpenAiProvider"]
@@ -131,7 +131,7 @@ class OpenAiProvider:
                 raise
             except TRANSPORT_ERRORS as error:
                 if answer.finish_reason is None:
-                    raise self._failure(error, answer) from None
+                    raise self._failure(error, answer, start) from None
 
     async def _chunks(
         self, response: httpx.Response, answer: AnswerReader, patience: Patience, start: float
@@ -158,13 +158,15 @@ class OpenAiProvider:
             return min(USAGE_GRACE_S, self._lane.token_timeout_s)
         return self._lane.token_timeout_s
 
-    def _failure(self, error: Exception, answer: AnswerReader) -> LlmError:
+    def _failure(self, error: Exception, answer: AnswerReader, start: float) -> LlmError:
         failure = transport_error(error)
-        if type(failure) is Timeout:
-            limit_s = self._lane.token_timeout_s if answer.events else self._lane.first_token_timeout_s
-            what = "next" if answer.events else "first"
-            failure.message = f"The back end sent no {what} token within {limit_s:g} s."
-        return failure
+        if type(failure) is not Timeout:
+            return failure
+        lane = self._lane
+        if asyncio.get_running_loop().time() - start >= lane.total_timeout_s:
+            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
+        what, limit_s = ("next", lane.token_timeout_s) if answer.events else ("first", lane.first_token_timeout_s)
+        return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
 
     async def _page(self, path: str) -> Any:
         """GET a page of JSON."""
@@ -223,8 +225,12 @@ async def _check_stream(response: httpx.Response) -> None:
     body = await _read(response, MAX_ERROR_BYTES)
     if response.status_code != 200:
         raise refusal(response.status_code, body, response.headers.get("retry-after"))
-    if b'"error"' in body:
-        raise refusal(500, body)
+    try:
+        page = from_json(body)
+    except ValueError:
+        page = None
+    if isinstance(page, dict) and page.get("error") is not None:
+        raise refusal_in_stream(page["error"])
     raise ProviderDown(
         f"The back end did not answer with a stream but with {kind[:64]!r}: is it an OpenAI-compatible server?",
         retryable=False,

@@ -42,8 +42,8 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     Args:
         retry_after: the header of that name.
     """
-    error = _by_status(status, body)
-    error.detail = body[:MAX_DETAIL_BYTES].decode("utf-8", "replace")
+    error = ContextTooLong() if _is_too_long(status, body) else _by_status(status)
+    error.detail = _bounded(body)
     error.retry_after_s = retry_after_s(retry_after)
     return error
 
@@ -51,8 +51,12 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
 def refusal_in_stream(error: object) -> LlmError:
     """The error that an `error` member of a streamed event stands for; without a status in it, the back end failed."""
     code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) and 400 <= code <= 599 else 500
-    return refusal(status, pydantic_core.to_json(error))
+    body = pydantic_core.to_json(error)
+    if isinstance(code, int) and 400 <= code <= 599:
+        return refusal(code, body)
+    if _is_too_long(400, body):
+        return refusal(400, body)
+    return ProviderDown("The back end reported an error instead of a whole answer.", detail=_bounded(body))
 
 
 def retry_after_s(value: str | None) -> float | None:
@@ -71,9 +75,15 @@ def retry_after_s(value: str | None) -> float | None:
     return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_RETRY_AFTER_S)
 
 
-def _by_status(status: int, body: bytes) -> LlmError:
-    if status in (400, 413, 422, 500) and any(mark in body for mark in _TOO_LONG):
-        return ContextTooLong()
+def _is_too_long(status: int, body: bytes) -> bool:
+    return status in (400, 413, 422) and any(mark in body for mark in _TOO_LONG)
+
+
+def _bounded(body: bytes) -> str:
+    return body[:MAX_DETAIL_BYTES].decode("utf-8", "replace")
+
+
+def _by_status(status: int) -> LlmError:
     match status:
         case 401 | 403:
             return Unauthorized(f"The back end refused the credentials (HTTP {status}): check the lane's API key.")

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
 
-from .llamacpp import LlamaCppProvider
+from .llamacpp import BuiltinProvider, LlamaCppProvider
 from .openai import OpenAiProvider
 from .protocol import LlmProvider
 
@@ -57,7 +57,7 @@ class ProviderRegistry:
 def default_registry() -> ProviderRegistry:
     """The providers that come with tokenlane."""
     registry = ProviderRegistry()
-    registry.add("builtin", LlamaCppProvider)
+    registry.add("builtin", BuiltinProvider)
     registry.add("llamacpp", LlamaCppProvider)
     registry.add("openai", OpenAiProvider)
     return registry

@@ -1,0 +1,26 @@
+"""Providers of other distributions are found by entry point, and only when asked for."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+from unittest.mock import patch
+
+from tokenlane.config.values import LaneSettings
+from tokenlane.worker.providers import ProviderRegistry, registry
+from tokenlane.worker.providers.openai import OpenAiProvider
+
+OTHERS = EntryPoints(
+    [
+        EntryPoint("theirs", "tokenlane.worker.providers.openai:OpenAiProvider", registry.ENTRY_POINTS),
+        EntryPoint("broken", "no.such.module:Provider", registry.ENTRY_POINTS),
+    ]
+)
+
+
+async def test_a_provider_by_entry_point() -> None:
+    """A lane may name it; one that cannot be imported harms nobody who does not."""
+    with patch.object(registry, "entry_points", lambda **choice: OTHERS.select(**choice)):
+        providers = ProviderRegistry()
+        assert providers.names() == ["broken", "theirs"]
+        async with providers.create(LaneSettings("gpu0", "theirs", "http://127.0.0.1:1")) as provider:
+            assert type(provider) is OpenAiProvider
