@@ -8,6 +8,7 @@
     TOKENLANE_MODEL       the models it serves, comma separated
     TOKENLANE_CAPACITY    requests at once
     TOKENLANE_API_KEY     what the back end wants as a bearer token; only here, since arguments show in process lists
+    SC_DEBUG              `llm`: log requests and answers, prompts included
 
 An argument given in code or on the command line wins over the environment.
 """
@@ -21,7 +22,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.running import announced_socket
 from tokenlane.config.values import LaneSettings, RedisSettings, default_lane
 
-__all__ = ["NoPool", "find_pool", "lane_settings", "pool_name"]
+__all__ = ["NoPool", "debugging", "find_pool", "lane_settings", "pool_name"]
 
 
 class NoPool(ConfigError):
@@ -40,6 +41,17 @@ class _Environment(BaseSettings):
     model: str = ""
     capacity: int | None = None
     api_key: SecretStr | None = None
+
+
+class _Debug(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SC_", env_ignore_empty=True)
+
+    debug: str = ""
+
+
+def debugging(subject: str) -> bool:
+    """Whether SC_DEBUG, a comma separated list, names the subject."""
+    return subject in (name.strip() for name in _Debug().debug.split(","))
 
 
 def find_pool(explicit: str | None = None) -> RedisSettings:

@@ -1,0 +1,3 @@
+"""The worker's verbs on the command line, one module each."""
+
+from __future__ import annotations

@@ -1,0 +1,363 @@
+"""Runs one attempt of one request: a pipeline of small steps.
+
+    claim ── pool.start ──▶ read ──▶ agree ──▶ answer ──▶ settle ── pool.finish or pool.requeue
+                            what to    how far   the back   after the HTTP stream
+                            answer     the agent end's      is closed
+                                       has got   stream
+
+What happens between claim and settle is broken off at the deadline and when the run is told to stop; its result is an
+`Outcome`. Only `settle` says what becomes of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar, assert_never
+
+from opentelemetry import trace
+from pydantic import ValidationError
+
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ProviderDown
+from tokenlane.routing.hub import Hub
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import (
+    Cancelled,
+    ChannelMessage,
+    ChatRequest,
+    Completed,
+    Expired,
+    Failed,
+    FinishReason,
+    Handover,
+    Resume,
+    Usage,
+)
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Ending, Pool, Started
+from tokenlane.routing.retry import Budget, Requeue, decide
+from tokenlane.routing.seal import unseal
+from tokenlane.routing.telemetry import process_span
+
+from .lease import Lease
+from .providers import LlmProvider
+from .publisher import Publisher, Rest
+from .runs import Run, Runs, StopReason
+from .transcript import log_request, logged
+
+__all__ = ["Lane", "run_request"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ASK_EVERY_S = 0.2
+INSIST_EVERY_S = 0.2
+INSIST_PAST_DEADLINE_S = 10.0
+LAST_WORDS_S = 3.0
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What all jobs of a worker share. `transcripts`: log requests and answers."""
+
+    pool: Pool
+    hub: Hub
+    worker: str
+    announcement: Announcement
+    provider: LlmProvider
+    runs: Runs
+    publisher: Publisher
+    lease: Lease
+    transcripts: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.announcement.lane
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The back end says that the answer is whole."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The attempt failed."""
+
+    error: LlmError
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The attempt was broken off, or not begun."""
+
+    reason: StopReason
+
+
+Outcome: TypeAlias = Answered | Broken | Stopped
+
+
+class _Stop(Exception):
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason: StopReason = reason
+
+
+async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
+    """Run an attempt to its end. Its failures are the request's; none is raised.
+
+    Cancellation: the back end's stream is closed and the request given back, or ended as interrupted.
+    """
+    started = await claim(lane, request_id, attempt)
+    if started is None:
+        return
+    run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
+    with lane.runs.holding(run), _span(lane, run) as span:
+        try:
+            outcome = await produce(lane, run)
+        except asyncio.CancelledError:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await settle(lane, run, Stopped("draining"))
+            raise
+        if not isinstance(outcome, Answered):
+            span.set_attribute("error.type", outcome.error.code if isinstance(outcome, Broken) else outcome.reason)
+        await settle(lane, run, outcome)
+
+
+@contextmanager
+def _span(lane: Lane, run: Run) -> Iterator[trace.Span]:
+    span = process_span(run.started.envelope, lane.name, run.attempt, run.started.model)
+    # An exception's text may quote a prompt, so the span must not record it.
+    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        yield span
+
+
+async def claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
+    """Take the attempt; None if it is not ours to run. One that cannot be claimed is left to its start lease."""
+    try:
+        return await lane.pool.start(request_id, attempt, lane.worker)
+    except LlmError as error:
+        logger.warning("attempt %d of %s is left to its start lease: %s", attempt, request_id, error)
+        return None
+
+
+async def produce(lane: Lane, run: Run) -> Outcome:
+    """Everything from reading the request to the end of the back end's stream, which is closed when this returns."""
+    try:
+        async with run.stoppable():
+            request = read(run.started)
+            await agree(lane, run)
+            return await answer(lane, run, request)
+    except _Stop as stop:
+        return Stopped(stop.reason)
+    except Exception as error:
+        if run.reason is not None:
+            return Stopped(run.reason)
+        return Broken(_as_ours(error).at(provider=lane.announcement.provider, lane=lane.name, model=run.started.model))
+
+
+def read(started: Started) -> ChatRequest:
+    """Open the payload.
+
+    Raises:
+        BadRequest: it is no chat request.
+    """
+    try:
+        return ChatRequest.model_validate_json(unseal(started.payload, started.envelope.id))
+    except ValidationError as error:
+        fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
+        raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None
+
+
+async def agree(lane: Lane, run: Run) -> None:
+    """Before a request is run again, ask the agent how far it has got.
+
+    Raises:
+        Interrupted: it has a part of the answer already, which cannot be continued.
+    """
+    if run.started.starts == 1:
+        return
+    handover = await _ask_agent(lane, run)
+    if handover is None or handover.state == "done":
+        raise _Stop("cancelled")
+    if handover.state == "stale":
+        raise _Stop("stale")
+    if handover.position > 0:
+        run.outlet.start_at(handover.position)
+        raise Interrupted("the worker that ran it went away after a part of the answer was delivered: send it again")
+
+
+async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
+    """The agent's answer, or None if there is no agent any more. Time without Redis does not count."""
+    clock = asyncio.get_running_loop().time
+    patience_s = (await _policy(lane.pool)).orphan_ms / 1000
+    question = Resume(attempt=run.attempt, worker=lane.worker).to_wire()
+    until = clock() + patience_s
+    while clock() < until:
+        try:
+            await lane.pool.publish([(lane.pool.keys.deltas(run.id), question)])
+        except LlmError:
+            until = clock() + patience_s
+        answered, _ = await asyncio.wait({run.handover}, timeout=ASK_EVERY_S)
+        if answered:
+            return run.handover.result()
+    return None
+
+
+async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:
+    """Publish the back end's stream as it comes.
+
+    Raises:
+        LlmError: as the provider raises, or if the stream ends without saying that the answer is whole.
+    """
+    outlet, model = run.outlet, run.started.model
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    stream = lane.provider.chat(request, model)
+    if lane.transcripts:
+        log_request(request, run.attempt, model)
+        stream = logged(stream, run.id, run.attempt)
+    async with aclosing(stream):
+        async for delta in stream:
+            finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
+            outlet.put(delta)
+            if outlet.crowded:
+                await outlet.room()
+    if finish_reason is None:
+        raise Interrupted("the back end's stream ended before the answer was whole", retryable=True)
+    return Answered(_timed(usage or Usage(), run))
+
+
+def _timed(usage: Usage, run: Run) -> Usage:
+    now, first_put_at = asyncio.get_running_loop().time(), run.outlet.first_put_at
+    return usage.model_copy(
+        update={
+            "queue_ms": float(run.started.waited_ms),
+            "first_token_ms": 1000 * ((first_put_at or now) - run.since),
+            "total_ms": 1000 * (now - run.since),
+            "attempts": run.started.starts,
+        }
+    )
+
+
+async def settle(lane: Lane, run: Run, outcome: Outcome) -> None:
+    """Say what becomes of the request, however long the pool takes to hear it."""
+    rest = await run.outlet.close()
+    match outcome:
+        case Answered(usage):
+            completed = Completed(
+                attempt=run.attempt,
+                worker=lane.worker,
+                lane=lane.name,
+                model=run.outlet.model,
+                first=rest.first,
+                end=rest.end,
+                usage=usage,
+                deltas=rest.deltas,
+            )
+            await _finish(lane, run, "completed", completed, rest.end)
+        case Broken(error):
+            await _settle_failure(lane, run, error, rest)
+        case Stopped(reason):
+            await _settle_stop(lane, run, reason, rest)
+        case _:
+            assert_never(outcome)
+
+
+async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
+    budget = Budget(
+        starts=run.started.starts,
+        max_starts=(await _policy(lane.pool)).max_starts,
+        delivered=rest.first,
+        left_ms=run.left_ms,
+    )
+    decision = decide(error, budget)
+    logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
+    if isinstance(decision, Requeue):
+        await _requeue(lane, run, decision.due_ms)
+    else:
+        await _fail(lane, run, error, rest)
+
+
+async def _settle_stop(lane: Lane, run: Run, reason: StopReason, rest: Rest) -> None:
+    match reason:
+        case "stale":
+            run.outlet.discard()
+        case "cancelled":
+            await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
+        case "expired":
+            await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
+        case "draining" if rest.first == 0:
+            await _requeue(lane, run, 0)
+        case "draining":
+            error = Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane.name)
+            await _fail(lane, run, error, rest)
+        case _:
+            assert_never(reason)
+
+
+async def _fail(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
+    failed = Failed(
+        attempt=run.attempt,
+        worker=lane.worker,
+        lane=lane.name,
+        model=run.outlet.model,
+        first=rest.first,
+        end=rest.end,
+        error=error.report(),
+        deltas=rest.deltas,
+    )
+    await _finish(lane, run, "failed", failed, rest.end, error.code)
+
+
+async def _finish(lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, code: str = "") -> None:
+    wire = message.to_wire()
+    done = await _insist(lane, run, lambda: lane.pool.finish(run.id, run.attempt, lane.worker, ending, end, code, wire))
+    if done:
+        run.outlet.end(wire)
+    else:
+        run.outlet.discard()
+
+
+async def _requeue(lane: Lane, run: Run, due_ms: int) -> None:
+    await _insist(lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, due_ms))
+    run.outlet.discard()
+
+
+async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
+    """Repeat the call until the pool answers; None once that is of no use, or the worker is to shut down."""
+    clock = asyncio.get_running_loop().time
+    failing = False
+    while True:
+        try:
+            return await call()
+        except LlmError as error:
+            if not failing:
+                logger.warning("the end of attempt %d of %s has to wait: %s", run.attempt, run.id, error)
+            failing = True
+        if lane.runs.closing or run.reason == "stale" or clock() > run.deadline + INSIST_PAST_DEADLINE_S:
+            logger.error("attempt %d of %s is left to its lease", run.attempt, run.id)
+            return None
+        await asyncio.sleep(INSIST_EVERY_S)
+
+
+async def _policy(pool: Pool) -> Policy:
+    try:
+        return await pool.policy()
+    except LlmError:
+        return Policy()
+
+
+def _as_ours(error: Exception) -> LlmError:
+    """An error that providers should not raise is told by its class alone: its text may quote a prompt."""
+    if isinstance(error, LlmError):
+        return error
+    kind = type(error).__name__
+    logger.error("a provider failed in a way it should not: %s", kind)
+    return ProviderDown(f"the provider failed in a way it should not ({kind}): this is a bug in it", retryable=False)

@@ -1,0 +1,100 @@
+"""A worker's beat: announces its lane, renews the leases of all it runs, and learns what it must stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from tokenlane.routing.errors import LaneConflict, LlmError
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.pool import Beat, Pool
+
+from .runs import Runs
+
+__all__ = ["Lease"]
+
+logger = logging.getLogger(__name__)
+
+_BEATS_A_LEASE = 3
+_RETRY_S = 0.1
+
+
+class Lease:
+    """Beats three times a lease, with nothing running too. The lease is what the pool's policy says."""
+
+    def __init__(self, pool: Pool, worker: str, announcement: Announcement, runs: Runs) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._announcement = announcement
+        self._runs = runs
+        self._takes_new_work = True
+        self._pause_s = 0.0
+        self._failing = False
+        self._conflict: str | None = None
+        self._hurry = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Beat for the first time; the lane may be given work from now on.
+
+        Raises:
+            LaneConflict: workers of another endpoint hold the lane's name.
+            PoolUnavailable: the pool does not answer.
+        """
+        beat = await self._renew()
+        if beat.conflict is not None:
+            raise LaneConflict(
+                f"the lane's name is in use for {beat.conflict}, and this worker would serve "
+                f"{self._announcement.endpoint}: choose another name with --lane, or stop the other worker (one that "
+                f"was killed holds the name for another {beat.lease_ms / 1000:g} s)",
+                provider=self._announcement.provider,
+                lane=self._announcement.lane,
+            )
+
+    async def run(self) -> None:
+        """Beat until cancelled, whatever Redis does; the first beat after an outage comes at once."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S if self._failing else self._pause_s):
+                    await self._hurry.wait()
+            self._hurry.clear()
+            await self._beat()
+
+    def hurry(self) -> None:
+        """Beat now: something may have been missed."""
+        self._hurry.set()
+
+    async def withdraw(self) -> None:
+        """Take no new work from now on, and tell routers so at once; what runs is renewed all the same."""
+        self._takes_new_work = False
+        await self._beat()
+
+    async def _beat(self) -> None:
+        try:
+            beat = await self._renew()
+            self._failing = False
+        except LlmError as error:
+            if not self._failing:
+                logger.warning("lane %r cannot renew its leases: %s", self._announcement.lane, error)
+            self._failing = True
+            return
+        if beat.conflict not in (None, self._conflict):
+            logger.error("lane %r gets no work: its name is in use for %s", self._announcement.lane, beat.conflict)
+        self._conflict = beat.conflict
+
+    async def _renew(self) -> Beat:
+        # One at a time, or an older beat could take a withdrawal back.
+        async with self._one_at_a_time:
+            held = list(self._runs)
+            beat = await self._pool.renew(
+                self._worker,
+                self._announcement,
+                [run.running() for run in held],
+                takes_new_work=self._takes_new_work,
+            )
+        self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
+        for run, hold in zip(held, beat.holds, strict=True):
+            if hold != "mine":
+                run.stop(hold)
+        return beat

@@ -1,0 +1,174 @@
+"""Puts a worker together: `open_lane` for what its jobs share, `run_worker` for the whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from urllib.parse import urlsplit
+
+from tokenlane.config.exits import CANCELLED, OK
+from tokenlane.config.values import LaneSettings, RedisSettings, masked
+from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.errors import ModelNotFound
+from tokenlane.routing.hub import open_hub
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.pool import connect, open_redis
+from tokenlane.routing.tasks import background
+
+from .control import Control
+from .job import Lane
+from .lane import LaneWorker, arq_redis
+from .lease import Lease
+from .providers import LlmProvider, default_registry
+from .publisher import Publisher
+from .runs import Runs
+
+__all__ = ["DRAIN_S", "announce", "open_lane", "run_worker"]
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+"""What running requests get to end in, when the worker is to stop."""
+_CLOSE_S = 10.0
+_LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
+
+
+@asynccontextmanager
+async def open_lane(
+    settings: LaneSettings,
+    redis: RedisSettings,
+    *,
+    pool_name: str = "main",
+    provider: LlmProvider | None = None,
+    transcripts: bool = False,
+) -> AsyncIterator[Lane]:
+    """Connect a lane to its pool, and keep its leases and its streams going for as long as the block lasts.
+
+    Args:
+        provider: the back end, if it is not one the registry makes from the settings; closed at the end.
+        transcripts: log requests and answers.
+
+    Raises:
+        PoolUnavailable: no pool answers there.
+        LaneConflict: the lane's name is in use for another endpoint.
+        LlmError: the back end does not say what it serves.
+    """
+    async with connect(redis.url, pool_name) as pool, open_hub(pool) as hub:
+        async with provider or default_registry().create(settings) as backend:
+            announcement = await announce(settings, backend)
+            worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+            runs, publisher = Runs(), Publisher(pool, worker, settings.name)
+            lease = Lease(pool, worker, announcement, runs)
+            control = Control(runs, publisher)
+            await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
+            await lease.open()
+            async with background() as tasks:
+                tasks.create_task(publisher.run(), name="tokenlane publisher")
+                tasks.create_task(lease.run(), name="tokenlane lease")
+                yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, transcripts)
+
+
+async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+    """What the lane offers: as the settings say, else as the back end does.
+
+    Raises:
+        ModelNotFound: the back end serves no model, and the settings name none.
+        LlmError: the back end does not answer.
+    """
+    models = settings.models or tuple(model.name for model in await provider.models())
+    if not models:
+        raise ModelNotFound(
+            "the back end serves no model: load one, or name those it will serve with --model",
+            provider=settings.provider,
+            lane=settings.name,
+        )
+    limit = settings.capacity or await provider.capacity()
+    return Announcement(settings.name, settings.provider, _endpoint(settings), models, limit)
+
+
+def _endpoint(settings: LaneSettings) -> str:
+    """The endpoint as all hosts may know it: loopback is this host's own."""
+    if settings.endpoint is None:
+        return f"{settings.provider} on {socket.gethostname()}"
+    host = urlsplit(settings.endpoint).hostname or ""
+    if not _LOOPBACK.match(host):
+        return masked(settings.endpoint)
+    return masked(settings.endpoint).replace(host, socket.gethostname(), 1)
+
+
+async def run_worker(
+    settings: LaneSettings,
+    redis: RedisSettings,
+    *,
+    pool_name: str = "main",
+    provider: LlmProvider | None = None,
+    drain_s: float = DRAIN_S,
+    transcripts: bool = False,
+    ready: Callable[[Lane], None] = lambda lane: None,
+) -> int:
+    """Serve a lane, and route, until told to stop; the exit code.
+
+    SIGTERM or SIGINT drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
+
+    Args:
+        ready: called once the lane takes work.
+
+    Raises:
+        LlmError: as `open_lane`.
+    """
+    stopping, hurried = asyncio.Event(), asyncio.Event()
+    with _signals(stopping, hurried):
+        opened = open_lane(settings, redis, pool_name=pool_name, provider=provider, transcripts=transcripts)
+        async with opened as lane, open_redis(redis.url) as client, background() as tasks:
+            worker = LaneWorker(lane, arq_redis(client.connection_pool))
+            bell = lane.pool.keys.lane_doorbell(lane.name)
+            await lane.hub.subscribe(bell, lambda _: worker.wake(), worker.wake)
+            tasks.create_task(worker.main(), name="tokenlane worker")
+            tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
+            try:
+                ready(lane)
+                await stopping.wait()
+                tasks.create_task(_close_at_once(lane, hurried))
+                await drain(lane, worker, drain_s)
+            finally:
+                await worker.abandon()
+    return CANCELLED if hurried.is_set() else OK
+
+
+async def drain(lane: Lane, worker: LaneWorker, drain_s: float) -> None:
+    """Withdraw, wait `drain_s` for what runs, then close what is left: it is given back, or ends as interrupted."""
+    await lane.lease.withdraw()
+    await worker.stop_picking()
+    if not await worker.idle(drain_s):
+        logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
+        lane.runs.close()
+        await worker.idle(_CLOSE_S)
+
+
+async def _close_at_once(lane: Lane, hurried: asyncio.Event) -> None:
+    await hurried.wait()
+    lane.runs.close()
+
+
+@contextmanager
+def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> Iterator[None]:
+    def interrupt() -> None:
+        (hurried if stopping.is_set() else stopping).set()
+
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
+        loop.add_signal_handler(signal.SIGTERM, stopping.set)
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
