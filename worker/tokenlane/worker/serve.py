@@ -112,6 +112,7 @@ async def run_worker(
     drain_s: float = DRAIN_S,
     transcripts: bool = False,
     ready: Callable[[Lane], None] = lambda lane: None,
+    stopping: asyncio.Event | None = None,
 ) -> int:
     """Serve a lane, and route, until told to stop; the exit code.
 
@@ -119,11 +120,12 @@ async def run_worker(
 
     Args:
         ready: called once the lane takes work.
+        stopping: another way to make it drain: set it.
 
     Raises:
         LlmError: as `open_lane`.
     """
-    stopping, hurried = asyncio.Event(), asyncio.Event()
+    stopping, hurried = stopping or asyncio.Event(), asyncio.Event()
     with _signals(stopping, hurried):
         opened = open_lane(settings, redis, pool_name=pool_name, provider=provider, transcripts=transcripts)
         async with opened as lane, open_redis(redis.url) as client, background() as tasks:

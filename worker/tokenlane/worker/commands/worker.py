@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -23,7 +24,7 @@ from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
 
-__all__ = ["run", "worker"]
+__all__ = ["run", "until_input_ends", "worker"]
 
 BUILTIN_CAPACITY = 4
 
@@ -36,7 +37,9 @@ def worker(
     model: Annotated[list[str] | None, typer.Option(help="A model to serve; default all. May be repeated.")] = None,
     capacity: Annotated[int | None, typer.Option(help="Requests at once; default what the back end says.")] = None,
     drain: Annotated[float, typer.Option(help="Seconds for running requests to end in when stopped.")] = DRAIN_S,
-    as_json: Annotated[bool, typer.Option("--json", help="Say so in JSON when ready.")] = False,
+    pool: Annotated[str | None, typer.Option(help="The pool's name; default main.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say in JSON when ready.")] = False,
+    supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
     settings = lane_settings(
@@ -49,23 +52,45 @@ def worker(
     serving = partial(
         run_worker,
         redis=find_pool(redis),
-        pool_name=pool_name(),
+        pool_name=pool_name(pool),
         drain_s=drain,
         transcripts=transcripts,
         ready=partial(_tell, as_json=as_json),
     )
-    raise typer.Exit(run(_serve(settings, serving)))
+    raise typer.Exit(run(_serve(settings, serving, supervised)))
 
 
-async def _serve(settings: LaneSettings, serving: Callable[[LaneSettings], Coroutine[object, object, int]]) -> int:
+async def _serve(
+    settings: LaneSettings, serving: Callable[..., Coroutine[object, object, int]], supervised: bool
+) -> int:
     """Serve the lane, with a model server of its own if it needs one."""
+    stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
+        if supervised:
+            stack.enter_context(until_input_ends(stopping))
         if settings.provider == "builtin" and settings.endpoint is None:
             file = await fetch()
             capacity = settings.capacity or BUILTIN_CAPACITY
             endpoint = await stack.enter_async_context(builtin_server(file, capacity))
             settings = replace(settings, endpoint=endpoint)
-        return await serving(settings)
+        return await serving(settings, stopping=stopping)
+
+
+@contextmanager
+def until_input_ends(stopping: asyncio.Event) -> Iterator[None]:
+    """Set the event when standard input, a pipe, ends: whoever started this process has died or wants it to stop."""
+    loop, input_fd = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def read() -> None:
+        if not os.read(input_fd, 4096):
+            loop.remove_reader(input_fd)
+            stopping.set()
+
+    loop.add_reader(input_fd, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(input_fd)
 
 
 def run(serving: Coroutine[object, object, int]) -> int:
