@@ -18,7 +18,7 @@ from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.errors import BadRequest, LlmError, PoolUnavailable
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
-__all__ = ["chat"]
+__all__ = ["chat", "printable"]
 
 _PATIENCE_S = 2.0
 _LOOK_AGAIN_S = 0.5
@@ -99,9 +99,13 @@ def _show_text(delta: TokenDelta) -> None:
     _write(delta.text)
 
 
+def printable(text: str) -> str:
+    """Text without control characters: a model's words must not move the cursor, set the title or the colours."""
+    return text.translate(_NEVER_SHOWN)
+
+
 def _show_on_terminal(delta: TokenDelta) -> None:
-    # A model's words must not move the cursor, set the title or the colours.
-    _write(delta.text.translate(_NEVER_SHOWN))
+    _write(printable(delta.text))
 
 
 def _show_json(delta: TokenDelta) -> None:
@@ -115,7 +119,7 @@ def _write(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(f"tokenlane: {text.translate(_NEVER_SHOWN)}", err=True)
+    typer.echo(f"tokenlane: {printable(text)}", err=True)
 
 
 def _read() -> str:

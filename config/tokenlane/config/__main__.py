@@ -1,0 +1,7 @@
+"""`python -m tokenlane.config`: the command line, for processes that start others of their own kind."""
+
+from __future__ import annotations
+
+from tokenlane.config.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""`tokenlane demo`: a whole pool for a minute, with a real model, to see it work.
+
+Everything but the asking is done by `tokenlane up` in a child process, which ends when this one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from tokenlane.config.exits import FAILED, OK
+from tokenlane.producer.client import Client
+from tokenlane.routing.errors import LlmError
+from tokenlane.routing.messages import Usage
+
+from .chat import printable
+
+__all__ = ["demo"]
+
+_QUESTIONS = {
+    "planner": "Name three primes.",
+    "coder": "What is the capital of France? Answer in one sentence.",
+}
+_MAX_TOKENS = 120
+_TIME_TO_LIVE_MS = 120_000
+_STOP_TIMEOUT_S = 60.0
+_FRAMES_PER_S = 12
+
+
+@dataclass(eq=False)
+class _Turn:
+    """One question and what became of it."""
+
+    role: str
+    question: str
+    text: str = ""
+    lane: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    error: LlmError | None = None
+    unprinted: str = field(default="", repr=False)
+
+
+def demo(
+    redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
+) -> None:
+    """Start everything, stream two answers from a small real model, print what happened, stop everything."""
+    raise typer.Exit(asyncio.run(_demo(redis)))
+
+
+async def _demo(redis: str | None) -> int:
+    console = Console(highlight=False)
+    turns = [_Turn(role, question) for role, question in _QUESTIONS.items()]
+    async with _pool(redis) as (process, facts):
+        if facts is None:
+            return await process.wait() or FAILED
+        console.print(
+            f"The model is {facts['model']}: a toy of 135 million parameters, only here to show that things work.\n"
+            "For a real one: `tokenlane up --provider openai --endpoint http://HOST:PORT`, then `tokenlane chat`.\n"
+        )
+        show = _live if console.is_terminal else _plain
+        async with Client(facts["redis"], pool=facts["pool"]) as client:
+            with show(turns, console):
+                async with asyncio.TaskGroup() as tasks:
+                    for turn in turns:
+                        tasks.create_task(_ask(client, turn, console))
+    for turn in turns:
+        if turn.error is not None:
+            typer.echo(f"tokenlane: {turn.role}: {turn.error}", err=True)
+    console.print(_summary(turns))
+    return OK if all(turn.error is None for turn in turns) else FAILED
+
+
+@asynccontextmanager
+async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, str] | None]]:
+    """A pool in a child process: the process, and what it says of itself; None if it does not come up."""
+    command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *(("--redis", redis) if redis else ()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # the terminal's Ctrl-C is for us
+    )
+    try:
+        yield process, await _until_ready(process)
+    finally:
+        await _stop(process)
+
+
+async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, str] | None:
+    assert process.stdout is not None
+    facts: dict[str, str] = {}
+    async for line in process.stdout:
+        said = json.loads(line)
+        facts |= {name: value for name, value in said.items() if isinstance(value, str)}
+        if said["event"] == "ready":
+            return facts
+    return None
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _ask(client: Client, turn: _Turn, console: Console) -> None:
+    try:
+        async with client.chat(
+            turn.question, role=turn.role, max_tokens=_MAX_TOKENS, temperature=0.0, time_to_live_ms=_TIME_TO_LIVE_MS
+        ) as stream:
+            async for delta in stream:
+                turn.text += delta.text
+                turn.lane, turn.model = delta.lane, delta.model
+                if not console.is_terminal:
+                    _print_lines(turn, delta.text, console)
+            turn.usage = stream.usage
+    except LlmError as error:
+        turn.error = error
+    if not console.is_terminal:
+        _print_lines(turn, "\n", console)
+
+
+def _print_lines(turn: _Turn, text: str, console: Console) -> None:
+    *lines, turn.unprinted = (turn.unprinted + printable(text)).split("\n")
+    for line in lines:
+        console.print(Text(f"{turn.role:>8} | {line}"), soft_wrap=True)
+
+
+@contextmanager
+def _plain(turns: list[_Turn], console: Console) -> Iterator[None]:
+    for turn in turns:
+        console.print(Text(f"{turn.role:>8} > {turn.question}"), soft_wrap=True)
+    yield
+    console.print()
+
+
+@contextmanager
+def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
+    def render() -> Group:
+        return Group(*(Panel(Text(printable(turn.text)), title=f"{turn.role}: {turn.question}") for turn in turns))
+
+    with Live(console=console, get_renderable=render, refresh_per_second=_FRAMES_PER_S):
+        yield
+
+
+def _summary(turns: list[_Turn]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("role", "lane", "model", "queued", "first token", "tokens/s", "prompt", "answer"):
+        table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right", overflow="fold")
+    for turn in turns:
+        table.add_row(turn.role, turn.lane, turn.model, *_figures(turn.usage))
+    return table
+
+
+def _figures(usage: Usage | None) -> list[str]:
+    if usage is None:
+        return ["failed", "", "", "", ""]
+    streaming_s = (usage.total_ms - usage.first_token_ms) / 1000
+    rate = f"{(usage.completion_tokens - 1) / streaming_s:.0f}" if streaming_s > 0 else ""
+    queued, first = f"{usage.queue_ms:.0f} ms", f"{usage.first_token_ms:.0f} ms"
+    return [queued, first, rate, str(usage.prompt_tokens), str(usage.completion_tokens)]

@@ -1,0 +1,209 @@
+"""`tokenlane up`: a pool, a model server and a worker on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.exits import FAILED, OK, USAGE, UserError
+from tokenlane.config.load import lane_settings, pool_name
+from tokenlane.config.running import announcing, data_dir
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.errors import LlmError, PoolUnavailable
+from tokenlane.routing.pool import connect
+from tokenlane.worker.builtin import MODEL_NAME
+from tokenlane.worker.builtin.model import fetch
+from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.serve import DRAIN_S
+
+from .supervised import ends_with_input
+from .worker import BUILTIN_CAPACITY
+
+__all__ = ["up"]
+
+_RESTART_AFTER_S = 1.0
+_KILL_AFTER_S = 15.0
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is said to whoever started this: text for a person, or a JSON line for a program."""
+
+    as_json: bool
+
+    def __call__(self, event: str, text: str, **facts: object) -> None:
+        if self.as_json:
+            typer.echo(json.dumps({"event": event, **facts}))
+        elif text:
+            typer.echo(text)
+
+
+def up(
+    redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    lane: Annotated[str | None, typer.Option(help="The lane's name.")] = None,
+    provider: Annotated[str | None, typer.Option(help="The kind of back end.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The back end's URL; the built-in model has its own.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model the lane serves; may be repeated.")] = None,
+    capacity: Annotated[int | None, typer.Option(help="Requests the lane serves at once.", min=1)] = None,
+    private: Annotated[bool, typer.Option(help="Do not let this user's other commands find this pool.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report each step as a JSON line.")] = False,
+    supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
+) -> None:
+    """Start a pool and a worker on this machine; Ctrl-C drains and stops them."""
+    models = tuple(model or ())
+    settings = lane_settings(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity)
+    try:
+        code = asyncio.run(_up(settings, redis, pool_name(pool), _Report(as_json), private, supervised))
+    except PoolUnavailable as error:
+        typer.echo(f"tokenlane: {error}", err=True)
+        raise typer.Exit(USAGE) from None
+    except LlmError as error:
+        raise UserError(str(error)) from error
+    raise typer.Exit(code)
+
+
+async def _up(
+    settings: LaneSettings, redis: str | None, pool: str, report: _Report, private: bool, supervised: bool
+) -> int:
+    with _stop_signal() as stopping, ends_with_input() if supervised else nullcontext():
+        async with AsyncExitStack() as stack:
+            url = await stack.enter_async_context(_embedded(private)) if redis is None else redis
+            where = RedisSettings(url)
+            report("pool", f"pool    {pool} at {where.safe_url}", redis=url, pool=pool)
+            async with connect(url, pool) as opened:
+                policy = await opened.policy()
+                if policy.revision == 0:
+                    await opened.set_policy(policy)
+            if settings.provider == "builtin" and settings.endpoint is None:
+                slots = settings.capacity or BUILTIN_CAPACITY
+                settings = replace(settings, endpoint=await stack.enter_async_context(_builtin(slots)))
+                report(
+                    "model",
+                    f"model   {MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work.\n"
+                    "        A real one: tokenlane up --provider openai --endpoint http://HOST:PORT",
+                    model=MODEL_NAME,
+                )
+            return await _Worker(settings, url, pool, report).run(stopping)
+
+
+@asynccontextmanager
+async def _embedded(private: bool) -> AsyncIterator[str]:
+    directory = None if private else data_dir() / "redis"
+    async with EmbeddedServer(directory) as server:
+        if private:
+            yield server.url
+        else:
+            with announcing(server.socket):
+                yield server.url
+
+
+@asynccontextmanager
+async def _builtin(slots: int) -> AsyncIterator[str]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        download = progress.add_task(f"fetching {MODEL_NAME}", total=None, visible=False)
+        path = await fetch(lambda done, total: progress.update(download, completed=done, total=total, visible=True))
+    async with builtin_server(path, slots) as endpoint:
+        yield endpoint
+
+
+class _Worker:
+    """The worker process: started, started again should it die, and drained at the end."""
+
+    def __init__(self, settings: LaneSettings, url: str, pool: str, report: _Report) -> None:
+        self._settings = settings
+        self._report = report
+        self._was_ready = False
+        command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
+        command += ["--lane", settings.name, "--provider", settings.provider]
+        command += ["--endpoint", settings.endpoint] if settings.endpoint else []
+        command += ["--capacity", str(settings.capacity)] if settings.capacity else []
+        command += [part for model in settings.models for part in ("--model", model)]
+        self._command = command
+        # The URL may hold a password, and arguments show in process lists.
+        self._environment = {**os.environ, "TOKENLANE_REDIS_URL": url}  # noqa: TID251 - handed on, not read
+
+    async def run(self, stopping: asyncio.Event) -> int:
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+            )
+            try:
+                code = await self._serve(process, stopping)
+            finally:
+                await _stop(process)
+            if stopping.is_set():
+                return OK
+            if not self._was_ready:
+                return code or FAILED
+            typer.echo(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
+            await asyncio.sleep(_RESTART_AFTER_S)
+
+    async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._read(process))
+            waiting = tasks.create_task(stopping.wait())
+            await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                process.terminate()
+                await reading
+            waiting.cancel()
+        return await process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            facts = json.loads(line)
+            if facts.get("event") == "ready":
+                self._ready(facts)
+
+    def _ready(self, facts: dict[str, object]) -> None:
+        again, self._was_ready = self._was_ready, True
+        text = f"lane    {facts['lane']}, {facts['capacity']} requests at once"
+        if not again:
+            text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
+        facts.pop("event")
+        self._report("ready", text, **facts)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(DRAIN_S + _KILL_AFTER_S):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@contextmanager
+def _stop_signal() -> Iterator[asyncio.Event]:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stopping.set)
+    try:
+        yield stopping
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
