@@ -296,6 +296,21 @@ async def test_closing_the_generator_frees_the_slot(provider: LlmProvider, simul
     assert simulator.running == 0
 
 
+async def test_cancelling_before_the_back_end_answers(provider: LlmProvider, simulator: Simulator) -> None:
+    """A request that waits in the back end's own queue leaves it when it is cancelled."""
+    first = asyncio.create_task(answer(provider, Script(hold_after=0)))
+    await simulator.held()
+    second = asyncio.create_task(answer(provider))
+    await simulator.wait_for(lambda: len(simulator.log) == 2)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    await simulator.ended()
+    assert [received.ended for received in simulator.log] == [None, "disconnected"]
+    simulator.release()
+    assert len(await first) == 5
+
+
 async def test_continuing_is_not_supported(provider: LlmProvider) -> None:
     """A text to continue from is refused rather than ignored."""
     with pytest.raises(BadRequest, match="not supported"):
