@@ -245,16 +245,18 @@ _NUMBERS: Final = ("attempt", "seq", "created", "deadline", "starts", "crashes",
 
 async def dump(redis: Redis) -> Dump:
     """All that the server holds: key to its value; TTLs as `ttl KEY`."""
-    found: Dump = {}
-    async for raw in redis.scan_iter(count=1000):
-        key = raw.decode()
-        kind = (await redis.type(key)).decode()
-        if kind != "none":
-            found[key] = await _value(redis, key, kind)
-            ttl = await redis.ttl(key)
-            if ttl >= 0:
-                found[f"ttl {key}"] = True
-    return found
+    keys = [key async for key in redis.scan_iter(count=10_000)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.type(key)
+            pipe.ttl(key)
+        told = await pipe.execute()
+        kinds = [(key, kind) for key, kind in zip(keys, told[::2], strict=True) if kind != b"none"]
+        for key, kind in kinds:
+            _ask(pipe, key, kind.decode())
+        values = await pipe.execute()
+    found: Dump = {f"ttl {key.decode()}": True for key, ttl in zip(keys, told[1::2], strict=True) if ttl >= 0}
+    return found | {key.decode(): _value(kind, value) for (key, kind), value in zip(kinds, values, strict=True)}
 
 
 async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
@@ -269,21 +271,32 @@ async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
     return held
 
 
-async def _value(redis: Any, key: str, kind: str) -> object:
+def _ask(pipe: Any, key: bytes, kind: str) -> None:
     match kind:
         case "hash":
-            return {field.decode(): text.decode() for field, text in (await redis.hgetall(key)).items()}
+            pipe.hgetall(key)
         case "zset":
-            return {member.decode(): score for member, score in await redis.zrange(key, 0, -1, withscores=True)}
+            pipe.zrange(key, 0, -1, withscores=True)
         case "set":
-            return {member.decode() for member in await redis.smembers(key)}
+            pipe.smembers(key)
         case "stream":
-            return {
-                entry.decode(): {name.decode(): text for name, text in fields.items()}
-                for entry, fields in await redis.xrange(key)
-            }
+            pipe.xrange(key)
         case _:
-            return (await redis.get(key)).decode()
+            pipe.get(key)
+
+
+def _value(kind: bytes, value: Any) -> object:
+    match kind:
+        case b"hash":
+            return {field.decode(): text.decode() for field, text in value.items()}
+        case b"zset":
+            return {member.decode(): score for member, score in value}
+        case b"set":
+            return {member.decode() for member in value}
+        case b"stream":
+            return {entry.decode(): {name.decode(): text for name, text in fields.items()} for entry, fields in value}
+        case _:
+            return value.decode()
 
 
 async def audit(redis: Redis) -> dict[str, str]:

@@ -287,8 +287,8 @@ async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
 async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
     """ARQ's job names the function, the id and the attempt in JSON, and holds nothing else of the request."""
     asked: Asked = await life.dispatched(pool)
-    raw = await raw(pool).get(f"arq:job:{{main}}{asked.id}:{asked.attempt}")
-    assert raw is not None
-    job = json.loads(raw)
+    text = await raw(pool).get(f"arq:job:{{main}}{asked.id}:{asked.attempt}")
+    assert text is not None
+    job = json.loads(text)
     assert job.keys() == {"t", "f", "a", "k", "et"}
     assert (job["f"], job["a"], job["k"]) == ("run_request", [asked.id, asked.attempt], {})

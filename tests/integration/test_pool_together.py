@@ -1,0 +1,259 @@
+"""Two of everything at once, and everything at once in random order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.integration import life
+from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
+
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import new_id
+from tokenlane.routing.pool import Ending, Pool, Running
+from tokenlane.routing.queues import order
+
+LANES = {
+    "worker1": LANE,
+    "worker2": LANE,
+    "worker3": Announcement("lane2", "sim", "http://gpu2:8080", ("m1",), limit=1),
+}
+
+
+async def test_two_routers_dispatch_the_same_heads(pool: Pool) -> None:
+    """Each head goes to one lane once, and no lane gets more than its credit."""
+    for worker, lane in LANES.items():
+        await life.beat(pool, worker, lane)
+    for number in range(5):
+        await life.submit(pool, life.envelope(agent=f"agent{number}", model=f"m{number}"))
+    heads = (await pool.survey()).heads
+
+    async def route(lanes: list[str]) -> list[int | None]:
+        return await asyncio.gather(*(pool.dispatch(head, lane, "m1", new_id()) for head in heads for lane in lanes))
+
+    given = await asyncio.gather(route(["lane1", "lane2"]), route(["lane2", "lane1"]))
+    assert sum(attempt is not None for attempts in given for attempt in attempts) == 3
+    assert Counter((await audit(pool.redis)).values()) == {"dispatched": 3, "waiting": 2}
+    assert [lane.credit for lane in (await pool.survey()).lanes] == [0, 0]
+
+
+async def test_two_workers_start_one_attempt(pool: Pool) -> None:
+    """Of many workers that start an attempt, one runs it."""
+    asked = await life.dispatched(pool)
+    started = await asyncio.gather(*(pool.start(asked.id, asked.attempt, f"worker{number}") for number in range(10)))
+    assert sum(it is not None for it in started) == 1
+    assert await audit(pool.redis) == {asked.id: "running"}
+
+
+async def test_two_sweeps(pool: Pool) -> None:
+    """Sweeps at the same time do the work once."""
+    asked = await life.running(pool)
+    await life.pass_lease(pool, asked.id)
+    swept = await asyncio.gather(*(life.sweep(pool, f"host{number}/1") for number in range(4)))
+    assert sum(it.requeued for it in swept) == 1
+    assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
+    assert await audit(pool.redis) == {asked.id: "waiting"}
+
+
+@pytest.mark.parametrize("state", LIVE)
+async def test_two_clients_cancel(pool: Pool, state: str) -> None:
+    """Cancelling at the same time answers alike, and an agent is told at most once."""
+    asked = await life.bring(pool, state)
+    async with life.listen(pool) as ear:
+        answers = await asyncio.gather(*(pool.cancel(asked.id) for _ in range(4)))
+        assert set(answers) == {"flagged" if state == "running" else "cancelled"}
+        assert len(await ear.told(asked.id)) == (0 if state == "running" else 1)
+    await audit(pool.redis)
+
+
+async def test_one_of_two_endings_counts(pool: Pool) -> None:
+    """Of all endings that race, one is the request's, and the agent is told that one only."""
+    asked = await life.running(pool)
+    async with life.listen(pool) as ear:
+        calls = [pool.finish(asked.id, asked.attempt, WORKER, end, 1, "", b'{"type":"%s"}' % end.encode())
+                 for end in _ENDINGS]  # fmt: skip
+        answers = await asyncio.gather(*calls, pool.requeue(asked.id, asked.attempt, WORKER))
+        told = await ear.told(asked.id)
+    (state,) = (await audit(pool.redis)).values()
+    assert answers.count(True) == (0 if state == "waiting" else 1)
+    assert told == ([] if state == "waiting" else [state])
+
+
+_ENDINGS: tuple[Ending, ...] = ("completed", "failed", "cancelled", "expired")
+_OUTCOMES = {*ENDED}
+
+
+class World:
+    """Two routers, three workers on two lanes and three agents, doing whatever comes to their minds."""
+
+    def __init__(self, pool: Pool, seed: int) -> None:
+        self.pool = pool
+        self.dice = random.Random(seed)
+        self.accepted: list[str] = []
+        self.runs: dict[str, dict[str, int]] = {worker: {} for worker in LANES}
+        self.history: list[str] = []
+
+    async def step(self) -> None:
+        """Some operations, at the same time."""
+        operations = self.dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=self.dice.randint(1, 4))
+        self.history.extend(operation.__name__ for operation in operations)
+        await asyncio.gather(*(operation(self) for operation in operations))
+
+    async def submit(self) -> None:
+        number = self.dice.randint(1, 3)
+        of = life.envelope(
+            agent=f"agent{number}",
+            client=f"client{number}",
+            role=self.dice.choice(["planner", "coder"]),
+            priority=self.dice.choice(["high", "normal", "low"]),
+        )
+        self.accepted.append(of.id)
+        await asyncio.gather(*(self.pool.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2))))
+
+    async def route(self) -> None:
+        heads = order((await self.pool.survey()).heads)
+        for head in heads:
+            lane, token = self.dice.choice(["lane1", "lane2"]), new_id()
+            times = self.dice.randint(1, 2)
+            given = await asyncio.gather(*(self.pool.dispatch(head, lane, "m1", token) for _ in range(times)))
+            assert len(set(given)) == 1
+
+    async def pick_up(self) -> None:
+        worker = self._worker()
+        for job in await raw(self.pool).zrange(self.pool.keys.lane_queue(LANES[worker].lane), 0, -1):
+            request_id, attempt = job.decode().removeprefix("{main}").split(":")
+            started = await self.pool.start(request_id, int(attempt) - self.dice.choice([0, 0, 0, 1]), worker)
+            if started is not None:
+                self.runs[worker][request_id] = int(attempt)
+
+    async def renew(self) -> None:
+        await self._renew(self._worker())
+
+    async def _renew(self, worker: str) -> None:
+        held = dict(self.runs[worker])
+        running = [Running(it, attempt, CLIENT, "agent1", "planner", "chat", 60_000) for it, attempt in held.items()]
+        takes = self.dice.random() < 0.9
+        beat = await self.pool.renew(worker, LANES[worker], running, takes_new_work=takes)
+        for (request_id, attempt), hold in zip(held.items(), beat.holds, strict=True):
+            if hold == "stale" and self.runs[worker].get(request_id) == attempt:
+                del self.runs[worker][request_id]
+            elif hold in ("cancelled", "expired"):
+                await self._finish(worker, request_id, attempt, hold)
+
+    async def finish(self) -> None:
+        worker = self._worker()
+        for request_id, attempt in self._some(worker):
+            await self._finish(worker, request_id, attempt, self.dice.choice(_ENDINGS))
+
+    async def _finish(self, worker: str, request_id: str, attempt: int, ending: Ending) -> None:
+        message = b'{"type":"%s"}' % ending.encode()
+        for _ in range(self.dice.randint(1, 2)):
+            await self.pool.finish(request_id, attempt, worker, ending, 1, "", message)
+        self.runs[worker].pop(request_id, None)
+
+    async def requeue(self) -> None:
+        worker = self._worker()
+        for request_id, attempt in self._some(worker):
+            await self.pool.requeue(request_id, attempt, worker, self.dice.choice([0, 60_000]))
+            self.runs[worker].pop(request_id, None)
+
+    async def cancel(self) -> None:
+        if self.accepted:
+            await self.pool.cancel(self.dice.choice(self.accepted))
+
+    async def refuse(self) -> None:
+        if self.accepted:
+            await self.pool.refuse(self.dice.choice(self.accepted), "model_not_found", b'{"type":"failed"}')
+
+    async def die(self) -> None:
+        worker = self._worker()
+        for request_id in self.runs[worker]:
+            await life.pass_lease(self.pool, request_id)
+        self.runs[worker].clear()
+
+    async def pass_time(self) -> None:
+        if self.accepted:
+            passes = self.dice.choice([life.pass_lease, life.pass_delay, _pass_deadline])
+            await passes(self.pool, self.dice.choice(self.accepted))
+
+    async def vanish(self) -> None:
+        await life.vanish(self.pool, f"client{self.dice.randint(1, 3)}")
+
+    async def check(self) -> None:
+        await self.pool.check(f"client{self.dice.randint(1, 3)}", self.accepted[-100:])
+
+    async def sweep(self) -> None:
+        await life.sweep(self.pool, f"host/{self.dice.randint(1, 2)}")
+
+    async def settle(self) -> None:
+        """Go on without new requests until all have ended."""
+        for _ in range(len(self.accepted) + 10):
+            states = await audit(self.pool.redis)
+            if not set(states.values()) & {*LIVE}:
+                return
+            for request_id in self.accepted:
+                await life.pass_delay(self.pool, request_id)
+                if states.get(request_id) == "dispatched":
+                    await life.pass_lease(self.pool, request_id)
+            await self.sweep()
+            for worker in LANES:
+                await self._renew(worker)
+            await asyncio.gather(self.route(), self.route())
+            await asyncio.gather(*(self.pick_up() for _ in range(6)))
+            for worker, runs in self.runs.items():
+                for request_id, attempt in list(runs.items()):
+                    await self._finish(worker, request_id, attempt, "completed")
+        pytest.fail("some requests do not end")
+
+    def _worker(self) -> str:
+        return self.dice.choice([*LANES])
+
+    def _some(self, worker: str) -> list[tuple[str, int]]:
+        runs = list(self.runs[worker].items())
+        return self.dice.sample(runs, min(len(runs), 1))
+
+
+async def _pass_deadline(pool: Pool, request_id: str) -> None:
+    # Of live ones only: setting a field of an ended request is nothing that time does.
+    if await raw(pool).zscore(f"{PREFIX}deadlines", request_id) is not None:
+        await life.pass_deadline(pool, request_id)
+
+
+_WEIGHTS: dict[Callable[[World], Awaitable[None]], int] = {
+    World.submit: 8,
+    World.route: 8,
+    World.pick_up: 8,
+    World.renew: 6,
+    World.finish: 4,
+    World.requeue: 2,
+    World.cancel: 2,
+    World.refuse: 1,
+    World.die: 1,
+    World.pass_time: 2,
+    World.vanish: 1,
+    World.check: 2,
+    World.sweep: 3,
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, random.SystemRandom().getrandbits(32)])
+async def test_every_accepted_request_ends_once(pool: Pool, seed: int) -> None:
+    """Whatever happens in whatever order: the server's keys are sound after each step, each request ends exactly
+    once, and in the end all lanes have all their credit."""
+    world = World(pool, seed)
+    async with life.listen(pool) as ear:
+        for worker, lane in LANES.items():
+            await life.beat(pool, worker, lane)
+        for _ in range(150):
+            await world.step()
+            await audit(pool.redis)
+        await world.settle()
+        heard = await ear.heard()
+    ends = Counter(channel.removeprefix("deltas:") for channel, content in heard if content.get("type") in _OUTCOMES)
+    assert ends == Counter(world.accepted), world.history
+    assert all(lane.queued == 0 for lane in (await pool.survey()).lanes)
+    left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if "request:" not in key}
+    assert not {name for name in left if name.startswith(("role:", "queue", "client:", "agent:", "arq:", "lease"))}
