@@ -79,6 +79,12 @@ async def beat(pool: Pool, worker: str = WORKER, lane: Announcement = LANE, *run
     return (await pool.renew(worker, lane, running, takes_new_work=True)).holds
 
 
+async def open_lane(pool: Pool) -> None:
+    """The lane takes work; if it does already it stays as it is."""
+    if await raw(pool).zscore(f"{PREFIX}lane:{LANE.lane}:workers", WORKER) is None:
+        await beat(pool)
+
+
 async def head(pool: Pool, request_id: str) -> Head:
     """The request as the head of its queue, whether it is or not."""
     fields = await raw(pool).hmget(f"{PREFIX}request:{request_id}", ["queue", "agent", "attempt"])
@@ -94,7 +100,7 @@ async def dispatch(pool: Pool, request_id: str, lane: str = LANE.lane, token: st
 async def dispatched(pool: Pool, request_id: str | None = None) -> Asked:
     """A request that a lane has been given."""
     request_id = request_id or await submit(pool)
-    await beat(pool)
+    await open_lane(pool)
     attempt = await dispatch(pool, request_id)
     assert attempt is not None
     return Asked(request_id, attempt)
@@ -110,7 +116,7 @@ async def running(pool: Pool, request_id: str | None = None) -> Asked:
 async def bring(pool: Pool, state: str) -> Asked:
     """A request in that state; a lane is there too."""
     if state == "waiting":
-        await beat(pool)
+        await open_lane(pool)
         return Asked(await submit(pool))
     if state == "dispatched":
         return await dispatched(pool)

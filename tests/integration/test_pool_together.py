@@ -169,10 +169,10 @@ class World:
             await self.pool.refuse(self.dice.choice(self.accepted), "model_not_found", b'{"type":"failed"}')
 
     async def die(self) -> None:
-        worker = self._worker()
-        for request_id in self.runs[worker]:
+        runs = self.runs[self._worker()]
+        for request_id in list(runs):
+            runs.pop(request_id, None)
             await life.pass_lease(self.pool, request_id)
-        self.runs[worker].clear()
 
     async def pass_time(self) -> None:
         if self.accepted:

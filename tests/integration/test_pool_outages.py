@@ -1,0 +1,181 @@
+"""A full server, a wiped one, and one that is part of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
+from tests.integration.servers import free_port, valkey
+
+from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.pool import Pool, Running, connect
+
+ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
+
+
+@asynccontextmanager
+async def no_memory(pool: Pool) -> AsyncIterator[None]:
+    """The server has less memory than it uses, and drops nothing by itself."""
+    await raw(pool).config_set("maxmemory-policy", "noeviction")
+    await raw(pool).config_set("maxmemory", "1mb")
+    try:
+        yield
+    finally:
+        await raw(pool).config_set("maxmemory", "0")
+
+
+async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
+    """Without memory submit is refused and changes nothing, and all that lives can go on to its end."""
+    await life.beat(pool, WORKER, ROOMY)
+    states = ("waiting", "waiting", "delayed", "dispatched", "dispatched", "running", "running", "running", "running")
+    asked = [await life.bring(pool, state) for state in states]
+    await life.beat(pool, WORKER, ROOMY)
+    waits, cancelled, delayed, starts, lapses, finishes, requeued, kept, late = asked
+    async with no_memory(pool):
+        before = await life.snapshot(pool.redis)
+        with pytest.raises(QueueFull, match="out of memory") as refused:
+            await life.submit(pool)
+        assert refused.value.retry_after_s == 1.0
+        assert await life.snapshot(pool.redis) == before
+        await life.submit(pool, life.envelope(waits.id))
+
+        assert await life.dispatch(pool, waits.id) is not None
+        assert await pool.cancel(cancelled.id) == "cancelled"
+        assert await pool.refuse(delayed.id, "model_not_found", life.refusal())
+        assert await pool.start(starts.id, starts.attempt, WORKER) is not None
+        assert await life.finish(pool, finishes)
+        assert await pool.requeue(requeued.id, requeued.attempt, WORKER, 60_000) == "delayed"
+        assert await life.beat(pool, WORKER, ROOMY, life.hold(kept)) == ("mine",)
+        assert await pool.cancel(kept.id) == "flagged"
+        assert (await pool.check(CLIENT, [kept.id])).standings[0].state == "running"
+        await raw(pool).delete(f"{PREFIX}request:{'0' * 32}")
+    for request_id in (lapses.id, late.id):
+        await life.pass_lease(pool, request_id)
+    await life.pass_deadline(pool, late.id)
+    await life.pass_delay(pool, requeued.id)
+    await raw(pool).hset(f"{PREFIX}swept", mapping={"at": (await pool.survey()).now_ms, "hold": 0})
+    async with no_memory(pool):
+        swept = await pool.sweep(ROUTER)
+        assert (swept.requeued, swept.revived) == (2, 1)
+        assert await life.beat(pool, "worker2", ROOMY) == ()
+        await pool.leave("client2")
+    found = await audit(pool.redis)
+    assert [found[it.id] for it in asked] == [
+        *("dispatched", "cancelled", "failed", "running", "waiting", "completed", "waiting", "running", "expired"),
+    ]
+    await life.submit(pool)
+
+
+async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
+    """After a wipe the worker's beat makes its requests known again: they count, and end as usual."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
+    assert await audit(pool.redis) == {asked.id: "running"}
+    assert (await pool.survey()).lanes[0].credit == LANE.limit - 1
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
+    assert await pool.start(asked.id, asked.attempt, "worker2") is None
+    assert await pool.start(asked.id, asked.attempt, WORKER) is None
+    job = f"{{main}}{asked.id}:{asked.attempt}"
+    assert await raw(pool).get(f"arq:in-progress:{job}") == b"1"
+    async with life.listen(pool) as ear:
+        assert await life.finish(pool, asked)
+        assert await ear.told(asked.id) == ["completed"]
+    assert await audit(pool.redis) == {asked.id: "completed"}
+    assert (await pool.survey()).lanes[0].credit == LANE.limit
+
+
+@pytest.mark.parametrize("how", ["crash", "requeue"])
+async def test_what_was_wiped_cannot_run_again(pool: Pool, how: str) -> None:
+    """Where the server has lost the request itself, it cannot be run by another: it ends as lost."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    await life.beat(pool, WORKER, LANE, life.hold(asked))
+    async with life.listen(pool) as ear:
+        if how == "crash":
+            await life.pass_lease(pool, asked.id)
+            await life.sweep(pool)
+        else:
+            assert await pool.requeue(asked.id, asked.attempt, WORKER) == "failed"
+            assert await pool.requeue(asked.id, asked.attempt, WORKER) == "failed"
+        (told,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
+    assert (told["attempt"], told["error"]["code"]) == (asked.attempt, "request_lost")
+    assert await audit(pool.redis) == {asked.id: "failed"}
+
+
+async def test_a_wiped_request_is_cancelled_as_any_other(pool: Pool) -> None:
+    """A request written anew obeys deadlines, cancelling, and the loss of its client."""
+    late, cancelled = await life.running(pool), await life.running(pool)
+    await raw(pool).flushall()
+    await life.beat(pool, WORKER, LANE, life.hold(late, left_ms=0), life.hold(cancelled))
+    await life.vanish(pool)
+    await life.sweep(pool)
+    assert await life.beat(pool, WORKER, LANE, life.hold(late), life.hold(cancelled)) == ("expired", "cancelled")
+    await audit(pool.redis)
+
+
+async def test_a_resubmission_wins_over_a_late_beat(pool: Pool) -> None:
+    """A request sent again after a wipe has a newer attempt, and the worker that ran the old one lets go."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    await life.submit(pool, life.envelope(asked.id), floor=asked.attempt)
+    assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("stale",)
+    attempt = await life.dispatch(pool, asked.id)
+    assert attempt is not None
+    assert attempt > asked.attempt
+    await audit(pool.redis)
+
+
+async def test_many_requests_at_once(pool: Pool) -> None:
+    """A worker may beat for 2,000 requests, and a client ask for 128."""
+    held = [Running(f"{number:032x}", 1_700_000_000_000, CLIENT, AGENT, "planner", "chat", 60_000)
+            for number in range(2000)]  # fmt: skip
+    beat = await pool.renew(WORKER, ROOMY, held, takes_new_work=True)
+    assert beat.holds == ("mine",) * 2000
+    assert set((await audit(pool.redis)).values()) == {"running"}
+    standings = (await pool.check(CLIENT, [one.id for one in held[:128]])).standings
+    assert {(it.state, it.attempt) for it in standings} == {("running", 1_700_000_000_000)}
+
+
+async def test_a_life_on_a_cluster(cluster_url: str) -> None:
+    """All keys of a pool lie in one slot, so every script is legal on a server in cluster mode."""
+    async with connect(cluster_url) as pool:
+        await pool.set_policy(await pool.policy())
+        asked = await life.running(pool)
+        await life.beat(pool, WORKER, LANE, life.hold(asked))
+        await pool.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000)
+        await life.pass_delay(pool, asked.id)
+        await life.sweep(pool)
+        asked = await life.running(pool, asked.id)
+        await pool.cancel(asked.id)
+        await life.sweep(pool)
+        assert await pool.finish(asked.id, asked.attempt, WORKER, "failed", 1, "", b"{}")
+        lost = await life.running(pool)
+        await raw(pool).delete(f"{PREFIX}request:{lost.id}")
+        await life.beat(pool, WORKER, LANE, life.hold(lost))
+        await pool.check(CLIENT, [asked.id])
+        await life.submit(pool)
+        await life.vanish(pool)
+        await life.sweep(pool)
+        await pool.leave(CLIENT)
+        await pool.refuse(await life.submit(pool), "model_not_found", life.refusal())
+        await pool.publish([(pool.keys.deltas(asked.id), b"{}")])
+        assert len((await pool.survey()).lanes) == 1
+
+
+@pytest.fixture
+async def cluster_url(tmp_path: Path) -> AsyncIterator[str]:
+    """A server in cluster mode that has all slots."""
+    async with valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as port:
+        url = f"redis://127.0.0.1:{port}"
+        async with connect(url) as pool, asyncio.timeout(10):
+            await raw(pool).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while b"cluster_state:ok" not in await raw(pool).execute_command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.01)
+        yield url
