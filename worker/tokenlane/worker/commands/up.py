@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.config.exits import FAILED, OK, USAGE, UserError
 from tokenlane.config.load import lane_settings, pool_name
-from tokenlane.config.running import announcing, data_dir
+from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.pool import connect
@@ -101,23 +101,42 @@ async def _up(
 
 @asynccontextmanager
 async def _embedded(private: bool) -> AsyncIterator[str]:
-    directory = None if private else data_dir() / "redis"
-    async with EmbeddedServer(directory) as server:
-        if private:
+    if private:
+        async with EmbeddedServer() as server:
             yield server.url
-        else:
-            with announcing(server.socket):
-                yield server.url
+        return
+    running = announced_socket()
+    if running is not None:
+        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
+    async with EmbeddedServer(data_dir() / "redis") as server:
+        with announcing(server.socket):
+            yield server.url
 
 
 @asynccontextmanager
 async def _builtin(slots: int) -> AsyncIterator[str]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        download = progress.add_task(f"fetching {MODEL_NAME}", total=None, visible=False)
-        path = await fetch(lambda done, total: progress.update(download, completed=done, total=total, visible=True))
+    with _download_bar() as advance:
+        path = await fetch(advance)
     async with builtin_server(path, slots) as endpoint:
         yield endpoint
+
+
+@contextmanager
+def _download_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that shows itself only if it is called."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    download = progress.add_task(f"fetching {MODEL_NAME}", total=None)
+
+    def advance(done: int, total: int) -> None:
+        progress.start()
+        progress.update(download, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 class _Worker:
