@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import socket
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, new_id
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .courier import Courier
@@ -74,19 +75,9 @@ class Client:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(connect(self._url, self._pool_name))
-            hub = await stack.enter_async_context(open_hub(pool))
-            tasks = await stack.enter_async_context(background())
-            self._id = new_id()
-            courier = Courier(pool, hub, tasks)
-            watch = Watch(pool, courier, self._id)
-            await watch.beat()
-            stack.push_async_callback(_leave, pool, courier, self._id)
-            tasks.create_task(courier.speak(), name="tokenlane words to workers")
-            tasks.create_task(watch.run(), name="tokenlane client beat")
-            self._courier = courier
-            self._stack = stack.pop_all()
+        self._id = new_id()
+        connection = _connection(self._url, self._pool_name, self._id)
+        self._courier = await self._stack.enter_async_context(connection)
         return self
 
     async def __aexit__(
@@ -101,11 +92,26 @@ class Client:
         return self._courier
 
 
-async def _leave(pool: Pool, courier: Courier, client: str) -> None:
-    # A client that could not say goodbye to all its requests stays listed, so that they are found to be orphans.
-    if await courier.close_all():
-        with suppress(PoolUnavailable):
-            await pool.leave(client)
+@asynccontextmanager
+async def _connection(url: str, pool_name: str, client: str) -> AsyncIterator[Courier]:
+    async with connect(url, pool_name) as pool, open_hub(pool) as hub:
+        told = False
+        try:
+            async with background() as tasks:
+                courier = Courier(pool, hub, tasks)
+                watch = Watch(pool, courier, client)
+                await watch.beat()
+                tasks.create_task(courier.speak(), name="tokenlane words to workers")
+                tasks.create_task(watch.run(), name="tokenlane client beat")
+                try:
+                    yield courier
+                finally:
+                    told = await courier.close_all()
+        finally:
+            # Who could not cancel all its requests stays listed, so that they are found to be orphans.
+            if told:
+                with suppress(PoolUnavailable):
+                    await pool.leave(client)
 
 
 def _default_agent() -> str:

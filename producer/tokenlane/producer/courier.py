@@ -159,11 +159,13 @@ class Courier:
         assert exchange.submission is not None
         if isinstance(await exchange.submission, QueueFull):
             return
-        while asyncio.get_running_loop().time() < exchange.deadline:
+        while True:
             try:
                 await self._pool.cancel(exchange.id)
                 return
             except PoolUnavailable:
+                if asyncio.get_running_loop().time() > exchange.deadline:
+                    return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)
 
     def _hear(self, exchange: Exchange, data: bytes) -> None:

@@ -103,6 +103,7 @@ class Watch:
 
     async def _missing(self, exchange: Exchange) -> None:
         now = asyncio.get_running_loop().time()
+        exchange.ask(exchange.delivery.worker, exchange.delivery.attempt, UNCERTAIN_EVERY_S)
         if exchange.missing_since is None:
             exchange.missing_since = now
             return

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SILENCE_S = 2.0
 _DEAD_AFTER_SILENCES = 3
+_CONNECT_TIMEOUT_S = 5.0
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _BROKEN = (redis_errors.RedisError, OSError)
 
@@ -90,7 +91,8 @@ class Hub:
             async with open_redis(self._url, retries=0) as redis:
                 pubsub = redis.pubsub()
                 try:
-                    await self._subscribe_all(pubsub)
+                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                        await self._subscribe_all(pubsub)
                     failures = 0
                     self.connected.set()
                     await self._read(pubsub)
