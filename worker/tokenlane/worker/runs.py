@@ -46,10 +46,12 @@ class Run:
         """Break the block off at the deadline, or when told to `stop`.
 
         Raises:
-            TimeoutError: it was broken off; `reason` says why.
+            TimeoutError: it was broken off, or not even begun; `reason` says why.
         """
+        if self.reason is not None:
+            raise TimeoutError
         try:
-            async with asyncio.timeout_at(self.deadline if self.reason is None else 0) as self._timeout:
+            async with asyncio.timeout_at(self.deadline) as self._timeout:
                 yield
         finally:
             if self._timeout is not None and self._timeout.expired() and self.reason is None:

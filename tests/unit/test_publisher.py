@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.workshop import Asker, until
+
+from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.keys import Keys
+from tokenlane.routing.messages import Completed, Deltas, TokenDelta, Usage, channel_message
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.tasks import background
+from tokenlane.worker import publisher as publisher_module
+from tokenlane.worker.publisher import Outlet, Publisher
+
+ID, ATTEMPT = "0" * 32, 7
+
+
+class FakePool:
+    """Counts and keeps what is published, as far as it is told to."""
+
+    def __init__(self) -> None:
+        self.keys = Keys()
+        self.flushes: list[list[tuple[str, bytes]]] = []
+        self.failing = False
+        self.losing = False
+        self.open = asyncio.Event()
+        self.open.set()
+        self.in_flight = 0
+        self.hear: Callable[[bytes], None] = lambda data: None
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        assert self.in_flight == 0, "two flushes at once"
+        self.in_flight += 1
+        try:
+            await self.open.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.in_flight -= 1
+        if self.failing:
+            raise PoolUnavailable
+        self.flushes.append(list(messages))
+        if not self.losing:
+            for _, message in messages:
+                self.hear(message)
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[tuple[Publisher, FakePool]]:
+    pool = FakePool()
+    publisher = Publisher(cast("Pool", pool), "worker1", "lane1")
+    async with background() as tasks:
+        tasks.create_task(publisher.run())
+        yield publisher, pool
+
+
+async def turns(count: int = 10) -> None:
+    """Let every task that can go on do so."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def complete(outlet: Outlet, asker: Asker) -> None:
+    """End the request as a job does, and tell the agent as `finish` does."""
+    rest = await outlet.close()
+    message = Completed(
+        attempt=ATTEMPT,
+        worker="worker1",
+        lane="lane1",
+        model="m",
+        first=rest.first,
+        end=rest.end,
+        usage=Usage(),
+        deltas=rest.deltas,
+    ).to_wire()
+    outlet.end(message)
+    asker.take(message)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("put"), st.text(max_size=4)),
+    st.tuples(st.just("turn"), st.integers(1, 6)),
+    st.tuples(st.just("fail"), st.booleans()),
+    st.tuples(st.just("lose"), st.booleans()),
+    st.tuples(st.just("stall"), st.booleans()),
+    st.tuples(st.just("ask"), st.none()),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_what_is_produced_arrives_once_and_in_order(steps: list[tuple[str, object]]) -> None:
+    """Whatever is lost or fails on the way, an agent that asks for its gaps has every delta once, and the right end."""
+    asyncio.run(_arrives(steps))
+
+
+async def _arrives(steps: list[tuple[str, object]]) -> None:
+    async with publishing() as (publisher, pool):
+        asker = Asker(cast("Pool", pool))
+        pool.hear = asker.take
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        produced: list[str] = []
+        for name, value in steps:
+            match name, value:
+                case "put", str(text):
+                    produced.append(text)
+                    outlet.put(TokenDelta(text=text))
+                case "turn", int(count):
+                    await turns(count)
+                case "fail", bool(wanted):
+                    pool.failing = wanted
+                case "lose", bool(wanted):
+                    pool.losing = wanted
+                case "stall", bool(wanted):
+                    pool.open.clear() if wanted else pool.open.set()
+                case "ask", _:
+                    publisher.replay(ID, ATTEMPT, len(asker.text))
+            assert asker.text == produced[: len(asker.text)]
+        pool.open.set()
+        pool.failing = pool.losing = False
+        await complete(outlet, asker)
+        ending = asker.ending
+        assert isinstance(ending, Completed)
+        assert ending.end == len(produced)
+        if len(asker.text) < ending.end:
+            publisher.replay(ID, ATTEMPT, len(asker.text))
+            await until(lambda: len(asker.text) == len(produced), 5)
+        assert asker.text == produced
+
+
+async def test_the_first_delta_goes_at_once_and_a_flush_takes_all_that_came_meanwhile() -> None:
+    """While one flush is in flight all streams wait for the next, which has one message for each of them."""
+    async with publishing() as (publisher, pool):
+        outlets = [publisher.open(f"{number:032x}", ATTEMPT, "m") for number in range(3)]
+        outlets[0].put(TokenDelta(text="first"))
+        pool.open.clear()
+        await turns()
+        for outlet in outlets:
+            for text in ("x", "y"):
+                outlet.put(TokenDelta(text=text))
+        pool.open.set()
+        await until(lambda: len(pool.flushes) == 2)
+        first, second = ([channel_message(data) for _, data in flush] for flush in pool.flushes)
+        assert [len(message.deltas) for message in first if isinstance(message, Deltas)] == [1]
+        assert [(message.first, len(message.deltas)) for message in second if isinstance(message, Deltas)] == [
+            (1, 2),
+            (0, 2),
+            (0, 2),
+        ]
+
+
+async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
+    """What a flush in flight has taken is not handed back, what came after it is, and none of it is published."""
+    async with publishing() as (publisher, pool):
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        pool.open.clear()
+        outlet.put(TokenDelta(text="a"))
+        await turns()
+        outlet.put(TokenDelta(text="b"))
+        closing = asyncio.create_task(outlet.close())
+        await turns()
+        assert not closing.done()
+        pool.open.set()
+        rest = await closing
+        assert (rest.first, [delta.text for delta in rest.deltas], rest.end) == (1, ["b"], 2)
+        await turns()
+        assert len(pool.flushes) == 1
+
+
+async def test_a_crowded_outlet_makes_its_stream_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its bound an outlet has no room until a flush has taken what waits."""
+    monkeypatch.setattr(publisher_module, "UNFLUSHED_BYTES", 100)
+    async with publishing() as (publisher, pool):
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        pool.open.clear()
+        outlet.put(TokenDelta(text="x"))
+        await turns()
+        before = outlet.crowded
+        outlet.put(TokenDelta(text="y" * 100))
+        assert (before, outlet.crowded) == (False, True)
+        room = asyncio.create_task(outlet.room())
+        await turns()
+        assert not room.done()
+        pool.open.set()
+        async with asyncio.timeout(5):
+            await room
+
+
+async def test_memory_is_bounded_oldest_ended_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended longest ago is forgotten first; running requests lose their oldest output only when nothing else is
+    left to forget."""
+    monkeypatch.setattr(publisher_module, "KEPT_BYTES", 3000)
+    async with publishing() as (publisher, pool):
+        asker = Asker(cast("Pool", pool))
+        for number in range(4):
+            outlet = publisher.open(f"{number:032x}", ATTEMPT, "m")
+            outlet.put(TokenDelta(text="x" * 800))
+            await until(lambda number=number: len(pool.flushes) == number + 1)  # type: ignore[misc]  # a default
+            await complete(outlet, asker)
+        known = [publisher.replay(f"{number:032x}", ATTEMPT, 0) for number in range(4)]
+        assert known == [False, False, True, True]
+        running = publisher.open(ID, ATTEMPT + 1, "m")
+        for _ in range(5):
+            running.put(TokenDelta(text="y" * 800))
+            await turns(20)
+        assert publisher._kept_bytes <= 3000
+        assert publisher.replay(ID, ATTEMPT + 1, 0)
+
+
+async def test_what_ended_is_forgotten_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ended is kept for `KEPT_S` and no longer; a discarded one is gone at once."""
+    monkeypatch.setattr(publisher_module, "KEPT_S", 0.01)
+    async with publishing() as (publisher, pool):
+        asker = Asker(cast("Pool", pool))
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        await complete(outlet, asker)
+        assert publisher.replay(ID, ATTEMPT, 0)
+        await until(lambda: not publisher.replay(ID, ATTEMPT, 0))
+        publisher.open(ID, ATTEMPT + 1, "m").discard()
+        assert not publisher.replay(ID, ATTEMPT + 1, 0)
+        assert publisher._kept_bytes == 0
+
+
+async def test_half_a_surrogate_pair_fails_its_own_request_only() -> None:
+    """Text no JSON can carry is refused where it is put, so the flush of all others goes on."""
+    async with publishing() as (publisher, pool):
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        with pytest.raises(UnicodeEncodeError):
+            outlet.put(TokenDelta(text="\ud83d"))
+        outlet.put(TokenDelta(text="fine"))
+        await until(lambda: len(pool.flushes) == 1)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing.keys import Keys
+from tokenlane.routing.messages import Cancel, Envelope, Handover, Replay, new_id
+from tokenlane.routing.pool import Pool, Started
+from tokenlane.worker.control import Control
+from tokenlane.worker.publisher import Publisher
+from tokenlane.worker.runs import Run, Runs
+
+
+class Workbench:
+    """A control channel with one run behind it."""
+
+    def __init__(self) -> None:
+        self.runs = Runs()
+        self.publisher = Publisher(cast("Pool", Keys()), "worker1", "lane1")
+        self.replays: list[tuple[Any, ...]] = []
+        self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
+        self.control = Control(self.runs, self.publisher)
+        envelope = Envelope(id=new_id(), client="c", agent="a", role="r")
+        started = Started(envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False)
+        self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))
+
+
+async def test_each_message_reaches_the_run_it_is_about() -> None:
+    """Cancel stops the run, Handover answers it, Replay goes to the publisher."""
+    bench = Workbench()
+    run = bench.run
+    with bench.runs.holding(run):
+        bench.control.receive(Replay(id=run.id, attempt=5, after=3).to_wire())
+        bench.control.receive(Handover(id=run.id, attempt=5, position=4).to_wire())
+        bench.control.receive(Handover(id=run.id, attempt=5, position=9).to_wire())
+        bench.control.receive(Cancel(id=run.id, attempt=5, reason="expired").to_wire())
+    assert bench.replays == [(run.id, 5, 3)]
+    assert run.handover.result().position == 4
+    assert run.reason == "expired"
+
+
+async def test_what_is_about_another_attempt_changes_nothing() -> None:
+    """A message for an older or unknown attempt reaches no run."""
+    bench = Workbench()
+    with bench.runs.holding(bench.run):
+        bench.control.receive(Cancel(id=bench.run.id, attempt=4).to_wire())
+        bench.control.receive(Handover(id=bench.run.id, attempt=6).to_wire())
+        bench.control.receive(Cancel(id=new_id(), attempt=5).to_wire())
+    assert bench.run.reason is None
+    assert not bench.run.handover.done()
+
+
+@given(data=st.binary() | st.text().map(str.encode) | st.just(b'{"type":"cancel","secret":"xyzzy"}'))
+def test_anything_else_is_counted_and_never_raised(data: bytes) -> None:
+    """Whoever writes nonsense to the channel does no harm."""
+    control = Control(Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
+    control.receive(data)
+    assert control.malformed == 1
+
+
+def test_what_could_not_be_read_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells the size of a malformed message, not its content."""
+    Control(Runs(), Publisher(cast("Pool", None), "worker1", "lane1")).receive(b'{"type":"cancel","id":"xyzzy"}')
+    assert "30 bytes" in caplog.text
+    assert "xyzzy" not in caplog.text

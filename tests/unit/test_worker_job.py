@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.workshop import FakeProvider, until
+
+from tokenlane.routing import telemetry
+from tokenlane.routing.errors import BadRequest, Interrupted, PoolUnavailable, ProviderDown, QueueFull, RateLimited
+from tokenlane.routing.hub import Hub
+from tokenlane.routing.keys import Keys
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import (
+    ChannelMessage,
+    ChatRequest,
+    Completed,
+    Deltas,
+    Envelope,
+    Failed,
+    Handover,
+    Message,
+    Resume,
+    channel_message,
+    new_id,
+)
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool, Started
+from tokenlane.routing.tasks import background
+from tokenlane.worker import job
+from tokenlane.worker.job import Lane, run_request
+from tokenlane.worker.lease import Lease
+from tokenlane.worker.publisher import Publisher
+from tokenlane.worker.runs import Run, Runs
+
+SECRET = "xyzzy-the-prompt"
+ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), limit=2)
+
+
+class FakePool:
+    """A pool with one dispatched request. `outage`: how many more calls of `finish` and `requeue` fail."""
+
+    def __init__(self) -> None:
+        self.keys = Keys()
+        self.id = new_id()
+        self.starts = 1
+        self.left_ms = 60_000
+        self.cancelled = False
+        self.payload = ChatRequest(id=self.id, role="r", messages=[Message(role="user", content=SECRET)]).to_wire()
+        self.started_by: list[str] = []
+        self.gone = False
+        self.unavailable = False
+        self.outage: list[Exception] = []
+        self.stale = False
+        self.published: list[ChannelMessage] = []
+        self.endings: list[tuple[str, int, str, ChannelMessage]] = []
+        self.requeued: list[int] = []
+        self.log: list[str] = []
+        self.rules = Policy(orphan_ms=500, max_starts=3)
+
+    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+        if self.unavailable:
+            raise PoolUnavailable
+        if self.gone:
+            return None
+        self.started_by.append(worker)
+        envelope = Envelope(id=self.id, client="c", agent="a", role="r")
+        return Started(envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
+
+    async def finish(self, *args: Any) -> bool:
+        _, _, _, ending, end, code, message = args
+        if self.outage:
+            raise self.outage.pop()
+        self.log.append(f"finished {self.id}")
+        if self.stale:
+            return False
+        self.endings.append((ending, end, code, channel_message(message)))
+        return True
+
+    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0) -> str:
+        if self.outage:
+            raise self.outage.pop()
+        self.log.append(f"requeued {self.id}")
+        self.requeued.append(due_ms)
+        return "waiting"
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        self.published.extend(channel_message(data) for _, data in messages)
+
+    async def policy(self) -> Policy:
+        return self.rules
+
+
+class Bench:
+    """A lane with a fake pool and a fake back end, which share one log."""
+
+    def __init__(self, provider: FakeProvider | None = None) -> None:
+        self.pool = FakePool()
+        self.provider = provider or FakeProvider()
+        self.provider.log = self.pool.log
+        self.runs = Runs()
+        pool = cast("Pool", self.pool)
+        self.publisher = Publisher(pool, "worker1", "lane1")
+        self.lane = Lane(
+            pool,
+            cast("Hub", None),
+            "worker1",
+            ANNOUNCEMENT,
+            self.provider,
+            self.runs,
+            self.publisher,
+            cast("Lease", None),
+        )
+
+    async def run(self) -> None:
+        """Run the request to its end."""
+        async with asyncio.timeout(10), background() as tasks:
+            tasks.create_task(self.publisher.run())
+            await run_request(self.lane, self.pool.id, 5)
+
+    async def run_until_held(self) -> asyncio.Task[None]:
+        """Run the request until the back end holds."""
+        task = asyncio.create_task(self.run())
+        await until(lambda: self.provider.holding > 0)
+        return task
+
+    @property
+    def only_run(self) -> Run:
+        (run,) = self.runs
+        return run
+
+    @property
+    def ending(self) -> tuple[str, int, str, ChannelMessage]:
+        (ending,) = self.pool.endings
+        return ending
+
+
+async def test_a_whole_answer_completes_the_request() -> None:
+    """All pieces, the end position and the usage arrive, and the stream is closed before the request is finished."""
+    bench = Bench()
+    await bench.run()
+    ending, end, code, message = bench.ending
+    assert (ending, end, code) == ("completed", 4, "")
+    assert isinstance(message, Completed)
+    pieces = [m for m in [*bench.pool.published, message] if isinstance(m, Deltas | Completed)]
+    assert "".join(delta.text for piece in pieces for delta in piece.deltas) == "abc"
+    assert (message.usage.queue_ms, message.usage.completion_tokens, message.usage.attempts) == (12, 3, 1)
+    assert 0 < message.usage.first_token_ms <= message.usage.total_ms
+    assert bench.pool.log == [f"opened {bench.pool.id}", f"closed {bench.pool.id}", f"finished {bench.pool.id}"]
+    assert len(bench.runs) == 0
+
+
+async def test_what_is_not_ours_is_not_run() -> None:
+    """An attempt that is gone, or cannot be claimed, opens no stream and ends nothing."""
+    for trouble in ("gone", "unavailable"):
+        bench = Bench()
+        setattr(bench.pool, trouble, True)
+        await bench.run()
+        assert bench.pool.log == []
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b'{"role":"r"}', b'{"messages": "\xff"}', b'{"messages":"xyzzy-the-prompt"}']
+)
+async def test_a_payload_that_is_no_request_fails_it(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A payload that cannot be read ends the request as a bad one, without quoting it."""
+    caplog.set_level(logging.DEBUG)
+    bench = Bench()
+    bench.pool.payload = payload
+    await bench.run()
+    ending, _, code, message = bench.ending
+    assert (ending, code) == ("failed", BadRequest.code)
+    assert SECRET not in message.model_dump_json() + caplog.text
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "expired"])
+async def test_a_stop_closes_the_stream_first(reason: Any) -> None:
+    """A request that is stopped ends for that reason, once its stream is closed."""
+    bench = Bench(FakeProvider(hold_after=1))
+    task = await bench.run_until_held()
+    bench.only_run.stop(reason)
+    await task
+    assert bench.ending[0] == reason
+    assert bench.pool.log == [f"opened {bench.pool.id}", f"closed {bench.pool.id}", f"finished {bench.pool.id}"]
+
+
+async def test_a_deadline_expires_the_request() -> None:
+    """When its time to live is over the request is expired, wherever its stream is."""
+    bench = Bench(FakeProvider(hold_after=1))
+    bench.pool.left_ms = 30
+    await bench.run()
+    assert bench.ending[0] == "expired"
+
+
+async def test_a_request_cancelled_before_its_start_opens_no_stream() -> None:
+    """The cancel flag that comes with the payload is obeyed."""
+    bench = Bench()
+    bench.pool.cancelled = True
+    await bench.run()
+    assert bench.ending[0] == "cancelled"
+    assert bench.provider.requests == []
+
+
+async def test_an_outdated_attempt_stops_and_says_nothing() -> None:
+    """A newer attempt speaks for the request: the older one closes its stream and ends nothing."""
+    bench = Bench(FakeProvider(hold_after=1))
+    task = await bench.run_until_held()
+    bench.only_run.stop("stale")
+    await task
+    assert bench.pool.log == [f"opened {bench.pool.id}", f"closed {bench.pool.id}"]
+    assert not bench.publisher.replay(bench.pool.id, 5, 0)
+
+
+async def test_an_answer_the_pool_does_not_want_is_forgotten() -> None:
+    """If the attempt turns out stale at its end, its answer is not replayed to anybody."""
+    bench = Bench()
+    bench.pool.stale = True
+    await bench.run()
+    assert not bench.publisher.replay(bench.pool.id, 5, 0)
+
+
+async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_delivered() -> None:
+    """A back end that is down before the first piece costs an attempt; `retry_after_s` is kept to."""
+    bench = Bench(FakeProvider(error=RateLimited(retry_after_s=2.0)))
+    await bench.run()
+    assert bench.pool.requeued
+    assert bench.pool.requeued[0] >= 2000
+    assert bench.pool.endings == []
+
+
+@pytest.mark.parametrize(
+    ("error", "fail_after", "starts"),
+    [(ProviderDown(), 2, 1), (ProviderDown(), 0, 3), (BadRequest("no"), 0, 1)],
+)
+async def test_a_failure_that_cannot_be_repeated_ends_the_request(
+    error: Exception, fail_after: int, starts: int
+) -> None:
+    """After the first delivered piece, the last allowed start, or for what is not retryable, the failure is final."""
+    bench = Bench(FakeProvider(error=error, fail_after=fail_after, hold_after=fail_after))
+    bench.pool.starts = starts
+    task = asyncio.create_task(bench.run())
+    if starts > 1:
+        await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
+        bench.only_run.handover.set_result(Handover(id=bench.pool.id, attempt=5))
+    await until(lambda: bench.provider.holding > 0)
+    await until(lambda: sum(len(m.deltas) for m in bench.pool.published if isinstance(m, Deltas)) == fail_after)
+    bench.provider.go.set()
+    await task
+    ending, end, code, message = bench.ending
+    assert (ending, end) == ("failed", fail_after)
+    assert isinstance(message, Failed)
+    assert (message.error.provider, message.error.lane, message.error.model) == ("fake", "lane1", "m1")
+    assert code == message.error.code == getattr(error, "code", "")
+
+
+async def test_a_stream_without_a_finish_mark_is_no_answer() -> None:
+    """A stream that merely ends is a failure, not a success."""
+    bench = Bench(FakeProvider(finish=False, hold_after=3))
+    task = await bench.run_until_held()
+    await until(lambda: sum(len(m.deltas) for m in bench.pool.published if isinstance(m, Deltas)) == 3)
+    bench.provider.go.set()
+    await task
+    assert bench.ending[0::2] == ("failed", Interrupted.code)
+
+
+async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception no provider should raise fails the request, and its text is nowhere."""
+    caplog.set_level(logging.DEBUG)
+    bench = Bench(FakeProvider(error=ZeroDivisionError(SECRET)))
+    await bench.run()
+    ending, _, code, message = bench.ending
+    assert (ending, code) == ("failed", ProviderDown.code)
+    text = message.model_dump_json() + caplog.text
+    assert "ZeroDivisionError" in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])
+async def test_the_end_waits_for_the_pool(outage: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is held until the pool takes its end, be the server away or full."""
+    monkeypatch.setattr(job, "INSIST_EVERY_S", 0.001)
+    bench = Bench()
+    bench.pool.outage = [outage] * 5
+    await bench.run()
+    assert bench.ending[0] == "completed"
+    assert bench.publisher.replay(bench.pool.id, 5, 0)
+
+
+async def test_the_end_waits_no_longer_than_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that shuts down without a pool leaves its requests to their leases."""
+    bench = Bench()
+    bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
+    bench.runs.closing = False
+    task = asyncio.create_task(bench.run())
+    await until(lambda: len(bench.pool.outage) < 1000)
+    bench.runs.close()
+    await task
+    assert bench.pool.endings == []
+
+
+async def again(bench: Bench, handover: Handover | None) -> list[ChannelMessage]:
+    """Run a request that was started before; what was published up to its end."""
+    bench.pool.starts = 2
+    task = asyncio.create_task(bench.run())
+    await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
+    if handover is not None:
+        bench.only_run.handover.set_result(handover)
+    await task
+    return bench.pool.published
+
+
+async def test_a_second_start_asks_the_agent_first() -> None:
+    """An agent that has nothing gets the whole answer; the usage counts the starts."""
+    bench = Bench()
+    published = await again(bench, Handover(id=bench.pool.id, attempt=5, position=0))
+    assert isinstance(published[0], Resume)
+    message = bench.ending[3]
+    assert isinstance(message, Completed)
+    assert message.usage.attempts == 2
+
+
+async def test_a_partial_answer_is_not_begun_anew() -> None:
+    """An agent that has a part already is told that the answer broke off there."""
+    bench = Bench()
+    await again(bench, Handover(id=bench.pool.id, attempt=5, position=3))
+    ending, end, code, message = bench.ending
+    assert (ending, end, code) == ("failed", 3, Interrupted.code)
+    assert isinstance(message, Failed)
+    assert message.first == 3
+    assert bench.provider.requests == []
+
+
+async def test_a_request_whose_agent_is_done_is_cancelled() -> None:
+    """What the agent no longer waits for is not run again."""
+    bench = Bench()
+    await again(bench, Handover(id=bench.pool.id, attempt=5, state="done"))
+    assert bench.ending[0] == "cancelled"
+    assert bench.provider.requests == []
+
+
+async def test_an_agent_that_knows_a_newer_attempt_is_left_to_it() -> None:
+    """An attempt the agent calls stale ends without a word."""
+    bench = Bench()
+    await again(bench, Handover(id=bench.pool.id, attempt=5, state="stale"))
+    assert bench.pool.log == []
+
+
+async def test_without_an_agent_nothing_is_run_again() -> None:
+    """If nobody answers within the orphan time, the request is cancelled, never run anew."""
+    bench = Bench()
+    published = await again(bench, None)
+    assert len(published) >= 2
+    assert bench.ending[0] == "cancelled"
+    assert bench.provider.requests == []
+
+
+@pytest.mark.parametrize(("delivered", "outcome"), [(0, "requeued"), (1, "finished")])
+async def test_shutting_down_gives_back_what_was_not_begun(delivered: int, outcome: str) -> None:
+    """A request of which nothing was delivered waits again; one that was delivered in part is interrupted."""
+    bench = Bench(FakeProvider(hold_after=delivered))
+    task = await bench.run_until_held()
+    await until(lambda: len(bench.pool.published) == delivered)
+    bench.runs.close()
+    await task
+    assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"{outcome} {bench.pool.id}"]
+    assert [ending[0::2] for ending in bench.pool.endings] == [("failed", Interrupted.code)] * delivered
+
+
+async def test_a_cancelled_job_settles_before_it_goes() -> None:
+    """A job whose task is cancelled, as ARQ's own worker does at its end, gives its request back first."""
+    bench = Bench(FakeProvider(hold_after=0))
+    async with background() as tasks:
+        tasks.create_task(bench.publisher.run())
+        task = asyncio.create_task(run_request(bench.lane, bench.pool.id, 5))
+        await until(lambda: bench.provider.holding > 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"requeued {bench.pool.id}"]
+    assert len(bench.runs) == 0
+
+
+async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt has a span with the kind of its failure; the prompt and the error's text are not in it."""
+    exporter, tracing = InMemorySpanExporter(), TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "tracer", lambda: tracing.get_tracer("test"))
+    bench = Bench(FakeProvider(error=ZeroDivisionError(SECRET)))
+    await bench.run()
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == ProviderDown.code
+    assert SECRET not in span.to_json()
+    tracing.shutdown()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+from tests.workshop import until
+
+from tokenlane.routing.errors import LaneConflict, PoolUnavailable
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import Envelope, new_id
+from tokenlane.routing.pool import Beat, Hold, Pool, Running, Started
+from tokenlane.routing.tasks import background
+from tokenlane.worker.lease import Lease
+from tokenlane.worker.publisher import Publisher
+from tokenlane.worker.runs import Run, Runs
+
+LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), limit=2)
+
+
+class FakePool:
+    """Answers beats as it is told to."""
+
+    def __init__(self, lease_ms: int = 60_000) -> None:
+        self.lease_ms = lease_ms
+        self.hold: Hold = "mine"
+        self.conflict: str | None = None
+        self.failing = False
+        self.beats: list[tuple[bool, list[str]]] = []
+        self.refused = 0
+
+    async def renew(self, worker: str, lane: Announcement, running: Sequence[Running], *, takes_new_work: bool) -> Beat:
+        if self.failing:
+            self.refused += 1
+            raise PoolUnavailable
+        self.beats.append((takes_new_work, [run.id for run in running]))
+        return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running))
+
+
+def lease_of(pool: FakePool, runs: Runs) -> Lease:
+    return Lease(cast("Pool", pool), "worker1", LANE, runs)
+
+
+def new_run() -> Run:
+    request_id = new_id()
+    envelope = Envelope(id=request_id, client="c", agent="a", role="r")
+    started = Started(envelope, b"", "m", starts=1, left_ms=60_000, waited_ms=0, cancelled=False)
+    outlet = Publisher(cast("Pool", None), "worker1", "lane1").open(request_id, 5, "m")
+    return Run(started, 5, outlet)
+
+
+async def wait_stoppably(run: Run, lease: Lease) -> None:
+    """Beat, and then wait for what never comes."""
+    async with run.stoppable():
+        await lease.withdraw()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("hold", ["stale", "cancelled", "expired"])
+async def test_a_beat_stops_what_is_not_ours_to_run(hold: Hold) -> None:
+    """Whatever the server says of a run but `mine` stops it for that reason, and breaks off what it waits for."""
+    pool, runs, run = FakePool(), Runs(), new_run()
+    lease = lease_of(pool, runs)
+    with runs.holding(run):
+        await lease.open()
+        pool.hold = hold
+        with pytest.raises(TimeoutError):
+            await wait_stoppably(run, lease)
+    assert run.reason == hold
+    assert [ids for _, ids in pool.beats] == [[run.id], [run.id]]
+
+
+async def test_it_beats_three_times_a_lease_with_nothing_running() -> None:
+    """The pause between beats follows what the server answers, and beats come without any request."""
+    pool = FakePool(lease_ms=30)
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    async with background() as tasks:
+        tasks.create_task(lease.run())
+        await until(lambda: len(pool.beats) > 5)
+        assert lease._pause_s == pytest.approx(0.01)
+    assert pool.beats[-1] == (True, [])
+
+
+async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCaptureFixture) -> None:
+    """Beats that fail are tried again soon, whatever the lease, and logged once."""
+    pool = FakePool(lease_ms=600_000)
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    async with background() as tasks:
+        tasks.create_task(lease.run())
+        pool.failing = True
+        lease.hurry()
+        await until(lambda: pool.refused >= 3)
+        pool.failing = False
+        await until(lambda: len(pool.beats) == 2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_conflict_at_the_first_beat_names_who_holds_the_lane() -> None:
+    """A worker of another endpoint is refused, and told which endpoint has the name."""
+    pool = FakePool()
+    pool.conflict = "http://elsewhere"
+    with pytest.raises(LaneConflict, match=r"http://elsewhere.*http://here.*--lane"):
+        await lease_of(pool, Runs()).open()
+
+
+async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
+    """Beats go one at a time, so that the last word after a withdrawal is that no work is taken."""
+    pool = FakePool(lease_ms=30)
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    async with background() as tasks:
+        tasks.create_task(lease.run())
+        await lease.withdraw()
+        seen = len(pool.beats)
+        await until(lambda: len(pool.beats) > seen + 2)
+    assert not any(takes for takes, _ in pool.beats[seen - 1 :])

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.transcript import log_request, logged, masked
+
+
+def test_secrets_are_masked_by_name_and_by_look() -> None:
+    """Values of fields named like secrets and texts that look like keys are masked, everything else stays."""
+    assert masked(
+        {
+            "extra": {"api_key": "abc", "Authorization": "Bearer xyz", "max_tokens": 5, "token": "t", "tokens": ["a"]},
+            "messages": [{"content": "my key is sk-abcdefghijklmnopqrst, keep it"}],
+        }
+    ) == {
+        "extra": {"api_key": "***", "Authorization": "***", "max_tokens": 5, "token": "***", "tokens": ["a"]},
+        "messages": [{"content": "my key is ***, keep it"}],
+    }
+
+
+async def test_request_and_answer_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The transcript holds the request, and the answer as far as it came, also if its reader goes away."""
+
+    async def stream() -> AsyncGenerator[TokenDelta, None]:
+        yield TokenDelta(text="forty")
+        yield TokenDelta(text="two")
+
+    caplog.set_level(logging.INFO, "tokenlane.worker.transcript")
+    request = ChatRequest(role="r", messages=[Message(role="user", content="the question")])
+    log_request(request, 5, "m")
+    answer = logged(stream(), request.id, 5)
+    await anext(answer)
+    await answer.aclose()
+    assert "the question" in caplog.text
+    assert "forty" in caplog.text
+    assert "two" not in caplog.text
