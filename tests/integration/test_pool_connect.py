@@ -1,0 +1,222 @@
+"""Connecting: every way in which there is no pool is one error that says what to do and tells no secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+from tests.integration import life
+from tests.integration.life import raw
+from tests.integration.servers import free_port, valkey
+
+from tokenlane.routing import pool as pool_module
+from tokenlane.routing.errors import LlmError, PoolUnavailable, QueueFull
+from tokenlane.routing.pool import Pool, connect
+
+SECRET = "s3cr3t-pass"
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def refusal(url: str) -> str:
+    """What the error of connecting says."""
+    with pytest.raises(PoolUnavailable) as refused:
+        async with connect(url):
+            pass
+    assert SECRET not in repr(refused.value) + str(refused.value) + str(refused.value.report())
+    return str(refused.value)
+
+
+@asynccontextmanager
+async def listening(answer: Answer) -> AsyncIterator[int]:
+    """Something that listens on loopback; its port."""
+    connections: set[asyncio.StreamWriter] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        await answer(reader, writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in connections:
+            writer.close()
+        await server.wait_closed()
+
+
+async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What a web server says to Redis commands."""
+    await reader.readline()
+    writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Nothing is ever answered."""
+
+
+async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The connection is closed at once."""
+    writer.close()
+
+
+async def test_nothing_is_there() -> None:
+    """Where nothing listens, the error names the place and how to start a server."""
+    port = free_port()
+    said = await refusal(f"redis://:{SECRET}@127.0.0.1:{port}/0")
+    assert f"127.0.0.1:{port}" in said
+    assert "tokenlane up" in said
+
+
+async def test_another_protocol() -> None:
+    """A web server at the port is told apart from a server that is not there."""
+    async with listening(http) as port:
+        assert "is not a Redis server: check host and port" in await refusal(f"redis://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("answer", [silent, closing])
+async def test_no_answer(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What accepts and does not answer is given up after a bounded time."""
+    monkeypatch.setattr(pool_module, "_COMMAND_TIMEOUT_S", 0.2)
+    async with listening(answer) as port, asyncio.timeout(10):
+        assert "no Redis server answers" in await refusal(f"redis://:{SECRET}@127.0.0.1:{port}")
+
+
+async def test_passwords(tmp_path: Path) -> None:
+    """A missing or wrong password is told as such; the right one opens."""
+    async with valkey(tmp_path, "--requirepass", SECRET) as port:
+        for credentials in ("", ":wrong@", "nobody:wrong@"):
+            said = await refusal(f"redis://{credentials}127.0.0.1:{port}")
+            assert "wants a password" in said
+            assert "wrong" not in said
+        async with connect(f"redis://:{SECRET}@127.0.0.1:{port}") as pool:
+            await life.submit(pool)
+            assert SECRET not in repr(pool)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        f"http://:{SECRET}@host",
+        f"redis://:{SECRET}@host:port",
+        f"redis://:{SECRET}@host:99999",
+        f"redis://:{SECRET}@host?db=x",
+        f"redis://host?unknown=1&password={SECRET}",
+        f"rediss://:{SECRET}@host?ssl_cert_reqs=sometimes",
+        f"redis://:{SECRET}@[::1",
+    ],
+)
+async def test_bad_urls(url: str) -> None:
+    """What is no Redis URL is told before anything is tried."""
+    assert "is not a Redis URL: give redis://HOST:PORT" in await refusal(url)
+
+
+async def test_a_host_that_cannot_be(tmp_path: Path) -> None:
+    """Names that resolve to nothing, and sockets that are not there, are servers that do not answer."""
+    for url in ("redis://no..host:1", f"unix://{tmp_path}/no.sock", f"unix://{tmp_path}/{'x' * 200}.sock"):
+        assert "no Redis server answers" in await refusal(url)
+
+
+async def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+    """A database number the server does not have is told in the server's words."""
+    async with valkey(tmp_path) as port:
+        assert "out of range" in await refusal(f"redis://127.0.0.1:{port}/99")
+
+
+@pytest.mark.parametrize("form", ["path", "query", "socket"])
+async def test_channels_carry_the_database(tmp_path: Path, form: str) -> None:
+    """The database of the URL is the pool's, and part of its channels, which all databases share."""
+    socket = tmp_path / "s"
+    async with valkey(tmp_path, "--unixsocket", str(socket)) as port:
+        urls = {
+            "path": f"redis://127.0.0.1:{port}/1",
+            "query": f"redis://127.0.0.1:{port}?db=1",
+            "socket": f"unix://{socket}?db=1",
+        }
+        async with connect(urls[form]) as pool, connect(f"redis://127.0.0.1:{port}") as other:
+            assert pool.keys.doorbell == "{main}:1:doorbell"
+            assert other.keys.doorbell == "{main}:0:doorbell"
+            async with other.redis.pubsub() as mine, pool.redis.pubsub() as theirs:
+                await mine.psubscribe("{main}:0:*")
+                await theirs.psubscribe("{main}:1:*")
+                request_id = await life.submit(pool)
+                await pool.cancel(request_id)
+                heard = [await theirs.get_message(timeout=5) for _ in range(3)]
+                assert [it["channel"].decode() for it in heard if it and it["type"] == "pmessage"] == [
+                    "{main}:1:doorbell",
+                    f"{{main}}:1:deltas:{request_id}",
+                ]
+                assert await raw(other).dbsize() == 0
+                await mine.get_message(timeout=5)
+                await mine.ping()
+                answer = await mine.get_message(timeout=5)
+                assert answer is not None
+                assert answer["type"] == "pong"
+
+
+async def test_two_pools_in_one_database(redis_url: str) -> None:
+    """Pools of different names share nothing."""
+    async with connect(redis_url) as main, connect(redis_url, pool="other") as other:
+        request_id = await life.submit(main)
+        assert (await other.check("client1", [request_id])).standings[0].state == "missing"
+        assert (await other.survey()).heads == ()
+
+
+async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server no longer answers, every method raises PoolUnavailable."""
+    monkeypatch.setattr(pool, "redis", pool_module.open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
+    asked = life.Asked("0" * 32, 1)
+    calls: list[Awaitable[object]] = [
+        pool.submit(life.envelope(), b""),
+        pool.start(asked.id, 1, "w"),
+        pool.renew("w", life.LANE, [], takes_new_work=True),
+        pool.requeue(asked.id, 1, "w"),
+        life.finish(pool, asked),
+        pool.cancel(asked.id),
+        pool.sweep("host/1"),
+        pool.check("client1"),
+        pool.survey(),
+        pool.leave("client1"),
+        pool.policy(),
+        pool.publish([("channel", b"")]),
+    ]
+    for call in calls:
+        with pytest.raises(PoolUnavailable):
+            await call
+    await pool.redis.aclose()
+
+
+def all_redis_errors() -> list[type[redis_errors.RedisError]]:
+    """Every kind of error redis-py raises."""
+    found = [it for it in vars(redis_errors).values() if isinstance(it, type)]
+    return [it for it in found if issubclass(it, redis_errors.RedisError)]
+
+
+@pytest.mark.parametrize("kind", [*all_redis_errors(), OSError, ConnectionResetError, TimeoutError])
+def test_every_redis_error_is_translated(kind: type[Exception]) -> None:
+    """Whatever redis-py raises is one of ours, names the place without its password, and keeps its cause."""
+    raised = kind("12182 127.0.0.1:1")
+    with pytest.raises(LlmError) as ours, pool_module._translated(f"redis://:{SECRET}@host:1"):
+        raise raised
+    assert isinstance(ours.value, QueueFull if kind is redis_errors.OutOfMemoryError else PoolUnavailable)
+    assert "redis://:***@host:1" in str(ours.value)
+    assert SECRET not in str(ours.value)
+    assert ours.value.__cause__ is raised
+
+
+async def test_disconnecting_leaves_no_connection(redis_url: str) -> None:
+    """After the block the server has no connection of ours."""
+    async with Redis.from_url(redis_url) as other:
+        async with connect(redis_url) as pool:
+            await asyncio.gather(*(pool.survey() for _ in range(5)))
+        async with asyncio.timeout(5):
+            while len(await other.client_list()) > 1:
+                await asyncio.sleep(0.01)

@@ -1,0 +1,211 @@
+"""Who is served when: agents inside a queue, queues of one priority, priorities; and how long a full queue lasts."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration import life
+from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+
+from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import Priority, new_id
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.queues import Head, Queue, order
+
+WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10_000)
+
+
+async def serve(pool: Pool, times: int) -> list[tuple[Head, int]]:
+    """Dispatch one head after another, as a router with one free place would."""
+    await life.beat(pool, WORKER, WIDE)
+    served = []
+    for _ in range(times):
+        head = order((await pool.survey()).heads)[0]
+        attempt = await pool.dispatch(head, WIDE.lane, "m1", new_id())
+        assert attempt is not None
+        served.append((head, attempt))
+    return served
+
+
+async def agents(pool: Pool, times: int) -> list[str]:
+    """Whom the next dispatches serve."""
+    return [head.agent for head, _ in await serve(pool, times)]
+
+
+async def ask(pool: Pool, agent: str, times: int = 1, *, role: str = "planner", priority: Priority = "normal") -> None:
+    """Submit requests of an agent."""
+    for _ in range(times):
+        await life.submit(pool, life.envelope(agent=agent, role=role, priority=priority))
+
+
+async def test_agents_take_turns(pool: Pool) -> None:
+    """An agent with a thousand requests before it waits for one of them at a time."""
+    await ask(pool, "hog", 1000)
+    await ask(pool, "late", 3)
+    assert (await agents(pool, 6)).count("late") == 3
+    await audit(pool.redis)
+
+
+async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:
+    """Who comes when others have been served for long takes turns from then on, and does not catch up."""
+    await ask(pool, "early", 50)
+    await agents(pool, 20)
+    await ask(pool, "late", 20)
+    assert 4 <= (await agents(pool, 10)).count("late") <= 6
+    await audit(pool.redis)
+
+
+async def test_cancelled_requests_cost_nothing(pool: Pool) -> None:
+    """Who submits and cancels a thousand requests is served as if it had not."""
+    await ask(pool, "other", 10)
+    for _ in range(1000):
+        await pool.cancel(await life.submit(pool, life.envelope(agent="fickle")))
+    await ask(pool, "fickle", 3)
+    assert (await agents(pool, 6)).count("fickle") == 3
+    await audit(pool.redis)
+
+
+@pytest.mark.parametrize("due_ms", [0, 60_000])
+async def test_a_requeued_request_comes_first_and_is_not_charged(pool: Pool, due_ms: int) -> None:
+    """What a lane gave back is its agent's next, and its agent's turn is given back with it."""
+    await ask(pool, "a", 5)
+    await ask(pool, "b", 5)
+    ((head, attempt),) = await serve(pool, 1)
+    assert head.agent == "a"
+    await pool.requeue(head.id, attempt, WORKER, due_ms)
+    await audit(pool.redis)
+    if due_ms:
+        assert await agents(pool, 2) == ["a", "b"]
+        await life.pass_delay(pool, head.id)
+        await life.sweep(pool)
+    again = [(it.agent, it.id) for it, _ in await serve(pool, 2)]
+    assert ("a", head.id) in again
+    assert {agent for agent, _ in again} == {"a", "b"}
+    await audit(pool.redis)
+
+
+async def test_what_was_not_charged_is_not_given_back(pool: Pool) -> None:
+    """A request that was dispatched alone cost nothing, so giving it back is worth no turn."""
+    await ask(pool, "a")
+    ((head, attempt),) = await serve(pool, 1)
+    await ask(pool, "b", 5)
+    await ask(pool, "a", 4)
+    served = await agents(pool, 2)
+    await pool.requeue(head.id, attempt, WORKER)
+    served += await agents(pool, 4)
+    assert served.count("a") == served.count("b") == 3
+    await audit(pool.redis)
+
+
+async def test_an_outdated_choice_harms_no_turns(pool: Pool) -> None:
+    """A router that dispatches what is no longer first does not move those who wait back."""
+    await ask(pool, "a", 5)
+    await ask(pool, "b", 5)
+    await life.beat(pool, WORKER, WIDE)
+    for _ in range(3):
+        newest = await life.submit(pool, life.envelope(agent="a"))
+        assert await life.dispatch(pool, newest) is not None
+        await ask(pool, "b")
+        await audit(pool.redis)
+    assert await agents(pool, 2) == ["b", "b"]
+
+
+async def test_higher_priorities_first(pool: Pool) -> None:
+    """High is served before normal, normal before low."""
+    for priority in ("low", "high", "normal", "low", "high", "normal"):
+        await ask(pool, "a", priority=priority)
+    served = [head.queue.priority for head, _ in await serve(pool, 6)]
+    assert served == ["high", "high", "normal", "normal", "low", "low"]
+
+
+async def test_queues_of_one_priority_take_turns(pool: Pool) -> None:
+    """Roles are served in turn, however many requests each has."""
+    await ask(pool, "a", 20, role="planner")
+    await ask(pool, "a", 5, role="coder")
+    served = [head.queue.role for head, _ in await serve(pool, 10)]
+    assert served.count("coder") == 5
+    await audit(pool.redis)
+
+
+async def test_a_queue_that_empties_and_fills_does_not_come_first_for_ever(pool: Pool) -> None:
+    """A queue that ran empty and fills again takes its place behind those that wait."""
+    await ask(pool, "hog", 20, role="planner")
+    served = []
+    for _ in range(10):
+        await ask(pool, "quick", role="coder")
+        served += [head.queue.role for head, _ in await serve(pool, 1)]
+    assert 4 <= served.count("planner") <= 6
+
+
+async def test_an_empty_queue_keeps_no_books(pool: Pool) -> None:
+    """Virtual time and finish tags go with the last one that waits."""
+    await ask(pool, "a", 3)
+    await ask(pool, "b", 3)
+    await serve(pool, 4)
+    assert [key for key in await life.dump(pool.redis) if key.endswith((":paid", ":clock"))]
+    await serve(pool, 2)
+    assert not [key for key in await life.dump(pool.redis) if ":queue" in key]
+
+
+async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:
+    """An agent that has not come back keeps no finish tag once the others have caught up."""
+    await ask(pool, "a", 20)
+    for number in range(5):
+        await ask(pool, f"once{number}")
+    await serve(pool, 15)
+    (paid,) = [value for key, value in (await life.dump(pool.redis)).items() if key.endswith(":paid")]
+    assert set(paid) == {"a"}
+
+
+async def end(pool: Pool, after_ms: int, *, role: str = "planner") -> None:
+    """A request of the role ends, that long after the one before."""
+    drain = f"{PREFIX}drain"
+    last = await raw(pool).hget(drain, f"{role}:at")
+    if last is not None:
+        await raw(pool).hset(drain, f"{role}:at", (await pool.survey()).now_ms - after_ms)
+    (head, *_) = (it for it in (await pool.survey()).heads if it.queue.role == role)
+    await pool.cancel(head.id)
+
+
+async def refused_for_s(pool: Pool) -> float:
+    """When a full role says to come back."""
+    with pytest.raises(QueueFull) as refused:
+        await life.submit(pool)
+    assert refused.value.retry_after_s is not None
+    return refused.value.retry_after_s
+
+
+async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
+    """The pause asked for follows the measured time between two ends, and idle times do not count."""
+    await pool.set_policy(Policy(depth=5))
+    await ask(pool, "a", 5)
+    assert await refused_for_s(pool) == pytest.approx(1.0)
+    for _ in range(4):
+        await end(pool, after_ms=3000)
+        await ask(pool, "a")
+    assert await refused_for_s(pool) == pytest.approx(3.0, abs=0.2)
+    for _ in range(30):
+        await end(pool, after_ms=200)
+        await ask(pool, "a")
+    assert await refused_for_s(pool) == pytest.approx(0.2, abs=0.1)
+    for _ in range(5):
+        await end(pool, after_ms=200)
+    await ask(pool, "a", 2)
+    await end(pool, after_ms=50_000)
+    await ask(pool, "a", 4)
+    assert await refused_for_s(pool) == pytest.approx(0.2, abs=0.1)
+    await audit(pool.redis)
+
+
+async def test_heads_say_what_routers_need(pool: Pool) -> None:
+    """A head carries its queue, its newest attempt, and whether more waits behind it."""
+    asked: Asked = await life.running(pool)
+    await pool.requeue(asked.id, asked.attempt, WORKER)
+    (head,) = (await pool.survey()).heads
+    assert (head.id, head.attempt, head.more) == (asked.id, asked.attempt, False)
+    assert head.queue == Queue.of(life.envelope())
+    await life.submit(pool)
+    (head,) = (await pool.survey()).heads
+    assert (head.id, head.more) == (asked.id, True)
+    assert (await pool.check(CLIENT)).lanes == 1
