@@ -19,6 +19,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
 | `lane:L:health-check`   | string | ARQ's own word on its worker                         | expires                  |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, seen              | stays                    |
+| `lane:L:health-check`   | string | what `arq --check` shows                                         | itself, after 6 s         |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
