@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.integration import life
+from tests.integration.life import audit, raw
+from tests.workshop import Asker, FakeProvider, ask, serving, until
+
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.errors import Interrupted, LaneConflict
+from tokenlane.routing.hub import Hub, open_hub
+from tokenlane.routing.messages import Cancelled, Expired, Failed, Replay
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.worker.serve import drain, open_lane
+
+
+@pytest.fixture
+async def hub(pool: Pool) -> AsyncIterator[Hub]:
+    """The agents' hub."""
+    async with open_hub(pool) as hub:
+        yield hub
+
+
+async def give(pool: Pool, asker: Asker, lane: str = "lane1") -> int:
+    """Dispatch the request by hand; its attempt."""
+    attempt = await life.dispatch(pool, asker.id, lane)
+    assert attempt is not None
+    return attempt
+
+
+async def all_slots_work(pool: Pool, hub: Hub, provider: FakeProvider, slots: int = 2) -> None:
+    """As many requests as there are slots run at once and complete."""
+    provider.hold_after, provider.holding = 0, 0
+    provider.go.clear()
+    askers = [await ask(pool, hub) for _ in range(slots)]
+    for asker in askers:
+        await give(pool, asker)
+    await until(lambda: provider.holding == slots)
+    provider.go.set()
+    for asker in askers:
+        await asker.completed()
+
+
+async def settled(pool: Pool) -> None:
+    """Wait until ARQ has cleared up too, then audit the server."""
+    async with asyncio.timeout(10):
+        while await raw(pool).keys("arq:*"):
+            await asyncio.sleep(0.005)
+    await audit(pool.redis)
+
+
+async def test_a_dispatched_request_is_answered(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """The whole answer reaches the agent, its stream closed first, and nothing of the attempt is left."""
+    provider = FakeProvider()
+    async with serving(redis_url, provider):
+        asker = await ask(pool, hub, provider.log)
+        await give(pool, asker)
+        ending = await asker.completed()
+        assert (ending.usage.completion_tokens, ending.usage.attempts, ending.lane) == (3, 1, "lane1")
+        assert provider.log == [f"opened {asker.id}", f"closed {asker.id}", f"ended {asker.id}"]
+        await settled(pool)
+
+
+async def test_no_more_run_at_once_than_the_lane_takes(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """The pool gives no more than the limit, the worker runs no more, and the next starts when a slot is free."""
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider):
+        askers = [await ask(pool, hub) for _ in range(6)]
+        waiting = list(askers)
+        while waiting:
+            if await life.dispatch(pool, waiting[0].id) is not None:
+                waiting.pop(0)
+                continue
+            await until(lambda: provider.holding == provider.running == 2)
+            provider.go.set()
+            await until(lambda: provider.running == 0)
+            provider.go.clear()
+            provider.holding = 0
+        provider.go.set()
+        for asker in askers:
+            await asker.completed()
+        assert provider.most_running == 2
+        await settled(pool)
+
+
+async def test_two_workers_share_a_lane(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Each request of a lane with two workers is started by one of them."""
+    one, two = FakeProvider(slots=4), FakeProvider(slots=4)
+    async with serving(redis_url, one), serving(redis_url, two):
+        for _ in range(10):
+            askers = [await ask(pool, hub) for _ in range(4)]
+            for asker in askers:
+                await give(pool, asker)
+            for asker in askers:
+                await asker.completed()
+            await settled(pool)
+    assert len(one.requests) + len(two.requests) == 40
+
+
+async def test_jobs_are_found_without_a_bell(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A worker that hears no doorbell polls."""
+    async with serving(redis_url, FakeProvider(), bell=False):
+        for _ in range(2):
+            asker = await ask(pool, hub)
+            await give(pool, asker)
+            await asker.completed()
+
+
+@pytest.mark.parametrize("attack", ["arq:*", "*lane:lane1"])
+async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool: Pool, hub: Hub) -> None:
+    """If all of ARQ's keys vanish, what runs completes, what was not started is swept back and runs."""
+    provider = FakeProvider(hold_after=0, slots=4)
+    async with serving(redis_url, provider) as (lane, worker):
+        running = await ask(pool, hub)
+        await give(pool, running)
+        await until(lambda: provider.holding == 1)
+        worker.allow_pick_jobs = False
+        dispatched = await ask(pool, hub)
+        await give(pool, dispatched)
+        await raw(pool).delete(*await raw(pool).keys(attack))
+        worker.allow_pick_jobs = True
+        provider.go.set()
+        await running.completed()
+        await life.pass_lease(pool, dispatched.id)
+        assert (await life.sweep(pool)).requeued == 1
+        await lane.lease.withdraw()  # the lapse took the lane out; a beat brings it back
+        lane.lease._takes_new_work = True
+        lane.lease.hurry()
+        async with asyncio.timeout(10):
+            while await life.dispatch(pool, dispatched.id) is None:
+                await asyncio.sleep(0.01)
+        await dispatched.completed()
+        await settled(pool)
+
+
+async def test_cancelling_frees_the_back_end_first(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A running request that is cancelled has its stream closed before it ends; the slot is free again."""
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider):
+        asker = await ask(pool, hub, provider.log)
+        await give(pool, asker)
+        await until(lambda: provider.holding == 1)
+        assert await pool.cancel(asker.id) == "flagged"
+        assert isinstance(await asker.ended(), Cancelled)
+        assert provider.log == [f"opened {asker.id}", f"closed {asker.id}", f"ended {asker.id}"]
+        await all_slots_work(pool, hub, provider)
+        await settled(pool)
+
+
+async def test_a_lost_cancel_comes_with_the_next_beat(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A worker that misses the message on its control channel learns of the cancel when it renews."""
+    await pool.set_policy(Policy(lease_ms=600))
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider) as (lane, _):
+        lane.hub.unsubscribe(pool.keys.control(lane.worker))
+        asker = await ask(pool, hub)
+        await give(pool, asker)
+        await until(lambda: provider.holding == 1)
+        assert await pool.cancel(asker.id) == "flagged"
+        assert isinstance(await asker.ended(), Cancelled)
+
+
+async def test_a_deadline_ends_a_running_request(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A request that runs when its time to live is over is expired by its worker."""
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider):
+        asker = await ask(pool, hub, time_to_live_ms=200)
+        await give(pool, asker)
+        assert isinstance(await asker.ended(), Expired)
+        assert provider.running == 0
+        await settled(pool)
+
+
+async def test_an_outdated_worker_stops(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A worker whose request was given to another closes its stream and says no more; the other's answer stands."""
+    await pool.set_policy(Policy(lease_ms=600))
+    old, new = FakeProvider(hold_after=0), FakeProvider()
+    async with serving(redis_url, old, "lane1"), serving(redis_url, new, "lane2"):
+        asker = await ask(pool, hub)
+        await give(pool, asker, "lane1")
+        await until(lambda: old.holding == 1)
+        await life.pass_lease(pool, asker.id)
+        assert (await life.sweep(pool)).requeued == 1
+        await give(pool, asker, "lane2")
+        await asker.completed()
+        assert asker.resumes >= 1
+        await until(lambda: old.running == 0)
+        assert [message.type for message in asker.messages].count("completed") == 1
+        await settled(pool)
+
+
+async def test_a_stolen_attempt_is_started_once(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A job whose attempt another worker has already started is dropped without opening a stream."""
+    provider = FakeProvider()
+    async with serving(redis_url, provider) as (_, worker):
+        worker.allow_pick_jobs = False
+        asker = await ask(pool, hub)
+        attempt = await give(pool, asker)
+        assert await pool.start(asker.id, attempt, "thief") is not None
+        worker.allow_pick_jobs = True
+        worker.wake()
+        await until(lambda: worker.jobs_complete == 1)
+        assert provider.requests == []
+        assert await pool.finish(asker.id, attempt, "thief", "cancelled", 0, "", Cancelled(attempt=attempt).to_wire())
+        await settled(pool)
+
+
+async def test_an_agent_gets_again_what_it_missed(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Deltas and ending that were lost on the way are told again when the agent asks."""
+    provider = FakeProvider(hold_after=2)
+    async with serving(redis_url, provider) as (lane, _):
+        asker = await ask(pool, hub)
+        hub.unsubscribe(pool.keys.deltas(asker.id))
+        attempt = await give(pool, asker)
+        await until(lambda: provider.holding == 1)
+        provider.go.set()
+        async with asyncio.timeout(10):
+            while await life.state_of(pool, asker.id) != "completed":
+                await asyncio.sleep(0.005)
+        await hub.subscribe(pool.keys.deltas(asker.id), asker.take)
+        control = pool.keys.control(lane.worker)
+        async with asyncio.timeout(10):
+            while asker.ending is None:
+                await pool.publish([(control, Replay(id=asker.id, attempt=attempt, after=0).to_wire())])
+                await asyncio.sleep(0.05)
+        await asker.completed()
+
+
+async def test_a_lane_that_is_taken_is_refused(redis_url: str) -> None:
+    """A second endpoint under the same name is an error that names the first, and leaves it alone."""
+    async with serving(redis_url, FakeProvider(), endpoint="http://gpu1:8080"):
+        settings = LaneSettings("lane1", "fake", endpoint="http://gpu2:8080")
+        with pytest.raises(LaneConflict, match="http://gpu1:8080"):
+            async with open_lane(settings, RedisSettings(redis_url), provider=FakeProvider()):
+                pass
+
+
+async def test_a_drain_waits_and_gives_back_the_rest(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """What runs may end; what cannot is interrupted if begun, and given back if not; what was not started too."""
+    provider = FakeProvider(hold_after=1, slots=4)
+    async with serving(redis_url, provider) as (lane, worker):
+        begun = await ask(pool, hub)
+        await give(pool, begun)
+        await until(lambda: provider.holding == 1 and bool(begun.text))
+        provider.hold_after = 0
+        fresh = await ask(pool, hub)
+        await give(pool, fresh)
+        await until(lambda: provider.holding == 2)
+        async with worker._picking:
+            unstarted = await ask(pool, hub)
+            await give(pool, unstarted)
+            draining = asyncio.create_task(drain(lane, worker, 0.1))
+        await draining
+        failed = await begun.failed()
+        assert (failed.error.code, failed.end) == (Interrupted.code, 1)
+        assert await life.state_of(pool, fresh.id) == "waiting"
+        assert await life.state_of(pool, unstarted.id) in ("waiting", "running")
+        assert provider.running == 0
+        assert not (await pool.survey()).lanes[0].live
+        await settled(pool)
+
+
+async def test_a_drain_ends_when_the_last_answer_does(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A drain lets a running answer come to its end, and lasts no longer."""
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider) as (lane, worker):
+        asker = await ask(pool, hub)
+        await give(pool, asker)
+        await until(lambda: provider.holding == 1)
+        draining = asyncio.create_task(drain(lane, worker, 600))
+        async with asyncio.timeout(10):
+            while (await pool.survey()).lanes[0].live:
+                await asyncio.sleep(0.005)
+        provider.go.set()
+        await asker.completed()
+        async with asyncio.timeout(10):
+            await draining
+
+
+async def test_a_failing_back_end_costs_an_attempt(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A bug in a provider ends its request and leaves the slot free for the next."""
+    provider = FakeProvider(error=ZeroDivisionError())
+    async with serving(redis_url, provider):
+        asker = await ask(pool, hub)
+        await give(pool, asker)
+        assert isinstance(await asker.ended(), Failed)
+        provider.error = None
+        await all_slots_work(pool, hub, provider)
+        await settled(pool)
