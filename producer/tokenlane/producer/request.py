@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -49,6 +50,7 @@ def compose(
     try:
         request = ChatRequest.model_validate({"id": request_id, "role": role, "messages": list(messages), **options})
         payload = request.to_wire()
+        _refuse_half_characters(request)
     except ValidationError as error:
         raise BadRequest(_explained(error)) from None
     except (PydanticSerializationError, UnicodeError):
@@ -81,6 +83,11 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         raise BadRequest("the question is not valid Unicode: remove lone surrogates") from None
     return text
+
+
+def _refuse_half_characters(request: ChatRequest) -> None:
+    # pydantic refuses lone surrogates in text, but replaces them in the keys of JSON values without a word.
+    json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
 
 
 def _explained(error: ValidationError) -> str:

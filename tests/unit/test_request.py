@@ -1,0 +1,113 @@
+"""What is submitted for what an agent asks, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.producer.request import PAYLOAD_LIMIT_BYTES, Messages, compose, refuse_unknown
+from tokenlane.routing.errors import BadRequest
+from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
+from tokenlane.routing.seal import unseal
+
+
+def composed(messages: object, role: str = "planner", **options: object) -> tuple[Envelope, ChatRequest]:
+    """The envelope, and the request as the worker opens it."""
+    request_id = new_id()
+    envelope, payload = compose(
+        request_id, cast("Messages", messages), role, cast("ChatOptions", options), agent="agent1", client="client1"
+    )
+    assert envelope.id == request_id
+    return envelope, ChatRequest.model_validate_json(unseal(payload, request_id))
+
+
+def test_a_question_is_a_user_message() -> None:
+    """Text alone is one message of the user."""
+    envelope, request = composed("Name three primes.", model="m1", priority="high", time_to_live_ms=5)
+    assert request.messages == [Message(role="user", content="Name three primes.")]
+    assert request.id == envelope.id
+    assert (envelope.client, envelope.agent, envelope.role) == ("client1", "agent1", "planner")
+    assert (envelope.priority, envelope.time_to_live_ms, envelope.needs.model) == ("high", 5, "m1")
+
+
+def test_messages_may_be_mappings() -> None:
+    """Messages and mappings of their shape are the same."""
+    messages = [{"role": "system", "content": "short"}, Message(role="user", content="hello")]
+    _, request = composed(messages)
+    assert [message.role for message in request.messages] == ["system", "user"]
+
+
+@given(st.text(), st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers() | st.none(), max_size=3))
+def test_text_arrives_byte_for_byte(text: str, extra: dict[str, object]) -> None:
+    """Any text the wire can carry is the same in the worker."""
+    _, request = composed(text, extra=extra)
+    assert request.messages[0].content == text
+    assert request.extra == extra
+
+
+@given(st.integers(0, 3000), st.integers(1, 5000))
+def test_size_class(length: int, max_tokens: int) -> None:
+    """The size class is the next power of two of the estimate."""
+    envelope, _ = composed("x" * length, max_tokens=max_tokens)
+    assert envelope.tokens > length // 4
+    assert envelope.needs.size // 2 < envelope.tokens <= envelope.needs.size
+    assert envelope.needs == Needs(size=envelope.needs.size)
+
+
+def test_what_was_not_asked_is_not_sent() -> None:
+    """The payload holds what the agent set, no defaults: those are the back end's."""
+    _, payload = compose(new_id(), "hi", "planner", {"max_tokens": 3}, agent="a", client="c")
+    assert json.loads(payload).keys() == {"id", "role", "messages", "max_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "role", "options"),
+    [
+        ([], "planner", {}),
+        ("hello", "no role!", {}),
+        ("hello", "", {}),
+        ([{"role": "secret", "content": "secret"}], "planner", {}),
+        ([{"role": "user", "content": {"secret": 1}}], "planner", {}),
+        ([{"role": "user", "content": [{"secret": object()}]}], "planner", {}),
+        (["secret"], "planner", {}),
+        ("\ud800secret", "planner", {}),
+        ([{"role": "user", "content": "secret\udfff"}], "planner", {}),
+        ([{"role": "user", "content": [{"type": "text", "text": "secret\udfff"}]}], "planner", {}),
+        ([{"role": "user", "content": [{"secret\udfff": "text"}]}], "planner", {}),
+        ("hello", "planner", {"temperature": "secret"}),
+        ("hello", "planner", {"temperature": float("nan")}),
+        ("hello", "planner", {"max_tokens": 0}),
+        ("hello", "planner", {"time_to_live_ms": 0}),
+        ("hello", "planner", {"logit_bias": {"secret": "secret"}}),
+        ("hello", "planner", {"metadata": {"secret": "\udfff"}}),
+        ("hello", "planner", {"model": ""}),
+        ("hello", "planner", {"stop": ["secret\udfff"]}),
+    ],
+)
+def test_what_is_wrong_is_refused_without_a_quote(messages: object, role: str, options: dict[str, object]) -> None:
+    """A wrong request is a BadRequest that says where, and quotes nothing, nor does its chain of causes."""
+    with pytest.raises(BadRequest) as refused:
+        composed(messages, role, **options)
+    assert refused.value.message
+    chain: BaseException | None = refused.value
+    while chain is not None:
+        assert "secret" not in f"{chain!s}{chain!r}"
+        chain = None if chain.__suppress_context__ else chain.__cause__ or chain.__context__
+
+
+def test_the_size_limit_names_both_sizes() -> None:
+    """A request over the limit is refused, and says how large it is and may be."""
+    composed("x" * (PAYLOAD_LIMIT_BYTES - 200))
+    with pytest.raises(BadRequest, match=rf"has \d+ bytes, at most {PAYLOAD_LIMIT_BYTES}"):
+        composed("x" * PAYLOAD_LIMIT_BYTES)
+
+
+def test_unknown_options_are_refused() -> None:
+    """An option that does not exist is a TypeError that names those that do."""
+    refuse_unknown({"max_tokens": 1})
+    with pytest.raises(TypeError, match=r"'n'.*max_tokens"):
+        refuse_unknown({"n": 2})
