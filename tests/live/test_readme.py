@@ -1,0 +1,120 @@
+"""The README's commands and code, run as they stand there; only the places they name are ours."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tokenlane.worker.builtin import MODEL_NAME
+from tokenlane.worker.builtin.server import builtin_server
+
+from .commands import Command, running, surroundings
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BIN = Path(sys.executable).parent
+PLACES = {"redis://gpu-hub:6379": "REDIS", "http://localhost:8000": "ENDPOINT"}
+STAYING = {
+    "tokenlane up": "Stop:  Ctrl-C",
+    "tokenlane worker": "lane 'gpu0' serves",
+    "tokenlane router": "until Ctrl-C",
+    "arq ": "Starting worker for",
+}
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The commands of the README's console blocks, in order."""
+    return [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest_asyncio.fixture
+async def endpoint(model_file: Path) -> AsyncIterator[str]:
+    """A model server like the one of a GPU host."""
+    async with builtin_server(model_file, 2) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def up(home: Path) -> Iterator[Command]:
+    """`tokenlane up`, running."""
+    with running("up", home=home) as up:
+        up.says("Stop:  Ctrl-C")
+        yield up
+
+
+def run(command: str, home: Path, endpoint: str) -> Command:
+    """Start one of the README's commands."""
+    redis = f"unix://{home}/redis/redis.sock?db=0"
+    ours = {"REDIS": redis, "ENDPOINT": endpoint}
+    for theirs, place in PLACES.items():
+        command = command.replace(theirs, shlex.quote(ours[place]))
+    settings = {"PATH": f"{BIN}:/usr/bin:/bin", "TOKENLANE_REDIS_URL": redis}
+    if command.startswith("arq "):
+        settings |= {"TOKENLANE_LANE": "arq0", "TOKENLANE_PROVIDER": "llamacpp", "TOKENLANE_ENDPOINT": endpoint}
+    # The shell becomes the command, so that a signal reaches it.
+    shell = command if "|" in command else f"exec {command}"
+    return Command(["sh", "-c", shell], surroundings(home, **settings))
+
+
+async def test_every_command_works(home: Path, endpoint: str) -> None:
+    """The README's commands do what they say, in their order; those that stay end with 0 when interrupted."""
+    staying: list[Command] = []
+    try:
+        for line in commands():
+            command = run(line, home, endpoint)
+            awaited = next((text for start, text in STAYING.items() if line.startswith(start)), None)
+            if awaited is not None:
+                staying.append(command)
+                await asyncio.to_thread(command.says, awaited)
+                continue
+            assert await asyncio.to_thread(command.ends) == 0, f"{line}\n{command.output}"
+            assert command.output.strip()
+        assert len(staying) == len(STAYING)
+        for command in reversed(staying):
+            command.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(command.ends) == 0, command.output
+    finally:
+        for command in staying:
+            command.kill()
+
+
+def test_the_python_example_works(home: Path, up: Command) -> None:
+    """The README's Python, put into a coroutine, streams an answer and prints another."""
+    (example,) = blocks("python")
+    redis = f"unix://{home}/redis/redis.sock?db=0"
+    lines = example.replace("redis://gpu-hub:6379", redis).splitlines()
+    imports, body = lines[0], "\n".join(f"    {line}" for line in lines[1:])
+    script = f"import asyncio\n{imports}\nasync def main():\n{body}\nasyncio.run(main())\n"
+    command = Command([sys.executable, "-c", script], surroundings(home))
+    try:
+        assert command.ends() == 0, command.output
+    finally:
+        command.kill()
+    assert "completion_tokens" in command.output
+
+
+def test_the_model_is_named_as_it_is() -> None:
+    """The session the README shows names the model that is really built in."""
+    assert MODEL_NAME in README
+
+
+def test_the_two_first_commands_are_those_of_the_makefile() -> None:
+    """`make run` and `make test` are what the README begins with, and the Makefile has them."""
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    for verb in ("run", "test"):
+        assert f"    make {verb} " in README
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE)
