@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.integration import life
+from tests.workshop import Asker, FakeProvider, ask, serving, until
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import CANCELLED, OK, USAGE
+from tokenlane.routing.errors import Interrupted
+from tokenlane.routing.hub import Hub, open_hub
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.tasks import background
+
+LEASE_MS = 900
+
+
+@pytest.fixture
+async def hub(pool: Pool) -> AsyncIterator[Hub]:
+    """The agents' hub; their client beats."""
+
+    async def beat() -> None:
+        while True:
+            await pool.check(life.CLIENT)
+            await asyncio.sleep(1)
+
+    async with open_hub(pool) as hub, background() as tasks:
+        tasks.create_task(beat())
+        yield hub
+
+
+@asynccontextmanager
+async def process(*command: str, environment: dict[str, str] | None = None) -> AsyncIterator[Process]:
+    """A child process; killed at the end if it still runs."""
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **(environment or {})}
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+def worker_command(redis_url: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "tokenlane.config", "worker", "--redis", redis_url, "--lane", "lane1", *more]
+
+
+@asynccontextmanager
+async def worker(redis_url: str, simulator: Simulator, *more: str) -> AsyncIterator[Process]:
+    """A worker process with the simulator as its back end, ready to work."""
+    options = ["--provider", "llamacpp", "--endpoint", simulator.url, "--json", *more]
+    async with process(*worker_command(redis_url, *options)) as child:
+        assert child.stdout is not None
+        async with asyncio.timeout(30):
+            told = json.loads(await child.stdout.readline())
+        wanted = {"event": "ready", "pool": "main", "lane": "lane1", "models": ["sim"], "capacity": 4}
+        assert wanted.items() <= told.items()
+        yield child
+
+
+async def exit_code(child: Process) -> int:
+    async with asyncio.timeout(30):
+        return await child.wait()
+
+
+async def started_by(pool: Pool, asker: Asker) -> int:
+    """The process that runs the request."""
+    (standing,) = (await pool.check(life.CLIENT, [asker.id])).standings
+    return int(standing.worker.split("-")[-2])
+
+
+async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """SIGTERM lets a running answer end, then the process ends with 0 and leaves nothing of the request."""
+    async with Simulator(faults=[Script(hold_after=2)]) as simulator, worker(redis_url, simulator) as child:
+        asker = await ask(pool, hub)
+        await simulator.held()
+        child.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            while (await pool.survey()).lanes[0].live:
+                await asyncio.sleep(0.01)
+        simulator.release()
+        await asker.completed("".join(f"w{number} " for number in range(16)))
+        assert await exit_code(child) == OK
+        await life.audit(pool.redis)
+
+
+async def test_a_short_drain_interrupts(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """What does not end in its time is closed; begun, it is interrupted, and the agent has the part."""
+    faults = [Script(hold_after=2)]
+    async with Simulator(faults=faults) as simulator, worker(redis_url, simulator, "--drain", "0") as child:
+        asker = await ask(pool, hub)
+        await simulator.held()
+        await until(lambda: len(asker.text) == 2)
+        child.send_signal(signal.SIGTERM)
+        failed = await asker.failed()
+        assert (failed.error.code, failed.end, failed.error.lane) == (Interrupted.code, 2, "lane1")
+        assert await exit_code(child) == OK
+        await simulator.wait_for(lambda: simulator.log[0].ended == "disconnected")
+
+
+async def test_a_second_ctrl_c_drains_no_longer(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """The first Ctrl-C drains, the second gives back at once what was not begun."""
+    async with Simulator(faults=[Script(hold_after=0)]) as simulator, worker(redis_url, simulator) as child:
+        asker = await ask(pool, hub)
+        await simulator.held()
+        child.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            while (await pool.survey()).lanes[0].live:
+                await asyncio.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        assert await exit_code(child) == CANCELLED
+        assert await life.state_of(pool, asker.id) == "waiting"
+
+
+async def test_a_supervised_worker_ends_with_its_supervisor(redis_url: str) -> None:
+    """When its standard input ends, the worker drains and ends."""
+    async with Simulator() as simulator, worker(redis_url, simulator, "--supervised") as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert await exit_code(child) == OK
+
+
+@pytest.mark.parametrize("delivered", [0, 2])
+async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A request whose worker is killed is run anew by another if nothing was delivered, and else interrupted."""
+    await pool.set_policy(Policy(lease_ms=LEASE_MS))
+    async with (
+        Simulator(faults=[Script(hold_after=delivered)]) as simulator,
+        worker(redis_url, simulator) as one,
+        worker(redis_url, simulator) as two,
+    ):
+        asker = await ask(pool, hub)
+        await simulator.held()
+        await until(lambda: len(asker.text) == delivered)
+        runs_it = await started_by(pool, asker)
+        assert runs_it in (one.pid, two.pid)
+        os.kill(runs_it, signal.SIGKILL)
+        if delivered == 0:
+            completed = await asker.completed("".join(f"w{number} " for number in range(16)))
+            assert completed.usage.attempts == 2
+        else:
+            failed = await asker.failed()
+            assert (failed.error.code, failed.end, "".join(asker.text)) == (Interrupted.code, 2, "w0 w1 ")
+        assert asker.resumes >= 1
+        await life.audit(pool.redis)
+
+
+async def test_arqs_own_command_runs_a_lane(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """`arq tokenlane.worker.settings.WorkerSettings` serves the lane the environment describes, and ends on SIGTERM."""
+    async with Simulator() as simulator:
+        environment = {
+            "TOKENLANE_REDIS_URL": redis_url,
+            "TOKENLANE_LANE": "lane1",
+            "TOKENLANE_PROVIDER": "llamacpp",
+            "TOKENLANE_ENDPOINT": simulator.url,
+        }
+        command = (sys.executable, "-m", "arq", "tokenlane.worker.settings.WorkerSettings")
+        async with process(*command, environment=environment) as child:
+            for _ in range(2):
+                asker = await ask(pool, hub)
+                await asker.completed("".join(f"w{number} " for number in range(16)), timeout_s=30)
+            child.send_signal(signal.SIGTERM)
+            code = await exit_code(child)
+            _, said = await child.communicate()
+            assert code == 0, said.decode()
+        await life.audit(pool.redis)
+
+
+async def refused(*command: str) -> str:
+    """Run a command that must be refused; what it says."""
+    async with process(*command) as child, asyncio.timeout(30):
+        _, said = await child.communicate()
+    assert child.returncode == USAGE, said.decode()
+    assert b"Traceback" not in said
+    return said.decode()
+
+
+async def test_wrong_configuration_is_told_in_one_line(redis_url: str) -> None:
+    """No pool, a taken lane and an unknown provider end with code 2 and say what to do."""
+    nowhere = worker_command("redis://127.0.0.1:1", "--provider", "llamacpp", "--endpoint", "http://127.0.0.1:1")
+    assert "tokenlane up" in await refused(*nowhere)
+    assert "llamacpp" in await refused(*worker_command(redis_url, "--provider", "nonesuch"))
+    async with Simulator() as simulator, serving(redis_url, FakeProvider(), endpoint="http://gpu7"):
+        taken = worker_command(redis_url, "--provider", "llamacpp", "--endpoint", simulator.url)
+        said = await refused(*taken)
+    assert "http://gpu7" in said
+    assert "--lane" in said
