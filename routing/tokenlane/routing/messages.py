@@ -55,6 +55,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
 """A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
 
+RequestId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
 
 def new_id() -> str:
     """A request id: 128 random bits as 32 hexadecimal digits."""
@@ -152,7 +154,7 @@ class ChatRequest(_Value):
     One answer a request: there is no `n`.
     """
 
-    id: str = Field(default_factory=new_id, pattern=r"^[0-9a-f]{32}$")
+    id: RequestId = Field(default_factory=new_id)
     role: Name
     messages: list[Message] = Field(min_length=1, repr=False)
     model: str | None = Field(default=None, min_length=1, max_length=256)
@@ -181,6 +183,9 @@ class ChatRequest(_Value):
     conversation_id: str | None = Field(default=None, repr=False)
     metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
 
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")  # given or made here, it goes onto the wire
+
 
 class Needs(_Value):
     """What a lane must offer to serve a request. All requests of one queue have the same needs."""
@@ -194,7 +199,7 @@ class Needs(_Value):
 class Envelope(_Versioned):
     """The part of a request that scripts and routers read. All else is the payload."""
 
-    id: str
+    id: RequestId
     client: Name
     agent: Name
     role: Name

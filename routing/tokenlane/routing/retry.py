@@ -60,7 +60,7 @@ def decide(error: LlmError, budget: Budget, *, connecting: bool = False) -> Deci
     if budget.starts >= budget.max_starts:
         return Fail(error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**budget.starts))
-    due_ms = int(max(pause_ms, 1000 * (error.retry_after_s or 0)))
+    due_ms = max(pause_ms, 1000 * (error.retry_after_s or 0))
     if due_ms >= budget.left_ms:
         return Fail(error)
-    return Requeue(due_ms)
+    return Requeue(int(due_ms))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing import errors
+from tokenlane.routing.errors import ErrorReport, Interrupted, LlmError, Timeout
+
+KINDS = [it for it in vars(errors).values() if isinstance(it, type) and issubclass(it, LlmError)]
+MARK = "PROMPT-MARK"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    message=st.text(st.characters(codec="utf-8"), min_size=1),
+    retryable=st.none() | st.booleans(),
+    pause=st.none() | st.floats(0, 1e6),
+    place=st.none() | st.text(st.characters(codec="utf-8"), min_size=1),
+)
+def test_an_error_survives_the_wire(
+    kind: type[LlmError], message: str, retryable: bool | None, pause: float | None, place: str | None
+) -> None:
+    """Every error arrives in the agent as itself, with all it says."""
+    sent = kind(message, retryable=retryable, retry_after_s=pause, provider=place, lane=place, model=place, detail="d")
+    arrived = LlmError.from_report(ErrorReport.model_validate_json(sent.report().model_dump_json()))
+    assert type(arrived) is kind
+    assert str(arrived) == str(sent)
+    assert vars(arrived) == vars(sent)
+
+
+def test_every_error_has_its_own_code_and_is_in_the_tree() -> None:
+    """Codes tell classes apart; the module's docstring draws all of them, and `__all__` names them."""
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) - {"retryable"}
+    assert drawn == {kind.__name__ for kind in KINDS} - {"LlmError"}
+    assert {kind.__name__ for kind in KINDS} <= set(errors.__all__)
+
+
+def test_what_the_tree_calls_retryable_is() -> None:
+    """The branch `retryable` holds the errors that are so by default, and no other does."""
+    branch = (errors.__doc__ or "").partition("retryable\n")[2]
+    names = set(re.findall(r"[├└]── (\w+)", branch))
+    assert {kind.__name__ for kind in KINDS if kind().retryable} == names
+
+
+def test_an_unknown_error_is_a_plain_one() -> None:
+    """A newer peer's error is an LlmError with its text; its unknown fields are ignored."""
+    report = ErrorReport.model_validate_json('{"code": "of tomorrow", "message": "text", "new": 1, "retryable": true}')
+    error = LlmError.from_report(report)
+    assert type(error) is LlmError
+    assert (error.message, error.retryable) == ("text", True)
+
+
+def test_an_error_says_where() -> None:
+    """Provider, lane and model are part of the text; what is known first stays."""
+    error = Interrupted("broke off", lane="gpu0").at(lane="other", provider="vllm", model="m")
+    assert str(error) == "broke off (provider 'vllm', lane 'gpu0', model 'm')"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_details_stay_out_of_sight(kind: type[LlmError]) -> None:
+    """What a back end said is in no str and no repr, of the error or of its report; the default text says something."""
+    error = kind(detail=MARK)
+    assert MARK not in f"{error} {error!r} {error.report()} {error.report()!r} {error.args}"
+    assert error.report().detail == MARK
+    assert len(error.message) > 10
+
+
+def test_a_timeout_is_a_timeout_error() -> None:
+    """`except TimeoutError` catches ours."""
+    with pytest.raises(TimeoutError):
+        raise Timeout

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from tokenlane.routing import keys
+from tokenlane.routing.keys import Keys
+
+LUA = {
+    file.name: file.read_text()
+    for file in resources.files("tokenlane.routing").joinpath("lua").iterdir()
+    if file.name.endswith(".lua")
+}
+
+
+def table() -> set[str]:
+    """The first column of the table of all keys."""
+    rows = re.findall(r"^\| (.+?) +\|", keys.__doc__ or "", re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def built(pattern: str) -> set[str]:
+    """What the scripts put behind a prefix."""
+    return {found for text in LUA.values() for found in re.findall(pattern, text)}
+
+
+def test_scripts_build_the_names_of_the_table() -> None:
+    """The scripts use every key of the table but those of ARQ and the policy's writer, and no other."""
+    stems = {re.sub(r"(:[A-Z]+)+.*$", ":", name) for name in table() if not name.startswith("arq:")}
+    assert built(r"P \.\. '([a-z]+:?)'") == stems
+    ends = {found for name in table() for found in re.findall(r"^queue:Q(:[a-z]+:?)", name)}
+    assert built(r"queue \.\. '(:[a-z]+:?)'") == ends
+
+
+def test_scripts_build_the_channels_of_keys() -> None:
+    """The channels the scripts publish on are those that `Keys` names."""
+    names = Keys("main", 3)
+    channels = {names.deltas(""), names.control(""), names.doorbell, names.lane_doorbell("")}
+    assert {f"{{main}}:3:{name}" for name in built(r"CHANNEL \.\. '([a-z]+:?)'")} == channels
+
+
+@pytest.mark.parametrize("name", sorted(LUA))
+def test_scripts_open_with_what_they_take_and_answer(name: str) -> None:
+    """Every script says what it does, its KEYS, ARGV and reply; common.lua says what is put in front of it."""
+    head = LUA[name].partition("\n\n")[0]
+    assert head.startswith("-- ")
+    if name != "common.lua":
+        assert "-- KEYS  1 the pool's prefix" in head
+        assert "-- reply " in head
+        assert ("ARGV" in LUA[name].replace(head, "")) == ("-- ARGV  1 " in head)
+
+
+def test_all_names_carry_the_tag() -> None:
+    """Every key carries the pool's hash tag, every channel the database too."""
+    names = Keys("blue", 2)
+    assert {names.prefix, names.policy, names.arq_abort(), names.lane_queue("l")} >= {"{blue}:policy", "{blue}:lane:l"}
+    for key in (names.prefix, names.policy, names.arq_abort(), names.lane_queue("l"), names.lane_queue("l", "embed")):
+        assert key.startswith("{blue}:")
+    for channel in (names.deltas("x"), names.control("w"), names.doorbell, names.lane_doorbell("l")):
+        assert channel.startswith("{blue}:2:")

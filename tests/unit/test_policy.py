@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.messages import Needs
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates
+
+PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]
+
+
+def maybe(values: list[str]) -> st.SearchStrategy[str | None]:
+    """One of them, or none."""
+    return st.none() | st.sampled_from(values)
+
+
+def lane(name: str) -> st.SearchStrategy[LaneView]:
+    """A lane of that name."""
+    return st.builds(
+        LaneView,
+        name=st.just(name),
+        provider=st.sampled_from(PROVIDERS),
+        endpoint=st.just("http://gpu"),
+        models=st.lists(st.sampled_from(MODELS), unique=True, max_size=3).map(tuple),
+        limit=st.integers(1, 4),
+        queued=st.integers(0, 5),
+        live=st.booleans(),
+        seen_ms=st.just(0),
+    )
+
+
+lanes = st.lists(st.sampled_from(LANES), unique=True).flatmap(lambda names: st.tuples(*map(lane, names)))
+routes = st.lists(st.builds(Candidate, provider=maybe(PROVIDERS), model=maybe(MODELS), lane=maybe(LANES)), max_size=4)
+needs = st.builds(Needs, model=maybe(MODELS), provider=maybe(PROVIDERS))
+
+
+def serves(candidate: Candidate, wish: Needs, place: LaneView, model: str) -> bool:
+    """Whether the lane may serve the wish through the candidate with that model."""
+    return (
+        model in place.models
+        and candidate.lane in (None, place.name)
+        and {candidate.provider, wish.provider} <= {None, place.provider}
+        and {candidate.model, wish.model} <= {None, model}
+    )
+
+
+@given(lanes, routes, needs)
+def test_candidates_are_all_that_match_and_nothing_else(
+    there: tuple[LaneView, ...], route: list[Candidate], wish: Needs
+) -> None:
+    """Each lane that some candidate of the route allows is named once, with a model that this candidate allows."""
+    policy = Policy(roles={"coder": RolePolicy(route=tuple(route))})
+    found = list(candidates(policy, "coder", wish, there))
+    names = [place.name for place, _ in found]
+    assert len(names) == len(set(names))
+    ways = route or [Candidate()]
+    for place, model in found:
+        assert any(serves(way, wish, place, model) for way in ways)
+    able = {place.name for place in there for way in ways for model in MODELS if serves(way, wish, place, model)}
+    assert set(names) == able
+
+
+@given(lanes, routes, needs)
+def test_the_route_comes_before_credit(there: tuple[LaneView, ...], route: list[Candidate], wish: Needs) -> None:
+    """Lanes come in the order of the first candidate that allows them, and within one by free places."""
+    policy = Policy(roles={"coder": RolePolicy(route=tuple(route))})
+    ways = route or [Candidate()]
+
+    def place_in_route(place: LaneView) -> int:
+        return min(nth for nth, way in enumerate(ways) if any(serves(way, wish, place, model) for model in MODELS))
+
+    found = [place for place, _ in candidates(policy, "coder", wish, there)]
+    assert found == sorted(found, key=lambda place: (place_in_route(place), -place.credit, place.name))
+
+
+@given(lanes, needs)
+def test_without_a_route_every_lane_may_serve(there: tuple[LaneView, ...], wish: Needs) -> None:
+    """A role without a route is served as one whose route allows anything."""
+    policy = Policy(roles={"other": RolePolicy(route=(Candidate(lane="nowhere"),))})
+    assert list(candidates(policy, "coder", wish, there)) == list(candidates(Policy(), "coder", wish, there))
+
+
+def test_credit_is_never_negative() -> None:
+    """A lane that holds more than its limit, or is not live, has no free place."""
+    full = LaneView("l", "p", "e", ("m",), limit=2, queued=3, live=True, seen_ms=0)
+    gone = LaneView("l", "p", "e", ("m",), limit=2, queued=0, live=False, seen_ms=0)
+    assert (full.credit, gone.credit) == (0, 0)

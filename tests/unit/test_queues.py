@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing.messages import Envelope, Kind, Needs, Priority, new_id
+from tokenlane.routing.queues import Head, Queue, order
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
+texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
+    ["a:b", "100%", "%3A", "ü/é", "::", " ", "{x}"]
+)
+kinds = st.sampled_from(["chat", "embed", "command"])
+priorities = st.sampled_from(["high", "normal", "low"])
+needs = st.builds(Needs, model=st.none() | texts, provider=st.none() | texts, size=st.integers(1, 2**40))
+
+
+@given(st.builds(Queue, names, kinds, priorities, needs))
+def test_a_queue_is_its_name(queue: Queue) -> None:
+    """Every queue is read back from its name, which is safe as a part of key names."""
+    assert Queue.parse(queue.name) == queue
+    assert queue.name.isascii()
+    assert queue.name.isprintable()
+    assert " " not in queue.name
+
+
+@given(st.builds(Queue, names, kinds, priorities, needs), st.builds(Queue, names, kinds, priorities, needs))
+def test_different_queues_have_different_names(one: Queue, other: Queue) -> None:
+    """Two queues have one name only if they are the same."""
+    assert (one.name == other.name) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "role", "r:chat:normal:1:p", "r:chat:normal:x:p:m", "r:chat:urgent:1:p:m", "r:talk:low:1::"]
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    """What is not a queue's name is a ValueError."""
+    with pytest.raises(ValueError):
+        Queue.parse(name)
+
+
+def head(priority: Priority, served: int, waited_ms: int, kind: Kind = "chat") -> Head:
+    """The head of some queue."""
+    envelope = Envelope(id=new_id(), client="c", agent="a", role="r", kind=kind, priority=priority)
+    return Head(Queue.of(envelope), "a", envelope.id, attempt=0, more=False, served=served, waited_ms=waited_ms)
+
+
+def test_order() -> None:
+    """Higher priority first, then the queue that was served longest ago, then who has waited longest."""
+    ordered = [
+        head("high", 9, 0),
+        head("normal", 1, 5),
+        head("normal", 2, 7),
+        head("normal", 2, 6),
+        head("low", 0, 1000),
+    ]
+    shuffled = random.Random(1).sample(ordered, len(ordered))
+    assert order(shuffled) == ordered
