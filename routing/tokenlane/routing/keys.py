@@ -18,7 +18,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, seen              | stays                    |
-| `lane:L:health-check`   | string | what `arq --check` shows                                         | itself, after 6 s        |
+| `lane:L:health-check`   | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
