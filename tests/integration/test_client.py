@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.integration.life import PREFIX, WORKER, beat, dispatch, state_of
 from tests.integration.stand_in import Run, StandIn, stand_in
 
@@ -28,7 +32,7 @@ from tokenlane.producer import (
     Unauthorized,
 )
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.pool import Checked, Pool
 
 
 @pytest.fixture
@@ -412,3 +416,71 @@ async def test_a_client_is_entered_in_any_task(redis_url: str, pool: Pool) -> No
     await asyncio.create_task(client.__aenter__())
     await asyncio.create_task(client.__aexit__(None, None, None))
     assert await pool.redis.zcard(f"{PREFIX}clients") == 0
+
+
+async def test_the_beat_asks_after_all_silent_streams(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every silent stream is asked after, 128 at most a call, and the client beats without any stream too."""
+    calls: list[tuple[str, ...]] = []
+    check = Pool.check
+
+    async def recorded(self: Pool, client: str, request_ids: Sequence[str] = ()) -> Checked:
+        calls.append(tuple(request_ids))
+        return await check(self, client, request_ids)
+
+    monkeypatch.setattr(Pool, "check", recorded)
+    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
+    async with Client(redis_url) as client, AsyncExitStack() as stack:
+        await until(lambda: len(calls) > 3)
+        assert set(calls) == {()}
+        streams = [await stack.enter_async_context(client.chat("hi", role="planner")) for _ in range(300)]
+        wanted = {stream.request_id for stream in streams}
+        await until(lambda: {one for call in calls for one in call} == wanted)
+        assert max(map(len, calls)) <= 128
+
+
+async def test_a_failing_beat_does_not_vanish(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in a background task ends the client's block and is raised from it; its requests are cancelled."""
+    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.05)
+    stream: ChatStream | None = None
+
+    def broken(*_: object) -> None:
+        if stream is not None and stream._exchange is not None:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("tokenlane.producer.watch.Watch._note_back", broken)
+
+    async def ask() -> None:
+        nonlocal stream
+        async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+            await asyncio.sleep(20)
+
+    with pytest.raises(ExceptionGroup) as failed:
+        await ask()
+    assert failed.group_contains(ZeroDivisionError)
+    assert stream is not None
+    assert await state_of(pool, stream.request_id) == "cancelled"
+
+
+async def test_the_trace_travels_in_the_envelope(
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's span can be the child of the agent's: W3C trace context is in the envelope, no words in the span."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr("tokenlane.routing.telemetry.tracer", lambda: provider.get_tracer("test"))
+    async with client.chat("my secret question", role="planner"):
+        run = await worker.next_run()
+    (span,) = spans.get_finished_spans()
+    assert span.context is not None
+    assert f"{span.context.trace_id:032x}-{span.context.span_id:016x}" in run.envelope.trace["traceparent"]
+    assert "secret" not in span.to_json()
+
+
+@pytest.mark.parametrize("wrong", [{"agent": "no name"}, {"agent": "-x"}, {"pool": "a}b"}, {"pool": ""}])
+def test_names_are_checked(wrong: dict[str, str]) -> None:
+    """What cannot be part of a key is refused when the client is made."""
+    with pytest.raises(ValueError, match="is not a name"):
+        Client("redis://127.0.0.1:1", **wrong)

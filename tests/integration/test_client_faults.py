@@ -234,10 +234,12 @@ async def test_a_restarted_server_that_kept_its_data(tmp_path: Path) -> None:
             await run.say("a")
             assert (await anext(stream)).text == "a"
             await server.stop()
+            await run.say("b", lost=True)
             await server.start()
             assert await state_of(pool, run.id) == "running"
-            await run.complete("b")
-            assert await texts(stream) == ["b"]
+            assert (await anext(stream)).text == "b"
+            await run.complete("c")
+            assert await texts(stream) == ["c"]
 
 
 async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None:
@@ -344,6 +346,11 @@ class Restartable:
                     return
                 except Exception:  # not there yet, or still loading
                     await asyncio.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send the server a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:

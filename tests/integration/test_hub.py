@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,21 @@ async def test_subscribing_while_the_server_is_away(tmp_path: Path) -> None:
         await pool.publish([("old", b"x"), ("new", b"y")])
         await until(lambda: bool(old and new))
         assert new.gaps == 0
+
+
+async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that answers no PING is given up; when the server moves again the gap is told."""
+    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.05)
+    monkeypatch.setattr("tokenlane.routing.hub._CONNECT_TIMEOUT_S", 0.2)
+    heard = Heard()
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
+        await hub.subscribe("one", heard.append, heard.on_gap)
+        server.signal(signal.SIGSTOP)
+        await until(lambda: not hub.connected.is_set())
+        server.signal(signal.SIGCONT)
+        await until(lambda: heard.gaps == 1)
+        await pool.publish([("one", b"x")])
+        await until(lambda: heard == [b"x"])
 
 
 async def test_cancelling_while_subscribing(pool: Pool) -> None:

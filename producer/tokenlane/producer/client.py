@@ -24,6 +24,7 @@ from .watch import Watch
 
 __all__ = ["Client"]
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
@@ -37,12 +38,20 @@ class Client:
 
     Leaving the block cancels what still runs.
 
+    Raises:
+        ValueError: `agent` or `pool` is not a name.
+
     Raises, entered:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
     """
 
     def __init__(self, url: str, *, pool: str = "main", agent: str | None = None) -> None:
         self.agent = agent or _default_agent()
+        for name in (self.agent, pool):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
+                )
         self._url = url
         self._pool_name = pool
         self._id = ""
@@ -97,14 +106,15 @@ async def _connection(url: str, pool_name: str, client: str) -> AsyncIterator[Co
     async with connect(url, pool_name) as pool, open_hub(pool) as hub:
         told = False
         try:
-            async with background() as tasks:
-                courier = Courier(pool, hub, tasks)
+            async with background() as requests:
+                courier = Courier(pool, hub, requests)
                 watch = Watch(pool, courier, client)
                 await watch.beat()
-                tasks.create_task(courier.speak(), name="tokenlane words to workers")
-                tasks.create_task(watch.run(), name="tokenlane client beat")
                 try:
-                    yield courier
+                    async with background() as beats:
+                        beats.create_task(courier.speak(), name="tokenlane words to workers")
+                        beats.create_task(watch.run(), name="tokenlane client beat")
+                        yield courier
                 finally:
                     told = await courier.close_all()
         finally:
@@ -115,4 +125,4 @@ async def _connection(url: str, pool_name: str, client: str) -> AsyncIterator[Co
 
 
 def _default_agent() -> str:
-    return _NOT_IN_A_NAME.sub("-", f"{socket.gethostname()}-{os.getpid()}").lstrip("_.@-")[-128:]
+    return _NOT_IN_A_NAME.sub("-", f"{socket.gethostname()}-{os.getpid()}")[-128:].lstrip("_.@-")

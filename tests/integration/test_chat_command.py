@@ -1,0 +1,224 @@
+"""`tokenlane chat` as people and scripts run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration.life import state_of
+from tests.integration.stand_in import StandIn, stand_in
+
+from tokenlane.config import exits
+from tokenlane.producer import ProviderDown
+from tokenlane.routing.pool import Pool
+
+ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
+
+
+@pytest.fixture
+async def worker(pool: Pool) -> AsyncIterator[StandIn]:
+    async with stand_in(pool) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def chat(
+    *arguments: str | bytes, stdout: int = asyncio.subprocess.PIPE, **more: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `tokenlane chat`; it is killed if it outlives the test."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from tokenlane.config.cli import main; main()", "chat", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment | {"NO_COLOR": "1", "TERMINAL_WIDTH": "200"} | more,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process, typed: bytes | None = None) -> tuple[int | None, str, str]:
+    """Exit code, standard output and error."""
+    async with asyncio.timeout(30):
+        out, error = await process.communicate(typed)
+    return process.returncode, (out or b"").decode(), error.decode()
+
+
+async def line(stream: asyncio.StreamReader | None) -> str:
+    """The next line."""
+    assert stream is not None
+    async with asyncio.timeout(20):
+        return (await stream.readline()).decode()
+
+
+async def test_the_answer_is_streamed(redis_url: str, worker: StandIn) -> None:
+    """Text is written as it comes, as it is, with one line end at the end."""
+    async with chat("Name three primes.", "--role", "planner", "--redis", redis_url, "--max-tokens", "9") as process:
+        run = await worker.next_run()
+        assert (run.envelope.role, run.request.max_tokens) == ("planner", 9)
+        await run.say("2, 3\n")
+        assert await line(process.stdout) == "2, 3\n"
+        await run.say("[bold]π 🙂[/bold]")
+        await run.complete()
+        assert await ended(process) == (exits.OK, "[bold]π 🙂[/bold]\n", "")
+
+
+async def test_options_reach_the_worker(redis_url: str, worker: StandIn) -> None:
+    """System message, model, temperature, priority and timeout are part of the request."""
+    options = ("--system", "be short", "--model", "m1", "--temperature", "0.5", "--priority", "high", "--timeout", "9")
+    async with chat("hi", "--redis", redis_url, *options) as process:
+        run = await worker.next_run()
+        assert [(message.role, message.content) for message in run.request.messages] == [
+            ("system", "be short"),
+            ("user", "hi"),
+        ]
+        assert (run.request.model, run.request.temperature, run.request.priority) == ("m1", 0.5, "high")
+        assert run.request.time_to_live_ms == 9000
+        await run.complete("a")
+        assert await ended(process) == (exits.OK, "a\n", "")
+
+
+async def test_json_is_one_object_a_line(redis_url: str, worker: StandIn) -> None:
+    """With --json each delta is a line, and the usage is the last."""
+    async with chat("hi", "--redis", redis_url, "--json") as process:
+        run = await worker.next_run()
+        await run.say("a\n", ESCAPES)
+        await run.complete()
+        code, out, _ = await ended(process)
+    lines = [json.loads(one) for one in out.splitlines()]
+    assert code == exits.OK
+    assert [one["text"] for one in lines[:-1]] == ["a\n", ESCAPES, ""]
+    assert [one["position"] for one in lines[:-1]] == [0, 1, 2]
+    assert lines[-1]["request_id"] == run.id
+    assert lines[-1]["usage"]["prompt_tokens"] == 3
+
+
+async def test_the_question_is_read_from_standard_input(redis_url: str, worker: StandIn) -> None:
+    """`-` reads the question, as it is."""
+    async with chat("-", "--redis", redis_url) as process:
+        reading = asyncio.create_task(ended(process, "Wie heißt du?\n".encode()))
+        run = await worker.next_run()
+        assert run.request.messages[0].content == "Wie heißt du?\n"
+        await run.complete("a")
+        assert (await reading)[0] == exits.OK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "says"),
+    [
+        (["-"], b"\xff\xfe", "not UTF-8"),
+        ([b"\xff"], None, "not UTF-8"),
+        (["hi", "--max-tokens", "0"], None, "max_tokens"),
+        (["hi", "--role", "no role"], None, "role"),
+        (["hi", "--nonsense"], None, "nonsense"),
+        ([], None, "question"),
+        (["hi", "--redis", "http://127.0.0.1:1"], None, "Redis URL"),
+        (["hi", "--redis", "redis://127.0.0.1:1"], None, "tokenlane up"),
+    ],
+)
+async def test_wrong_usage(redis_url: str, arguments: list[str | bytes], typed: bytes | None, says: str) -> None:
+    """Wrong input is told in one message, with exit code 2 and no traceback."""
+    redis = [] if "--redis" in arguments else ["--redis", redis_url]
+    async with chat(*arguments, *redis) as process:
+        code, out, error = await ended(process, typed)
+    assert (code, out) == (exits.USAGE, "")
+    assert says in error
+    assert "Traceback" not in error
+
+
+async def test_no_pool_at_all(tmp_path: Path) -> None:
+    """Without any pool it says how to start one."""
+    async with chat("hi", TOKENLANE_HOME=str(tmp_path)) as process:
+        code, _, error = await ended(process)
+    assert code == exits.USAGE
+    assert "tokenlane up" in error
+
+
+async def test_a_failure_is_told(redis_url: str, worker: StandIn) -> None:
+    """A request that fails exits with 1, what came before on standard output, the error and where on the other."""
+    async with chat("hi", "--redis", redis_url) as process:
+        run = await worker.next_run()
+        await run.say("half")
+        await run.fail(ProviderDown("it went away", lane="lane1", detail="it said \x1b[2Jboo"))
+        code, out, error = await ended(process)
+    assert (code, out) == (exits.FAILED, "half")
+    assert "it went away" in error
+    assert "lane1" in error
+    assert "\x1b" not in error
+
+
+async def test_ctrl_c_cancels(redis_url: str, worker: StandIn, pool: Pool) -> None:
+    """SIGINT cancels the request on the server and exits with 130, without a traceback."""
+    async with chat("hi", "--redis", redis_url) as process:
+        run = await worker.next_run()
+        await run.say("one\n")
+        assert await line(process.stdout) == "one\n"
+        process.send_signal(signal.SIGINT)
+        code, _, error = await ended(process)
+        assert code == exits.CANCELLED
+        assert "Traceback" not in error
+        async with asyncio.timeout(10):
+            await run.cancelled.wait()
+
+
+async def test_ctrl_c_while_it_waits_and_why(redis_url: str, pool: Pool) -> None:
+    """After 2 s it says why nothing happens; SIGINT then cancels what waits."""
+    async with chat("hi", "--redis", redis_url) as process:
+        assert "no worker is connected" in await line(process.stderr)
+        request_id = await only_request(pool)
+        process.send_signal(signal.SIGINT)
+        code, _, _ = await ended(process)
+        assert code == exits.CANCELLED
+        assert await state_of(pool, request_id) == "cancelled"
+
+
+async def only_request(pool: Pool) -> str:
+    """The id of the only request there is."""
+    (key,) = [key async for key in pool.redis.scan_iter("{main}:request:*")]
+    assert isinstance(key, bytes)
+    return key.decode().rpartition(":")[2]
+
+
+async def test_a_closed_pipe_cancels(redis_url: str, worker: StandIn) -> None:
+    """When whoever reads the output goes away, the request is cancelled, without a traceback."""
+    read, write = os.pipe()
+    async with chat("hi", "--redis", redis_url, stdout=write) as process:
+        os.close(write)
+        os.close(read)
+        run = await worker.next_run()
+        await run.say("nobody reads this")
+        code, _, error = await ended(process)
+        assert code == exits.FAILED
+        assert "Traceback" not in error
+        async with asyncio.timeout(10):
+            await run.cancelled.wait()
+
+
+async def test_a_terminal_is_not_steered(redis_url: str, worker: StandIn) -> None:
+    """On a terminal, control characters in a model's words are left out; line ends and tabs are not."""
+    ours, theirs = pty.openpty()
+    try:
+        async with chat("hi", "--redis", redis_url, stdout=theirs) as process:
+            os.close(theirs)
+            run = await worker.next_run()
+            await run.complete(ESCAPES)
+            shown = b""
+            while b"end\r\n" not in shown:
+                shown += await asyncio.to_thread(os.read, ours, 1000)
+            assert (await ended(process))[0] == exits.OK
+    finally:
+        os.close(ours)
+    assert shown.decode() == "[31mred]0;title1m[/bold]\r\n\tend\r\n"
