@@ -150,6 +150,8 @@ async def test_a_whole_answer_completes_the_request() -> None:
     pieces = [m for m in [*bench.pool.published, message] if isinstance(m, Deltas | Completed)]
     assert "".join(delta.text for piece in pieces for delta in piece.deltas) == "abc"
     assert (message.usage.queue_ms, message.usage.completion_tokens, message.usage.attempts) == (12, 3, 1)
+    assert b'"usage":null' not in message.to_wire()
+    assert all(delta.usage is None for delta in message.deltas)
     assert 0 < message.usage.first_token_ms <= message.usage.total_ms
     assert bench.pool.log == [f"opened {bench.pool.id}", f"closed {bench.pool.id}", f"finished {bench.pool.id}"]
     assert len(bench.runs) == 0

@@ -225,7 +225,10 @@ async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         stream = logged(stream, run.id, run.attempt)
     async with aclosing(stream):
         async for delta in stream:
-            finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
+            finish_reason = delta.finish_reason or finish_reason
+            if delta.usage is not None:
+                usage, delta.usage = delta.usage, None  # the ending says it, with the times
+                delta.model_fields_set.discard("usage")
             outlet.put(delta)
             if outlet.crowded:
                 await outlet.room()
@@ -239,8 +242,8 @@ def _timed(usage: Usage, run: Run) -> Usage:
     return usage.model_copy(
         update={
             "queue_ms": float(run.started.waited_ms),
-            "first_token_ms": 1000 * ((first_put_at or now) - run.since),
-            "total_ms": 1000 * (now - run.since),
+            "first_token_ms": round(1000 * ((first_put_at or now) - run.since), 1),
+            "total_ms": round(1000 * (now - run.since), 1),
             "attempts": run.started.starts,
         }
     )
