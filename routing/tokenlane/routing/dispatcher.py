@@ -90,7 +90,7 @@ def _nobody(head: Head, lanes: tuple[LaneView, ...]) -> LlmError:
     served = sorted({name for lane in lanes for name in lane.models})
     if model is not None and model not in served:
         return ModelNotFound(f"no lane serves this model; served are: {', '.join(served)}", model=model)
-    names = ", ".join(lane.name for lane in lanes)
+    names = ", ".join(sorted(lane.name for lane in lanes))
     return ProviderDown(
         f"no lane may serve role {role!r} with what this request asks for: change the role's route, or start a worker"
         f" on a lane that it names; connected lanes: {names}",
