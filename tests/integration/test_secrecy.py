@@ -1,0 +1,174 @@
+"""What an agent says and is told is in no log, span, exception or repr; and traces span processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import JsonValue
+from tests.integration.farm import EVERY_LOG, Child, Farm, farm
+from tests.integration.life import raw
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.producer import Client, LlmError
+from tokenlane.routing import telemetry
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+
+PROMPT, OUTPUT, KEY = "marked-prompt", "marked-output", "sk-marked0123456789abcdef"
+WORDS = (OUTPUT, " and ", OUTPUT)
+SPANS_TO_STDOUT = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.to_json(None) + "\\n")))
+trace.set_tracer_provider(provider)
+"""
+
+# What may happen to a request; each quotes the prompt or the output where a careless program would repeat it.
+FATES = (
+    Script(pieces=WORDS),
+    Script(pieces=WORDS, cut_after=2),
+    Script(pieces=WORDS, error_after=1, error={"message": f"cannot answer {PROMPT}", "code": 500}),
+    Script(status=400, error={"message": f"bad: {PROMPT}", "type": "invalid_request_error"}),
+    Script(status=401, error={"message": f"bad: {PROMPT}, key {KEY}"}),
+    Script(pieces=WORDS, malformed_after=1),
+    Script(pieces=WORDS, finish_reason=None),
+    Script(pieces=WORDS, answers_as=OUTPUT),
+    Script(pieces=WORDS, content_type="text/plain"),
+)
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Simulator]:
+    async with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def opened(redis_url: str, pool: Pool, tmp_path: Path) -> AsyncIterator[Farm]:
+    await pool.set_policy(Policy(max_starts=2))
+    async with farm(tmp_path, redis_url) as opened:
+        yield opened
+
+
+def marked(text: str) -> list[str]:
+    """The marks in a text."""
+    return [mark for mark in (PROMPT, OUTPUT, KEY) if mark in text]
+
+
+async def ask_everything(url: str) -> list[LlmError]:
+    """Ask once for every fate; what failed."""
+    errors = []
+    async with Client(url) as client:
+        for fate in FATES:
+            extra: dict[str, JsonValue] = {"simulate": fate.model_dump(mode="json"), "api_key": KEY}
+            try:
+                async with client.chat(f"say {PROMPT}", role="planner", extra=extra) as stream:
+                    async for delta in stream:
+                        assert not marked(repr(delta))
+                    answer = await stream.answer()
+                    assert not marked(f"{stream!r} {client!r} {answer!r}")
+                    assert answer.text == "".join(WORDS)
+            except LlmError as error:
+                errors.append(error)
+    return errors
+
+
+async def stopped(child: Child) -> str:
+    """End a worker; all it said."""
+    ended = await child.end()
+    assert ended.code == 0, ended
+    return ended.out + ended.error
+
+
+async def test_nothing_said_is_logged(
+    redis_url: str, opened: Farm, backend: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With every logger at its finest neither worker nor client writes a prompt, an output or a key."""
+    caplog.set_level(logging.DEBUG)
+    worker = await opened.worker("gpu0", backend, shim=EVERY_LOG, TOKENLANE_API_KEY=KEY)
+    errors = await ask_everything(redis_url)
+    assert len(errors) == len(FATES) - 1
+    said = await stopped(worker)
+    assert said.count("\n") > 20, "the loggers say nothing"
+    assert marked(said) == []
+    assert marked("\n".join(record.getMessage() for record in caplog.records)) == []
+    assert f"Bearer {KEY}" in {received.headers.get("Authorization") for received in backend.log}
+
+
+async def test_errors_do_not_quote(redis_url: str, opened: Farm, backend: Simulator) -> None:
+    """No error's text or repr, nor that of its causes, holds what was said; `detail` may."""
+    await opened.worker("gpu0", backend)
+    for error in await ask_everything(redis_url):
+        one: BaseException | None = error
+        while one is not None:
+            assert marked(f"{one} {one!r} {one.args}") == [], type(one)
+            one = one.__cause__ or one.__context__
+
+
+async def test_asking_for_transcripts_logs_them(redis_url: str, opened: Farm, backend: Simulator) -> None:
+    """With SC_DEBUG=llm requests and answers are logged, and no key."""
+    worker = await opened.worker("gpu0", backend, TOKENLANE_API_KEY=KEY, SC_DEBUG="llm")
+    await ask_everything(redis_url)
+    said = await stopped(worker)
+    assert {PROMPT, OUTPUT} <= set(marked(said))
+    assert KEY not in said
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What this process traces."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "tracer", lambda: provider.get_tracer("tokenlane"))
+    return exporter
+
+
+def traceparent(span: ReadableSpan) -> str:
+    context = span.get_span_context()
+    assert context is not None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+async def test_a_trace_spans_processes(
+    redis_url: str, pool: Pool, opened: Farm, backend: Simulator, spans: InMemorySpanExporter
+) -> None:
+    """The stream entry carries the context of the send span; the worker's span is its child; neither holds text."""
+    worker = await opened.worker("gpu0", backend, shim=SPANS_TO_STDOUT)
+    extra: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=1).model_dump(mode="json")}
+    async with Client(redis_url) as client, client.chat(PROMPT, role="planner", extra=extra) as stream:
+        await backend.held()
+        ((_, entry),) = await raw(pool).xrange("{main}:role:planner")
+        backend.release()
+        await stream.answer()
+    (sent,) = spans.get_finished_spans()
+    assert sent.name == "send planner"
+    parent = json.loads(entry[b"envelope"])["trace"]["traceparent"]
+    assert parent == traceparent(sent)
+    said = await stopped(worker)
+    (processed,) = [span for line in said.splitlines() if (span := json.loads(line)).get("name") == "process planner"]
+    _, trace_id, span_id, _ = parent.split("-")
+    assert (processed["context"]["trace_id"], processed["parent_id"]) == (f"0x{trace_id}", f"0x{span_id}")
+    assert marked(said + sent.to_json()) == []
+
+
+async def test_failures_leave_spans_without_text(
+    redis_url: str, opened: Farm, backend: Simulator, spans: InMemorySpanExporter
+) -> None:
+    """The spans of failed attempts say with what code, and quote nothing."""
+    worker = await opened.worker("gpu0", backend, shim=SPANS_TO_STDOUT)
+    await asyncio.wait_for(ask_everything(redis_url), 50)
+    said = await stopped(worker)
+    assert '"error.type"' in said
+    assert marked(said + "".join(span.to_json() for span in spans.get_finished_spans())) == []
