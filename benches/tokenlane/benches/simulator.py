@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -43,6 +44,8 @@ class Received:
     held: bool = False
     ended: Ending | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    cut: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Closes its connection."""
 
     def summary(self) -> dict[str, JsonValue]:
         """What `/simulator/log` tells of it."""
@@ -131,6 +134,12 @@ class Simulator:
             if index is None or received.index == index:
                 received.released.set()
 
+    def cut(self) -> None:
+        """Close the connections of all answers under way."""
+        for received in self.log:
+            if received.ended is None:
+                received.cut()
+
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
         """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
 
@@ -162,6 +171,7 @@ class Simulator:
         except ValueError as error:
             return web.json_response(_error(400, str(error)), status=400)
         received = Received(self._count, body, dict(request.headers), str(parsed.get("model", "")), _peer(request))
+        received.cut = partial(_close, request)
         self._count += 1
         self.log.append(received)
         await self._notify()
@@ -172,6 +182,7 @@ class Simulator:
             raise
         finally:
             received.held = False
+            received.cut = lambda: None  # a connection may serve others by now
             await asyncio.shield(self._notify())
 
     def _script(self, parsed: dict[str, JsonValue]) -> Script:
