@@ -131,7 +131,7 @@ class Ended:
     error: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A process of a farm. `name`: what a worker calls itself in the pool. It writes to files."""
 
