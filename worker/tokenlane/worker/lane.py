@@ -78,7 +78,6 @@ class LaneWorker(arq.worker.Worker):
             queue_name=lane.pool.keys.lane_queue(lane.name),
             redis_pool=redis,
             max_jobs=lane.announcement.limit,
-            poll_delay=0,  # the waiting is in _poll_iteration
             handle_signals=False,
             ctx={"lane": lane},
             **ARQ_OPTIONS,
@@ -117,6 +116,12 @@ class LaneWorker(arq.worker.Worker):
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         with suppress(*_BROKEN):
             await self.pool.delete(self.health_check_key)
+
+    async def main(self) -> None:
+        # ARQ's own first asks the server about itself, and ends if it does not answer.
+        self.ctx["redis"] = self.pool
+        while True:
+            await self._poll_iteration()
 
     async def _poll_iteration(self) -> None:
         try:
