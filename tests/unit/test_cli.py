@@ -135,3 +135,14 @@ def test_a_missing_module_of_ours_is_not_taken_for_an_extra(monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["tokenlane", "chat"])
     with pytest.raises(ModuleNotFoundError, match="nosuchcomponent"):
         cli.main()
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    """A TOKENLANE_HOME that is a file ends a command as wrong configuration, naming the place and the variable."""
+    taken = tmp_path / "file"
+    taken.touch()
+    result = run("chat", "why", TOKENLANE_HOME=str(taken), TOKENLANE_REDIS_URL="")
+    assert result.returncode == exits.USAGE
+    assert "Traceback" not in result.stderr
+    assert str(taken) in result.stderr
+    assert "TOKENLANE_HOME" in result.stderr

@@ -20,10 +20,20 @@ class AlreadyRunning(ConfigError):
 
 
 def data_dir() -> Path:
-    """Return the user's data directory, made private if it is not there yet. `TOKENLANE_HOME` overrides it."""
+    """Return the user's data directory, made private if it is not there yet. `TOKENLANE_HOME` overrides it.
+
+    Raises:
+        ConfigError: if it cannot be made.
+    """
     home = os.environ.get("TOKENLANE_HOME")
     path = Path(home).absolute() if home else user_data_path("tokenlane")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The data directory {path} cannot be made: {error.strerror or error}. "
+            "Let TOKENLANE_HOME name a directory you may write to."
+        ) from error
     return path
 
 
