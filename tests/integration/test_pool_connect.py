@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
 from tests.integration import life
 from tests.integration.life import raw
 from tests.integration.servers import free_port, valkey
@@ -192,6 +193,33 @@ async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch:
         with pytest.raises(PoolUnavailable):
             await call
     await pool.redis.aclose()
+
+
+async def test_connections_cut_while_they_greet(redis_url: str) -> None:
+    """A command rides over connections that are cut as soon as they are made, before anything was asked on them."""
+    to_cut = [False, True, True, True]
+    cut = 0
+
+    async def gate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cut
+        said = await reader.read(65536)
+        if to_cut and to_cut.pop(0):
+            cut += 1
+            writer.transport.abort()
+            return
+        answers, asks = await asyncio.open_unix_connection(parse_url(redis_url)["path"])
+        asks.write(said)
+        await asyncio.gather(_pour(reader, asks), _pour(answers, writer))
+
+    async with listening(gate) as port, connect(f"redis://127.0.0.1:{port}") as pool:
+        await pool.survey()
+        assert cut == 3
+
+
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while said := await reader.read(65536):
+        writer.write(said)
+    writer.close()
 
 
 def all_redis_errors() -> list[type[redis_errors.RedisError]]:

@@ -17,6 +17,7 @@ from typing import Literal, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -320,7 +321,7 @@ async def connect(url: str, pool: str = "main") -> AsyncIterator[Pool]:
 
 
 def open_redis(url: str, *, retries: int = 5) -> Redis:
-    """A client that rides over a server's restart: `retries` tries with growing pauses, a little over 1 s for 5.
+    """A client that rides over a server's restart: `retries` tries with growing pauses, for 5 a few seconds in all.
 
     It has no `socket_timeout`: with one, redis-py sends through `asyncio.wait_for`, which swallows cancellations in
     Python 3.11. Whoever uses it bounds its calls itself.
@@ -329,7 +330,7 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
         PoolUnavailable: the URL is none of a Redis server.
     """
     try:
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        pool: _Connections = _Connections.from_url(
             url,
             max_connections=32,
             timeout=None,
@@ -343,6 +344,15 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
             f"{masked(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error
     return Redis.from_pool(pool)
+
+
+class _Connections(BlockingConnectionPool):
+    """redis-py tries again to connect and to ask, but not to greet: a connection cut in between ends a command."""
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        await connection.retry.call_with_retry(
+            lambda: super(_Connections, self).ensure_connection(connection), lambda _: connection.disconnect()
+        )
 
 
 async def _greet(url: str) -> None:
