@@ -160,6 +160,12 @@ async def _stop_redis(town: Site, rng: random.Random) -> None:
     await town.server.start()
 
 
+async def _freeze_redis(town: Site, rng: random.Random) -> None:
+    town.server.freeze()
+    await asyncio.sleep(rng.uniform(0.2, 3))
+    town.server.thaw()
+
+
 async def _fill_memory(town: Site, rng: random.Random) -> None:
     await town.server.ask("CONFIG", "SET", "maxmemory", "1")
     await asyncio.sleep(rng.uniform(0.2, 2))
@@ -183,6 +189,7 @@ _FAULTS: Final = (
     _cut_clients,
     _cut_backends,
     _stop_redis,
+    _freeze_redis,
     _fill_memory,
     _freeze_worker,
 )
@@ -211,8 +218,9 @@ async def settled(town: Site, rng: random.Random) -> None:
     async with Client(town.server.url, agent="last") as client:
         for lane in town.backends:
             await _full_house(client, town.backends[lane], lane)
-        shared = rng.choice([child for child, lane in town.workers.items() if lane == "gpu0"])
-        await _drained(shared)
+        shared = [child for child, lane in town.workers.items() if lane == "gpu0"]
+        for child in rng.sample(shared, len(shared) - 1):
+            await _drained(child)
         await _full_house(client, town.backends["gpu0"], "gpu0")
     async with connect(town.server.url) as pool:
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
+import pytest
+from pydantic import JsonValue
+from tests.faults.history import Accepted, Event, check_history
+from tests.faults.scenario import CAPACITY, Site, ask, settled, site
 from tests.integration.farm import Server
 from tests.workshop import FakeProvider, until
 
+from tokenlane.benches.script import Script
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.pool import open_redis
+from tokenlane.producer import Client, Interrupted, QueueFull
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool, connect, open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lane import LaneWorker, arq_redis
 from tokenlane.worker.serve import open_lane
+
+TEXT = "".join(f"w{number} " for number in range(16))
 
 
 async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
@@ -33,3 +43,139 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
         await until(lambda: not worker._failing)
         await asyncio.sleep(0)
         assert not task.done()
+
+
+def extra(**script: int) -> dict[str, JsonValue]:
+    """What the simulator is to do."""
+    return {"simulate": {**script}}
+
+
+async def worker_of(pool: Pool, request_id: str) -> str:
+    """The worker that runs a request."""
+    (standing,) = (await pool.check("nobody", [request_id])).standings
+    return standing.worker
+
+
+async def kill_who_runs(town: Site, request_id: str) -> None:
+    """Kill the worker that runs a request."""
+    async with connect(town.server.url) as pool:
+        name = await worker_of(pool, request_id)
+    (child,) = [child for child in town.workers if child.name == name]
+    del town.workers[child]
+    await child.kill()
+
+
+@pytest.mark.parametrize("lanes", [("gpu0", "gpu0"), ("gpu0", "gpu1")])
+async def test_a_worker_killed_before_the_first_token(lanes: tuple[str, ...], tmp_path: Path) -> None:
+    """Its request is run anew by the lane's other worker, or by the next lane of the route, and is whole."""
+    async with site(tmp_path, lanes=lanes) as town, Client(town.server.url) as client:
+        town.backends["gpu0"].faults.append(Script(hold_after=0))
+        async with client.chat("hi", role="planner") as stream:
+            await town.backends["gpu0"].held()
+            await kill_who_runs(town, stream.request_id)
+            answer = await stream.answer()
+        assert (answer.text, answer.usage.attempts, answer.lane) == (TEXT, 2, lanes[1])
+        await town.backends["gpu0"].wait_for(lambda: town.backends["gpu0"].log[0].ended == "disconnected")
+
+
+async def test_a_worker_killed_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    """The agent gets what was delivered, as the error's partial, and not a word of another attempt."""
+    async with site(tmp_path, lanes=("gpu0", "gpu0")) as town, Client(town.server.url) as client:
+        async with client.chat("hi", role="planner", extra=extra(hold_after=5)) as stream:
+            got = [(await anext(stream)).text for _ in range(5)]
+            await kill_who_runs(town, stream.request_id)
+            with pytest.raises(Interrupted) as interrupted:
+                await anext(stream)
+        assert interrupted.value.partial == stream.text == "".join(got) == "w0 w1 w2 w3 w4 "
+        assert [received.ended for received in town.backends["gpu0"].log] == ["disconnected"]
+        await settled(town, random.Random(0))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_redis_away_in_the_middle_of_answers(frozen: bool, tmp_path: Path) -> None:
+    """Killed or frozen for 3 s: answers that run and such that wait are whole, numbered and of one attempt each."""
+    history: list[Event] = []
+    async with site(tmp_path, Policy(), ("gpu0",)) as town, Client(town.server.url) as client:
+        backend = town.backends["gpu0"]
+        pieces = tuple(f"{number} " for number in range(40))
+        asked = [ask(client, history, "planner", pieces, hold_after=5, itl_ms=50) for _ in range(2 * CAPACITY)]
+        answers = asyncio.gather(*asked)
+        await backend.held(CAPACITY)
+        await (asyncio.to_thread(town.server.freeze) if frozen else town.server.kill())
+        backend.release()
+        await asyncio.sleep(3)
+        await (asyncio.to_thread(town.server.thaw) if frozen else town.server.start())
+        while not answers.done():
+            await asyncio.wait({answers}, timeout=0.05)
+            backend.release()
+        assert await answers == ["completed"] * 2 * CAPACITY
+        assert check_history(history) == []
+        assert len(backend.log) == 2 * CAPACITY
+        await settled(town, random.Random(0))
+
+
+async def test_redis_wiped_in_the_middle_of_answers(tmp_path: Path) -> None:
+    """A server that comes back empty: what runs completes, what waits is sent again by its client and completes."""
+    history: list[Event] = []
+    async with site(tmp_path, Policy(), ("gpu0",)) as town, Client(town.server.url) as client:
+        backend = town.backends["gpu0"]
+        tasks = [
+            asyncio.create_task(ask(client, history, "planner", ("a ", "b ", "c "), hold_after=1))
+            for _ in range(CAPACITY + 2)
+        ]
+        await backend.held(CAPACITY)
+        await until(lambda: sum(isinstance(event, Accepted) for event in history) == len(tasks))
+        await town.server.kill(wipe=True)
+        await town.server.start()
+        while not all(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=0.05)
+            backend.release()
+        assert [task.result() for task in tasks] == ["completed"] * len(tasks)
+        assert check_history(history) == []
+        assert len(backend.log) == len(tasks)
+        await settled(town, random.Random(0))
+
+
+async def test_redis_full_and_freed(tmp_path: Path) -> None:
+    """Full, the server refuses what is new and lets what runs end; freed, each worker has all its slots."""
+    history: list[Event] = []
+    async with site(tmp_path) as town, Client(town.server.url) as client:
+        running = [
+            asyncio.create_task(ask(client, history, lane, ("a ", "b "), hold_after=1))
+            for lane in town.backends
+            for _ in range(CAPACITY)
+        ]
+        for backend in town.backends.values():
+            await backend.held(CAPACITY)
+        queued = asyncio.create_task(ask(client, history, "planner", ("c ",)))
+        await until(lambda: sum(isinstance(event, Accepted) for event in history) == len(running) + 1)
+        await town.server.ask("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(QueueFull, match="out of memory"):
+            await client.complete("hi", role="planner")
+        for backend in town.backends.values():
+            backend.release()
+        assert await asyncio.gather(*running) == ["completed"] * len(running)
+        await town.server.ask("CONFIG", "SET", "maxmemory", "0")
+        assert await queued == "completed"
+        assert check_history(history) == []
+        await settled(town, random.Random(0))
+
+
+async def test_a_frozen_worker_is_outdated(tmp_path: Path) -> None:
+    """A worker that sleeps for longer than its lease says nothing more of what was given to another, and works on."""
+    history: list[Event] = []
+    async with site(tmp_path, lanes=("gpu0", "gpu0")) as town, Client(town.server.url) as client:
+        backend = town.backends["gpu0"]
+        backend.faults.append(Script(hold_after=0))
+        async with client.chat("hi", role="planner") as stream:
+            await backend.held()
+            async with connect(town.server.url) as pool:
+                name = await worker_of(pool, stream.request_id)
+            (frozen,) = [child for child in town.workers if child.name == name]
+            frozen.freeze()
+            answer = await stream.answer()
+            frozen.thaw()
+        assert (answer.text, answer.usage.attempts) == (TEXT, 2)
+        await backend.wait_for(lambda: backend.log[0].ended == "disconnected")
+        assert await ask(client, history, "planner", ("a ",)) == "completed"
+        await settled(town, random.Random(0))

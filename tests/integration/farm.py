@@ -103,6 +103,16 @@ class Server:
         if wipe:
             rmtree(self._data)
 
+    def freeze(self) -> None:
+        """Stop it where it is: connections stay, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     async def ask(self, *command: str) -> object:
         """Run a command, as an operator would."""
         return await asyncio.to_thread(self._ask, *command)

@@ -89,7 +89,7 @@ class Simulator:
         self._host, self._port = host, port
         self._ttft_ms, self._itl_ms, self._tokens = ttft_ms, itl_ms, tokens
         self._models = tuple(models)
-        self._faults = deque(faults)
+        self.faults = deque(faults)
         self._slots: list[Received | None] = [None] * capacity
         self._slot_freed = asyncio.Semaphore(capacity)
         self._count = 0
@@ -188,7 +188,7 @@ class Simulator:
     def _script(self, parsed: dict[str, JsonValue]) -> Script:
         if "simulate" in parsed:
             return Script.model_validate(parsed["simulate"])
-        return self._faults.popleft() if self._faults else Script()
+        return self.faults.popleft() if self.faults else Script()
 
     async def _serve(
         self, request: web.Request, received: Received, parsed: dict[str, JsonValue], script: Script
