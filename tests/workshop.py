@@ -58,7 +58,9 @@ class FakeProvider:
         fail_after: int = 0,
         finish: bool = True,
         slots: int = 2,
+        endpoint: str = "http://localhost:1",
     ) -> None:
+        self.endpoint = endpoint
         self.pieces = tuple(pieces)
         self.hold_after, self.error, self.fail_after, self.finish, self.slots = (
             hold_after,
@@ -199,10 +201,10 @@ async def ask(pool: Pool, hub: Hub, log: list[str] | None = None, *, time_to_liv
 
 @asynccontextmanager
 async def serving(
-    redis_url: str, provider: FakeProvider, name: str = "lane1", *, bell: bool = True, endpoint: str = "http://gpu1"
+    redis_url: str, provider: FakeProvider, name: str = "lane1", *, bell: bool = True
 ) -> AsyncIterator[tuple[Lane, LaneWorker]]:
     """A lane and its worker, without a router; what still runs at the end is abandoned."""
-    settings = LaneSettings(name, "fake", endpoint=endpoint)
+    settings = LaneSettings(name, "fake")
     async with (
         open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
         open_redis(redis_url) as client,

@@ -26,7 +26,7 @@ from tokenlane.routing.tasks import background
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ORPHAN_MS = 3_000
+ORPHAN_MS = 8_000
 
 
 @dataclass

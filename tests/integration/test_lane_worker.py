@@ -234,10 +234,10 @@ async def test_an_agent_gets_again_what_it_missed(redis_url: str, pool: Pool, hu
 
 async def test_a_lane_that_is_taken_is_refused(redis_url: str) -> None:
     """A second endpoint under the same name is an error that names the first, and leaves it alone."""
-    async with serving(redis_url, FakeProvider(), endpoint="http://gpu1:8080"):
-        settings = LaneSettings("lane1", "fake", endpoint="http://gpu2:8080")
+    async with serving(redis_url, FakeProvider(endpoint="http://gpu1:8080")):
+        settings, other = LaneSettings("lane1", "fake"), FakeProvider(endpoint="http://gpu2:8080")
         with pytest.raises(LaneConflict, match="http://gpu1:8080"):
-            async with open_lane(settings, RedisSettings(redis_url), provider=FakeProvider()):
+            async with open_lane(settings, RedisSettings(redis_url), provider=other):
                 pass
 
 

@@ -176,10 +176,14 @@ async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
     assert left == {f"{PREFIX}routers", f"{PREFIX}swept"}
 
 
-@pytest.mark.parametrize("gap", ["never swept", "long ago"])
+@pytest.mark.parametrize("gap", ["never swept", "long ago", "a short lease ago"])
 async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> None:
     """After an outage no lease lapses and no client is gone for one full lease; deadlines and delays go on."""
     asked, delayed = await life.running(pool), await life.bring(pool, "delayed")
+    if gap == "a short lease ago":
+        await pool.set_policy(Policy(lease_ms=1_000))
+        moment = (await pool.survey()).now_ms - 1_500
+        await raw(pool).hset(f"{PREFIX}swept", mapping={"at": moment, "hold": 1})
     if gap == "long ago":
         await raw(pool).hset(f"{PREFIX}swept", mapping={"at": 1, "hold": 1})
     await life.pass_lease(pool, asked.id)

@@ -192,7 +192,7 @@ async def test_wrong_configuration_is_told_in_one_line(redis_url: str) -> None:
     nowhere = worker_command("redis://127.0.0.1:1", "--provider", "llamacpp", "--endpoint", "http://127.0.0.1:1")
     assert "tokenlane up" in await refused(*nowhere)
     assert "llamacpp" in await refused(*worker_command(redis_url, "--provider", "nonesuch"))
-    async with Simulator() as simulator, serving(redis_url, FakeProvider(), endpoint="http://gpu7"):
+    async with Simulator() as simulator, serving(redis_url, FakeProvider(endpoint="http://gpu7")):
         taken = worker_command(redis_url, "--provider", "llamacpp", "--endpoint", simulator.url)
         said = await refused(*taken)
     assert "http://gpu7" in said

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
 from tokenlane.config.values import LaneSettings
-from tokenlane.worker.providers import ProviderRegistry, registry
+from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
 from tokenlane.worker.providers.openai import OpenAiProvider
+from tokenlane.worker.serve import announce
 
 OTHERS = EntryPoints(
     [
@@ -24,3 +26,12 @@ async def test_a_provider_by_entry_point() -> None:
         assert providers.names() == ["broken", "theirs"]
         async with providers.create(LaneSettings("gpu0", "theirs", "http://127.0.0.1:1")) as provider:
             assert type(provider) is OpenAiProvider
+
+
+async def test_the_same_address_named_or_not() -> None:
+    """A lane that names no endpoint and one that names the provider's default announce the same."""
+    providers = default_registry()
+    for named in (None, "http://localhost:8080", "http://127.0.0.1:8080/v1/"):
+        settings = LaneSettings("gpu0", "llamacpp", named, models=("m",), capacity=1)
+        async with providers.create(settings) as provider:
+            assert (await announce(settings, provider)).endpoint == f"http://{socket.gethostname()}:8080"

@@ -61,7 +61,7 @@ class FakePool:
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
         self.requeued: list[int] = []
         self.log: list[str] = []
-        self.rules = Policy(orphan_ms=500, max_starts=3)
+        self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
     async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
         if self.unavailable:

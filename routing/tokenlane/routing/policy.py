@@ -39,7 +39,8 @@ class Policy(_Frozen):
 
     `depth`: requests a role may hold at once, waiting and running. `in_flight`: the same for an agent.
     `start_lease_ms`: how long a lane may take to start what it was given. `lease_ms`: how long a running request
-    survives without a beat of its worker. `orphan_ms`: the same for a request whose client has gone.
+    survives without a beat of its worker. `orphan_ms`: the same for a request whose client has gone; clients
+    beat every 2 s.
     `patience_ms`: how long a request waits for a lane nobody has heard of. `max_crashes`: workers a request may take
     down before it is given up. `max_starts`: times a request may be started in all.
     """
@@ -50,7 +51,7 @@ class Policy(_Frozen):
     in_flight: int = Field(default=10_000, ge=1)
     start_lease_ms: int = Field(default=2_000, ge=100)
     lease_ms: int = Field(default=10_000, ge=300)
-    orphan_ms: int = Field(default=15_000, ge=500)
+    orphan_ms: int = Field(default=15_000, ge=8_000)
     patience_ms: int = Field(default=2_000, ge=0)
     max_crashes: int = Field(default=3, ge=1)
     max_starts: int = Field(default=8, ge=1)

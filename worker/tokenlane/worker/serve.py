@@ -90,17 +90,15 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
             lane=settings.name,
         )
     limit = settings.capacity or await provider.capacity()
-    return Announcement(settings.name, settings.provider, _endpoint(settings), models, limit)
+    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit)
 
 
-def _endpoint(settings: LaneSettings) -> str:
-    """The endpoint as all hosts may know it: loopback is this host's own."""
-    if settings.endpoint is None:
-        return f"{settings.provider} on {socket.gethostname()}"
-    host = urlsplit(settings.endpoint).hostname or ""
+def _known_to_all(endpoint: str) -> str:
+    """An endpoint as all hosts may know it: loopback is this host's own."""
+    host = urlsplit(endpoint).hostname or ""
     if not _LOOPBACK.match(host):
-        return masked(settings.endpoint)
-    return masked(settings.endpoint).replace(host, socket.gethostname(), 1)
+        return masked(endpoint)
+    return masked(endpoint).replace(host, socket.gethostname(), 1)
 
 
 async def run_worker(

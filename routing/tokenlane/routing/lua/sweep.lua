@@ -1,14 +1,15 @@
 -- What nobody else does: lapsed leases -> requeue; due delays -> waiting; passed deadlines -> expired; what a vanished
 -- client holds -> cancelled. At most 100 of each kind a call. Sent twice, the second finds less to do.
 --
--- After a gap in sweeping of more than 5 s nothing lapses until one full lease later: workers renew first.
+-- After a gap in sweeping of more than 5 s, or of a lease if that is shorter, nothing lapses until one full lease later:
+-- workers renew first.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
 -- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
-local BATCH, GAP_MS, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 5000, 1000, 3600000, 5000
+local BATCH, GAP_MS, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, math.min(5000, rule('lease_ms')), 1000, 3600000, 5000
 local now = now_ms()
 
 -- A router silent for 1 s has no rank; each host's first router comes before any host's second.

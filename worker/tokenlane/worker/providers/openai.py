@@ -52,8 +52,9 @@ class OpenAiProvider:
         endpoint = lane.endpoint or self.default_endpoint
         if endpoint is None:
             raise ConfigError(f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, as http://host:port.")
+        self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
         self._lane = lane
-        self._http = open_client(lane, endpoint.rstrip("/").removesuffix("/v1"))
+        self._http = open_client(lane, self.endpoint)
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,6 +14,11 @@ __all__ = ["LlmProvider"]
 class LlmProvider(Protocol):
     """One lane's back end. Every error is an `LlmError` that names provider, lane and, where there is one, model."""
 
+    @property
+    def endpoint(self) -> str:
+        """The back end's address: the lane's, else the provider's own default. May hold a password."""
+        ...
+
     def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer of `model`, the lane's model that routing chose.
 
