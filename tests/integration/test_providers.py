@@ -1,4 +1,4 @@
-"""The OpenAI-compatible provider against a simulated back end that can fail in every way."""
+"""Providers against a simulated back end that can fail in every way, in each dialect it speaks."""
 
 from __future__ import annotations
 
@@ -33,17 +33,24 @@ from tokenlane.worker.providers import LlmProvider, default_registry
 SECRET = SecretStr("sk-123")
 
 
+@pytest.fixture(params=["openai", "ollama"])
+def api(request: pytest.FixtureRequest) -> str:
+    """The dialect, which is the provider's name too."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
+async def simulator(api: str) -> AsyncIterator[Simulator]:
     """A simulated back end with one slot and short answers."""
-    async with Simulator(tokens=4, capacity=1) as running:
+    async with Simulator(api=api, tokens=4, capacity=1) as running:
         yield running
 
 
 @pytest.fixture
-async def provider(simulator: Simulator) -> AsyncIterator[LlmProvider]:
+async def provider(simulator: Simulator, api: str) -> AsyncIterator[LlmProvider]:
     """The provider of a lane on the simulated back end."""
-    async with default_registry().create(lane(simulator.url)) as opened:
+    async with default_registry().create(lane(simulator.url, api)) as opened:
         yield opened
 
 
@@ -94,21 +101,48 @@ async def test_an_answer(provider: LlmProvider, simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
-async def test_the_endpoint_may_end_in_v1(simulator: Simulator, path: str) -> None:
+async def test_the_endpoint_may_end_in_v1(simulator: Simulator, path: str, api: str) -> None:
     """An endpoint works as base address and as the `/v1` that other clients are given."""
-    async with default_registry().create(lane(simulator.url + path)) as provider:
+    async with default_registry().create(lane(simulator.url + path, api)) as provider:
         assert len(await answer(provider)) == 5
 
 
-async def test_models_and_capacity(simulator: Simulator) -> None:
+async def test_models_and_capacity() -> None:
     """Models come from the list, llama.cpp's capacity from its slots."""
-    async with default_registry().create(lane(simulator.url, "llamacpp")) as provider:
-        assert [(info.name, info.provider, info.lane) for info in await provider.models()] == [
-            ("sim", "llamacpp", "gpu0")
-        ]
-        assert await provider.capacity() == 1
-    async with default_registry().create(lane(simulator.url)) as provider:
-        assert await provider.capacity() == 4
+    async with Simulator(capacity=1) as simulator:
+        async with default_registry().create(lane(simulator.url, "llamacpp")) as provider:
+            assert [(info.name, info.provider, info.lane) for info in await provider.models()] == [
+                ("sim", "llamacpp", "gpu0")
+            ]
+            assert await provider.capacity() == 1
+        async with default_registry().create(lane(simulator.url)) as provider:
+            assert await provider.capacity() == 4
+
+
+async def test_ollamas_models() -> None:
+    """Ollama's models come with what each can do; those for embeddings do not chat, and one request runs at once."""
+    async with Simulator(api="ollama", capacity=3, models=("phi3:latest", "embed-mini:latest")) as simulator:
+        async with default_registry().create(lane(simulator.url, "ollama")) as provider:
+            chat, embed = await provider.models()
+            assert (chat.name, chat.chats, chat.loaded, chat.quantisation) == ("phi3:latest", True, True, "Q4_K_M")
+            assert (embed.name, embed.chats, embed.loaded, embed.capabilities) == (
+                "embed-mini:latest",
+                False,
+                False,
+                ("embed",),
+            )
+            assert len(chat.digest or "") == 64
+            assert await provider.capacity() == 1
+
+
+async def test_a_redirect_takes_the_key_nowhere(provider: LlmProvider) -> None:
+    """A back end that redirects is an error: the host it names gets no request, so no credentials either."""
+    async with Simulator() as other:
+        moved = Script(status=307, location=f"{other.url}/v1/chat/completions")
+        _, raised = await failure(provider, moved)
+        assert type(raised) is ProviderDown
+        assert "redirect" in raised.message
+        assert len(other.log) == 0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -180,12 +214,18 @@ async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
     ],
 )
 async def test_each_fault_is_its_error(
-    provider: LlmProvider, simulator: Simulator, script: Script, error: type[LlmError], retryable: bool, before: str
+    provider: LlmProvider,
+    simulator: Simulator,
+    api: str,
+    script: Script,
+    error: type[LlmError],
+    retryable: bool,
+    before: str,
 ) -> None:
     """Each way to fail is one typed error that says where; the connection is fit for the next request."""
     text, raised = await failure(provider, script)
     assert type(raised) is error
-    assert (raised.provider, raised.lane, raised.model) == ("openai", "gpu0", "sim")
+    assert (raised.provider, raised.lane, raised.model) == (api, "gpu0", "sim")
     assert raised.retryable is retryable
     assert text == before
     assert "simulated" not in f"{raised!r}{raised}"
@@ -202,9 +242,9 @@ async def test_the_answer_is_whole_without_usage_or_done(provider: LlmProvider) 
     assert deltas[-1].usage is None
 
 
-async def test_no_first_token_in_time(simulator: Simulator) -> None:
+async def test_no_first_token_in_time(simulator: Simulator, api: str) -> None:
     """A back end that accepts and then says nothing is a time-out of the first token."""
-    async with default_registry().create(lane(simulator.url, first_token_timeout_s=0.05)) as provider:
+    async with default_registry().create(lane(simulator.url, api, first_token_timeout_s=0.05)) as provider:
         text, raised = await failure(provider, Script(hold_after=0))
     assert type(raised) is Timeout
     assert "first token within 0.05 s" in raised.message
@@ -213,26 +253,26 @@ async def test_no_first_token_in_time(simulator: Simulator) -> None:
     assert simulator.log[0].ended == "disconnected"
 
 
-async def test_no_next_token_in_time(simulator: Simulator) -> None:
+async def test_no_next_token_in_time(simulator: Simulator, api: str) -> None:
     """A back end that stops in the middle is a time-out of the next token."""
-    async with default_registry().create(lane(simulator.url, token_timeout_s=0.05)) as provider:
+    async with default_registry().create(lane(simulator.url, api, token_timeout_s=0.05)) as provider:
         text, raised = await failure(provider, Script(hold_after=2))
     assert type(raised) is Timeout
     assert "next token within 0.05 s" in raised.message
     assert text == "w0 w1 "
 
 
-async def test_pings_are_no_tokens(simulator: Simulator) -> None:
+async def test_pings_are_no_tokens(simulator: Simulator, api: str) -> None:
     """A server that keeps the connection open while its engine hangs does not stop the clock."""
-    async with default_registry().create(lane(simulator.url, token_timeout_s=0.2)) as provider:
+    async with default_registry().create(lane(simulator.url, api, token_timeout_s=0.2)) as provider:
         text, raised = await failure(provider, Script(hold_after=1, ping_ms=10))
     assert type(raised) is Timeout
     assert text == "w0 "
 
 
-async def test_an_answer_may_not_take_for_ever(simulator: Simulator) -> None:
+async def test_an_answer_may_not_take_for_ever(simulator: Simulator, api: str) -> None:
     """Tokens that keep coming do not stop the clock of the whole answer."""
-    endless = replace(lane(simulator.url), total_timeout_s=0.2)
+    endless = replace(lane(simulator.url, api), total_timeout_s=0.2)
     async with default_registry().create(endless) as provider:
         text, raised = await failure(provider, Script(tokens=100_000, itl_ms=5))
     assert type(raised) is Timeout

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.errors import Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ToolCallDelta
-from tokenlane.worker.providers.answer import AnswerReader
 from tokenlane.worker.providers.body import chat_body
+from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
 from tokenlane.worker.providers.sse import Event
 
 
@@ -21,7 +21,7 @@ def chunk(delta: object, finish: str | None = None, **more: object) -> Event:
 
 def test_text_reasoning_and_tool_calls() -> None:
     """Each kind of output has its field; the usage after the finish mark comes with the last delta."""
-    answer = AnswerReader("m")
+    answer = OpenAiAnswerReader("m")
     assert answer.take(chunk({"role": "assistant", "content": None})) is None
     text = answer.take(chunk({"content": "a"}))
     assert text is not None
@@ -49,7 +49,7 @@ def test_text_reasoning_and_tool_calls() -> None:
 
 def test_text_in_the_finish_chunk_is_not_lost() -> None:
     """A finish chunk may carry content."""
-    answer = AnswerReader("m")
+    answer = OpenAiAnswerReader("m")
     piece = answer.take(chunk({"content": "end"}, finish="stop"))
     assert piece is not None
     assert piece.text == "end"
@@ -60,12 +60,12 @@ def test_text_in_the_finish_chunk_is_not_lost() -> None:
 def test_a_finish_that_is_none(finish: str) -> None:
     """A back end that dropped the request has not answered it."""
     with pytest.raises(Interrupted):
-        AnswerReader("m").take(chunk({}, finish=finish))
+        OpenAiAnswerReader("m").take(chunk({}, finish=finish))
 
 
 def test_done_alone_is_no_success() -> None:
     """`[DONE]` also follows errors, so it proves nothing; with nothing delivered another try is safe."""
-    answer = AnswerReader("m")
+    answer = OpenAiAnswerReader("m")
     answer.take(Event(b"[DONE]"))
     with pytest.raises(Interrupted) as unfinished:
         answer.last()
@@ -79,10 +79,10 @@ def test_done_alone_is_no_success() -> None:
 def test_another_model_speaks_no_word() -> None:
     """Nothing of another model's is delivered; a dated snapshot of the model is no other."""
     with pytest.raises(ModelNotFound):
-        AnswerReader("m").take(chunk({"content": "a"}, model="n"))
+        OpenAiAnswerReader("m").take(chunk({"content": "a"}, model="n"))
     with pytest.raises(ModelNotFound):
-        AnswerReader("m").take(chunk({"content": "a"}, model="mm"))
-    dated = AnswerReader("m").take(chunk({"content": "a"}, model="m-2026-01-01"))
+        OpenAiAnswerReader("m").take(chunk({"content": "a"}, model="mm"))
+    dated = OpenAiAnswerReader("m").take(chunk({"content": "a"}, model="m-2026-01-01"))
     assert dated is not None
     assert dated.model == "m-2026-01-01"
 
@@ -93,7 +93,7 @@ def test_another_model_speaks_no_word() -> None:
 def test_what_is_no_chunk_is_refused(data: bytes) -> None:
     """Anything that is no chat chunk is a failed back end, and the error does not quote it."""
     with pytest.raises(ProviderDown) as refused:
-        AnswerReader("m").take(Event(data))
+        OpenAiAnswerReader("m").take(Event(data))
     assert refused.value.__cause__ is None
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_chunk_is_refused(data: bytes) -> None:
 def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
     """A field of the wrong type is refused without being quoted."""
     with pytest.raises(ProviderDown) as refused:
-        AnswerReader("m").take(chunk(delta))
+        OpenAiAnswerReader("m").take(chunk(delta))
     assert "secret" not in f"{refused.value!r}{refused.value}"
 
 
@@ -134,7 +134,7 @@ def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
 def test_any_json_is_a_delta_or_an_llm_error(value: object) -> None:
     """Whatever a back end sends, no other error comes out."""
     try:
-        AnswerReader("m").take(Event(json.dumps(value).encode()))
+        OpenAiAnswerReader("m").take(Event(json.dumps(value).encode()))
     except LlmError:
         pass
 

@@ -86,3 +86,14 @@ def test_credit_is_never_negative() -> None:
     full = LaneView("l", "p", "e", ("m",), limit=2, queued=3, live=True, seen_ms=0)
     gone = LaneView("l", "p", "e", ("m",), limit=2, queued=0, live=False, seen_ms=0)
     assert (full.credit, gone.credit) == (0, 0)
+
+
+def test_the_tag_latest_may_be_left_out_or_added() -> None:
+    """Ollama lists `phi3:latest` where people say `phi3`; a tag that says anything else must be that one."""
+    place = LaneView("l1", "ollama", "http://gpu", ("phi3:latest", "qwen3:8b", "sim"), 1, 0, True, 0)
+    policy = Policy(roles={"coder": RolePolicy(route=(Candidate(model="phi3"),))})
+    for asked, found in {"phi3": "phi3:latest", "phi3:latest": "phi3:latest", "sim:latest": "sim"}.items():
+        assert [model for _, model in candidates(Policy(), "r", Needs(model=asked), (place,))] == [found]
+    assert [model for _, model in candidates(policy, "coder", Needs(model="phi3:latest"), (place,))] == ["phi3:latest"]
+    for asked in ("qwen3", "phi3:mini", "other"):
+        assert list(candidates(Policy(), "r", Needs(model=asked), (place,))) == []

@@ -182,6 +182,6 @@ def test_an_unusable_key_is_refused_without_being_quoted() -> None:
 
 def test_an_unknown_provider_is_refused_with_those_there_are() -> None:
     """The error lists the names a lane may use."""
-    with pytest.raises(ConfigError, match=r"'nosuch'.*builtin, llamacpp, openai"):
+    with pytest.raises(ConfigError, match=r"'nosuch'.*builtin, llamacpp, lmstudio, ollama, openai, tgi, vllm"):
         default_registry().create(LaneSettings("gpu0", "nosuch", "http://h"))
     assert ProviderRegistry().names() == []

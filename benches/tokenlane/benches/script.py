@@ -35,19 +35,20 @@ class Script(BaseModel):
     location: str | None = None
     error: JsonValue = None
     """The body's or event's `error`, instead of a plain one."""
-    content_type: str = "text/event-stream"
+    content_type: str | None = None
+    """Instead of the dialect's own."""
 
     # In the middle of it.
     hold_after: int | None = None
     """Wait here until released."""
     ping_ms: float | None = None
-    """While waiting, send a comment as often as this, as servers do to keep a connection open."""
+    """While waiting, send nothing in particular as often as this, as servers do to keep a connection open."""
     cut_after: int | None = None
     """Close the socket here, the body unfinished."""
     error_after: int | None = None
-    """Send an error event here, then `[DONE]`."""
+    """Send an error here, as the dialect does in mid-stream."""
     malformed_after: int | None = None
-    """Send an event here that is no JSON."""
+    """Send something here that is no JSON."""
     huge_line_after: int | None = None
     """Send a line of `huge_line_bytes` here."""
     huge_line_bytes: int = 9 * 1024 * 1024

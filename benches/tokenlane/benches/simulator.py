@@ -1,4 +1,4 @@
-"""A model server without a model: OpenAI's dialect, deterministic text, and faults on demand.
+"""A model server without a model: a real one's dialect, deterministic text, and faults on demand.
 
 Used by tests and benchmarks, in process (`async with Simulator() as simulator`) or as `tokenlane simulate`. A request's
 fate is the `simulate` object in its body, else the next of the simulator's faults, else an ordinary answer. What it
@@ -19,6 +19,8 @@ from typing import Literal, Self
 from aiohttp import web
 from pydantic import JsonValue
 
+from .dialects import DIALECTS, Dialect, Spoken
+from .dialects.dialect import Page
 from .script import Script
 
 __all__ = ["Received", "Simulator"]
@@ -68,6 +70,7 @@ class Simulator:
 
     Args:
         tokens: pieces in an ordinary answer; `max_tokens` may lower it.
+        api: whose dialect it speaks, one of `dialects.DIALECTS`.
         capacity: requests answered at once; others wait, as llama.cpp's do.
         faults: what the first requests meet, in order, unless their body says.
     """
@@ -75,6 +78,7 @@ class Simulator:
     def __init__(
         self,
         *,
+        api: str = "openai",
         host: str = "127.0.0.1",
         port: int = 0,
         ttft_ms: float = 0,
@@ -88,28 +92,26 @@ class Simulator:
         self.url = ""
         self._host, self._port = host, port
         self._ttft_ms, self._itl_ms, self._tokens = ttft_ms, itl_ms, tokens
-        self._models = tuple(models)
         self.faults = deque(faults)
         self._slots: list[Received | None] = [None] * capacity
         self._slot_freed = asyncio.Semaphore(capacity)
+        self._dialect = DIALECTS[api](models, lambda: [None if slot is None else slot.index for slot in self._slots])
         self._count = 0
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.add_routes(
-            [
-                web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", self._list_models),
-                web.get("/props", self._props),
-                web.get("/slots", self._list_slots),
-                web.get("/health", self._health),
-                web.get("/simulator/log", self._show_log),
-                web.get("/simulator/wait", self._wait_for),
-                web.post("/simulator/release", self._release),
-            ]
-        )
+        pages: dict[str, Page] = {
+            f"POST {self._dialect.chat_path}": self._chat,
+            **self._dialect.pages(),
+            "GET /simulator/log": self._show_log,
+            "GET /simulator/wait": self._wait_for,
+            "POST /simulator/release": self._release,
+        }
+        for name, page in pages.items():
+            method, path = name.split(" ")
+            app.router.add_route(method, path, page)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
@@ -169,7 +171,7 @@ class Simulator:
             parsed: dict[str, JsonValue] = json.loads(body)
             script = self._script(parsed)
         except ValueError as error:
-            return web.json_response(_error(400, str(error)), status=400)
+            return web.json_response(self._dialect.error(400, str(error)), status=400)
         received = Received(self._count, body, dict(request.headers), str(parsed.get("model", "")), _peer(request))
         received.cut = partial(_close, request)
         self._count += 1
@@ -199,7 +201,7 @@ class Simulator:
             _close(request)
             return web.Response()
         if script.status is not None:
-            return _refusal(script, script.status)
+            return self._refusal(script, script.status)
         async with self._slot_freed:
             slot = self._slots.index(None)
             self._slots[slot] = received
@@ -211,10 +213,12 @@ class Simulator:
     async def _stream(
         self, request: web.Request, received: Received, parsed: dict[str, JsonValue], script: Script
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": script.content_type, "Cache-Control": "no-cache"})
+        kind = script.content_type or self._dialect.stream_type
+        response = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-cache"})
         await response.prepare(request)
         pieces = list(self._pieces(parsed, script))
-        answer = _Answer(response, received, script, script.answers_as or received.model)
+        spoken = Spoken(received.index, script.answers_as or received.model, len(received.body) // 4, script)
+        answer = _Answer(response, received, script, spoken, self._dialect)
         try:
             await asyncio.sleep(_or(script.ttft_ms, self._ttft_ms) / 1000)
             for position, piece in enumerate(pieces):
@@ -238,8 +242,8 @@ class Simulator:
             yield from script.pieces
             return
         wanted = script.tokens if script.tokens is not None else self._tokens
-        limit = parsed.get("max_tokens")
-        for number in range(min(wanted, limit) if isinstance(limit, int) else wanted):
+        limit = self._dialect.wanted_tokens(parsed)
+        for number in range(wanted if limit is None else min(wanted, limit)):
             yield f"w{number} "
 
     async def _happen(self, answer: _Answer, position: int) -> None:
@@ -251,13 +255,12 @@ class Simulator:
             await self._hold(answer)
             received.held = False
         if script.malformed_after == position:
-            await answer.event(b'{"choices": [{"delta": ')
+            await answer.write(self._dialect.malformed)
         if script.huge_line_after == position:
-            await answer.write(b"data: " + b"x" * script.huge_line_bytes)
+            await answer.write(self._dialect.huge_start + b"x" * script.huge_line_bytes)
         if script.error_after == position:
-            error = _error(500, "simulated") if script.error is None else {"error": script.error}
-            await answer.event(json.dumps(error).encode())
-            await answer.event(b"[DONE]")
+            for part in self._dialect.error_in_stream(script.error):
+                await answer.write(part)
             raise _Ended
         if script.cut_after == position:
             raise _Ended
@@ -265,24 +268,17 @@ class Simulator:
     async def _hold(self, answer: _Answer) -> None:
         ping_ms, released = answer.script.ping_ms, answer.received.released
         while ping_ms is not None and not released.is_set():
-            await answer.write(b": ping\n\n")
+            await answer.write(self._dialect.ping)
             await asyncio.sleep(ping_ms / 1000)
         await released.wait()
 
-    async def _list_models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]})
-
-    async def _props(self, _: web.Request) -> web.Response:
-        return web.json_response({"total_slots": len(self._slots)})
-
-    async def _list_slots(self, _: web.Request) -> web.Response:
-        slots = enumerate(self._slots)
+    def _refusal(self, script: Script, status: int) -> web.Response:
+        headers = {"Retry-After": script.retry_after, "Location": script.location}
         return web.json_response(
-            [{"id": place, "is_processing": slot is not None, "request": slot and slot.index} for place, slot in slots]
+            self._dialect.error(status, script.error),
+            status=status,
+            headers={name: value for name, value in headers.items() if value is not None},
         )
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
 
     # What a test asks of the simulator itself.
 
@@ -317,38 +313,16 @@ class _Answer:
     response: web.StreamResponse
     received: Received
     script: Script
-    model: str
+    spoken: Spoken
+    dialect: Dialect
 
     async def piece(self, text: str) -> None:
-        await self._chunk([{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+        await self.write(self.dialect.piece(self.spoken, text))
         self.received.sent += 1
 
     async def finish(self, tokens: int) -> None:
-        if self.script.finish_reason is not None:
-            await self._chunk([{"index": 0, "delta": {}, "finish_reason": self.script.finish_reason}])
-        if self.script.usage:
-            prompt = len(self.received.body) // 4
-            usage: dict[str, JsonValue] = {
-                "prompt_tokens": prompt,
-                "completion_tokens": tokens,
-                "total_tokens": prompt + tokens,
-            }
-            await self._chunk([], usage=usage)
-        if self.script.done:
-            await self.event(b"[DONE]")
-
-    async def _chunk(self, choices: list[JsonValue], **more: JsonValue) -> None:
-        chunk = {
-            "id": f"chatcmpl-{self.received.index}",
-            "object": "chat.completion.chunk",
-            "model": self.model,
-            "choices": choices,
-            **more,
-        }
-        await self.event(json.dumps(chunk, ensure_ascii=False).encode())
-
-    async def event(self, data: bytes) -> None:
-        await self.write(b"data: " + data + b"\n\n")
+        for part in self.dialect.ending(self.spoken, tokens):
+            await self.write(part)
 
     async def write(self, data: bytes) -> None:
         size = self.script.split_bytes or len(data)
@@ -358,19 +332,6 @@ class _Answer:
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _error(status: int, message: str) -> dict[str, JsonValue]:
-    return {"error": {"message": message, "type": "simulated", "code": status}}
-
-
-def _refusal(script: Script, status: int) -> web.Response:
-    headers = {"Retry-After": script.retry_after, "Location": script.location}
-    return web.json_response(
-        _error(status, "simulated") if script.error is None else {"error": script.error},
-        status=status,
-        headers={name: value for name, value in headers.items() if value is not None},
-    )
 
 
 def _peer(request: web.Request) -> str:

@@ -17,7 +17,7 @@ from .errors import LlmError, ModelNotFound, ProviderDown
 from .hub import Hub
 from .lanes import LaneView
 from .messages import Failed
-from .policy import Policy, candidates
+from .policy import Policy, candidates, served_name
 from .pool import Pool, Survey
 from .queues import Head, order
 
@@ -88,7 +88,7 @@ def _nobody(head: Head, lanes: tuple[LaneView, ...]) -> LlmError:
             retryable=False,
         )
     served = sorted({name for lane in lanes for name in lane.models})
-    if model is not None and model not in served:
+    if model is not None and served_name(model, served) is None:
         return ModelNotFound(f"no lane serves this model; served are: {', '.join(served)}", model=model)
     names = ", ".join(sorted(lane.name for lane in lanes))
     return ProviderDown(

@@ -273,6 +273,11 @@ class ModelInfo(_Value):
     loaded: bool | None = None
     capabilities: tuple[str, ...] = ()
 
+    @property
+    def chats(self) -> bool:
+        """Whether it can chat; a back end that says nothing of its models has such as can."""
+        return not self.capabilities or "chat" in self.capabilities
+
 
 # On a request's delta channel, from worker or script to agent.
 

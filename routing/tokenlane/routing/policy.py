@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .lanes import LaneView
 from .messages import Name, Needs
 
-__all__ = ["Candidate", "Policy", "RolePolicy", "candidates"]
+__all__ = ["Candidate", "Policy", "RolePolicy", "candidates", "served_name"]
 
 
 class _Frozen(BaseModel):
@@ -77,10 +77,13 @@ def _model_for(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None
         return None
     if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
         return None
-    wanted = {name for name in (candidate.model, needs.model) if name is not None}
-    if len(wanted) > 1:
-        return None
-    if wanted:
-        (model,) = wanted
-        return model if model in lane.models else None
-    return lane.models[0] if lane.models else None
+    wanted = [name for name in (candidate.model, needs.model) if name is not None]
+    if not wanted:
+        return lane.models[0] if lane.models else None
+    found = {served_name(name, lane.models) for name in wanted}
+    return found.pop() if len(found) == 1 else None
+
+
+def served_name(model: str, served: Sequence[str]) -> str | None:
+    """What a lane that serves these calls the model, if it has it. Ollama's tag `:latest` may be left out or added."""
+    return next((name for name in (model, f"{model}:latest", model.removesuffix(":latest")) if name in served), None)

@@ -79,13 +79,13 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
     """What the lane offers: as the settings say, else as the back end does.
 
     Raises:
-        ModelNotFound: the back end serves no model, and the settings name none.
+        ModelNotFound: the back end serves no model that can chat, and the settings name none.
         LlmError: the back end does not answer.
     """
-    models = settings.models or tuple(model.name for model in await provider.models())
+    models = settings.models or tuple(model.name for model in await provider.models() if model.chats)
     if not models:
         raise ModelNotFound(
-            "the back end serves no model: load one, or name those it will serve with --model",
+            "the back end serves no model that can chat: load one, or name those it will serve with --model",
             provider=settings.provider,
             lane=settings.name,
         )

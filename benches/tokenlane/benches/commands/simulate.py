@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,7 @@ __all__ = ["simulate"]
 
 
 def simulate(
+    api: Annotated[Literal["openai", "ollama"], typer.Option(help="Whose dialect to speak.")] = "openai",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.")] = 0,
     itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.")] = 0,
@@ -34,6 +35,7 @@ def simulate(
     except ValidationError as error:
         raise ConfigError(f"--faults is not a list of scripts: {error}") from None
     simulator = Simulator(
+        api=api,
         port=port,
         ttft_ms=ttft_ms,
         itl_ms=itl_ms,

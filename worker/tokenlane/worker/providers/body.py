@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest
 
-__all__ = ["chat_body"]
+__all__ = ["as_json", "chat_body"]
 
 _OPTIONS = (
     "temperature",
@@ -58,6 +58,15 @@ def chat_body(request: ChatRequest, model: str, names: Mapping[str, str]) -> byt
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    return as_json(body)
+
+
+def as_json(body: dict[str, JsonValue]) -> bytes:
+    """A request's body.
+
+    Raises:
+        BadRequest: a number in it is not finite.
+    """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:

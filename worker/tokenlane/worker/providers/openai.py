@@ -2,83 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import httpx
-from pydantic_core import from_json
-
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout
+from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
-from .answer import AnswerReader
+from .base import HttpProvider
 from .body import chat_body
-from .http import TRANSPORT_ERRORS, open_client, send, transport_error
-from .patience import Patience
-from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
+from .openai_answer import OpenAiAnswerReader
 from .sse import SseReader
 
 __all__ = ["OpenAiProvider"]
 
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-MAX_PAGE_BYTES = 4 * 1024 * 1024
-MAX_ERROR_BYTES = 64 * 1024
-PAGE_TIMEOUT_S = 10.0
-# After the finish mark only the usage is missing, after [DONE] only the end of the body, which lets the connection be
-# used again. Neither is worth a failure or a long wait.
-USAGE_GRACE_S = 5.0
-CLOSE_GRACE_S = 0.2
 
+class OpenAiProvider(HttpProvider):
+    """Any OpenAI-compatible server. Subclasses say where theirs differs."""
 
-class OpenAiProvider:
-    """Any OpenAI-compatible server. Subclasses say where theirs differs.
-
-    Raises:
-        ConfigError: the lane's endpoint, API key or proxy cannot be used.
-    """
-
-    default_endpoint: ClassVar[str | None] = None
+    stream_type: ClassVar[str] = "text/event-stream"
     option_names: ClassVar[Mapping[str, str]] = {}
     """What the server calls an option, where that differs from our name."""
-    keeps_alive: ClassVar[bool] = True
-    """Whether a connection can carry another request after a stream."""
-
-    def __init__(self, lane: LaneSettings) -> None:
-        endpoint = lane.endpoint or self.default_endpoint
-        if endpoint is None:
-            raise ConfigError(f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, as http://host:port.")
-        self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
-        self._lane = lane
-        self._http = open_client(lane, self.endpoint)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        answer = AnswerReader(model)
+        answer = OpenAiAnswerReader(model)
         events = SseReader()
         try:
             if resume is not None:
                 raise BadRequest("Continuing a partial answer is not supported by this provider.")
-            body = chat_body(request, model, self.option_names)
-            async with aclosing(self._body("/v1/chat/completions", body, answer)) as chunks:
+            body = chat_body(self._adapted(request), model, self.option_names)
+            async with aclosing(self._stream("/v1/chat/completions", body, answer)) as chunks:
                 async for chunk in chunks:
                     for event in events.feed(chunk):
                         delta = answer.take(event)
@@ -101,6 +57,10 @@ class OpenAiProvider:
         """How many requests to run at once: a cautious guess, since the dialect has no word for it."""
         return 4
 
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        """The request as this server wants it, where more differs than the names of options."""
+        return request
+
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         return ModelInfo(
             name=entry["id"],
@@ -109,131 +69,3 @@ class OpenAiProvider:
             context_length=entry.get("max_model_len"),
             capabilities=("chat",),
         )
-
-    async def _body(self, path: str, content: bytes, answer: AnswerReader) -> AsyncGenerator[bytes, None]:
-        """POST, and the body of the answer as it arrives. Once `answer` is whole, a failure is only an early end."""
-        start = asyncio.get_running_loop().time()
-        first_until = start + self._lane.first_token_timeout_s
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        if not self.keeps_alive:
-            headers["Connection"] = "close"
-        request = self._http.build_request("POST", path, content=content, headers=headers)
-        with Patience() as patience:
-            try:
-                response = await patience.wait(send(self._http, request), first_until)
-                try:
-                    await patience.wait(_check_stream(response), first_until)
-                    async with aclosing(self._chunks(response, answer, patience, start)) as chunks:
-                        async for chunk in chunks:
-                            yield chunk
-                finally:
-                    await response.aclose()
-            except LlmError:
-                raise
-            except TRANSPORT_ERRORS as error:
-                if answer.finish_reason is None:
-                    raise self._failure(error, answer, start) from None
-
-    async def _chunks(
-        self, response: httpx.Response, answer: AnswerReader, patience: Patience, start: float
-    ) -> AsyncGenerator[bytes, None]:
-        """The body, each phase in its own time."""
-        clock = asyncio.get_running_loop().time
-        until = start + self._lane.first_token_timeout_s
-        ends_at = start + self._lane.total_timeout_s
-        received = events = 0
-        async with aclosing(_raw(response)) as chunks:
-            while chunk := await patience.wait(anext(chunks, b""), min(until, ends_at)):
-                received += len(chunk)
-                if received > MAX_ANSWER_BYTES:
-                    raise ProviderDown(f"The answer is larger than {MAX_ANSWER_BYTES} bytes.", retryable=False)
-                yield chunk
-                if answer.events > events:
-                    events = answer.events
-                    until = clock() + self._grace_s(answer)
-
-    def _grace_s(self, answer: AnswerReader) -> float:
-        if answer.done:
-            return CLOSE_GRACE_S
-        if answer.finish_reason is not None:
-            return min(USAGE_GRACE_S, self._lane.token_timeout_s)
-        return self._lane.token_timeout_s
-
-    def _failure(self, error: Exception, answer: AnswerReader, start: float) -> LlmError:
-        failure = transport_error(error)
-        if type(failure) is not Timeout:
-            return failure
-        lane = self._lane
-        if asyncio.get_running_loop().time() - start >= lane.total_timeout_s:
-            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
-        what, limit_s = ("next", lane.token_timeout_s) if answer.events else ("first", lane.first_token_timeout_s)
-        return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
-
-    async def _page(self, path: str) -> Any:
-        """GET a page of JSON."""
-        try:
-            async with asyncio.timeout(PAGE_TIMEOUT_S):
-                response = await send(self._http, self._http.build_request("GET", path))
-                try:
-                    body = await _read(response, MAX_PAGE_BYTES)
-                finally:
-                    await response.aclose()
-            if response.status_code == 404:
-                raise self._no_page(path)
-            if response.status_code != 200:
-                raise refusal(response.status_code, body, response.headers.get("retry-after"))
-            return from_json(body)
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name)
-            raise
-        except ValueError:
-            raise self._no_page(path) from None
-        except TRANSPORT_ERRORS as error:
-            raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
-
-    def _no_page(self, path: str) -> ProviderDown:
-        return ProviderDown(
-            f"The back end gives no usable answer to GET {path}: is the endpoint a {self._lane.provider} server?",
-            retryable=False,
-            provider=self._lane.provider,
-            lane=self._lane.name,
-        )
-
-
-def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    # We ask for no compression; a server that compresses all the same is understood.
-    chunks = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
-    assert isinstance(chunks, AsyncGenerator)
-    return chunks
-
-
-async def _read(response: httpx.Response, limit: int) -> bytes:
-    """The body up to `limit` bytes."""
-    body = b""
-    async with aclosing(_raw(response)) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) >= limit:
-                break
-    return body[:limit]
-
-
-async def _check_stream(response: httpx.Response) -> None:
-    """Raise what the response stands for unless it is a stream of events."""
-    kind = response.headers.get("content-type", "").lower()
-    if response.status_code == 200 and kind.startswith("text/event-stream"):
-        return
-    body = await _read(response, MAX_ERROR_BYTES)
-    if response.status_code != 200:
-        raise refusal(response.status_code, body, response.headers.get("retry-after"))
-    try:
-        page = from_json(body)
-    except ValueError:
-        page = None
-    if isinstance(page, dict) and page.get("error") is not None:
-        raise refusal_in_stream(page["error"])
-    raise ProviderDown(
-        f"The back end did not answer with a stream but with {kind[:64]!r}: is it an OpenAI-compatible server?",
-        retryable=False,
-        detail=body[:MAX_DETAIL_BYTES].decode("utf-8", "replace"),
-    )

@@ -26,13 +26,15 @@ __all__ = ["MAX_DETAIL_BYTES", "refusal", "refusal_in_stream", "retry_after_s"]
 MAX_DETAIL_BYTES = 2048
 LONGEST_RETRY_AFTER_S = 86_400.0
 
-# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's.
+# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's, Ollama's, TGI's.
 _TOO_LONG = (
     b"exceed_context_size_error",
     b"context_length_exceeded",
     b"maximum context length",
     b"available context size",
     b"fit in context length",
+    b"prompt is longer than the context length",
+    b"`max_new_tokens` must be <=",
 )
 
 
@@ -89,7 +91,7 @@ def _by_status(status: int) -> LlmError:
             return Unauthorized(f"The back end refused the credentials (HTTP {status}): check the lane's API key.")
         case 404:
             return ModelNotFound(
-                "The back end does not serve this model (HTTP 404), or is no OpenAI-compatible server."
+                "The back end does not serve this model (HTTP 404), or is another kind of server than its provider."
             )
         case 408:
             return Timeout("The back end gave up on the request (HTTP 408).")

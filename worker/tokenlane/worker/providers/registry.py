@@ -9,8 +9,12 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
 
 from .llamacpp import BuiltinProvider, LlamaCppProvider
+from .lmstudio import LmStudioProvider
+from .ollama import OllamaProvider
 from .openai import OpenAiProvider
 from .protocol import LlmProvider
+from .tgi import TgiProvider
+from .vllm import VllmProvider
 
 __all__ = ["ENTRY_POINTS", "ProviderFactory", "ProviderRegistry", "default_registry"]
 
@@ -59,5 +63,9 @@ def default_registry() -> ProviderRegistry:
     registry = ProviderRegistry()
     registry.add("builtin", BuiltinProvider)
     registry.add("llamacpp", LlamaCppProvider)
+    registry.add("lmstudio", LmStudioProvider)
+    registry.add("ollama", OllamaProvider)
     registry.add("openai", OpenAiProvider)
+    registry.add("tgi", TgiProvider)
+    registry.add("vllm", VllmProvider)
     return registry

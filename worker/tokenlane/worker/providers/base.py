@@ -1,0 +1,227 @@
+"""What all back ends over HTTP share: pages of JSON, and streams whose every wait has its bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self
+
+import httpx
+from pydantic_core import from_json, to_json
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
+from tokenlane.routing.messages import FinishReason
+
+from .http import TRANSPORT_ERRORS, open_client, send, transport_error
+from .patience import Patience
+from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
+
+__all__ = ["HttpProvider", "Reading"]
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+PAGE_TIMEOUT_S = 10.0
+# After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
+# connection be used again. Neither is worth a failure or a long wait.
+USAGE_GRACE_S = 5.0
+CLOSE_GRACE_S = 0.2
+
+
+class Reading(Protocol):
+    """How far the reader of an answer has come."""
+
+    @property
+    def events(self) -> int:
+        """Events taken in, which excludes what only keeps a connection open."""
+        ...
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Set once the back end has said that the answer is whole."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Nothing more is to come."""
+        ...
+
+
+class HttpProvider:
+    """A back end over HTTP.
+
+    Raises:
+        ConfigError: the lane's endpoint, API key or proxy cannot be used.
+    """
+
+    default_endpoint: ClassVar[str | None] = None
+    stream_type: ClassVar[str]
+    """The content type of its streams."""
+    keeps_alive: ClassVar[bool] = True
+    """Whether a connection can carry another request after a stream."""
+
+    def __init__(self, lane: LaneSettings) -> None:
+        endpoint = lane.endpoint or self.default_endpoint
+        if endpoint is None:
+            raise ConfigError(f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, as http://host:port.")
+        self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
+        self._lane = lane
+        self._http = open_client(lane, self.endpoint)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _stream(self, path: str, content: bytes, answer: Reading) -> AsyncGenerator[bytes, None]:
+        """POST, and the body of the answer as it arrives. Once `answer` is whole, a failure is only an early end."""
+        start = asyncio.get_running_loop().time()
+        first_until = start + self._lane.first_token_timeout_s
+        headers = {"Content-Type": "application/json", "Accept": self.stream_type}
+        if not self.keeps_alive:
+            headers["Connection"] = "close"
+        request = self._http.build_request("POST", path, content=content, headers=headers)
+        with Patience() as patience:
+            try:
+                response = await patience.wait(send(self._http, request), first_until)
+                try:
+                    await patience.wait(self._check_stream(response), first_until)
+                    async with aclosing(self._chunks(response, answer, patience, start)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                finally:
+                    await response.aclose()
+            except LlmError:
+                raise
+            except TRANSPORT_ERRORS as error:
+                if answer.finish_reason is None:
+                    raise self._failure(error, answer, start) from None
+
+    async def _check_stream(self, response: httpx.Response) -> None:
+        """Raise what the response stands for unless it is a stream."""
+        kind = response.headers.get("content-type", "").lower()
+        if response.status_code == 200 and kind.startswith(self.stream_type):
+            return
+        body = await _read(response, MAX_ERROR_BYTES)
+        if response.status_code != 200:
+            raise self._refused(response, body)
+        try:
+            page = from_json(body)
+        except ValueError:
+            page = None
+        if isinstance(page, dict) and page.get("error") is not None:
+            raise refusal_in_stream(page["error"])
+        raise ProviderDown(
+            f"The back end did not answer with a stream but with {kind[:64]!r}: is it a server that the provider "
+            f"{self._lane.provider!r} can talk to?",
+            retryable=False,
+            detail=body[:MAX_DETAIL_BYTES].decode("utf-8", "replace"),
+        )
+
+    def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
+        """What an HTTP answer other than 200 stands for."""
+        return refusal(response.status_code, body, response.headers.get("retry-after"))
+
+    async def _chunks(
+        self, response: httpx.Response, answer: Reading, patience: Patience, start: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The body, each phase in its own time."""
+        clock = asyncio.get_running_loop().time
+        until = start + self._lane.first_token_timeout_s
+        ends_at = start + self._lane.total_timeout_s
+        received = events = 0
+        async with aclosing(_raw(response)) as chunks:
+            while chunk := await patience.wait(anext(chunks, b""), min(until, ends_at)):
+                received += len(chunk)
+                if received > MAX_ANSWER_BYTES:
+                    raise ProviderDown(f"The answer is larger than {MAX_ANSWER_BYTES} bytes.", retryable=False)
+                yield chunk
+                if answer.events > events:
+                    events = answer.events
+                    until = clock() + self._grace_s(answer)
+
+    def _grace_s(self, answer: Reading) -> float:
+        if answer.done:
+            return CLOSE_GRACE_S
+        if answer.finish_reason is not None:
+            return min(USAGE_GRACE_S, self._lane.token_timeout_s)
+        return self._lane.token_timeout_s
+
+    def _failure(self, error: Exception, answer: Reading, start: float) -> LlmError:
+        failure = transport_error(error)
+        if type(failure) is not Timeout:
+            return failure
+        lane = self._lane
+        if asyncio.get_running_loop().time() - start >= lane.total_timeout_s:
+            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
+        what, limit_s = ("next", lane.token_timeout_s) if answer.events else ("first", lane.first_token_timeout_s)
+        return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
+
+    async def _page(self, path: str, question: object = None) -> Any:
+        """GET a page of JSON; with a question, POST that as JSON.
+
+        Raises:
+            ProviderDown: there is no such page, or the back end does not answer.
+            LlmError: another refusal.
+        """
+        if question is None:
+            request = self._http.build_request("GET", path)
+        else:
+            headers = {"Content-Type": "application/json"}
+            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
+        try:
+            async with asyncio.timeout(PAGE_TIMEOUT_S):
+                response = await send(self._http, request)
+                try:
+                    body = await _read(response, MAX_PAGE_BYTES)
+                finally:
+                    await response.aclose()
+            if response.status_code == 404:
+                raise self._no_page(path)
+            if response.status_code != 200:
+                raise self._refused(response, body)
+            return from_json(body)
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name)
+            raise
+        except ValueError:
+            raise self._no_page(path) from None
+        except TRANSPORT_ERRORS as error:
+            raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
+
+    def _no_page(self, path: str) -> ProviderDown:
+        return ProviderDown(
+            f"The back end gives no usable answer to {path}: is the endpoint a {self._lane.provider} server?",
+            retryable=False,
+            provider=self._lane.provider,
+            lane=self._lane.name,
+        )
+
+
+def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # We ask for no compression; a server that compresses all the same is understood.
+    chunks = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
+    assert isinstance(chunks, AsyncGenerator)
+    return chunks
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    """The body up to `limit` bytes."""
+    body = b""
+    async with aclosing(_raw(response)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) >= limit:
+                break
+    return body[:limit]

@@ -1,0 +1,118 @@
+"""Reading an answer from the chunks of OpenAI's chat stream."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from pydantic_core import to_json
+
+from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
+
+from .answer import AnswerReader
+from .refusal import refusal_in_stream
+from .sse import Event
+
+__all__ = ["OpenAiAnswerReader"]
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "tool_calls",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "repetition": "stop",
+}
+"""The marks of a whole answer. Any other, such as `abort`, says that it is not whole."""
+
+
+class OpenAiAnswerReader(AnswerReader):
+    """Turns the events of one answer into deltas."""
+
+    def take(self, event: Event) -> TokenDelta | None:
+        """The delta this event holds, if it holds one.
+
+        Raises:
+            LlmError: it is an error, comes from another model, or is not what a chat stream holds.
+        """
+        self.events += 1
+        if event.data == b"[DONE]":
+            self.done = True
+            return None
+        if not event.data:
+            return None
+        return self._read(event.data, self._error if event.name == "error" else self._delta)
+
+    def _error(self, chunk: Any) -> NoReturn:
+        error = chunk.get("error")
+        raise refusal_in_stream(chunk if error is None else error)
+
+    def _delta(self, chunk: Any) -> TokenDelta | None:
+        if chunk.get("error") is not None:
+            self._error(chunk)
+        model = chunk.get("model")
+        if model and model != self._model:
+            self._check_model(model)
+        usage = chunk.get("usage")
+        if usage:
+            self._usage = _usage(usage)
+        choices = chunk.get("choices")
+        if not choices:
+            return None
+        choice = choices[0]
+        reason = choice.get("finish_reason")
+        if reason:
+            self._finish(reason)
+        return self._piece(choice.get("delta") or {})
+
+    def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
+        text = piece.get("content")
+        reasoning = piece.get("reasoning") or piece.get("reasoning_content")
+        calls = piece.get("tool_calls")
+        if reasoning or calls:
+            delta = TokenDelta(
+                text=text or "",
+                reasoning=reasoning or "",
+                tool_calls=tuple(_tool_call(index, call) for index, call in enumerate(calls or ())),
+                model=self._model,
+            )
+        elif text:
+            delta = TokenDelta(text=text, model=self._model)
+        else:
+            return None
+        self.delivered = True
+        return delta
+
+    def _check_model(self, model: str) -> None:
+        # Back ends may answer with a dated snapshot of the model that was asked for.
+        if not model.startswith(f"{self._asked}-"):
+            raise self._wrong_model(model)
+        self._model = model
+
+    def _finish(self, reason: str) -> None:
+        if reason not in _FINISH:
+            raise self._broken_off(reason)
+        self.finish_reason = _FINISH[reason]
+
+
+def _tool_call(position: int, call: dict[str, Any]) -> ToolCallDelta:
+    function = call.get("function") or {}
+    arguments = function.get("arguments")
+    index = call.get("index")
+    return ToolCallDelta(
+        index=position if index is None else index,
+        id=call.get("id"),
+        name=function.get("name"),
+        # Some back ends send the arguments parsed.
+        arguments=to_json(arguments).decode() if isinstance(arguments, dict) else arguments or "",
+    )
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        cached_tokens=details.get("cached_tokens") or 0,
+    )
