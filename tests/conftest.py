@@ -13,8 +13,9 @@ from tokenlane.config.embedded import EmbeddedServer
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis_server() -> AsyncIterator[str]:
-    """The URL of a real server on a unix socket, the same for the whole run."""
+    """The URL of a real server on a unix socket, the same for the whole run. Its pools are not sealed."""
     async with EmbeddedServer() as server:
+        server.key_file.unlink()
         yield server.url
 
 

@@ -28,7 +28,6 @@ from tokenlane.routing.messages import (
 )
 from tokenlane.routing.pool import Ending, Pool, Running
 from tokenlane.routing.queues import order
-from tokenlane.routing.seal import unseal
 from tokenlane.routing.tasks import background
 
 __all__ = ["Run", "StandIn", "stand_in"]
@@ -43,7 +42,7 @@ class Run:
         self.id = envelope.id
         self.attempt = attempt
         self.envelope = envelope
-        self.request = ChatRequest.model_validate_json(unseal(payload, envelope.id))
+        self.request = ChatRequest.model_validate_json(pool.unseal(envelope, payload))
         self.worker = worker
         self.first = 0
         self.sent: list[TokenDelta] = []

@@ -13,6 +13,7 @@ from tests.integration.stand_in import StandIn, stand_in
 from tests.integration.test_client import becomes, texts, until
 
 from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.producer import (
     Client,
     DeadlineExceeded,
@@ -244,7 +245,11 @@ async def test_a_restarted_server_that_kept_its_data(tmp_path: Path) -> None:
 
 async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None:
     """A request that was forgotten before anything was delivered is submitted again under its id."""
-    async with EmbeddedServer(tmp_path / "r") as server, connect(server.url) as pool, Client(server.url) as client:
+    async with (
+        EmbeddedServer(tmp_path / "r") as server,
+        connect(server.url, keys=KeyRing(), opens=True) as pool,
+        Client(server.url) as client,
+    ):
         await pool.set_policy(Policy(lease_ms=300))
         async with client.chat("hello", role="planner") as stream:
             await pool.redis.flushall()

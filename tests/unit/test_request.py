@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenlane.producer.request import PAYLOAD_LIMIT_BYTES, Messages, compose, refuse_unknown
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
-from tokenlane.routing.seal import unseal
 
 
 def composed(messages: object, role: str = "planner", **options: object) -> tuple[Envelope, ChatRequest]:
@@ -22,7 +21,7 @@ def composed(messages: object, role: str = "planner", **options: object) -> tupl
         request_id, cast("Messages", messages), role, cast("ChatOptions", options), agent="agent1", client="client1"
     )
     assert envelope.id == request_id
-    return envelope, ChatRequest.model_validate_json(unseal(payload, request_id))
+    return envelope, ChatRequest.model_validate_json(payload)
 
 
 def test_a_question_is_a_user_message() -> None:

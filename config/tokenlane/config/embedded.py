@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tokenlane.config.exits import ConfigError, UserError
+from tokenlane.config.poolkey import FILE_NAME, ensure_key_file
 from tokenlane.config.running import answers
 
 __all__ = ["EmbeddedServer", "EmbeddedServerFailed", "EmbeddedServerUnavailable"]
@@ -89,6 +90,11 @@ class EmbeddedServer:
         return self._directory / "redis.sock"
 
     @property
+    def key_file(self) -> Path:
+        """The pool's keys, made at the first start; whoever connects to the socket finds them there."""
+        return self.socket.with_name(FILE_NAME)
+
+    @property
     def url(self) -> str:
         """The server's URL, for redis-py's `from_url`."""
         return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self.socket}?db=0"
@@ -145,6 +151,7 @@ class EmbeddedServer:
         if answers(directory / "redis.sock"):
             raise EmbeddedServerFailed(f"A server runs in {directory} already. Use it, or stop it first.")
         self._directory = directory
+        ensure_key_file(self.key_file)
         self.socket.unlink(missing_ok=True)
         (directory / "redis.conf").write_text(
             f'{_CONFIG}port {self._port or 0}\nunixsocket "{_quoted(self.socket)}"\nunixsocketperm 700\n',

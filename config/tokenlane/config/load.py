@@ -2,6 +2,7 @@
 
     TOKENLANE_REDIS_URL   the pool's Redis
     TOKENLANE_POOL        the pool's name (default: main)
+    TOKENLANE_POOL_KEY    the pool's keys, the newest first (default: the one beside the socket of `tokenlane up`)
     TOKENLANE_LANE        the lane's name (default: <hostname>-<provider>)
     TOKENLANE_PROVIDER    the kind of back end (default: builtin)
     TOKENLANE_ENDPOINT    the back end's URL (default: the provider's own)
@@ -19,10 +20,11 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.config.running import announced_socket
 from tokenlane.config.values import LaneSettings, RedisSettings, default_lane
 
-__all__ = ["NoPool", "debugging", "find_pool", "lane_settings", "pool_name"]
+__all__ = ["NoPool", "debugging", "find_pool", "lane_settings", "pool_keys", "pool_name"]
 
 
 class NoPool(ConfigError):
@@ -34,6 +36,7 @@ class _Environment(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOKENLANE_", env_ignore_empty=True, hide_input_in_errors=True)
 
     redis_url: str | None = None
+    pool_key: SecretStr | None = None
     pool: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")
     lane: str | None = None
     provider: str = "builtin"
@@ -63,14 +66,27 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
     """
     url = explicit or _environment().redis_url
     if url:
-        return RedisSettings(url)
+        return RedisSettings(url, pool_keys())
     socket = announced_socket()
     if socket is None:
         raise NoPool(
             "No pool to talk to. Start one here with `tokenlane up`, "
             "or name one with --redis redis://host:6379 or TOKENLANE_REDIS_URL."
         )
-    return RedisSettings(f"unix://{socket}")
+    return RedisSettings(f"unix://{socket}", pool_keys())
+
+
+def pool_keys() -> KeyRing:
+    """Return the keys in TOKENLANE_POOL_KEY; none if it is not set.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    text = _environment().pool_key
+    try:
+        return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
+    except ValueError as error:
+        raise ConfigError(f"TOKENLANE_POOL_KEY holds {error}.") from None
 
 
 def pool_name(explicit: str | None = None) -> str:

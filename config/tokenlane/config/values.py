@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.poolkey import KeyRing
 
 __all__ = ["LaneSettings", "RedisSettings", "default_lane", "masked"]
 
@@ -25,13 +26,14 @@ def masked(url: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class RedisSettings:
-    """Where the pool's Redis is.
+    """Where the pool's Redis is, and the keys given for it; without any, those beside its socket are used.
 
     Raises:
         ConfigError: if `url` is not one redis-py can open.
     """
 
     url: str
+    keys: KeyRing = field(default_factory=KeyRing)
 
     def __post_init__(self) -> None:
         if self.url.partition("://")[0] not in _SCHEMES:

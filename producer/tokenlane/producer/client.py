@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, new_id
@@ -35,17 +36,27 @@ class Client:
         url: the pool's Redis, `redis://`, `rediss://` or `unix://`.
         pool: the pool's name.
         agent: who asks; agents of one role take turns. Default: host and process id.
+        key: the pool's key, as `tokenlane key show --reveal` prints it; several, the newest first, while keys change.
+            Default: the one beside the server's unix socket, if the URL names one.
 
     Leaving the block cancels what still runs.
 
     Raises:
-        ValueError: `agent` or `pool` is not a name.
+        ValueError: `agent` or `pool` is not a name, or `key` not a key.
 
     Raises, entered:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
+        PoolKeyMismatch: the pool is sealed with another key.
     """
 
-    def __init__(self, url: str, *, pool: str = "main", agent: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: str = "main",
+        agent: str | None = None,
+        key: str | Sequence[str] | KeyRing = (),
+    ) -> None:
         self.agent = agent or _default_agent()
         for name in (self.agent, pool):
             if not _NAME.fullmatch(name):
@@ -53,6 +64,7 @@ class Client:
                     f"{name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
                 )
         self._url = url
+        self._keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
         self._pool_name = pool
         self._id = ""
         self._courier: Courier | None = None
@@ -85,7 +97,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._id = new_id()
-        connection = _connection(self._url, self._pool_name, self._id)
+        connection = _connection(self._url, self._pool_name, self._keys, self._id)
         self._courier = await self._stack.enter_async_context(connection)
         return self
 
@@ -102,8 +114,8 @@ class Client:
 
 
 @asynccontextmanager
-async def _connection(url: str, pool_name: str, client: str) -> AsyncIterator[Courier]:
-    async with connect(url, pool_name) as pool, open_hub(pool) as hub:
+async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> AsyncIterator[Courier]:
+    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool) as hub:
         told = False
         try:
             async with background() as requests:

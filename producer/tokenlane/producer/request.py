@@ -11,7 +11,6 @@ from pydantic_core import PydanticSerializationError
 
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs
-from tokenlane.routing.seal import seal
 
 __all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "refuse_unknown"]
 
@@ -40,7 +39,7 @@ def refuse_unknown(options: Mapping[str, object]) -> None:
 def compose(
     request_id: str, messages: Messages, role: str, options: ChatOptions, *, agent: str, client: str
 ) -> tuple[Envelope, bytes]:
-    """The envelope of a chat request, and its sealed payload.
+    """The envelope of a chat request, and its payload.
 
     Raises:
         BadRequest: it is not valid or too large. The error does not quote it.
@@ -59,7 +58,7 @@ def compose(
         raise BadRequest(
             f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: shorten its messages"
         )
-    return _envelope(request, len(payload), agent, client), seal(payload, request_id)
+    return _envelope(request, len(payload), agent, client), payload
 
 
 def _envelope(request: ChatRequest, size_bytes: int, agent: str, client: str) -> Envelope:

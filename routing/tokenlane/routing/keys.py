@@ -29,6 +29,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |
 | `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |
+| `key`                   | string | ids of the keys that seal the pool, newest first     | stays                    |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
 |                         |        | of the same id                                       |                          |

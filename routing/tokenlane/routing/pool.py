@@ -21,14 +21,17 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.poolkey import KeyRing, PoolKey, beside
 from tokenlane.config.values import masked
 
-from .errors import PoolUnavailable, QueueFull
+from .errors import PoolKeyMismatch, PoolUnavailable, QueueFull
 from .keys import Keys
 from .lanes import Announcement, LaneView
 from .messages import Envelope
 from .policy import Policy
 from .queues import Head, Queue
+from .seal import seal, unseal
 
 __all__ = [
     "Accepted",
@@ -66,7 +69,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker is given to run. `starts`: how often the request was started, this time included."""
+    """What a worker is given to run. `starts`: how often the request was started, this time included.
+
+    `payload` is as the agent sealed it: `Pool.unseal` opens it.
+    """
 
     envelope: Envelope
     payload: bytes
@@ -151,6 +157,8 @@ class Pool:
         self.redis = redis
         self.keys = keys
         self.url = url
+        self._ring = KeyRing()
+        self._announced: tuple[str, ...] = ()
         self._scripts = {name: _source(name, keys.database) for name in _script_names()}
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
 
@@ -164,20 +172,32 @@ class Pool:
 
         Args:
             envelope: what routers read.
-            payload: the rest, sealed.
+            payload: the rest; it is sealed here, under the newest key that the pool and the agent have.
             floor: the newest attempt the agent has seen, when a lost request is sent again.
 
         Raises:
             QueueFull: the role or the agent has too many requests, or the server no memory.
+            PoolKeyMismatch: the pool's keys have changed, and none of them is the agent's.
         """
         queue = Queue.of(envelope)
-        reply = await self._run(
-            "submit",
-            *(envelope.id, envelope.role, queue.name, envelope.agent, envelope.client, envelope.kind),
-            *(envelope.time_to_live_ms, floor, envelope.to_wire(), payload),
-        )
-        outcome, *rest = _list(reply)
+        while True:
+            key = self._sealing()
+            if key is not None:
+                envelope = envelope.model_copy(update={"key_id": key.id})
+            reply = await self._run(
+                "submit",
+                *(envelope.id, envelope.role, queue.name, envelope.agent, envelope.client, envelope.kind),
+                *(envelope.time_to_live_ms, floor, envelope.to_wire()),
+                *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
+            )
+            outcome, *rest = _list(reply)
+            if _text(outcome) != "key":
+                break
+            self._learn(_text(rest[0]))
+            if self._sealing() in (None, key):
+                raise self._mismatch()
         if _text(outcome) == "accepted":
+            self._learn(_text(rest[1]))
             return Accepted(_int(rest[0]))
         whose = f"role {envelope.role!r}" if _text(rest[0]) == "role" else f"agent {envelope.agent!r}"
         seconds = _int(rest[1]) / 1000
@@ -296,6 +316,94 @@ class Pool:
                     pipe.publish(channel, message)
                 await pipe.execute()
 
+    # The seal.
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key that seals the pool; None if none does, or it was not asked for when connecting."""
+        return self._announced[0] if self._announced else None
+
+    def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
+        """The payload of a request as its agent wrote it. A ring with a file learns keys that came since.
+
+        Raises:
+            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is.
+            BadRequest: it was changed since, or is another request's.
+        """
+        if envelope.key_id is None:
+            if not self._ring.keys:
+                return payload
+            raise PoolKeyMismatch(f"the request is not sealed, and this pool is, with key {self.key_id}")
+        key = self._ring.find(envelope.key_id)
+        if key is None:
+            self._ring = self._ring.reread()
+            key = self._ring.find(envelope.key_id)
+        if key is None:
+            raise PoolKeyMismatch(
+                f"the request is sealed with key {envelope.key_id}, which its worker does not have: restart the worker "
+                "with the keys that `tokenlane key show --reveal` prints where the key is",
+                retryable=True,  # by another worker
+            )
+        return unseal(payload, envelope.id, key)
+
+    async def join(self, ring: KeyRing, *, opens: bool) -> None:
+        """Agree with the pool on its keys; announce them if nobody uses it yet.
+
+        Args:
+            ring: the caller's keys; none given, those beside the server's socket.
+            opens: to open what others sealed takes all of the pool's keys; to seal takes one.
+
+        Raises:
+            PoolKeyMismatch: the pool has other keys, or none and is in use.
+        """
+        try:
+            self._ring = ring if ring.keys else beside(self.url)
+        except ConfigError as error:
+            raise PoolKeyMismatch(str(error)) from error
+        outcome, ids = await self._announce(self._ring)
+        if outcome == "open" and ids:
+            raise PoolKeyMismatch(
+                f"{self!r} is in use without a key, and yours is {ids}: leave it out, or stop the pool's workers and "
+                "agents, and then the first to come with a key seals it"
+            )
+        self._learn(ids)
+        missing = [key_id for key_id in self._announced if self._ring.find(key_id) is None]
+        if missing and (opens or len(missing) == len(self._announced)):
+            raise self._mismatch()
+
+    async def announce(self, ring: KeyRing) -> None:
+        """Have these keys, and no others, be the pool's."""
+        self._ring = ring
+        _, ids = await self._announce(ring, "replace")
+        self._learn(ids)
+
+    async def key_ids(self) -> tuple[str, ...]:
+        """The ids of the pool's keys, the newest first; none if it is not sealed."""
+        _, ids = await self._announce(KeyRing())
+        return tuple(ids.split())
+
+    async def _announce(self, ring: KeyRing, how: str = "") -> tuple[str, str]:
+        outcome, ids = _list(await self._run("announce", " ".join(ring.ids), how))
+        return _text(outcome), _text(ids)
+
+    def _learn(self, ids: str) -> None:
+        announced = tuple(ids.split())
+        if announced and announced != self._announced and self._ring.find(announced[0]) is None:
+            self._ring = self._ring.reread()
+        self._announced = announced
+
+    def _sealing(self) -> PoolKey | None:
+        """The newest of the pool's keys that is ours; the newest of ours in a pool that has forgotten its own."""
+        found = (self._ring.find(key_id) for key_id in self._announced or self._ring.ids)
+        return next((key for key in found if key is not None), None)
+
+    def _mismatch(self) -> PoolKeyMismatch:
+        yours = f"yours is {', '.join(self._ring.ids)}" if self._ring.keys else "you gave none"
+        return PoolKeyMismatch(
+            f"{self!r} is sealed with key {', '.join(self._announced)}, and {yours}: set TOKENLANE_POOL_KEY, or "
+            "Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
+        )
+
     async def _run(self, name: str, *args: bytes | str | int) -> _Reply:
         async with _asking(self.url):
             try:
@@ -305,17 +413,27 @@ class Pool:
 
 
 @asynccontextmanager
-async def connect(url: str, pool: str = "main") -> AsyncIterator[Pool]:
+async def connect(
+    url: str, pool: str = "main", *, keys: KeyRing | None = None, opens: bool = False
+) -> AsyncIterator[Pool]:
     """Connect to the pool at a Redis URL (`redis://`, `rediss://` or `unix://`), and disconnect at the end.
+
+    Args:
+        keys: those of an agent or, with `opens`, of a worker; an empty ring is filled with what is beside the server's
+            socket. None: the payloads of requests are not the caller's business, and it needs no key.
 
     Raises:
         PoolUnavailable: nothing answers there, or not a Redis server, or it wants a password.
+        PoolKeyMismatch: the pool is sealed with another key, or the caller has one and the pool has none.
     """
     redis = open_redis(url)
     try:
         database = int(redis.connection_pool.connection_kwargs.get("db") or 0)
         await _greet(url)
-        yield Pool(redis, Keys(pool, database), url)
+        opened = Pool(redis, Keys(pool, database), url)
+        if keys is not None:
+            await opened.join(keys, opens=opens)
+        yield opened
     finally:
         await redis.aclose()
 

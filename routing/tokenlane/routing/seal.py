@@ -1,19 +1,46 @@
 """The seal around a request's payload: closed in the agent, opened only in the worker.
 
-Without a pool key the payload travels as it is. Both directions take the request's id, so that a sealed payload can be
-bound to it.
+    1 byte version (1) | 12 bytes random nonce | AES-256-GCM ciphertext and tag
+
+The request's id is the associated data, so that a payload moved to another request does not open. The key's id is in
+the envelope. A random nonce is good for some four billion requests under one key: `tokenlane key rotate` before that.
 """
 
 from __future__ import annotations
 
+import secrets
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tokenlane.config.poolkey import PoolKey
+
+from .errors import BadRequest
+
 __all__ = ["seal", "unseal"]
 
+_VERSION = b"\x01"
+_NONCE_BYTES = 12
 
-def seal(payload: bytes, request_id: str) -> bytes:
+
+def seal(payload: bytes, request_id: str, key: PoolKey) -> bytes:
     """The payload as it is written to the request's stream entry."""
-    return payload
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return _VERSION + nonce + AESGCM(key.secret).encrypt(nonce, payload, request_id.encode())
 
 
-def unseal(sealed: bytes, request_id: str) -> bytes:
-    """The payload as the agent wrote it."""
-    return sealed
+def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
+    """The payload as the agent wrote it.
+
+    Raises:
+        BadRequest: it was sealed by a newer version, or changed since, or for another request.
+    """
+    if not sealed.startswith(_VERSION):
+        raise BadRequest("the request is sealed in a way this worker does not know: give the worker a newer tokenlane")
+    nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+    try:
+        return AESGCM(key.secret).decrypt(nonce, ciphertext, request_id.encode())
+    except (InvalidTag, ValueError):
+        raise BadRequest(
+            f"the request's payload was changed in Redis, or is another request's: it does not open with key {key.id}"
+        ) from None

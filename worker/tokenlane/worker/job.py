@@ -39,7 +39,6 @@ from tokenlane.routing.messages import (
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Ending, Pool, Started
 from tokenlane.routing.retry import Budget, Requeue, decide
-from tokenlane.routing.seal import unseal
 from tokenlane.routing.telemetry import process_span
 
 from .lease import Lease
@@ -151,7 +150,7 @@ async def produce(lane: Lane, run: Run) -> Outcome:
     """Everything from reading the request to the end of the back end's stream, which is closed when this returns."""
     try:
         async with run.stoppable():
-            request = read(run.started)
+            request = read(lane.pool, run.started)
             await agree(lane, run)
             return await answer(lane, run, request)
     except _Stop as stop:
@@ -162,14 +161,15 @@ async def produce(lane: Lane, run: Run) -> Outcome:
         return Broken(_as_ours(error).at(provider=lane.announcement.provider, lane=lane.name, model=run.started.model))
 
 
-def read(started: Started) -> ChatRequest:
+def read(pool: Pool, started: Started) -> ChatRequest:
     """Open the payload.
 
     Raises:
-        BadRequest: it is no chat request.
+        BadRequest: it is no chat request, or not as it was sealed.
+        PoolKeyMismatch: it is sealed with a key this worker does not have.
     """
     try:
-        return ChatRequest.model_validate_json(unseal(started.payload, started.envelope.id))
+        return ChatRequest.model_validate_json(pool.unseal(started.envelope, started.payload))
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None

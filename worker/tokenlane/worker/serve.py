@@ -57,10 +57,11 @@ async def open_lane(
 
     Raises:
         PoolUnavailable: no pool answers there.
+        PoolKeyMismatch: the pool is sealed with another key.
         LaneConflict: the lane's name is in use for another endpoint.
         LlmError: the back end does not say what it serves.
     """
-    async with connect(redis.url, pool_name) as pool, open_hub(pool) as hub:
+    async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
         async with provider or default_registry().create(settings) as backend:
             announcement = await announce(settings, backend)
             worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

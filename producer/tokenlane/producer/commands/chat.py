@@ -15,7 +15,7 @@ from tokenlane.config.exits import FAILED, USAGE, ConfigError
 from tokenlane.config.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.stream import ChatStream
-from tokenlane.routing.errors import BadRequest, LlmError, PoolUnavailable
+from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
 __all__ = ["chat", "printable"]
@@ -50,13 +50,14 @@ def chat(
         options["temperature"] = temperature
     if timeout is not None:
         options["time_to_live_ms"] = int(1000 * timeout)
-    client = Client(find_pool(redis).url, pool=pool_name(pool))
+    found = find_pool(redis)
+    client = Client(found.url, pool=pool_name(pool), key=found.keys)
     show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
     try:
         asyncio.run(_ask(client, messages, role, options, show, as_json=as_json))
     except LlmError as error:
         _say(f"{error}\n{error.detail}".rstrip())
-        usage = isinstance(error, BadRequest | PoolUnavailable)
+        usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
         raise typer.Exit(USAGE if usage else FAILED) from None
 
 

@@ -2,12 +2,15 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
---       9 envelope, JSON  10 payload, sealed
--- reply {'accepted', policy revision} | {'full', 'role' or 'agent', retry after ms}
+--       9 envelope, JSON  10 payload, sealed  11 id of the key it is sealed with, or ''
+-- reply {'accepted', policy revision, ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
+--       | {'key', ids of the pool's keys}: it is sealed with none of them
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
-if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision } end
+local sealed, keys = ARGV[11], redis.call('GET', P .. 'key') or ARGV[11]
+if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
+if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
 
 local stream = P .. 'role:' .. role
 local depth = redis.call('XLEN', stream)
@@ -30,5 +33,6 @@ redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
 redis.call('SADD', P .. 'agent:' .. agent, id)
 enqueue(id, request)
+if sealed ~= '' then redis.call('SET', P .. 'key', sealed, 'NX') end -- a server that was wiped
 ring()
-return { 'accepted', revision }
+return { 'accepted', revision, keys }

@@ -18,7 +18,7 @@ import typer
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.load import debugging, find_pool, lane_settings, pool_name
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolUnavailable
+from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.worker.builtin.model import fetch
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.job import Lane
@@ -103,7 +103,7 @@ def run(serving: Coroutine[object, object, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serving)
-    except (PoolUnavailable, LaneConflict, BadRequest) as error:
+    except (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest) as error:
         raise ConfigError(str(error)) from error
     except LlmError as error:
         raise UserError(str(error)) from error

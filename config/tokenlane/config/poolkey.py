@@ -1,0 +1,188 @@
+"""The pool key, and the files it is kept in. What it does is in tokenlane.routing.seal.
+
+As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file holds one key a line, the newest first, and is the
+user's alone. A `KeyRing` is what one process has: the first key seals if the pool agrees, all of them open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tokenlane.config.exits import ConfigError
+
+__all__ = ["FILE_NAME", "KeyRing", "PoolKey", "beside", "ensure_key_file", "read_key_file", "write_key_file"]
+
+FILE_NAME = "pool.key"
+"""The key file in the embedded server's directory, and beside its socket."""
+
+_PREFIX = "tlk1-"
+_SIZE = 32
+_HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read the prompts sealed under it.\n"
+
+
+@dataclass(frozen=True, repr=False)
+class PoolKey:
+    """256 bits for AES-256-GCM.
+
+    Raises:
+        ValueError: not 32 bytes.
+    """
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != _SIZE:
+            raise ValueError(f"a pool key has {_SIZE} bytes, not {len(self.secret)}")
+
+    @classmethod
+    def new(cls) -> PoolKey:
+        """A random key."""
+        return cls(secrets.token_bytes(_SIZE))
+
+    @classmethod
+    def parse(cls, text: str) -> PoolKey:
+        """The key a text stands for.
+
+        Raises:
+            ValueError: it stands for none. The error does not quote it.
+        """
+        body = text.removeprefix(_PREFIX)
+        try:
+            secret = base64.b64decode(body + "=", altchars=b"-_", validate=True) if body != text else b""
+        except (binascii.Error, ValueError):
+            secret = b""
+        if len(secret) != _SIZE:
+            raise ValueError(f"no pool key: one is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`")
+
+        return cls(secret)
+
+    @property
+    def id(self) -> str:
+        """What the key is called in public: the first 16 hexadecimal digits of a SHA-256 over it."""
+        return hashlib.sha256(b"tokenlane pool key\n" + self.secret).hexdigest()[:16]
+
+    def reveal(self) -> str:
+        """The key as text. A secret."""
+        return _PREFIX + base64.urlsafe_b64encode(self.secret).decode().rstrip("=")
+
+    def __repr__(self) -> str:
+        return f"PoolKey({self.id})"
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """The keys of a process, the newest first; none in a pool that is not sealed. `file`: where they were read."""
+
+    keys: tuple[PoolKey, ...] = ()
+    file: Path | None = None
+
+    @classmethod
+    def parse(cls, *texts: str) -> KeyRing:
+        """The keys in texts, each of which may hold several, apart by commas or blanks.
+
+        Raises:
+            ValueError: one of them is no key.
+        """
+        words = [word for text in texts for word in re.split(r"[\s,]+", text) if word]
+        return cls(tuple(dict.fromkeys(PoolKey.parse(word) for word in words)))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The keys' ids, in order."""
+        return tuple(key.id for key in self.keys)
+
+    def find(self, key_id: str) -> PoolKey | None:
+        """The key of that id, if it is here."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+    def reread(self) -> KeyRing:
+        """The ring as its file is now; the same ring if it has none, or it cannot be read."""
+        if self.file is None:
+            return self
+        try:
+            return read_key_file(self.file)
+        except ConfigError:
+            return self
+
+    def reveal(self) -> str:
+        """The keys as text, as TOKENLANE_POOL_KEY takes them. A secret."""
+        return ",".join(key.reveal() for key in self.keys)
+
+
+def read_key_file(path: Path) -> KeyRing:
+    """Read a key file.
+
+    Raises:
+        ConfigError: it cannot be read, holds no key, or others than its owner may read it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            lines = file.read(65536).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"The key file {path} cannot be read: {reason}.") from error
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(f"Others may read the key file {path}: chmod 600 {path}")
+    try:
+        ring = KeyRing.parse(*(line for line in lines if not line.startswith("#")))
+    except ValueError as error:
+        raise ConfigError(f"The key file {path} holds {error}.") from None
+    if not ring.keys:
+        raise ConfigError(f"The key file {path} holds no key. `tokenlane key new --file` makes one.")
+    return KeyRing(ring.keys, path)
+
+
+def write_key_file(path: Path, keys: Iterable[PoolKey], *, replace: bool = True) -> KeyRing:
+    """Write a key file, mode 0600: whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; FileExistsError: it is there already and is not to be replaced.
+    """
+    keys = tuple(keys)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(_HEADER + "".join(f"{key.reveal()}\n" for key in keys))
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            new.replace(path)
+        else:
+            os.link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    return KeyRing(keys, path)
+
+
+def ensure_key_file(path: Path) -> KeyRing:
+    """Read a key file; make one with a new key if there is none.
+
+    Raises:
+        ConfigError: it is there, and cannot be used.
+        OSError: it cannot be made.
+    """
+    if path.exists():
+        return read_key_file(path)
+    return write_key_file(path, [PoolKey.new()], replace=False)
+
+
+def beside(url: str) -> KeyRing:
+    """The keys of the embedded server at a Redis URL: those in the file beside its unix socket; none elsewhere.
+
+    Raises:
+        ConfigError: there is a key file, and it cannot be used.
+    """
+    parts = urlsplit(url) if url.startswith("unix://") else None
+    file = Path(unquote(parts.path)).with_name(FILE_NAME) if parts and parts.path.strip("/") else None
+    return read_key_file(file) if file is not None and file.exists() else KeyRing()

@@ -1,0 +1,206 @@
+"""Agreeing on a pool's key: who may join, what is sealed with which key, and how keys change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.life import PAYLOAD, raw
+
+from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing, PoolKey, write_key_file
+from tokenlane.producer import Client, PoolKeyMismatch
+from tokenlane.routing.errors import BadRequest
+from tokenlane.routing.messages import Envelope
+from tokenlane.routing.pool import Pool, connect
+
+OLD, NEW, OTHER = PoolKey.new(), PoolKey.new(), PoolKey.new()
+
+
+def ring(*keys: PoolKey) -> KeyRing:
+    return KeyRing(keys)
+
+
+async def refused(url: str, keys: KeyRing, *, opens: bool = False) -> str:
+    """What the error of connecting says; it holds no key."""
+    with pytest.raises(PoolKeyMismatch) as error:
+        async with connect(url, keys=keys, opens=opens):
+            pass
+    said = f"{error.value} {error.value!r} {error.value.report()!r}"
+    assert not [key for key in (OLD, NEW, OTHER) if key.reveal() in said]
+    return said
+
+
+async def entry(pool: Pool, request_id: str) -> tuple[Envelope, bytes]:
+    """A waiting request as it lies in its stream."""
+    for _, fields in await raw(pool).xrange(f"{life.PREFIX}role:{life.ROLE}"):
+        envelope = Envelope.model_validate_json(fields[b"envelope"])
+        if envelope.id == request_id:
+            return envelope, fields[b"payload"]
+    raise AssertionError("no such entry")
+
+
+async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
+    """The first to come with a key announces its id; who comes with another, or none, is refused and told why."""
+    async with connect(redis_url, keys=ring(OLD)) as pool:
+        assert pool.key_id == OLD.id
+        assert await pool.key_ids() == (OLD.id,)
+        async with connect(redis_url, keys=ring(OLD), opens=True) as worker:
+            assert worker.key_id == OLD.id
+        for keys in (ring(), ring(OTHER)):
+            for opens in (False, True):
+                said = await refused(redis_url, keys, opens=opens)
+                assert OLD.id in said
+                assert "tokenlane key show --reveal" in said
+        assert await raw(pool).get("{main}:key") == OLD.id.encode()
+
+
+async def test_whose_business_payloads_are_not_needs_no_key(redis_url: str) -> None:
+    """Routers and operators connect to a sealed pool without a key."""
+    async with connect(redis_url, keys=ring(OLD)), connect(redis_url) as router:
+        assert await router.key_ids() == (OLD.id,)
+        await life.sweep(router)
+
+
+async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
+    """A key does not shut out those who use a pool without one: its owner is refused, until nobody is there."""
+    async with connect(redis_url) as pool:
+        await life.submit(pool)
+        assert "in use without a key" in await refused(redis_url, ring(OLD))
+        await pool.leave(life.CLIENT)
+        await life.sweep(pool)
+        async with connect(redis_url, keys=ring(OLD)) as sealed:
+            assert sealed.key_id == OLD.id
+        with pytest.raises(PoolKeyMismatch, match="you gave none"):
+            await life.submit(pool)
+
+
+@pytest.mark.parametrize("who", ["worker", "client"])
+async def test_who_beats_uses_the_pool(redis_url: str, who: str) -> None:
+    """A worker or an agent without a key, with nothing to do, is in the way of a key too."""
+    async with connect(redis_url) as pool:
+        if who == "worker":
+            await life.beat(pool)
+        else:
+            await pool.check("client1")
+        assert "in use without a key" in await refused(redis_url, ring(OLD))
+
+
+async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
+    """The entry names the key and holds nothing of the payload; who has the key opens it."""
+    async with connect(redis_url, keys=ring(OLD), opens=True) as pool:
+        request_id = await life.submit(pool)
+        envelope, sealed = await entry(pool, request_id)
+        assert envelope.key_id == OLD.id
+        assert PAYLOAD not in sealed
+        assert pool.unseal(envelope, sealed) == PAYLOAD
+
+
+async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
+    """Another request's payload, a changed one, one without a seal and one under an unknown key: each a typed error."""
+    async with connect(redis_url, keys=ring(OLD), opens=True) as pool:
+        first, second = await life.submit(pool), await life.submit(pool)
+        envelope, sealed = await entry(pool, first)
+        _, other = await entry(pool, second)
+        for payload in (other, sealed[:-1], b""):
+            with pytest.raises(BadRequest):
+                pool.unseal(envelope, payload)
+        with pytest.raises(PoolKeyMismatch, match="not sealed"):
+            pool.unseal(envelope.model_copy(update={"key_id": None}), PAYLOAD)
+        with pytest.raises(PoolKeyMismatch, match=OTHER.id):
+            pool.unseal(envelope.model_copy(update={"key_id": OTHER.id}), sealed)
+    async with connect(redis_url) as keyless:
+        with pytest.raises(PoolKeyMismatch, match=OLD.id):
+            keyless.unseal(envelope, sealed)
+
+
+async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) -> None:
+    """The newest key seals as soon as the pool has it; the old one opens what waits; an agent reads its file again."""
+    keys = write_key_file(tmp_path / "pool.key", [OLD])
+    async with connect(redis_url, keys=keys) as agent, connect(redis_url, keys=keys, opens=True) as worker:
+        before = await life.submit(agent)
+        write_key_file(tmp_path / "pool.key", [NEW, OLD])
+        async with connect(redis_url) as operator:
+            await operator.announce(ring(NEW, OLD))
+        between = await life.submit(agent)
+        after = await life.submit(agent)
+        used = [await entry(agent, request_id) for request_id in (before, between, after)]
+        assert [envelope.key_id for envelope, _ in used] == [OLD.id, OLD.id, NEW.id]
+        assert [worker.unseal(*one) for one in used] == [PAYLOAD] * 3
+        assert agent.key_id == NEW.id
+
+
+async def test_who_has_one_of_two_keys(redis_url: str) -> None:
+    """While keys change, an agent with either may ask, sealing with the one it has; a worker needs both."""
+    async with connect(redis_url, keys=ring(NEW, OLD), opens=True) as worker:
+        for key in (OLD, NEW):
+            async with connect(redis_url, keys=ring(key)) as agent:
+                envelope, sealed = await entry(agent, await life.submit(agent))
+                assert envelope.key_id == key.id
+                assert worker.unseal(envelope, sealed) == PAYLOAD
+            assert NEW.id in await refused(redis_url, ring(key), opens=True)
+        async with connect(redis_url, keys=ring(OTHER, NEW, OLD), opens=True):
+            pass
+
+
+async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
+    """When the old key is dropped, an agent with a file goes on with the new one; one without is refused."""
+    keys = write_key_file(tmp_path / "pool.key", [OLD])
+    async with connect(redis_url, keys=keys) as reads, connect(redis_url, keys=ring(OLD)) as stubborn:
+        write_key_file(tmp_path / "pool.key", [NEW])
+        async with connect(redis_url) as operator:
+            await operator.announce(ring(NEW))
+        envelope, _ = await entry(reads, await life.submit(reads))
+        assert envelope.key_id == NEW.id
+        with pytest.raises(PoolKeyMismatch, match=NEW.id):
+            await life.submit(stubborn)
+        assert len(await raw(reads).xrange(f"{life.PREFIX}role:{life.ROLE}")) == 1
+
+
+async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
+    """A server that forgot everything is told the key by the first request, and all of its agents go on."""
+    async with connect(redis_url, keys=ring(NEW, OLD)) as agent, connect(redis_url, keys=ring(OLD)) as other:
+        await raw(agent).flushall()
+        await life.submit(other)
+        assert await agent.key_ids() == (OLD.id,)
+        envelope, _ = await entry(agent, await life.submit(agent))
+        assert envelope.key_id == OLD.id
+        await refused(redis_url, ring())
+
+
+async def test_a_request_sent_twice(redis_url: str) -> None:
+    """A request the pool has is accepted again whatever has become of its key: nothing is written."""
+    async with connect(redis_url, keys=ring(OLD)) as agent:
+        of = life.envelope()
+        await life.submit(agent, of)
+        async with connect(redis_url) as operator:
+            await operator.announce(ring(NEW))
+        await life.submit(agent, of)
+        assert await raw(agent).xlen(f"{life.PREFIX}role:{life.ROLE}") == 1
+
+
+async def test_the_embedded_server_s_key_is_found(tmp_path: Path) -> None:
+    """With the socket's URL alone a client joins the embedded server's pool, sealed; with another key it does not."""
+    async with EmbeddedServer() as server:
+        async with Client(server.url), connect(server.url) as pool:
+            (key_id,) = await pool.key_ids()
+        with pytest.raises(PoolKeyMismatch, match=key_id):
+            async with Client(server.url, key=OTHER.reveal()):
+                pass
+        server.key_file.chmod(0o644)
+        with pytest.raises(PoolKeyMismatch, match="chmod 600"):
+            async with Client(server.url):
+                pass
+        server.key_file.unlink()
+        with pytest.raises(PoolKeyMismatch, match="you gave none"):
+            async with Client(server.url):
+                pass
+
+
+def test_a_client_s_key() -> None:
+    """A client takes one key or several, shows none, and refuses what is none."""
+    for key in (OLD.reveal(), [NEW.reveal(), OLD.reveal()], ring(OLD)):
+        assert OLD.reveal() not in repr(Client("redis://host", key=key))
+    with pytest.raises(ValueError, match="no pool key"):
+        Client("redis://host", key="s3cret")
