@@ -11,10 +11,10 @@ EXTRAS := $(shell $(PYTHON) -c 'import platform, sys; \
 PACKAGES := config routing producer worker benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types borders format
+.PHONY: help install run test test-live check lint types borders format
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## create .venv and install everything, in the tested versions
 
@@ -23,6 +23,9 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 
 test: $(READY) ## run all tests
 	$(BIN)/pytest
+
+test-live: $(READY) ## run the tests that need a real Ollama, installing it first (Linux on x86_64, 520 MB)
+	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} $(BIN)/pytest tests/live/test_ollama.py
 
 check: lint types borders ## lint, types and borders
 

@@ -1,0 +1,164 @@
+"""The Ollama provider against a real Ollama.
+
+`TOKENLANE_TEST_OLLAMA` names the directory one is, or is to be, installed in (520 MB), as `make test-live` does;
+without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shlex
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import BadRequest, ModelNotFound
+from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.providers import LlmProvider, default_registry
+
+PLACE = os.environ.get("TOKENLANE_TEST_OLLAMA", "")
+TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+QUESTION = "What is the capital of France? Answer in one sentence."
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not PLACE, reason="TOKENLANE_TEST_OLLAMA names no directory"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a real Ollama on a port of its own, which has the built-in model as `smollm2`."""
+    installed = subprocess.run(
+        [Path(__file__).with_name("install_ollama.sh"), PLACE], stdout=subprocess.PIPE, text=True, check=True
+    )
+    command = shlex.split(installed.stdout)[-1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with (tmp_path_factory.mktemp("ollama") / "log").open("wb") as log:
+        process = subprocess.Popen([command], env={**os.environ, "OLLAMA_HOST": address}, stdout=log, stderr=log)
+        try:
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=120) as client:
+                await until_it_answers(client)
+                await register(client, Path(PLACE) / "model.gguf")
+                yield client
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def until_it_answers(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert (await client.get("/api/version")).json()["version"]
+                return
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+
+
+async def register(client: httpx.AsyncClient, file: Path) -> None:
+    """Give it the model from a file; nothing is pulled."""
+    content = file.read_bytes()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    if (await client.head(f"/api/blobs/{digest}")).status_code == 404:  # it hangs up on what it has
+        (await client.post(f"/api/blobs/{digest}", content=content)).raise_for_status()
+    parameters = {"num_ctx": 512, "stop": ["<|im_end|>"], "temperature": 0}
+    made = {"model": "smollm2", "files": {"m.gguf": digest}, "template": TEMPLATE, "parameters": parameters}
+    answer = await client.post("/api/create", json=made)
+    assert '"status":"success"' in answer.text
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def provider(server: httpx.AsyncClient) -> AsyncIterator[LlmProvider]:
+    """The provider of a lane on it."""
+    async with default_registry().create(LaneSettings("gpu0", "ollama", str(server.base_url))) as opened:
+        yield opened
+
+
+def request(text: str = QUESTION, **options: object) -> ChatRequest:
+    told = [Message(role="user", content=text)]
+    return ChatRequest.model_validate({"role": "r", "messages": told, "max_tokens": 24, **options})
+
+
+async def answer(provider: LlmProvider, asked: ChatRequest, model: str = "smollm2") -> list[TokenDelta]:
+    return [delta async for delta in provider.chat(asked, model)]
+
+
+async def test_an_answer(provider: LlmProvider) -> None:
+    """It streams sense, and ends with a reason and the counts; a name with its tag is the same model."""
+    deltas = await answer(provider, request())
+    assert "Paris" in "".join(delta.text for delta in deltas)
+    assert len(deltas) > 3
+    assert deltas[-1].finish_reason == "stop"
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.prompt_tokens > 10
+    assert deltas[-1].usage.completion_tokens >= len(deltas) - 1
+    assert (await answer(provider, request(max_tokens=2), "smollm2:latest"))[-1].finish_reason == "length"
+
+
+async def test_models_and_capacity(provider: LlmProvider) -> None:
+    """It lists the model with its digest and what it can do, and runs one request at once."""
+    await answer(provider, request(max_tokens=1))
+    (model,) = [model for model in await provider.models() if model.name == "smollm2:latest"]
+    assert (model.quantisation, model.loaded) == ("Q4_1", True)
+    assert model.chats
+    assert len(model.digest or "") == 64
+    assert await provider.capacity() == 1
+
+
+async def test_a_schema_is_obeyed(provider: LlmProvider) -> None:
+    """With a JSON schema the answer is an object of that shape."""
+    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+    asked = request(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}})
+    text = "".join(delta.text for delta in await answer(provider, asked))
+    assert set(json.JSONDecoder().raw_decode(text)[0]) == {"city"}
+
+
+async def test_seed_and_stop(provider: LlmProvider) -> None:
+    """The same seed says the same; a stop word ends the answer before it."""
+    first, second = [
+        "".join(delta.text for delta in await answer(provider, request(seed=7, temperature=1.0, max_tokens=8)))
+        for _ in range(2)
+    ]
+    assert first == second
+    stopped = await answer(provider, request(stop="Paris"))
+    assert "Paris" not in "".join(delta.text for delta in stopped)
+    assert stopped[-1].finish_reason == "stop"
+
+
+async def test_refusals(provider: LlmProvider) -> None:
+    """An unknown model, and what a model cannot do, are errors that say so."""
+    with pytest.raises(ModelNotFound, match="ollama pull"):
+        await answer(provider, request(), "nosuch")
+    with pytest.raises(BadRequest) as refused:
+        await answer(provider, request(tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert "does not support tools" in refused.value.detail
+
+
+async def test_closing_frees_the_slot(provider: LlmProvider) -> None:
+    """After a long answer is left in its beginning the next one is served: the only slot is free again."""
+    stream = provider.chat(request("Write a long story.", max_tokens=400), "smollm2")
+    assert (await anext(stream)).text
+    await stream.aclose()
+    assert (await answer(provider, request(max_tokens=2)))[-1].finish_reason == "length"
+
+
+async def test_unloading_by_extra(provider: LlmProvider, server: httpx.AsyncClient) -> None:
+    """`keep_alive` in `extra` reaches it: with 0 the model is unloaded after the answer."""
+    await answer(provider, request(max_tokens=1, extra={"keep_alive": 0}))
+    async with asyncio.timeout(30):
+        while (await server.get("/api/ps")).json()["models"]:
+            await asyncio.sleep(0.05)
