@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import socket
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,15 +39,17 @@ pytestmark = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a real Ollama on a port of its own, which has the built-in model as `smollm2`."""
-    installed = subprocess.run(
-        [Path(__file__).with_name("install_ollama.sh"), PLACE], stdout=subprocess.PIPE, text=True, check=True
-    )
-    command = shlex.split(installed.stdout)[-1]
+    script = Path(__file__).with_name("install_ollama.sh")
+    installing = await asyncio.create_subprocess_exec(script, PLACE, stdout=asyncio.subprocess.PIPE)
+    said, _ = await installing.communicate()
+    assert installing.returncode == 0
+    command = shlex.split(said.decode())[-1]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     with (tmp_path_factory.mktemp("ollama") / "log").open("wb") as log:
-        process = subprocess.Popen([command], env={**os.environ, "OLLAMA_HOST": address}, stdout=log, stderr=log)
+        environment = {**os.environ, "OLLAMA_HOST": address}
+        process = await asyncio.create_subprocess_exec(command, env=environment, stdout=log, stderr=log)
         try:
             async with httpx.AsyncClient(base_url=f"http://{address}", timeout=120) as client:
                 await until_it_answers(client)
@@ -56,7 +57,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[http
                 yield client
         finally:
             process.terminate()
-            process.wait()
+            await process.wait()
 
 
 async def until_it_answers(client: httpx.AsyncClient) -> None:
