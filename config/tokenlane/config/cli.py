@@ -1,9 +1,10 @@
 """The root of the command line.
 
 A verb is an entry point of the group `tokenlane.commands`, `module:function`. The function is plain and synchronous,
-its parameters annotated for typer; it may call `asyncio.run`. It is imported when its verb is called and not before, so
-`tokenlane --help` imports no component: the verbs' one-line helps stand here. To add one, write
-`tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a line in `VERBS`.
+its parameters annotated for typer; it may call `asyncio.run`. A verb with verbs of its own is a `typer.Typer` instead.
+It is imported when its verb is called and not before, so `tokenlane --help` imports no component: the verbs' one-line
+helps stand here. To add one, write `tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a
+line in `VERBS`.
 
 A command ends with a code of `tokenlane.config.exits`: by returning (0), by `raise typer.Exit(code)`, by raising a
 `UserError`, whose message is all that is printed, or by Ctrl-C (130).
@@ -41,6 +42,7 @@ VERBS = {
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
     "simulate": Verb("Imitate a model server, for tests and measurements.", "bench"),
+    "bench": Verb("Measure tokenlane on this machine.", "bench"),
 }
 
 
@@ -73,14 +75,16 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _load(verb: EntryPoint) -> Any:
     try:
-        function = verb.load()
+        command = verb.load()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tokenlane") or verb.name not in VERBS:
             raise
         extra = VERBS[verb.name].extra
         raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(verb.name)(function)
+    app.command(verb.name)(command)
     return typer.main.get_command(app)
 
 

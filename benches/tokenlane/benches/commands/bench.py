@@ -1,0 +1,38 @@
+"""`tokenlane bench`: one command for each measurement."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from tokenlane.benches import overhead as measurement
+from tokenlane.config.exits import FAILED
+
+__all__ = ["bench"]
+
+bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure tokenlane on this machine. Figures are ratios within one run; what else the machine does is in them."""
+
+
+@bench.command()
+def overhead(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
+) -> None:
+    """What tokenlane adds to asking a back end directly: time and CPU. Prints the table of benches/README.md."""
+
+    def progress(line: str) -> None:
+        typer.echo(line, err=True)
+
+    found = asyncio.run(measurement.measure(measurement.QUICK if quick else measurement.FULL, progress))
+    sys.stdout.write((found.model_dump_json(indent=2) if as_json else measurement.table(found)) + "\n")
+    if check and not all(bar.held for bar in found.bars):
+        raise typer.Exit(FAILED)

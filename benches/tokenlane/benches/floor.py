@@ -1,0 +1,58 @@
+"""The floor: the least a queue between two processes costs on this machine, with the library we use.
+
+One process appends to a stream and waits on a channel; the other reads the stream and publishes. Nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+
+from tokenlane.routing.tasks import background
+
+from .party import Tasks
+
+__all__ = ["asking", "echo"]
+
+_STREAM = "floor"
+_CHANNEL = "floor:answers"
+
+
+@asynccontextmanager
+async def asking(redis: str) -> AsyncIterator[Tasks]:
+    """The side that asks. The task `times` returns the milliseconds from question to answer, `count` times."""
+    async with Redis.from_url(redis) as client, client.pubsub() as answers:
+        await answers.subscribe(_CHANNEL)
+        await answers.get_message(timeout=None)
+
+        async def times(count: int) -> list[float]:
+            taken_ms: list[float] = []
+            for _ in range(count):
+                begun = time.monotonic_ns()
+                await client.xadd(_STREAM, {"payload": b"x" * 200}, maxlen=100)
+                await answers.get_message(timeout=None)
+                taken_ms.append((time.monotonic_ns() - begun) / 1e6)
+            return taken_ms
+
+        yield {"times": times}
+
+
+async def _answer(client: Redis) -> None:
+    last: bytes | str = "0"
+    while True:
+        [[_, entries]] = await client.xread({_STREAM: last}, block=0)
+        for entry, fields in entries:
+            last = entry
+            await client.publish(_CHANNEL, fields[b"payload"])
+
+
+@asynccontextmanager
+async def echo(redis: str) -> AsyncIterator[Tasks]:
+    """The side that answers."""
+    async with Redis.from_url(redis) as client, background() as tasks:
+        task = tasks.create_task(_answer(client))
+        yield {}
+        task.cancel()

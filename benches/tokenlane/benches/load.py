@@ -1,0 +1,133 @@
+"""Those who ask, each in a process of its own: a bare HTTP client, an agent of a pool, and the pool's worker.
+
+Both clients do the same with what they get. They ask as many questions at once as there are streams, one after another
+in each, and say how long a request took to the back end plus its first token back, and how long each later token took.
+The back end's own time, in between, is no part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+from pydantic import BaseModel
+
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.producer import Client
+from tokenlane.routing.tasks import background
+from tokenlane.worker.providers.http import open_client
+from tokenlane.worker.serve import run_worker
+
+from .metronome import MODEL, stamps
+from .party import Tasks
+
+__all__ = ["Heard", "agent", "bare", "worker"]
+
+_QUESTION = "How long does a token take?"
+_ROLE = "planner"
+_LANE = "lane1"
+_PROVIDER = "openai"
+
+
+class Heard(BaseModel):
+    """What one client heard in one round. Milliseconds."""
+
+    first_ms: list[float]
+    delta_ms: list[float]
+
+
+Arrivals: TypeAlias = list[tuple[int, str]]
+"""When each token of an answer arrived, and its text."""
+
+
+async def _round(
+    ask: Callable[[int], Awaitable[Arrivals]], streams: int, answers: int, tokens: int, spread_s: float
+) -> dict[str, list[float]]:
+    """Keep `streams` questions open, `answers` one after another in each; they begin spread over `spread_s`."""
+    first_ms: list[float] = []
+    delta_ms: list[float] = []
+
+    async def stream(number: int) -> None:
+        await asyncio.sleep(spread_s * number / streams)
+        for _ in range(answers):
+            asked = time.monotonic_ns()
+            (arrived, text), *later = await ask(tokens)
+            came, went = stamps(text)
+            first_ms.append((came - asked + arrived - went) / 1e6)
+            delta_ms.extend((arrived - stamps(text)[1]) / 1e6 for arrived, text in later)
+            assert len(later) + 1 == tokens
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(streams):
+            tasks.create_task(stream(number))
+    return {"first_ms": first_ms, "delta_ms": delta_ms}
+
+
+@asynccontextmanager
+async def bare(endpoint: str) -> AsyncIterator[Tasks]:
+    """The HTTP client that workers use, without anything around it."""
+    async with open_client(LaneSettings(_LANE, _PROVIDER), endpoint) as http:
+
+        async def ask(tokens: int) -> Arrivals:
+            arrivals: Arrivals = []
+            body = {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": _QUESTION}],
+                "max_tokens": tokens,
+                "stream": True,
+            }
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+                async for line in response.aiter_lines():
+                    if not line.startswith("data: ") or line == "data: [DONE]":
+                        continue
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and (text := choices[0]["delta"].get("content")):
+                        arrivals.append((time.monotonic_ns(), text))
+            return arrivals
+
+        async def load(**how: float) -> dict[str, list[float]]:
+            return await _round(ask, **how)  # type: ignore[arg-type]
+
+        yield {"load": load}
+
+
+@asynccontextmanager
+async def agent(redis: str) -> AsyncIterator[Tasks]:
+    """An agent of the pool."""
+    async with Client(redis) as client:
+
+        async def ask(tokens: int) -> Arrivals:
+            arrivals: Arrivals = []
+            async with client.chat(_QUESTION, role=_ROLE, max_tokens=tokens) as stream:
+                async for delta in stream:
+                    if delta.text:
+                        arrivals.append((time.monotonic_ns(), delta.text))
+            return arrivals
+
+        async def load(**how: float) -> dict[str, list[float]]:
+            return await _round(ask, **how)  # type: ignore[arg-type]
+
+        yield {"load": load}
+
+
+@asynccontextmanager
+async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Tasks]:
+    """A worker, which routes too. The task `ready` returns once its lane takes work."""
+    settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
+    opened, stopping = asyncio.Event(), asyncio.Event()
+
+    async def ready() -> None:
+        await opened.wait()
+
+    async with background() as tasks:
+        running = tasks.create_task(
+            run_worker(settings, RedisSettings(redis), ready=lambda _: opened.set(), stopping=stopping)
+        )
+        yield {"ready": ready}
+        stopping.set()
+        await running

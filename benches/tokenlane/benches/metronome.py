@@ -1,0 +1,142 @@
+"""A back end that costs next to nothing: one clock beats, and with each beat every open stream gets its next token.
+
+So do servers that batch. A token's text is the times at which the request came and the token went, in nanoseconds of
+the machine's monotonic clock: whoever gets it knows how long it was on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tokenlane.routing.tasks import background
+
+from .party import Tasks
+
+__all__ = ["MODEL", "metronome", "stamps"]
+
+MODEL = "metronome"
+
+_PIECE = (
+    b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1760000000,"model":"metronome",'
+    b'"choices":[{"index":0,"delta":{"content":"%d %d "},"finish_reason":null}]}\n\n'
+)
+_END = (
+    b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1760000000,"model":"metronome",'
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1760000000,"model":"metronome",'
+    b'"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":%d,"total_tokens":%d}}\n\n'
+    b"data: [DONE]\n\n"
+)
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_PAGE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+_MODELS = b'{"object":"list","data":[{"id":"metronome","object":"model"}]}'
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
+def stamps(text: str) -> tuple[int, int]:
+    """When the request came and when this token went, from the token's text."""
+    came, went = text.split()
+    return int(came), int(went)
+
+
+class _Clock:
+    """Beats for all connections that have an answer under way."""
+
+    def __init__(self, first_ms: float, spacing_ms: float) -> None:
+        self._first_s = first_ms / 1000
+        self._spacing_s = spacing_ms / 1000
+        self._beating: dict[_Connection, None] = {}
+
+    async def run(self) -> None:
+        """Beat for ever."""
+        loop = asyncio.get_running_loop()
+        next_at = loop.time()
+        while True:
+            next_at = max(next_at + self._spacing_s, loop.time())
+            await asyncio.sleep(next_at - loop.time())
+            for connection in list(self._beating):
+                if not connection.beat():
+                    del self._beating[connection]
+
+    def start(self, connection: _Connection) -> None:
+        """An answer begins: its first token goes at its own time, all others with the beat."""
+        asyncio.get_running_loop().call_later(self._first_s, self._first, connection)
+
+    def forget(self, connection: _Connection) -> None:
+        """The connection has gone."""
+        self._beating.pop(connection, None)
+
+    def _first(self, connection: _Connection) -> None:
+        if connection.beat():
+            self._beating[connection] = None
+
+
+class _Connection(asyncio.Protocol):
+    """Just enough HTTP, one request after another. It writes straight to the socket: a transport costs twice that."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+        self._socket = -1
+        self._received = b""
+        self._came = 0
+        self._tokens = self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = transport.get_extra_info("socket").fileno()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._left = 0
+        self._clock.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        came = time.monotonic_ns()
+        self._received += data
+        head, found, rest = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        size = int(length[1]) if length else 0
+        if not found or len(rest) < size:
+            return
+        self._received = rest[size:]
+        if head.startswith(b"POST"):
+            self._came = came
+            self._tokens = self._left = json.loads(rest[:size])["max_tokens"]
+            os.write(self._socket, _STREAM_HEAD)
+            self._clock.start(self)
+        else:
+            os.write(self._socket, _PAGE_HEAD % len(_MODELS) + _MODELS)
+
+    def beat(self) -> bool:
+        """Send the next token; whether there are more."""
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        os.write(self._socket, _chunk(_PIECE % (self._came, time.monotonic_ns())))
+        if self._left == 0:
+            os.write(self._socket, _chunk(_END % (self._tokens, self._tokens + 8)) + _chunk(b""))
+        return self._left > 0
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@asynccontextmanager
+async def metronome(first_ms: float, spacing_ms: float) -> AsyncIterator[Tasks]:
+    """The back end, as a process. The task `url` tells where it listens. An answer has `max_tokens` tokens."""
+    clock = _Clock(first_ms, spacing_ms)
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(clock), "127.0.0.1", 0)
+
+    async def url() -> str:
+        host, port = server.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    async with background() as tasks:
+        tasks.create_task(clock.run())
+        yield {"url": url}
+    server.close()

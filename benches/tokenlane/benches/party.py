@@ -1,0 +1,104 @@
+"""The processes of a measurement: each does what it is asked, in JSON lines on its standard input and output.
+
+What a process can do is an async context manager, named `module:function`, that yields its tasks by name. Every process
+can also tell the CPU seconds it has used. It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
+from typing import TypeAlias, TypeVar
+
+from pydantic import JsonValue, TypeAdapter
+
+from tokenlane.config.exits import UserError
+
+__all__ = ["Party", "Tasks", "party"]
+
+T = TypeVar("T")
+
+Tasks: TypeAlias = Mapping[str, Callable[..., Awaitable[object]]]
+
+_LONGEST_LINE = 64 * 1024 * 1024
+_END_S = 20.0
+
+
+class Party:
+    """A process that was started, as its parent sees it. Get one with `party`."""
+
+    def __init__(self, name: str, process: Process) -> None:
+        self._name = name
+        self._process = process
+
+    async def ask(self, kind: type[T], task: str, **arguments: JsonValue) -> T:
+        """Have the process do a task; its answer, which must be of that kind.
+
+        Raises:
+            UserError: the process has ended; it said on standard error why.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([task, arguments]).encode() + b"\n")
+        line = await self._process.stdout.readline()
+        if not line:
+            raise UserError(f"the benchmark's process {self._name} ended while it was asked for {task!r}")
+        return TypeAdapter(kind).validate_json(line)
+
+    async def cpu_s(self) -> float:
+        """The CPU seconds the process has used."""
+        return await self.ask(float, "cpu")
+
+
+@asynccontextmanager
+async def party(name: str, **arguments: JsonValue) -> AsyncIterator[Party]:
+    """Start a process for the tasks `name`, `module:function`, and end it with the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__, name, json.dumps(arguments)), stdin=PIPE, stdout=PIPE, limit=_LONGEST_LINE
+    )
+    assert process.stdin is not None
+    try:
+        yield Party(name, process)
+        process.stdin.close()
+        async with asyncio.timeout(_END_S):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _cpu() -> float:
+    return time.process_time()
+
+
+async def _serve(name: str, arguments: str) -> None:
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    module, _, function = name.partition(":")
+    opening: Callable[..., AbstractAsyncContextManager[Tasks]] = getattr(import_module(module), function)
+    async with opening(**json.loads(arguments)) as own:
+        tasks = {"cpu": _cpu, **own}
+        async for line in lines:
+            task, asked = json.loads(line)
+            sys.stdout.write(json.dumps(await tasks[task](**asked)) + "\n")
+            sys.stdout.flush()
+
+
+def _main() -> None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(_serve(*sys.argv[1:]))
+    else:
+        uvloop.run(_serve(*sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    _main()
