@@ -230,6 +230,7 @@ async def listen(pool: Pool) -> AsyncIterator[Ear]:
 _TABLE: Final = {
     r"role:[^:]+": "stream",
     r"request:[0-9a-f]{32}": "hash",
+    r"idem:[^:]+:[0-9a-f]+": "string",
     r"queues": "set",
     r"queue:.+:agents": "zset",
     r"queue:.+:agent:[^:]+": "zset",

@@ -8,6 +8,8 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
+from tokenlane.routing.errors import Duplicate, QueueFull
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
 Call = Callable[[Pool, Asked], Awaitable[object]]
@@ -49,6 +51,10 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("renew", ("waiting", "requeued", "delayed", "dispatched", *ENDED), lambda pool, it: _renew(pool, WORKER, it),
      ("stale",)),
     ("cancel", ("completed", "failed", "expired"), lambda pool, it: pool.cancel(it.id), "ended"),
+    ("cancel another's", _STATES[:5], lambda pool, it: pool.cancel(it.id, "client2"), "kept"),
+    ("cancel another's ended", ENDED[:2], lambda pool, it: pool.cancel(it.id, "client2"), "ended"),
+    ("attach", ("flagged", *ENDED), lambda pool, it: _attach(pool, it), CLIENT),
+    ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
     ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
 ]  # fmt: skip
 
@@ -59,6 +65,10 @@ async def _start(pool: Pool, asked: Asked) -> object:
 
 async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
     return (await pool.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).holds
+
+
+async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
+    return (await pool.attach(client, asked.id)).standing.owner
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
@@ -117,6 +127,7 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
         lambda pool, it: pool.cancel(it.id),
         lambda pool, it: pool.check(CLIENT, [it.id]),
+        lambda pool, it: pool.attach(CLIENT, it.id),
     ],
 )
 async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
@@ -141,6 +152,8 @@ TWICE: list[tuple[str, str, Call]] = [
     ("renew", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
     ("renew draining", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False)),
     ("check", "running", lambda pool, it: pool.check(CLIENT, [it.id])),
+    *((f"cancel leaving {state}", state, lambda pool, it: pool.cancel(it.id, CLIENT)) for state in _STATES),
+    *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
     ("leave", "running", lambda pool, it: pool.leave(CLIENT)),
     ("leave ended", "completed", lambda pool, it: pool.leave(CLIENT)),
     ("rank", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True)),
@@ -167,6 +180,54 @@ async def test_a_submission_sent_twice_is_one(pool: Pool) -> None:
     after = await life.snapshot(pool.redis)
     assert await pool.submit(envelope, b"") == first
     assert await life.snapshot(pool.redis) == after
+
+
+@pytest.mark.parametrize("state", ["waiting", "completed"])
+async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> None:
+    """A submission that finds its key taken answers alike both times, and changes nothing; nor does its first one,
+    sent again."""
+    first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
+    accepted = await pool.submit(first, b"")
+    if state == "completed":
+        await life.finish(pool, await life.running(pool, first.id))
+    before = await life.snapshot(pool.redis)
+    assert await pool.submit(first, b"") == accepted
+    for _ in range(2):
+        if state == "waiting":
+            assert await pool.submit(second, b"") == accepted
+        else:
+            with pytest.raises(Duplicate, match=f"{first.id} .* completed"):
+                await pool.submit(second, b"")
+    assert await life.snapshot(pool.redis) == before
+    await audit(pool.redis)
+
+
+async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
+    """A key that is taken is known on a server that takes nothing new: over a limit, or out of memory."""
+    first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
+    await pool.set_policy(Policy(depth=1))
+    accepted = await pool.submit(first, b"")
+    assert await pool.submit(second, b"") == accepted
+    with pytest.raises(QueueFull):
+        await life.submit(pool)
+    await raw(pool).config_set("maxmemory", "1")
+    try:
+        assert await pool.submit(second, b"") == accepted
+        with pytest.raises(QueueFull):
+            await life.submit(pool, second.model_copy(update={"idempotency": "cd" * 16}))
+        assert (await pool.attach("client2", first.id)).standing.owner == "client2"
+    finally:
+        await raw(pool).config_set("maxmemory", "0")
+    assert await audit(pool.redis) == {first.id: "waiting"}
+
+
+async def test_a_key_of_a_forgotten_request_is_free(pool: Pool) -> None:
+    """A key whose request is not there any more is taken anew."""
+    first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
+    await pool.submit(first, b"")
+    await life.finish(pool, await life.running(pool, first.id))
+    await raw(pool).delete(f"{PREFIX}request:{first.id}")
+    assert (await pool.submit(second, b"")).id == second.id
 
 
 async def test_a_start_sent_twice_is_one(pool: Pool) -> None:

@@ -11,9 +11,10 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
 
+from tokenlane.routing.errors import Duplicate
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import new_id
-from tokenlane.routing.pool import Ending, Pool, Running
+from tokenlane.routing.pool import Accepted, Ending, Pool, Running
 from tokenlane.routing.queues import order
 
 LANES = {
@@ -110,8 +111,13 @@ class World:
             role=self.dice.choice(["planner", "coder"]),
             priority=self.dice.choice(["high", "normal", "low"]),
         )
-        self.accepted.append(of.id)
-        await asyncio.gather(*(self.pool.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2))))
+        once = self.dice.choice([None, None, *(f"{key:032x}" for key in range(8))])
+        of = of.model_copy(update={"idempotency": once})
+        submissions = (self.pool.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2)))
+        accepted = await asyncio.gather(*submissions, return_exceptions=True)
+        assert all(isinstance(one, Duplicate | Accepted) for one in accepted), accepted
+        ids = {one.id for one in accepted if isinstance(one, Accepted)}
+        self.accepted.extend(ids - {*self.accepted})
 
     async def route(self) -> None:
         heads = order((await self.pool.survey()).heads)
@@ -182,6 +188,10 @@ class World:
     async def vanish(self) -> None:
         await life.vanish(self.pool, f"client{self.dice.randint(1, 3)}")
 
+    async def attach(self) -> None:
+        if self.accepted:
+            await self.pool.attach(f"client{self.dice.randint(1, 3)}", self.dice.choice(self.accepted))
+
     async def check(self) -> None:
         await self.pool.check(f"client{self.dice.randint(1, 3)}", self.accepted[-100:])
 
@@ -234,6 +244,7 @@ _WEIGHTS: dict[Callable[[World], Awaitable[None]], int] = {
     World.die: 1,
     World.pass_time: 2,
     World.vanish: 1,
+    World.attach: 1,
     World.check: 2,
     World.sweep: 3,
 }

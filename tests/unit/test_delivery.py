@@ -322,8 +322,8 @@ def test_only_plain_neighbours_are_merged() -> None:
     delivery.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
     popped = drained(delivery)
     assert [(d.position, d.text, d.reasoning, d.tokens) for d in popped] == [
-        (0, "ab", "", 3),
-        (2, "", "rs", 0),
+        (1, "ab", "", 3),
+        (3, "", "rs", 0),
         (4, "", "", 0),
         (5, "c", "", 0),
         (6, "", "", 0),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenlane.config.poolkey import PoolKey
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import new_id
-from tokenlane.routing.seal import seal, unseal
+from tokenlane.routing.seal import fingerprint, seal, unseal
 
 KEY = PoolKey.new()
 
@@ -52,3 +52,10 @@ def test_another_request_or_key_does_not_open() -> None:
         unseal(sealed, new_id(), KEY)
     with pytest.raises(BadRequest):
         unseal(sealed, request_id, PoolKey.new())
+
+
+def test_a_fingerprint_is_known_again_under_its_key_alone() -> None:
+    """The same text has the same fingerprint under one key, and another one under another or none."""
+    keys = (PoolKey.new(), PoolKey.new(), None)
+    assert len({fingerprint("order 7", key) for key in keys}) == 3
+    assert fingerprint("order 7", keys[0]) == fingerprint("order 7", keys[0]) != fingerprint("order 8", keys[0])

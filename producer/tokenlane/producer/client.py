@@ -26,6 +26,7 @@ from .watch import Watch
 __all__ = ["Client"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
@@ -86,9 +87,49 @@ class Client:
 
         async def submit() -> Exchange:
             envelope, payload = compose(request_id, messages, role, options, agent=self.agent, client=self._id)
-            return await courier.open(envelope, payload)
+            return await courier.open(envelope, payload, options.get("idempotency_key"))
 
         return ChatStream(request_id, courier, submit)
+
+    def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
+        """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
+        after its end. Whoever attaches last owns the request: others go on reading, but leaving cancels nothing. If the
+        owner leaves, or dies without anybody attaching within the pool's orphan time, the request is cancelled.
+
+        Args:
+            request_id: as a stream's `request_id` says.
+            after: the `position` of the last delta this agent has; None for the whole answer.
+
+        Returns:
+            A stream of everything after that position. Its text is that of what it streams.
+
+        Raises, once entered:
+            RequestLost: the pool does not know the request.
+            BadRequest: the answer has ended before that position.
+
+        Raises, iterated:
+            Interrupted: the answer has ended, and no worker has it any more.
+        """
+        courier, position = self._entered(), 0 if after is None else after + 1
+        if not _REQUEST_ID.fullmatch(request_id) or position < 0:
+            raise ValueError("`request_id` is what a stream's `.request_id` says, `after` the `.position` of a delta")
+
+        async def join() -> Exchange:
+            return await courier.attach(request_id, position)
+
+        return ChatStream(request_id, courier, join)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Cancel a request, whoever sent or reads it.
+
+        Returns:
+            Whether it is cancelled, or will be as soon as its worker has closed the back end's stream; False if it has
+            ended otherwise, or the pool does not know it.
+
+        Raises:
+            PoolUnavailable: the pool's server does not answer.
+        """
+        return await self._entered().cancel(request_id)
 
     async def complete(self, messages: Messages, *, role: str, **options: Unpack[ChatOptions]) -> Answer:
         """Ask for an answer, whole. Raises what a stream raises."""
@@ -119,7 +160,7 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
         told = False
         try:
             async with background() as requests:
-                courier = Courier(pool, hub, requests)
+                courier = Courier(pool, hub, requests, client)
                 watch = Watch(pool, courier, client)
                 await watch.beat()
                 try:

@@ -2,26 +2,38 @@
 
 It owns every request from the moment it is submitted until the pool knows its end, longer than the agent if need be: a
 request nobody waits for any more is cancelled, again and again until the server has heard it or its time is up.
+
+Several may read one request, here and in other processes. One of them owns it: the one that came last. The others only
+listen: leaving cancels nothing, and later attempts are not told how far they have got.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import get_args
 
 from opentelemetry import trace
 
-from tokenlane.routing.errors import DeadlineExceeded, LlmError, PoolUnavailable, QueueFull, RequestCancelled
+from tokenlane.routing.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    LlmError,
+    PoolUnavailable,
+    QueueFull,
+    RequestCancelled,
+    RequestLost,
+)
 from tokenlane.routing.hub import Hub
-from tokenlane.routing.messages import Envelope, channel_message
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.messages import Attached, Envelope, channel_message
+from tokenlane.routing.pool import Ending, Pool
 from tokenlane.routing.telemetry import inject, send_span
 
 from .delivery import Delivery, ToWorker
-from .exchange import Exchange
+from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange
 
 __all__ = ["Courier"]
 
@@ -29,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _SUBSCRIBE_TIMEOUT_S = 10.0
 _DEADLINE_GRACE_S = 2.0
+_ENDED_LEFT_MS = 30_000
 _GOODBYE_S = 2.0
 _CANCEL_AGAIN_S = 0.5
 _SPEAK_EVERY_S = 0.25
@@ -37,76 +50,114 @@ _BATCH = 256
 
 
 class Courier:
-    """All open exchanges of one client."""
+    """All open exchanges of one client: `exchanges` has them by request, several if it is read more than once."""
 
-    def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup) -> None:
-        self.exchanges: dict[str, Exchange] = {}
+    def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str) -> None:
+        self.exchanges: dict[str, list[Exchange]] = {}
         self.idle_reason: str | None = None
         self._pool = pool
         self._hub = hub
         self._tasks = tasks
+        self._client = client
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._outbox: asyncio.Queue[ToWorker] = asyncio.Queue(_OUTBOX)
         self._words = asyncio.Event()
         self._closed = False
 
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter([exchange for those in self.exchanges.values() for exchange in those])
+
     # What streams call.
 
-    async def open(self, envelope: Envelope, payload: bytes) -> Exchange:
+    async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
         """Submit a request; returns when the pool has accepted it.
 
+        If the agent has submitted the idempotency key before, the exchange is that of the running request.
+
         Raises:
+            Duplicate: the request that had the idempotency key has ended.
             QueueFull: the pool has too much to do.
             PoolUnavailable: the server does not answer.
 
         Cancellation: the request is cancelled if it reached the server.
         """
+        if idempotency_key:
+            envelope = envelope.model_copy(update={"idempotency": self._pool.fingerprint(idempotency_key)})
         with trace.use_span(send_span(envelope.role, envelope.id), end_on_exit=True) as span:
             envelope = envelope.model_copy(update={"trace": inject(span)})
-            exchange = self._exchange(envelope, payload)
-            try:
-                await self._subscribe(exchange)
-                if exchange.delivery.error is not None:
-                    raise exchange.delivery.error
-                exchange.submission = self._tasks.create_task(self._submit(exchange))
-                error = await asyncio.shield(exchange.submission)
-                if error is not None:
-                    raise error
-            except BaseException:
-                self.abandon(exchange)
-                raise
+            exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))
+            self._limit(exchange, envelope.time_to_live_ms)
+            await self._enter(exchange, partial(self._submit, exchange, envelope, payload))
+        if exchange.known_as == exchange.id:
+            return exchange
+        exchange.owned = False
+        self.abandon(exchange)
+        return await self.attach(exchange.known_as)
+
+    async def attach(self, request_id: str, position: int = 0) -> Exchange:
+        """Join a request, from that position of its answer on, and own it from now on.
+
+        Raises:
+            RequestLost: the pool does not know it.
+            BadRequest: its answer has ended before that position.
+            PoolUnavailable: the server does not answer.
+
+        Cancellation: the request is cancelled if this client owns it by then.
+        """
+        exchange = self._exchange(Delivery(request_id, position=position), "", None)
+        await self._enter(exchange, partial(self._take_over, exchange))
         return exchange
 
-    def abandon(self, exchange: Exchange) -> None:
-        """End an exchange now; have the pool told if the request has not ended there. May be called again."""
+    def abandon(self, exchange: Exchange, *, everywhere: bool = False) -> None:
+        """End an exchange now; have the pool told if the request has not ended there. May be called again.
+
+        Args:
+            everywhere: end the request even if others read it, or own it.
+        """
         exchange.delivery.fail(RequestCancelled())
         exchange.waiting = None
         exchange.changed.set()
-        if self.exchanges.pop(exchange.id, None) is None:
+        others = self.exchanges.get(exchange.id, [])
+        if exchange not in others:
             return
-        self._hub.unsubscribe(self._channel(exchange))
+        others.remove(exchange)
         if exchange.timer is not None:
             exchange.timer.cancel()
-        if exchange.submission is not None and not exchange.delivery.settled:
-            exchange.withdrawal = self._tasks.create_task(self._withdraw(exchange))
+        if not others:
+            del self.exchanges[exchange.id]
+            self._hub.unsubscribe(self._channel(exchange))
+        if exchange.submission is None or exchange.delivery.settled:
+            return
+        if everywhere or (exchange.owned and not others):
+            exchange.withdrawal = self._tasks.create_task(self._withdraw(exchange, "" if everywhere else self._client))
             self._withdrawals.add(exchange.withdrawal)
             exchange.withdrawal.add_done_callback(self._withdrawals.discard)
+        elif exchange.owned:
+            others[-1].owned = True
 
-    async def close(self, exchange: Exchange) -> None:
+    async def close(self, exchange: Exchange, *, everywhere: bool = False) -> None:
         """End an exchange; returns when the pool has heard it, or after 2 s: it will be told then when it can be.
 
         Cancellation: the pool is told all the same.
         """
-        self.abandon(exchange)
+        self.abandon(exchange, everywhere=everywhere)
         if exchange.withdrawal is not None:
             await asyncio.wait({exchange.withdrawal}, timeout=_GOODBYE_S)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Cancel a request, whoever reads it; False if it has ended otherwise, or the pool does not know it.
+
+        Raises:
+            PoolUnavailable: the server does not answer.
+        """
+        return await self._pool.cancel(request_id) in ("cancelled", "flagged")
 
     # What the client calls.
 
     async def close_all(self) -> bool:
         """End all exchanges; whether the pool has heard of each within 2 s."""
         self._closed = True
-        for exchange in list(self.exchanges.values()):
+        for exchange in self:
             self.abandon(exchange)
         if not self._withdrawals:
             return True
@@ -127,51 +178,109 @@ class Courier:
 
     # The rest.
 
-    def _exchange(self, envelope: Envelope, payload: bytes) -> Exchange:
+    def _exchange(self, delivery: Delivery, role: str, copy: tuple[Envelope, bytes] | None) -> Exchange:
         if self._closed:
             raise RequestCancelled("the client is being closed")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + envelope.time_to_live_ms / 1000 + _DEADLINE_GRACE_S
-        waiting = self.idle_reason or f"waiting in the queue of role {envelope.role!r}"
-        exchange = Exchange(envelope, payload, Delivery(envelope.id), deadline, loop.time(), waiting)
-        exchange.timer = loop.call_at(deadline, self._expire, exchange)
-        self.exchanges[exchange.id] = exchange
+        now = asyncio.get_running_loop().time()
+        exchange = Exchange(delivery.request_id, role, copy, delivery, float("inf"), now, self._why(role))
+        self.exchanges.setdefault(exchange.id, []).append(exchange)
         return exchange
 
+    def _why(self, role: str) -> str:
+        return self.idle_reason or f"waiting in the queue of role {role!r}"
+
+    def _limit(self, exchange: Exchange, time_to_live_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        exchange.deadline = loop.time() + time_to_live_ms / 1000 + _DEADLINE_GRACE_S
+        exchange.timer = loop.call_at(exchange.deadline, self._expire, exchange)
+
+    async def _enter(self, exchange: Exchange, submit: Callable[[], Coroutine[None, None, LlmError | None]]) -> None:
+        try:
+            await self._subscribe(exchange)
+            if exchange.delivery.error is not None:
+                raise exchange.delivery.error
+            # A task of its own, so that an agent cancelled meanwhile leaves no doubt whether the request got there.
+            exchange.submission = self._tasks.create_task(submit())
+            error = await asyncio.shield(exchange.submission)
+            if error is not None:
+                raise error
+        except BaseException:
+            self.abandon(exchange)
+            raise
+
     async def _subscribe(self, exchange: Exchange) -> None:
+        if len(self.exchanges[exchange.id]) > 1:
+            return
+        hear, miss = partial(self._hear_all, exchange.id), partial(self._miss_all, exchange.id)
         try:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
-                await self._hub.subscribe(
-                    self._channel(exchange), partial(self._hear, exchange), partial(self._miss, exchange)
-                )
+                await self._hub.subscribe(self._channel(exchange), hear, miss)
         except TimeoutError as error:
             raise PoolUnavailable(f"{self._pool!r} confirms no subscription: is its Redis server there?") from error
 
-    async def _submit(self, exchange: Exchange) -> LlmError | None:
-        # A task of its own, so that an agent cancelled meanwhile leaves no doubt whether the request got there.
+    async def _submit(self, exchange: Exchange, envelope: Envelope, payload: bytes) -> LlmError | None:
         try:
-            await self._pool.submit(exchange.envelope, exchange.payload)
+            accepted = await self._pool.submit(envelope, payload)
         except LlmError as error:
             return error
+        exchange.known_as = accepted.id
         return None
 
-    async def _withdraw(self, exchange: Exchange) -> None:
+    async def _take_over(self, exchange: Exchange) -> LlmError | None:
+        try:
+            held = await self._pool.attach(self._client, exchange.id)
+        except LlmError as error:
+            return error
+        standing, delivery = held.standing, exchange.delivery
+        if standing.state == "missing":
+            return RequestLost(
+                f"the pool knows no request {exchange.id}: it ended an hour ago, was lost or never was; ask again"
+            )
+        if standing.end is not None and delivery.position > standing.end:
+            return BadRequest(
+                f"the answer of {exchange.id} ended with position {standing.end - 1}, before the one given"
+            )
+        for other in self.exchanges.get(exchange.id, ()):
+            other.owned = other is exchange
+        ended = standing.state in get_args(Ending)
+        exchange.role = held.role
+        exchange.waiting = None if ended or standing.state == "running" else self._why(held.role)
+        self._limit(exchange, max(held.left_ms, _ENDED_LEFT_MS if ended else 0))
+        delivery.attempt = standing.attempt
+        exchange.missed()
+        exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S if ended else UNCERTAIN_EVERY_S)
+        self._words.set()
+        return None
+
+    async def _withdraw(self, exchange: Exchange, leaving: str) -> None:
         assert exchange.submission is not None
         if isinstance(await exchange.submission, QueueFull):
             return
+        if leaving and (others := self.exchanges.get(exchange.id)):
+            others[-1].owned = True  # came while this one was still being submitted
+            return
         while True:
             try:
-                await self._pool.cancel(exchange.id)
+                await self._pool.cancel(exchange.id, leaving)
                 return
             except PoolUnavailable:
                 if asyncio.get_running_loop().time() > exchange.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)
 
+    def _hear_all(self, request_id: str, data: bytes) -> None:
+        for exchange in tuple(self.exchanges.get(request_id, ())):
+            self._hear(exchange, data)
+
     def _hear(self, exchange: Exchange, data: bytes) -> None:
-        delivery = exchange.delivery
+        delivery, message = exchange.delivery, channel_message(data)
+        if isinstance(message, Attached):
+            exchange.owned &= message.client == self._client
+            return
         before = (delivery.attempt, delivery.position)
-        answer = delivery.receive(channel_message(data))
+        answer = delivery.receive(message)
+        if not exchange.owned:
+            answer = None  # its owner answers
         exchange.heard(asyncio.get_running_loop().time(), progress=before != (delivery.attempt, delivery.position))
         if answer is not None and not self._outbox.full():
             self._outbox.put_nowait(answer)
@@ -181,8 +290,9 @@ class Courier:
             self.abandon(exchange)
         exchange.changed.set()
 
-    def _miss(self, exchange: Exchange) -> None:
-        exchange.missed()
+    def _miss_all(self, request_id: str) -> None:
+        for exchange in self.exchanges.get(request_id, ()):
+            exchange.missed()
         self._words.set()
 
     def _expire(self, exchange: Exchange) -> None:
@@ -192,7 +302,7 @@ class Courier:
     def _to_say(self) -> list[ToWorker]:
         now = asyncio.get_running_loop().time()
         words = [self._outbox.get_nowait() for _ in range(min(self._outbox.qsize(), _BATCH))]
-        for exchange in self.exchanges.values():
+        for exchange in self:
             question = exchange.question
             if question is not None and question.due <= now and len(words) < _BATCH:
                 question.due = now + question.every_s
@@ -202,9 +312,9 @@ class Courier:
     def _asked(self, words: Iterable[ToWorker]) -> None:
         now = asyncio.get_running_loop().time()
         for word in words:
-            exchange = self.exchanges.get(word.message.id)
-            if exchange is not None and exchange.question is not None and exchange.question.since is None:
-                exchange.question.since = now
+            for exchange in self.exchanges.get(word.message.id, ()):
+                if exchange.question is not None and exchange.question.since is None:
+                    exchange.question.since = now
 
     def _channel(self, exchange: Exchange) -> str:
         return self._pool.keys.deltas(exchange.id)

@@ -13,6 +13,7 @@ from typing import NamedTuple, assert_never
 from tokenlane.routing.errors import DeadlineExceeded, Interrupted, LlmError, RequestCancelled, RequestLost
 from tokenlane.routing.messages import (
     Answer,
+    Attached,
     Cancelled,
     ChannelMessage,
     Completed,
@@ -51,16 +52,24 @@ class Delivery:
     one. `ended`: nothing more comes; `error` says why if the answer is not whole. `settled`: the pool has ended it.
 
     Guarantee: every delta is popped once and in order. Where a reader leaves more than `UNREAD_DELTAS` unread,
-    neighbours are merged: a merged delta has the position of its first part.
+    neighbours are merged: a merged delta has the position of its last part.
+
+    Args:
+        position: the first one wanted, where the agent has those before it already.
     """
 
     def __init__(
-        self, request_id: str, *, unread_deltas: int = UNREAD_DELTAS, longest_answer: int = LONGEST_ANSWER
+        self,
+        request_id: str,
+        *,
+        position: int = 0,
+        unread_deltas: int = UNREAD_DELTAS,
+        longest_answer: int = LONGEST_ANSWER,
     ) -> None:
         self.request_id = request_id
         self.attempt = 0
         self.worker = ""
-        self.position = 0
+        self.position = position
         self.ended = False
         self.settled = False
         self.error: LlmError | None = None
@@ -68,6 +77,7 @@ class Delivery:
         self._unread: deque[TokenDelta] = deque()
         self._held: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
+        self._handed_over = 0
         self._unread_deltas = unread_deltas
         self._longest_answer = longest_answer
 
@@ -102,7 +112,7 @@ class Delivery:
         """Take one message of the request's channel; returns the answer it wants."""
         if isinstance(message, Resume):
             return ToWorker(message.worker, self._handover(message))
-        if self.ended or message.attempt < self.attempt:
+        if self.ended or message.attempt < self.attempt or isinstance(message, Attached):
             return None
         self._rise(message.attempt)
         match message:
@@ -138,6 +148,7 @@ class Delivery:
 
     def _rise(self, attempt: int) -> None:
         if attempt > self.attempt:
+            self._handed_over = self.position if self.attempt else 0
             self.attempt = attempt
             self.worker = ""
             self._held.clear()
@@ -153,6 +164,9 @@ class Delivery:
 
     def _take(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
+        if deltas and message.first < self._handed_over:
+            # Agreed with the request's owner, who had less than this agent, which only listens.
+            self.fail(Interrupted("the answer was begun anew for another client that is attached to it: ask again"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._held:
                 continue
@@ -212,6 +226,7 @@ def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
     last.text += delta.text
     last.reasoning += delta.reasoning
     last.tokens += delta.tokens
+    last.position = delta.position
     return True
 
 

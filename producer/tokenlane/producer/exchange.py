@@ -31,27 +31,29 @@ class Question:
 class Exchange:
     """The link between a stream and its client, which knows no stream. All times are the loop's.
 
+    `copy`: what is sent again should the pool lose it; None where another client has sent it. `owned`: leaving it
+    cancels the request, and it is this one that tells later attempts how far the agent has got.
     `uncertain`: messages may have been lost. `waiting`: why the request has not started, for people.
-    `submission`: gives the error `submit` ended in, or None. `withdrawal`: tells the pool that nobody wants it.
+    `submission`: gives the error that `submit` or `attach` ended in, or None. `known_as`: the id it was accepted under,
+    another one if a request with its idempotency key still runs. `withdrawal`: tells the pool that nobody wants it.
     """
 
-    envelope: Envelope = field(repr=False)
-    payload: bytes = field(repr=False)
+    id: str
+    role: str
+    copy: tuple[Envelope, bytes] | None = field(repr=False)
     delivery: Delivery = field(repr=False)
     deadline: float
     heard_at: float
     waiting: str | None = None
+    owned: bool = True
     uncertain: bool = False
     question: Question | None = None
     missing_since: float | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
     submission: asyncio.Task[LlmError | None] | None = field(default=None, repr=False)
+    known_as: str = ""
     withdrawal: asyncio.Task[None] | None = field(default=None, repr=False)
-
-    @property
-    def id(self) -> str:
-        return self.envelope.id
 
     @property
     def accepted(self) -> bool:
@@ -75,7 +77,7 @@ class Exchange:
             if progress:
                 self.question = None
             self.ask(self.delivery.worker, self.delivery.attempt, LACKING_EVERY_S)
-        else:
+        elif progress:
             self.question = None
             self.uncertain = False
 

@@ -20,10 +20,13 @@ __all__ = ["ChatStream"]
 class ChatStream:
     """One answer: an async context manager that submits the request, and an async iterator of its deltas.
 
-    Leaving the block before the end cancels the request. So does dropping the stream, with a `ResourceWarning`.
+    Leaving the block before the end cancels the request, unless another stream has attached to it since. So does
+    dropping the stream, with a `ResourceWarning`.
 
     Raises, entered:
-        BadRequest: the request is not valid or too large.
+        BadRequest: the request is not valid or too large; or its answer has ended before the position attached at.
+        Duplicate: a request with the same idempotency key has ended.
+        RequestLost: the pool does not know the request to attach to.
         QueueFull: the pool has too much to do.
         PoolUnavailable: the pool's server does not answer.
 
@@ -34,7 +37,7 @@ class ChatStream:
     """
 
     def __init__(self, request_id: str, courier: Courier, submit: Callable[[], Awaitable[Exchange]]) -> None:
-        self.request_id = request_id
+        self._request_id = request_id
         self._courier = courier
         self._submit = submit
         self._exchange: Exchange | None = None
@@ -44,8 +47,14 @@ class ChatStream:
         return f"<ChatStream {self.request_id}>"
 
     @property
+    def request_id(self) -> str:
+        """The request's id, for `Client.attach`. Once entered it may be another one: that of the request which has the
+        same idempotency key and still runs."""
+        return self._exchange.id if self._exchange else self._request_id
+
+    @property
     def text(self) -> str:
-        """The answer's text as far as it has come."""
+        """The answer's text as far as it has come; of one that was attached to, what came after the given position."""
         return self._exchange.delivery.text if self._exchange else ""
 
     @property
@@ -59,11 +68,11 @@ class ChatStream:
         return self._exchange.waiting if self._exchange else None
 
     async def cancel(self) -> None:
-        """Cancel the request; the iterator then ends with `RequestCancelled`.
+        """Cancel the request for all who read it; the iterator then ends with `RequestCancelled`.
 
         Returns when the pool has heard it. If that takes more than 2 s it is told as soon as it can be.
         """
-        await self._courier.close(self._entered())
+        await self._courier.close(self._entered(), everywhere=True)
 
     async def answer(self) -> Answer:
         """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does."""

@@ -65,13 +65,13 @@ class Watch:
 
     def _silent(self) -> list[Exchange]:
         since = asyncio.get_running_loop().time() - _PERIOD_S
-        return [one for one in self._courier.exchanges.values() if one.accepted and one.heard_at <= since]
+        return [one for one in self._courier if one.accepted and one.heard_at <= since]
 
     def _note_away(self, error: PoolUnavailable) -> None:
         if not self._away:
             logger.warning("the pool is away, streams wait until their deadlines: %s", error)
         self._away = True
-        for exchange in self._courier.exchanges.values():
+        for exchange in self._courier:
             if exchange.waiting is not None:
                 exchange.waiting = str(error)
 
@@ -87,11 +87,12 @@ class Watch:
     async def _judge(self, exchange: Exchange, standing: Standing) -> None:
         if standing.state != "missing":
             exchange.missing_since = None
+            await self._own(exchange, standing.owner)
         match standing.state:
             case "missing":
                 await self._missing(exchange)
             case "waiting" | "delayed" | "dispatched":
-                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.envelope.role)
+                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.role)
             case "running":
                 exchange.waiting = None
                 self._running(exchange, standing)
@@ -100,6 +101,14 @@ class Watch:
                 self._ended(exchange, standing)
             case _:
                 assert_never(standing.state)
+
+    async def _own(self, exchange: Exchange, owner: str) -> None:
+        if not exchange.owned or owner == self._client:
+            return
+        if owner:
+            exchange.owned = False  # another client has attached, and pub/sub lost the news
+        elif exchange.copy is None:
+            await self._pool.attach(self._client, exchange.id)
 
     async def _missing(self, exchange: Exchange) -> None:
         now = asyncio.get_running_loop().time()
@@ -112,26 +121,37 @@ class Watch:
         if now - exchange.missing_since <= policy.lease_ms / 3000 + _BEAT_GRACE_S:
             return
         exchange.missing_since = None
-        if exchange.delivery.position > 0:
+        if exchange.copy is None or exchange.delivery.position > 0:
             self._give_up(exchange, RequestLost())
             return
+        envelope, payload = exchange.copy
         left_ms = max(1, int(1000 * (exchange.deadline - now)))
-        envelope = exchange.envelope.model_copy(update={"time_to_live_ms": left_ms})
+        envelope = envelope.model_copy(update={"time_to_live_ms": left_ms})
         try:
-            await self._pool.submit(envelope, exchange.payload, floor=exchange.delivery.attempt)
+            again = await self._pool.submit(envelope, payload, floor=exchange.delivery.attempt)
         except PoolUnavailable:
             raise
         except LlmError as error:
             self._give_up(exchange, error)
+            return
+        if again.id != exchange.id:
+            lost = (
+                "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
+            )
+            self._give_up(exchange, RequestLost(lost))
+            return
+        exchange.owned = True
 
     def _running(self, exchange: Exchange, standing: Standing) -> None:
         if exchange.uncertain:
             exchange.ask(standing.worker, standing.attempt, UNCERTAIN_EVERY_S)
         if exchange.delivery.lacking and _unanswered(exchange.question, _RUNNING_PATIENCE_S):
-            self._give_up(exchange, Interrupted("a part of the answer was lost and its worker does not have it"))
+            self._give_up(
+                exchange, Interrupted("a part of the answer was lost and its worker does not have it: ask again")
+            )
 
     def _ended(self, exchange: Exchange, standing: Standing) -> None:
-        if _unanswered(exchange.question, _ENDED_PATIENCE_S):
+        if not standing.worker or _unanswered(exchange.question, _ENDED_PATIENCE_S):
             self._told(exchange, standing)
         else:
             exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S)
@@ -145,7 +165,7 @@ class Watch:
             return
         match standing.state:
             case "completed":
-                error: LlmError = Interrupted("the end of the answer was lost and no worker has it any more")
+                error: LlmError = Interrupted("the end of the answer was lost and no worker has it any more: ask again")
             case "cancelled":
                 error = LlmError.from_report(ErrorReport(code="cancelled"))
             case "expired":

@@ -190,9 +190,10 @@ class RequestLost(LlmError):
 
 
 class Duplicate(LlmError):
-    """A request with this idempotency key has already ended."""
+    """A request with this idempotency key has already ended; `request_id` is its."""
 
     code = "duplicate"
+    request_id: str = ""
 
 
 class PoolUnavailable(LlmError):

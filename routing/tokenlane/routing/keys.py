@@ -7,6 +7,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | ----------------------- | ------ | ---------------------------------------------------- | ------------------------ |
 | `role:R`                | stream | an entry a request: `envelope`, `payload`            | the request's end        |
 | `request:ID`            | hash   | state, attempt, starts, crashes, lane, worker, times | expires 1 h past the end |
+| `idem:A:KEY`            | string | id of the agent's request with that idempotency key  | expires with the request |
 | `queues`                | set    | names of queues in which something waits             | last one leaving         |
 | `queue:Q:agents`        | zset   | agents with something waiting, by fair tag           | last one leaving         |
 | `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission     | last one leaving         |

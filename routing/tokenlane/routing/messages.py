@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_TIME_TO_LIVE_MS",
     "WIRE_VERSION",
     "Answer",
+    "Attached",
     "Cancel",
     "Cancelled",
     "ChannelMessage",
@@ -144,6 +145,7 @@ class ChatOptions(TypedDict, total=False):
     priority: Priority
     time_to_live_ms: int
     conversation_id: str | None
+    idempotency_key: str | None
     metadata: dict[str, JsonValue] | None
 
 
@@ -181,6 +183,7 @@ class ChatRequest(_Value):
     priority: Priority = "normal"
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
     conversation_id: str | None = Field(default=None, repr=False)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
     metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
 
     def model_post_init(self, context: object, /) -> None:
@@ -210,6 +213,8 @@ class Envelope(_Versioned):
     """Estimated prompt tokens plus max_tokens."""
     time_to_live_ms: int = DEFAULT_TIME_TO_LIVE_MS
     key_id: str | None = None
+    idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
+    """The agent's idempotency key, as a keyed hash."""
     trace: dict[str, str] = {}
     """W3C trace context: `traceparent` and, if any, `tracestate`."""
 
@@ -342,7 +347,14 @@ class Expired(_FromAttempt):
     type: Literal["expired"] = "expired"
 
 
-ChannelMessage = Deltas | Resume | Completed | Failed | Cancelled | Expired
+class Attached(_FromAttempt):
+    """`client` has made the request its own: the others on the channel only listen now."""
+
+    type: Literal["attached"] = "attached"
+    client: str
+
+
+ChannelMessage = Deltas | Resume | Completed | Failed | Cancelled | Expired | Attached
 
 
 # On a worker's control channel, from script or agent to worker.

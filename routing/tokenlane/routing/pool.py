@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -25,16 +25,17 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, PoolKey, beside
 from tokenlane.config.values import masked
 
-from .errors import PoolKeyMismatch, PoolUnavailable, QueueFull
+from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull
 from .keys import Keys
 from .lanes import Announcement, LaneView
 from .messages import Envelope
 from .policy import Policy
 from .queues import Head, Queue
-from .seal import seal, unseal
+from .seal import fingerprint, seal, unseal
 
 __all__ = [
     "Accepted",
+    "Attachment",
     "Beat",
     "Checked",
     "Ending",
@@ -62,8 +63,10 @@ _CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, O
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is in its role's stream. `revision`: the policy's."""
+    """The request is in its role's stream. `id`: the request's, or that of the one that has its idempotency key and has
+    not ended. `revision`: the policy's."""
 
+    id: str
     revision: int
 
 
@@ -107,13 +110,24 @@ class Beat:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a request stands. `end`: how many deltas its answer has, once it has ended."""
+    """How a request stands. `end`: how many deltas its answer has, once it has ended. `owner`: the client that keeps it
+    alive; '' where the server has learnt of the request from its worker only."""
 
     state: State
     attempt: int
     worker: str
     end: int | None
     code: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How a request stands that a client has taken over, and what that client must know of it."""
+
+    standing: Standing
+    role: str
+    left_ms: int
 
 
 @dataclass(frozen=True)
@@ -176,6 +190,7 @@ class Pool:
             floor: the newest attempt the agent has seen, when a lost request is sent again.
 
         Raises:
+            Duplicate: the agent has submitted the idempotency key before, and that request has ended.
             QueueFull: the role or the agent has too many requests, or the server no memory.
             PoolKeyMismatch: the pool's keys have changed, and none of them is the agent's.
         """
@@ -189,6 +204,7 @@ class Pool:
                 *(envelope.id, envelope.role, queue.name, envelope.agent, envelope.client, envelope.kind),
                 *(envelope.time_to_live_ms, floor, envelope.to_wire()),
                 *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
+                envelope.idempotency or "",
             )
             outcome, *rest = _list(reply)
             if _text(outcome) != "key":
@@ -198,10 +214,19 @@ class Pool:
                 raise self._mismatch()
         if _text(outcome) == "accepted":
             self._learn(_text(rest[1]))
-            return Accepted(_int(rest[0]))
+            return Accepted(envelope.id, _int(rest[0]))
+        if _text(outcome) == "known":
+            revision, known, state = rest
+            if _text(state) in get_args(Ending):
+                raise _duplicate(_text(known), _text(state))
+            return Accepted(_text(known), _int(revision))
         whose = f"role {envelope.role!r}" if _text(rest[0]) == "role" else f"agent {envelope.agent!r}"
         seconds = _int(rest[1]) / 1000
         raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
+
+    def fingerprint(self, idempotency_key: str) -> str:
+        """What an idempotency key is called on the server."""
+        return fingerprint(idempotency_key, self._sealing())
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
@@ -257,9 +282,18 @@ class Pool:
         """Fail a request that waits; False if it no longer does."""
         return _text(await self._run("finish", request_id, "", "", "failed", 0, code, message)) == "done"
 
-    async def cancel(self, request_id: str) -> str:
-        """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, or `unknown`."""
-        return _text(await self._run("cancel", request_id))
+    async def cancel(self, request_id: str, leaving: str = "") -> str:
+        """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, `unknown`, or `kept`.
+
+        Args:
+            leaving: the client that has no more use for it; the request is `kept` if another client owns it.
+        """
+        return _text(await self._run("cancel", request_id, leaving))
+
+    async def attach(self, client: str, request_id: str) -> Attachment:
+        """Make the client the request's owner; how it stands, `missing` if the server does not know it."""
+        *parts, role, left_ms = _list(await self._run("attach", client, request_id))
+        return Attachment(_standing(parts), _text(role), _int(left_ms))
 
     async def sweep(self, router: str, *, rank_only: bool = False) -> Swept:
         """Look after leases, delays, deadlines and vanished clients. `router` is `host/name`."""
@@ -529,14 +563,24 @@ def _source(name: str, database: int) -> str:
     return head + common + own
 
 
+def _duplicate(request_id: str, state: str) -> Duplicate:
+    error = Duplicate(
+        f"request {request_id} had this idempotency key and is {state}: attach to it within a minute of its end for "
+        "its answer, or ask anew with another key"
+    )
+    error.request_id = request_id
+    return error
+
+
 def _standing(reply: list[_Reply]) -> Standing:
-    state, attempt, worker, end, code = reply
+    state, attempt, worker, end, code, owner = reply
     return Standing(
         state=cast("State", _text(state)),
         attempt=_int(attempt),
         worker=_text(worker),
         end=int(_text(end)) if _text(end) else None,
         code=_text(code),
+        owner=_text(owner),
     )
 
 

@@ -8,6 +8,7 @@ the envelope. A random nonce is good for some four billion requests under one ke
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 
 from cryptography.exceptions import InvalidTag
@@ -17,10 +18,17 @@ from tokenlane.config.poolkey import PoolKey
 
 from .errors import BadRequest
 
-__all__ = ["seal", "unseal"]
+__all__ = ["fingerprint", "seal", "unseal"]
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
+
+
+def fingerprint(text: str, key: PoolKey | None) -> str:
+    """A hash by which a text is known again, and cannot be guessed without the key."""
+    return hashlib.blake2b(
+        text.encode(), key=key.secret if key else b"", digest_size=16, person=b"fingerprint"
+    ).hexdigest()
 
 
 def seal(payload: bytes, request_id: str, key: PoolKey) -> bytes:

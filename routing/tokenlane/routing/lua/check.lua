@@ -2,8 +2,8 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  then ids, at most 128
--- reply {routers that live, lanes that live, then for each id {state, attempt, worker, end position, error code}}
---       state is 'missing' if the server does not know the id; worker, end position and code are '' where there is none
+-- reply {routers that live, lanes that live, then for each id {state, attempt, worker, end position, error code,
+--       owner}}: state is 'missing' if the server does not know the id; what there is none of is ''
 
 local client, now = ARGV[1], now_ms()
 begin()
@@ -12,12 +12,6 @@ local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
 local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')
 local reply = { routers, lanes }
 for i = 2, #ARGV do
-  local request = read(ARGV[i])
-  if request then
-    reply[#reply + 1] = { request.state, tonumber(request.attempt), request.worker or '', request['end'] or '',
-      request.code or '' }
-  else
-    reply[#reply + 1] = { 'missing', 0, '', '', '' }
-  end
+  reply[#reply + 1] = standing(read(ARGV[i]))
 end
 return reply

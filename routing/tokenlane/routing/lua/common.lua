@@ -33,6 +33,16 @@ local function read(id)
   return request
 end
 
+local ALIVE = { waiting = true, delayed = true, dispatched = true, running = true }
+
+-- How a request stands, as clients are told. owner: whose leaving cancels it; '' where the server had forgotten it and
+-- knows from its worker only who sent it.
+local function standing(request)
+  if not request then return { 'missing', 0, '', '', '', '' } end
+  return { request.state, tonumber(request.attempt), request.worker or '', request['end'] or '', request.code or '',
+    request.entry ~= '' and request.client or '' }
+end
+
 local function ring()
   redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
 end
@@ -137,6 +147,7 @@ local function end_one(id, request, ending, message, code)
   redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'cancel')
   redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
+  if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
   note_drain(request.role, now, idle)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',

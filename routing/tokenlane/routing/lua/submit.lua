@@ -3,14 +3,20 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
 --       9 envelope, JSON  10 payload, sealed  11 id of the key it is sealed with, or ''
+--       12 hash of the agent's idempotency key, or ''
 -- reply {'accepted', policy revision, ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
 --       | {'key', ids of the pool's keys}: it is sealed with none of them
+--       | {'known', policy revision, id, state}: the agent has submitted that idempotency key before
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
 local sealed, keys = ARGV[11], redis.call('GET', P .. 'key') or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
+local once = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
+local known = once and redis.call('GET', P .. 'idem:' .. once)
+local state = known and redis.call('HGET', P .. 'request:' .. known, 'state')
+if state then return { 'known', revision, known, state } end
 
 local stream = P .. 'role:' .. role
 local depth = redis.call('XLEN', stream)
@@ -32,6 +38,10 @@ redis.call('ZADD', P .. 'deadlines', int(deadline), id)
 redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
 redis.call('SADD', P .. 'agent:' .. agent, id)
+if once then
+  redis.call('SET', P .. 'idem:' .. once, id)
+  redis.call('HSET', P .. 'request:' .. id, 'once', once)
+end
 enqueue(id, request)
 if sealed ~= '' then redis.call('SET', P .. 'key', sealed, 'NX') end -- a server that was wiped
 ring()
