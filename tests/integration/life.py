@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from tokenlane.routing.errors import ErrorReport
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Facts
 from tokenlane.routing.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
 from tokenlane.routing.pool import Ending, Pool, Running, Swept
 from tokenlane.routing.queues import Head, Queue
@@ -23,6 +23,8 @@ PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"
 LANE = Announcement(lane="lane1", provider="sim", endpoint="http://gpu1:8080", models=("m1", "m2"), limit=2)
 PAYLOAD = b'{"messages":[]}'
+
+FACTS = Facts("gpu1", {"tokenlane": "0.1.0", "arq": "0.28.0"})
 
 LIVE = ("waiting", "delayed", "dispatched", "running")
 ENDED = ("completed", "failed", "cancelled", "expired")
@@ -243,6 +245,8 @@ _TABLE: Final = {
     r"lane:[^:]+:workers": "zset",
     r"(client|agent):[^:]+": "set",
     r"swept|drain|policy": "hash",
+    r"worker:[^:]+|rates:\d+": "hash",
+    r"router:[^:]+": "string",
     r"sequence": "string",
     r"failed": "stream",
 }
@@ -276,6 +280,8 @@ async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
             held[key] = sorted(value)
         elif name.endswith(":state"):
             held[key] = {field: text for field, text in value.items() if field != "seen"}
+        elif name.startswith("worker:"):
+            held[key] = {field: text for field, text in value.items() if field != "error_at"}
     return held
 
 

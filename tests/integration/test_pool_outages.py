@@ -51,7 +51,9 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
         assert await pool.start(starts.id, starts.attempt, WORKER) is not None
         assert await life.finish(pool, finishes)
         assert await pool.requeue(requeued.id, requeued.attempt, WORKER, 60_000) == "delayed"
+        await pool.register(WORKER, ROOMY.lane, life.FACTS)
         assert await life.beat(pool, WORKER, ROOMY, life.hold(kept)) == ("mine",)
+        assert (await pool.snapshot()).lanes[0].workers[0].host == life.FACTS.host
         assert await pool.cancel(kept.id) == "flagged"
         assert (await pool.check(CLIENT, [kept.id])).standings[0].state == "running"
         await raw(pool).delete(f"{PREFIX}request:{'0' * 32}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,6 +10,7 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.errors import Duplicate, QueueFull
+from tokenlane.routing.lanes import Fault
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
@@ -69,6 +71,18 @@ async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
 
 async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
     return (await pool.attach(client, asked.id)).standing.owner
+
+
+async def _renew_registered(pool: Pool) -> object:
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    fault = Fault("timeout", asyncio.get_running_loop().time())
+    return await pool.renew(WORKER, LANE, [], takes_new_work=True, fault=fault)
+
+
+async def _shape(pool: Pool) -> object:
+    """What of a snapshot does not change with time."""
+    seen = await pool.snapshot()
+    return [role.running for role in seen.roles], [(lane.state, lane.running) for lane in seen.lanes]
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
@@ -151,11 +165,15 @@ TWICE: list[tuple[str, str, Call]] = [
     *((f"cancel {state}", state, lambda pool, it: pool.cancel(it.id)) for state in _STATES),
     ("renew", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
     ("renew draining", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False)),
+    ("renew with an error", "running", lambda pool, it: _renew_registered(pool)),
+    ("register", "running", lambda pool, it: pool.register(WORKER, LANE.lane, life.FACTS)),
     ("check", "running", lambda pool, it: pool.check(CLIENT, [it.id])),
     *((f"cancel leaving {state}", state, lambda pool, it: pool.cancel(it.id, CLIENT)) for state in _STATES),
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
     ("leave", "running", lambda pool, it: pool.leave(CLIENT)),
     ("leave ended", "completed", lambda pool, it: pool.leave(CLIENT)),
+    ("snapshot", "running", lambda pool, it: _shape(pool)),
+    ("rank by a revision", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True, revision=3)),
     ("rank", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True)),
 ]
 

@@ -8,7 +8,7 @@ import pytest
 from tests.workshop import until
 
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Facts, Fault
 from tokenlane.routing.messages import Envelope, new_id
 from tokenlane.routing.pool import Beat, Hold, Pool, Running, Started
 from tokenlane.routing.tasks import background
@@ -16,6 +16,7 @@ from tokenlane.worker.lease import Lease
 from tokenlane.worker.publisher import Publisher
 from tokenlane.worker.runs import Run, Runs
 
+FACTS = Facts("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), limit=2)
 
 
@@ -29,17 +30,32 @@ class FakePool:
         self.failing = False
         self.beats: list[tuple[bool, list[str]]] = []
         self.refused = 0
+        self.facts: Facts | None = None
+        self.faults: list[str] = []
 
-    async def renew(self, worker: str, lane: Announcement, running: Sequence[Running], *, takes_new_work: bool) -> Beat:
+    async def renew(
+        self,
+        worker: str,
+        lane: Announcement,
+        running: Sequence[Running],
+        *,
+        takes_new_work: bool,
+        fault: Fault | None = None,
+    ) -> Beat:
         if self.failing:
             self.refused += 1
             raise PoolUnavailable
         self.beats.append((takes_new_work, [run.id for run in running]))
-        return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running))
+        self.faults += [fault.code] if fault else []
+        return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
+
+    async def register(self, worker: str, lane: str, facts: Facts) -> None:
+        assert self.facts is None, "facts are sent only when they are missing"
+        self.facts = facts
 
 
 def lease_of(pool: FakePool, runs: Runs) -> Lease:
-    return Lease(cast("Pool", pool), "worker1", LANE, runs)
+    return Lease(cast("Pool", pool), "worker1", LANE, FACTS, runs)
 
 
 def new_run() -> Run:
@@ -117,3 +133,35 @@ async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
         seen = len(pool.beats)
         await until(lambda: len(pool.beats) > seen + 2)
     assert not any(takes for takes, _ in pool.beats[seen - 1 :])
+
+
+async def test_facts_are_sent_when_the_server_lacks_them() -> None:
+    """The first beat is followed by the worker's facts, later ones are not until the server has lost them."""
+    pool = FakePool()
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    assert pool.facts == FACTS
+    await lease.withdraw()  # would send them twice
+    pool.facts = None
+    await lease.withdraw()
+    assert pool.facts == FACTS
+
+
+async def test_an_error_is_told_until_the_server_has_it() -> None:
+    """The newest error goes with each beat until one finds the worker known, and with none after."""
+    pool = FakePool()
+    lease = lease_of(pool, Runs())
+    lease.note("timeout")
+    lease.note("provider_down")
+    for _ in range(3):
+        await lease.open()
+    assert pool.faults == ["provider_down", "provider_down"]
+
+
+async def test_a_worker_without_its_name_tells_nothing_of_itself() -> None:
+    """While another endpoint holds the lane's name, the worker's facts are not sent."""
+    pool = FakePool()
+    pool.conflict = "http://elsewhere"
+    with pytest.raises(LaneConflict):
+        await lease_of(pool, Runs()).open()
+    assert pool.facts is None

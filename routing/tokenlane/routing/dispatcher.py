@@ -109,7 +109,7 @@ class _Router:
         self._pool = pool
         self._name = name
         self._rank = 0
-        self._policy = Policy()
+        self._policy: Policy | None = None
         self._bell = asyncio.Event()
 
     async def run(self, hub: Hub) -> None:
@@ -128,7 +128,9 @@ class _Router:
     async def _turn(self) -> None:
         """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
         next_sweep_at = asyncio.get_running_loop().time() + _SWEEP_EVERY_S
-        swept = await self._pool.sweep(self._name, rank_only=self._rank >= _WORKING_RANKS)
+        idle = self._rank >= _WORKING_RANKS
+        revision = None if idle or self._policy is None else self._policy.revision
+        swept = await self._pool.sweep(self._name, rank_only=idle, revision=revision)
         self._rank = swept.rank
         if self._rank >= _WORKING_RANKS:
             # The jitter keeps idle routers of many hosts from asking all at once.
@@ -151,7 +153,7 @@ class _Router:
     async def _dispatch_all(self) -> None:
         while True:
             survey = await self._pool.survey()
-            if survey.revision != self._policy.revision:
+            if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policy()
             chosen = plan(survey, self._policy)
             done = await asyncio.gather(

@@ -18,17 +18,23 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
-| `lane:L:state`          | hash   | provider, endpoint, models, limit, seen              | stays                    |
+| `lane:L:state`          | hash   | provider, endpoint, models, limit, `seen`: last      | stays                    |
+|                         |        | beat, `left`: 1 if that one took no new work         |                          |
 | `lane:L:health-check`   | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
+| `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
+|                         |        | code and time of its newest error                    | its beat                 |
+| `router:R`              | string | policy revision by which it decides                  | itself, after 3 s        |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
 | `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end; of a  |
 |                         |        |                                                      | vanished client: `sweep` |
 | `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |
+| `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |
+|                         |        | completed, failed, cancelled, expired                |                          |
 | `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |
 | `key`                   | string | ids of the keys that seal the pool, newest first     | stays                    |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["Announcement", "LaneView"]
+__all__ = ["Announcement", "Facts", "Fault", "LaneView"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,22 @@ class Announcement:
     endpoint: str
     models: tuple[str, ...]
     limit: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change while a worker lives, said once. `versions`: of `tokenlane`, `python`, `arq` and so on."""
+
+    host: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The newest error of a worker's back end: the error's code, never its text. `at`: by the loop's clock, in s."""
+
+    code: str
+    at: float
 
 
 @dataclass(frozen=True)

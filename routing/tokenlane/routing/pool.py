@@ -27,11 +27,12 @@ from tokenlane.config.values import masked
 
 from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull
 from .keys import Keys
-from .lanes import Announcement, LaneView
+from .lanes import Announcement, Facts, Fault, LaneView
 from .messages import Envelope
 from .policy import Policy
 from .queues import Head, Queue
 from .seal import fingerprint, seal, unseal
+from .watch.snapshot import Snapshot, read_snapshot
 
 __all__ = [
     "Accepted",
@@ -101,11 +102,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Beat:
-    """The answer to a worker's beat. `conflict`: the endpoint that holds the lane's name, if it is another one."""
+    """The answer to a worker's beat. `conflict`: the endpoint that holds the lane's name, if it is another one.
+
+    `registered`: the server has the worker's facts.
+    """
 
     conflict: str | None
     lease_ms: int
     holds: tuple[Hold, ...]
+    registered: bool = True
 
 
 @dataclass(frozen=True)
@@ -251,8 +256,21 @@ class Pool:
             cancelled=_int(cancelled) == 1,
         )
 
-    async def renew(self, worker: str, lane: Announcement, running: Sequence[Running], *, takes_new_work: bool) -> Beat:
-        """A worker's beat: announces its lane, and renews the leases of all it runs."""
+    async def renew(
+        self,
+        worker: str,
+        lane: Announcement,
+        running: Sequence[Running],
+        *,
+        takes_new_work: bool,
+        fault: Fault | None = None,
+    ) -> Beat:
+        """A worker's beat: announces its lane, and renews the leases of all it runs.
+
+        Args:
+            fault: the newest error of its back end, until an answer says that the worker is registered.
+        """
+        told = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
         held = [
             part
             for one in running
@@ -261,11 +279,15 @@ class Pool:
         reply = await self._run(
             "renew",
             *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit, *held),
+            *(lane.limit, *told, *held),
         )
-        status, endpoint, lease_ms, *holds = _list(reply)
+        status, endpoint, lease_ms, registered, *holds = _list(reply)
         conflict = _text(endpoint) if _text(status) == "conflict" else None
-        return Beat(conflict, _int(lease_ms), tuple(cast("Hold", _text(hold)) for hold in holds))
+        return Beat(conflict, _int(lease_ms), tuple(cast("Hold", _text(it)) for it in holds), _int(registered) == 1)
+
+    async def register(self, worker: str, lane: str, facts: Facts) -> None:
+        """Say what does not change while a worker lives, for those who watch the pool."""
+        await self._run("register", worker, lane, facts.host, json.dumps(dict(facts.versions)))
 
     async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0) -> str:
         """Give an attempt back; the state the request is in now, or `stale`."""
@@ -295,10 +317,17 @@ class Pool:
         *parts, role, left_ms = _list(await self._run("attach", client, request_id))
         return Attachment(_standing(parts), _text(role), _int(left_ms))
 
-    async def sweep(self, router: str, *, rank_only: bool = False) -> Swept:
-        """Look after leases, delays, deadlines and vanished clients. `router` is `host/name`."""
+    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
+        """Look after leases, delays, deadlines and vanished clients.
+
+        Args:
+            router: `host/name`.
+            rank_only: only ask for the rank.
+            revision: of the policy by which the router decides; None if it decides nothing.
+        """
+        decides_by = "" if revision is None else revision
         rank, more, requeued, revived, expired, orphaned = _list(
-            await self._run("sweep", router, 0 if rank_only else 1)
+            await self._run("sweep", router, 0 if rank_only else 1, decides_by)
         )
         return Swept(_int(rank), _int(more) == 1, _int(requeued), _int(revived), _int(expired), _int(orphaned))
 
@@ -316,6 +345,10 @@ class Pool:
             tuple(_head(_list(head)) for head in _list(heads)),
             tuple(_lane(_list(lane)) for lane in _list(lanes)),
         )
+
+    async def snapshot(self) -> Snapshot:
+        """All that operators look at, of one moment."""
+        return read_snapshot(self.keys.pool, await self._run("snapshot"))
 
     # The rest.
 

@@ -280,6 +280,8 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
         delivered=rest.first,
         left_ms=run.left_ms,
     )
+    if not isinstance(error, BadRequest):  # which is the agent's, not the back end's
+        lane.lease.note(error.code)
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
     if isinstance(decision, Requeue):

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 from tokenlane.routing.errors import LaneConflict, LlmError
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Facts, Fault
 from tokenlane.routing.pool import Beat, Pool
 
 from .runs import Runs
@@ -23,10 +23,12 @@ _RETRY_S = 0.1
 class Lease:
     """Beats three times a lease, with nothing running too. The lease is what the pool's policy says."""
 
-    def __init__(self, pool: Pool, worker: str, announcement: Announcement, runs: Runs) -> None:
+    def __init__(self, pool: Pool, worker: str, announcement: Announcement, facts: Facts, runs: Runs) -> None:
         self._pool = pool
         self._worker = worker
         self._announcement = announcement
+        self._facts = facts
+        self._fault: Fault | None = None
         self._runs = runs
         self._takes_new_work = True
         self._pause_s = 0.0
@@ -65,6 +67,10 @@ class Lease:
         """Beat now: something may have been missed."""
         self._hurry.set()
 
+    def note(self, code: str) -> None:
+        """Tell the pool with the next beat that the back end failed, and how; the newest counts."""
+        self._fault = Fault(code, asyncio.get_running_loop().time())
+
     async def withdraw(self) -> None:
         """Take no new work from now on, and tell routers so at once; what runs is renewed all the same."""
         self._takes_new_work = False
@@ -86,15 +92,20 @@ class Lease:
     async def _renew(self) -> Beat:
         # One at a time, or an older beat could take a withdrawal back.
         async with self._one_at_a_time:
-            held = list(self._runs)
+            held, fault = list(self._runs), self._fault
             beat = await self._pool.renew(
                 self._worker,
                 self._announcement,
                 [run.running() for run in held],
                 takes_new_work=self._takes_new_work,
+                fault=fault,
             )
         self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
         for run, hold in zip(held, beat.holds, strict=True):
             if hold != "mine":
                 run.stop(hold)
+        if not beat.registered and beat.conflict is None:
+            await self._pool.register(self._worker, self._announcement.lane, self._facts)
+        elif self._fault is fault:
+            self._fault = None
         return beat

@@ -23,6 +23,7 @@ from tokenlane.routing.pool import connect, open_redis
 from tokenlane.routing.tasks import background
 
 from .control import Control
+from .facts import facts_of
 from .job import Lane
 from .lane import LaneWorker, arq_redis
 from .lease import Lease
@@ -66,7 +67,7 @@ async def open_lane(
             announcement = await announce(settings, backend)
             worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
             runs, publisher = Runs(), Publisher(pool, worker, settings.name)
-            lease = Lease(pool, worker, announcement, runs)
+            lease = Lease(pool, worker, announcement, await facts_of(backend), runs)
             control = Control(runs, publisher)
             await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
             await lease.open()

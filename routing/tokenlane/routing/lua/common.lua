@@ -5,6 +5,7 @@ local P = KEYS[1]
 local TAG = string.sub(P, 1, -2)
 local CHANNEL = P .. DATABASE .. ':'
 local KEEP_ENDED_S = 3600
+local RATE_MS, RATE_BUCKETS = 10000, 6
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -133,6 +134,19 @@ local function note_drain(role, now, idle)
   end
 end
 
+local function priority_of(queue)
+  return string.match(queue or '', '^[^:]*:[^:]*:([^:]+)') or 'normal'
+end
+
+-- what: accepted, or how it ended. A new field may be a new hash's first.
+local function count(request, what)
+  local rates = P .. 'rates:' .. int(math.floor(now_ms() / RATE_MS))
+  local field = request.role .. ':' .. priority_of(request.queue) .. ':' .. what
+  if redis.call('HINCRBY', rates, field, 1) == 1 then
+    redis.call('PEXPIRE', rates, RATE_MS * (RATE_BUCKETS + 2))
+  end
+end
+
 -- ending: completed, failed, cancelled or expired; message: what the agent is told, JSON
 local function end_one(id, request, ending, message, code)
   local now = now_ms()
@@ -149,6 +163,7 @@ local function end_one(id, request, ending, message, code)
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
   if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
   note_drain(request.role, now, idle)
+  count(request, ending)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')

@@ -29,7 +29,7 @@ local now = now_ms()
 local deadline = now + tonumber(ARGV[7])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
 local request = {
-  queue = queue, agent = agent, seq = int(redis.call('INCR', P .. 'sequence')),
+  role = role, queue = queue, agent = agent, seq = int(redis.call('INCR', P .. 'sequence')),
 }
 redis.call('HSET', P .. 'request:' .. id,
   'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent, 'client', client, 'kind', kind, 'entry', entry,
@@ -44,5 +44,6 @@ if once then
 end
 enqueue(id, request)
 if sealed ~= '' then redis.call('SET', P .. 'key', sealed, 'NX') end -- a server that was wiped
+count(request, 'accepted')
 ring()
 return { 'accepted', revision, keys }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .protocol import LlmProvider
+from .protocol import LlmProvider, TellsVersion
 from .registry import ProviderFactory, ProviderRegistry, default_registry
 
-__all__ = ["LlmProvider", "ProviderFactory", "ProviderRegistry", "default_registry"]
+__all__ = ["LlmProvider", "ProviderFactory", "ProviderRegistry", "TellsVersion", "default_registry"]

@@ -27,6 +27,12 @@ class LlamaCppProvider(OpenAiProvider):
             raise self._no_page("/props")
         return slots
 
+    async def version(self) -> str | None:
+        """The server's build, from `/props`."""
+        page = await self._page("/props")
+        build = page.get("build_info") if isinstance(page, dict) else None
+        return build[:64] if isinstance(build, str) else None
+
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The server names the context of one slot n_ctx, and answers only once the model is loaded.
         meta = entry.get("meta") or {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
-__all__ = ["LlmProvider"]
+__all__ = ["LlmProvider", "TellsVersion"]
 
 
 class LlmProvider(Protocol):
@@ -49,3 +49,12 @@ class LlmProvider(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class TellsVersion(Protocol):
+    """A provider that knows the version of the server it talks to."""
+
+    async def version(self) -> str | None:
+        """The server's version as it says it; None if this one does not say."""
+        ...

@@ -1,0 +1,90 @@
+-- What operators look at, read at one moment.
+--
+-- KEYS  1 the pool's prefix
+-- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
+--       ids of the pool's keys}
+--       queue: {name, waiting, ms the oldest has waited}
+--       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs}
+--       job: {'running' or 'dispatched', worker or '', role, priority}
+--       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
+--       its time ms}; host, versions and revision nil where the server lacks the worker's facts
+--       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing}
+--       clients: {known, of them silent for 6 s}
+--       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
+--       delayed: requests that wait for a time; swept: the last sweep, ms, 0 if there was none
+
+local SILENT_MS = 6000
+local now = now_ms()
+local since = int(now - rule('lease_ms'))
+
+-- The oldest of an agent stands first, that of a queue first of some agent.
+local function queue_of(name)
+  local queue, waiting, first, oldest = P .. 'queue:' .. name, 0, nil, nil
+  for _, agent in ipairs(redis.call('ZRANGE', queue .. ':agents', 0, -1)) do
+    local mine = queue .. ':agent:' .. agent
+    waiting = waiting + redis.call('ZCARD', mine)
+    local id, seq = unpack(redis.call('ZRANGE', mine, 0, 0, 'WITHSCORES'))
+    if id and (not first or tonumber(seq) < first) then first, oldest = tonumber(seq), id end
+  end
+  local created = oldest and redis.call('HGET', P .. 'request:' .. oldest, 'created')
+  return { name, waiting, now - tonumber(created or now) }
+end
+
+local function jobs_of(lane)
+  local jobs = {}
+  for _, job in ipairs(redis.call('ZRANGE', lane_queue(lane, 'chat'), 0, -1)) do
+    local id, attempt = string.match(job, '}(.+):(%d+)$')
+    local request = id and redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'role', 'queue', 'attempt')
+    if request and request[5] == attempt and (request[1] == 'running' or request[1] == 'dispatched') then
+      jobs[#jobs + 1] = { request[1], request[2] or '', request[3], priority_of(request[4]) }
+    end
+  end
+  return jobs
+end
+
+local queues, lanes, workers, routers = {}, {}, {}, {}
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do queues[#queues + 1] = queue_of(name) end
+
+local lane_of = {}
+for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
+  local lane = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
+    'left')
+  if lane[1] then
+    lanes[#lanes + 1] = { name, lane[1], lane[2], lane[3], tonumber(lane[4]), tonumber(lane[5]),
+      tonumber(lane[6] or 0), jobs_of(name) }
+    for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
+      lane_of[worker] = name
+    end
+  end
+end
+
+local function each_by_beat(key, visit)
+  local beats = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #beats, 2 do visit(beats[i], tonumber(beats[i + 1])) end
+end
+each_by_beat(P .. 'workers', function(name, beat)
+  local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at')
+  workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
+    facts[4], facts[5] or '', tonumber(facts[6] or 0) }
+end)
+each_by_beat(P .. 'routers', function(name, beat)
+  routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name) }
+end)
+
+local bucket = math.floor(now / RATE_MS)
+local sums, counts = {}, {}
+for i = bucket - RATE_BUCKETS, bucket do
+  local flat = redis.call('HGETALL', P .. 'rates:' .. int(i))
+  for j = 1, #flat, 2 do sums[flat[j]] = (sums[flat[j]] or 0) + tonumber(flat[j + 1]) end
+end
+for name, sum in pairs(sums) do
+  local role, priority, what = string.match(name, '^([^:]*):([^:]*):(.*)$')
+  counts[#counts + 1] = { role, priority, what, sum }
+end
+
+local clients = redis.call('ZCARD', P .. 'clients')
+local beating = redis.call('ZCOUNT', P .. 'clients', int(now - SILENT_MS), '+inf')
+local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
+return { now, tonumber(policy[1] or 0), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
+  { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
+  tonumber(redis.call('HGET', P .. 'swept', 'at') or 0), redis.call('GET', P .. 'key') or '' }

@@ -1,0 +1,193 @@
+"""What operators are shown of a pool: read from a real one, in every state there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from tests.integration import life
+from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
+
+from tokenlane.routing.lanes import Announcement, Fault
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus
+
+
+async def lane(pool: Pool) -> LaneStatus:
+    """The pool's only lane."""
+    (found,) = (await pool.snapshot()).lanes
+    return found
+
+
+async def role(pool: Pool) -> RoleStatus:
+    """The pool's only role."""
+    (found,) = (await pool.snapshot()).roles
+    return found
+
+
+async def test_an_empty_pool(pool: Pool) -> None:
+    """Of a pool nobody has used there is nothing to see, and looking at it makes no key."""
+    seen = await pool.snapshot()
+    assert (seen.pool, seen.revision, seen.policy) == ("main", 0, Policy())
+    assert (seen.roles, seen.queues, seen.lanes, seen.routers, seen.lagging) == ((), (), (), (), ())
+    assert (seen.clients.known, seen.delayed, seen.swept_ms, seen.key_id) == (0, 0, None, None)
+    assert await life.dump(pool.redis) == {}
+
+
+async def test_requests_in_every_state(pool: Pool) -> None:
+    """What waits, what a lane was given and what runs are counted where they are, each once."""
+    wide = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10)
+    await life.beat(pool, WORKER, wide)
+    for state in ("waiting", "dispatched", "dispatched", "running", "flagged", "delayed", "completed", "failed"):
+        await life.bring(pool, state)
+    await life.submit(pool, life.envelope(agent="agent2"))
+    await life.submit(pool, life.envelope(priority="high", model="m2"))
+    seen = await pool.snapshot()
+    assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [
+        (ROLE, "high", 1, 0),
+        (ROLE, "normal", 2, 4),
+    ]
+    assert [(it.priority, it.model, it.waiting) for it in seen.queues] == [("high", "m2", 1), ("normal", None, 2)]
+    (only,) = seen.lanes
+    assert (only.state, only.running, only.queued, only.limit, only.models) == ("open", 2, 2, 10, LANE.models)
+    assert [(worker.name, worker.state, worker.running) for worker in only.workers] == [(WORKER, "open", 2)]
+    assert (seen.delayed, seen.clients.known, seen.clients.silent) == (1, 1, 0)
+    assert [view.credit for view in seen.lane_views()] == [6]
+
+
+async def test_the_oldest_waits_longest(pool: Pool) -> None:
+    """A queue's age is that of the request of any agent that was submitted first; a role's is its oldest queue's."""
+    first = await life.submit(pool, life.envelope(agent="zoe"))
+    await life.submit(pool, life.envelope(agent="adam"))
+    await life.submit(pool, life.envelope(agent="zoe", model="m1"))
+    created = int(await raw(pool).hget(f"{PREFIX}request:{first}", "created"))
+    await raw(pool).hset(f"{PREFIX}request:{first}", "created", created - 60_000)
+    ages = {queue.model: queue.oldest_ms for queue in (await pool.snapshot()).queues}
+    assert ages[None] >= 60_000 > ages["m1"]
+    assert (await role(pool)).oldest_ms is not None
+    assert ((await role(pool)).oldest_ms or 0) >= 60_000
+
+
+async def test_rates_count_each_request_once(pool: Pool) -> None:
+    """Acceptances and ends are counted by priority, however often a script is sent, and counters go by themselves."""
+    for ending in ("completed", "completed", "failed", "cancelled", "expired"):
+        asked = await life.bring(pool, ending)
+        await life.submit(pool, life.envelope(asked.id))
+        await life.finish(pool, asked, "completed")
+    await life.submit(pool, life.envelope(role="coder", priority="low"))
+    coder, planner = (await pool.snapshot()).roles
+    assert (coder.role, coder.priority, coder.rates.completed) == ("coder", "low", 0)
+    rates = planner.rates
+    assert min(rates.failed, rates.cancelled, rates.expired) > 0
+    assert rates.completed == pytest.approx(2 * rates.failed, abs=0.002)
+    assert rates.accepted == pytest.approx(5 * rates.failed, abs=0.003)
+    assert 1 / 70 - 0.001 <= rates.failed <= 1 / 60 + 0.001
+    counters = await raw(pool).keys(f"{PREFIX}rates:*")
+    assert Counter([0 < await raw(pool).pttl(key) <= 80_000 for key in counters]) == {True: len(counters)}
+
+
+async def test_what_happened_a_minute_ago_is_no_rate(pool: Pool) -> None:
+    """A counter older than the window is not read any more."""
+    await life.submit(pool)
+    (counter,) = await raw(pool).keys(f"{PREFIX}rates:*")
+    bucket = int(counter.rpartition(b":")[2])
+    await raw(pool).rename(counter, f"{PREFIX}rates:{bucket - 8}")
+    assert (await role(pool)).rates.accepted == 0
+
+
+async def test_a_lane_through_its_life(pool: Pool) -> None:
+    """Open while a worker takes work, closed while it drains; left after that, gone if it just vanished."""
+    await life.beat(pool)
+    assert (await lane(pool)).state == "open"
+    await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
+    await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
+    assert ((await lane(pool)).state, [it.name for it in (await lane(pool)).workers]) == ("gone", [])
+
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    assert [worker.state for worker in (await lane(pool)).workers] == ["silent"]
+    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("closed", "closed")
+    await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
+    assert (await lane(pool)).state == "left"
+    await life.beat(pool)
+    assert (await lane(pool)).state == "open"
+
+
+async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
+    """A worker's facts are asked for by the answer to its beat, shown once they are there, and last as it beats."""
+    assert not (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    unknown = (await lane(pool)).workers[0]
+    assert (unknown.host, unknown.versions, unknown.revision) == (None, {}, None)
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    assert (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    known = (await lane(pool)).workers[0]
+    assert (known.host, known.versions, known.revision) == (life.FACTS.host, life.FACTS.versions, 0)
+    assert 20_000 < await raw(pool).pttl(f"{PREFIX}worker:{WORKER}") <= 30_000
+
+
+async def test_a_wiped_server_is_told_the_facts_anew(pool: Pool) -> None:
+    """After a wipe the next beat finds the worker's facts missing."""
+    await life.beat(pool)
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await raw(pool).flushall()
+    assert not (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+
+
+async def test_the_last_error_of_a_lane(pool: Pool) -> None:
+    """The newest error of the lane's workers, by code and age; a beat without one leaves it."""
+    now = asyncio.get_running_loop().time()
+    for worker, fault in (("w1", Fault("timeout", now - 100)), ("w2", Fault("provider_down", now - 50))):
+        await pool.register(worker, LANE.lane, life.FACTS)
+        await pool.renew(worker, LANE, [], takes_new_work=True, fault=fault)
+        await pool.renew(worker, LANE, [], takes_new_work=True)
+    found = await lane(pool)
+    assert found.error is not None
+    assert found.error.code == "provider_down"
+    assert 50_000 <= found.error.age_ms < 100_000
+    assert [worker.error.code for worker in found.workers if worker.error] == ["timeout", "provider_down"]
+
+
+async def test_who_lags_behind_the_policy(pool: Pool) -> None:
+    """Workers and routers that have not seen the newest revision are named; routers that decide nothing are not."""
+    await pool.register("w1", LANE.lane, life.FACTS)
+    await pool.register("w2", LANE.lane, life.FACTS)
+    await pool.set_policy(Policy(lease_ms=9_000))
+    for worker in ("w1", "w2"):
+        await life.beat(pool, worker)
+    await pool.sweep("h/old", revision=1)
+    await pool.sweep("h/new", revision=2)
+    await pool.sweep("h/reserve", rank_only=True)
+    assert (await pool.snapshot()).lagging == ("h/new",)
+    await pool.set_policy(Policy(lease_ms=9_000))
+    await life.beat(pool, "w2")
+    seen = await pool.snapshot()
+    assert seen.lagging == ("h/old", "w1")
+    assert [(router.name, router.revision) for router in seen.routers] == [
+        ("h/new", 2), ("h/old", 1), ("h/reserve", None)]  # fmt: skip
+    assert (seen.revision, seen.policy.lease_ms) == (2, 9_000)
+
+
+async def test_a_router_that_is_silent_is_not_shown(pool: Pool) -> None:
+    """A router is shown while it sweeps."""
+    await pool.sweep("h/1")
+    await raw(pool).zadd(f"{PREFIX}routers", {"h/1": 1})
+    assert (await pool.snapshot()).routers == ()
+
+
+async def test_leftovers_do_not_count(pool: Pool) -> None:
+    """A job of an attempt that is over, a lane without state and another's job leave the figures as they are."""
+    asked = await life.running(pool)
+    await raw(pool).zadd(f"{PREFIX}lane:lane1", {f"{{main}}{asked.id}:1": 1, "{main}" + "0" * 32 + ":7": 2, "odd": 3})
+    await raw(pool).zadd(f"{PREFIX}lanes", {"ghost": 1})
+    assert ((await lane(pool)).running, (await lane(pool)).queued) == (1, 0)
+
+
+async def test_queues_are_told_apart(pool: Pool) -> None:
+    """What is asked for is part of a queue, as it was asked."""
+    await life.submit(pool, life.envelope(model="org/model:8b"))
+    assert [(queue.role, queue.model, queue.needs.model) for queue in (await pool.snapshot()).queues] == [
+        (ROLE, "org/model:8b", "org/model:8b")
+    ]
+    assert isinstance((await pool.snapshot()).queues[0], QueueStatus)
