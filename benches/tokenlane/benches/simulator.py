@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,10 +70,11 @@ class Simulator:
     """The server, an async context manager.
 
     Args:
-        tokens: pieces in an ordinary answer; `max_tokens` may lower it.
         api: whose dialect it speaks, one of `dialects.DIALECTS`.
+        tokens: pieces in an ordinary answer; `max_tokens` may lower it.
         capacity: requests answered at once; others wait, as llama.cpp's do.
         faults: what the first requests meet, in order, unless their body says.
+        tls: to be reached by https.
     """
 
     def __init__(
@@ -87,10 +89,11 @@ class Simulator:
         capacity: int = 4,
         models: Sequence[str] = ("sim",),
         faults: Sequence[Script] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.log: deque[Received] = deque(maxlen=KEPT)
         self.url = ""
-        self._host, self._port = host, port
+        self._host, self._port, self._tls = host, port, tls
         self._ttft_ms, self._itl_ms, self._tokens = ttft_ms, itl_ms, tokens
         self.faults = deque(faults)
         self._slots: list[Received | None] = [None] * capacity
@@ -114,8 +117,8 @@ class Simulator:
             app.router.add_route(method, path, page)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://{self._host}:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(

@@ -7,10 +7,14 @@ after the request was sent as one too) and others not as httpx errors at all, so
 
 from __future__ import annotations
 
+import ssl
+from base64 import b64encode
+from functools import cache
 from ipaddress import ip_address
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import certifi
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
@@ -42,7 +46,7 @@ _LOST = "The connection to the back end was lost before the answer was whole."
 _NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model server?"
 _PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http:// or https:// address."
-_TLS = "No secure connection to the back end: its certificate was not accepted."
+_TLS = "No secure connection to the back end: its certificate was not accepted. SSL_CERT_FILE may name a private CA's."
 
 # The first that fits decides. (error, ours, message, worth another try)
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
@@ -84,7 +88,9 @@ def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
         base_url=url,
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
         timeout=httpx.Timeout(None, connect=lane.connect_timeout_s),
-        transport=AiohttpTransport(limits=limits, proxy=proxy_for(url)),
+        transport=AiohttpTransport(
+            verify=_trusting(ssl.get_default_verify_paths()), trust_env=False, limits=limits, proxy=proxy_for(url)
+        ),
         follow_redirects=False,
         trust_env=False,
     )
@@ -127,7 +133,26 @@ def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
     proxy = httpx.URL(address if "://" in address else f"http://{address}")
     if proxy.scheme not in ("http", "https"):
         raise ConfigError(f"The environment names a {proxy.scheme} proxy; use an HTTP proxy or set NO_PROXY.")
-    return httpx.Proxy(proxy)
+    return _with_credentials(httpx.Proxy(proxy))
+
+
+def _with_credentials(proxy: httpx.Proxy) -> httpx.Proxy:
+    """The proxy with its user and password where aiohttp wants them: as a header, which it gives to the proxy alone."""
+    if proxy.raw_auth is None:
+        return proxy
+    user_and_password = b64encode(b":".join(proxy.raw_auth)).decode()
+    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {user_and_password}"})
+
+
+@cache
+def _trusting(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
+    """TLS that trusts the certificates this host trusts, or those SSL_CERT_FILE and SSL_CERT_DIR name.
+
+    Args:
+        paths: where those are now; a host that has none gets Mozilla's.
+    """
+    found = paths.cafile or paths.capath
+    return ssl.create_default_context(cafile=None if found else certifi.where())
 
 
 def _credentials(lane: LaneSettings) -> dict[str, str]:

@@ -1,0 +1,133 @@
+"""The ways to a back end: through a proxy, by TLS, with a key; and the ways that are not taken."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.messages import ChatRequest, Message
+from tokenlane.worker.providers import default_registry
+
+from .proxy import Proxy, proxying
+
+HOST = "models.example"
+VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture
+async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+    """A proxy that the environment names for http and https."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    async with proxying() as running:
+        monkeypatch.setenv("HTTP_PROXY", running.url)
+        monkeypatch.setenv("HTTPS_PROXY", running.url)
+        yield running
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    """A private certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture
+async def secure(authority: trustme.CA) -> AsyncIterator[Simulator]:
+    """A back end with a certificate of the private authority, for `HOST` and for 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST, "127.0.0.1").configure_cert(context)
+    async with Simulator(tokens=2, tls=context) as running:
+        yield running
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSL_CERT_FILE names the private authority."""
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+
+def elsewhere(simulator: Simulator) -> str:
+    """Its address under a name that only the proxy knows."""
+    parts = urlsplit(simulator.url)
+    return f"{parts.scheme}://{HOST}:{parts.port}"
+
+
+async def ask(endpoint: str) -> str:
+    lane = LaneSettings("gpu0", "openai", endpoint, api_key=SecretStr("sk-123"), connect_timeout_s=2)
+    async with default_registry().create(lane) as provider:
+        request = ChatRequest(role="r", messages=[Message(role="user", content="q")])
+        return "".join([delta.text async for delta in provider.chat(request, "sim")])
+
+
+async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:
+    """HTTP_PROXY is asked, with its own credentials, and streams the answer."""
+    async with Simulator(tokens=2) as simulator:
+        assert await ask(elsewhere(simulator)) == "w0 w1 "
+    (head,) = proxy.heads
+    assert head.startswith(f"POST http://{HOST}:")
+    assert f"Basic {base64.b64encode(b'user:word').decode()}" in head
+    assert simulator.log[0].headers["Authorization"] == "Bearer sk-123"
+
+
+async def test_tls_through_a_proxy(proxy: Proxy, secure: Simulator, trusted: None) -> None:
+    """HTTPS_PROXY is asked for a tunnel: it sees the host, and neither key nor request."""
+    assert await ask(elsewhere(secure)) == "w0 w1 "
+    (head,) = proxy.heads
+    assert head.startswith(f"CONNECT {HOST}:")
+    assert "sk-123" not in head
+    assert secure.log[0].headers["Authorization"] == "Bearer sk-123"
+    assert "Proxy-Authorization" not in secure.log[0].headers
+
+
+async def test_loopback_is_never_proxied(proxy: Proxy, secure: Simulator, trusted: None) -> None:
+    """A back end on this host is asked directly, whatever the environment says."""
+    async with Simulator(tokens=2) as simulator:
+        assert await ask(simulator.url) == "w0 w1 "
+    assert await ask(secure.url) == "w0 w1 "
+    assert proxy.heads == []
+
+
+async def test_no_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that NO_PROXY names is asked directly. 0.0.0.0 is this host, and no loopback address."""
+    async with Simulator(host="0.0.0.0", tokens=2) as simulator:
+        assert await ask(simulator.url) == "w0 w1 "
+        assert len(proxy.heads) == 1
+        monkeypatch.setenv("NO_PROXY", "other.example,0.0.0.0")
+        assert await ask(simulator.url) == "w0 w1 "
+        assert len(proxy.heads) == 1
+
+
+async def test_a_private_authority(secure: Simulator, trusted: None) -> None:
+    """SSL_CERT_FILE makes a certificate of a private authority good."""
+    assert await ask(secure.url) == "w0 w1 "
+
+
+async def test_an_unknown_authority(secure: Simulator) -> None:
+    """Without it the certificate is refused, not worth another try, and no key is sent."""
+    with pytest.raises(ProviderDown, match="SSL_CERT_FILE") as refused:
+        await ask(secure.url)
+    assert not refused.value.retryable
+    assert len(secure.log) == 0
+
+
+async def test_a_certificate_for_another_host(authority: trustme.CA, trusted: None) -> None:
+    """A good certificate of another host is refused too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    async with Simulator(tls=context) as simulator:
+        with pytest.raises(ProviderDown, match="certificate"):
+            await ask(simulator.url)
+        assert len(simulator.log) == 0
