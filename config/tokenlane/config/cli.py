@@ -6,6 +6,9 @@ It is imported when its verb is called and not before, so `tokenlane --help` imp
 helps stand here. To add one, write `tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a
 line in `VERBS`.
 
+Verbs that are configured take `--config` and `--llm`, which are added here: they hold for whatever the verb reads with
+`tokenlane.config.load`, and for the commands it starts.
+
 A command ends with a code of `tokenlane.config.exits`: by returning (0), by `raise typer.Exit(code)`, by raising a
 `UserError`, whose message is all that is printed, or by Ctrl-C (130).
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 try:
@@ -24,6 +28,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from tokenlane.config.exits import ConfigError, UserError
+from tokenlane.config.overrides import spread
 
 __all__ = ["main"]
 
@@ -33,6 +38,7 @@ class Verb(NamedTuple):
 
     help: str
     extra: str  # of the tokenlane distribution, in which its imports are
+    configured: bool = True  # reads llm.toml
 
 
 VERBS = {
@@ -41,8 +47,8 @@ VERBS = {
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
-    "simulate": Verb("Imitate a model server, for tests and measurements.", "bench"),
-    "bench": Verb("Measure tokenlane on this machine.", "bench"),
+    "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
+    "bench": Verb("Measure tokenlane on this machine.", "bench", configured=False),
 }
 
 
@@ -63,7 +69,7 @@ def main() -> None:
     for name in [*(verb for verb in VERBS if verb in installed), *sorted(installed.keys() - VERBS.keys())]:
         app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
     try:
-        app()
+        app(args=list(spread(sys.argv[1:])))
     except UserError as error:
         sys.stderr.write(f"tokenlane: {error}\n")
         raise SystemExit(error.exit_code) from None
@@ -75,17 +81,57 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _load(verb: EntryPoint) -> Any:
     try:
-        command = verb.load()
+        loaded = verb.load()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tokenlane") or verb.name not in VERBS:
             raise
         extra = VERBS[verb.name].extra
         raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
-    if isinstance(command, typer.Typer):
-        return typer.main.get_command(command)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(verb.name)(command)
+    command = _command(verb.name, loaded)
+    if verb.name in VERBS and VERBS[verb.name].configured:
+        for one in getattr(command, "commands", {"": command}).values():
+            one.params.extend(_command("", _configuration).params)
+    return command
+
+
+def _command(name: str, function: Any) -> Any:
+    app = function
+    if not isinstance(function, typer.Typer):
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(name)(function)
     return typer.main.get_command(app)
+
+
+def _take_config(config: Path | None) -> None:
+    if config is not None:
+        from tokenlane.config.load import take_command_line
+
+        take_command_line(config)
+
+
+def _take_llm(llm: list[str] | None) -> None:
+    if llm:
+        from tokenlane.config.load import take_command_line
+
+        take_command_line(llm=llm)
+
+
+def _configuration(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The llm.toml to read.", callback=_take_config, expose_value=False, dir_okay=False),
+    ] = None,
+    llm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE ...",
+            help="Settings that win over llm.toml, as in: --llm provider=vllm model=phi3:8b",
+            callback=_take_llm,
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """The options of every verb that is configured."""
 
 
 def _stub() -> None:

@@ -1,30 +1,69 @@
-"""Reads the environment into settings values. Command lines and the worker's settings call it; libraries never do.
+"""Reads settings: command line, environment and llm.toml. Command lines and the worker's settings call it; libraries
+never do.
 
-    TOKENLANE_REDIS_URL   the pool's Redis
-    TOKENLANE_POOL        the pool's name (default: main)
-    TOKENLANE_POOL_KEY    the pool's keys, the newest first (default: the one beside the socket of `tokenlane up`)
+Each wins over those after it:
+
+1. `--llm`, and a verb's own options,
+2. the environment: `TOKENLANE_<SECTION>__<KEY>`, such as TOKENLANE_OLLAMA__ENDPOINT, and the names below,
+3. llm.toml: that of `--config`, else of TOKENLANE_CONFIG, else ./llm.toml, else that of the user's configuration
+   directory,
+4. the defaults.
+
+    TOKENLANE_REDIS_URL   [redis] url: the pool's Redis
+    TOKENLANE_POOL        [redis] pool: the pool's name (default: main)
+    TOKENLANE_POOL_KEY    the pool's keys, the newest first (default: [redis] key_file, else the file beside the socket)
     TOKENLANE_LANE        the lane's name (default: <hostname>-<provider>)
     TOKENLANE_PROVIDER    the kind of back end (default: builtin)
     TOKENLANE_ENDPOINT    the back end's URL (default: the provider's own)
     TOKENLANE_MODEL       the models it serves, comma separated
     TOKENLANE_CAPACITY    requests at once
     TOKENLANE_API_KEY     what the back end wants as a bearer token; only here, since arguments show in process lists
+    TOKENLANE_CONFIG      the file to read
+    TOKENLANE_LLM         what `--llm` says, for a command that has no such option
     SC_DEBUG              `llm`: log requests and answers, prompts included
-
-An argument given in code or on the command line wins over the environment.
 """
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, ValidationError
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+
+from platformdirs import user_config_path
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.poolkey import KeyRing
+from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.config.running import announced_socket
-from tokenlane.config.values import LaneSettings, RedisSettings, default_lane
+from tokenlane.config.values import LaneSettings, RedisSettings
 
-__all__ = ["NoPool", "debugging", "find_pool", "lane_settings", "pool_keys", "pool_name"]
+from .effective import Layer, Setting, Settings
+from .explain import did_you_mean
+from .layers import file_layer, lane_layer, text_layer
+from .overrides import OPTION as _LLM
+from .overrides import assignment
+from .sections import Lane, document_type
+
+__all__ = [
+    "NoPool",
+    "configured_redis",
+    "debugging",
+    "file_settings",
+    "find_file",
+    "find_pool",
+    "lane_settings",
+    "own_lane",
+    "pool_keys",
+    "pool_name",
+    "pool_settings",
+    "read",
+    "take_command_line",
+]
+
+_PREFIX = "TOKENLANE_"
+_SEPARATOR = "__"
 
 
 class NoPool(ConfigError):
@@ -33,17 +72,19 @@ class NoPool(ConfigError):
 
 class _Environment(BaseSettings):
     # An empty variable counts as not set. Errors must not quote the input: it may be a key.
-    model_config = SettingsConfigDict(env_prefix="TOKENLANE_", env_ignore_empty=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
 
     redis_url: str | None = None
     pool_key: SecretStr | None = None
-    pool: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")
+    pool: str | None = None
     lane: str | None = None
-    provider: str = "builtin"
+    provider: str | None = None
     endpoint: str | None = None
-    model: str = ""
-    capacity: int | None = None
+    model: str | None = None
+    capacity: str | None = None
     api_key: SecretStr | None = None
+    config: File | None = None
+    llm: str = ""
 
 
 class _Debug(BaseSettings):
@@ -57,31 +98,62 @@ def debugging(subject: str) -> bool:
     return subject in (name.strip() for name in _Debug().debug.split(","))
 
 
+def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> None:
+    """Let `--config` and `--llm` hold for the rest of this process, and for the commands it starts.
+
+    Raises:
+        ConfigError: one of `llm` is not `key=value`.
+    """
+    if config is not None:
+        os.environ[f"{_PREFIX}CONFIG"] = str(config.absolute())
+    for text in llm:
+        assignment(text)
+    if llm:
+        os.environ[f"{_PREFIX}LLM"] = shlex.join(llm)
+
+
 def find_pool(explicit: str | None = None) -> RedisSettings:
-    """Return the pool's Redis: `explicit`, else TOKENLANE_REDIS_URL, else that of this user's running `tokenlane up`.
+    """Return the pool's Redis: `explicit`, else the configured one, else that of this user's running `tokenlane up`.
 
     Raises:
         NoPool: if there is none of the three.
-        ConfigError: if the URL is not one of Redis.
+        ConfigError: if the URL is not one of Redis, or the configuration is wrong.
     """
-    url = explicit or _environment().redis_url
-    if url:
-        return RedisSettings(url, pool_keys())
+    found = configured_redis(explicit)
+    if found is not None:
+        return found
     socket = announced_socket()
     if socket is None:
         raise NoPool(
-            "No pool to talk to. Start one here with `tokenlane up`, "
-            "or name one with --redis redis://host:6379 or TOKENLANE_REDIS_URL."
+            "No pool to talk to. Start one here with `tokenlane up`, or name one with --redis redis://host:6379, "
+            "TOKENLANE_REDIS_URL, or url in the section [redis] of llm.toml."
         )
-    return RedisSettings(f"unix://{socket}", pool_keys())
+    return RedisSettings(f"unix://{socket}", _given_keys())
 
 
-def pool_keys() -> KeyRing:
-    """Return the keys in TOKENLANE_POOL_KEY; none if it is not set.
+def configured_redis(explicit: str | None = None, *, settings: Settings | None = None) -> RedisSettings | None:
+    """Return the Redis that `explicit`, `--llm`, the environment or the file names, or None.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: as `find_pool`.
     """
+    settings = settings or read()
+    url = explicit or settings.get("redis", "url").value
+    return None if url is None else RedisSettings(str(url), pool_keys(settings))
+
+
+def pool_keys(settings: Settings | None = None) -> KeyRing:
+    """Return the keys in TOKENLANE_POOL_KEY, else those in the key file that [redis] names; else none.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    file = _key_file(settings or read())
+    given = _given_keys()
+    return given if given.keys or file is None else read_key_file(file)
+
+
+def _given_keys() -> KeyRing:
     text = _environment().pool_key
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
@@ -90,8 +162,27 @@ def pool_keys() -> KeyRing:
 
 
 def pool_name(explicit: str | None = None) -> str:
-    """Return the pool's name: `explicit`, else TOKENLANE_POOL, else `main`."""
-    return explicit or _environment().pool
+    """Return the pool's name: `explicit`, else the configured one, else `main`."""
+    return explicit or str(read().get("redis", "pool", default="main").value)
+
+
+def own_lane(
+    *,
+    lane: str | None = None,
+    provider: str | None = None,
+    endpoint: str | None = None,
+    models: Sequence[str] = (),
+    capacity: int | None = None,
+) -> dict[str, Setting]:
+    """What a verb's options say of the process's lane."""
+    options = {
+        "name": Setting(lane, "--lane"),
+        "provider": Setting(provider, "--provider"),
+        "endpoint": Setting(endpoint, "--endpoint"),
+        "models": Setting(list(models) or None, "--model"),
+        "capacity": Setting(capacity, "--capacity"),
+    }
+    return lane_layer({key: setting for key, setting in options.items() if setting.value is not None})
 
 
 def lane_settings(
@@ -99,23 +190,153 @@ def lane_settings(
     lane: str | None = None,
     provider: str | None = None,
     endpoint: str | None = None,
-    models: tuple[str, ...] = (),
+    models: Sequence[str] = (),
     capacity: int | None = None,
 ) -> LaneSettings:
-    """Return this process's lane, what is given here winning over the environment.
+    """Return this process's lane, what is given here winning over everything.
 
     Raises:
-        ConfigError: if a value cannot be used.
+        ConfigError: if a value cannot be used, or there are several lanes and none is named.
     """
-    found = _environment()
-    kind = provider or found.provider
+    settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
+    return _lane_settings(settings, settings.lane_name())
+
+
+def pool_settings(
+    *,
+    lane: str | None = None,
+    provider: str | None = None,
+    endpoint: str | None = None,
+    models: Sequence[str] = (),
+    capacity: int | None = None,
+) -> list[LaneSettings]:
+    """Return every lane this host is to serve: the one that is named, else all of the configuration.
+
+    Raises:
+        ConfigError: as `lane_settings`; or there are several lanes, and something is said of one without its name.
+    """
+    settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
+    several = len(settings.lanes) > 1 and "name" not in settings.own
+    if several and not settings.own and _environment().api_key is None:
+        return [_lane_settings(settings, name) for name in settings.lanes]
+    return [_lane_settings(settings, settings.lane_name())]
+
+
+def _lane_settings(settings: Settings, name: str) -> LaneSettings:
+    values = {key: setting.value for key, setting in settings.lane(name).items()}
+    lane = Lane.model_validate(values)
+    limits = {
+        stage: milliseconds / 1000
+        for stage, milliseconds in {
+            "connect_timeout_s": lane.connect_timeout_ms,
+            "first_token_timeout_s": lane.first_token_timeout_ms,
+            "token_timeout_s": lane.token_timeout_ms,
+            "total_timeout_s": lane.timeout_ms,
+        }.items()
+        if milliseconds is not None
+    }
+    assert lane.provider is not None
     return LaneSettings(
-        name=lane or found.lane or default_lane(kind),
-        provider=kind,
-        endpoint=endpoint or found.endpoint,
-        models=models or tuple(name.strip() for name in found.model.split(",") if name.strip()),
-        capacity=found.capacity if capacity is None else capacity,
-        api_key=found.api_key,
+        name=name,
+        provider=lane.provider,
+        endpoint=lane.endpoint,
+        models=tuple(lane.models or ()),
+        capacity=None if lane.capacity == "auto" else lane.capacity,
+        api_key=_api_key(lane.api_key_env, name),
+        max_input_tokens=lane.max_input_tokens,
+        **limits,
+    )
+
+
+def _api_key(variable: str | None, lane: str) -> SecretStr | None:
+    key = _environment().api_key
+    if key is not None or variable is None:
+        return key
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"Lane {lane!r}: its api_key_env names {variable}, which is not set: export {variable}=…")
+    return SecretStr(value)
+
+
+def _key_file(settings: Settings) -> File | None:
+    setting = settings.get("redis", "key_file")
+    if setting.value is None:
+        return None
+    folder = settings.file.parent if settings.file and setting.source.startswith(str(settings.file)) else File()
+    return folder / File(str(setting.value)).expanduser()
+
+
+def read(own: Mapping[str, Setting] | None = None) -> Settings:
+    """Read all layers.
+
+    Args:
+        own: what a verb's options say of this process's lane.
+
+    Raises:
+        ConfigError: something is set wrongly; every wrong key is named with its place and what is allowed.
+    """
+    environment = _environment()
+    file = find_file(environment.config)
+    sections, flat = _command_line(environment.llm)
+    layers = [file_layer(file) if file else {}, _aliases(environment), _variables(), sections]
+    return Settings(layers, {**_lane_variables(environment), **flat, **(own or {})}, file)
+
+
+def file_settings(file: File) -> Settings:
+    """Read a file alone, without command line and environment.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    return Settings([file_layer(file)], {}, file)
+
+
+def find_file(named: File | None = None) -> File | None:
+    """Return the file to read: `named`, whether it is there or not, else the nearest that is there."""
+    if named is not None:
+        return named
+    user = user_config_path("tokenlane") / "llm.toml"
+    return next((file for file in (File("llm.toml"), user) if file.is_file()), None)
+
+
+def _command_line(text: str) -> tuple[Layer, dict[str, Setting]]:
+    """The sections that `--llm` sets, and the keys of this process's lane."""
+    try:
+        assignments = [assignment(part) for part in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"{_PREFIX}LLM: {error}; it is written as on a command line.") from None
+    sections = text_layer(((path, value) for path, value in assignments if len(path) > 1), lambda _: _LLM)
+    return sections, lane_layer({path[0]: Setting(value, _LLM) for path, value in assignments if len(path) == 1})
+
+
+def _variables() -> Layer:
+    names = document_type().model_fields
+    texts = []
+    for variable, value in os.environ.items():
+        section, *rest = variable.removeprefix(_PREFIX).split(_SEPARATOR)
+        if not variable.startswith(_PREFIX) or not rest or not value:
+            continue
+        if section.lower() not in names:
+            near = did_you_mean(section, [name.upper() for name in names])
+            raise ConfigError(f"{variable}: no section is called {section!r}.{near}")
+        texts.append((tuple(part.lower() for part in (section, *rest)), value))
+    return text_layer(texts, lambda path: _PREFIX + _SEPARATOR.join(map(str, path)).upper())
+
+
+def _aliases(environment: _Environment) -> Layer:
+    named = {("redis", "url"): environment.redis_url, ("redis", "pool"): environment.pool}
+    texts = [(path, value) for path, value in named.items() if value is not None]
+    return text_layer(texts, lambda path: _PREFIX + ("REDIS_URL" if path[-1] == "url" else "POOL"))
+
+
+def _lane_variables(environment: _Environment) -> dict[str, Setting]:
+    texts = {key: getattr(environment, key) for key in ("lane", "provider", "endpoint", "model", "capacity")}
+    return lane_layer(
+        {
+            "name" if key == "lane" else key: Setting(text, f"{_PREFIX}{key.upper()}")
+            for key, text in texts.items()
+            if text is not None
+        }
     )
 
 
@@ -123,5 +344,5 @@ def _environment() -> _Environment:
     try:
         return _Environment()
     except ValidationError as error:
-        wrong = "; ".join(f"TOKENLANE_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"Environment: {wrong}") from None

@@ -1,0 +1,140 @@
+"""The layers of settings put together: what holds, and where each value comes from.
+
+A layer says something of some keys, each with its source. Later layers win. What one process says of its own lane, by
+arguments, flat `--llm` keys or flat variables, is no part of any section: it wins over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as File
+from typing import Any
+
+from tokenlane.config.exits import ConfigError
+
+from .explain import did_you_mean
+from .positions import Path
+from .sections import Document, Lane, document_type
+from .values import default_lane
+
+__all__ = ["DEFAULT", "Layer", "Setting", "Settings"]
+
+DEFAULT = "default"
+_TIMEOUTS_MS = {
+    "timeout_ms": 3_600_000,
+    "connect_timeout_ms": 5_000,
+    "first_token_timeout_ms": 300_000,
+    "token_timeout_ms": 60_000,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and where it comes from: `default`, FILE:LINE, a variable's name, or an option."""
+
+    value: object
+    source: str = DEFAULT
+
+
+Layer = Mapping[Path, Setting]
+
+
+class Settings:
+    """What holds in this process.
+
+    Args:
+        layers: the weakest first; each validated by itself.
+        own: what this process says of the lane it serves, `name` among it.
+        file: the file that was read.
+    """
+
+    def __init__(self, layers: Iterable[Layer], own: Mapping[str, Setting], file: File | None = None) -> None:
+        self.file = file
+        self.own = own
+        self._leaves = {path: setting for layer in layers for path, setting in layer.items()}
+
+    @cached_property
+    def document(self) -> Document:
+        """All layers as one file; only what is set is set."""
+        return document_type().model_validate(_nested(self._leaves))
+
+    def get(self, *path: str, default: object = None) -> Setting:
+        """One value with its source."""
+        return self._leaves.get(path, Setting(default))
+
+    @property
+    def lanes(self) -> list[str]:
+        """The names of the lanes that sections describe."""
+        return list(self.document.lanes)
+
+    def lane_name(self) -> str:
+        """The lane this process serves: the one it names, the only one there is, or the one `[defaults]` makes.
+
+        Raises:
+            ConfigError: the name is none of those there are, or there are several and it names none.
+        """
+        named, lanes = self.own.get("name"), self.lanes
+        listed = f"{self.file or 'The configuration'} has the lanes {', '.join(lanes)}"
+        if named is None:
+            if len(lanes) > 1:
+                raise ConfigError(f"{listed}: say which one with --lane NAME.")
+            return lanes[0] if lanes else default_lane(str(self._provider(None).value))
+        name = str(named.value)
+        if lanes and name not in lanes:
+            raise ConfigError(f"{listed}, and none called {name!r}.{did_you_mean(name, lanes)}")
+        return name
+
+    def lane(self, name: str) -> dict[str, Setting]:
+        """All of a lane: what its process says, else its section, else its provider's section, else the default.
+
+        An `api_key_env` of a section goes with the endpoint beside it: where the endpoint is another one, set closer,
+        the key is not sent there.
+        """
+        provider = self._provider(name)
+        kind = str(provider.value)
+        scopes = [
+            {key: self.own[key] for key in Lane.model_fields if key in self.own},
+            self._scope(("lanes", name)),
+            self._scope((kind,)),
+        ]
+        found = {"provider": provider}
+        for key in Lane.model_fields:
+            fallback = Setting(_TIMEOUTS_MS.get(key, "auto" if key == "capacity" else None))
+            found.setdefault(key, next((scope[key] for scope in scopes if key in scope), fallback))
+        if found["models"].value is None and "provider" not in scopes[1]:
+            model = self.get("defaults", "model")
+            found["models"] = Setting(None if model.value is None else [model.value], model.source)
+        depth = next((depth for depth, scope in enumerate(scopes) if "endpoint" in scope), len(scopes))
+        keys = (scope["api_key_env"] for scope in scopes[: depth + 1] if "api_key_env" in scope)
+        found["api_key_env"] = next(keys, Setting(None))
+        return found
+
+    def _provider(self, lane: str | None) -> Setting:
+        for setting in (self.own.get("provider"), self._leaves.get(("lanes", lane or "", "provider"))):
+            if setting is not None:
+                return setting
+        return self.get("defaults", "provider", default="builtin")
+
+    def _scope(self, section: Path) -> dict[str, Setting]:
+        end = len(section)
+        return {
+            str(path[end]): setting
+            for path, setting in self._leaves.items()
+            if path[:end] == section and len(path) == end + 1
+        }
+
+
+def _nested(leaves: Layer) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for path, setting in leaves.items():
+        *tables, key = map(str, path)
+        table = content
+        for name in tables:
+            table = table.setdefault(name, {})
+        if setting.value == {}:
+            table.setdefault(key, {})
+        else:
+            table[key] = setting.value
+    return content

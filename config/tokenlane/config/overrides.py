@@ -1,0 +1,62 @@
+"""`--llm key=value …` on the command line.
+
+Every `key=value` that follows `--llm` belongs to it, which no option of a typer command can say. So arguments are
+rewritten before typer sees them: one `--llm` in front of each. A key is one of this process's lane (`provider`,
+`model`, `endpoint`, …) or `SECTION.KEY` of llm.toml (`vllm.timeout_ms`, `lanes.gpu0.capacity`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from tokenlane.config.exits import ConfigError
+
+__all__ = ["OPTION", "assignment", "spread"]
+
+OPTION = "--llm"
+_ASSIGNMENT = re.compile(r"([A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
+
+
+def spread(arguments: Iterable[str]) -> Iterator[str]:
+    """The arguments, `--llm` put in front of every `key=value` that belongs to one; all after `--` is left alone."""
+    belongs = verbatim = False
+    waiting = False  # an --llm whose first value has not come yet
+    for argument in arguments:
+        verbatim = verbatim or argument == "--"
+        if not verbatim and argument == OPTION:
+            if waiting:
+                yield OPTION
+            belongs = waiting = True
+            continue
+        if not verbatim and argument.startswith(f"{OPTION}="):
+            belongs, argument = True, argument.removeprefix(f"{OPTION}=")
+            yield OPTION
+        elif waiting or (belongs and not verbatim and _ASSIGNMENT.fullmatch(argument)):
+            yield OPTION
+        else:
+            belongs = False
+        waiting = False
+        yield argument
+    if waiting:
+        yield OPTION
+
+
+def assignment(text: str) -> tuple[tuple[str, ...], str]:
+    """The path of a `key=value`, and the value, which may hold `=` itself.
+
+    A dotted key names a section first and a key last; all between is a name, dots included. Only
+    `roles.NAME.limits.KEY` is one deeper.
+
+    Raises:
+        ConfigError: it is not `key=value`.
+    """
+    found = _ASSIGNMENT.fullmatch(text)
+    if found is None:
+        # The text is not quoted: a value whose key was forgotten may be a secret.
+        raise ConfigError("--llm takes key=value, as in: --llm provider=vllm model=phi3:8b")
+    section, *rest = found[1].split(".")
+    if len(rest) < 2:
+        return (section, *rest), found[2]
+    depth = 2 if section == "roles" and len(rest) > 2 and rest[-2] == "limits" else 1
+    return (section, ".".join(rest[:-depth]), *rest[-depth:]), found[2]

@@ -1,0 +1,176 @@
+"""What may stand in llm.toml: its sections, their keys, and what each may hold.
+
+A file is read strictly: a number is not a text. Environment variables and the command line are texts, so `"4"` is a
+number there, and a list is written with commas. Everything is optional; what is not set is None.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
+
+__all__ = [
+    "BUILT_IN_PROVIDERS",
+    "TEXTS",
+    "Candidate",
+    "Defaults",
+    "Document",
+    "Lane",
+    "Limits",
+    "PolicyRules",
+    "Provider",
+    "Redis",
+    "Role",
+    "document_type",
+    "provider_names",
+]
+
+BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
+"""Names that have a section whatever else is installed."""
+
+
+TEXTS = "texts"
+"""The validation context of what is written as texts."""
+
+
+def _split(value: object, info: ValidationInfo) -> object:
+    """A list written as text, with commas."""
+    if info.context != TEXTS or not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
+]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]", description="a URL, http://HOST:PORT or https://HOST:PORT")]
+RedisUrl = Annotated[
+    str, Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH")
+]
+Variable = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable, not the key itself"),
+]
+Milliseconds = Annotated[int, Field(ge=1, description="milliseconds, at least 1")]
+Count = Annotated[int, Field(ge=1, description="a whole number, at least 1")]
+Text = Annotated[str, Field(min_length=1, description="a text")]
+
+
+class Section(BaseModel):
+    """A table of the file. Keys it does not know are errors; texts of errors quote no values, which may be secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Defaults(Section):
+    """`[defaults]`: what a lane is that says nothing else. With no `[lanes]` it makes one lane."""
+
+    provider: Text | None = Field(None, description="the kind of back end: one of the providers")
+    model: Text | None = Field(None, description="the model's name at that provider")
+
+
+class Provider(Section):
+    """`[ollama]`, `[vllm]`, …: what holds for every lane of that provider."""
+
+    endpoint: Url | None = None
+    timeout_ms: Milliseconds | None = None
+    connect_timeout_ms: Milliseconds | None = None
+    first_token_timeout_ms: Milliseconds | None = None
+    token_timeout_ms: Milliseconds | None = None
+    max_input_tokens: Count | None = None
+    api_key_env: Variable | None = None
+
+
+class Lane(Provider):
+    """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
+
+    provider: Text | None = Field(None, description="the kind of back end: one of the providers")
+    models: Annotated[list[Text], BeforeValidator(_split), Field(description="a list of model names")] | None = None
+    capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
+
+
+class Redis(Section):
+    """`[redis]`: where the pool is."""
+
+    url: RedisUrl | None = None
+    pool: Name | None = None
+    key_file: Text | None = Field(None, description="a path, from the file's own folder")
+
+
+class Limits(Section):
+    """`limits` of a role, in place of those of `[policy]`."""
+
+    depth: Count | None = None
+    in_flight: Count | None = None
+
+
+class Candidate(Section):
+    """A place in a route. What is not named may be anything."""
+
+    provider: Text | None = Field(None, description="a provider")
+    model: Text | None = Field(None, description="a model's name")
+    lane: Name | None = None
+
+
+class Role(Section):
+    """`[roles.NAME]`: what holds for one role, in the pool once it is applied."""
+
+    route: (
+        Annotated[
+            list[Text | Candidate],
+            BeforeValidator(_split),
+            Field(description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }'),
+        ]
+        | None
+    ) = None
+    limits: Limits | None = Field(None, description="a table with depth and in_flight")
+    weight: Count | None = None
+
+
+class PolicyRules(Section):
+    """`[policy]`: what holds for the whole pool once it is applied."""
+
+    depth: Count | None = None
+    in_flight: Count | None = None
+    start_lease_ms: Annotated[int, Field(ge=100, description="milliseconds, at least 100")] | None = None
+    lease_ms: Annotated[int, Field(ge=300, description="milliseconds, at least 300")] | None = None
+    orphan_ms: Annotated[int, Field(ge=8_000, description="milliseconds, at least 8000")] | None = None
+    patience_ms: Annotated[int, Field(ge=0, description="milliseconds, at least 0")] | None = None
+    max_crashes: Count | None = None
+    max_starts: Count | None = None
+
+
+class Document(Section):
+    """A whole file. `document_type` adds a section for each provider."""
+
+    defaults: Defaults = Defaults()
+    redis: Redis = Redis()
+    lanes: dict[Name, Lane] = {}
+    roles: dict[Name, Role] = {}
+    policy: PolicyRules = PolicyRules()
+
+    def provider(self, name: str) -> Provider:
+        """The section of a provider; an empty one if it has none."""
+        section = getattr(self, name, None) if name in provider_names() else None
+        return section if isinstance(section, Provider) else Provider()
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether it says anything of the pool's policy."""
+        return bool({"roles", "policy"} & self.model_fields_set)
+
+
+def provider_names() -> tuple[str, ...]:
+    """All providers that may have a section: those that come with tokenlane, and those other distributions register."""
+    others = entry_points(group="tokenlane.providers").names
+    return (*BUILT_IN_PROVIDERS, *sorted(others - {*BUILT_IN_PROVIDERS, *Document.model_fields}))
+
+
+@cache
+def document_type() -> type[Document]:
+    """`Document` with a section for each provider."""
+    sections: dict[str, Any] = {name: (Provider, Provider()) for name in provider_names()}
+    return create_model("LlmToml", __base__=Document, **sections)

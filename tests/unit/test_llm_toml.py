@@ -1,0 +1,317 @@
+"""What llm.toml may say, how wrong settings are told, and which layer wins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tokenlane.config import sections
+from tokenlane.config.exits import USAGE, ConfigError
+from tokenlane.config.load import (
+    configured_redis,
+    find_pool,
+    lane_settings,
+    own_lane,
+    pool_name,
+    pool_settings,
+    read,
+    take_command_line,
+)
+from tokenlane.config.poolkey import PoolKey, write_key_file
+
+SEED = """\
+[defaults]
+provider = "ollama"
+model    = "phi3:4b-instruct"
+[ollama]
+endpoint = "http://localhost:11434"
+timeout_ms = 80000
+[vllm]
+endpoint = "http://localhost:8000"
+max_input_tokens = 8192
+"""
+
+LANES = """\
+[defaults]
+provider = "ollama"
+model = "phi3"
+[redis]
+url = "redis://gpu-hub:6379"
+pool = "blue"
+key_file = "pool.key"
+[openai]
+endpoint = "https://api.openai.com"
+api_key_env = "OPENAI_KEY"
+token_timeout_ms = 1500
+[lanes.gpu0]
+capacity = 4
+first_token_timeout_ms = 2000
+[lanes.gpu1]
+provider = "openai"
+models = ["a", "b"]
+connect_timeout_ms = 250
+[lanes.near]
+provider = "openai"
+endpoint = "http://gpu7:8000"
+"""
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder to work in, and an environment that says nothing; changes to it end with the test."""
+    for name in os.environ:
+        if name.startswith("TOKENLANE_"):
+            monkeypatch.delenv(name)
+    for name in ("TOKENLANE_CONFIG", "TOKENLANE_LLM"):  # remembered, so that what a test leaves is removed
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(text: str, name: str = "llm.toml") -> Path:
+    file = Path(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_seed_makes_one_lane() -> None:
+    """Without [lanes], [defaults] makes one lane, from its provider's section; the rest is default."""
+    write(SEED)
+    lane = lane_settings()
+    assert (lane.provider, lane.models) == ("ollama", ("phi3:4b-instruct",))
+    assert (lane.endpoint, lane.total_timeout_s) == ("http://localhost:11434", 80.0)
+    assert (lane.capacity, lane.max_input_tokens, lane.first_token_timeout_s) == (None, None, 300.0)
+    assert lane.name.endswith("-ollama")
+
+
+def test_llm_chooses_another_provider_and_model() -> None:
+    """`--llm provider=vllm model=phi3:8b` makes the lane one of the other provider, with that provider's section."""
+    write(SEED)
+    take_command_line(llm=["provider=vllm", "model=phi3:8b"])
+    lane = lane_settings()
+    assert (lane.provider, lane.models, lane.max_input_tokens) == ("vllm", ("phi3:8b",), 8192)
+    assert (lane.endpoint, lane.total_timeout_s) == ("http://localhost:8000", 3600.0)
+
+
+def test_the_order_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option wins over --llm, that over the environment, that over the file, that over the default."""
+    write(SEED)
+    assert lane_settings().total_timeout_s == 80
+    monkeypatch.setenv("TOKENLANE_OLLAMA__TIMEOUT_MS", "70000")
+    assert lane_settings().total_timeout_s == 70
+    take_command_line(llm=["ollama.timeout_ms=60000"])
+    assert lane_settings().total_timeout_s == 60
+    take_command_line(llm=["ollama.timeout_ms=60000", "timeout_ms=50000", "endpoint=http://a"])
+    assert lane_settings().total_timeout_s == 50
+    monkeypatch.setenv("TOKENLANE_ENDPOINT", "http://b")
+    assert lane_settings().endpoint == "http://a"
+    assert lane_settings(endpoint="http://c").endpoint == "http://c"
+
+
+def test_where_the_file_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config wins over TOKENLANE_CONFIG, that over ./llm.toml, that over the user's own."""
+    write('[redis]\npool = "users"', "xdg/tokenlane/llm.toml")
+    assert pool_name() == "users"
+    write('[redis]\npool = "here"')
+    assert pool_name() == "here"
+    write('[redis]\npool = "variable"', "v.toml")
+    monkeypatch.setenv("TOKENLANE_CONFIG", "v.toml")
+    assert pool_name() == "variable"
+    write('[redis]\npool = "option"', "o.toml")
+    take_command_line(config=Path("o.toml"))
+    assert pool_name() == "option"
+
+
+def test_a_file_that_is_named_must_be_there() -> None:
+    """A named file that is not there is wrong configuration, not silence."""
+    write(SEED)
+    take_command_line(config=Path("nix.toml"))
+    with pytest.raises(ConfigError, match=r"nix\.toml cannot be read"):
+        lane_settings()
+
+
+def test_lanes_of_the_file() -> None:
+    """A lane is its own section, then its provider's; the model of [defaults] is for lanes of its provider."""
+    write(LANES)
+    gpu0 = lane_settings(lane="gpu0")
+    assert (gpu0.provider, gpu0.models, gpu0.capacity, gpu0.first_token_timeout_s) == ("ollama", ("phi3",), 4, 2.0)
+    near = lane_settings(lane="near")
+    assert (near.provider, near.models, near.endpoint, near.token_timeout_s) == ("openai", (), "http://gpu7:8000", 1.5)
+
+
+def test_a_key_goes_to_its_own_endpoint_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The api_key_env of a provider's section is not used by a lane, or a command line, with another endpoint."""
+    write(LANES)
+    monkeypatch.setenv("OPENAI_KEY", "sesame")
+    own = lane_settings(lane="gpu1").api_key
+    assert own is not None
+    assert own.get_secret_value() == "sesame"
+    assert lane_settings(lane="near").api_key is None
+    assert lane_settings(lane="gpu1", endpoint="http://elsewhere").api_key is None
+    given = lane_settings(lane="gpu0", provider="openai").api_key
+    assert given is not None
+
+
+def test_a_key_that_is_not_set_is_told() -> None:
+    """A lane whose api_key_env names no variable is refused, naming it."""
+    write(LANES)
+    with pytest.raises(ConfigError, match="OPENAI_KEY"):
+        lane_settings(lane="gpu1")
+
+
+def test_which_lane() -> None:
+    """With several lanes one must be named, and it must be there; the only one is the default."""
+    write(LANES)
+    with pytest.raises(ConfigError, match=r"gpu0, gpu1, near.*--lane"):
+        lane_settings()
+    with pytest.raises(ConfigError, match=r"gpu0, gpu1, near.*'gpu2'.*Did you mean 'gpu[01]'"):
+        lane_settings(lane="gpu2")
+    write('[lanes.only]\nprovider = "vllm"')
+    assert lane_settings().name == "only"
+
+
+def test_all_lanes_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host serves all lanes of its file; or the named one; what is said of one lane needs its name."""
+    write(LANES)
+    monkeypatch.setenv("OPENAI_KEY", "sesame")
+    assert [lane.name for lane in pool_settings()] == ["gpu0", "gpu1", "near"]
+    assert [lane.name for lane in pool_settings(lane="gpu1")] == ["gpu1"]
+    with pytest.raises(ConfigError, match="--lane"):
+        pool_settings(endpoint="http://x")
+    monkeypatch.setenv("TOKENLANE_API_KEY", "to-one-of-them")
+    with pytest.raises(ConfigError, match="--lane"):
+        pool_settings()
+
+
+def test_the_pool_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[redis] names the pool for all verbs; the key file is looked for beside the file; variables win."""
+    write(LANES, "ops/llm.toml")
+    write_key_file(Path("ops/pool.key"), [key := PoolKey.new()])
+    take_command_line(config=Path("ops/llm.toml"))
+    assert find_pool().url == "redis://gpu-hub:6379"
+    assert find_pool().keys.ids == (key.id,)
+    assert pool_name() == "blue"
+    monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://short")
+    assert find_pool().url == "redis://short"
+    monkeypatch.setenv("TOKENLANE_REDIS__URL", "redis://long")
+    assert find_pool().url == "redis://long"
+    assert find_pool("redis://named").url == "redis://named"
+    monkeypatch.setenv("TOKENLANE_POOL", "red")
+    assert pool_name() == "red"
+
+
+def test_no_redis_is_none() -> None:
+    """Where nothing names a Redis there is none, whatever else is set."""
+    write(SEED)
+    assert configured_redis() is None
+
+
+WRONG = {
+    '[defaults]\nprovder = "x"': (
+        ":2: unknown key 'provder' in [defaults]. Did you mean 'provider'?",
+        "provider, model",
+    ),
+    "[olama]\na = 1": (":1: unknown section 'olama'. Did you mean 'ollama'?", "vllm"),
+    "[lane.x]\na = 1": (":1: unknown section 'lane'. Did you mean 'lanes'?",),
+    '\n[ollama]\ntimeout_ms = "80"': (":3: ollama.timeout_ms must be milliseconds",),
+    "[ollama]\ntimeout_ms = 0": (":2: ollama.timeout_ms must be milliseconds, at least 1",),
+    "[ollama]\ntimeout_ms = true": (":2: ollama.timeout_ms",),
+    '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint must be a URL, http://",),
+    '[openai]\napi_key = "sk-hunter2"': (":2: 'api_key' in [openai]", "api_key_env"),
+    '[openai]\napi_key_env = "sk-hunter2"': (":2: openai.api_key_env must be the name of an environment variable",),
+    '[redis]\nurl = "http://me:hunter2@h"': (":2: redis.url must be redis://",),
+    '[lanes."a b"]\ncapacity = 1': (":1: [lanes.a b]: the name must be",),
+    '[lanes.a]\ncapacity = "many"': (':2: lanes.a.capacity must be "auto" or a whole number',),
+    '[lanes.a]\nmodels = "one"': (":2: lanes.a.models must be a list",),
+    "lanes = 5": (":1: lanes must be a table",),
+    "[roles.a]\nweight = 0": (":2: roles.a.weight must be",),
+    '[roles.a]\nroute = [\n  { lan = "x" } ]': (":2: unknown key 'lan' in [roles.a.route.0]. Did you mean 'lane'?",),
+    "[roles.a.limits]\ndeep = 1": (":2: unknown key 'deep' in [roles.a.limits]. Did you mean 'depth'?",),
+    "[policy]\nlease_ms = 5": (":2: policy.lease_ms must be milliseconds, at least 300",),
+    "[a]\nb = [1,\n": (":3: not TOML",),
+    "[a]\nb = 1 2\nc = 3": (":2: not TOML",),
+    "[a]\nb = 1\n[a]": (":3: not TOML",),
+    "[ollama]\ntimeout_ms = 0\nendpoint = 1": (":2: ollama.timeout_ms", ":3: ollama.endpoint"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
+    """Each wrong key is named with file and line, and what would do; no value is quoted."""
+    write(text)
+    with pytest.raises(ConfigError) as wrong:
+        read()
+    assert wrong.value.exit_code == USAGE
+    for part in WRONG[text]:
+        assert part in str(wrong.value)
+    assert str(wrong.value).startswith("llm.toml:")
+    assert "hunter2" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TOKENLANE_OLAMA__ENDPOINT", "http://h", "OLLAMA"),
+        ("TOKENLANE_OLLAMA__END_POINT", "http://h", "TOKENLANE_OLLAMA__END_POINT: unknown key 'end_point' in [ollama]"),
+        ("TOKENLANE_VLLM__TIMEOUT_MS", "hunter2", "TOKENLANE_VLLM__TIMEOUT_MS: vllm.timeout_ms must be milliseconds"),
+        ("TOKENLANE_LANES__GPU0__API_KEY", "hunter2", "api_key_env"),
+        ("TOKENLANE_CAPACITY", "hunter2", "TOKENLANE_CAPACITY: capacity must be"),
+        ("TOKENLANE_REDIS_URL", "http://hunter2", "TOKENLANE_REDIS_URL: redis.url must be"),
+        ("TOKENLANE_LLM", "modl=hunter2", "--llm: unknown key 'modl'. Did you mean 'models'?"),
+        ("TOKENLANE_LLM", "vllm.end_point=hunter2", "--llm: unknown key 'end_point' in [vllm]. Did you"),
+        ("TOKENLANE_LLM", "vllm.endpoint.x=hunter2", "--llm"),
+        ("TOKENLANE_LLM", "'", "TOKENLANE_LLM"),
+    ],
+)
+def test_a_wrong_variable_or_override_is_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    """What the environment and the command line say is checked as the file is, and its values are not quoted."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as wrong:
+        read()
+    assert said in str(wrong.value)
+    assert "hunter2" not in str(wrong.value)
+
+
+def test_lists_and_names_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable's list has commas, and it may make a lane that no file knows."""
+    monkeypatch.setenv("TOKENLANE_LANES__GPU0__MODELS", "a, b")
+    monkeypatch.setenv("TOKENLANE_LANES__GPU0__CAPACITY", "auto")
+    monkeypatch.setenv("TOKENLANE_ROLES__CODER__ROUTE", "lane:gpu0,vllm/phi3")
+    lane = lane_settings()
+    assert (lane.name, lane.models, lane.capacity) == ("gpu0", ("a", "b"), None)
+    assert read().document.roles["coder"].route == ["lane:gpu0", "vllm/phi3"]
+
+
+def test_every_value_has_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value of a lane tells whether it comes from an option, --llm, a variable, a line of the file, or nowhere."""
+    file = write(SEED)
+    monkeypatch.setenv("TOKENLANE_OLLAMA__CONNECT_TIMEOUT_MS", "5")
+    take_command_line(llm=["model=m"])
+    settings = read(own_lane(capacity=3))
+    lane = {key: (setting.value, setting.source) for key, setting in settings.lane(settings.lane_name()).items()}
+    assert lane["provider"] == ("ollama", f"{file}:2")
+    assert lane["timeout_ms"] == (80_000, f"{file}:6")
+    assert lane["connect_timeout_ms"] == (5, "TOKENLANE_OLLAMA__CONNECT_TIMEOUT_MS")
+    assert lane["models"] == (["m"], "--llm")
+    assert lane["capacity"] == (3, "--capacity")
+    assert lane["token_timeout_ms"] == (60_000, "default")
+
+
+def test_a_registered_provider_has_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that another distribution registers may have a section like those that come with tokenlane."""
+    write('[defaults]\nprovider = "acme"\n[acme]\nendpoint = "http://acme"')
+    with pytest.raises(ConfigError, match="acme"):
+        lane_settings()
+    monkeypatch.setattr(sections, "provider_names", lambda: (*sections.BUILT_IN_PROVIDERS, "acme"))
+    sections.document_type.cache_clear()
+    try:
+        assert lane_settings().endpoint == "http://acme"
+    finally:
+        sections.document_type.cache_clear()
