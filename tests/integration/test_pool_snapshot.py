@@ -98,7 +98,13 @@ async def test_what_happened_a_minute_ago_is_no_rate(pool: Pool) -> None:
 
 
 async def test_a_lane_through_its_life(pool: Pool) -> None:
-    """Open while a worker takes work, closed while it drains; left after that, gone if it just vanished."""
+    """Open while a worker takes work, else draining or closed; left once it was stopped, gone if it just vanished."""
+    await life.beat(pool)
+    await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
+    assert (await lane(pool)).state == "gone"  # nobody knows yet whose worker it is
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    assert (await lane(pool)).state == "closed"
+    await raw(pool).delete(f"{PREFIX}worker:{WORKER}")
     await life.beat(pool)
     assert (await lane(pool)).state == "open"
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
@@ -108,7 +114,7 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await pool.register(WORKER, LANE.lane, life.FACTS)
     assert [worker.state for worker in (await lane(pool)).workers] == ["silent"]
     await pool.renew(WORKER, LANE, [], takes_new_work=False)
-    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("closed", "closed")
+    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "closed")
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     assert (await lane(pool)).state == "left"
     await life.beat(pool)

@@ -46,6 +46,7 @@ VERBS = {
     "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
+    "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
     "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
     "bench": Verb("Measure tokenlane on this machine.", "bench", configured=False),

@@ -37,8 +37,9 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-LaneState = Literal["open", "closed", "left", "gone"]
-"""A worker takes new work; workers beat and none takes any; the last worker was stopped in order; it vanished."""
+LaneState = Literal["open", "draining", "closed", "left", "gone"]
+"""A worker takes new work; workers beat and none takes any, because they stop or because they did not start what they
+were given; no worker beats, because it was stopped or because it vanished."""
 WorkerState = Literal["open", "closed", "silent"]
 """Takes new work; beats and takes none; has not beaten for a lease."""
 
@@ -343,11 +344,12 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
 def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneStatus:
     own = tuple(worker for worker in workers if worker.lane == lane.name)
     states = {worker.state for worker in own}
+    closed: LaneState = "draining" if lane.left else "closed"
     absent: LaneState = "left" if lane.left else "gone"
     errors = [worker.error for worker in own if worker.error is not None]
     return LaneStatus(
         name=lane.name,
-        state="open" if "open" in states else "closed" if "closed" in states else absent,
+        state="open" if "open" in states else closed if "closed" in states else absent,
         provider=lane.provider,
         endpoint=lane.endpoint,
         models=lane.models,

@@ -1,0 +1,168 @@
+"""`tokenlane status`: the pool at one moment, and whether something is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from tokenlane.config.exits import FAILED, OK, ConfigError
+from tokenlane.config.load import find_pool, pool_name
+from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.pool import connect
+from tokenlane.routing.watch.health import Problem, problems
+from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
+
+from .output import Table, age, show, show_json
+
+__all__ = ["as_document", "status"]
+
+_LOOKS = {
+    "open": "green",
+    "draining": "yellow",
+    "closed": "bold red",
+    "left": "dim",
+    "gone": "bold red",
+    "silent": "bold red",
+}
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
+    check: Annotated[bool, typer.Option(help="Only what is wrong, a line each; exit code 1 if anything is.")] = False,
+    max_wait: Annotated[float, typer.Option(help="Seconds the oldest request of a role may wait.", min=0)] = 60.0,
+    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+) -> None:
+    """Show what waits, what runs, and who serves it."""
+    try:
+        seen = asyncio.run(_look(find_pool(redis).url, pool_name(pool)))
+    except PoolUnavailable as error:
+        raise ConfigError(str(error)) from error
+    wrong = problems(seen, max_wait)
+    if as_json:
+        show_json(as_document(seen, wrong))
+    elif check:
+        show(*([_lines(wrong)] if wrong else [_all_well(seen)]))
+    else:
+        show(*_parts(seen, wrong))
+    raise typer.Exit(FAILED if check and wrong else OK)
+
+
+def as_document(seen: Snapshot, wrong: tuple[Problem, ...]) -> dict[str, Any]:
+    """What `--json` writes: the snapshot's tree without the policy's text, and what is wrong."""
+    tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy"})
+    return {**tree, "problems": [asdict(problem) for problem in wrong]}
+
+
+async def _look(url: str, pool: str) -> Snapshot:
+    async with connect(url, pool) as opened:
+        return await opened.snapshot()
+
+
+def _all_well(seen: Snapshot) -> str:
+    lanes = sum(lane.state == "open" for lane in seen.lanes)
+    return f"ok: {lanes} open lanes, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
+
+
+def _lines(wrong: tuple[Problem, ...]) -> str:
+    return "\n".join(f"{problem.code}: {problem.message}" for problem in wrong)
+
+
+def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
+    parts: list[str | Table] = [_summary(seen)]
+    if seen.roles:
+        parts.append(_roles(seen.roles))
+    if seen.lanes:
+        parts.append(_lanes(seen.lanes))
+        parts.append(_workers([worker for lane in seen.lanes for worker in lane.workers]))
+    return [*parts, _lines(wrong)] if wrong else parts
+
+
+def _summary(seen: Snapshot) -> str:
+    lags = f", not seen yet by {', '.join(seen.lagging)}" if seen.lagging else ""
+    deciding = sum(router.revision is not None for router in seen.routers)
+    silent = f", {seen.clients.silent} of them silent" if seen.clients.silent else ""
+    delayed = f", {seen.delayed} delayed" if seen.delayed else ""
+    nobody = not (seen.roles or seen.lanes or seen.routers or seen.clients.known or seen.delayed)
+    return "\n".join(
+        (
+            f"pool     {seen.pool}{': empty, nobody uses it' if nobody else ''}",
+            f"policy   {f'revision {seen.revision}' if seen.revision else 'the built-in default'}{lags}",
+            f"key      {seen.key_id or 'none: requests are not sealed'}",
+            f"routers  {len(seen.routers)}, {deciding} of them deciding",
+            f"clients  {seen.clients.known}{silent}",
+            f"work     {_waiting(seen)} waiting{delayed}, {_running(seen)} running",
+        )
+    )
+
+
+def _waiting(seen: Snapshot) -> int:
+    return sum(role.waiting for role in seen.roles)
+
+
+def _running(seen: Snapshot) -> int:
+    return sum(role.running for role in seen.roles)
+
+
+def _roles(roles: tuple[RoleStatus, ...]) -> Table:
+    headings = ("ROLE", "PRIORITY", "WAITING", "OLDEST", "RUNNING", "IN/S", "DONE/S", "FAILED/S")
+    rows = [
+        (
+            role.role,
+            role.priority,
+            str(role.waiting),
+            age(role.oldest_ms),
+            str(role.running),
+            *tuple(f"{rate:.2f}" for rate in (role.rates.accepted, role.rates.completed, role.rates.failed)),
+        )
+        for role in roles
+    ]
+    return Table(headings, rows, {})
+
+
+def _lanes(lanes: tuple[LaneStatus, ...]) -> Table:
+    headings = ("LANE", "STATE", "RUNNING", "QUEUED", "LIMIT", "BEAT", "PROVIDER", "ENDPOINT", "MODELS", "LAST ERROR")
+    rows = [
+        (
+            lane.name,
+            lane.state,
+            str(lane.running),
+            str(lane.queued),
+            str(lane.limit),
+            age(lane.beat_ms),
+            lane.provider,
+            lane.endpoint,
+            ", ".join(lane.models),
+            _error(lane.error),
+        )
+        for lane in lanes
+    ]
+    return Table(headings, rows, _LOOKS)
+
+
+def _workers(workers: list[WorkerStatus]) -> Table:
+    headings = ("WORKER", "LANE", "STATE", "RUNNING", "BEAT", "POLICY", "HOST", "TOKENLANE", "SERVER", "LAST ERROR")
+    rows = [
+        (
+            worker.name,
+            worker.lane,
+            worker.state,
+            str(worker.running),
+            age(worker.beat_ms),
+            "-" if worker.revision is None else str(worker.revision),
+            worker.host or "-",
+            worker.versions.get("tokenlane", "-"),
+            worker.versions.get("server", "-"),
+            _error(worker.error),
+        )
+        for worker in workers
+    ]
+    return Table(headings, rows, _LOOKS)
+
+
+def _error(error: LastError | None) -> str:
+    return f"{error.code}, {age(error.age_ms)} ago" if error else "-"

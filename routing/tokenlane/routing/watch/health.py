@@ -1,0 +1,91 @@
+"""What is wrong with a pool, told from one snapshot: for `tokenlane status --check`, and so for monitors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenlane.routing.policy import candidates
+
+from .snapshot import QueueStatus, Snapshot
+
+__all__ = ["Problem", "problems"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool."""
+
+    code: Literal["no_router", "no_lane", "lane_gone", "lane_closed", "unserved", "waits_long"]
+    subject: str
+    message: str
+
+
+def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
+    """What is wrong, the worst first.
+
+    Args:
+        max_wait_s: how long the oldest request of a role may have waited.
+    """
+    return (*_missing(seen), *_unserved(seen), *_lanes(seen), *_waits(seen, max_wait_s))
+
+
+def _missing(seen: Snapshot) -> Iterator[Problem]:
+    if not seen.routers:
+        yield Problem("no_router", "", "no router: nothing is given to lanes; start a worker or `tokenlane router`")
+    if not seen.lanes:
+        yield Problem("no_lane", "", "no lane: nothing is answered; start `tokenlane worker` beside a model server")
+
+
+def _unserved(seen: Snapshot) -> Iterator[Problem]:
+    lanes = [lane for lane in seen.lane_views() if lane.live]
+    for queue in seen.queues:
+        # One nobody has been heard of for is refused after that time; until then a worker may be on its way.
+        if queue.oldest_ms < seen.policy.patience_ms:
+            continue
+        if next(candidates(seen.policy, queue.role, queue.needs, lanes), None) is None:
+            yield Problem(
+                "unserved",
+                queue.role,
+                f"role {queue.role!r}: {queue.waiting} of priority {queue.priority}{_wish(queue)} wait and no live "
+                f"lane may serve them, the oldest for {queue.oldest_ms / 1000:.0f} s; start a worker on a lane of the "
+                "role's route, or change the route",
+            )
+
+
+def _lanes(seen: Snapshot) -> Iterator[Problem]:
+    for lane in seen.lanes:
+        silent = f"for {lane.beat_ms / 1000:.0f} s"
+        error = f"; its last error: {lane.error.code}" if lane.error else ""
+        if lane.state == "gone":
+            yield Problem(
+                "lane_gone",
+                lane.name,
+                f"lane {lane.name!r} ({lane.endpoint}): no live worker {silent}{error}; start its worker again "
+                "(a lane is forgotten an hour after its last beat)",
+            )
+        elif lane.state == "closed":
+            yield Problem(
+                "lane_closed",
+                lane.name,
+                f"lane {lane.name!r} ({lane.endpoint}): its worker beats and did not start what it was given{error}; "
+                "it gets work again with its next beat; if this stays, see its log and start it again",
+            )
+
+
+def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Problem]:
+    for role in seen.roles:
+        if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
+            yield Problem(
+                "waits_long",
+                role.role,
+                f"role {role.role!r}: the oldest of {role.waiting} of priority {role.priority} waits for "
+                f"{role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g}; add lanes, or raise --max-wait",
+            )
+
+
+def _wish(queue: QueueStatus) -> str:
+    wishes = {"provider": queue.provider, "model": queue.model}
+    text = ", ".join(f"{name} {value!r}" for name, value in wishes.items() if value)
+    return f" ({text})" if text else ""

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.watch.health import problems
+from tokenlane.routing.watch.snapshot import (
+    ClientsStatus,
+    LaneState,
+    LaneStatus,
+    LastError,
+    QueueStatus,
+    Rates,
+    RoleStatus,
+    RouterStatus,
+    Snapshot,
+)
+
+LANE = LaneStatus("gpu0", "open", "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
+QUEUE = QueueStatus("coder", "chat", "normal", None, None, 64, waiting=2, oldest_ms=20_000)
+ROLE = RoleStatus("coder", "normal", waiting=2, oldest_ms=20_000, running=0, rates=Rates())
+WELL = Snapshot(
+    v=1,
+    pool="main",
+    time_ms=0,
+    revision=0,
+    key_id=None,
+    roles=(ROLE,),
+    queues=(QUEUE,),
+    lanes=(LANE,),
+    routers=(RouterStatus("h/1", 100, 0),),
+    clients=ClientsStatus(1, 0),
+    delayed=0,
+    swept_ms=100,
+    lagging=(),
+    policy=Policy(),
+)
+
+
+def codes(seen: Snapshot, max_wait_s: float = 60) -> list[str]:
+    """The codes of what is wrong; every message is one line and names its subject."""
+    found = problems(seen, max_wait_s)
+    assert all("\n" not in it.message and it.subject in it.message for it in found)
+    return [it.code for it in found]
+
+
+def test_a_pool_that_works_has_no_problem() -> None:
+    """Work waiting for a live lane, within its time, with a router: nothing is wrong."""
+    assert codes(WELL) == []
+
+
+def test_what_is_missing() -> None:
+    """A pool without routers and lanes is told both, and what waits is served by nobody."""
+    assert codes(replace(WELL, routers=(), lanes=())) == ["no_router", "no_lane", "unserved"]
+    assert codes(replace(WELL, routers=())) == ["no_router"]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("open", []), ("draining", []), ("closed", ["lane_closed"]), ("left", []), ("gone", ["lane_gone"])],
+)
+def test_lanes(state: LaneState, expected: list[str]) -> None:
+    """A lane whose worker vanished or does not start its work is wrong, one that was stopped is not."""
+    assert codes(replace(WELL, queues=(), lanes=(replace(LANE, state=state),))) == expected
+
+
+def test_a_lane_that_vanished_names_its_last_error() -> None:
+    """The code of the lane's last error is part of what is told."""
+    gone = replace(LANE, state="gone", error=LastError("provider_down", 9_000))
+    (problem,) = problems(replace(WELL, queues=(), lanes=(gone,)), 60)
+    assert "provider_down" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("queue", "policy"),
+    [
+        (replace(QUEUE, model="m2"), Policy()),
+        (replace(QUEUE, provider="ollama"), Policy()),
+        (QUEUE, Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu1"),))})),
+    ],
+)
+def test_work_that_no_live_lane_serves(queue: QueueStatus, policy: Policy) -> None:
+    """What waits for a model, a provider or a route that no live lane has is told; too early, it is not."""
+    assert codes(replace(WELL, queues=(queue,), policy=policy)) == ["unserved"]
+    assert codes(replace(WELL, queues=(replace(queue, oldest_ms=1_000),), policy=policy)) == []
+
+
+def test_work_for_a_lane_that_was_stopped() -> None:
+    """A lane that left in order is no problem until something waits that it alone would serve."""
+    assert codes(replace(WELL, lanes=(replace(LANE, state="left"),))) == ["unserved"]
+
+
+def test_waiting_above_the_bound() -> None:
+    """The bound is the caller's, and holds for each role and priority."""
+    assert codes(WELL, max_wait_s=20) == []
+    assert codes(WELL, max_wait_s=19.9) == ["waits_long"]
