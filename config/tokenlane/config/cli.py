@@ -47,6 +47,7 @@ VERBS = {
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
     "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
+    "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
     "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
     "bench": Verb("Measure tokenlane on this machine.", "bench", configured=False),

@@ -89,8 +89,8 @@ class Settings:
     def lane(self, name: str) -> dict[str, Setting]:
         """All of a lane: what its process says, else its section, else its provider's section, else the default.
 
-        An `api_key_env` of a section goes with the endpoint beside it: where the endpoint is another one, set closer,
-        the key is not sent there.
+        An `api_key_env` goes with the endpoint that held where it is set: where another endpoint is set closer, the key
+        is not sent there.
         """
         provider = self._provider(name)
         kind = str(provider.value)
@@ -106,8 +106,11 @@ class Settings:
         if found["models"].value is None and "provider" not in scopes[1]:
             model = self.get("defaults", "model")
             found["models"] = Setting(None if model.value is None else [model.value], model.source)
-        depth = next((depth for depth, scope in enumerate(scopes) if "endpoint" in scope), len(scopes))
-        keys = (scope["api_key_env"] for scope in scopes[: depth + 1] if "api_key_env" in scope)
+        keys = (
+            scope["api_key_env"]
+            for depth, scope in enumerate(scopes)
+            if "api_key_env" in scope and _endpoint(scopes[depth:]) == found["endpoint"].value
+        )
         found["api_key_env"] = next(keys, Setting(None))
         return found
 
@@ -124,6 +127,10 @@ class Settings:
             for path, setting in self._leaves.items()
             if path[:end] == section and len(path) == end + 1
         }
+
+
+def _endpoint(scopes: Iterable[Mapping[str, Setting]]) -> object:
+    return next((scope["endpoint"].value for scope in scopes if "endpoint" in scope), None)
 
 
 def _nested(leaves: Layer) -> dict[str, Any]:

@@ -10,10 +10,17 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .errors import LlmError
 from .lanes import LaneView
 from .messages import Name, Needs
 
-__all__ = ["Candidate", "Policy", "RolePolicy", "candidates", "served_name"]
+__all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "served_name"]
+
+
+class PolicyChanged(LlmError):
+    """The pool's policy is not the one it was compared with: read it again, and compare anew."""
+
+    code = "policy_changed"
 
 
 class _Frozen(BaseModel):
@@ -28,10 +35,19 @@ class Candidate(_Frozen):
     lane: str | None = None
 
 
+class Limits(_Frozen):
+    """A role's own limits; None: those of the policy. `in_flight` counts all of an agent's requests, of every role."""
+
+    depth: int | None = Field(default=None, ge=1)
+    in_flight: int | None = Field(default=None, ge=1)
+
+
 class RolePolicy(_Frozen):
-    """What holds for one role."""
+    """What holds for one role. `weight` is kept for an order by weights; there is none yet, so it has no effect."""
 
     route: tuple[Candidate, ...] = ()
+    limits: Limits = Limits()
+    weight: int = Field(default=1, ge=1)
 
 
 class Policy(_Frozen):

@@ -29,7 +29,7 @@ from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, LaneView
 from .messages import Envelope
-from .policy import Policy
+from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
 from .seal import fingerprint, seal, unseal
 from .watch.snapshot import Snapshot, read_snapshot
@@ -364,16 +364,30 @@ class Pool:
             return Policy()
         return Policy.model_validate_json(_bytes(document)).model_copy(update={"revision": int(_text(revision))})
 
-    async def set_policy(self, policy: Policy) -> int:
-        """Write the pool's policy; its new revision."""
-        fields = {rule: str(getattr(policy, rule)) for rule in _RULES}
-        async with _asking(self.url):
-            async with self.redis.pipeline(transaction=True) as pipe:
-                pipe.hset(self.keys.policy, mapping={**fields, "document": policy.model_dump_json()})
-                pipe.hincrby(self.keys.policy, "revision", 1)
-                pipe.publish(self.keys.doorbell, b"")
-                *_, revision, _ = await pipe.execute()
-        return int(revision)
+    async def set_policy(self, policy: Policy, *, expected: int | None = None) -> int:
+        """Write the pool's policy; its revision, a new one unless it was there already.
+
+        Args:
+            expected: write only if the pool's policy has this revision.
+
+        Raises:
+            PolicyChanged: it has another one.
+        """
+        fields = {rule: getattr(policy, rule) for rule in _RULES}
+        for name, role in policy.roles.items():
+            limits = role.limits.model_dump(exclude_none=True)
+            fields |= {f"{limit}:{name}": value for limit, value in limits.items()}
+        outcome, revision = _list(
+            await self._run(
+                "set_policy",
+                "" if expected is None else expected,
+                policy.model_dump_json(exclude={"revision"}),
+                *(str(part) for field in fields.items() for part in field),
+            )
+        )
+        if _text(outcome) == "changed":
+            raise PolicyChanged(f"the pool's policy has revision {_int(revision)} by now, not {expected}")
+        return _int(revision)
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages on channels, in order, in one round trip."""

@@ -18,12 +18,16 @@ local known = once and redis.call('GET', P .. 'idem:' .. once)
 local state = known and redis.call('HGET', P .. 'request:' .. known, 'state')
 if state then return { 'known', revision, known, state } end
 
+local function limit(name) -- the role's own, else the pool's
+  return tonumber(redis.call('HGET', P .. 'policy', name .. ':' .. role) or rule(name))
+end
+
 local stream = P .. 'role:' .. role
 local depth = redis.call('XLEN', stream)
 local mean = tonumber(redis.call('HGET', P .. 'drain', role .. ':mean') or 1000)
-if depth >= rule('depth') then return { 'full', 'role', math.ceil(math.max(mean, 100)) } end
+if depth >= limit('depth') then return { 'full', 'role', math.ceil(math.max(mean, 100)) } end
 local in_flight = redis.call('SCARD', P .. 'agent:' .. agent)
-if in_flight >= rule('in_flight') then return { 'full', 'agent', math.ceil(math.max(mean, 100)) } end
+if in_flight >= limit('in_flight') then return { 'full', 'agent', math.ceil(math.max(mean, 100)) } end
 
 local now = now_ms()
 local deadline = now + tonumber(ARGV[7])

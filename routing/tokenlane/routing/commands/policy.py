@@ -1,0 +1,126 @@
+"""`tokenlane policy`: the pool's routes and limits, shown, compared with a file, and written from it."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from tokenlane.config.effective import Settings
+from tokenlane.config.exits import FAILED, ConfigError, UserError
+from tokenlane.config.load import find_pool, pool_name, read, take_command_line
+from tokenlane.config.values import RedisSettings
+from tokenlane.routing.errors import LlmError, PoolUnavailable
+from tokenlane.routing.policy import Policy, PolicyChanged
+from tokenlane.routing.policy_file import as_toml, policy_of
+from tokenlane.routing.pool import Pool, connect
+
+__all__ = ["policy"]
+
+_Answer = TypeVar("_Answer")
+
+policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_File = Annotated[Path | None, typer.Argument(help="The llm.toml; default the one that is in use.", metavar="FILE")]
+_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
+_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
+
+
+@policy.command()
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, its revision in it.")] = False,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Print the pool's policy, as it would stand in llm.toml."""
+    there = _ask(redis, pool, Pool.policy)
+    if as_json:
+        typer.echo(json.dumps(there.model_dump(), indent=2))
+    else:
+        typer.echo(f"# pool {pool_name(pool)}, revision {there.revision}\n{as_toml(there)}", nl=False)
+
+
+@policy.command()
+def diff(
+    file: _File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Show what `apply` would change. Exit code 1: something; 0: nothing."""
+    wanted, name = _wanted(file)
+    there = _ask(redis, pool, Pool.policy)
+    changes = _changes(there, wanted, name)
+    if as_json:
+        typer.echo(json.dumps({"revision": there.revision, "changes": changes}))
+    else:
+        typer.echo("\n".join(changes) or f"The policy is {name}'s, revision {there.revision}.")
+    if changes:
+        raise typer.Exit(FAILED)
+
+
+@policy.command()
+def apply(
+    file: _File = None,
+    revision: Annotated[int | None, typer.Option(help="Only if the pool's policy has this revision.", min=0)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Make [roles] and [policy] of a file the pool's policy, whole: what the file leaves out is the default."""
+    wanted, name = _wanted(file)
+
+    async def compare_and_set(opened: Pool) -> tuple[Policy, int]:
+        there = await opened.policy()
+        if revision is not None and revision != there.revision:
+            raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
+        return there, there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+
+    there, now = _ask(redis, pool, compare_and_set)
+    changes = _changes(there, wanted, name)
+    for line in changes:
+        typer.echo(line)
+    if dry_run:
+        typer.echo(f"pool {pool_name(pool)}: revision {there.revision} stays; this was a dry run", err=True)
+    elif now == there.revision:
+        typer.echo(f"pool {pool_name(pool)}: nothing to change, revision {now}", err=True)
+    else:
+        typer.echo(f"pool {pool_name(pool)}: revision {there.revision} -> {now}", err=True)
+
+
+def _wanted(file: Path | None) -> tuple[Policy, str]:
+    """The policy of the file, and the file's name."""
+    if file is not None:
+        take_command_line(config=file)
+    settings: Settings = read()
+    if settings.file is None and not settings.document.has_policy:
+        raise ConfigError("There is no llm.toml: name one, or write one with `tokenlane config init`.")
+    name = file or settings.file or Path("the configuration")
+    if not settings.document.has_policy:
+        raise ConfigError(f"{name} says nothing of the policy: it has neither [roles] nor [policy].")
+    return policy_of(settings), str(name)
+
+
+def _changes(there: Policy, wanted: Policy, name: str) -> list[str]:
+    before, after = (as_toml(one).splitlines() for one in (there, wanted))
+    return list(difflib.unified_diff(before, after, f"revision {there.revision}", name, lineterm=""))
+
+
+def _ask(redis: str | None, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
+    async def asked(where: RedisSettings, name: str) -> _Answer:
+        async with connect(where.url, name) as opened:
+            return await question(opened)
+
+    try:
+        return asyncio.run(asked(find_pool(redis), pool_name(pool)))
+    except PoolUnavailable as error:
+        raise ConfigError(str(error)) from error
+    except PolicyChanged as error:
+        raise UserError(f"{error}: see `tokenlane policy diff`, then apply again.") from error
+    except LlmError as error:
+        raise UserError(str(error)) from error

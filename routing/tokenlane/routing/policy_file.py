@@ -1,0 +1,82 @@
+"""The policy as llm.toml says it: read from `[roles]` and `[policy]`, and written as them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tokenlane.config import sections
+from tokenlane.config.effective import Settings
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.explain import did_you_mean
+
+from .policy import Candidate, Limits, Policy, RolePolicy
+
+__all__ = ["as_toml", "policy_of"]
+
+_LANE = "lane:"
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The whole policy that settings describe; what they leave out is the default.
+
+    Raises:
+        ConfigError: a route names something that cannot be.
+    """
+    document = settings.document
+    roles = {
+        name: RolePolicy(
+            route=tuple(_candidate(entry, settings.get("roles", name, "route").source) for entry in role.route or ()),
+            limits=Limits(**role.limits.model_dump() if role.limits else {}),
+            weight=role.weight or 1,
+        )
+        for name, role in document.roles.items()
+    }
+    return Policy(roles=roles, **document.policy.model_dump(exclude_none=True))
+
+
+def as_toml(policy: Policy) -> str:
+    """The policy in full as sections of llm.toml; reading them gives the policy again."""
+    rules = policy.model_dump(exclude={"revision", "roles"})
+    lines = ["[policy]", *(f"{rule} = {value}" for rule, value in rules.items())]
+    for name, role in sorted(policy.roles.items()):
+        lines += ["", f"[roles.{_key(name)}]"]
+        if role.route:
+            lines += ["route = [", *(f"  {_entry(candidate)}," for candidate in role.route), "]"]
+        limits = role.limits.model_dump(exclude_none=True)
+        if limits:
+            lines.append(f"limits = {_table(limits)}")
+        lines.append(f"weight = {role.weight}")
+    return "\n".join(lines) + "\n"
+
+
+def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
+    if isinstance(entry, sections.Candidate):
+        return Candidate(**entry.model_dump())
+    place, _, model = entry.partition("/")
+    if place.startswith(_LANE) and place != _LANE:
+        return Candidate(lane=place.removeprefix(_LANE), model=model or None)
+    names = list(sections.provider_names())
+    if place not in names:
+        raise ConfigError(
+            f"{source}: no provider is called {place!r}, which the route names.{did_you_mean(place, names)} Write "
+            '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME", and a model of any provider as { model = "NAME" }.'
+        )
+    return Candidate(provider=place, model=model or None)
+
+
+def _entry(candidate: Candidate) -> str:
+    provider, model, lane = candidate.provider, candidate.model, candidate.lane
+    if (provider is None) == (lane is None) or (provider and provider not in sections.provider_names()):
+        return _table(candidate.model_dump(exclude_none=True))
+    place = provider or f"{_LANE}{lane}"
+    return json.dumps(f"{place}/{model}" if model else place, ensure_ascii=False)
+
+
+def _table(values: dict[str, object]) -> str:
+    return f"{{ {', '.join(f'{key} = {json.dumps(value, ensure_ascii=False)}' for key, value in values.items())} }}"
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)

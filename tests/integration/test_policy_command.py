@@ -1,0 +1,143 @@
+"""`tokenlane policy`, and that the pool's policy is the only one: whatever files its hosts have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.farm import Ended, Farm, farm
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import FAILED, OK, USAGE
+from tokenlane.producer import Client
+from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.policy import Candidate, Limits, Policy, PolicyChanged, RolePolicy
+from tokenlane.routing.pool import Pool
+
+FILE = """\
+[policy]
+lease_ms = 5000
+[roles.coder]
+route = ["lane:gpu1"]
+limits = { depth = 5 }
+"""
+
+
+@pytest.fixture
+async def site(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
+    """Commands of the pool."""
+    async with farm(tmp_path, redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An llm.toml with a policy."""
+    path = tmp_path / "llm.toml"
+    path.write_text(FILE, encoding="utf-8")
+    return path
+
+
+async def run(site: Farm, *arguments: str, code: int = OK) -> Ended:
+    ended = await (await site.tokenlane("policy", *arguments)).ended()
+    assert ended.code == code, ended
+    return ended
+
+
+async def test_a_file_is_compared_and_applied(site: Farm, file: Path, pool: Pool) -> None:
+    """`diff` shows what `apply` will do, and nothing is left to show after it; a dry run changes nothing."""
+    shown = await run(site, "diff", str(file), code=FAILED)
+    assert "-lease_ms = 10000\n+lease_ms = 5000" in shown.out
+    assert "+[roles.coder]" in shown.out
+    assert (await run(site, "apply", str(file), "--dry-run")).out == shown.out
+    assert (await pool.policy()).revision == 0
+    assert (await run(site, "apply", str(file))).out == shown.out
+    policy = await pool.policy()
+    assert (policy.revision, policy.lease_ms, policy.roles["coder"].limits.depth) == (1, 5_000, 5)
+    assert "revision 1" in (await run(site, "diff", str(file))).out
+    assert "nothing to change" in (await run(site, "apply", str(file))).error
+    assert (await pool.policy()).revision == 1
+
+
+async def test_the_policy_is_shown_as_a_file(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """What `show` prints can be applied and changes nothing; as JSON it has the revision."""
+    await pool.set_policy(Policy(roles={"a.b": RolePolicy(route=(Candidate(lane="x", model="m"),))}, depth=7))
+    shown = tmp_path / "shown.toml"
+    shown.write_text((await run(site, "show")).out, encoding="utf-8")
+    assert "# pool main, revision 1" in shown.read_text()
+    await run(site, "diff", str(shown))
+    document = json.loads((await run(site, "show", "--json")).out)
+    assert (document["revision"], document["depth"]) == (1, 7)
+
+
+async def test_an_outdated_apply_is_refused(site: Farm, file: Path, pool: Pool) -> None:
+    """Who says which revision was looked at writes nothing once there is another."""
+    await pool.set_policy(Policy(depth=5))
+    ended = await run(site, "apply", str(file), "--revision", "0", code=FAILED)
+    assert "revision 1, not 0" in ended.error
+    assert (await pool.policy()).depth == 5
+    await run(site, "apply", str(file), "--revision", "1")
+
+
+async def test_a_file_without_a_policy_is_refused(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A file that says nothing of the policy cannot empty the pool's."""
+    (tmp_path / "other.toml").write_text('[ollama]\nendpoint = "http://h"')
+    await pool.set_policy(Policy(depth=5))
+    for verb in ("apply", "diff"):
+        assert "[roles]" in (await run(site, verb, str(tmp_path / "other.toml"), code=USAGE)).error
+    assert (await pool.policy()).depth == 5
+
+
+async def test_of_two_who_compared_with_the_same_revision_one_writes(pool: Pool) -> None:
+    """Many write at once, all from revision 1: one succeeds, and the policy is its."""
+    await pool.set_policy(Policy())
+    wanted = [Policy(depth=depth) for depth in range(1, 9)]
+    results = await asyncio.gather(*(pool.set_policy(one, expected=1) for one in wanted), return_exceptions=True)
+    written = [one for one, result in zip(wanted, results, strict=True) if result == 2]
+    assert len(written) == 1
+    assert sum(isinstance(result, PolicyChanged) for result in results) == len(wanted) - 1
+    assert (await pool.policy()).depth == written[0].depth
+
+
+async def test_a_policy_sent_twice_is_one(pool: Pool) -> None:
+    """The second time a policy is written answers as the first did and changes nothing."""
+    first = await pool.set_policy(Policy(depth=5), expected=0)
+    after = await life.snapshot(pool.redis)
+    assert await pool.set_policy(Policy(depth=5), expected=0) == first
+    assert await life.snapshot(pool.redis) == after
+
+
+@pytest.mark.parametrize("limit", ["depth", "in_flight"])
+async def test_a_role_may_have_limits_of_its_own(pool: Pool, limit: str) -> None:
+    """A role's own limit holds for it alone, and is gone with the next policy."""
+    limits = Limits.model_validate({limit: 1})
+    await pool.set_policy(Policy(roles={"planner": RolePolicy(limits=limits)}))
+    await life.submit(pool)
+    with pytest.raises(QueueFull):
+        await life.submit(pool)
+    await life.submit(pool, life.envelope(role="coder"))
+    await pool.set_policy(Policy())
+    await life.submit(pool)
+    await life.audit(pool.redis)
+
+
+async def test_two_hosts_with_different_files_route_alike(site: Farm, file: Path, tmp_path: Path, pool: Pool) -> None:
+    """Each host's own file routes the role to its own lane, as do its variables; the pool's policy decides."""
+    async with Simulator() as first, Simulator() as second:
+        for lane, backend in (("gpu0", first), ("gpu1", second)):
+            own = tmp_path / f"{lane}.toml"
+            own.write_text(f'[lanes.{lane}]\nprovider = "openai"\n[roles.coder]\nroute = ["lane:{lane}"]\n')
+            route = {"TOKENLANE_ROLES__CODER__ROUTE": f"lane:{lane}"}
+            await site.worker(lane, backend, "--config", str(own), **route)
+        await run(site, "apply", str(file))
+        async with Client(site.url) as client:
+            answers = [await client.complete("hello", role="coder") for _ in range(4)]
+            assert {answer.lane for answer in answers} == {"gpu1"}
+            file.write_text(FILE.replace("gpu1", "gpu0"))
+            await run(site, "apply", str(file))
+            answers = [await client.complete("hello", role="coder") for _ in range(4)]
+            assert {answer.lane for answer in answers} == {"gpu0"}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.config.effective import Setting, Settings
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.layers import file_layer
+from tokenlane.config.load import file_settings
+from tokenlane.config.sections import PolicyRules
+from tokenlane.routing.policy import Candidate, Limits, Policy, RolePolicy
+from tokenlane.routing.policy_file import as_toml, policy_of
+
+FILE = """\
+[policy]
+lease_ms = 5000
+[roles.coder]
+route = ["vllm/meta/llama", "ollama", "lane:gpu0", "lane:gpu1/phi3", { model = "m", provider = "acme" }]
+limits = { depth = 5 }
+weight = 3
+[roles.planner]
+"""
+
+
+def settings(text: str, tmp_path: Path) -> Settings:
+    file = tmp_path / "llm.toml"
+    file.write_text(text, encoding="utf-8")
+    return file_settings(file)
+
+
+def test_a_file_is_a_whole_policy(tmp_path: Path) -> None:
+    """Routes are read in their order, the first slash ends a provider's or lane's name, the rest is default."""
+    route = (
+        Candidate(provider="vllm", model="meta/llama"),
+        Candidate(provider="ollama"),
+        Candidate(lane="gpu0"),
+        Candidate(lane="gpu1", model="phi3"),
+        Candidate(provider="acme", model="m"),
+    )
+    coder = RolePolicy(route=route, limits=Limits(depth=5), weight=3)
+    assert policy_of(settings(FILE, tmp_path)) == Policy(
+        lease_ms=5_000, roles={"coder": coder, "planner": RolePolicy()}
+    )
+
+
+def test_a_route_to_no_provider_is_told(tmp_path: Path) -> None:
+    """A model's name that looks like a provider's is not taken for one; the line and what to write are told."""
+    with pytest.raises(ConfigError, match=r"llm.toml:3: no provider is called 'olama'.*Did you mean 'ollama'"):
+        policy_of(settings('\n[roles.coder]\nroute = ["olama/phi3"]', tmp_path))
+
+
+text = st.text(min_size=1, max_size=8)
+name = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,5}", fullmatch=True)
+candidates = st.builds(
+    Candidate,
+    provider=st.none() | st.sampled_from(["ollama", "vllm", "acme"]),
+    model=st.none() | text,
+    lane=st.none() | name,
+)
+policies = st.builds(
+    Policy,
+    roles=st.dictionaries(
+        name,
+        st.builds(
+            RolePolicy,
+            route=st.lists(candidates, max_size=3).map(tuple),
+            limits=st.builds(Limits, depth=st.none() | st.integers(1, 9), in_flight=st.none() | st.integers(1, 9)),
+            weight=st.integers(1, 9),
+        ),
+        max_size=3,
+    ),
+    depth=st.integers(1, 9),
+    lease_ms=st.integers(300, 9_000),
+)
+
+
+@given(policies)
+def test_what_is_shown_can_be_applied(tmp_path_factory: pytest.TempPathFactory, policy: Policy) -> None:
+    """A policy written as TOML and read again is the same policy."""
+    file = tmp_path_factory.getbasetemp() / "shown.toml"
+    file.write_bytes(as_toml(policy).encode())
+    assert policy_of(Settings([file_layer(file)], {}, file)) == policy
+
+
+def test_the_file_knows_every_rule_and_its_bounds() -> None:
+    """[policy] has the rules of a policy, each with the same least value."""
+    schema = Policy.model_json_schema()["properties"]
+    rules = {rule: schema[rule]["minimum"] for rule in Policy.model_fields.keys() - {"revision", "roles"}}
+    there = PolicyRules.model_json_schema()["properties"]
+    assert {rule: there[rule]["anyOf"][0]["minimum"] for rule in there} == rules
+
+
+def test_an_empty_section_is_the_default_policy() -> None:
+    """Where [policy] stands and says nothing, everything is default, and that is what is shown."""
+    policy = policy_of(Settings([{("policy",): Setting({})}], {}))
+    assert policy == Policy()
+    assert tomllib.loads(as_toml(policy))["policy"] == policy.model_dump(exclude={"revision", "roles"})
