@@ -132,9 +132,9 @@ async def test_a_cancelled_start_leaves_nothing(temporary: Path, monkeypatch: py
     """Cancelling the start while the server runs but is not ready ends it and removes its directory."""
     server, waiting = EmbeddedServer(), asyncio.Event()
 
-    async def never(self: EmbeddedServer) -> bool:
+    async def never(self: EmbeddedServer) -> bytes:
         waiting.set()
-        return False
+        return b""
 
     monkeypatch.setattr(EmbeddedServer, "_pong", never)
     async with asyncio.timeout(10):
@@ -153,7 +153,7 @@ async def test_a_cancelled_start_leaves_nothing(temporary: Path, monkeypatch: py
 async def test_a_server_that_never_answers_is_given_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer in time gives an error that says so, and is ended."""
     monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(EmbeddedServer, "_pong", lambda self: asyncio.sleep(0, False))
+    monkeypatch.setattr(EmbeddedServer, "_pong", lambda self: asyncio.sleep(0, b""))
     with pytest.raises(EmbeddedServerFailed, match="did not answer"):
         await EmbeddedServer().start()
     assert not list(temporary.iterdir())

@@ -36,7 +36,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, read_key_file
-from tokenlane.config.running import announced_socket
+from tokenlane.config.running import announced_url
 from tokenlane.config.values import LaneSettings, RedisSettings
 
 from .effective import Layer, Setting, Settings
@@ -122,13 +122,13 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
     found = configured_redis(explicit)
     if found is not None:
         return found
-    socket = announced_socket()
-    if socket is None:
+    announced = announced_url()
+    if announced is None:
         raise NoPool(
             "No pool to talk to. Start one here with `tokenlane up`, or name one with --redis redis://host:6379, "
             "TOKENLANE_REDIS_URL, or url in the section [redis] of llm.toml."
         )
-    return RedisSettings(f"unix://{socket}", _given_keys())
+    return RedisSettings(announced, _given_keys())
 
 
 def configured_redis(explicit: str | None = None, *, settings: Settings | None = None) -> RedisSettings | None:

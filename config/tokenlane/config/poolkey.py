@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.private import write_private
 
 __all__ = ["FILE_NAME", "KeyRing", "PoolKey", "beside", "ensure_key_file", "read_key_file", "write_key_file"]
 
@@ -149,19 +150,7 @@ def write_key_file(path: Path, keys: Iterable[PoolKey], *, replace: bool = True)
         OSError: it cannot be written; FileExistsError: it is there already and is not to be replaced.
     """
     keys = tuple(keys)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(_HEADER + "".join(f"{key.reveal()}\n" for key in keys))
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            new.replace(path)
-        else:
-            os.link(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_private(path, _HEADER + "".join(f"{key.reveal()}\n" for key in keys), replace=replace)
     return KeyRing(keys, path)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.private import write_private
 
-__all__ = ["AlreadyRunning", "announced_socket", "announcing", "answers", "data_dir"]
+__all__ = ["AlreadyRunning", "announced_socket", "announced_url", "announcing", "answers", "data_dir"]
 
 
 class AlreadyRunning(ConfigError):
@@ -40,15 +41,25 @@ def data_dir() -> Path:
 def announced_socket() -> Path | None:
     """Return the Redis socket of this user's running `tokenlane up`, or None if there is none or it does not answer."""
     try:
-        path = Path(_announcement().read_text(encoding="utf-8"))
+        path = Path(_announcement().read_text(encoding="utf-8").partition("\n")[0])
     except FileNotFoundError:
         return None
     return path if answers(path) else None
 
 
+def announced_url() -> str | None:
+    """Return the Redis URL of this user's running `tokenlane up`, password included; None if none answers."""
+    if announced_socket() is None:
+        return None
+    return _announcement().read_text(encoding="utf-8").partition("\n")[2]
+
+
 @contextmanager
-def announcing(socket_path: Path) -> Iterator[None]:
+def announcing(socket_path: Path, url: str | None = None) -> Iterator[None]:
     """Tell this user's other commands of `socket_path` for as long as the block runs.
+
+    Args:
+        url: its Redis URL, if it takes more than the path.
 
     Raises:
         AlreadyRunning: if another one is announced and answers.
@@ -57,7 +68,7 @@ def announcing(socket_path: Path) -> Iterator[None]:
     if running is not None and running != socket_path:
         raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
     announcement = _announcement()
-    announcement.write_text(str(socket_path), encoding="utf-8")
+    write_private(announcement, f"{socket_path}\n{url or f'unix://{socket_path}'}")
     try:
         yield
     finally:

@@ -580,19 +580,25 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except redis_errors.AuthenticationError as error:
-        raise PoolUnavailable(
-            f"the Redis server at {where} wants a password, or another one: put it into the URL, redis://:PASSWORD@HOST"
-        ) from error
+        raise _wants_password(where) from error
     except redis_errors.OutOfMemoryError as error:
         raise QueueFull(f"the Redis server at {where} is out of memory: send again later", retry_after_s=1.0) from error
     except redis_errors.InvalidResponse as error:
         raise PoolUnavailable(f"what answers at {where} is not a Redis server: check host and port") from error
     except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+        if isinstance(error.__cause__, redis_errors.AuthenticationError):  # how redis-py tells it of a unix socket
+            raise _wants_password(where) from error
         raise PoolUnavailable(
             f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
         ) from error
     except redis_errors.RedisError as error:
         raise PoolUnavailable(f"the Redis server at {where} refused: {error}") from error
+
+
+def _wants_password(where: str) -> PoolUnavailable:
+    return PoolUnavailable(
+        f"the Redis server at {where} wants a password, or another one: put it into the URL, redis://:PASSWORD@HOST"
+    )
 
 
 def _script_names() -> list[str]:

@@ -21,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlane.config.exits import FAILED, OK
+from tokenlane.config.load import pool_keys
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.producer.client import Client
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import Usage
@@ -71,7 +73,9 @@ async def _demo(redis: str | None) -> int:
             "For a real one: `tokenlane up --provider openai --endpoint http://HOST:PORT`, then `tokenlane chat`.\n"
         )
         show = _live if console.is_terminal else _plain
-        async with Client(facts["redis"], pool=facts["pool"]) as client:
+        # Its own pool's key is beside its socket.
+        keys = pool_keys() if redis is not None else KeyRing()
+        async with Client(facts["redis"], pool=facts["pool"], key=keys) as client:
             with show(turns, console):
                 async with asyncio.TaskGroup() as tasks:
                     for turn in turns:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -16,18 +16,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.exits import FAILED, OK, USAGE, UserError
-from tokenlane.config.load import lane_settings, pool_name
-from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
+from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
+from tokenlane.config.load import lane_settings, pool_keys, pool_name
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.errors import LlmError, PoolUnavailable
+from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import fetch
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.serve import DRAIN_S
 
+from .listening import lines_to_paste
+from .own_redis import OwnRedis, own_redis
 from .supervised import ends_with_input
 from .worker import BUILTIN_CAPACITY
 
@@ -58,16 +58,22 @@ def up(
     endpoint: Annotated[str | None, typer.Option(help="The back end's URL; the built-in model has its own.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model the lane serves; may be repeated.")] = None,
     capacity: Annotated[int | None, typer.Option(help="Requests the lane serves at once.", min=1)] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Let other machines in, with a password, at HOST or HOST:PORT (6379).")
+    ] = None,
     private: Annotated[bool, typer.Option(help="Do not let this user's other commands find this pool.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report each step as a JSON line.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Start a pool and a worker on this machine; Ctrl-C drains and stops them."""
+    if listen is not None and (redis is not None or private):
+        raise ConfigError("--listen is for the embedded server: leave out --redis and --private.")
     models = tuple(model or ())
     settings = lane_settings(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity)
     try:
-        code = asyncio.run(_up(settings, redis, pool_name(pool), _Report(as_json), private, supervised))
-    except PoolUnavailable as error:
+        server = nullcontext(_other(redis)) if redis is not None else own_redis(private=private, listen=listen)
+        code = asyncio.run(_up(settings, server, pool_name(pool), _Report(as_json), supervised))
+    except (PoolUnavailable, PoolKeyMismatch) as error:
         typer.echo(f"tokenlane: {error}", err=True)
         raise typer.Exit(USAGE) from None
     except LlmError as error:
@@ -76,17 +82,23 @@ def up(
 
 
 async def _up(
-    settings: LaneSettings, redis: str | None, pool: str, report: _Report, private: bool, supervised: bool
+    settings: LaneSettings,
+    server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
+    pool: str,
+    report: _Report,
+    supervised: bool,
 ) -> int:
     with _stop_signal() as stopping, ends_with_input() if supervised else nullcontext():
         async with AsyncExitStack() as stack:
-            url = await stack.enter_async_context(_embedded(private)) if redis is None else redis
-            where = RedisSettings(url)
-            report("pool", f"pool    {pool} at {where.safe_url}", redis=url, pool=pool)
-            async with connect(url, pool) as opened:
-                policy = await opened.policy()
-                if policy.revision == 0:
-                    await opened.set_policy(policy)
+            opened = await stack.enter_async_context(server)
+            where = opened.here if isinstance(opened, OwnRedis) else opened
+            key_id = await _prepare(where, pool, ours=isinstance(opened, OwnRedis))
+            sealed = f", sealed with key {key_id}" if key_id else ""
+            report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=where.url, pool=pool, key=key_id)
+            if isinstance(opened, OwnRedis) and opened.public is not None:
+                lines = lines_to_paste(opened.public.url, pool, opened.keys)
+                text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
+                report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
             if settings.provider == "builtin" and settings.endpoint is None:
                 slots = settings.capacity or BUILTIN_CAPACITY
                 settings = replace(settings, endpoint=await stack.enter_async_context(_builtin(slots)))
@@ -96,21 +108,23 @@ async def _up(
                     "        A real one: tokenlane up --provider openai --endpoint http://HOST:PORT",
                     model=MODEL_NAME,
                 )
-            return await _Worker(settings, url, pool, report).run(stopping)
+            return await _Worker(settings, where, pool, report).run(stopping)
 
 
-@asynccontextmanager
-async def _embedded(private: bool) -> AsyncIterator[str]:
-    if private:
-        async with EmbeddedServer() as server:
-            yield server.url
-        return
-    running = announced_socket()
-    if running is not None:
-        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
-    async with EmbeddedServer(data_dir() / "redis") as server:
-        with announcing(server.socket):
-            yield server.url
+def _other(redis: str) -> RedisSettings:
+    """A server that is not ours, with the keys given for it."""
+    return RedisSettings(redis, pool_keys())
+
+
+async def _prepare(where: RedisSettings, pool: str, *, ours: bool) -> str | None:
+    """Give the pool its policy, and the keys of our own server; the id of the one that seals."""
+    async with connect(where.url, pool, keys=None if ours else where.keys, opens=True) as opened:
+        if ours:
+            await opened.announce(where.keys)
+        policy = await opened.policy()
+        if policy.revision == 0:
+            await opened.set_policy(policy)
+        return opened.key_id
 
 
 @asynccontextmanager
@@ -142,7 +156,7 @@ def _download_bar() -> Iterator[Callable[[int, int], None]]:
 class _Worker:
     """The worker process: started, started again should it die, and drained at the end."""
 
-    def __init__(self, settings: LaneSettings, url: str, pool: str, report: _Report) -> None:
+    def __init__(self, settings: LaneSettings, redis: RedisSettings, pool: str, report: _Report) -> None:
         self._settings = settings
         self._report = report
         self._was_ready = False
@@ -152,8 +166,14 @@ class _Worker:
         command += ["--capacity", str(settings.capacity)] if settings.capacity else []
         command += [part for model in settings.models for part in ("--model", model)]
         self._command = command
-        # The URL may hold a password, and arguments show in process lists.
-        self._environment = {**os.environ, "TOKENLANE_REDIS_URL": url}  # noqa: TID251 - handed on, not read
+        # Arguments show in process lists, and the URL may hold a password. Keys of a file are read there, again when
+        # they have changed.
+        self._environment = {
+            **os.environ,  # noqa: TID251 - handed on, not read
+            "TOKENLANE_REDIS_URL": redis.url,
+            "TOKENLANE_POOL_KEY": "" if redis.keys.file else redis.keys.reveal(),
+            "TOKENLANE_REDIS__KEY_FILE": str(redis.keys.file or ""),
+        }
 
     async def run(self, stopping: asyncio.Event) -> int:
         while True:

@@ -1,0 +1,172 @@
+"""The embedded server that keeps what it holds, and the one that listens for other machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from tests.integration import life
+from tests.integration.servers import free_port
+
+from tokenlane.config import embedded
+from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
+from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.pool import connect
+from tokenlane.worker.commands.listening import bind_address, known_as, lines_to_paste
+
+
+async def kill(server: EmbeddedServer) -> None:
+    """Kill the server itself, and wait for its end."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await server.ended()
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "revive"])
+async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
+    """What a pool accepted is there after the server was stopped or killed, sealed with the same key."""
+    server = EmbeddedServer(tmp_path / "redis", keeps=True)
+    await server.start()
+    try:
+        async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+            request_id, key_id = await life.submit(pool), pool.key_id
+        if how != "stop":
+            await kill(server)
+        if how == "revive":
+            await server.revive()
+        else:
+            await server.stop()
+            await server.start()
+        async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+            assert await life.state_of(pool, request_id) == "waiting"
+            assert pool.key_id == key_id
+            asked = await life.running(pool, request_id)
+            assert asked.id == request_id
+            config = await life.raw(pool).config_get("append*", "slowlog-log-slower-than")
+            assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
+            assert config["slowlog-log-slower-than"] == "-1"
+    finally:
+        await server.stop()
+
+
+async def test_a_place_too_deep_for_a_socket_keeps_too(tmp_path: Path) -> None:
+    """Where the socket has to be elsewhere, data and key stay in the directory, and the key is found at the socket."""
+    directory = tmp_path / ("long" * 40)
+    found = []
+    for _ in range(2):
+        async with EmbeddedServer(directory, keeps=True) as server:
+            assert not server.socket.is_relative_to(tmp_path)
+            async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+                await life.submit(pool)
+                found.append((pool.key_id, await life.raw(pool).xlen(f"{life.PREFIX}role:{life.ROLE}")))
+    key_id = read_key_file(directory / "pool.key").ids[0]
+    assert found == [(key_id, 1), (key_id, 2)]
+
+
+def log_file(directory: Path) -> Path:
+    """The part of the append-only file that grows."""
+    (found,) = (directory / "appendonlydir").glob("*.incr.aof")
+    return found
+
+
+async def test_a_torn_end_is_cut_off(tmp_path: Path) -> None:
+    """A last command half written, as a power cut leaves it, costs that command only."""
+    async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
+        await redis.set("first", 1)
+        await redis.set("second", "x" * 100)
+    file = log_file(tmp_path)
+    file.write_bytes(file.read_bytes()[:-50])
+    async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
+        assert await redis.get("first") == b"1"
+        assert await redis.get("second") is None
+
+
+async def test_data_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file with nonsense in the middle ends the start, and the error says what to move away; that helps."""
+    async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
+        await redis.set("first", 1)
+        await redis.set("second", 2)
+    file = log_file(tmp_path)
+    file.write_bytes(b"nonsense" + file.read_bytes()[8:])
+    with pytest.raises(EmbeddedServerFailed, match=f"move {tmp_path / 'appendonlydir'} away"):
+        await EmbeddedServer(tmp_path, keeps=True).start()
+    (tmp_path / "appendonlydir").rename(tmp_path / "away")
+    async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
+        assert await redis.dbsize() == 0
+
+
+async def test_one_server_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second server cannot have the directory while the first lives, even where the socket is elsewhere."""
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.1)
+    directory = tmp_path / ("long" * 40)
+    async with EmbeddedServer(directory, keeps=True):
+        with pytest.raises(EmbeddedServerFailed, match="already"):
+            await EmbeddedServer(directory, keeps=True).start()
+    async with EmbeddedServer(directory, keeps=True):
+        pass
+
+
+async def test_listening_takes_a_password(tmp_path: Path) -> None:
+    """Who listens for others has a password, the same after a restart, in private files; nobody gets in without it."""
+    port, urls = free_port(), []
+    for _ in range(2):
+        async with EmbeddedServer(tmp_path, keeps=True, listen=("127.0.0.1", port)) as server:
+            urls.append(server.public_url("127.0.0.1"))
+            for url in (server.url, urls[-1]):
+                async with Redis.from_url(url) as redis:
+                    assert await redis.ping()
+            for url in (f"redis://127.0.0.1:{port}", f"unix://{server.socket}"):
+                with pytest.raises(PoolUnavailable, match="wants a password"):
+                    async with connect(url):
+                        pass
+            for name in ("password", "redis.conf", "pool.key"):
+                assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    assert urls[0] == urls[1]
+    assert not (tmp_path / "redis.conf").exists()
+
+
+async def test_without_listening_there_is_no_port(tmp_path: Path) -> None:
+    """Unless told so, the server listens on its socket only."""
+    async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
+        assert await redis.config_get("port") == {"port": "0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 6379)),
+        ("127.0.0.1:7000", ("127.0.0.1", 7000)),
+        ("0.0.0.0:7000", ("0.0.0.0", 7000)),
+    ],
+)
+def test_addresses_to_listen_at(text: str, address: tuple[str, int]) -> None:
+    """An address stands for itself; the port is Redis's own unless it is given."""
+    assert bind_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", ":7000", "192.0.2.7", "127.0.0.1:port", "127.0.0.1:99999", "http://127.0.0.1"])
+def test_addresses_that_are_none(text: str) -> None:
+    """What is no address of this machine is told before anything is started."""
+    with pytest.raises(ConfigError, match="HOST or HOST:PORT"):
+        bind_address(text)
+
+
+def test_what_other_machines_call_this_one() -> None:
+    """An address is known as itself; everywhere is known as something one can connect to."""
+    assert known_as("127.0.0.1") == "127.0.0.1"
+    assert known_as("0.0.0.0") not in ("0.0.0.0", "")
+
+
+def test_lines_to_paste_name_the_pool_unless_it_is_main() -> None:
+    """The lines carry URL, keys in order and, if it is another, the pool."""
+    keys = KeyRing((PoolKey.new(), PoolKey.new()))
+    for pool in ("main", "other"):
+        export, *_ = lines_to_paste("redis://:p@host:1/0", pool, keys).splitlines()
+        assert keys.reveal() in export
+        assert ("TOKENLANE_POOL=other" in export) is (pool == "other")

@@ -1,0 +1,75 @@
+"""The embedded server of `tokenlane up`: found by the user's other commands, and started again should it die."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import typer
+
+from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing, read_key_file
+from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
+from tokenlane.config.values import RedisSettings
+from tokenlane.routing.tasks import background
+
+from .listening import bind_address, known_as
+
+__all__ = ["OwnRedis", "own_redis"]
+
+
+@dataclass(frozen=True)
+class OwnRedis:
+    """Where the server is, for this user and, if it listens, for other machines; and the keys of its pools."""
+
+    here: RedisSettings
+    public: RedisSettings | None = None
+
+    @property
+    def keys(self) -> KeyRing:
+        """The keys in the server's directory."""
+        return self.here.keys
+
+
+@asynccontextmanager
+async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRedis]:
+    """Run an embedded server for as long as the block lasts.
+
+    Args:
+        private: keep nothing, and let nobody find it.
+        listen: HOST or HOST:PORT for other machines.
+
+    Raises:
+        AlreadyRunning: this user has one here.
+        UserError: it cannot be started, or not again.
+    """
+    if private:
+        async with EmbeddedServer() as server:
+            yield OwnRedis(_here(server))
+        return
+    running = announced_socket()
+    if running is not None:
+        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
+    address = bind_address(listen) if listen is not None else None
+    async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
+        here = _here(server)
+        public = RedisSettings(server.public_url(known_as(address[0])), here.keys) if address else None
+        with announcing(server.socket, server.url):
+            try:
+                async with background() as tasks:
+                    tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
+                    yield OwnRedis(here, public)
+            except ExceptionGroup as failed:  # it cannot be started again
+                raise failed.exceptions[0] from None
+
+
+def _here(server: EmbeddedServer) -> RedisSettings:
+    return RedisSettings(server.url, read_key_file(server.key_file))
+
+
+async def _keep_alive(server: EmbeddedServer) -> None:
+    while True:
+        code = await server.ended()
+        typer.echo(f"tokenlane: the embedded server ended with code {code}; starting it again", err=True)
+        await server.revive()
