@@ -19,6 +19,7 @@ from tokenlane.routing.errors import (
     RateLimited,
     RequestCancelled,
     RequestLost,
+    SchemaMismatch,
     Timeout,
     Unauthorized,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "RateLimited",
     "RequestCancelled",
     "RequestLost",
+    "SchemaMismatch",
     "Timeout",
     "TokenDelta",
     "ToolCall",

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, Unpack, overload
 
 from tokenlane.config.poolkey import KeyRing
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.messages import Answer, ChatOptions, new_id
+from tokenlane.routing.messages import Answer, ChatOptions, Parsed, new_id
 from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .courier import Courier
 from .exchange import Exchange
-from .request import Messages, compose, refuse_unknown
+from .forms import asked_for
+from .request import Messages, Schema, compose, refuse_unknown
 from .stream import ChatStream
 from .watch import Watch
 
@@ -64,8 +66,8 @@ class Client:
                 raise ValueError(
                     f"{name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
                 )
-        self._url = url
-        self._keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
+        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
+        self._connect: Callable[[str], AbstractAsyncContextManager[Courier]] = partial(_connection, url, pool, keys)
         self._pool_name = pool
         self._id = ""
         self._courier: Courier | None = None
@@ -74,22 +76,34 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of agent {self.agent!r}, pool {self._pool_name!r}>"
 
-    def chat(self, messages: Messages, *, role: str, **options: Unpack[ChatOptions]) -> ChatStream:
+    @overload
+    def chat(
+        self, messages: Messages, *, role: str, response_format: type[Parsed], **options: Unpack[ChatOptions]
+    ) -> ChatStream[Parsed]: ...
+
+    @overload
+    def chat(
+        self, messages: Messages, *, role: str, response_format: Schema | None = None, **options: Unpack[ChatOptions]
+    ) -> ChatStream: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        response_format: type[Parsed] | Schema | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream. Nothing is sent before the stream is entered.
 
         Args:
             messages: one question, or a conversation.
             role: what the pool routes by.
+            response_format: what the answer is to look like: a pydantic model, which then is the answer's `parsed`, or
+                a `response_format` in OpenAI's shape.
             options: see `ChatOptions`; what is left out is the back end's default.
         """
-        refuse_unknown(options)
-        courier, request_id = self._entered(), new_id()
-
-        async def submit() -> Exchange:
-            envelope, payload = compose(request_id, messages, role, options, agent=self.agent, client=self._id)
-            return await courier.open(envelope, payload, options.get("idempotency_key"))
-
-        return ChatStream(request_id, courier, submit)
+        return self._ask(messages, role, response_format, options)
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
@@ -131,15 +145,35 @@ class Client:
         """
         return await self._entered().cancel(request_id)
 
-    async def complete(self, messages: Messages, *, role: str, **options: Unpack[ChatOptions]) -> Answer:
-        """Ask for an answer, whole. Raises what a stream raises."""
-        async with self.chat(messages, role=role, **options) as stream:
+    @overload
+    async def complete(
+        self, messages: Messages, *, role: str, response_format: type[Parsed], **options: Unpack[ChatOptions]
+    ) -> Answer[Parsed]: ...
+
+    @overload
+    async def complete(
+        self, messages: Messages, *, role: str, response_format: Schema | None = None, **options: Unpack[ChatOptions]
+    ) -> Answer: ...
+
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        response_format: type[Parsed] | Schema | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Answer[Parsed]:
+        """Ask for an answer, whole. Takes and raises what `chat` and its stream do.
+
+        Raises:
+            SchemaMismatch: the answer is not in the form of the model given as `response_format`.
+        """
+        async with self._ask(messages, role, response_format, options) as stream:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
         self._id = new_id()
-        connection = _connection(self._url, self._pool_name, self._keys, self._id)
-        self._courier = await self._stack.enter_async_context(connection)
+        self._courier = await self._stack.enter_async_context(self._connect(self._id))
         return self
 
     async def __aexit__(
@@ -147,6 +181,24 @@ class Client:
     ) -> bool | None:
         self._courier = None
         return await self._stack.__aexit__(kind, error, trace)
+
+    def _ask(
+        self,
+        messages: Messages,
+        role: str,
+        response_format: type[Parsed] | Schema | None,
+        options: ChatOptions,
+    ) -> ChatStream[Parsed]:
+        refuse_unknown(options)
+        courier, request_id = self._entered(), new_id()
+        form = response_format if isinstance(response_format, type) else None
+        shape = asked_for(response_format) if isinstance(response_format, type) else response_format
+
+        async def submit() -> Exchange:
+            envelope, payload = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
+            return await courier.open(envelope, payload, options.get("idempotency_key"))
+
+        return ChatStream(request_id, courier, submit, form)
 
     def _entered(self) -> Courier:
         if self._courier is None:

@@ -6,18 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs
 
-__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "refuse_unknown"]
+__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "Schema", "compose", "refuse_unknown"]
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, object]]
 """One question, or a conversation: `Message`s, or mappings of the same shape."""
+
+Schema: TypeAlias = dict[str, JsonValue]
+"""A `response_format` in OpenAI's shape."""
 
 _BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
@@ -37,7 +40,14 @@ def refuse_unknown(options: Mapping[str, object]) -> None:
 
 
 def compose(
-    request_id: str, messages: Messages, role: str, options: ChatOptions, *, agent: str, client: str
+    request_id: str,
+    messages: Messages,
+    role: str,
+    options: ChatOptions,
+    response_format: Schema | None = None,
+    *,
+    agent: str,
+    client: str,
 ) -> tuple[Envelope, bytes]:
     """The envelope of a chat request, and its payload.
 
@@ -47,7 +57,10 @@ def compose(
     if isinstance(messages, str):
         messages = [Message(role="user", content=_encodable(messages))]
     try:
-        request = ChatRequest.model_validate({"id": request_id, "role": role, "messages": list(messages), **options})
+        asked = {"id": request_id, "role": role, "messages": list(messages), **options}
+        if response_format is not None:
+            asked["response_format"] = response_format
+        request = ChatRequest.model_validate(asked)
         payload = request.to_wire()
         _refuse_half_characters(request)
     except ValidationError as error:

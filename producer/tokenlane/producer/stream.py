@@ -7,17 +7,18 @@ import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, cast
 
-from tokenlane.routing.messages import Answer, TokenDelta, Usage
+from tokenlane.routing.messages import Answer, Parsed, TokenDelta, Usage
 
 from .courier import Courier
 from .exchange import Exchange
+from .forms import filled
 
 __all__ = ["ChatStream"]
 
 
-class ChatStream:
+class ChatStream(Generic[Parsed]):
     """One answer: an async context manager that submits the request, and an async iterator of its deltas.
 
     Leaving the block before the end cancels the request, unless another stream has attached to it since. So does
@@ -36,10 +37,17 @@ class ChatStream:
         LlmError: what else the request failed with.
     """
 
-    def __init__(self, request_id: str, courier: Courier, submit: Callable[[], Awaitable[Exchange]]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        courier: Courier,
+        submit: Callable[[], Awaitable[Exchange]],
+        form: type[Parsed] | None = None,
+    ) -> None:
         self._request_id = request_id
         self._courier = courier
         self._submit = submit
+        self._form = form
         self._exchange: Exchange | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -74,14 +82,19 @@ class ChatStream:
         """
         await self._courier.close(self._entered(), everywhere=True)
 
-    async def answer(self) -> Answer:
-        """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does."""
+    async def answer(self) -> Answer[Parsed]:
+        """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does.
+
+        Raises:
+            SchemaMismatch: it is not in the form that was asked for; `text` holds what it says.
+        """
         exchange = self._entered()
         while not exchange.delivery.ended:
             await exchange.change()
         if exchange.delivery.error is not None:
             raise exchange.delivery.error
-        return exchange.delivery.answer()
+        answer = exchange.delivery.answer()
+        return cast("Answer[Parsed]", answer) if self._form is None else filled(answer, self._form)
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:

@@ -10,6 +10,7 @@
     ├── DeadlineExceeded    its time to live passed
     ├── Interrupted         the answer broke off after some of it was delivered (`partial`)
     ├── RequestLost         the pool no longer knows the request
+    ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
     ├── Duplicate           its idempotency key was used by a request that has ended
     ├── PoolUnavailable     no pool answers at that Redis URL
     ├── PoolKeyMismatch     this pool's key is another one
@@ -49,6 +50,7 @@ __all__ = [
     "RateLimited",
     "RequestCancelled",
     "RequestLost",
+    "SchemaMismatch",
     "Timeout",
     "Unauthorized",
 ]
@@ -187,6 +189,13 @@ class RequestLost(LlmError):
     """The pool no longer knows this request: send it again."""
 
     code = "request_lost"
+
+
+class SchemaMismatch(LlmError):
+    """The answer does not fit the `response_format` that was asked for; `text` holds what it says."""
+
+    code = "schema_mismatch"
+    text: str = ""
 
 
 class Duplicate(LlmError):

@@ -7,9 +7,10 @@ agent said or was told (messages, text, tool arguments) is part of a `repr`, and
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Literal, TypeAlias, TypedDict
+from typing import Annotated, Generic, Literal, TypeAlias, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from typing_extensions import TypeVar
 
 from .errors import ErrorReport
 
@@ -35,6 +36,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "Needs",
+    "Parsed",
     "Priority",
     "Replay",
     "Resume",
@@ -55,6 +57,9 @@ Kind = Literal["chat", "embed", "command"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
 """A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
+
+Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
+"""The model an answer was asked for as `response_format`."""
 
 RequestId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -139,7 +144,6 @@ class ChatOptions(TypedDict, total=False):
     tools: list[dict[str, JsonValue]] | None
     tool_choice: str | dict[str, JsonValue] | None
     parallel_tool_calls: bool | None
-    response_format: dict[str, JsonValue] | None
     reasoning_effort: str | None
     extra: dict[str, JsonValue] | None
     priority: Priority
@@ -252,8 +256,8 @@ class TokenDelta(_Wire):
     usage: Usage | None = None
 
 
-class Answer(_Value):
-    """A whole answer."""
+class Answer(_Value, Generic[Parsed]):
+    """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools."""
 
     request_id: str
     text: str = Field(default="", repr=False)
@@ -263,6 +267,7 @@ class Answer(_Value):
     usage: Usage = Usage()
     model: str = ""
     lane: str = ""
+    parsed: Parsed | None = Field(default=None, repr=False)
 
 
 class ModelInfo(_Value):

@@ -1,0 +1,46 @@
+"""Answers in the form of a pydantic model: its JSON schema on the way out, the model itself on the way back."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from tokenlane.routing.errors import SchemaMismatch
+from tokenlane.routing.messages import Answer, Parsed
+
+__all__ = ["asked_for", "filled"]
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def asked_for(model: type[BaseModel]) -> dict[str, JsonValue]:
+    """The `response_format` that asks for JSON of this model, in OpenAI's shape."""
+    name = _NOT_IN_A_NAME.sub("_", model.__name__)[:64]
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": model.model_json_schema()}}
+
+
+def filled(answer: Answer, model: type[Parsed]) -> Answer[Parsed]:
+    """The answer with `parsed` filled in, unless it calls tools instead of saying something.
+
+    Raises:
+        SchemaMismatch: its text is not JSON of this model. The error does not quote it.
+    """
+    if answer.tool_calls and not answer.text:
+        return cast("Answer[Parsed]", answer)
+    try:
+        parsed = model.model_validate_json(answer.text)
+    except ValidationError as error:
+        kinds = sorted({str(one["type"]) for one in error.errors(include_input=False, include_context=False)})
+    else:
+        return cast("Answer[Parsed]", answer.model_copy(update={"parsed": parsed}))
+    # Raised out here, so that pydantic's error, which quotes the answer, is not its context.
+    why = "it was cut off: ask for more max_tokens" if answer.finish_reason == "length" else "see the error's `text`"
+    mismatch = SchemaMismatch(
+        f"the answer to {answer.request_id} is no {model.__name__} ({', '.join(kinds)}); {why}",
+        lane=answer.lane,
+        model=answer.model,
+    )
+    mismatch.text = answer.text
+    raise mismatch

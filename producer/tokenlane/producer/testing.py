@@ -1,0 +1,79 @@
+"""A pool for tests of agents: no server, no worker, no retries, nothing to attach to; a function answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, nullcontext
+from typing import Self, TypeAlias
+
+from tokenlane.routing.errors import LlmError, RequestCancelled, RequestLost
+from tokenlane.routing.messages import ChatRequest, Deltas, Envelope, TokenDelta, Usage
+from tokenlane.routing.tasks import background
+
+from .client import Client
+from .courier import Courier
+from .delivery import Delivery
+from .exchange import Exchange
+
+__all__ = ["Handler", "MockPool"]
+
+Handler: TypeAlias = Callable[[ChatRequest], str | Iterable[str | TokenDelta]]
+
+
+class MockPool(AsyncExitStack):
+    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Other errors end the block, in a group."""
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__()
+        self.requests, self.handler = list[ChatRequest](), handler
+
+    async def __aenter__(self) -> Self:
+        self.tasks = await self.enter_async_context(background())
+        return self
+
+    def client(self, *, agent: str | None = None) -> Client:
+        """A client of this pool, to be entered like any other."""
+        client = Client("mock://", agent=agent)
+        client._connect = lambda _: nullcontext(_Courier(self))
+        return client
+
+
+class _Courier(Courier):
+    def __init__(self, pool: MockPool) -> None:  # and nothing of a real one's: there is no pool behind it
+        self._mock, self.exchanges = pool, {}
+
+    async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
+        self._mock.requests.append(request := ChatRequest.model_validate_json(payload))
+        exchange = Exchange(request.id, request.role, None, Delivery(request.id), float("inf"), 0)
+        self.exchanges[request.id] = [exchange]
+        self._mock.tasks.create_task(self._answer(request, exchange))
+        return exchange
+
+    async def attach(self, request_id: str, position: int = 0) -> Exchange:
+        raise RequestLost("a MockPool has no requests to attach to")
+
+    async def cancel(self, request_id: str) -> bool:
+        self.abandon(self.exchanges[request_id][0])
+        return True
+
+    def abandon(self, exchange: Exchange, *, everywhere: bool = False) -> None:
+        exchange.delivery.fail(RequestCancelled())
+        exchange.changed.set()
+
+    async def _answer(self, request: ChatRequest, exchange: Exchange) -> None:
+        delivery = exchange.delivery
+        try:
+            pieces = self._mock.handler(request)
+            for piece in [pieces] if isinstance(pieces, str) else pieces:
+                deltas = [TokenDelta(text=piece) if isinstance(piece, str) else piece.model_copy()]
+                said = Deltas(attempt=1, worker="", lane="", model="mock", first=delivery.position, deltas=deltas)
+                delivery.receive(said)
+                exchange.changed.set()
+                await asyncio.sleep(0)  # so that its reader may cancel it
+                if delivery.ended:
+                    return
+            delivery.complete(Usage(completion_tokens=delivery.position))
+        except LlmError as error:
+            delivery.fail(error)
+        exchange.changed.set()

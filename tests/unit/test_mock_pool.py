@@ -1,0 +1,168 @@
+"""Agents tested without a server, and answers in the form of a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Iterator
+from typing import assert_type
+
+import pytest
+from pydantic import BaseModel
+
+from tokenlane.producer import (
+    Answer,
+    BadRequest,
+    ChatStream,
+    Interrupted,
+    LlmError,
+    ProviderDown,
+    QueueFull,
+    RequestCancelled,
+    RequestLost,
+    SchemaMismatch,
+    TokenDelta,
+    ToolCallDelta,
+)
+from tokenlane.producer.testing import MockPool
+from tokenlane.routing.messages import ChatRequest
+
+
+class City(BaseModel):
+    """What is asked for."""
+
+    name: str
+    people: int = 0
+
+
+async def test_text_and_pieces_are_streamed() -> None:
+    """A handler's text is one delta, an iterable's pieces are one each; the request is what the agent asked."""
+
+    def handler(request: ChatRequest) -> str | list[str | TokenDelta]:
+        return "whole" if request.max_tokens == 1 else ["a", TokenDelta(reasoning="r"), "b"]
+
+    async with MockPool(handler) as pool, pool.client(agent="tester") as client:
+        assert (await client.complete("one", role="planner", max_tokens=1)).text == "whole"
+        async with client.chat("two", role="coder") as stream:
+            assert [(delta.position, delta.text) async for delta in stream] == [(0, "a"), (1, ""), (2, "b")]
+            answer = await stream.answer()
+    assert (answer.text, answer.reasoning, answer.usage.completion_tokens) == ("ab", "r", 3)
+    assert [(request.role, request.messages[0].content) for request in pool.requests] == [
+        ("planner", "one"),
+        ("coder", "two"),
+    ]
+
+
+@pytest.mark.parametrize("error", [QueueFull(retry_after_s=2.0), BadRequest("no"), LlmError("odd")])
+async def test_errors_are_raised_in_the_agent(error: LlmError) -> None:
+    """What the handler raises of the tree of errors, the agent is raised; other requests are not troubled."""
+
+    def handler(request: ChatRequest) -> str:
+        if request.role == "bad":
+            raise error
+        return "fine"
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        with pytest.raises(type(error)) as raised:
+            await client.complete("x", role="bad")
+        assert raised.value is error
+        assert (await client.complete("x", role="good")).text == "fine"
+
+
+async def test_an_answer_that_breaks_off() -> None:
+    """An error after some pieces is Interrupted, as with a real pool."""
+
+    def handler(request: ChatRequest) -> Iterator[str]:
+        yield "half"
+        raise ProviderDown("gone")
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        with pytest.raises(Interrupted) as broken:
+            await client.complete("x", role="planner")
+    assert broken.value.partial == "half"
+
+
+async def test_cancelling_stops_the_handler() -> None:
+    """A stream that is left or cancelled takes no more pieces, and there is nothing to attach to."""
+    taken: list[int] = []
+
+    def handler(request: ChatRequest) -> Iterator[str]:
+        for number in range(1000):
+            taken.append(number)
+            yield str(number)
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        async with client.chat("x", role="planner") as stream:
+            await anext(stream)
+        async with client.chat("x", role="planner") as stream:
+            await anext(stream)
+            await client.cancel(stream.request_id)
+            with pytest.raises(RequestCancelled):
+                await stream.answer()
+        with pytest.raises(RequestLost):
+            await client.attach(stream.request_id).__aenter__()
+    assert len(taken) < 10
+
+
+async def test_a_bug_in_the_handler_is_raised_from_the_block() -> None:
+    """A failing assertion about the request is not lost."""
+
+    def handler(request: ChatRequest) -> str:
+        raise ZeroDivisionError
+
+    async def ask() -> None:
+        async with MockPool(handler) as pool, pool.client() as client:
+            await client.complete("x", role="planner")
+
+    with pytest.raises(ExceptionGroup) as failed:
+        await ask()
+    assert failed.group_contains(ZeroDivisionError)
+
+
+async def test_a_model_is_asked_for_and_filled() -> None:
+    """A pydantic model goes out as its JSON schema and comes back as itself, from `complete` and from a stream."""
+    async with MockPool(lambda _: ['{"name": "Bonn", ', '"people": 7}']) as pool, pool.client() as client:
+        answer = await client.complete("x", role="planner", response_format=City)
+        assert_type(answer, Answer[City])
+        assert_type(answer.parsed, City | None)
+        assert answer.parsed == City(name="Bonn", people=7)
+        stream = client.chat("x", role="planner", response_format=City)
+        assert_type(stream, ChatStream[City])
+        async with stream:
+            assert (await stream.answer()).parsed == answer.parsed
+        plain = await client.complete("x", role="planner", response_format={"type": "json_object"})
+        assert plain.parsed is None
+    asked = pool.requests[0].response_format
+    assert asked == {"type": "json_schema", "json_schema": {"name": "City", "schema": City.model_json_schema()}}
+    assert [request.response_format for request in pool.requests[1:]] == [asked, {"type": "json_object"}]
+
+
+@pytest.mark.parametrize("text", ["SECRET", '{"name": "SECRET", "people": "SECRET"}', '{"SECRET": 1}', ""])
+async def test_an_answer_that_does_not_fit(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a typed error that keeps the text for the agent, and shows it nowhere."""
+    caplog.set_level(logging.DEBUG)
+    async with MockPool(lambda _: text) as pool, pool.client() as client:
+        with pytest.raises(SchemaMismatch, match="is no City") as wrong:
+            await client.complete("x", role="planner", response_format=City)
+    assert wrong.value.text == text
+    shown = [str(wrong.value), repr(wrong.value), caplog.text, *traceback.format_exception(wrong.value)]
+    assert not [one for one in shown if "SECRET" in one]
+    assert (wrong.value.__cause__, wrong.value.__context__) == (None, None)
+
+
+async def test_an_answer_cut_off_says_so() -> None:
+    """An answer that does not fit because it is too short says what to do."""
+    cut = [TokenDelta(text='{"name'), TokenDelta(finish_reason="length")]
+    async with MockPool(lambda _: cut) as pool, pool.client() as client:
+        with pytest.raises(SchemaMismatch, match="max_tokens"):
+            await client.complete("x", role="planner", response_format=City)
+
+
+async def test_a_tool_call_is_no_mismatch() -> None:
+    """An answer that calls a tool instead has nothing parsed."""
+    call = [TokenDelta(tool_calls=(ToolCallDelta(id="a", name="f", arguments="{}"),), finish_reason="tool_calls")]
+    async with MockPool(lambda _: call) as pool, pool.client() as client:
+        answer = await client.complete("x", role="planner", response_format=City)
+    assert (answer.parsed, answer.tool_calls[0].name) == (None, "f")
+    await asyncio.sleep(0)
