@@ -47,6 +47,7 @@ VERBS = {
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
     "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
+    "config": Verb("Show the settings that hold and where they come from; init writes a file.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
     "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
@@ -91,7 +92,7 @@ def _load(verb: EntryPoint) -> Any:
         raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
     command = _command(verb.name, loaded)
     if verb.name in VERBS and VERBS[verb.name].configured:
-        for one in getattr(command, "commands", {"": command}).values():
+        for one in (command, *getattr(command, "commands", {}).values()):
             one.params.extend(_command("", _configuration).params)
     return command
 

@@ -48,26 +48,37 @@ class Settings:
         layers: the weakest first; each validated by itself.
         own: what this process says of the lane it serves, `name` among it.
         file: the file that was read.
+
+    Attributes:
+        leaves: every value that is set, by its path.
     """
 
     def __init__(self, layers: Iterable[Layer], own: Mapping[str, Setting], file: File | None = None) -> None:
         self.file = file
         self.own = own
-        self._leaves = {path: setting for layer in layers for path, setting in layer.items()}
+        self.leaves = {path: setting for layer in layers for path, setting in layer.items()}
 
     @cached_property
     def document(self) -> Document:
         """All layers as one file; only what is set is set."""
-        return document_type().model_validate(_nested(self._leaves))
+        return document_type().model_validate(_nested(self.leaves))
 
     def get(self, *path: str, default: object = None) -> Setting:
         """One value with its source."""
-        return self._leaves.get(path, Setting(default))
+        return self.leaves.get(path, Setting(default))
 
     @property
     def lanes(self) -> list[str]:
         """The names of the lanes that sections describe."""
         return list(self.document.lanes)
+
+    def lanes_served(self) -> list[str]:
+        """The lanes of a whole host: all that there are, unless one is named.
+
+        Raises:
+            ConfigError: as `lane_name`; with several, also if something is said of one without its name.
+        """
+        return [self.lane_name()] if self.own or len(self.lanes) < 2 else self.lanes
 
     def lane_name(self) -> str:
         """The lane this process serves: the one it names, the only one there is, or the one `[defaults]` makes.
@@ -115,7 +126,7 @@ class Settings:
         return found
 
     def _provider(self, lane: str | None) -> Setting:
-        for setting in (self.own.get("provider"), self._leaves.get(("lanes", lane or "", "provider"))):
+        for setting in (self.own.get("provider"), self.leaves.get(("lanes", lane or "", "provider"))):
             if setting is not None:
                 return setting
         return self.get("defaults", "provider", default="builtin")
@@ -124,7 +135,7 @@ class Settings:
         end = len(section)
         return {
             str(path[end]): setting
-            for path, setting in self._leaves.items()
+            for path, setting in self.leaves.items()
             if path[:end] == section and len(path) == end + 1
         }
 

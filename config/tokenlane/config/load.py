@@ -48,11 +48,13 @@ from .sections import Lane, document_type
 
 __all__ = [
     "NoPool",
+    "asked_for",
     "configured_redis",
     "debugging",
     "file_settings",
     "find_file",
     "find_pool",
+    "given_secrets",
     "lane_settings",
     "own_lane",
     "pool_keys",
@@ -216,10 +218,25 @@ def pool_settings(
         ConfigError: as `lane_settings`; or there are several lanes, and something is said of one without its name.
     """
     settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
-    several = len(settings.lanes) > 1 and "name" not in settings.own
-    if several and not settings.own and _environment().api_key is None:
-        return [_lane_settings(settings, name) for name in settings.lanes]
-    return [_lane_settings(settings, settings.lane_name())]
+    names = settings.lanes_served()
+    if len(names) > 1 and _environment().api_key is not None:
+        raise ConfigError(f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane.")
+    return [_lane_settings(settings, name) for name in names]
+
+
+def asked_for() -> tuple[str | None, str | None]:
+    """The provider and the model that `--llm` names, for a verb that asks and serves no lane."""
+    named = {key: setting.value for key, setting in read().own.items() if setting.source == _LLM}
+    models = named.get("models")
+    provider = named.get("provider")
+    return (str(provider) if provider else None, str(models[0]) if isinstance(models, list) and models else None)
+
+
+def given_secrets() -> list[str]:
+    """The names of the variables that hold secrets of ours and are set."""
+    environment = _environment()
+    secrets = {"API_KEY": environment.api_key, "POOL_KEY": environment.pool_key}
+    return [f"{_PREFIX}{name}" for name, secret in secrets.items() if secret is not None]
 
 
 def _lane_settings(settings: Settings, name: str) -> LaneSettings:

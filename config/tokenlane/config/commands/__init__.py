@@ -1,0 +1,3 @@
+"""The verbs of the configuration itself."""
+
+from __future__ import annotations

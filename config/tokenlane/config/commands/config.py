@@ -1,0 +1,121 @@
+"""`tokenlane config`: what holds, and where each value comes from; `config init` writes a file to begin with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenlane.config.effective import Setting, Settings
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.load import NoPool, find_pool, given_secrets, own_lane, read
+from tokenlane.config.values import masked
+
+__all__ = ["config"]
+
+config = typer.Typer(add_completion=False, invoke_without_command=True, pretty_exceptions_enable=False)
+
+_HIDDEN = "***"
+
+
+class _Row(NamedTuple):
+    key: str
+    value: object
+    source: str
+
+
+@config.callback()
+def show(
+    context: typer.Context,
+    lane: Annotated[str | None, typer.Option(help="Only this lane of the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Show the settings that hold, each with its source; secrets are hidden."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = read(own_lane(lane=lane))
+    rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
+    if as_json:
+        file = str(settings.file) if settings.file else None
+        typer.echo(json.dumps({"file": file, "settings": [row._asdict() for row in rows]}, indent=2))
+        return
+    typer.echo(f"file: {settings.file or 'none; `tokenlane config init` writes one'}\n")
+    cells = [(row.key, _text(row.value), row.source) for row in rows]
+    if sys.stdout.isatty():
+        _draw(cells)
+    else:
+        widths = [max(len(row[column]) for row in cells) for column in range(2)]
+        for key, value, source in cells:
+            typer.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+
+
+@config.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("llm.toml")) -> None:
+    """Write an llm.toml in which everything is explained and nothing is set. A file that is there stays as it is."""
+    template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template)
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already and stays as it is: remove it first, or name another.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+    typer.echo(f"wrote {path}; `tokenlane config` shows what holds")
+
+
+def _redis(settings: Settings) -> Iterator[_Row]:
+    url = settings.get("redis", "url")
+    if url.value is None:
+        try:
+            url = Setting(find_pool().url, "tokenlane up, which runs")
+        except NoPool:
+            url = Setting(None, "default: that of this user's `tokenlane up`; none runs")
+    yield _row("redis.url", url)
+    yield _row("redis.pool", settings.get("redis", "pool", default="main"))
+    yield _row("redis.key_file", settings.get("redis", "key_file"))
+
+
+def _lanes(settings: Settings) -> Iterator[_Row]:
+    for name in settings.lanes_served():
+        for key, setting in settings.lane(name).items():
+            yield _row(f"lanes.{name}.{key}", setting)
+
+
+def _sections(settings: Settings) -> Iterator[_Row]:
+    for path, setting in settings.leaves.items():
+        if path[0] not in ("redis", "lanes") and setting.value != {}:
+            yield _row(".".join(map(str, path)), setting)
+
+
+def _secrets() -> Iterator[_Row]:
+    for variable in given_secrets():
+        yield _Row(variable, _HIDDEN, "environment")
+
+
+def _row(key: str, setting: Setting) -> _Row:
+    value = setting.value
+    return _Row(key, masked(value) if isinstance(value, str) and "://" in value else value, setting.source)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _draw(rows: list[tuple[str, str, str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("setting", "value", "source"):
+        table.add_column(heading, overflow="fold")
+    for key, value, source in rows:
+        # Text, not markup: a model's name may hold brackets.
+        table.add_row(key, Text(value), Text(source, style="dim" if source.startswith("default") else "green"))
+    Console(highlight=False).print(table)

@@ -1,0 +1,129 @@
+"""`tokenlane config`, `config init`, and the options that every configured verb has."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tokenlane.config import cli
+from tokenlane.config.exits import OK, USAGE
+from tokenlane.config.load import file_settings
+
+FILE = """\
+[redis]
+url = "redis://:hunter2@gpu-hub:6379"
+[lanes.gpu0]
+provider = "vllm"
+endpoint = "http://me:hunter2@localhost:8000"
+[lanes.gpu1]
+capacity = 4
+"""
+
+
+def surroundings(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
+    places = {"TOKENLANE_HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    return {**kept, "NO_COLOR": "1", "TERMINAL_WIDTH": "200", **places, **more}
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    command = [sys.executable, "-m", "tokenlane.config", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=surroundings(folder, **environment), capture_output=True, text=True, check=False
+    )
+
+
+def settings(folder: Path, *arguments: str, **environment: str) -> dict[str, tuple[object, str]]:
+    """What `config --json` says: value and source by key."""
+    result = run(folder, "config", "--json", *arguments, **environment)
+    assert result.returncode == OK, result.stderr
+    return {row["key"]: (row["value"], row["source"]) for row in json.loads(result.stdout)["settings"]}
+
+
+def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
+    """Every setting of every lane is there with its source, and no secret is."""
+    (tmp_path / "llm.toml").write_text(FILE, encoding="utf-8")
+    result = run(tmp_path, "config", TOKENLANE_REDIS__POOL="blue", TOKENLANE_POOL_KEY="hunter2")
+    assert result.returncode == OK, result.stderr
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert lines["redis.url"] == ["redis://:***@gpu-hub:6379", "llm.toml:2"]
+    assert lines["redis.pool"] == ["blue", "TOKENLANE_REDIS__POOL"]
+    assert lines["lanes.gpu0.endpoint"] == ["http://me:***@localhost:8000", "llm.toml:5"]
+    assert lines["lanes.gpu1.capacity"] == ["4", "llm.toml:7"]
+    assert lines["lanes.gpu0.capacity"] == ["auto", "default"]
+    assert lines["TOKENLANE_POOL_KEY"] == ["***", "environment"]
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    """All that follows --llm is taken, wherever it stands, and --config names the file."""
+    file = tmp_path / "other.toml"
+    file.write_text(FILE, encoding="utf-8")
+    found = settings(tmp_path, "--config", "other.toml", "--llm", "model=phi3:8b", "timeout_ms=7", "--lane", "gpu0")
+    assert found["lanes.gpu0.models"] == (["phi3:8b"], "--llm")
+    assert found["lanes.gpu0.timeout_ms"] == (7, "--llm")
+    assert found["lanes.gpu0.provider"] == ("vllm", f"{file}:4")
+    assert "lanes.gpu1.capacity" not in found
+
+
+def test_on_a_terminal_it_is_a_table(tmp_path: Path) -> None:
+    """On a terminal the settings are drawn under headings."""
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "tokenlane.config", "config"]
+    environment = surroundings(tmp_path, COLUMNS="150", TERM="xterm")
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=side, stdout=side, stderr=side) as process:
+        os.close(side)
+        seen = b""
+        try:
+            while piece := os.read(main, 65536):
+                seen += piece
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        finally:
+            os.close(main)
+        assert process.wait(30) == OK
+    assert re.search(r"setting\s+value\s+source", re.sub(r"\x1b\[\d+m", "", seen.decode()))
+
+
+def test_init_writes_a_file_that_changes_nothing_and_is_never_overwritten(tmp_path: Path) -> None:
+    """The file is valid and sets nothing; a second `init` is refused and leaves it."""
+    assert run(tmp_path, "config", "init").returncode == OK
+    file = tmp_path / "llm.toml"
+    assert not any(setting.value for setting in file_settings(file).leaves.values())
+    file.write_text("# mine", encoding="utf-8")
+    again = run(tmp_path, "config", "init")
+    assert (again.returncode, file.read_text()) == (USAGE, "# mine")
+    assert "llm.toml" in again.stderr
+    assert "already" in again.stderr
+
+
+def test_every_example_in_the_written_file_is_valid(tmp_path: Path) -> None:
+    """With all comments that look like settings made settings, the file is read without complaint, and is complete."""
+    template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
+    assert (Path(__file__).parents[2] / "config" / "llm.toml").read_text(encoding="utf-8") == template
+    file = tmp_path / "llm.toml"
+    file.write_text(re.sub(r"^# (?=\[|\w+ = )", "", template, flags=re.MULTILINE), encoding="utf-8")
+    found = file_settings(file)
+    assert found.document.has_policy
+    policy = found.document.policy
+    assert policy.model_fields_set == type(policy).model_fields.keys()
+    assert found.document.lanes["gpu0"].models
+    assert found.document.roles["coder"].route
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.configured])
+def test_every_configured_verb_takes_the_options(verb: str, tmp_path: Path) -> None:
+    """`--config` and `--llm` are read before a verb does anything: what is wrong in them ends it with 2."""
+    arguments = ["why"] if verb == "chat" else ["show"] if verb in ("policy", "key") else []
+    result = run(tmp_path, verb, *arguments, "--config", "nix.toml", TOKENLANE_REDIS_URL="redis://127.0.0.1:1")
+    assert result.returncode == USAGE, result.stderr
+    assert "nix.toml" in result.stderr
