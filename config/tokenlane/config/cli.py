@@ -46,6 +46,7 @@ VERBS = {
     "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
+    "probe": Verb("Look for model servers, and say what to do if there is none.", "worker"),
     "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
     "config": Verb("Show the settings that hold and where they come from; init writes a file.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),

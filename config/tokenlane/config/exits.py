@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["CANCELLED", "FAILED", "OK", "USAGE", "ConfigError", "UserError"]
+__all__ = ["CANCELLED", "FAILED", "NOTHING_FOUND", "OK", "USAGE", "ConfigError", "UserError"]
 
 OK = 0
 FAILED = 1
 USAGE = 2  # wrong arguments or configuration: trying again as it stands cannot help
+NOTHING_FOUND = 3  # `probe` found no model server that can chat
 CANCELLED = 130  # Ctrl-C
 
 

@@ -37,25 +37,28 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.config.running import announced_url
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.values import LaneSettings, RedisSettings, default_lane
 
-from .effective import Layer, Setting, Settings
+from .effective import DEFAULT, Layer, Setting, Settings
 from .explain import did_you_mean
 from .layers import file_layer, lane_layer, text_layer
 from .overrides import OPTION as _LLM
 from .overrides import assignment
-from .sections import Lane, document_type
+from .sections import Lane, document_type, provider_names
 
 __all__ = [
     "NoPool",
     "asked_for",
+    "configured_back_ends",
     "configured_redis",
     "debugging",
     "file_settings",
     "find_file",
     "find_pool",
     "given_secrets",
+    "key_in",
     "lane_settings",
+    "names_provider",
     "own_lane",
     "pool_keys",
     "pool_name",
@@ -239,6 +242,36 @@ def given_secrets() -> list[str]:
     return [f"{_PREFIX}{name}" for name, secret in secrets.items() if secret is not None]
 
 
+def configured_back_ends() -> list[LaneSettings]:
+    """Return the back ends that somebody named, as lanes: this host's lanes, then those of providers' sections.
+
+    The provider is `builtin` where only an endpoint was named, the endpoint None where only a provider was.
+
+    Raises:
+        ConfigError: something is set wrongly.
+    """
+    settings = read()
+    lanes = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
+    found = [_lane_settings(settings, name) for name in lanes]
+    for name in provider_names():
+        section = settings.document.provider(name)
+        if section.endpoint not in (None, *(lane.endpoint for lane in found)):
+            key = _api_key(section.api_key_env, name)
+            found.append(LaneSettings(default_lane(name), name, section.endpoint, api_key=key))
+    return [lane for lane in found if lane.endpoint or lane.provider != "builtin"]
+
+
+def names_provider(own: Mapping[str, Setting] | None = None) -> bool:
+    """Whether anything but a default says which provider this host's lanes have.
+
+    Args:
+        own: what a verb's options say of this process's lane.
+    """
+    settings = read(own)
+    names = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
+    return any(settings.lane(name)["provider"].source != DEFAULT for name in names)
+
+
 def _lane_settings(settings: Settings, name: str) -> LaneSettings:
     values = {key: setting.value for key, setting in settings.lane(name).items()}
     lane = Lane.model_validate(values)
@@ -269,10 +302,16 @@ def _api_key(variable: str | None, lane: str) -> SecretStr | None:
     key = _environment().api_key
     if key is not None or variable is None:
         return key
-    value = os.environ.get(variable)
-    if not value:
+    found = key_in(variable)
+    if found is None:
         raise ConfigError(f"Lane {lane!r}: its api_key_env names {variable}, which is not set: export {variable}=…")
-    return SecretStr(value)
+    return found
+
+
+def key_in(variable: str) -> SecretStr | None:
+    """Return the key that the environment variable of this name holds; None if it is not set or empty."""
+    value = os.environ.get(variable)
+    return SecretStr(value) if value else None
 
 
 def _key_file(settings: Settings) -> File | None:

@@ -20,7 +20,7 @@ from .http import TRANSPORT_ERRORS, open_client, send, transport_error
 from .patience import Patience
 from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
 
-__all__ = ["HttpProvider", "Reading"]
+__all__ = ["HttpProvider", "Reading", "read_body"]
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -113,7 +113,7 @@ class HttpProvider:
         kind = response.headers.get("content-type", "").lower()
         if response.status_code == 200 and kind.startswith(self.stream_type):
             return
-        body = await _read(response, MAX_ERROR_BYTES)
+        body = await read_body(response, MAX_ERROR_BYTES)
         if response.status_code != 200:
             raise self._refused(response, body)
         try:
@@ -184,7 +184,7 @@ class HttpProvider:
             async with asyncio.timeout(PAGE_TIMEOUT_S):
                 response = await send(self._http, request)
                 try:
-                    body = await _read(response, MAX_PAGE_BYTES)
+                    body = await read_body(response, MAX_PAGE_BYTES)
                 finally:
                     await response.aclose()
             if response.status_code == 404:
@@ -216,7 +216,7 @@ def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     return chunks
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def read_body(response: httpx.Response, limit: int) -> bytes:
     """The body up to `limit` bytes."""
     body = b""
     async with aclosing(_raw(response)) as chunks:

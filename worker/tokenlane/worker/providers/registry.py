@@ -48,6 +48,15 @@ class ProviderRegistry:
         """
         return self._factory(lane.provider)(lane)
 
+    def default_endpoint(self, name: str) -> str | None:
+        """Where the provider of this name looks if its lane does not say; None if that has to be said.
+
+        Raises:
+            ConfigError: as `create`.
+        """
+        endpoint: str | None = getattr(self._factory(name), "default_endpoint", None)
+        return endpoint
+
     def _factory(self, name: str) -> ProviderFactory:
         if name in self._factories:
             return self._factories[name]

@@ -1,0 +1,254 @@
+"""`tokenlane probe` as a person runs it, on a terminal and off one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests import pages
+
+from tokenlane.config.exits import FAILED, NOTHING_FOUND, OK, USAGE
+
+from .servers import free_port
+
+COMMAND = (sys.executable, "-m", "tokenlane.config", "probe")
+# The installer as it runs: what it fetches is an archive with an `ollama` in it that only says its version.
+FAKE_CURL = """\
+#!/bin/sh
+echo "curl $*" >> "$HOME/called"
+while [ $# -gt 1 ]; do
+    [ "$1" = --output ] && out=$2
+    shift
+done
+case "$1" in *.tgz) ;; *) exit 22 ;; esac
+mkdir -p "$HOME/made/bin"
+printf '#!/bin/sh\\necho "ollama version is 9.9"\\n' > "$HOME/made/bin/ollama"
+chmod +x "$HOME/made/bin/ollama"
+tar -C "$HOME/made" -czf "$out" bin
+"""
+FAKE_SH = """\
+#!/bin/sh
+echo "sh $*" >> "$HOME/called"
+exec /bin/sh "$@"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home and working directory with nothing in it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An endpoint where nothing answers."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+def surroundings(home: Path, **more: str) -> dict[str, str]:
+    """An environment without settings, whose user's directories are in `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
+    own = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "TOKENLANE_HOME": str(home / "data"), "TERM": "dumb"}
+    return {**kept, **own, **more}
+
+
+def off_terminal(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run it without a terminal."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=surroundings(home, **more),
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def on_terminal(
+    home: Path, arguments: Sequence[str], dialogue: Sequence[tuple[str, str]], more: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run it on a terminal and give each answer once its question stands there; exit code and all that was shown."""
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=surroundings(home, **(more or {})),
+        cwd=home,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        start_new_session=True,
+    )
+    os.close(side)
+    watchdog = threading.Timer(50, process.kill)
+    watchdog.start()
+    shown, waiting, seen = "", list(dialogue), 0
+    try:
+        while piece := _read(main):
+            shown += piece
+            while waiting and (place := shown.find(waiting[0][0], seen)) >= 0:
+                question, words = waiting.pop(0)
+                seen = place + len(question)
+                os.write(main, f"{words}\n".encode())
+        assert not waiting, f"never asked {waiting[0][0]!r}:\n{shown}"
+        return process.wait(), shown.replace("\r\n", "\n")
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        os.close(main)
+
+
+def _read(terminal: int) -> str:
+    try:
+        return os.read(terminal, 65536).decode()
+    except OSError:  # how Linux says that the other side is closed
+        return ""
+
+
+@contextmanager
+def stand_ins(home: Path, **scripts: str) -> Iterator[dict[str, str]]:
+    """An environment in which these commands are others."""
+    folder = home / "stand-ins"
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    yield {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+async def test_found(home: Path) -> None:
+    """A server that is found is shown with its models, and the command ends with 0."""
+    async with pages.serving(pages.LM_STUDIO) as url:
+        ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
+    assert ran.returncode == OK
+    assert f"{url}  lmstudio  yes: openai/gpt-oss-20b" in ran.stdout
+
+
+async def test_the_configured_endpoints_come_first(home: Path) -> None:
+    """Endpoints of llm.toml are looked at before the usual ports, with the provider they are said to have."""
+    async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.OLLAMA) as wrong:
+        (home / "llm.toml").write_text(f'[vllm]\nendpoint = "{vllm}"\n[tgi]\nendpoint = "{wrong}"\n')
+        ran = await asyncio.to_thread(off_terminal, home, "--json")
+    facts = json.loads(ran.stdout)
+    assert (ran.returncode, facts["found"]) == (OK, True)
+    seen = {place["endpoint"]: place for place in facts["places"]}
+    assert set(list(seen)[:2]) == {vllm, wrong}
+    assert seen[vllm]["models"] == ["qwen", "adapter"]
+    assert "it is Ollama, not TGI" in seen[wrong]["why_not"]
+    assert "http://127.0.0.1:11434" in seen
+
+
+def test_none_off_a_terminal(home: Path, nowhere: str) -> None:
+    """Without a terminal it says why and what to do, asks nothing, and ends with 3."""
+    ran = off_terminal(home, "--endpoint", nowhere)
+    assert ran.returncode == NOTHING_FOUND
+    assert "nothing answers there" in ran.stdout
+    for way in ("ollama pull", "api_key_env", "--provider builtin"):
+        assert way in ran.stdout
+    told = off_terminal(home, "--endpoint", nowhere, "--json")
+    assert told.returncode == NOTHING_FOUND
+    assert "ollama pull" in json.loads(told.stdout)["advice"]
+
+
+def test_installing_ollama(home: Path, nowhere: str) -> None:
+    """The script is shown before it is asked for, runs without root, and leaves Ollama in the user's own directory."""
+    with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH, sudo=FAKE_SH) as more:
+        code, shown = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+        )
+    assert code == OK, shown
+    assert shown.index("curl --fail") < shown.index("Run this script?")
+    assert "ollama version is 9.9" in shown
+    assert (home / ".local/bin/ollama").exists()
+    called = (home / "called").read_text()
+    assert "install_ollama.sh" in called
+    assert "https://ollama.com/download/ollama-linux-" in called
+    assert "sudo" not in called
+
+
+def test_not_installing_ollama(home: Path, nowhere: str) -> None:
+    """Without a yes nothing runs."""
+    with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH) as more:
+        code, _ = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "")], more
+        )
+    assert code == FAILED
+    assert not (home / "called").exists()
+
+
+def test_an_install_that_fails(home: Path, nowhere: str) -> None:
+    """A download that fails leaves nothing, and it is said what else there is."""
+    with stand_ins(home, curl="#!/bin/sh\nexit 6\n") as more:
+        code, shown = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+        )
+    assert code == FAILED
+    assert "https://ollama.com/download" in shown
+    assert "Traceback" not in shown
+    assert not (home / ".local").exists()
+
+
+async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
+    """The endpoint is tested with the key of the named variable, and llm.toml written; the key is not in it."""
+    async with pages.serving(pages.OTHER_OPENAI) as url:
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", f"{url}/v1"),
+            ("The environment variable", "MY_KEY"),
+            ("Which model", ""),
+            ("Write the configuration to", ""),
+        ]
+        keys = {"MY_KEY": "sk-topsecret"}
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, keys)
+        assert code == OK, shown
+        text = (home / "llm.toml").read_text()
+        assert tomllib.loads(text) == {
+            "defaults": {"provider": "openai", "model": "m"},
+            "openai": {"endpoint": f"{url}/v1", "api_key_env": "MY_KEY"},
+        }
+        assert "topsecret" not in text + shown
+        # What was written is configuration: the next look finds the endpoint by itself.
+        again = await asyncio.to_thread(off_terminal, home, **keys)
+        assert f"{url}/v1  openai    yes: m" in again.stdout
+        # A file that is there stays as it is.
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, keys)
+        assert (code, (home / "llm.toml").read_text()) == (OK, text)
+        assert "is there already" in shown
+
+
+def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> None:
+    """What was tested and does not work is not written."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "")]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "cannot be used: nothing answers there" in shown
+    assert not (home / "llm.toml").exists()
+
+
+def test_the_builtin(home: Path, nowhere: str) -> None:
+    """The built-in model is one command away, and told so."""
+    code, shown = on_terminal(home, ["--endpoint", nowhere], [("Which (1-4)", "9"), ("Which (1-4)", "3")])
+    assert code == OK
+    assert "tokenlane up --provider builtin" in shown
+
+
+def test_a_wrong_configuration(home: Path) -> None:
+    """A configuration that is wrong is an error of use, not a server that is missing."""
+    (home / "llm.toml").write_text("[vllm]\nendpoints = 1\n")
+    ran = off_terminal(home)
+    assert ran.returncode == USAGE
+    assert "endpoints" in ran.stderr

@@ -1,0 +1,48 @@
+"""Each kind of model server is told by what its pages hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests import pages
+
+from tokenlane.worker.providers.recognise import PAGES, recognise
+
+
+@pytest.mark.parametrize(
+    ("served", "kind"),
+    [
+        (pages.OLLAMA, "ollama"),
+        ({**pages.OLLAMA, "/api/tags": {"models": None}}, "ollama"),
+        (pages.VLLM, "vllm"),
+        (pages.VLLM_WITH_A_KEY, "vllm"),
+        (pages.LM_STUDIO, "lmstudio"),
+        (pages.LM_STUDIO_WITH_A_KEY, "lmstudio"),
+        (pages.TGI, "tgi"),
+        (pages.LLAMA_CPP, "llamacpp"),
+        (pages.OTHER_OPENAI, "openai"),
+        (pages.EMBEDDINGS_ONLY_TEI, None),
+        (pages.WEB_INTERFACE, None),
+        (pages.UNRELATED, None),
+        ({"*": pages.UNEXPECTED}, None),
+        ({}, None),
+    ],
+)
+def test_each_kind_is_told_by_its_own_pages(served: pages.Pages, kind: str | None) -> None:
+    """What answers 200 to everything, or shares a page with another, is not mistaken."""
+    seen = {path: served.get(path, served.get("*")) for path in PAGES}
+    assert recognise({path: page for path, page in seen.items() if page is not None}) == kind
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["error", "models", "data"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(PAGES), JSON))
+def test_no_page_breaks_it(served: dict[str, object]) -> None:
+    """Whatever a server answers, it is one of the kinds or none."""
+    assert recognise(served) in ("lmstudio", "ollama", "tgi", "vllm", "llamacpp", "openai", None)

@@ -1,0 +1,99 @@
+"""What `probe` offers on a terminal when it has found no model server. Nothing is done unseen and unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import typer
+
+from tokenlane.config.exits import FAILED, OK, UserError
+from tokenlane.config.load import key_in
+from tokenlane.config.values import LaneSettings
+from tokenlane.worker.builtin import MODEL_NAME
+from tokenlane.worker.probe import Place, Sighting, look
+
+__all__ = ["offer"]
+
+_SCRIPT = "install_ollama.sh"
+_SHOWN_MODELS = 20
+_CHOICES = f"""
+No model server with a model that can chat was found. There are three ways to have one:
+  1  install Ollama on this host, for this user alone (a script, shown first)
+  2  use a remote OpenAI-compatible endpoint
+  3  use the built-in model, {MODEL_NAME}: a toy, to see things work
+  4  none of these
+"""
+
+
+def offer() -> int:
+    """Ask, and do what was chosen; the exit code."""
+    typer.echo(_CHOICES)
+    choices = {"1": _install, "2": _use_remote, "3": _use_builtin, "4": _leave}
+    chosen = ""
+    while chosen not in choices:
+        chosen = typer.prompt("Which (1-4)", default="4")
+    return choices[chosen]()
+
+
+def _install() -> int:
+    with as_file(files("tokenlane.worker") / _SCRIPT) as script:
+        typer.echo(f"\n{script.read_text(encoding='utf-8')}")
+        if not typer.confirm("Run this script?", default=False):
+            return FAILED
+        code = subprocess.run(["sh", str(script)], check=False).returncode
+    if code != 0:
+        raise UserError(
+            f"The script ended with code {code}, and Ollama is not installed: see above for why, or take its own "
+            "installer, https://ollama.com/download."
+        )
+    typer.echo("\nOnce it runs and has a model, `tokenlane up` finds it.")
+    return OK
+
+
+def _use_remote() -> int:
+    endpoint = typer.prompt("The endpoint's URL, as https://HOST")
+    variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
+    key = key_in(variable) if variable else None
+    if variable and key is None:
+        raise UserError(f"{variable} is not set: export {variable}=… here, and run `tokenlane probe` again.")
+    seen = asyncio.run(look(Place(LaneSettings("remote", "openai", endpoint, api_key=key), "openai")))
+    if not seen.found:
+        raise UserError(f"{seen.endpoint} cannot be used: {seen.why_not}")
+    model = _chosen_model(seen)
+    text = _llm_toml(endpoint, variable, model)
+    file = Path(typer.prompt("Write the configuration to", default="llm.toml")).expanduser()
+    if file.exists():
+        typer.echo(f"\n{file} is there already, and stays as it is. Put this into it:\n\n{text}")
+        return OK
+    file.write_text(text, encoding="utf-8")
+    typer.echo(f"\n{file} is written. `tokenlane up` uses it from this directory, or with --config {file}.")
+    return OK
+
+
+def _chosen_model(seen: Sighting) -> str:
+    typer.echo(f"It answers, and has {len(seen.models)} models: {', '.join(seen.models[:_SHOWN_MODELS])}")
+    model = ""
+    while model not in seen.models:
+        model = typer.prompt("Which model", default=seen.models[0])
+    return model
+
+
+def _llm_toml(endpoint: str, variable: str, model: str) -> str:
+    # A JSON string is a TOML string.
+    lines = ["[defaults]", 'provider = "openai"', f"model = {json.dumps(model)}", ""]
+    lines += ["[openai]", f"endpoint = {json.dumps(endpoint)}"]
+    lines += [f"api_key_env = {json.dumps(variable)}"] if variable else []
+    return "\n".join(lines) + "\n"
+
+
+def _use_builtin() -> int:
+    typer.echo("\ntokenlane up --provider builtin")
+    return OK
+
+
+def _leave() -> int:
+    return FAILED

@@ -1,0 +1,91 @@
+"""`tokenlane probe`: which model servers there are, and what to do if there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from tokenlane.config.exits import NOTHING_FOUND
+from tokenlane.config.load import configured_back_ends
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.advice import GET_A_MODEL
+from tokenlane.worker.probe import Place, Sighting, default_places, look_at_all
+from tokenlane.worker.providers import default_registry
+
+from .offers import offer
+
+__all__ = ["places", "probe", "table"]
+
+_SHOWN_MODELS = 3
+
+
+def probe(
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="Look here instead of at the usual places; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON object, and ask nothing.")] = False,
+) -> None:
+    """Look for model servers that can chat. If there is none, ask what to do; not on a terminal, end with 3."""
+    named = [Place(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
+    sightings = asyncio.run(look_at_all(named or places()))
+    found = [sighting for sighting in sightings if sighting.found]
+    if as_json:
+        facts = {"found": bool(found), "places": [_facts(sighting) for sighting in sightings]}
+        typer.echo(json.dumps(facts if found else {**facts, "advice": GET_A_MODEL}))
+    else:
+        typer.echo(table(sightings))
+    if found:
+        return
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not as_json:
+            typer.echo(f"\nNo model server with a model that can chat was found. {GET_A_MODEL}")
+        raise typer.Exit(NOTHING_FOUND)
+    raise typer.Exit(offer())
+
+
+def places() -> list[Place]:
+    """The configured back ends, then this host's usual ports, each endpoint once."""
+    found: dict[str, Place] = {}
+    for lane in configured_back_ends():
+        provider = None if lane.provider == "builtin" else lane.provider
+        endpoint = lane.endpoint or default_registry().default_endpoint(lane.provider)
+        if endpoint is not None:
+            found[_key(endpoint)] = Place(replace(lane, endpoint=endpoint), provider)
+    for place in default_places():
+        found.setdefault(_key(place.lane.endpoint or ""), place)
+    return list(found.values())
+
+
+def table(sightings: list[Sighting]) -> str:
+    """What was seen, a line a place."""
+    rows = [("ENDPOINT", "PROVIDER", "FOUND")]
+    rows += [(seen.endpoint, seen.provider or "-", _verdict(seen)) for seen in sightings]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
+
+
+def _verdict(seen: Sighting) -> str:
+    if not seen.found:
+        return f"no: {seen.why_not}"
+    more = f" and {len(seen.models) - _SHOWN_MODELS} more" if len(seen.models) > _SHOWN_MODELS else ""
+    return f"yes: {', '.join(seen.models[:_SHOWN_MODELS])}{more}"
+
+
+def _facts(seen: Sighting) -> dict[str, object]:
+    return {
+        "endpoint": seen.endpoint,
+        "provider": seen.provider,
+        "found": seen.found,
+        "models": seen.models,
+        "why_not": seen.why_not or None,
+    }
+
+
+def _key(endpoint: str) -> str:
+    """What is the same for two ways to write one endpoint."""
+    return endpoint.rstrip("/").removesuffix("/v1").replace("://localhost", "://127.0.0.1")

@@ -1,0 +1,152 @@
+"""Looks for model servers: which kind each is, and whether it has a model that can chat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from pydantic_core import from_json
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings, masked
+from tokenlane.routing.errors import LlmError
+
+from .providers import default_registry
+from .providers.base import read_body
+from .providers.http import TRANSPORT_ERRORS, open_client
+from .providers.recognise import PAGES, recognise
+
+__all__ = ["Place", "Sighting", "default_places", "look", "look_at_all"]
+
+CONNECT_TIMEOUT_S = 1.0
+TIMEOUT_S = 4.0
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+NAMES = {
+    "ollama": "Ollama",
+    "lmstudio": "LM Studio",
+    "vllm": "vLLM",
+    "tgi": "TGI",
+    "llamacpp": "llama.cpp",
+    "openai": "an OpenAI-compatible server",
+}
+_NO_MODEL = {
+    "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
+    "lmstudio": "it has no model that can chat: download one in LM Studio",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look. `lane` has an endpoint; `provider` is what should be there, None if that is to be found out."""
+
+    lane: LaneSettings
+    provider: str | None = None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen at one place. `lane` has the provider that was recognised; `models` can chat, the rest is not told.
+
+    `why_not`: why it is not counted as found; empty if it is.
+    """
+
+    lane: LaneSettings
+    provider: str | None
+    models: tuple[str, ...] = ()
+    why_not: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether it can be used as it is."""
+        return not self.why_not
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is, without a password."""
+        return masked(self.lane.endpoint or "")
+
+
+def default_places() -> list[Place]:
+    """The ports of this host where model servers listen unless they are told otherwise."""
+    registry = default_registry()
+    endpoints = dict.fromkeys(registry.default_endpoint(name) for name in NAMES)
+    return [Place(LaneSettings("probe", "openai", endpoint)) for endpoint in endpoints if endpoint]
+
+
+async def look_at_all(places: Iterable[Place]) -> list[Sighting]:
+    """Look at all places at once; what was seen, in their order. It takes a few seconds at most."""
+    return list(await asyncio.gather(*map(look, places)))
+
+
+async def look(place: Place) -> Sighting:
+    """Look at one place."""
+    lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await _seen(place, lane)
+    except TimeoutError as error:
+        why = f"it did not answer within {TIMEOUT_S:g} s" if not isinstance(error, LlmError) else error.message
+        return Sighting(place.lane, place.provider, why_not=why)
+    except (LlmError, ConfigError) as error:
+        why = error.message if isinstance(error, LlmError) else str(error)
+        return Sighting(place.lane, place.provider, why_not=why)
+
+
+async def _seen(place: Place, lane: LaneSettings) -> Sighting:
+    pages = await _pages(lane)
+    if pages is None:
+        return Sighting(place.lane, place.provider, why_not="nothing answers there")
+    kind = recognise(pages)
+    wrong = _not_expected(kind, place.provider)
+    if wrong:
+        return Sighting(place.lane, kind, why_not=wrong)
+    provider = place.provider or kind
+    assert provider is not None
+    seen = replace(place.lane, provider=provider)
+    async with default_registry().create(replace(lane, provider=provider)) as backend:
+        models = tuple(model.name for model in await backend.models() if model.chats)
+    if lane.models:
+        missing = [name for name in lane.models if name not in models and f"{name}:latest" not in models]
+        if missing:
+            return Sighting(seen, provider, models, f"it has no {missing[0]!r}, which is configured")
+    why_not = "" if models else _NO_MODEL.get(provider, "it serves no model that can chat")
+    return Sighting(seen, provider, models, why_not)
+
+
+def _not_expected(kind: str | None, expected: str | None) -> str:
+    """Why a server of this kind is not what was looked for; empty if it is."""
+    if kind is None and expected in (None, *NAMES):
+        return f"what answers there is none of {', '.join(list(NAMES.values())[:-1])}"
+    if expected is None and kind == "openai":
+        return "it speaks OpenAI's dialect, but is none of those known: name it with --provider openai --endpoint URL"
+    if expected in NAMES and expected not in (kind, "openai"):
+        assert kind is not None
+        return f"it is {NAMES[kind]}, not {NAMES[expected]}: set its provider to {kind!r}"
+    return ""
+
+
+async def _pages(lane: LaneSettings) -> dict[str, Any] | None:
+    """What it answers to each of `PAGES`, as far as that is JSON; None if it cannot be reached."""
+    assert lane.endpoint is not None
+    async with open_client(lane, lane.endpoint.rstrip("/").removesuffix("/v1")) as client:
+        answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
+    if all(isinstance(answer, Exception) for answer in answers):
+        return None
+    return {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
+
+
+async def _page(client: httpx.AsyncClient, path: str) -> Any:
+    """The page; None if it is no JSON, the error if it cannot be had."""
+    try:
+        response = await client.send(client.build_request("GET", path), stream=True)
+        try:
+            return from_json(await read_body(response, MAX_PAGE_BYTES))
+        finally:
+            await response.aclose()
+    except TRANSPORT_ERRORS as error:
+        return error
+    except ValueError:
+        return None

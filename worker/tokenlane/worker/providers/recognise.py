@@ -1,0 +1,82 @@
+"""Which kind of model server answers, told by pages that only that kind has; status codes and ports tell nothing.
+
+LM Studio answers 200 to any path, and many servers speak OpenAI's dialect, so what a page holds is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["PAGES", "recognise"]
+
+PAGES = (
+    "/lmstudio-greeting",
+    "/api/v1/models",
+    "/api/version",
+    "/api/tags",
+    "/info",
+    "/version",
+    "/v1/models",
+    "/props",
+)
+"""What to ask for. A refusal's body is a page too: that a key is wanted is said in each server's own words."""
+
+
+def recognise(pages: Mapping[str, Any]) -> str | None:
+    """The provider for the server with these pages of JSON; `openai` if it only speaks that dialect, None if not even
+    that."""
+    for kind, fits in _KINDS.items():
+        try:
+            if fits(pages):
+                return kind
+        except (AttributeError, TypeError, KeyError, IndexError):
+            continue
+    return None
+
+
+def _lm_studio(pages: Mapping[str, Any]) -> bool:
+    if pages.get("/lmstudio-greeting") == {"lmstudio": True}:
+        return True
+    listed = pages["/api/v1/models"]
+    if "error" in listed:
+        return "LM Studio" in listed["error"]["message"]
+    return all(model["type"] in ("llm", "embedding") and model["key"] for model in listed["models"])
+
+
+def _ollama(pages: Mapping[str, Any]) -> bool:
+    said = pages["/api/tags"]["models"]  # null where it has none
+    return isinstance(pages["/api/version"]["version"], str) and isinstance(said, list | type(None))
+
+
+def _tgi(pages: Mapping[str, Any]) -> bool:
+    return bool(pages["/info"]["model_id"]) and "max_total_tokens" in pages["/info"]
+
+
+def _vllm(pages: Mapping[str, Any]) -> bool:
+    if pages["/v1/models"] == {"error": "Unauthorized"}:
+        return list(pages["/version"]) == ["version"]
+    return _first_owner(pages) == "vllm"
+
+
+def _llama_cpp(pages: Mapping[str, Any]) -> bool:
+    return "total_slots" in (pages.get("/props") or {}) or _first_owner(pages) == "llamacpp"
+
+
+def _openai(pages: Mapping[str, Any]) -> bool:
+    return all(isinstance(model["id"], str) for model in pages["/v1/models"]["data"])
+
+
+def _first_owner(pages: Mapping[str, Any]) -> object:
+    return pages["/v1/models"]["data"][0]["owned_by"]
+
+
+_KINDS = {
+    "lmstudio": _lm_studio,
+    "ollama": _ollama,
+    "tgi": _tgi,
+    "vllm": _vllm,
+    "llamacpp": _llama_cpp,
+    "openai": _openai,
+}
+"""In the order they are tried: each tells itself from those after it."""
