@@ -110,9 +110,16 @@ async def test_an_unreachable_pool_is_clear() -> None:
 async def test_check(pool: Pool) -> None:
     """A monitor is told in one line that all is well, or what is not, by exit code and by text."""
     await at_work(pool)
-    code, out, _ = await status(pool.url, "--check")
+
+    async def checked(*arguments: str) -> tuple[int, str]:
+        await pool.sweep("host/1", revision=0)
+        await life.beat(pool)
+        code, out, _ = await status(pool.url, "--check", *arguments)
+        return code, out
+
+    code, out = await checked()
     assert (code, out) == (exits.OK, "ok: 1 open lanes, 1 routers, 1 waiting, 1 running\n")
-    code, out, _ = await status(pool.url, "--check", "--max-wait", "0")
+    code, out = await checked("--max-wait", "0")
     assert (code, out.split(":")[0], len(out.splitlines())) == (exits.FAILED, "waits_long", 1)
-    code, out, _ = await status(pool.url, "--check", "--json", "--max-wait", "0")
+    code, out = await checked("--json", "--max-wait", "0")
     assert (code, [it["code"] for it in json.loads(out)["problems"]]) == (exits.FAILED, ["waits_long"])

@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 PLACES = {"redis://gpu-hub:6379": "REDIS", "http://localhost:8000": "ENDPOINT"}
 STAYING = {
     "tokenlane up": "Stop:  Ctrl-C",
-    "tokenlane worker": "lane 'gpu0' serves",
+    "tokenlane worker --redis": "lane      gpu0",
     "tokenlane router": "until Ctrl-C",
     "arq ": "Starting worker for",
 }

@@ -124,10 +124,11 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
     async def ready() -> None:
         await opened.wait()
 
+    async def note(_: object) -> None:
+        opened.set()
+
     async with background() as tasks:
-        running = tasks.create_task(
-            run_worker(settings, RedisSettings(redis), ready=lambda _: opened.set(), stopping=stopping)
-        )
+        running = tasks.create_task(run_worker(settings, RedisSettings(redis), ready=note, stopping=stopping))
         yield {"ready": ready}
         stopping.set()
         await running

@@ -12,7 +12,7 @@ from tokenlane.config.explain import did_you_mean
 
 from .policy import Candidate, Limits, Policy, RolePolicy
 
-__all__ = ["as_toml", "policy_of"]
+__all__ = ["as_toml", "policy_of", "route_entry", "section_key"]
 
 _LANE = "lane:"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -41,9 +41,9 @@ def as_toml(policy: Policy) -> str:
     rules = policy.model_dump(exclude={"revision", "roles"})
     lines = ["[policy]", *(f"{rule} = {value}" for rule, value in rules.items())]
     for name, role in sorted(policy.roles.items()):
-        lines += ["", f"[roles.{_key(name)}]"]
+        lines += ["", f"[roles.{section_key(name)}]"]
         if role.route:
-            lines += ["route = [", *(f"  {_entry(candidate)}," for candidate in role.route), "]"]
+            lines += ["route = [", *(f"  {route_entry(candidate)}," for candidate in role.route), "]"]
         limits = role.limits.model_dump(exclude_none=True)
         if limits:
             lines.append(f"limits = {_table(limits)}")
@@ -66,7 +66,8 @@ def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
     return Candidate(provider=place, model=model or None)
 
 
-def _entry(candidate: Candidate) -> str:
+def route_entry(candidate: Candidate) -> str:
+    """A place in a route, as a list in llm.toml has it."""
     provider, model, lane = candidate.provider, candidate.model, candidate.lane
     if (provider is None) == (lane is None) or (provider and provider not in sections.provider_names()):
         return _table(candidate.model_dump(exclude_none=True))
@@ -78,5 +79,6 @@ def _table(values: dict[str, object]) -> str:
     return f"{{ {', '.join(f'{key} = {json.dumps(value, ensure_ascii=False)}' for key, value in values.items())} }}"
 
 
-def _key(name: str) -> str:
+def section_key(name: str) -> str:
+    """A name as a part of a section's heading."""
     return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)

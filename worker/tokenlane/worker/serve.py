@@ -9,7 +9,7 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -111,7 +111,7 @@ async def run_worker(
     provider: LlmProvider | None = None,
     drain_s: float = DRAIN_S,
     transcripts: bool = False,
-    ready: Callable[[Lane], None] = lambda lane: None,
+    ready: Callable[[Lane], Awaitable[None]] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> int:
     """Serve a lane, and route, until told to stop; the exit code.
@@ -119,7 +119,7 @@ async def run_worker(
     SIGTERM or SIGINT drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
 
     Args:
-        ready: called once the lane takes work.
+        ready: awaited once the lane takes work.
         stopping: another way to make it drain: set it.
 
     Raises:
@@ -135,7 +135,8 @@ async def run_worker(
             tasks.create_task(worker.main(), name="tokenlane worker")
             tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
             try:
-                ready(lane)
+                if ready is not None:
+                    await ready(lane)
                 await stopping.wait()
                 tasks.create_task(_close_at_once(lane, hurried))
                 await drain(lane, worker, drain_s)

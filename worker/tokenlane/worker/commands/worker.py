@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.load import debugging, find_pool, lane_settings, pool_name
-from tokenlane.config.values import LaneSettings
+from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
+from tokenlane.config.load import debugging, find_pool, lane_settings, own_lane, pool_name, read
+from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.worker.builtin.model import fetch
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
+
+from .arrival import Arrival, arrive, as_line, look_around
 
 __all__ = ["run", "until_input_ends", "worker"]
 
@@ -38,26 +39,61 @@ def worker(
     capacity: Annotated[int | None, typer.Option(help="Requests at once; default what the back end says.")] = None,
     drain: Annotated[float, typer.Option(help="Seconds for running requests to end in when stopped.")] = DRAIN_S,
     pool: Annotated[str | None, typer.Option(help="The pool's name; default main.")] = None,
+    check: Annotated[bool, typer.Option(help="Only look at back end and pool; exit code 1 if it cannot work.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say in JSON when ready.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
-    settings = lane_settings(
-        lane=lane, provider=provider, endpoint=endpoint, models=tuple(model or ()), capacity=capacity
-    )
+    settings = lane_settings(lane=lane, provider=provider, endpoint=endpoint, models=model or (), capacity=capacity)
+    if settings.capacity is None:
+        source = f"auto for {settings.provider}"
+    else:
+        source = f"from {read(own_lane(capacity=capacity)).lane(settings.name)['capacity'].source}"
     transcripts = debugging("llm")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
-    serving = partial(
-        run_worker,
-        redis=find_pool(redis),
-        pool_name=pool_name(pool),
-        drain_s=drain,
+    told = _Told(find_pool(redis), pool_name(pool), source, as_json)
+    serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
+    raise typer.Exit(run(_serve(settings, partial(serving, told=told), supervised)))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Where the worker is to go, and how it speaks. `source`: where the lane's capacity comes from."""
+
+    redis: RedisSettings
+    pool: str
+    source: str
+    as_json: bool
+
+    def __call__(self, event: str, arrival: Arrival, **more: object) -> None:
+        text = as_line(event, self.pool, arrival, **more) if self.as_json else arrival.text()
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+async def _check(settings: LaneSettings, *, stopping: asyncio.Event, told: _Told) -> int:
+    arrival = await arrive(settings, told.redis, told.pool, told.source)
+    told("checked", arrival)
+    return FAILED if arrival.problems else OK
+
+
+async def _work(
+    settings: LaneSettings, *, stopping: asyncio.Event, told: _Told, drain_s: float, transcripts: bool
+) -> int:
+    async def ready(lane: Lane) -> None:
+        told("ready", await look_around(lane, settings, told.redis, told.source), worker=lane.worker)
+
+    return await run_worker(
+        settings,
+        told.redis,
+        pool_name=told.pool,
+        drain_s=drain_s,
         transcripts=transcripts,
-        ready=partial(_tell, as_json=as_json),
+        ready=ready,
+        stopping=stopping,
     )
-    raise typer.Exit(run(_serve(settings, serving, supervised)))
 
 
 async def _serve(
@@ -115,27 +151,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ModuleNotFoundError:
         return None
     return uvloop.new_event_loop
-
-
-def _tell(lane: Lane, *, as_json: bool) -> None:
-    announced = lane.announcement
-    if as_json:
-        line = json.dumps(
-            {
-                "event": "ready",
-                "pool": lane.pool.keys.pool,
-                "lane": announced.lane,
-                "worker": lane.worker,
-                "provider": announced.provider,
-                "endpoint": announced.endpoint,
-                "models": announced.models,
-                "capacity": announced.limit,
-            }
-        )
-    else:
-        line = (
-            f"pool {lane.pool.keys.pool!r}: lane {announced.lane!r} serves {', '.join(announced.models)} "
-            f"from {announced.endpoint}, {announced.limit} at once"
-        )
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -1,0 +1,146 @@
+"""What `tokenlane worker` says when it comes to a pool, and `worker --check`, which says it and ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.farm import Ended, Farm, farm
+from tests.integration.servers import free_port
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config import exits
+from tokenlane.config.poolkey import KeyRing, PoolKey
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.pool import Pool
+from tokenlane.worker.commands.arrival import Arrival, arrive
+
+ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
+
+
+@pytest.fixture
+async def processes(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
+    async with farm(tmp_path, redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Simulator]:
+    async with Simulator() as simulator:
+        yield simulator
+
+
+async def check(processes: Farm, endpoint: str, *more: str) -> Ended:
+    """Run `worker --check` to its end."""
+    serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", endpoint)
+    return await (await processes.tokenlane("worker", "--check", *serving, *more)).ended()
+
+
+async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | None = None) -> Arrival:
+    """What lane gpu0 would find there; without keys of its own or any beside the server's socket."""
+    settings = LaneSettings("gpu0", "llamacpp", endpoint=endpoint, models=models)
+    redis = RedisSettings(pool.url, keys or KeyRing())
+    return await arrive(settings, redis, "main", "auto for llamacpp")
+
+
+def block(text: str) -> dict[str, str]:
+    """The block's lines by their first word."""
+    return {line[:10].strip(): line[10:] for line in text.splitlines() if line[:10].strip()}
+
+
+async def test_a_check_announces_nothing(processes: Farm, pool: Pool, backend: Simulator) -> None:
+    """It tells pool, key, lane, endpoint, models, capacity with its source and roles, and leaves the pool as it was."""
+    ended = await check(processes, backend.url, "--capacity", "7")
+    assert (ended.code, ended.error) == (exits.OK, "")
+    said = block(ended.out)
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles"]
+    assert said["endpoint"].startswith(f"{backend.url}, answered in ")
+    assert (said["lane"], said["models"]) == ("gpu0, provider llamacpp", "sim")
+    assert said["capacity"] == "7 at once, from --capacity"
+    assert said["roles"] == "all: the policy has no routes"
+    assert await life.dump(pool.redis) == {}
+
+
+async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
+    """The lines to add are printed exactly; with a route that leads here the roles are, and nothing is to be added."""
+    await pool.set_policy(ELSEWHERE)
+    arrival = await arrive_at(pool, backend.url)
+    assert not arrival.problems
+    assert '            [roles.coder]\n            route = ["vllm/m9", "llamacpp/sim"]' in arrival.text()
+    await pool.set_policy(Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"),))}))
+    arrival = await arrive_at(pool, backend.url)
+    assert block(arrival.text())["roles"] == "coder; and every role without a route"
+    assert arrival.to_add == ()
+
+
+async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None:
+    """A back end that does not answer is one problem, told in the block; the exit code is 1."""
+    ended = await check(processes, f"http://127.0.0.1:{free_port()}")
+    assert (ended.code, ended.error) == (exits.FAILED, "")
+    said = block(ended.out)
+    assert said["endpoint"].endswith("did not answer")
+    assert "is it running" in said["problem"]
+    assert await life.dump(pool.redis) == {}
+
+
+async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator) -> None:
+    """A model that is to be served and is not there is a problem, told with those that are."""
+    arrival = await arrive_at(pool, backend.url, "nope")
+    assert arrival.problems == ("the back end does not have model 'nope'; it has sim",)
+
+
+async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
+    """A lane's name that workers of another endpoint hold is a problem before it is one."""
+    await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), 1))
+    await pool.register("w", "gpu0", life.FACTS)
+    (problem,) = (await arrive_at(pool, backend.url)).problems
+    assert "http://elsewhere:8000" in problem
+
+
+async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
+    """A pool sealed with another key, or in use without one, is a problem; an unused one stays without a key."""
+    key = PoolKey.new()
+    ours = KeyRing((key,))
+    assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
+    assert await life.dump(pool.redis) == {}
+    await life.beat(pool)
+    (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
+    assert key.id in problem
+    await life.raw(pool).set(f"{life.PREFIX}key", "0123456789abcdef")
+    arrival = await arrive_at(pool, backend.url, keys=ours)
+    assert arrival.key_id == "0123456789abcdef"
+    assert "0123456789abcdef" in arrival.problems[0]
+    await life.raw(pool).set(f"{life.PREFIX}key", key.id)
+    assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
+
+
+async def test_no_pool(tmp_path: Path, backend: Simulator) -> None:
+    """Without a pool there is nothing to check: 2, and the place."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    async with farm(tmp_path, url) as opened:
+        ended = await check(opened, backend.url)
+    assert (ended.code, ended.out, url in ended.error) == (exits.USAGE, "", True)
+
+
+async def test_a_worker_that_starts_says_the_same(processes: Farm, pool: Pool, backend: Simulator) -> None:
+    """A worker's first line in JSON has all of the block, and the pool has the worker's facts."""
+    await pool.set_policy(ELSEWHERE)
+    child = await processes.worker("gpu0", backend)
+    document = json.loads(child.out.splitlines()[0])
+    assert (document["event"], document["worker"], document["capacity_source"]) == (
+        "ready",
+        child.name,
+        "auto for openai",
+    )
+    assert (document["revision"], document["roles_left_out"], document["problems"]) == (1, ["coder"], [])
+    assert document["to_add"] == ['[roles.coder]\nroute = ["vllm/m9", "openai/sim"]']
+    (lane,) = (await pool.snapshot()).lanes
+    (worker,) = lane.workers
+    assert worker.name == child.name
+    assert {"tokenlane", "python", "arq", "redis"} <= worker.versions.keys()
+    assert worker.host

@@ -1,0 +1,210 @@
+"""What a worker says when it comes to a pool: one block, or one line of JSON. `worker --check` says it and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tokenlane.config.poolkey import KeyRing, beside
+from tokenlane.config.values import LaneSettings, RedisSettings, masked
+from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.policy import served_name
+from tokenlane.routing.pool import connect
+from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
+from tokenlane.routing.watch.snapshot import Snapshot
+from tokenlane.worker.job import Lane
+from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.serve import announce
+
+__all__ = ["Arrival", "arrive", "as_line", "look_around"]
+
+_LOOK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A lane beside the pool it comes to.
+
+    `key_id`: of the key that seals its requests, None if none does. `endpoint`: as this worker reaches it.
+    `answered_ms`: how long the back end took to list its models, None if it did not. `lane`: what is announced, None if
+    the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`: what is wrong, one line
+    each.
+    """
+
+    name: str
+    provider: str
+    endpoint: str
+    redis: str
+    key_id: str | None
+    answered_ms: float | None
+    capacity_source: str
+    lane: Announcement | None
+    seen: Snapshot | None
+    problems: tuple[str, ...]
+
+    @property
+    def reach(self) -> Reach | None:
+        """The roles that come here, as far as that is known."""
+        if self.seen is None or self.lane is None:
+            return None
+        return reach(self.seen.policy, lane=self.name, provider=self.provider, models=self.lane.models)
+
+    @property
+    def to_add(self) -> tuple[str, ...]:
+        """Sections of llm.toml that would send roles here, if no route does."""
+        found = self.reach
+        if self.seen is None or self.lane is None or found is None or found.routed:
+            return ()
+        return tuple(
+            lines_to_add(self.seen.policy, role, provider=self.provider, models=self.lane.models)
+            for role in found.left_out
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The arrival for programs."""
+        found, lane = self.reach, self.lane
+        return {
+            "lane": self.name,
+            "provider": self.provider,
+            "endpoint": lane.endpoint if lane else self.endpoint,
+            "models": lane.models if lane else (),
+            "capacity": lane.limit if lane else None,
+            "capacity_source": self.capacity_source,
+            "answered_ms": self.answered_ms,
+            "revision": self.seen.revision if self.seen else None,
+            "key_id": self.key_id,
+            "roles": found.routed if found else (),
+            "roles_left_out": found.left_out if found else (),
+            "to_add": self.to_add,
+            "problems": self.problems,
+        }
+
+    def text(self) -> str:
+        """The arrival for people."""
+        answered = "did not answer" if self.answered_ms is None else f"answered in {self.answered_ms:.0f} ms"
+        lane, seen = self.lane, self.seen
+        revision = f", policy revision {seen.revision}" if seen and seen.revision else ""
+        lines = [
+            f"pool      {seen.pool if seen else 'does not answer'} at {self.redis}{revision}",
+            f"key       {self.key_id or 'none: requests are not sealed'}",
+            f"lane      {self.name}, provider {self.provider}",
+            f"endpoint  {self.endpoint}, {answered}",
+            f"models    {', '.join(lane.models) if lane else 'unknown'}",
+            f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
+            *self._roles(),
+            *(f"problem   {problem}" for problem in self.problems),
+        ]
+        return "\n".join(lines)
+
+    def _roles(self) -> list[str]:
+        found = self.reach
+        if found is None:
+            return ["roles     unknown"]
+        if found.routed:
+            return [f"roles     {', '.join(found.routed)}; and every role without a route"]
+        if not found.left_out:
+            return ["roles     all: the policy has no routes"]
+        return [
+            f"roles     those without a route; the policy's routes ({', '.join(found.left_out)}) leave this lane out.",
+            "          To let one come here: `tokenlane policy show > llm.toml`, change its lines there to those below,",
+            "          and `tokenlane policy apply llm.toml`.",
+            *(f"            {line}" for section in self.to_add for line in section.splitlines()),
+        ]
+
+
+async def look_around(lane: Lane, settings: LaneSettings, redis: RedisSettings, capacity_source: str) -> Arrival:
+    """The arrival of a lane that takes work already; never raises an `LlmError`."""
+    answered_ms, listed, problem = await _listed(lane.provider)
+    try:
+        seen = await lane.pool.snapshot()
+    except LlmError:
+        seen = None
+    return Arrival(
+        name=lane.name,
+        provider=settings.provider,
+        endpoint=masked(lane.provider.endpoint),
+        redis=redis.safe_url,
+        key_id=lane.pool.key_id,
+        answered_ms=answered_ms,
+        capacity_source=capacity_source,
+        lane=lane.announcement,
+        seen=seen,
+        problems=(*problem, *_not_listed(settings, listed)),
+    )
+
+
+async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str) -> Arrival:
+    """Look at the back end and the pool as a worker would, taking no work and announcing nothing.
+
+    Raises:
+        PoolUnavailable: no pool answers there.
+        ConfigError: there is no such provider, or its endpoint cannot be used.
+    """
+    async with connect(redis.url, pool_name) as pool, default_registry().create(settings) as provider:
+        answered_ms, listed, problem = await _listed(provider)
+        lane = None
+        if not problem:
+            try:
+                lane = await announce(settings, provider)
+            except LlmError as error:
+                problem = (str(error),)
+        seen = await pool.snapshot()
+        ring = redis.keys if redis.keys.keys else beside(redis.url)
+        return Arrival(
+            name=settings.name,
+            provider=settings.provider,
+            endpoint=masked(provider.endpoint),
+            redis=redis.safe_url,
+            key_id=seen.key_id or next(iter(ring.ids), None),
+            answered_ms=answered_ms,
+            capacity_source=capacity_source,
+            lane=lane,
+            seen=seen,
+            problems=(*problem, *_not_listed(settings, listed), *_taken(lane, seen), *_locked(ring, seen)),
+        )
+
+
+async def _listed(provider: LlmProvider) -> tuple[float | None, tuple[str, ...], tuple[str, ...]]:
+    """How long the back end took to list its models, their names, and what is wrong."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            models = await provider.models()
+    except TimeoutError:
+        slow = ProviderDown(f"the back end did not list its models within {_LOOK_S:g} s: is the endpoint right?")
+        return None, (), (str(slow),)
+    except LlmError as error:
+        return None, (), (str(error),)
+    return round(1000 * (clock() - start), 1), tuple(model.name for model in models), ()
+
+
+def _not_listed(settings: LaneSettings, listed: tuple[str, ...]) -> tuple[str, ...]:
+    missing = [model for model in settings.models if listed and served_name(model, listed) is None]
+    return tuple(f"the back end does not have model {model!r}; it has {', '.join(listed)}" for model in missing)
+
+
+def _taken(lane: Announcement | None, seen: Snapshot) -> tuple[str, ...]:
+    return tuple(
+        f"the lane's name is in use for {other.endpoint}: choose another with --lane, or stop that worker"
+        for other in seen.lanes
+        if lane and other.name == lane.lane and other.endpoint != lane.endpoint and other.state in ("open", "closed")
+    )
+
+
+def _locked(ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
+    """Whether the pool's key is ours. Joining the pool would tell, but may also seal it."""
+    if seen.key_id is not None and ring.find(seen.key_id) is None:
+        yours = f"yours is {', '.join(ring.ids)}" if ring.keys else "you gave none"
+        return (f"the pool is sealed with key {seen.key_id}, and {yours}: set TOKENLANE_POOL_KEY",)
+    if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
+        return (f"the pool is in use without a key, and yours is {', '.join(ring.ids)}: leave it out",)
+    return ()
+
+
+def as_line(event: str, pool: str, arrival: Arrival, **more: object) -> str:
+    """The arrival as one line of JSON."""
+    return json.dumps({"event": event, "pool": pool, **more, **arrival.document()})
