@@ -62,7 +62,9 @@ def run(command: str, home: Path, endpoint: str) -> Command:
     ours = {"REDIS": redis, "ENDPOINT": endpoint}
     for theirs, place in PLACES.items():
         command = command.replace(theirs, shlex.quote(ours[place]))
-    settings = {"PATH": f"{BIN}:/usr/bin:/bin", "TOKENLANE_REDIS_URL": redis}
+    settings = {"PATH": f"{BIN}:/usr/bin:/bin"}
+    if not command.startswith("tokenlane up"):
+        settings["TOKENLANE_REDIS_URL"] = redis
     if command.startswith("arq "):
         settings |= {"TOKENLANE_LANE": "arq0", "TOKENLANE_PROVIDER": "llamacpp", "TOKENLANE_ENDPOINT": endpoint}
     # The shell becomes the command, so that a signal reaches it.

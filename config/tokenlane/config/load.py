@@ -136,14 +136,20 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
     return RedisSettings(announced, _given_keys())
 
 
-def configured_redis(explicit: str | None = None, *, settings: Settings | None = None) -> RedisSettings | None:
+def configured_redis(explicit: str | None = None, *, only_command_line: bool = False) -> RedisSettings | None:
     """Return the Redis that `explicit`, `--llm`, the environment or the file names, or None.
 
+    Args:
+        only_command_line: leave out environment and file.
+
     Raises:
-        ConfigError: as `find_pool`.
+        ConfigError: as `find_pool`; or `explicit` and `--llm` name different ones.
     """
-    settings = settings or read()
-    url = explicit or settings.get("redis", "url").value
+    settings = read()
+    found = settings.get("redis", "url")
+    if explicit and found.source == _LLM and found.value != explicit:
+        raise ConfigError("--redis and --llm redis.url name different servers: leave out one of them.")
+    url = explicit or (None if only_command_line and found.source != _LLM else found.value)
     return None if url is None else RedisSettings(str(url), pool_keys(settings))
 
 
@@ -223,7 +229,9 @@ def pool_settings(
     settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
     names = settings.lanes_served()
     if len(names) > 1 and _environment().api_key is not None:
-        raise ConfigError(f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane.")
+        raise ConfigError(
+            f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
+        )
     return [_lane_settings(settings, name) for name in names]
 
 

@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
-from tokenlane.config.load import lane_settings, pool_keys, pool_name
+from tokenlane.config.load import configured_redis, pool_name, pool_settings, read
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.policy_file import policy_of
 from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import fetch
@@ -66,13 +68,17 @@ def up(
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Start a pool and a worker on this machine; Ctrl-C drains and stops them."""
-    if listen is not None and (redis is not None or private):
-        raise ConfigError("--listen is for the embedded server: leave out --redis and --private.")
+    other = configured_redis(redis, only_command_line=private)
+    if listen is not None and (other is not None or private):
+        which = "--private" if other is None else f"--redis, or what else names {other.safe_url}"
+        raise ConfigError(f"--listen is for the embedded server: leave out {which}.")
     models = tuple(model or ())
-    settings = lane_settings(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity)
+    lanes = pool_settings(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity)
+    settings = read()
+    policy = policy_of(settings) if settings.document.has_policy else None
     try:
-        server = nullcontext(_other(redis)) if redis is not None else own_redis(private=private, listen=listen)
-        code = asyncio.run(_up(settings, server, pool_name(pool), _Report(as_json), supervised))
+        server = nullcontext(other) if other is not None else own_redis(private=private, listen=listen)
+        code = asyncio.run(_up(lanes, policy, server, pool_name(pool), _Report(as_json), supervised))
     except (PoolUnavailable, PoolKeyMismatch) as error:
         typer.echo(f"tokenlane: {error}", err=True)
         raise typer.Exit(USAGE) from None
@@ -82,7 +88,8 @@ def up(
 
 
 async def _up(
-    settings: LaneSettings,
+    lanes: list[LaneSettings],
+    policy: Policy | None,
     server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
     pool: str,
     report: _Report,
@@ -92,39 +99,67 @@ async def _up(
         async with AsyncExitStack() as stack:
             opened = await stack.enter_async_context(server)
             where = opened.here if isinstance(opened, OwnRedis) else opened
-            key_id = await _prepare(where, pool, ours=isinstance(opened, OwnRedis))
+            key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, OwnRedis))
             sealed = f", sealed with key {key_id}" if key_id else ""
             report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=where.url, pool=pool, key=key_id)
+            if told:
+                report("policy", f"policy  {told}", policy=told)
             if isinstance(opened, OwnRedis) and opened.public is not None:
                 lines = lines_to_paste(opened.public.url, pool, opened.keys)
                 text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
                 report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
-            if settings.provider == "builtin" and settings.endpoint is None:
-                slots = settings.capacity or BUILTIN_CAPACITY
-                settings = replace(settings, endpoint=await stack.enter_async_context(_builtin(slots)))
-                report(
-                    "model",
-                    f"model   {MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work.\n"
-                    "        A real one: tokenlane up --provider openai --endpoint http://HOST:PORT",
-                    model=MODEL_NAME,
-                )
-            return await _Worker(settings, where, pool, report).run(stopping)
+            lanes = [await _with_model(one, stack, report) for one in lanes]
+            unready = {one.name for one in lanes}
+            return await _serve_all([_Worker(one, where, pool, report, unready) for one in lanes], stopping)
 
 
-def _other(redis: str) -> RedisSettings:
-    """A server that is not ours, with the keys given for it."""
-    return RedisSettings(redis, pool_keys())
+async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: _Report) -> LaneSettings:
+    """The lane, with a model server of its own if it needs one."""
+    if lane.provider != "builtin" or lane.endpoint is not None:
+        return lane
+    endpoint = await stack.enter_async_context(_builtin(lane.capacity or BUILTIN_CAPACITY))
+    report(
+        "model",
+        f"model   {MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work.\n"
+        "        A real one: tokenlane up --provider openai --endpoint http://HOST:PORT",
+        model=MODEL_NAME,
+    )
+    return replace(lane, endpoint=endpoint)
 
 
-async def _prepare(where: RedisSettings, pool: str, *, ours: bool) -> str | None:
-    """Give the pool its policy, and the keys of our own server; the id of the one that seals."""
+async def _serve_all(workers: list[_Worker], stopping: asyncio.Event) -> int:
+    """Run all workers; when one cannot start, stop all of them."""
+
+    async def run(worker: _Worker) -> int:
+        code = await worker.run(stopping)
+        stopping.set()
+        return code
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(run(worker)) for worker in workers]
+    return max(task.result() for task in running)
+
+
+async def _prepare(
+    where: RedisSettings, pool: str, wanted: Policy | None, *, ours: bool
+) -> tuple[str | None, str | None]:
+    """Give the pool its policy, and the keys of our own server; the id of the one that seals, and what to tell.
+
+    The policy of a server that others use too is not ours to change, once it has one.
+    """
     async with connect(where.url, pool, keys=None if ours else where.keys, opens=True) as opened:
         if ours:
             await opened.announce(where.keys)
-        policy = await opened.policy()
-        if policy.revision == 0:
-            await opened.set_policy(policy)
-        return opened.key_id
+        there = await opened.policy()
+        same = wanted is None or wanted == there.model_copy(update={"revision": 0})
+        if there.revision == 0 or (ours and not same):
+            revision = await opened.set_policy(wanted or there, expected=there.revision)
+            return opened.key_id, f"revision {revision}, from the configuration" if wanted else None
+        if same:
+            return opened.key_id, None
+        return opened.key_id, (
+            f"revision {there.revision}, the pool's own, and not that of the configuration: see `tokenlane policy diff`"
+        )
 
 
 @asynccontextmanager
@@ -156,9 +191,12 @@ def _download_bar() -> Iterator[Callable[[int, int], None]]:
 class _Worker:
     """The worker process: started, started again should it die, and drained at the end."""
 
-    def __init__(self, settings: LaneSettings, redis: RedisSettings, pool: str, report: _Report) -> None:
+    def __init__(
+        self, settings: LaneSettings, redis: RedisSettings, pool: str, report: _Report, unready: set[str]
+    ) -> None:
         self._settings = settings
         self._report = report
+        self._unready = unready  # names of the lanes still to come, shared with their workers
         self._was_ready = False
         command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
         command += ["--lane", settings.name, "--provider", settings.provider]
@@ -170,7 +208,7 @@ class _Worker:
         # they have changed.
         self._environment = {
             **os.environ,  # noqa: TID251 - handed on, not read
-            "TOKENLANE_REDIS_URL": redis.url,
+            "TOKENLANE_REDIS__URL": redis.url,
             "TOKENLANE_POOL_KEY": "" if redis.keys.file else redis.keys.reveal(),
             "TOKENLANE_REDIS__KEY_FILE": str(redis.keys.file or ""),
         }
@@ -216,7 +254,8 @@ class _Worker:
     def _ready(self, facts: dict[str, object]) -> None:
         again, self._was_ready = self._was_ready, True
         text = f"lane    {facts['lane']}, {facts['capacity']} requests at once"
-        if not again:
+        self._unready.discard(self._settings.name)
+        if not again and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         facts.pop("event")
         self._report("ready", text, **facts)

@@ -1,0 +1,85 @@
+"""`tokenlane up` with a file: all its lanes, and its policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration.farm import Child, Farm, eventually, farm
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import OK
+from tokenlane.producer import Client
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+
+START_S = 30.0
+
+
+@pytest.fixture
+async def site(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
+    """Commands of the pool."""
+    async with farm(tmp_path, redis_url) as opened:
+        yield opened
+
+
+def write(folder: Path, **lanes: str) -> str:
+    """A file with these lanes and their endpoints, whose roles of the same names are routed to them."""
+    file = folder / "llm.toml"
+    file.write_text(
+        "".join(
+            f'[lanes.{lane}]\nprovider = "openai"\nendpoint = "{endpoint}"\n[roles.{lane}]\nroute = ["lane:{lane}"]\n'
+            for lane, endpoint in lanes.items()
+        )
+    )
+    return str(file)
+
+
+async def says(child: Child, text: str) -> None:
+    """Wait until it has said this."""
+
+    async def said() -> bool:
+        assert child.running, child.out + child.error
+        return text in child.out
+
+    await eventually(said, START_S)
+
+
+async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A worker runs for each lane of the file, and roles are routed as the file says."""
+    async with Simulator() as first, Simulator() as second:
+        up = await site.tokenlane("up", "--supervised", "--config", write(tmp_path, one=first.url, two=second.url))
+        await says(up, "Stop:  Ctrl-C")
+        for line in ("policy  revision 1", "lane    one", "lane    two"):
+            assert line in up.out
+        async with Client(site.url) as client:
+            for lane in ("one", "two"):
+                assert (await client.complete("hello", role=lane)).lane == lane
+        assert (await up.end()).code == OK
+        assert not any(lane.live for lane in (await pool.survey()).lanes)
+
+
+async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A pool that has a policy already keeps it, and who starts `up` with another one is told."""
+    await pool.set_policy(Policy(depth=7))
+    async with Simulator() as simulator:
+        file = write(tmp_path, one=simulator.url)
+        up = await site.tokenlane("up", "--supervised", "--json", "--config", file)
+        await says(up, '"ready"')
+        (told,) = [json.loads(line) for line in up.out.splitlines() if '"policy"' in line]
+        assert "tokenlane policy diff" in told["policy"]
+        assert (await up.end()).code == OK
+    policy = await pool.policy()
+    assert (policy.revision, policy.depth) == (1, 7)
+
+
+async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A lane whose back end does not answer ends `up`, the workers of the other lanes with it."""
+    async with Simulator() as simulator:
+        file = write(tmp_path, one=simulator.url, two="http://127.0.0.1:1")
+        ended = await (await site.tokenlane("up", "--supervised", "--config", file)).ended()
+        assert ended.code != OK
+        assert "two" in ended.error
+        assert not any(lane.live for lane in (await pool.survey()).lanes)
