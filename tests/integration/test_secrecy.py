@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,14 +16,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import JsonValue
 from tests.integration.farm import EVERY_LOG, Child, Farm, farm
-from tests.integration.life import raw
+from tests.integration.life import dump, raw
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.producer import Client, LlmError
 from tokenlane.routing import telemetry
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.pool import Pool, connect
 
 PROMPT, OUTPUT, KEY = "marked-prompt", "marked-output", "sk-marked0123456789abcdef"
 WORDS = (OUTPUT, " and ", OUTPUT)
@@ -172,3 +176,69 @@ async def test_failures_leave_spans_without_text(
     said = await stopped(worker)
     assert '"error.type"' in said
     assert marked(said + "".join(span.to_json() for span in spans.get_finished_spans())) == []
+
+
+def on_disk(directory: Path) -> list[str]:
+    """The marks in all files under a directory, names included."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert files
+    return [f"{mark} in {path}" for path in files for mark in marked(f"{path} {path.read_bytes().decode('latin-1')}")]
+
+
+async def in_server(pool: Pool) -> list[str]:
+    """The marks in every key and value of the server, and in its logs of commands."""
+    redis = raw(pool)
+    found = marked(str(await dump(redis)))
+    for log in (["SLOWLOG", "GET", "-1"], *(["COMMANDLOG", "GET", "-1", kind] for kind in ("large-request", "slow"))):
+        found += marked(str(await redis.execute_command(*log)))
+    return found
+
+
+async def persist(pool: Pool) -> None:
+    """Have the server write a snapshot, and its append-only file anew."""
+    redis = raw(pool)
+    await redis.config_set("rdbcompression", "no")  # or a mark might not be found
+    await redis.save()
+    await redis.bgrewriteaof()
+    while (await redis.info("persistence"))["aof_rewrite_in_progress"]:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, sealed: bool) -> None:
+    """With requests waiting, running and ended, rewritten or not, before and after kills, no key, value, file or log of
+    the server holds what was said. Without a key the same search finds the prompts."""
+    seen: list[str] = []
+    home = tmp_path / "redis"
+    async with EmbeddedServer(home, keeps=True) as server, farm(tmp_path, server.url) as opened:
+        if not sealed:
+            server.key_file.unlink()
+        async with connect(server.url, keys=KeyRing(), opens=True) as pool, Client(server.url) as client:
+            await raw(pool).config_set("rdbcompression", "no")
+            await pool.set_policy(Policy(max_starts=2))
+            worker = await opened.worker("gpu0", backend, "--capacity", "1", shim=EVERY_LOG)
+            await ask_everything(server.url)
+            seen += [*await in_server(pool), *on_disk(home)]
+            held: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=2).model_dump(mode="json")}
+            async with client.chat(PROMPT, role="planner", extra=held, metadata={"of": PROMPT}) as running:
+                await backend.held()
+                async with client.chat(PROMPT, role="planner", conversation_id=PROMPT):
+                    seen += [*await in_server(pool), *on_disk(home)]
+                    await persist(pool)
+                    seen += [*await in_server(pool), *on_disk(home)]
+                    await worker.kill()
+                    assert running.text
+                    assert server.pid is not None
+                    os.kill(server.pid, signal.SIGKILL)
+                    await server.ended()
+                    seen += on_disk(home)
+                    await server.revive()
+                    seen += [*await in_server(pool), *on_disk(home)]
+        seen += marked(worker.out + worker.error)
+    seen += on_disk(home)
+    if sealed:
+        assert seen == []
+    else:
+        assert {PROMPT} < {mark.partition(" ")[0] for mark in seen}
+        assert any("appendonlydir" in mark for mark in seen)
+        assert any("dump.rdb" in mark for mark in seen)

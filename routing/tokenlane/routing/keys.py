@@ -78,6 +78,14 @@ class Keys:
     def policy(self) -> str:
         return f"{self.prefix}policy"
 
+    @property
+    def deadlines(self) -> str:
+        """All requests that have not ended."""
+        return f"{self.prefix}deadlines"
+
+    def request(self, request_id: str) -> str:
+        return f"{self.prefix}request:{request_id}"
+
     def lane_queue(self, lane: str, kind: str = "chat") -> str:
         """ARQ's queue of a lane for one kind of work."""
         return f"{self.prefix}lane:{lane}" if kind == "chat" else f"{self.prefix}lane:{lane}:{kind}"

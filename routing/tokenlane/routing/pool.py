@@ -463,6 +463,16 @@ class Pool:
         _, ids = await self._announce(KeyRing())
         return tuple(ids.split())
 
+    async def sealed_with(self, key_ids: Sequence[str]) -> int:
+        """How many requests that have not ended are sealed with one of these keys."""
+        async with _asking(self.url):
+            ids = _list(await _command(self.redis, "ZRANGE", self.keys.deadlines, 0, -1))
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for request_id in ids:
+                    pipe.hget(self.keys.request(_text(request_id)), "key")
+                used = await pipe.execute()
+        return sum(key is not None and key.decode() in key_ids for key in used)
+
     async def _announce(self, ring: KeyRing, how: str = "") -> tuple[str, str]:
         outcome, ids = _list(await self._run("announce", " ".join(ring.ids), how))
         return _text(outcome), _text(ids)

@@ -21,7 +21,7 @@ from typing import TypeAlias, TypeVar, assert_never
 from opentelemetry import trace
 from pydantic import ValidationError
 
-from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ProviderDown
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, PoolKeyMismatch, ProviderDown
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import (
@@ -282,6 +282,9 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
     )
     if not isinstance(error, BadRequest):  # which is the agent's, not the back end's
         lane.lease.note(error.code)
+    if isinstance(error, PoolKeyMismatch) and error.retryable:
+        logger.error("lane %r takes no new work: %s", lane.name, error)
+        await lane.lease.withdraw()
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
     if isinstance(decision, Requeue):

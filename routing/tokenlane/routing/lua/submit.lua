@@ -37,7 +37,7 @@ local request = {
 }
 redis.call('HSET', P .. 'request:' .. id,
   'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent, 'client', client, 'kind', kind, 'entry', entry,
-  'seq', request.seq, 'created', int(now), 'deadline', int(deadline), 'attempt', ARGV[8], 'starts', '0', 'crashes', '0')
+  'key', sealed, 'seq', request.seq, 'created', int(now), 'deadline', int(deadline), 'attempt', ARGV[8], 'starts', '0', 'crashes', '0')
 redis.call('ZADD', P .. 'deadlines', int(deadline), id)
 redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)

@@ -1,0 +1,176 @@
+"""`tokenlane key`: the keys that seal a pool, shown, made and changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from tokenlane.config.exits import ConfigError, UserError
+from tokenlane.config.load import NoPool, find_pool, pool_keys, pool_name
+from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
+from tokenlane.config.running import data_dir
+from tokenlane.config.values import RedisSettings
+from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.pool import Pool, connect
+
+__all__ = ["key"]
+
+_Answer = TypeVar("_Answer")
+
+key = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_File = Annotated[Path | None, typer.Option(help="The key file; default the one in use, else that of `tokenlane up`.")]
+_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
+_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
+
+
+@key.command()
+def show(
+    reveal: Annotated[bool, typer.Option(help="Print the keys themselves, to be pasted on another machine.")] = False,
+    file: _File = None,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Print the ids of the keys in use here, and of those the pool is sealed with."""
+    ring = _ring(file, redis)
+    if reveal:
+        typer.echo(ring.reveal())
+        return
+    typer.echo(f"here    {_listed(ring.ids)}, from {ring.file or 'TOKENLANE_POOL_KEY'}")
+    try:
+        announced = _ask(find_pool(redis), pool, Pool.key_ids)
+    except ConfigError as error:
+        typer.echo(f"pool    not asked: {error}")
+    else:
+        typer.echo(f"pool    {pool_name(pool)} is {'sealed with ' + _listed(announced) if announced else 'not sealed'}")
+
+
+@key.command()
+def new(
+    file: Annotated[Path, typer.Option(help="Where to write it; nothing is overwritten.")],
+    announce: Annotated[bool, typer.Option(help="Seal the pool with it; the pool must not be in use.")] = False,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Write a key file with a new key, for a pool on a Redis of your own."""
+    where = find_pool(redis) if announce else None
+    try:
+        ring = write_key_file(file.absolute(), [PoolKey.new()], replace=False)
+    except FileExistsError as error:
+        raise ConfigError(f"{file} is there already, and is not overwritten: name another file.") from error
+    except OSError as error:
+        raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
+    typer.echo(f"key {ring.ids[0]} is in {file}")
+    if where is not None:
+        _ask(RedisSettings(where.url), pool, lambda opened: opened.join(ring, opens=True))
+        typer.echo(f"pool {pool_name(pool)} is sealed with it")
+
+
+@key.command()
+def rotate(
+    drop_old: Annotated[bool, typer.Option("--drop-old", help="End the change: only the newest key stays.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Drop them though requests wait under them: these fail.")] = False,
+    file: _File = None,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """Make a new key that seals from now on; the old ones open what waits until you run it with --drop-old."""
+    ring = _ring(file, redis)
+    if ring.file is None:
+        raise ConfigError("The keys come from TOKENLANE_POOL_KEY: change them there, or name their --file.")
+    where = _pool_of(ring.file, redis)
+    (_drop if drop_old else _add)(ring, ring.file, where, pool, now)
+
+
+def _add(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | None, _: bool) -> None:
+    newest = PoolKey.new()
+    # In this order whatever is sealed can be opened, also if it stops halfway: workers read the file when they meet a
+    # key they do not know, and agents seal only with what the pool has announced.
+    _write(file, [*ring.keys, newest])
+    _announce(KeyRing((newest, *ring.keys)), where, pool)
+    _write(file, [newest, *ring.keys])
+    typer.echo(
+        f"key {newest.id} seals now; {_listed(ring.ids)} still opens. On other machines, workers first, put both into "
+        "TOKENLANE_POOL_KEY (tokenlane key show --reveal) and restart. Then: tokenlane key rotate --drop-old"
+    )
+
+
+def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | None, now: bool) -> None:
+    newest, *old = ring.keys
+    if not old:
+        raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.")
+    _announce(KeyRing((newest,)), where, pool)
+    waiting = _ask(where, pool, lambda opened: opened.sealed_with([one.id for one in old])) if where else 0
+    if waiting and not now:
+        raise UserError(
+            f"{waiting} requests are sealed with the old keys, and no more such are taken: run this again when they have "
+            "ended, or with --now, and they fail."
+        )
+    _write(file, [newest])
+    typer.echo(f"key {newest.id} is the only one now; dropped: {_listed(tuple(one.id for one in old))}")
+
+
+def _ring(file: Path | None, redis: str | None) -> KeyRing:
+    """The keys of a file, else those the user's commands use, else those of the embedded server."""
+    if file is not None:
+        return read_key_file(file.absolute())
+    ring = pool_keys()
+    if ring.keys:
+        return ring
+    try:
+        ring = beside(find_pool(redis).url)
+    except NoPool:
+        own = _own_file()
+        ring = read_key_file(own) if own.exists() else ring
+    if not ring.keys:
+        raise ConfigError(
+            "There is no key here. `tokenlane up` makes its own; for another Redis: tokenlane key new --file PATH"
+        )
+    return ring
+
+
+def _own_file() -> Path:
+    return data_dir() / "redis" / FILE_NAME
+
+
+def _pool_of(file: Path, redis: str | None) -> RedisSettings | None:
+    """The pool; None if it is that of `tokenlane up`, which does not run and reads the file when it starts."""
+    try:
+        return find_pool(redis)
+    except NoPool:
+        if file == _own_file():
+            return None
+        raise
+
+
+def _write(file: Path, keys: list[PoolKey]) -> None:
+    try:
+        write_key_file(file, keys)
+    except OSError as error:
+        raise UserError(f"The key file {file} cannot be written: {error.strerror or error}. Run this again.") from error
+
+
+def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None) -> None:
+    if where is not None:
+        _ask(where, pool, lambda opened: opened.announce(ring))
+
+
+def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
+    async def ask() -> _Answer:
+        async with connect(where.url, pool_name(pool)) as opened:
+            return await question(opened)
+
+    try:
+        return asyncio.run(ask())
+    except (PoolUnavailable, PoolKeyMismatch) as error:
+        raise ConfigError(str(error)) from error
+    except LlmError as error:
+        raise UserError(str(error)) from error
+
+
+def _listed(ids: tuple[str, ...]) -> str:
+    return ", ".join(ids)

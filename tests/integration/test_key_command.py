@@ -1,0 +1,128 @@
+"""`tokenlane key`, as a person runs it: against a pool that works meanwhile."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+from tests.integration.farm import Ended, Farm, farm
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
+from tokenlane.producer import Client, PoolKeyMismatch
+from tokenlane.routing.pool import connect
+
+WORDS = ("one", "two")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "redis", keeps=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def opened(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Farm]:
+    async with farm(tmp_path, server.url) as opened:
+        yield opened
+
+
+async def key(opened: Farm, *arguments: str, **environment: str) -> Ended:
+    """Run the command to its end; what it says to an error is one line."""
+    home = str(Path(opened.url.removeprefix("unix://").partition("?")[0]).parent / "home")
+    ended = await (await opened.tokenlane("key", *arguments, TOKENLANE_HOME=home, **environment)).ended()
+    assert "Traceback" not in ended.error
+    return ended
+
+
+async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: Farm) -> None:
+    """A request sealed before the change, and one after, are both answered by the worker that ran all the time."""
+    old = read_key_file(server.key_file).keys[0]
+    options: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=1).model_dump(mode="json")}
+    async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
+        await opened.worker("gpu0", backend, "--capacity", "1")
+        async with client.chat("first", role="planner", extra=options) as first:
+            await backend.held()
+            async with client.chat("second", role="planner") as second:
+                assert (await key(opened, "rotate")).code == 0
+                newest = read_key_file(server.key_file).keys[0]
+                assert newest != old
+                assert await pool.key_ids() == (newest.id, old.id)
+                async with client.chat("third", role="planner") as third, Client(server.url) as other:
+                    async with other.chat("fourth", role="planner") as fourth:
+                        assert await pool.sealed_with([newest.id]) == 1
+                        assert await pool.sealed_with([old.id]) == 3
+                        refused = await key(opened, "rotate", "--drop-old")
+                        assert (refused.code, refused.error.count("3 requests")) == (1, 1), refused
+                        backend.release()
+                        answers = [await stream.answer() for stream in (first, second, third, fourth)]
+                        assert all(answer.text for answer in answers)
+        dropped = await key(opened, "rotate", "--drop-old")
+        assert (dropped.code, old.id in dropped.out) == (0, True), dropped
+        assert read_key_file(server.key_file).keys == (newest,)
+        assert (await client.complete("fifth", role="planner")).text
+        assert await pool.key_ids() == (newest.id,)
+        with pytest.raises(PoolKeyMismatch):
+            async with Client(server.url, key=old.reveal()):
+                pass
+
+
+async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer, opened: Farm) -> None:
+    """What such a worker cannot open goes back to the queue, and another lane, which can, answers it."""
+    old = read_key_file(server.key_file).keys[0]
+    async with Simulator() as backend, connect(server.url) as pool:
+        lacking = await opened.worker("gpu0", backend, TOKENLANE_POOL_KEY=old.reveal())
+        assert (await key(opened, "rotate")).code == 0
+        async with Client(server.url) as client, client.chat("hello", role="planner") as stream:
+            while "takes no new work" not in lacking.error:
+                await pool.survey()
+            await opened.worker("gpu1", backend)
+            answer = await stream.answer()
+        assert answer.lane == "gpu1"
+
+
+async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
+    """Ids are shown; the keys themselves only if asked for, alone, to be pasted; the environment's come first."""
+    ring, other = read_key_file(server.key_file), PoolKey.new()
+    shown = await key(opened, "show")
+    assert shown.code == 0, shown
+    assert f"here    {ring.ids[0]}, from {server.key_file}" in shown.out
+    assert "not sealed" in shown.out
+    assert ring.reveal() not in shown.out
+    assert (await key(opened, "show", "--reveal")).out == f"{ring.reveal()}\n"
+    async with Client(server.url):
+        shown = await key(opened, "show", TOKENLANE_POOL_KEY=other.reveal())
+    assert f"here    {other.id}, from TOKENLANE_POOL_KEY" in shown.out
+    assert f"sealed with {ring.ids[0]}" in shown.out
+
+
+async def test_a_new_key(server: EmbeddedServer, opened: Farm, tmp_path: Path) -> None:
+    """A new key is in a private file, never over another, and seals a pool that nobody uses."""
+    file = tmp_path / "new.key"
+    made = await key(opened, "new", "--file", str(file), "--announce")
+    assert made.code == 0, made
+    (key_id,) = read_key_file(file).ids
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert key_id in made.out
+    async with connect(server.url, keys=KeyRing(read_key_file(file).keys), opens=True) as pool:
+        assert pool.key_id == key_id
+    again = await key(opened, "new", "--file", str(file))
+    assert (again.code, "not overwritten" in again.error) == (2, True), again
+    second = await key(opened, "new", "--file", str(tmp_path / "second.key"), "--announce")
+    assert (second.code, key_id in second.error) == (2, True), second
+
+
+async def test_keys_that_cannot_change(server: EmbeddedServer, opened: Farm) -> None:
+    """Keys of the environment have no file to be written to; a single key is not dropped; no key is told."""
+    given = await key(opened, "rotate", TOKENLANE_POOL_KEY=PoolKey.new().reveal())
+    assert (given.code, "TOKENLANE_POOL_KEY" in given.error) == (2, True), given
+    single = await key(opened, "rotate", "--drop-old")
+    assert (single.code, "one key only" in single.error) == (2, True), single
+    server.key_file.unlink()
+    none = await key(opened, "show")
+    assert (none.code, "There is no key here" in none.error) == (2, True), none
