@@ -107,8 +107,8 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
     waiting = _ask(where, pool, lambda opened: opened.sealed_with([one.id for one in old])) if where else 0
     if waiting and not now:
         raise UserError(
-            f"{waiting} requests are sealed with the old keys, and no more such are taken: run this again when they have "
-            "ended, or with --now, and they fail."
+            f"{waiting} requests are sealed with the old keys, and no more such are taken. Run this again when they "
+            "have ended, or with --now, and they fail."
         )
     _write(file, [newest])
     typer.echo(f"key {newest.id} is the only one now; dropped: {_listed(tuple(one.id for one in old))}")
