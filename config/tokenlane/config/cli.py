@@ -51,6 +51,7 @@ VERBS = {
     "config": Verb("Show the settings that hold and where they come from; init writes a file.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, make and change the keys that seal the pool.", "cli"),
+    "doctor": Verb("Check a pool's server, clock, key, lanes and versions, and say what to do.", "cli"),
     "router": Verb("Route requests to lanes (workers do so too).", "cli"),
     "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
     "bench": Verb("Measure tokenlane on this machine.", "bench", configured=False),

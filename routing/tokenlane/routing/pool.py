@@ -350,6 +350,15 @@ class Pool:
         """All that operators look at, of one moment."""
         return read_snapshot(self.keys.pool, await self._run("snapshot"))
 
+    async def ask_server(self, *command: str) -> object | None:
+        """What the server says to a command that touches no keys, as INFO; None if it lets this user not ask."""
+        async with _asking(self.url):
+            try:
+                answer: object = await _command(self.redis, *command)
+                return answer
+            except redis_errors.ResponseError:
+                return None
+
     # The rest.
 
     async def leave(self, client: str) -> None:

@@ -109,7 +109,7 @@ class Arrival:
             return ["roles     all: the policy has no routes"]
         return [
             f"roles     those without a route; the policy's routes ({', '.join(found.left_out)}) leave this lane out.",
-            "          To let one come here: `tokenlane policy show > llm.toml`, change its lines there to those below,",
+            "          To let one come here: `tokenlane policy show > llm.toml`, change its lines to those below,",
             "          and `tokenlane policy apply llm.toml`.",
             *(f"            {line}" for section in self.to_add for line in section.splitlines()),
         ]

@@ -1,0 +1,59 @@
+"""`tokenlane doctor`: everything around a pool that is often wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from tokenlane.config.exits import FAILED, OK, ConfigError
+from tokenlane.config.load import find_pool, pool_name
+from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.pool import connect
+from tokenlane.routing.watch.doctor import Check, examine
+
+from .output import Table, show, show_json
+
+__all__ = ["doctor"]
+
+_SCHEMA_VERSION = 1
+_LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
+    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+) -> None:
+    """Check server, clock, key, lanes and versions; exit code 1 if a check fails."""
+    where, name = find_pool(redis), pool_name(pool)
+    try:
+        checks = asyncio.run(_examine(where.url, name))
+    except PoolUnavailable as error:
+        raise ConfigError(str(error)) from error
+    if as_json:
+        show_json({"v": _SCHEMA_VERSION, "pool": name, "checks": [asdict(check) for check in checks]})
+    else:
+        show(f"pool {name} at {where.safe_url}", _table(checks), *_advice(checks))
+    raise typer.Exit(FAILED if any(check.status == "fail" for check in checks) else OK)
+
+
+async def _examine(url: str, name: str) -> tuple[Check, ...]:
+    async with connect(url, name) as pool:
+        return await examine(pool)
+
+
+def _table(checks: tuple[Check, ...]) -> Table:
+    rows = [(check.status, check.name, check.found) for check in checks]
+    return Table(("STATUS", "CHECK", "FOUND"), rows, _LOOKS)
+
+
+def _advice(checks: tuple[Check, ...]) -> list[str]:
+    """What is not well, with what it means and what to do."""
+    return [
+        f"{check.status}: {check.name}: {check.found}\n  means: {check.means}\n  do:    {check.advice}"
+        for check in checks
+        if check.status != "ok" and check.advice
+    ]

@@ -1,0 +1,95 @@
+"""`tokenlane doctor` on servers of several kinds."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.farm import Ended, farm
+from tests.integration.servers import free_port, valkey
+
+from tokenlane.config import exits
+from tokenlane.routing.lanes import Announcement, Facts
+from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.watch.doctor import Check, examine
+
+
+async def doctor(directory: Path, url: str, *arguments: str) -> Ended:
+    """Run the command to its end."""
+    async with farm(directory, url) as opened:
+        return await (await opened.tokenlane("doctor", *arguments)).ended()
+
+
+async def checks(pool: Pool) -> dict[str, Check]:
+    """All checks of a pool, by name."""
+    return {check.name: check for check in await examine(pool)}
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[str]:
+    """A server whose only user may neither configure it nor ask it about itself, as managed ones are."""
+    user = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-config", "-info")
+    async with valkey(tmp_path, *user) as port:
+        yield f"redis://127.0.0.1:{port}"
+
+
+async def test_what_is_denied_is_unknown(guarded: str) -> None:
+    """Where INFO and CONFIG are denied the checks say so, and all others are made."""
+    async with connect(guarded) as pool:
+        await pool.sweep("host/1", revision=0)
+        found = await checks(pool)
+    denied = ("server version", "server role", "maxmemory-policy", "memory", "persistence", "timeout", "pub/sub buffer")
+    assert {found[name].status for name in denied} == {"unknown"}
+    assert {found[name].status for name in ("routers", "round trip", "clock")} == {"ok"}
+
+
+async def test_a_server_that_evicts(tmp_path: Path) -> None:
+    """A cache with a limit of memory fails: exit code 1, what it means and what to do."""
+    options = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--timeout", "60")
+    async with valkey(tmp_path, *options) as port:
+        ended = await doctor(tmp_path, f"redis://127.0.0.1:{port}")
+    assert (ended.code, ended.error) == (exits.FAILED, "")
+    assert "fail    maxmemory-policy" in ended.out
+    assert "do:    CONFIG SET maxmemory-policy noeviction" in ended.out
+    assert "warn    timeout" in ended.out
+
+
+async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
+    """With a router and a live lane nothing fails, and JSON has every check with what it means."""
+    await pool.register(life.WORKER, life.LANE.lane, life.FACTS)
+    await pool.renew(life.WORKER, life.LANE, [], takes_new_work=True)
+    found = await checks(pool)
+    assert found["lane lane1"].status == "ok"
+    assert found[f"versions {life.WORKER}"].found.startswith("tokenlane 0.1.0, arq 0.28.0")
+    ended = await doctor(tmp_path, pool.url, "--json")
+    document = json.loads(ended.out)
+    assert (document["v"], document["pool"]) == (1, "main")
+    assert all(check.keys() == {"name", "status", "found", "means", "advice"} for check in document["checks"])
+    failed = {check["name"] for check in document["checks"] if check["status"] == "fail"}
+    assert (ended.code, failed) == (exits.FAILED, {"routers"})
+
+
+async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
+    """A live worker of this host whose model server's port refuses is a failure; while it listens it is none."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        host = socket.gethostname()
+        lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), 1)
+        await pool.register("w1", "gpu0", Facts(host))
+        await pool.renew("w1", lane, [], takes_new_work=True)
+        check = (await checks(pool))["lane gpu0"]
+        assert (check.status, "answers" in check.found) == ("ok", True)
+    check = (await checks(pool))["lane gpu0"]
+    assert (check.status, "refuses" in check.found) == ("fail", True)
+
+
+async def test_no_pool(tmp_path: Path) -> None:
+    """Where no server answers the command ends with 2 and one line that names the place."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    ended = await doctor(tmp_path, url)
+    assert (ended.code, ended.out, url in ended.error) == (exits.USAGE, "", True)
