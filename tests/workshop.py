@@ -212,7 +212,7 @@ async def serving(
     ):
         worker = LaneWorker(lane, arq_redis(client.connection_pool))
         if bell:
-            await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), lambda _: worker.wake(), worker.wake)
+            await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())
         try:
             yield lane, worker

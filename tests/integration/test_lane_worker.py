@@ -211,6 +211,31 @@ async def test_a_stolen_attempt_is_started_once(redis_url: str, pool: Pool, hub:
         await settled(pool)
 
 
+async def test_a_job_that_rang_needs_no_look_at_the_queue(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """The doorbell names the job, which is started by its name."""
+    provider = FakeProvider()
+    async with serving(redis_url, provider) as (_, worker):
+        asker = await ask(pool, hub)
+        worker._look_at = float("inf")
+        await give(pool, asker)
+        await asker.completed()
+        await settled(pool)
+
+
+async def test_an_attempt_outlives_arqs_record_of_it(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """What runs is run to its end though ARQ does not find its record of the job."""
+    provider = FakeProvider()
+    async with serving(redis_url, provider) as (_, worker):
+        worker.allow_pick_jobs = False
+        asker = await ask(pool, hub)
+        attempt = await give(pool, asker)
+        await pool.redis.delete(f"arq:job:{{main}}{asker.id}:{attempt}")
+        worker.allow_pick_jobs = True
+        worker.wake()
+        await asker.completed()
+        await settled(pool)
+
+
 async def test_an_agent_gets_again_what_it_missed(redis_url: str, pool: Pool, hub: Hub) -> None:
     """Deltas and ending that were lost on the way are told again when the agent asks."""
     provider = FakeProvider(hold_after=2)

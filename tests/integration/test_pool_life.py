@@ -185,6 +185,15 @@ async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
     assert await audit(pool.redis) == {asked.id: flag}
 
 
+async def test_an_end_rings_for_those_who_wait(pool: Pool) -> None:
+    """Where a request waits for the room that another's end makes, routers hear of it."""
+    asked = await life.running(pool)
+    await life.submit(pool)
+    async with life.listen(pool) as ear:
+        assert await pool.finish(asked.id, asked.attempt, WORKER, "completed", 0, "", b'{"type":"told"}')
+        assert sorted(channel for channel, _ in await ear.heard()) == [f"deltas:{asked.id}", "doorbell"]
+
+
 @pytest.mark.parametrize("ending", life.ENDED)
 async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None:
     """The worker's ending is the request's: told once, kept for an hour, everything else gone."""
@@ -192,7 +201,7 @@ async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None
     async with life.listen(pool) as ear:
         assert await pool.finish(asked.id, asked.attempt, WORKER, ending, 7, "timeout", b'{"type":"told"}')
         heard = await ear.heard()
-    assert sorted(channel for channel, _ in heard) == [f"deltas:{asked.id}", "doorbell"]
+    assert [channel for channel, _ in heard] == [f"deltas:{asked.id}"]
     assert await audit(pool.redis) == {asked.id: ending}
     (standing,) = (await pool.check(CLIENT, [asked.id])).standings
     assert (standing.state, standing.end, standing.code, standing.worker) == (ending, 7, "timeout", WORKER)

@@ -5,6 +5,7 @@ One process appends to a stream and waits on a channel; the other reads the stre
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,14 +24,16 @@ _CHANNEL = "floor:answers"
 
 @asynccontextmanager
 async def asking(redis: str) -> AsyncIterator[Tasks]:
-    """The side that asks. The task `times` returns the milliseconds from question to answer, `count` times."""
+    """The side that asks. The task `times` returns the milliseconds from question to answer, `count` times with a pause
+    before each."""
     async with Redis.from_url(redis) as client, client.pubsub() as answers:
         await answers.subscribe(_CHANNEL)
         await answers.get_message(timeout=None)
 
-        async def times(count: int) -> list[float]:
+        async def times(count: int, pause_s: float) -> list[float]:
             taken_ms: list[float] = []
             for _ in range(count):
+                await asyncio.sleep(pause_s)
                 begun = time.monotonic_ns()
                 await client.xadd(_STREAM, {"payload": b"x" * 200}, maxlen=100)
                 await answers.get_message(timeout=None)

@@ -205,7 +205,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
             for number in range(level.rounds):
                 progress(f"{level.streams} streams, round {number + 1} of {level.rounds}")
                 if level.streams == 1:
-                    floor_ms += await scene.floor.ask(list[float], "times", count=level.answers)
+                    floor_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=spread_s)
                 direct.append(await turn("bare"))
                 through.append(await turn("agent"))
             levels.append(_at(level, direct, through))

@@ -54,6 +54,11 @@ class Plan:
     placements: tuple[Placement, ...]
     refusals: tuple[Refusal, ...]
 
+    @property
+    def all(self) -> tuple[Placement | Refusal, ...]:
+        """Everything to do."""
+        return self.placements + self.refusals
+
 
 def plan(survey: Survey, policy: Policy) -> Plan:
     """Choose lanes for the heads of all queues: first come, first chosen, in the order of `queues.order`.
@@ -160,7 +165,8 @@ class _Router:
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
-            if not any(done):
+            # What comes later rings; only what waited behind a head that has gone is to be looked at now.
+            if not any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True)):
                 return
 
     async def _place(self, placement: Placement) -> bool:

@@ -106,5 +106,5 @@ class Keys:
         return f"{self.channels}doorbell"
 
     def lane_doorbell(self, lane: str) -> str:
-        """Rung when a lane has a new job."""
+        """Rung when a lane has a new job; says the job's id."""
         return f"{self.channels}doorbell:{lane}"

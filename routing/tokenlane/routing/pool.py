@@ -565,9 +565,15 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
 
 
 class _Connections(BlockingConnectionPool):
-    """redis-py tries again to connect and to ask, but not to greet: a connection cut in between ends a command."""
+    """redis-py tries again to connect and to ask, but not to greet: a connection cut in between ends a command.
+
+    One that is connected is used as it is. redis-py would first try to read from it, to find out whether it was cut
+    meanwhile; asking finds that out too, and is tried again.
+    """
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
+        if connection.is_connected:
+            return
         await connection.retry.call_with_retry(
             lambda: super(_Connections, self).ensure_connection(connection), lambda _: connection.disconnect()
         )

@@ -2,7 +2,8 @@
 
 ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the job,
 and sleeps half a second between two looks at the queue. This one goes on, takes a slot only for a job it may start, and
-is woken by the lane's doorbell and by its own jobs' ends.
+is woken by the lane's doorbell, which names the job, and by its own jobs' ends. It does not ask ARQ's record of a job
+before it runs it, but meanwhile.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 async def _run(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
     lane: Lane = ctx["lane"]
+    under_way: dict[str, asyncio.Task[None]] = ctx.get("attempts", {})
     request_id, attempt = args  # as lua/dispatch.lua writes them
-    await run_request(lane, request_id, attempt)
+    await (under_way.get(ctx["job_id"]) or run_request(lane, request_id, attempt))
+
+
+def _attempt(job_id: str) -> tuple[str, int]:
+    """The request and the attempt that a job is, as lua/dispatch.lua names it."""
+    request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
+    return request_id, int(attempt)
 
 
 ARQ_OPTIONS: dict[str, Any] = {
@@ -79,16 +87,25 @@ class LaneWorker(arq.worker.Worker):
             redis_pool=redis,
             max_jobs=lane.announcement.limit,
             handle_signals=False,
-            ctx={"lane": lane},
+            ctx={"lane": lane, "attempts": {}},
             **ARQ_OPTIONS,
         )
         self._lane = lane
+        self._attempts: dict[str, asyncio.Task[None]] = self.ctx["attempts"]
         self._woken = asyncio.Event()
+        self._rung: list[bytes] = []
+        self._look_at = 0.0
         self._picking = asyncio.Lock()
         self._failing = False
 
     def wake(self) -> None:
         """Look at the queue now."""
+        self._look_at = 0.0
+        self._woken.set()
+
+    def ring(self, job_id: bytes) -> None:
+        """This job is new in the queue: start it now, without looking."""
+        self._rung.append(job_id)
         self._woken.set()
 
     async def stop_picking(self) -> None:
@@ -97,8 +114,7 @@ class LaneWorker(arq.worker.Worker):
             self.allow_pick_jobs = False
         try:
             for job_id in await self._queued():
-                request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
-                await self._lane.pool.requeue(request_id, int(attempt), self._lane.worker)
+                await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker)
         except (*_BROKEN, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", type(error).__name__)
 
@@ -126,8 +142,9 @@ class LaneWorker(arq.worker.Worker):
     async def _poll_iteration(self) -> None:
         try:
             async with self._picking:
-                if self.allow_pick_jobs and self.job_counter < self.max_jobs:
-                    await self.start_jobs(await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1))
+                jobs = await self._new_jobs()
+                if self.allow_pick_jobs:
+                    await self.start_jobs(jobs)
             await self.heart_beat()
             self._failing = False
         except _BROKEN as error:
@@ -137,6 +154,17 @@ class LaneWorker(arq.worker.Worker):
             async with asyncio.timeout(POLL_S):
                 await self._woken.wait()
         self._woken.clear()
+
+    async def _new_jobs(self) -> list[bytes]:
+        """Those that have rung; all of the queue when it is time to look."""
+        rung, self._rung = self._rung, []
+        if self.job_counter >= self.max_jobs:
+            return []
+        now = self.loop.time()
+        if now < self._look_at:
+            return rung
+        self._look_at = now + POLL_S
+        return list(await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1))
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         waiting = [job_id for job_id in map(bytes.decode, job_ids) if job_id not in self.tasks]
@@ -177,8 +205,23 @@ class LaneWorker(arq.worker.Worker):
         task.add_done_callback(self._released)
 
     def _released(self, _: asyncio.Task[None]) -> None:
+        if self.job_counter == self.max_jobs:
+            self.wake()
         self.job_counter -= 1
-        self._woken.set()
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        # ARQ reads its record of the job, and then awaits the attempt, which is under way.
+        attempt = self._attempts[job_id] = self.loop.create_task(run_request(self._lane, *_attempt(job_id)))
+        try:
+            await asyncio.sleep(0)
+            await super().run_job(job_id, score)
+        except asyncio.CancelledError:
+            attempt.cancel()
+            raise
+        finally:
+            # It is still under way if ARQ could not read its record, or found none.
+            await asyncio.gather(attempt, return_exceptions=True)
+            del self._attempts[job_id]
 
     def _reap(self) -> None:
         for job_id, task in list(self.tasks.items()):

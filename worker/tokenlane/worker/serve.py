@@ -131,7 +131,7 @@ async def run_worker(
         async with opened as lane, open_redis(redis.url) as client, background() as tasks:
             worker = LaneWorker(lane, arq_redis(client.connection_pool))
             bell = lane.pool.keys.lane_doorbell(lane.name)
-            await lane.hub.subscribe(bell, lambda _: worker.wake(), worker.wake)
+            await lane.hub.subscribe(bell, worker.ring, worker.wake)
             tasks.create_task(worker.main(), name="tokenlane worker")
             tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
             try:

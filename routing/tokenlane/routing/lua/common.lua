@@ -169,7 +169,7 @@ local function end_one(id, request, ending, message, code)
       'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
   end
   tell_agent(id, message)
-  ring()
+  if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
 end
 
 local function brief(ending, request)

@@ -44,5 +44,5 @@ redis.call('SET', 'arq:job:' .. job,
   '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', 86400000)
 redis.call('ZADD', jobs, sequence, job)
 redis.call('ZADD', P .. 'leases', int(now + rule('start_lease_ms')), id)
-redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane, '')
+redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane, job)
 return { 'dispatched', tonumber(attempt) }

@@ -98,6 +98,12 @@ def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     """Send the request and return the response, its body still unread. Connecting is tried again for under a second."""
+    try:
+        return await client.send(request, stream=True)
+    except TRANSPORT_ERRORS as error:
+        if not _never_connected(error):
+            raise
+    # Set up only when it is needed: it costs as much as sending.
     async for attempt in AsyncRetrying(
         retry=retry_if_exception(_never_connected),
         wait=wait_exponential(multiplier=0.05, max=0.4),
