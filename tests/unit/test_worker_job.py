@@ -99,11 +99,26 @@ class FakePool:
         return self.rules
 
 
+class FakeLease:
+    """Remembers what a worker says of itself."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.withdrawn = False
+
+    def note(self, code: str) -> None:
+        self.faults.append(code)
+
+    async def withdraw(self) -> None:
+        self.withdrawn = True
+
+
 class Bench:
     """A lane with a fake pool and a fake back end, which share one log."""
 
     def __init__(self, provider: FakeProvider | None = None) -> None:
         self.pool = FakePool()
+        self.lease = FakeLease()
         self.provider = provider or FakeProvider()
         self.provider.log = self.pool.log
         self.runs = Runs()
@@ -117,7 +132,7 @@ class Bench:
             self.provider,
             self.runs,
             self.publisher,
-            cast("Lease", None),
+            cast("Lease", self.lease),
         )
 
     async def run(self) -> None:

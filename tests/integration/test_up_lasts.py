@@ -1,0 +1,124 @@
+"""`tokenlane up` that is killed and started again, and one that other machines use; without a real model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from pydantic import JsonValue
+from redis.asyncio import Redis
+from tests.integration.farm import eventually
+from tests.integration.servers import free_port
+from tests.live.commands import Command, left_running, running, surroundings
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.producer import Client
+
+HELD: dict[str, JsonValue] = {"simulate": Script(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
+READY = "Stop:  Ctrl-C"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A data directory with a short path, for the socket."""
+    with TemporaryDirectory(dir="/tmp", prefix="tl-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Simulator]:
+    async with Simulator() as simulator:
+        yield simulator
+
+
+def up(backend: Simulator, *options: str) -> list[str]:
+    """`up` with a simulated back end."""
+    return ["up", "--provider", "openai", "--endpoint", backend.url, "--capacity", "1", *options]
+
+
+async def ended(pid: int) -> bool:
+    """Whether that process is no more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def pid_of(home: Path) -> int:
+    """The process id of the server, as it says itself."""
+    async with Redis.from_url(f"unix://{home}/redis/redis.sock") as redis:
+        return int((await redis.info("server"))["process_id"])
+
+
+async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
+    """A request that waits when all of `up` is killed, or its server alone, is answered when there is one again."""
+
+    async def gone() -> bool:
+        return not left_running(home)
+
+    with running(*up(backend), home=home) as first:
+        await asyncio.to_thread(first.says, READY)
+        async with Client(f"unix://{home}/redis/redis.sock") as client:
+            async with client.chat("runs", role="planner", extra=HELD) as runs:
+                await backend.held()
+                async with client.chat("waits", role="planner") as waits:
+                    assert (await anext(runs)).text == "one"
+                    server = await pid_of(home)
+                    first.process.kill()
+                    await eventually(lambda: ended(server))
+                    with running(*up(backend), home=home) as second:
+                        await asyncio.to_thread(second.says, READY)
+                        backend.release()
+                        # Its worker was draining, and ends it in the pool that is there again.
+                        assert (await runs.answer()).text == "onetwo"
+                        assert (await waits.answer()).text
+                        os.kill(await pid_of(home), signal.SIGKILL)
+                        await asyncio.to_thread(second.says, "starting it again")
+                        assert (await client.complete("after", role="planner")).text
+                        second.process.send_signal(signal.SIGINT)
+                        assert await asyncio.to_thread(second.ends) == 0, second.output
+    await eventually(gone)
+
+
+def shell(line: str, exports: str, home: Path) -> Command:
+    """A line of what `up` printed, in the shell of another machine."""
+    folder = str(Path(sys.executable).parent)
+    environment = surroundings(home, PATH=f"{folder}:{os.environ['PATH']}")
+    return Command(["sh", "-c", f"{exports}\nexec {line}"], environment)
+
+
+def pasted(said: str) -> tuple[str, str, str]:
+    """The lines between the blank ones after the announcement."""
+    exports, worker, chat = said.partition("or an agent:\n\n")[2].partition("\n\n")[0].splitlines()
+    return exports, worker, chat
+
+
+async def test_the_lines_to_paste(home: Path, tmp_path: Path, backend: Simulator) -> None:
+    """In another shell and home the printed lines start a worker and ask; without the key both are refused."""
+    elsewhere = tmp_path / "elsewhere"
+    with running(*up(backend, "--listen", f"127.0.0.1:{free_port()}"), home=home) as server:
+        await asyncio.to_thread(server.says, READY)
+        exports, worker, chat = pasted(server.output)
+        assert (worker, chat) == ("tokenlane worker", 'tokenlane chat "Name three primes." --role planner')
+        serving = shell(f"{worker} --lane gpu1 --provider openai --endpoint {backend.url}", exports, elsewhere)
+        try:
+            await asyncio.to_thread(serving.says, "gpu1")
+            asking = shell(chat, exports, elsewhere)
+            assert await asyncio.to_thread(asking.ends) == 0, asking.output
+            keyless = exports.partition(" TOKENLANE_POOL_KEY")[0]
+            for line in (chat, f"{worker} --provider openai --endpoint {backend.url}"):
+                refused = shell(line, keyless, elsewhere)
+                assert await asyncio.to_thread(refused.ends) == 2, refused.output
+                assert "you gave none" in refused.output
+        finally:
+            serving.kill()
+        server.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(server.ends) == 0, server.output
