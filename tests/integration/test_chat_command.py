@@ -91,6 +91,17 @@ async def test_options_reach_the_worker(redis_url: str, worker: StandIn) -> None
         assert await ended(process) == (exits.OK, "a\n", "")
 
 
+async def test_llm_asks_for_a_provider_and_a_model(redis_url: str, worker: StandIn) -> None:
+    """What --llm names is asked for, and --model wins over it; what variables say of a lane is not."""
+    llm = ("--llm", "provider=stand-in", "model=m2")
+    for given, wanted in [(llm, ("stand-in", "m2")), ((*llm, "--model", "m1"), ("stand-in", "m1")), ((), (None, None))]:
+        async with chat("hi", "--redis", redis_url, *given, TOKENLANE_PROVIDER="vllm") as process:
+            run = await worker.next_run()
+            assert (run.request.provider, run.request.model) == wanted
+            await run.complete("a")
+            assert await ended(process) == (exits.OK, "a\n", "")
+
+
 async def test_json_is_one_object_a_line(redis_url: str, worker: StandIn) -> None:
     """With --json each delta is a line, and the usage is the last."""
     async with chat("hi", "--redis", redis_url, "--json") as process:

@@ -17,9 +17,16 @@ TIMEOUT_S = 60.0
 class Command:
     """A running command. Its standard output is read as it comes, so it never blocks."""
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str], stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        stdin: int = subprocess.DEVNULL,
+        folder: Path | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
             arguments,
+            cwd=folder,
             env=environment,
             stdin=stdin,
             stdout=subprocess.PIPE,

@@ -69,11 +69,13 @@ def run(command: str, home: Path, endpoint: str) -> Command:
         settings |= {"TOKENLANE_LANE": "arq0", "TOKENLANE_PROVIDER": "llamacpp", "TOKENLANE_ENDPOINT": endpoint}
     # The shell becomes the command, so that a signal reaches it.
     shell = command if "|" in command else f"exec {command}"
-    return Command(["sh", "-c", shell], surroundings(home, **settings))
+    return Command(["sh", "-c", shell], surroundings(home, **settings), folder=home)
 
 
 async def test_every_command_works(home: Path, endpoint: str) -> None:
     """The README's commands do what they say, in their order; those that stay end with 0 when interrupted."""
+    policy, _ = blocks("toml")
+    (home / "ops.toml").write_text(policy, encoding="utf-8")
     staying: list[Command] = []
     try:
         for line in commands():

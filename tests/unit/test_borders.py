@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,3 +24,12 @@ def test_the_namespace_has_no_module_of_its_own() -> None:
         namespace = ROOT / component / "tokenlane"
         assert [path.name for path in namespace.iterdir() if path.name != "__pycache__"] == [component]
         assert (namespace / component / "py.typed").exists()
+
+
+@pytest.mark.parametrize("component", ["config", "routing", "producer", "worker", "benches"])
+def test_each_component_tells_its_modules(component: str) -> None:
+    """A component's README names every module and folder of it."""
+    readme = (ROOT / component / "README.md").read_text(encoding="utf-8")
+    parts = [path for path in (ROOT / component / "tokenlane" / component).iterdir() if path.name[0] not in "_."]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in parts if path.suffix in ("", ".py")]
+    assert [name for name in sorted(names) if f"`{name}`" not in readme] == []

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from tokenlane.config.exits import FAILED, USAGE, ConfigError
-from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.load import asked_for, find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
@@ -42,6 +42,10 @@ def chat(
     messages = [Message(role="system", content=_text(system))] if system is not None else []
     messages.append(Message(role="user", content=_read() if question == "-" else _text(question)))
     options: ChatOptions = {"priority": priority}
+    provider, other_model = asked_for()
+    if provider is not None:
+        options["provider"] = provider
+    model = model or other_model
     if model is not None:
         options["model"] = model
     if max_tokens is not None:
