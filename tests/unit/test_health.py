@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tokenlane.routing.errors import PoolKeyMismatch
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.snapshot import (
@@ -71,6 +72,12 @@ def test_a_lane_that_vanished_names_its_last_error() -> None:
     gone = replace(LANE, state="gone", error=LastError("provider_down", 9_000))
     (problem,) = problems(replace(WELL, queues=(), lanes=(gone,)), 60)
     assert "provider_down" in problem.message
+
+
+def test_a_worker_without_the_pools_key() -> None:
+    """A lane whose worker withdrew because it lacks a key does not pass for one that is being stopped."""
+    keyless = replace(LANE, state="draining", error=LastError(PoolKeyMismatch.code, 9_000))
+    assert codes(replace(WELL, queues=(), lanes=(keyless,))) == ["lane_closed"]
 
 
 @pytest.mark.parametrize(

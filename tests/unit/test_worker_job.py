@@ -417,3 +417,19 @@ async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.Monke
     assert span.attributes["error.type"] == ProviderDown.code
     assert SECRET not in span.to_json()
     tracing.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [
+        (None, []),
+        (BadRequest("no"), []),
+        (RateLimited(), [RateLimited.code]),
+        (ValueError("quotes a prompt"), [ProviderDown.code]),
+    ],
+)
+async def test_what_the_pool_is_told_of_a_back_end(error: Exception | None, noted: list[str]) -> None:
+    """The code of a back end's error is noted for those who watch; not what is the agent's fault, and no text."""
+    bench = Bench(FakeProvider(error=error))
+    await bench.run()
+    assert bench.lease.faults == noted

@@ -72,13 +72,18 @@ def route_entry(candidate: Candidate) -> str:
     if (provider is None) == (lane is None) or (provider and provider not in sections.provider_names()):
         return _table(candidate.model_dump(exclude_none=True))
     place = provider or f"{_LANE}{lane}"
-    return json.dumps(f"{place}/{model}" if model else place, ensure_ascii=False)
+    return _value(f"{place}/{model}" if model else place)
 
 
 def _table(values: dict[str, object]) -> str:
-    return f"{{ {', '.join(f'{key} = {json.dumps(value, ensure_ascii=False)}' for key, value in values.items())} }}"
+    return f"{{ {', '.join(f'{key} = {_value(value)}' for key, value in values.items())} }}"
 
 
 def section_key(name: str) -> str:
     """A name as a part of a section's heading."""
-    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if _BARE_KEY.fullmatch(name) else _value(name)
+
+
+def _value(value: object) -> str:
+    # JSON's text and numbers are TOML's, but for this one letter, which JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -152,13 +152,26 @@ async def produce(lane: Lane, run: Run) -> Outcome:
         async with run.stoppable():
             request = read(lane.pool, run.started)
             await agree(lane, run)
-            return await answer(lane, run, request)
+            with _noting(lane):
+                return await answer(lane, run, request)
     except _Stop as stop:
         return Stopped(stop.reason)
     except Exception as error:
         if run.reason is not None:
             return Stopped(run.reason)
         return Broken(_as_ours(error).at(provider=lane.announcement.provider, lane=lane.name, model=run.started.model))
+
+
+@contextmanager
+def _noting(lane: Lane) -> Iterator[None]:
+    """Let the pool know of the back end's errors, by their codes. A bad request is the agent's."""
+    try:
+        yield
+    except BadRequest:
+        raise
+    except Exception as error:
+        lane.lease.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
+        raise
 
 
 def read(pool: Pool, started: Started) -> ChatRequest:
@@ -280,10 +293,9 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
         delivered=rest.first,
         left_ms=run.left_ms,
     )
-    if not isinstance(error, BadRequest):  # which is the agent's, not the back end's
-        lane.lease.note(error.code)
     if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
+        lane.lease.note(error.code)
         await lane.lease.withdraw()
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
