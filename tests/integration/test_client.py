@@ -356,6 +356,28 @@ async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.
         await said("tried again")
 
 
+async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose only lane was there within the hour waits for it, and says so."""
+    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
+    monkeypatch.setattr("tokenlane.producer.watch._DESERTED_PATIENCE_S", 0.0)
+    await pool.set_policy(Policy(lease_ms=300))
+    await beat(pool)
+    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+        await until(lambda: "waiting for lane 'lane1' (last seen" in (stream.waiting or ""))
+        await beat(pool)
+        assert await dispatch(pool, stream.request_id) is not None
+
+
+async def test_a_deserted_pool_ends_a_request(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no worker was within the hour, and no router says so, the client does: with what to do, and it cancels."""
+    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
+    monkeypatch.setattr("tokenlane.producer.watch._DESERTED_PATIENCE_S", 0.05)
+    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+        with pytest.raises(ProviderDown, match="ollama pull"):
+            await stream.answer()
+        assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
+
+
 async def test_a_slow_reader_loses_nothing(client: Client, worker: StandIn) -> None:
     """What is not read is merged, so that it is bounded, and nothing of it is lost."""
     async with client.chat("hello", role="planner") as stream:

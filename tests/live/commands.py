@@ -87,9 +87,13 @@ def running(*arguments: str, home: Path, **environment: str) -> Iterator[Command
 
 
 def surroundings(home: Path, **more: str) -> dict[str, str]:
-    """The environment of a command: this one, with a home of its own and without what points elsewhere."""
+    """The environment of a command: this one, with a home of its own and without what points elsewhere.
+
+    The model is the built-in one, whatever else this host has.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
-    return {**kept, "TOKENLANE_HOME": str(home), "PYTHONUNBUFFERED": "1", **more}
+    ours = {"TOKENLANE_HOME": str(home), "TOKENLANE_DEFAULTS__PROVIDER": "builtin", "PYTHONUNBUFFERED": "1"}
+    return {**kept, **ours, **more}
 
 
 def left_running(home: Path) -> list[str]:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import assert_never
 
+from tokenlane.routing.advice import no_lane
 from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
 from tokenlane.routing.pool import Checked, Pool, Standing
 
@@ -27,6 +28,7 @@ _BATCH = 128
 _ENDED_PATIENCE_S = 3.0
 _RUNNING_PATIENCE_S = 10.0
 _BEAT_GRACE_S = 1.0
+_DESERTED_PATIENCE_S = 10.0  # a pool may be starting
 
 
 class Watch:
@@ -37,6 +39,8 @@ class Watch:
         self._courier = courier
         self._client = client
         self._away = False
+        self._away_lanes = ""
+        self._deserted_since: float | None = None
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -79,10 +83,18 @@ class Watch:
         if self._away:
             logger.info("the pool is back")
         self._away = False
+        self._away_lanes = ", ".join(f"{name!r} (last seen {ms / 1000:.0f} s ago)" for name, ms in checked.away)
         serving = checked.routers > 0 and checked.lanes > 0
-        self._courier.idle_reason = (
-            None if serving else "no worker is connected to this pool: start one with `tokenlane worker`"
-        )
+        if serving:
+            self._courier.idle_reason = None
+        elif checked.away:
+            self._courier.idle_reason = f"no worker is connected to this pool; waiting for lane {self._away_lanes}"
+        else:
+            self._courier.idle_reason = "no worker is connected to this pool: start one with `tokenlane worker`"
+        if checked.routers or checked.lanes or checked.away:
+            self._deserted_since = None
+        elif self._deserted_since is None:
+            self._deserted_since = asyncio.get_running_loop().time()
 
     async def _judge(self, exchange: Exchange, standing: Standing) -> None:
         if standing.state != "missing":
@@ -92,7 +104,9 @@ class Watch:
             case "missing":
                 await self._missing(exchange)
             case "waiting" | "delayed" | "dispatched":
-                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.role)
+                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.role, self._away_lanes)
+                if self._deserted():
+                    self._give_up(exchange, no_lane())
             case "running":
                 exchange.waiting = None
                 self._running(exchange, standing)
@@ -101,6 +115,14 @@ class Watch:
                 self._ended(exchange, standing)
             case _:
                 assert_never(standing.state)
+
+    def _deserted(self) -> bool:
+        """Whether no worker is coming: nobody has been there for a while, and nobody was within the hour.
+
+        Where a router lives, it is the one to say so.
+        """
+        since = self._deserted_since
+        return since is not None and asyncio.get_running_loop().time() - since >= _DESERTED_PATIENCE_S
 
     async def _own(self, exchange: Exchange, owner: str) -> None:
         if not exchange.owned or owner == self._client:
@@ -185,9 +207,9 @@ def _unanswered(question: Question | None, patience_s: float) -> bool:
     return asyncio.get_running_loop().time() - question.since >= patience_s
 
 
-def _why(standing: Standing, role: str) -> str:
+def _why(standing: Standing, role: str, away: str) -> str:
     if standing.state == "dispatched":
         return f"given to a lane that serves role {role!r}, which is about to start it"
     if standing.state == "delayed":
         return "an attempt failed; it is tried again soon"
-    return f"waiting in the queue of role {role!r}"
+    return f"waiting in the queue of role {role!r}" + (f"; lanes that are away: {away}" if away else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["GET_A_MODEL"]
+from .errors import ProviderDown
+
+__all__ = ["GET_A_MODEL", "no_lane"]
 
 GET_A_MODEL = """\
 Do one of these:
@@ -17,3 +19,8 @@ Do one of these:
         api_key_env = "NAME_OF_THE_KEYS_VARIABLE"
   - Use the built-in model, a toy to see things work: --provider builtin
 Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that runs."""
+
+
+def no_lane() -> ProviderDown:
+    """The end of a request in a pool that no worker is connected to."""
+    return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)

@@ -13,6 +13,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .advice import no_lane
 from .errors import LlmError, ModelNotFound, ProviderDown
 from .hub import Hub
 from .lanes import LaneView
@@ -88,17 +89,14 @@ def plan(survey: Survey, policy: Policy) -> Plan:
 def _nobody(head: Head, lanes: tuple[LaneView, ...]) -> LlmError:
     model, role = head.queue.needs.model, head.queue.role
     if not lanes:
-        return ProviderDown(
-            "no lane is connected to this pool: start a worker with `tokenlane worker --redis URL --lane NAME`",
-            retryable=False,
-        )
+        return no_lane()
     served = sorted({name for lane in lanes for name in lane.models})
     if model is not None and served_name(model, served) is None:
         return ModelNotFound(f"no lane serves this model; served are: {', '.join(served)}", model=model)
     names = ", ".join(sorted(lane.name for lane in lanes))
     return ProviderDown(
         f"no lane may serve role {role!r} with what this request asks for: change the role's route, or start a worker"
-        f" on a lane that it names; connected lanes: {names}",
+        f" on a lane that it names (`tokenlane probe` finds model servers); connected lanes: {names}",
         retryable=False,
         model=model,
     )

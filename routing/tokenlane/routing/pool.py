@@ -137,10 +137,11 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to a client's beat."""
+    """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since."""
 
     routers: int
     lanes: int
+    away: tuple[tuple[str, int], ...]
     standings: tuple[Standing, ...]
 
 
@@ -333,8 +334,9 @@ class Pool:
 
     async def check(self, client: str, request_ids: Sequence[str] = ()) -> Checked:
         """A client's beat, and how those of its streams stand that it asks for (128 at most)."""
-        routers, lanes, *standings = _list(await self._run("check", client, *request_ids))
-        return Checked(_int(routers), _int(lanes), tuple(_standing(_list(standing)) for standing in standings))
+        routers, lanes, away, *standings = _list(await self._run("check", client, *request_ids))
+        absent = tuple((_text(name), _int(ms)) for name, ms in map(_list, _list(away)))
+        return Checked(_int(routers), _int(lanes), absent, tuple(_standing(_list(standing)) for standing in standings))
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes."""

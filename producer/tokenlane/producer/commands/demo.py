@@ -58,7 +58,7 @@ class _Turn:
 def demo(
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
 ) -> None:
-    """Start everything, stream two answers from a small real model, print what happened, stop everything."""
+    """Start everything, stream two answers from the model that `up` would serve, say how it went, stop everything."""
     raise typer.Exit(asyncio.run(_demo(redis)))
 
 
@@ -68,9 +68,9 @@ async def _demo(redis: str | None) -> int:
     async with _pool(redis) as (process, facts):
         if facts is None:
             return await process.wait() or FAILED
+        model = facts.get("model", f"as configured: {facts['provider']} at {facts['endpoint']}")
         console.print(
-            f"The model is {facts['model']}: a toy of 135 million parameters, only here to show that things work.\n"
-            "For a real one: `tokenlane up --provider openai --endpoint http://HOST:PORT`, then `tokenlane chat`.\n"
+            f"The model: {model}.\nTo go on with it: `tokenlane up`, then `tokenlane chat`.\n", soft_wrap=True
         )
         show = _live if console.is_terminal else _plain
         # Its own pool's key is beside its socket.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
-from tokenlane.config.load import configured_redis, pool_name, pool_settings, read
+from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.policy import Policy
@@ -26,8 +27,10 @@ from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import fetch
 from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.probe import Sighting
 from tokenlane.worker.serve import DRAIN_S
 
+from .choose import choose, reason
 from .listening import lines_to_paste
 from .own_redis import OwnRedis, own_redis
 from .supervised import ends_with_input
@@ -73,12 +76,18 @@ def up(
         which = "--private" if other is None else f"--redis, or what else names {other.safe_url}"
         raise ConfigError(f"--listen is for the embedded server: leave out {which}.")
     models = tuple(model or ())
-    lanes = pool_settings(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity)
+    own = partial(pool_settings, lane=lane, models=models, capacity=capacity)
+    lanes = own(provider=provider, endpoint=endpoint)
+    seen = None
+    if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models)):
+        seen = choose(lanes[0])
+    if seen is not None:
+        lanes = own(provider=seen.provider, endpoint=seen.lane.endpoint)
     settings = read()
     policy = policy_of(settings) if settings.document.has_policy else None
     try:
         server = nullcontext(other) if other is not None else own_redis(private=private, listen=listen)
-        code = asyncio.run(_up(lanes, policy, server, pool_name(pool), _Report(as_json), supervised))
+        code = asyncio.run(_up(lanes, seen, policy, server, pool_name(pool), _Report(as_json), supervised))
     except (PoolUnavailable, PoolKeyMismatch) as error:
         typer.echo(f"tokenlane: {error}", err=True)
         raise typer.Exit(USAGE) from None
@@ -89,6 +98,7 @@ def up(
 
 async def _up(
     lanes: list[LaneSettings],
+    seen: Sighting | None,
     policy: Policy | None,
     server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
     pool: str,
@@ -108,6 +118,8 @@ async def _up(
                 lines = lines_to_paste(opened.public.url, pool, opened.keys)
                 text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
                 report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
+            if seen is not None:
+                report("model", f"model   {reason(seen)}", model=reason(seen), endpoint=seen.endpoint)
             lanes = [await _with_model(one, stack, report) for one in lanes]
             unready = {one.name for one in lanes}
             return await _serve_all([_Worker(one, where, pool, report, unready) for one in lanes], stopping)
@@ -118,12 +130,8 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: _Report
     if lane.provider != "builtin" or lane.endpoint is not None:
         return lane
     endpoint = await stack.enter_async_context(_builtin(lane.capacity or BUILTIN_CAPACITY))
-    report(
-        "model",
-        f"model   {MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work.\n"
-        "        A real one: tokenlane up --provider openai --endpoint http://HOST:PORT",
-        model=MODEL_NAME,
-    )
+    told = f"{MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work"
+    report("model", f"model   {told}.\n        A real one: see `tokenlane probe`", model=told)
     return replace(lane, endpoint=endpoint)
 
 

@@ -1,0 +1,41 @@
+"""What `up` serves where nothing says which provider: a model server that is found, else the built-in model."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings
+from tokenlane.worker.probe import NAMES, Place, Sighting, look, look_at_all
+
+from .probe import places
+
+__all__ = ["choose", "reason"]
+
+
+def choose(lane: LaneSettings) -> Sighting | None:
+    """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found
+    with the models it is to serve.
+
+    Raises:
+        ConfigError: what is at the lane's endpoint cannot be used.
+    """
+    if lane.endpoint is None:
+        wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in places()]
+        return next((seen for seen in asyncio.run(look_at_all(wanted)) if seen.found), None)
+    seen = asyncio.run(look(Place(lane)))
+    if not seen.found:
+        raise ConfigError(
+            f"{seen.endpoint} cannot be used: {seen.why_not}. Name its provider with --provider if you know it."
+        )
+    return seen
+
+
+def reason(seen: Sighting) -> str:
+    """Which model server was chosen, and why, for a person."""
+    assert seen.provider is not None
+    return (
+        f"{seen.lane.models[0] if seen.lane.models else seen.models[0]}, of {NAMES[seen.provider]} at {seen.endpoint}, "
+        "which was found there; no provider is configured"
+    )
