@@ -31,6 +31,7 @@ from tokenlane.routing.messages import (
     Usage,
     channel_message,
     control_message,
+    deltas_writer,
     new_id,
 )
 
@@ -189,3 +190,10 @@ def test_names_are_safe_in_keys(name: str) -> None:
     for field in ("role", "agent", "client"):
         with pytest.raises(ValidationError):
             Envelope.model_validate({"id": new_id(), "client": "c", "agent": "a", "role": "r", field: name})
+
+
+@given(st.integers(0, 10**6), st.lists(delta, max_size=3), text)
+def test_the_writer_of_deltas_writes_what_the_message_is(first: int, deltas: list[TokenDelta], model: str) -> None:
+    """The fast way to write deltas gives the bytes of the message itself."""
+    message = Deltas(attempt=7, worker="w1", lane="l1", model=model, first=first, deltas=deltas)
+    assert deltas_writer(7, "w1", "l1", model)(first, deltas) == message.to_wire()

@@ -402,11 +402,7 @@ class Pool:
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages on channels, in order, in one round trip."""
-        async with _asking(self.url):
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for channel, message in messages:
-                    pipe.publish(channel, message)
-                await pipe.execute()
+        await self._run("publish", *(part for message in messages for part in message))
 
     # The seal.
 

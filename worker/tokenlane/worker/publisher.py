@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import Deltas, TokenDelta
+from tokenlane.routing.messages import TokenDelta, deltas_writer
 from tokenlane.routing.pool import Pool
 
 __all__ = ["Outlet", "Publisher", "Rest"]
@@ -52,9 +52,9 @@ class Outlet:
     def __init__(self, publisher: Publisher, request_id: str, attempt: int, model: str) -> None:
         self.request_id = request_id
         self.attempt = attempt
-        self.model = model
         self.first_put_at: float | None = None
         self._publisher = publisher
+        self._speak_as(model)
         self._first = 0
         self._waiting: list[TokenDelta] = []
         self._waiting_bytes = 0
@@ -74,7 +74,8 @@ class Outlet:
         """
         self._waiting_bytes += _size(delta)
         if delta.model:
-            self.model = delta.model
+            if delta.model != self.model:
+                self._speak_as(delta.model)
             delta.model_fields_set.discard("model")  # the message names it once
         if self.first_put_at is None:
             self.first_put_at = asyncio.get_running_loop().time()
@@ -110,17 +111,13 @@ class Outlet:
         """Forget the attempt: another one will speak for the request."""
         self._publisher._forget(self)
 
+    def _speak_as(self, model: str) -> None:
+        self.model = model
+        self._writer = deltas_writer(self.attempt, self._publisher.worker, self._publisher.lane, model)
+
     def _take(self) -> bytes:
         """What waits, as one message."""
-        publisher = self._publisher
-        message = Deltas(
-            attempt=self.attempt,
-            worker=publisher.worker,
-            lane=publisher.lane,
-            model=self.model,
-            first=self._first,
-            deltas=self._waiting,
-        ).to_wire()
+        message = self._writer(self._first, self._waiting)
         self._first += len(self._waiting)
         self._waiting, self._waiting_bytes = [], 0
         self._sent.append((self._first, message))
