@@ -9,9 +9,8 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from importlib.metadata import entry_points
 from pathlib import Path
-
-import pytest
 
 from tokenlane.config import cli
 from tokenlane.config.exits import OK, USAGE
@@ -120,10 +119,18 @@ def test_every_example_in_the_written_file_is_valid(tmp_path: Path) -> None:
     assert found.document.roles["coder"].route
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.configured])
-def test_every_configured_verb_takes_the_options(verb: str, tmp_path: Path) -> None:
-    """`--config` and `--llm` are read before a verb does anything: what is wrong in them ends it with 2."""
-    arguments = ["why"] if verb == "chat" else ["show"] if verb in ("policy", "key") else []
-    result = run(tmp_path, verb, *arguments, "--config", "nix.toml", TOKENLANE_REDIS_URL="redis://127.0.0.1:1")
-    assert result.returncode == USAGE, result.stderr
-    assert "nix.toml" in result.stderr
+def test_every_configured_verb_takes_the_options() -> None:
+    """`--config` and `--llm` are options of every verb that reads settings, and of its own verbs."""
+    for verb in entry_points(group="tokenlane.commands"):
+        command = cli._load(verb)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            options = {option for parameter in one.params for option in parameter.opts}
+            assert ({"--config", "--llm"} <= options) == cli.VERBS[verb.name].configured, verb.name
+
+
+def test_what_is_wrong_in_the_options_is_told(tmp_path: Path) -> None:
+    """A file that is not there, and what is no key=value, end a verb with 2."""
+    for arguments, said in {("--config", "nix.toml"): "nix.toml", ("--llm", "--json"): "key=value"}.items():
+        result = run(tmp_path, "chat", "why", *arguments, TOKENLANE_REDIS_URL="redis://127.0.0.1:1")
+        assert result.returncode == USAGE, result.stderr
+        assert said in result.stderr
