@@ -19,6 +19,7 @@ from tokenlane.routing.errors import ContextTooLong, DigestMismatch, ModelNotFou
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 pytestmark = pytest.mark.live
@@ -192,6 +193,12 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(asyncio.CancelledError):
         await fetching
     assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_probe_recognises_it(endpoint: str) -> None:
+    """The real server of llama.cpp is seen as what it is, with the model."""
+    seen = await look(Place(LaneSettings("probe", "openai", endpoint)))
+    assert (seen.found, seen.provider, seen.models) == (True, "llamacpp", (MODEL_NAME,))
 
 
 async def test_a_server_that_cannot_start(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import pytest_asyncio
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ModelNotFound
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 PLACE = os.environ.get("TOKENLANE_TEST_OLLAMA", "")
@@ -118,6 +119,13 @@ async def test_models_and_capacity(provider: LlmProvider) -> None:
     assert model.chats
     assert len(model.digest or "") == 64
     assert await provider.capacity() == 1
+
+
+async def test_probe_recognises_it(server: httpx.AsyncClient) -> None:
+    """It is seen as what it is, with the model."""
+    seen = await look(Place(LaneSettings("probe", "openai", str(server.base_url))))
+    assert (seen.found, seen.provider) == (True, "ollama")
+    assert "smollm2:latest" in seen.models
 
 
 async def test_a_schema_is_obeyed(provider: LlmProvider) -> None:
