@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from redis.asyncio import Redis
 
-from tokenlane.config import embedded
+from tokenlane.config import children, embedded
 from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
 from tokenlane.config.exits import USAGE
 from tokenlane.config.running import answers
@@ -188,8 +188,8 @@ async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatc
     """A server that cannot write its log dies; the error says how, and nothing is left."""
     monkeypatch.setattr(embedded, "_CONFIG", embedded._CONFIG.replace("loglevel warning", "loglevel notice"))
     limit = 'ulimit -f 0; exec "$@"'
-    assert 'exec "$@"' in embedded._WITH_US
-    monkeypatch.setattr(embedded, "_WITH_US", embedded._WITH_US.replace('exec "$@"', limit))
+    assert 'exec "$@"' in children._WITH_US
+    monkeypatch.setattr(children, "_WITH_US", children._WITH_US.replace('exec "$@"', limit))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(EmbeddedServerFailed, match=r"(?s)SIGXFSZ.*free disk"):
         await EmbeddedServer().start()

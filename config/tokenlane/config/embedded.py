@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tokenlane.config.children import Child, spawn
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.poolkey import FILE_NAME, ensure_key_file
 from tokenlane.config.private import write_private
@@ -30,15 +31,6 @@ _STOP_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
 
 _SHORT_TEMPORARY = "/tmp"  # for when the usual place makes that path too long
-
-# The shell becomes the server. What it leaves behind waits for the end of its input, which comes when this process
-# dies, SIGKILL included; then it ends the server and removes the directory, if that was a temporary one ($1).
-_WITH_US = """\
-temporary=$1; shift
-exec 3<&0 </dev/null
-{ read -r _ <&3; kill $$ 2>&-; test -z "$temporary" || rm -rf -- "$temporary"; } &
-exec "$@" 3<&-
-"""
 
 # The three logs of slow or large commands would keep the commands' arguments, prompts among them.
 _CONFIG = """\
@@ -106,8 +98,7 @@ class EmbeddedServer:
         self._lock: int | None = None  # held by the server too: it may outlive us for a moment
         self._directory: Path | None = None
         self._temporary: Path | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._lifeline: int | None = None  # our end of the pipe whose closing ends the server
+        self._child: Child | None = None
 
     @property
     def socket(self) -> Path:
@@ -141,7 +132,8 @@ class EmbeddedServer:
     @property
     def pid(self) -> int | None:
         """The server's process id while it runs."""
-        return self._process.pid if self._process and self._process.returncode is None else None
+        process = self._child and self._child.process
+        return process.pid if process and process.returncode is None else None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -154,15 +146,15 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start the server and return when it answers. If this raises or is cancelled, nothing is left behind."""
-        if self._process is not None:
+        if self._child is not None:
             raise RuntimeError("the embedded server is started already")
         program = _program()
         try:
             if self._keeps:
                 await self._seize()
             self._prepare()
-            self._process = await self._spawn(program)
-            await self._ready(self._process)
+            self._child = await self._spawn(program)
+            await self._ready(self._child.process)
         except OSError as error:
             where = self._wanted or self._directory or "a temporary directory"
             await self.stop()
@@ -176,8 +168,8 @@ class EmbeddedServer:
 
     async def ended(self) -> int:
         """Wait for the end of the server's process; its exit code."""
-        assert self._process is not None
-        return await self._process.wait()
+        assert self._child is not None
+        return await self._child.process.wait()
 
     async def revive(self) -> None:
         """Start the server again, where it was, after it ended by itself.
@@ -185,21 +177,18 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerFailed: it does not come up.
         """
-        assert self._process is not None
-        await _end(self._process)
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        assert self._child is not None
+        await self._child.end(_STOP_TIMEOUT_S)
         self.socket.unlink(missing_ok=True)
-        self._process = await self._spawn(_program())
-        await self._ready(self._process)
+        self._child = await self._spawn(_program())
+        await self._ready(self._child.process)
 
     async def stop(self) -> None:
         """End the server and remove what it needed. Does nothing if it does not run."""
-        process, self._process = self._process, None
+        child, self._child = self._child, None
         try:
-            if process is not None:
-                await _end(process)
+            if child is not None:
+                await child.end(_STOP_TIMEOUT_S)
         finally:
             self._clear()
 
@@ -245,22 +234,17 @@ class EmbeddedServer:
         lines.append(f'{_KEEP}dir "{_quoted(self._home)}"' if self._keeps else "appendonly no")
         return _CONFIG + "\n".join(lines) + "\n"
 
-    async def _spawn(self, program: Path) -> asyncio.subprocess.Process:
+    async def _spawn(self, program: Path) -> Child:
         conf = self.socket.with_name("redis.conf")
-        theirs, self._lifeline = os.pipe()
-        try:
-            with self.socket.with_name("redis.log").open("wb") as log:
-                return await asyncio.create_subprocess_exec(
-                    *("/bin/sh", "-c", _WITH_US, "sh", self._temporary or "", program, conf),
-                    stdin=theirs,
-                    stdout=log,
-                    stderr=log,
-                    cwd=conf.parent,
-                    start_new_session=True,
-                    pass_fds=() if self._lock is None else (self._lock,),
-                )
-        finally:
-            os.close(theirs)
+        with self.socket.with_name("redis.log").open("wb") as log:
+            return await spawn(
+                *(program, conf),
+                directory=conf.parent,
+                leaves=self._temporary,
+                output=log,
+                errors=log,
+                pass_fds=() if self._lock is None else (self._lock,),
+            )
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -306,9 +290,6 @@ class EmbeddedServer:
         return EmbeddedServerFailed(f"The embedded server {what}.{kept}{said}")
 
     def _clear(self) -> None:
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -318,24 +299,6 @@ class EmbeddedServer:
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
         self._directory = self._temporary = None
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    try:
-        if process.returncode is None:
-            process.terminate()
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await process.wait()
-    except TimeoutError:
-        pass
-    finally:
-        # The one that waits for our end, and the server if it did not obey or we were cancelled. The pipe is still
-        # open, so that one is there and the group's number cannot have gone to others.
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
-            pass
-        await process.wait()
 
 
 def _program() -> Path:

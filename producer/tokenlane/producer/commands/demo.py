@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tokenlane.config.children import ended
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import pool_keys
 from tokenlane.config.poolkey import KeyRing
@@ -101,7 +102,9 @@ async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     try:
         yield process, await _until_ready(process)
     finally:
-        await _stop(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        await ended(process, _STOP_TIMEOUT_S)
 
 
 async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, str] | None:
@@ -113,18 +116,6 @@ async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, str] | 
         if said["event"] == "ready":
             return facts
     return None
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(_STOP_TIMEOUT_S):
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def _ask(client: Client, turn: _Turn, console: Console) -> None:

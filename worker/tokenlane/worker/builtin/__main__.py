@@ -10,10 +10,14 @@ import os
 import signal
 import sys
 
-import xllamacpp
-
 from . import MODEL_NAME
 from .server import SLOT_TOKENS
+
+# What ends this process is the end of its input: who started it drains first. Before the import, which takes a while.
+for _name in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_name, signal.SIG_IGN)
+
+import xllamacpp  # noqa: E402 - see above
 
 MOST_THREADS = 4
 """A model this small gains nothing from more."""
@@ -21,8 +25,6 @@ PROMPT_CACHE_MIB = 64
 
 
 def main(model_path: str, capacity: int) -> None:
-    # Ctrl-C in a terminal reaches all its processes; who started this one drains first, then ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     told = os.dup(sys.stdout.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

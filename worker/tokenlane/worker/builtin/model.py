@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tokenlane.config.children import spawn
 from tokenlane.config.running import data_dir
 from tokenlane.routing.errors import DigestMismatch, ProviderDown
 
@@ -100,13 +101,14 @@ def _sha256(path: Path) -> str:
 async def _download(scratch: Path, progress: Progress) -> Path:
     installed, downloading = scratch / "installed", scratch / "downloading"
     downloading.mkdir()
-    process = await asyncio.create_subprocess_exec(
+    installer = await spawn(
         *_installer(installed, downloading),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(downloading)},  # noqa: TID251 - handed on to the child, not read
+        leaves=scratch,
+        output=asyncio.subprocess.DEVNULL,
+        errors=asyncio.subprocess.PIPE,
+        environment={**os.environ, "TMPDIR": str(downloading)},  # noqa: TID251 - handed on to the child, not read
     )
+    process = installer.process
     said: deque[str] = deque(maxlen=KEPT_LINES)
     try:
         async with asyncio.TaskGroup() as group:
@@ -115,9 +117,7 @@ async def _download(scratch: Path, progress: Progress) -> Path:
             await process.wait()
             reporting.cancel()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await installer.end(0)
     found = next(installed.rglob(FILE_NAME), None) if process.returncode == 0 else None
     if found is None:
         raise ProviderDown(_failed(process.returncode, said), retryable=False, provider="builtin", model=MODEL_NAME)

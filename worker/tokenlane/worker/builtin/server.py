@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tokenlane.config.children import ended
 from tokenlane.routing.errors import LlmError, ProviderDown
 
 from . import MODEL_NAME
@@ -39,11 +40,17 @@ async def builtin_server(model_path: Path, capacity: int = 4) -> AsyncIterator[s
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
+        start_new_session=True,  # the terminal's Ctrl-C is for us; we drain first
     )
+    patience_s = 0.0
     try:
-        yield await _endpoint(process)
+        endpoint = await _endpoint(process)
+        patience_s = STOP_TIMEOUT_S
+        yield endpoint
     finally:
-        await _stop(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        await ended(process, patience_s)
 
 
 async def _endpoint(process: asyncio.subprocess.Process) -> str:
@@ -74,18 +81,3 @@ def _not_started(reason: str) -> ProviderDown:
         provider="builtin",
         model=MODEL_NAME,
     )
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End the child, also when this is cancelled while it waits."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
@@ -17,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from tokenlane.config.children import ended
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.values import LaneSettings, RedisSettings
@@ -33,7 +33,7 @@ from tokenlane.worker.serve import DRAIN_S
 from .choose import choose, reason
 from .listening import lines_to_paste
 from .own_redis import OwnRedis, own_redis
-from .supervised import ends_with_input
+from .supervised import broken_off, told_to_stop, when_input_ends
 from .worker import BUILTIN_CAPACITY
 
 __all__ = ["up"]
@@ -105,24 +105,40 @@ async def _up(
     report: _Report,
     supervised: bool,
 ) -> int:
-    with _stop_signal() as stopping, ends_with_input() if supervised else nullcontext():
+    with told_to_stop() as stopping, when_input_ends(stopping.set) if supervised else nullcontext():
         async with AsyncExitStack() as stack:
-            opened = await stack.enter_async_context(server)
-            where = opened.here if isinstance(opened, OwnRedis) else opened
-            key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, OwnRedis))
-            sealed = f", sealed with key {key_id}" if key_id else ""
-            report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=where.url, pool=pool, key=key_id)
-            if told:
-                report("policy", f"policy  {told}", policy=told)
-            if isinstance(opened, OwnRedis) and opened.public is not None:
-                lines = lines_to_paste(opened.public.url, pool, opened.keys)
-                text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
-                report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
-            if seen is not None:
-                report("model", f"model   {reason(seen)}", model=reason(seen), endpoint=seen.endpoint)
-            lanes = [await _with_model(one, stack, report) for one in lanes]
-            unready = {one.name for one in lanes}
-            return await _serve_all([_Worker(one, where, pool, report, unready) for one in lanes], stopping)
+            workers: list[_Worker] = []
+            async with broken_off(stopping):
+                workers = await _start(lanes, seen, policy, server, pool, report, stack)
+            return await _serve_all(workers, stopping)
+
+
+async def _start(
+    lanes: list[LaneSettings],
+    seen: Sighting | None,
+    policy: Policy | None,
+    server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
+    pool: str,
+    report: _Report,
+    stack: AsyncExitStack,
+) -> list[_Worker]:
+    """Start all but the workers."""
+    opened = await stack.enter_async_context(server)
+    where = opened.here if isinstance(opened, OwnRedis) else opened
+    key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, OwnRedis))
+    sealed = f", sealed with key {key_id}" if key_id else ""
+    report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=where.url, pool=pool, key=key_id)
+    if told:
+        report("policy", f"policy  {told}", policy=told)
+    if isinstance(opened, OwnRedis) and opened.public is not None:
+        lines = lines_to_paste(opened.public.url, pool, opened.keys)
+        text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
+        report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
+    if seen is not None:
+        report("model", f"model   {reason(seen)}", model=reason(seen), endpoint=seen.endpoint)
+    lanes = [await _with_model(one, stack, report) for one in lanes]
+    unready = {one.name for one in lanes}
+    return [_Worker(one, where, pool, report, unready) for one in lanes]
 
 
 async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: _Report) -> LaneSettings:
@@ -145,7 +161,7 @@ async def _serve_all(workers: list[_Worker], stopping: asyncio.Event) -> int:
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(run(worker)) for worker in workers]
-    return max(task.result() for task in running)
+    return max((task.result() for task in running), default=OK)
 
 
 async def _prepare(
@@ -233,7 +249,9 @@ class _Worker:
             try:
                 code = await self._serve(process, stopping)
             finally:
-                await _stop(process)
+                if process.returncode is None:
+                    process.terminate()
+                await ended(process, DRAIN_S + _KILL_AFTER_S)
             if stopping.is_set():
                 return OK
             if not self._was_ready:
@@ -267,29 +285,3 @@ class _Worker:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         facts.pop("event")
         self._report("ready", text, **facts)
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(DRAIN_S + _KILL_AFTER_S):
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[asyncio.Event]:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stopping.set)
-    try:
-        yield stopping
-    finally:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(name)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
@@ -24,8 +23,9 @@ from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
 
 from .arrival import Arrival, arrive, as_line, look_around
+from .supervised import broken_off, told_to_stop, when_input_ends
 
-__all__ = ["run", "until_input_ends", "worker"]
+__all__ = ["run", "worker"]
 
 BUILTIN_CAPACITY = 4
 
@@ -100,33 +100,18 @@ async def _serve(
     settings: LaneSettings, serving: Callable[..., Coroutine[object, object, int]], supervised: bool
 ) -> int:
     """Serve the lane, with a model server of its own if it needs one."""
-    stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
+        stopping = stack.enter_context(told_to_stop())
         if supervised:
-            stack.enter_context(until_input_ends(stopping))
+            stack.enter_context(when_input_ends(stopping.set))
         if settings.provider == "builtin" and settings.endpoint is None:
-            file = await fetch()
             capacity = settings.capacity or BUILTIN_CAPACITY
-            endpoint = await stack.enter_async_context(builtin_server(file, capacity))
-            settings = replace(settings, endpoint=endpoint)
+            async with broken_off(stopping):
+                endpoint = await stack.enter_async_context(builtin_server(await fetch(), capacity))
+                settings = replace(settings, endpoint=endpoint)
+        if stopping.is_set():
+            return OK
         return await serving(settings, stopping=stopping)
-
-
-@contextmanager
-def until_input_ends(stopping: asyncio.Event) -> Iterator[None]:
-    """Set the event when standard input, a pipe, ends: whoever started this process has died or wants it to stop."""
-    loop, input_fd = asyncio.get_running_loop(), sys.stdin.fileno()
-
-    def read() -> None:
-        if not os.read(input_fd, 4096):
-            loop.remove_reader(input_fd)
-            stopping.set()
-
-    loop.add_reader(input_fd, read)
-    try:
-        yield
-    finally:
-        loop.remove_reader(input_fd)
 
 
 def run(serving: Coroutine[object, object, int]) -> int:
