@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from tests.integration.farm import Server
 from tests.workshop import FakeProvider, until
 
 from tokenlane.benches.script import Script
+from tokenlane.config.exits import OK
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.producer import Client, Interrupted, QueueFull
+from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
+from tokenlane.routing import pool as pool_module
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, connect, open_redis
 from tokenlane.routing.tasks import background
+from tokenlane.worker import lane as lane_module
+from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import LaneWorker, arq_redis
-from tokenlane.worker.serve import open_lane
+from tokenlane.worker.serve import open_lane, run_worker
 
 TEXT = "".join(f"w{number} " for number in range(16))
 
@@ -43,6 +48,45 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
         await until(lambda: not worker._failing)
         await asyncio.sleep(0)
         assert not task.done()
+
+
+@pytest.mark.parametrize("when", ["starting", "idle", "answering"])
+async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says nothing any more keeps no worker from stopping, whatever it was about to do there."""
+    monkeypatch.setattr(lane_module, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(pool_module, "_COMMAND_TIMEOUT_S", 0.3)
+    provider, stopping = FakeProvider(hold_after=1), asyncio.Event()
+    ready: asyncio.Queue[Lane] = asyncio.Queue()
+    async with Server(tmp_path) as server, background() as tasks:
+        serving = asyncio.create_task(
+            run_worker(
+                LaneSettings("gpu0", "fake"),
+                RedisSettings(server.url),
+                provider=provider,
+                drain_s=0.1,
+                ready=ready.put_nowait,
+                stopping=stopping,
+            )
+        )
+        lane = await ready.get()
+        async with Client(server.url) as client:
+            if when == "answering":
+                tasks.create_task(_broken_off(client))
+                await until(lambda: provider.holding == 1)
+            if when == "idle":
+                await lane.pool.survey()
+            server.freeze()
+            stopping.set()
+            try:
+                async with asyncio.timeout(20):
+                    assert await serving == OK
+            finally:
+                server.thaw()
+
+
+async def _broken_off(client: Client) -> None:
+    with suppress(LlmError):
+        await client.complete("hi", role="planner")
 
 
 def extra(**script: int) -> dict[str, JsonValue]:

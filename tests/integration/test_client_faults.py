@@ -295,7 +295,8 @@ async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: St
         await run.say("a")
         worker.beating = False
         await pool.redis.flushall()
-        assert not await run.complete("b")
+        with pytest.raises(RequestLost):
+            await run.complete("b")
         assert await texts(stream) == ["a", "b"]
 
 

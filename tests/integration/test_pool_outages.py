@@ -12,8 +12,9 @@ from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.errors import PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, Running, connect
 
 ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
@@ -181,3 +182,51 @@ async def cluster_url(tmp_path: Path) -> AsyncIterator[str]:
             while b"cluster_state:ok" not in await raw(pool).execute_command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.01)
         yield url
+
+
+async def test_an_answer_that_ends_as_the_server_is_wiped(pool: Pool) -> None:
+    """The worker is told that the server knows nothing of its request; after its beat it can be ended as any other."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    for _ in range(2):
+        with pytest.raises(RequestLost):
+            await life.finish(pool, asked)
+    await life.beat(pool, WORKER, LANE, life.hold(asked))
+    assert await life.finish(pool, asked)
+    assert await audit(pool.redis) == {asked.id: "completed"}
+
+
+async def test_who_runs_what_was_sent_again_asks_first(pool: Pool) -> None:
+    """An attempt from before a wipe may still have spoken: the next one counts as a later start."""
+    await life.beat(pool)
+    request_id = await life.submit(pool, floor=10**13)
+    attempt = await life.dispatch(pool, request_id)
+    assert attempt is not None
+    started = await pool.start(request_id, attempt, WORKER)
+    assert started is not None
+    assert started.starts == 2
+
+
+async def test_a_policy_that_cannot_be_read(pool: Pool) -> None:
+    """A policy of another version is an error of the pool that names what is wrong; writing one mends it."""
+    document = Policy().model_dump_json().replace('"start_lease_ms":2000', '"start_lease_ms":5')
+    await raw(pool).hset(f"{PREFIX}policy", mapping={"revision": 7, "document": document})
+    with pytest.raises(PoolUnavailable, match="start_lease_ms"):
+        await pool.policy()
+    await pool.set_policy(Policy())
+    assert (await pool.policy()).revision == 8
+
+
+async def test_a_queue_of_another_version(pool: Pool) -> None:
+    """A queue of a kind or priority that this version does not know is left alone; the others are served."""
+    known = await life.submit(pool)
+    of = life.envelope()
+    await life.submit(pool, of)
+    (queue,) = {head.queue.name for head in (await pool.survey()).heads}
+    strange = queue.replace(":normal:", ":urgent:")
+    assert strange != queue
+    for key in await raw(pool).keys(f"{PREFIX}queue:{queue}*"):
+        await raw(pool).copy(key, key.decode().replace(queue, strange))
+    await raw(pool).sadd(f"{PREFIX}queues", strange)
+    assert [head.queue.name for head in (await pool.survey()).heads] == [queue]
+    assert known

@@ -55,6 +55,7 @@ class FakePool:
         self.started_by: list[str] = []
         self.gone = False
         self.unavailable = False
+        self.refused_starts = 0
         self.outage: list[Exception] = []
         self.stale = False
         self.published: list[ChannelMessage] = []
@@ -65,6 +66,7 @@ class FakePool:
 
     async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
         if self.unavailable:
+            self.refused_starts += 1
             raise PoolUnavailable
         if self.gone:
             return None
@@ -176,12 +178,29 @@ async def test_a_whole_answer_completes_the_request() -> None:
 
 
 async def test_what_is_not_ours_is_not_run() -> None:
-    """An attempt that is gone, or cannot be claimed, opens no stream and ends nothing."""
-    for trouble in ("gone", "unavailable"):
-        bench = Bench()
-        setattr(bench.pool, trouble, True)
-        await bench.run()
-        assert bench.pool.log == []
+    """An attempt that is gone opens no stream and ends nothing."""
+    bench = Bench()
+    bench.pool.gone = True
+    await bench.run()
+    assert bench.pool.log == []
+
+
+async def test_an_attempt_is_claimed_until_the_pool_answers() -> None:
+    """A start whose answer was lost may have been made: it is asked for again, until it is known or of no use."""
+    bench = Bench()
+    bench.pool.unavailable = True
+    running = asyncio.create_task(bench.run())
+    await until(lambda: bench.pool.refused_starts == 2)
+    bench.pool.unavailable = False
+    await running
+    assert bench.pool.endings[0][0] == "completed"
+    closing = Bench()
+    closing.pool.unavailable = True
+    running = asyncio.create_task(closing.run())
+    await until(lambda: closing.pool.refused_starts == 1)
+    closing.runs.close()
+    await running
+    assert closing.pool.log == []
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,17 @@ async def test_request_and_answer_are_logged(caplog: pytest.LogCaptureFixture) -
     assert "the question" in caplog.text
     assert "forty" in caplog.text
     assert "two" not in caplog.text
+
+
+async def test_a_secret_that_comes_in_pieces_is_masked(caplog: pytest.LogCaptureFixture) -> None:
+    """What looks like a key is masked in the answer as a whole, wherever its deltas were cut."""
+
+    async def stream() -> AsyncGenerator[TokenDelta, None]:
+        for piece in ("it is sk-abcd", "efghijkl", "mnopqrst, ", "keep it"):
+            yield TokenDelta(text=piece)
+
+    caplog.set_level(logging.INFO, "tokenlane.worker.transcript")
+    async for _ in logged(stream(), "0" * 32, 5):
+        pass
+    assert "it is ***, keep it" in caplog.text
+    assert "efgh" not in caplog.text

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, Unpack, overload
 
 from tokenlane.config.poolkey import KeyRing
-from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, Parsed, new_id
 from tokenlane.routing.pool import connect
@@ -225,7 +225,7 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
         finally:
             # Who could not cancel all its requests stays listed, so that they are found to be orphans.
             if told:
-                with suppress(PoolUnavailable):
+                with suppress(LlmError):
                     await pool.leave(client)
 
 

@@ -172,7 +172,7 @@ class Courier:
                     await self._words.wait()
             self._words.clear()
             while words := self._to_say():
-                with suppress(PoolUnavailable):
+                with suppress(LlmError):
                     await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for to, said in words])
                     self._asked(words)
 
@@ -263,7 +263,7 @@ class Courier:
             try:
                 await self._pool.cancel(exchange.id, leaving)
                 return
-            except PoolUnavailable:
+            except LlmError:
                 if asyncio.get_running_loop().time() > exchange.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)

@@ -22,7 +22,7 @@ Handler: TypeAlias = Callable[[ChatRequest], str | Iterable[str | TokenDelta]]
 
 
 class MockPool(AsyncExitStack):
-    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Other errors end the block, in a group."""
+    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Others end the block, in a group."""
 
     def __init__(self, handler: Handler) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class Watch:
             for batch in batches:
                 try:
                     await self.beat(batch)
-                except PoolUnavailable as error:
+                except LlmError as error:
                     self._note_away(error)
                 await asyncio.sleep(_PERIOD_S / len(batches))
 
@@ -71,7 +71,7 @@ class Watch:
         since = asyncio.get_running_loop().time() - _PERIOD_S
         return [one for one in self._courier if one.accepted and one.heard_at <= since]
 
-    def _note_away(self, error: PoolUnavailable) -> None:
+    def _note_away(self, error: LlmError) -> None:
         if not self._away:
             logger.warning("the pool is away, streams wait until their deadlines: %s", error)
         self._away = True

@@ -117,16 +117,19 @@ class _Router:
 
     async def run(self, hub: Hub) -> None:
         await hub.subscribe(self._pool.keys.doorbell, lambda _: self._bell.set(), self._bell.set)
-        failing = False
-        while True:
-            try:
-                await self._turn()
-                failing = False
-            except LlmError as error:
-                if not failing:
-                    logger.warning("routing pauses: %s", error)
-                failing = True
-                await asyncio.sleep(_SWEEP_EVERY_S)
+        try:
+            failing = False
+            while True:
+                try:
+                    await self._turn()
+                    failing = False
+                except LlmError as error:
+                    if not failing:
+                        logger.warning("routing pauses: %s", error)
+                    failing = True
+                    await asyncio.sleep(_SWEEP_EVERY_S)
+        finally:
+            hub.unsubscribe(self._pool.keys.doorbell)
 
     async def _turn(self) -> None:
         """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
@@ -140,7 +143,8 @@ class _Router:
             await asyncio.sleep(random.uniform(1, 2))
             return
         await self._dispatch_all()
-        while not swept.more and await self._rung(next_sweep_at):
+        clock = asyncio.get_running_loop().time
+        while not swept.more and clock() < next_sweep_at and await self._rung(next_sweep_at):
             if self._rank > 0:
                 await asyncio.sleep(_SECOND_WAITS_S)
             await self._dispatch_all()

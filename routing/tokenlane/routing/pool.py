@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, cast, get_args
 
+from pydantic import ValidationError
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -25,7 +26,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, PoolKey, beside
 from tokenlane.config.values import masked
 
-from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull
+from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, LaneView
 from .messages import Envelope
@@ -297,9 +298,15 @@ class Pool:
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
     ) -> bool:
-        """End a request, and tell its agent; False if the attempt is no longer the worker's."""
-        reply = await self._run("finish", request_id, attempt, worker, ending, end, code, message)
-        return _text(reply) == "done"
+        """End a request, and tell its agent; False if the attempt is no longer the worker's.
+
+        Raises:
+            RequestLost: the server has forgotten the request; once the worker has beaten, it is known again.
+        """
+        reply = _text(await self._run("finish", request_id, attempt, worker, ending, end, code, message))
+        if reply == "unknown":
+            raise RequestLost("the server was wiped while the request ran")
+        return reply == "done"
 
     async def refuse(self, request_id: str, code: str, message: bytes) -> bool:
         """Fail a request that waits; False if it no longer does."""
@@ -344,7 +351,7 @@ class Pool:
         return Survey(
             _int(now_ms),
             _int(revision),
-            tuple(_head(_list(head)) for head in _list(heads)),
+            tuple(head for head in (_head(_list(reply)) for reply in _list(heads)) if head is not None),
             tuple(_lane(_list(lane)) for lane in _list(lanes)),
         )
 
@@ -368,12 +375,23 @@ class Pool:
         await self._run("leave", client)
 
     async def policy(self) -> Policy:
-        """The pool's policy; the default with revision 0 if none was written."""
+        """The pool's policy; the default with revision 0 if none was written.
+
+        Raises:
+            PoolUnavailable: also if what is stored is none that this version can read.
+        """
         async with _asking(self.url):
             revision, document = _list(await _command(self.redis, "HMGET", self.keys.policy, "revision", "document"))
         if document is None:
             return Policy()
-        return Policy.model_validate_json(_bytes(document)).model_copy(update={"revision": int(_text(revision))})
+        try:
+            policy = Policy.model_validate_json(_bytes(document))
+        except ValidationError as error:
+            wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
+            raise PoolUnavailable(
+                f"pool {self.keys.pool!r} has a policy that this version cannot read ({wrong}): write it anew"
+            ) from None
+        return policy.model_copy(update={"revision": int(_text(revision))})
 
     async def set_policy(self, policy: Policy, *, expected: int | None = None) -> int:
         """Write the pool's policy; its revision, a new one unless it was there already.
@@ -660,10 +678,15 @@ def _standing(reply: list[_Reply]) -> Standing:
     )
 
 
-def _head(reply: list[_Reply]) -> Head:
-    queue, agent, request_id, attempt, more, served, waited_ms = reply
+def _head(reply: list[_Reply]) -> Head | None:
+    """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
+    name, agent, request_id, attempt, more, served, waited_ms = reply
+    try:
+        queue = Queue.parse(_text(name))
+    except ValueError:
+        return None
     return Head(
-        queue=Queue.parse(_text(queue)),
+        queue=queue,
         agent=_text(agent),
         id=_text(request_id),
         attempt=_int(attempt),

@@ -138,12 +138,20 @@ def _span(lane: Lane, run: Run) -> Iterator[trace.Span]:
 
 
 async def claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
-    """Take the attempt; None if it is not ours to run. One that cannot be claimed is left to its start lease."""
-    try:
-        return await lane.pool.start(request_id, attempt, lane.worker)
-    except LlmError as error:
-        logger.warning("attempt %d of %s is left to its start lease: %s", attempt, request_id, error)
-        return None
+    """Take the attempt; None if it is not ours to run, or the worker is to shut down.
+
+    Asked until there is an answer: a server that was silent may have given us the attempt all the same.
+    """
+    failing = False
+    while not lane.runs.closing:
+        try:
+            return await lane.pool.start(request_id, attempt, lane.worker)
+        except LlmError as error:
+            if not failing:
+                logger.warning("the start of attempt %d of %s has to wait: %s", attempt, request_id, error)
+            failing = True
+        await asyncio.sleep(INSIST_EVERY_S)
+    return None
 
 
 async def produce(lane: Lane, run: Run) -> Outcome:
@@ -353,7 +361,7 @@ async def _requeue(lane: Lane, run: Run, due_ms: int) -> None:
 async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
     """Repeat the call until the pool answers; None once that is of no use, or the worker is to shut down."""
     clock = asyncio.get_running_loop().time
-    failing = False
+    failing = outdated = False
     while True:
         try:
             return await call()
@@ -361,9 +369,11 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
             if not failing:
                 logger.warning("the end of attempt %d of %s has to wait: %s", run.attempt, run.id, error)
             failing = True
-        if lane.runs.closing or run.reason == "stale" or clock() > run.deadline + INSIST_PAST_DEADLINE_S:
+        if lane.runs.closing or outdated or clock() > run.deadline + INSIST_PAST_DEADLINE_S:
             logger.error("attempt %d of %s is left to its lease", run.attempt, run.id)
             return None
+        # Outdated is also what was ended by a call whose answer was lost: the next one tells.
+        outdated = run.reason == "stale"
         await asyncio.sleep(INSIST_EVERY_S)
 
 

@@ -30,6 +30,7 @@ __all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "tag_aborts"]
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+_ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _DAY_S = 86_400
 _BROKEN = (RedisError, OSError)
 
@@ -113,7 +114,9 @@ class LaneWorker(arq.worker.Worker):
         async with self._picking:
             self.allow_pick_jobs = False
         try:
-            for job_id in await self._queued():
+            async with asyncio.timeout(_ANSWER_S):
+                queued = await self._queued()
+            for job_id in queued:
                 await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker)
         except (*_BROKEN, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", type(error).__name__)
@@ -131,7 +134,8 @@ class LaneWorker(arq.worker.Worker):
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         with suppress(*_BROKEN):
-            await self.pool.delete(self.health_check_key)
+            async with asyncio.timeout(_ANSWER_S):
+                await self.pool.delete(self.health_check_key)
 
     async def main(self) -> None:
         # ARQ's own first asks the server about itself, and ends if it does not answer.
@@ -141,11 +145,12 @@ class LaneWorker(arq.worker.Worker):
 
     async def _poll_iteration(self) -> None:
         try:
-            async with self._picking:
-                jobs = await self._new_jobs()
-                if self.allow_pick_jobs:
-                    await self.start_jobs(jobs)
-            await self.heart_beat()
+            async with asyncio.timeout(_ANSWER_S):
+                async with self._picking:
+                    jobs = await self._new_jobs()
+                    if self.allow_pick_jobs:
+                        await self.start_jobs(jobs)
+                await self.heart_beat()
             self._failing = False
         except _BROKEN as error:
             self._complain("the lane's queue cannot be read", error)
@@ -234,13 +239,15 @@ class LaneWorker(arq.worker.Worker):
     async def finish_job(self, job_id: str, *args: Any, **kwargs: Any) -> None:
         # `finish` and `requeue` have removed the job already; what cannot be removed now, `sweep` does.
         try:
-            await super().finish_job(job_id, *args, **kwargs)
+            async with asyncio.timeout(_ANSWER_S):
+                await super().finish_job(job_id, *args, **kwargs)
         except _BROKEN as error:
             self._complain("a job's keys are left to the sweep", error)
 
     async def finish_failed_job(self, job_id: str, *args: Any, **kwargs: Any) -> None:
         try:
-            await super().finish_failed_job(job_id, *args, **kwargs)
+            async with asyncio.timeout(_ANSWER_S):
+                await super().finish_failed_job(job_id, *args, **kwargs)
         except _BROKEN as error:
             self._complain("a job's keys are left to the sweep", error)
 

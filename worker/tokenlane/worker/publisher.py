@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import TokenDelta, deltas_writer
@@ -30,6 +31,8 @@ KEPT_BYTES = 64 * 1024 * 1024
 """Of all requests together, running ones included."""
 UNFLUSHED_BYTES = 256 * 1024
 """Of one request; its back end is not read any further while more than that waits for a flush."""
+REPLAY_BYTES = 1024 * 1024
+"""Of one request in one flush, which live output must not wait for; the agent asks for the rest."""
 _DELTA_BYTES = 32
 
 
@@ -124,9 +127,12 @@ class Outlet:
         return message
 
     def _again(self, after: int) -> list[bytes]:
-        """All messages that hold something from position `after` on, the ending included."""
+        """What holds something from position `after` on, the ending included: one replay's worth of it."""
         messages = [message for end, message in self._sent if end > after]
-        return messages if self._ending is None else [*messages, self._ending]
+        if self._ending is not None:
+            messages.append(self._ending)
+        before = accumulate((len(message) for message in messages), initial=0)
+        return [message for message, size in zip(messages, before, strict=False) if size < REPLAY_BYTES]
 
 
 class Publisher:

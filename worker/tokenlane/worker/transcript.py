@@ -33,14 +33,22 @@ async def logged(
     stream: AsyncGenerator[TokenDelta, None], request_id: str, attempt: int
 ) -> AsyncGenerator[TokenDelta, None]:
     """The stream itself; what came of it is logged at its end, whatever that is."""
-    deltas: list[JsonValue] = []
+    deltas: list[TokenDelta] = []
     try:
         async with aclosing(stream):
             async for delta in stream:
-                deltas.append(masked(delta.model_dump(mode="json", exclude_unset=True)))
+                deltas.append(delta.model_copy())
                 yield delta
     finally:
-        logger.info("answer to %s in attempt %d: %s", request_id, attempt, json.dumps(deltas, ensure_ascii=False))
+        # Whole: a key that came in pieces is one all the same.
+        answer: dict[str, JsonValue] = {
+            "text": "".join(delta.text for delta in deltas),
+            "reasoning": "".join(delta.reasoning for delta in deltas),
+            "tool_calls": [call.model_dump(mode="json") for delta in deltas for call in delta.tool_calls],
+            "deltas": len(deltas),
+        }
+        said = json.dumps(masked(answer), ensure_ascii=False)
+        logger.info("answer to %s in attempt %d: %s", request_id, attempt, said)
 
 
 def masked(value: JsonValue) -> JsonValue:

@@ -4,11 +4,12 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
 -- reply 'done' | 'stale': the attempt is not the worker's, or the request no longer waits
+--       | 'unknown': the server has forgotten the request; the worker's next beat writes it anew
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
 begin()
 local request = read(id)
-if not request then return 'stale' end
+if not request then return worker == '' and 'stale' or 'unknown' end
 if worker == '' then
   if request.state == ending and request.code == ARGV[6] then return 'done' end
   if request.state ~= 'waiting' and request.state ~= 'delayed' then return 'stale' end

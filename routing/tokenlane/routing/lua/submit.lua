@@ -32,12 +32,14 @@ if in_flight >= limit('in_flight') then return { 'full', 'agent', math.ceil(math
 local now = now_ms()
 local deadline = now + tonumber(ARGV[7])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
+-- An attempt before it may have spoken meanwhile: whoever starts it must ask the agent first.
+local starts = tonumber(ARGV[8]) > 0 and '1' or '0'
 local request = {
   role = role, queue = queue, agent = agent, seq = int(redis.call('INCR', P .. 'sequence')),
 }
 redis.call('HSET', P .. 'request:' .. id,
   'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent, 'client', client, 'kind', kind, 'entry', entry,
-  'key', sealed, 'seq', request.seq, 'created', int(now), 'deadline', int(deadline), 'attempt', ARGV[8], 'starts', '0', 'crashes', '0')
+  'key', sealed, 'seq', request.seq, 'created', int(now), 'deadline', int(deadline), 'attempt', ARGV[8], 'starts', starts, 'crashes', '0')
 redis.call('ZADD', P .. 'deadlines', int(deadline), id)
 redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
