@@ -20,6 +20,7 @@ from tokenlane.producer import (
     Interrupted,
     ProviderDown,
     RequestCancelled,
+    RequestLost,
     Unauthorized,
 )
 from tokenlane.routing.messages import Deltas, TokenDelta
