@@ -64,7 +64,7 @@ async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, mo
                 RedisSettings(server.url),
                 provider=provider,
                 drain_s=0.1,
-                ready=ready.put_nowait,
+                ready=ready.put,
                 stopping=stopping,
             )
         )
