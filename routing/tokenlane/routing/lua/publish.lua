@@ -1,7 +1,7 @@
 -- Messages on channels, in order. One command and one reply for all of them: a third of the sender's CPU.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  for each message: channel, message
+-- ARGV  1 channel  2 message  and so on for each of them
 -- reply 'ok'
 
 for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
