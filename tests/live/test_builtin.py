@@ -211,6 +211,36 @@ async def test_a_server_that_cannot_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
+async def test_a_killed_server_is_started_again(model_path: Path) -> None:
+    """At the same port; one that dies again at once is given up."""
+
+    async def serve() -> None:
+        async with builtin_server(model_path, capacity=1) as address:
+            [first] = children()
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: bool(children() - {first}))
+            async with asyncio.timeout(30):
+                while not await answering(address):
+                    await asyncio.sleep(0.02)
+            [second] = children() - {first}
+            os.kill(second, signal.SIGKILL)
+            await asyncio.Event().wait()
+
+    with pytest.raises(ProviderDown, match="ended with code -9"):
+        await serve()
+    assert not children()
+
+
+async def answering(endpoint: str) -> bool:
+    """Whether the server is there and has loaded its model."""
+    async with httpx.AsyncClient(base_url=endpoint) as client:
+        try:
+            return (await client.get("/health")).is_success
+        except httpx.TransportError:
+            return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
 async def test_cancelling_a_start_leaves_no_process(model_path: Path) -> None:
     """A start that is cancelled before the server answers ends its child."""
 
@@ -236,7 +266,7 @@ def children() -> set[int]:
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-        if parent == os.getpid() and b"tokenlane.worker.builtin" in command and command.endswith(b"\x001\x00"):
+        if parent == os.getpid() and b"tokenlane.worker.builtin" in command and command.split(b"\0")[-3] == b"1":
             found.add(int(entry.name))
     return found
 

@@ -133,6 +133,28 @@ def test_up_starts_a_killed_worker_again(home: Path) -> None:
         assert up.ends() == 0, up.output
 
 
+def test_up_starts_a_killed_model_server_again(home: Path) -> None:
+    """A model server that is killed under `up` is replaced, and requests go on being answered."""
+    with running("up", home=home, TOKENLANE_PROVIDER="builtin") as up:
+        up.says(READY)
+        for process in Path("/proc").glob("[0-9]*"):
+            if _serves_model(process, home):
+                os.kill(int(process.name), signal.SIGKILL)
+        up.says("model server ended with code -9; starting it again")
+        answer = chat(home, "Name three primes.", "--max-tokens", "8")
+        assert answer.returncode == 0, answer.stderr
+        up.process.terminate()
+        assert up.ends() == 0, up.output
+
+
+def _serves_model(process: Path, home: Path) -> bool:
+    try:
+        ours = f"TOKENLANE_HOME={home}".encode() in (process / "environ").read_bytes().split(b"\0")
+        return ours and b"tokenlane.worker.builtin" in (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def test_a_killed_up_leaves_nothing(home: Path) -> None:
     """Server, model and worker end when `up` is killed."""
     with running("up", home=home) as up:

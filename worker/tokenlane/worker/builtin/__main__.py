@@ -24,13 +24,15 @@ MOST_THREADS = 4
 PROMPT_CACHE_MIB = 64
 
 
-def main(model_path: str, capacity: int) -> None:
+def main(model_path: str, capacity: int, port: int) -> None:
     told = os.dup(sys.stdout.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
     try:
-        server = xllamacpp.Server(_parameters(model_path, capacity))  # serves from now on, as long as it is referred to
+        server = xllamacpp.Server(
+            _parameters(model_path, capacity, port)
+        )  # serves from now on, as long as it is referred to
         said = {"endpoint": str(server.listening_address)}
     except Exception as error:
         said = {"error": f"{type(error).__name__}: {error}"[:500]}
@@ -43,12 +45,12 @@ def main(model_path: str, capacity: int) -> None:
     os._exit(0)
 
 
-def _parameters(model_path: str, capacity: int) -> xllamacpp.CommonParams:
+def _parameters(model_path: str, capacity: int, port: int) -> xllamacpp.CommonParams:
     params = xllamacpp.CommonParams()
     params.model.path = model_path
     params.model_alias = {MODEL_NAME}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = port
     params.n_parallel = capacity
     params.n_ctx = capacity * SLOT_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
@@ -61,4 +63,4 @@ def _parameters(model_path: str, capacity: int) -> xllamacpp.CommonParams:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

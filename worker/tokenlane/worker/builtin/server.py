@@ -4,39 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tokenlane.config.children import ended
 from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.tasks import background
 
 from . import MODEL_NAME
 
 __all__ = ["SLOT_TOKENS", "builtin_server"]
+
+logger = logging.getLogger(__name__)
 
 SLOT_TOKENS = 2048
 """The context of one slot."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
+STEADY_S = 10.0
+"""One that was started again and dies sooner than this is given up."""
 
 
 @asynccontextmanager
 async def builtin_server(model_path: Path, capacity: int = 4) -> AsyncIterator[str]:
     """Serve the model on a free port of 127.0.0.1 and give the endpoint once it answers.
 
-    The child ends when its standard input does, so it never outlives this process, however that dies.
+    A server that dies is started again at the same port. It ends when its standard input does, so it never outlives
+    this process, however that dies.
 
     Args:
         capacity: slots, that is requests answered at once, each with `SLOT_TOKENS` of context.
 
     Raises:
-        ProviderDown: it did not start.
+        ProviderDown: it did not start, or not again; the block is cancelled for that.
     """
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    try:
+        async with background() as tasks:
+            tasks.create_task(_keep(model_path, capacity, ready), name="tokenlane model server")
+            yield await ready
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> None:
+    """Run the server, again and again, and tell the endpoint of the first, which is that of all."""
+    clock, again = asyncio.get_running_loop().time, False
+    while True:
+        port = urlsplit(ready.result()).port or 0 if again else 0
+        async with _process(model_path, capacity, port) as (process, endpoint):
+            if not again:
+                ready.set_result(endpoint)
+            since = clock()
+            code = await process.wait()
+        if again and clock() - since < STEADY_S:
+            raise _not_started(f"it ended with code {code}, soon after it had been started again")
+        logger.warning("the built-in model server ended with code %d; starting it again", code)
+        again = True
+
+
+@asynccontextmanager
+async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity)),
+        *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity), str(port)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
@@ -46,7 +81,7 @@ async def builtin_server(model_path: Path, capacity: int = 4) -> AsyncIterator[s
     try:
         endpoint = await _endpoint(process)
         patience_s = STOP_TIMEOUT_S
-        yield endpoint
+        yield process, endpoint
     finally:
         assert process.stdin is not None
         process.stdin.close()
