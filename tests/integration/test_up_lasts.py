@@ -88,6 +88,18 @@ async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
     await eventually(gone)
 
 
+async def test_a_home_with_an_odd_name(backend: Simulator) -> None:
+    """Blanks and signs that mean something in a URL may be in the data directory's path, as on macOS they are."""
+    with TemporaryDirectory(dir="/tmp", prefix="tl ?a%20b ") as folder, running(*up(backend), home=Path(folder)) as one:
+        await asyncio.to_thread(one.says, READY)
+        with running("chat", "hello", home=Path(folder)) as asking:
+            assert await asyncio.to_thread(asking.ends) == 0, asking.output
+        with running(*up(backend), home=Path(folder)) as second:
+            assert await asyncio.to_thread(second.ends) == 2, second.output
+        one.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(one.ends) == 0, one.output
+
+
 def shell(line: str, exports: str, home: Path) -> Command:
     """A line of what `up` printed, in the shell of another machine."""
     folder = str(Path(sys.executable).parent)

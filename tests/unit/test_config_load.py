@@ -7,10 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from redis.asyncio.connection import parse_url
 
 from tokenlane.config.exits import USAGE, ConfigError
 from tokenlane.config.load import NoPool, find_pool, lane_settings, pool_name
-from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
+from tokenlane.config.running import AlreadyRunning, alone, announced_socket, announcing, data_dir
+from tokenlane.config.sockets import socket_of, socket_url
+from tokenlane.config.values import masked
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +45,7 @@ def test_the_data_directory_is_private(home: Path) -> None:
 def test_the_pool_named_wins(monkeypatch: pytest.MonkeyPatch, listening: Path) -> None:
     """The argument wins over the environment, that over a running `up`."""
     with announcing(listening):
-        assert find_pool().url == f"unix://{listening}"
+        assert find_pool().url == socket_url(listening)
         monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://from-environment")
         assert find_pool().url == "redis://from-environment"
         assert find_pool("redis://named").url == "redis://named"
@@ -72,6 +75,40 @@ def test_only_one_up_at_a_time(listening: Path, tmp_path: Path) -> None:
             with announcing(tmp_path / "other.sock"):
                 raise AssertionError("announced")
         assert announced_socket() == listening
+
+
+def test_only_one_up_starts(home: Path) -> None:
+    """Of two that start together one is refused, also before the first answers; afterwards the next may."""
+    for _ in range(2):
+        with alone():
+            with pytest.raises(AlreadyRunning, match="just starting"):
+                with alone():
+                    raise AssertionError("started")
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_an_announcement_that_cannot_be_read(home: Path, directory: bool) -> None:
+    """What is no announcement is none; one that cannot be written is told."""
+    path = data_dir() / f"up-{socket.gethostname()}"
+    if directory:
+        path.mkdir()
+        with pytest.raises(ConfigError, match="cannot be written"):
+            with announcing(home / "redis.sock"):
+                raise AssertionError("announced")
+    else:
+        path.write_bytes(b"\xff\n\xff")
+    assert announced_socket() is None
+
+
+@pytest.mark.parametrize("name", ["plain", "odd ?a%20b#c:d@e", "Größe"])
+def test_a_sockets_url(name: str) -> None:
+    """Whatever its path holds, a socket's URL leads to it: ours and redis-py's reading agree."""
+    path = Path("/tmp") / name / "redis.sock"
+    url = socket_url(path, "se/same?")
+    assert socket_of(url) == path
+    read = parse_url(url)
+    assert (read["path"], read["password"], read["db"]) == (str(path), "se/same?", 0)
+    assert "same" not in masked(url)
 
 
 def test_a_lane_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

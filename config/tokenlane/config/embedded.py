@@ -23,6 +23,7 @@ from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.poolkey import FILE_NAME, ensure_key_file
 from tokenlane.config.private import write_private
 from tokenlane.config.running import answers
+from tokenlane.config.sockets import socket_url
 
 __all__ = ["EmbeddedServer", "EmbeddedServerFailed", "EmbeddedServerUnavailable"]
 
@@ -115,8 +116,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The server's URL, for redis-py's `from_url`."""
-        password = f":{self._password}@" if self._password else ""
-        return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{password}{self.socket}?db=0"
+        return f"redis://127.0.0.1:{self._port}/0" if self._port else socket_url(self.socket, self._password)
 
     def public_url(self, host: str) -> str:
         """The server's URL for other machines, which know this one as `host`."""

@@ -15,10 +15,10 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.private import write_private
+from tokenlane.config.sockets import socket_of
 
 __all__ = ["FILE_NAME", "KeyRing", "PoolKey", "beside", "ensure_key_file", "read_key_file", "write_key_file"]
 
@@ -172,6 +172,6 @@ def beside(url: str) -> KeyRing:
     Raises:
         ConfigError: there is a key file, and it cannot be used.
     """
-    parts = urlsplit(url) if url.startswith("unix://") else None
-    file = Path(unquote(parts.path)).with_name(FILE_NAME) if parts and parts.path.strip("/") else None
+    socket = socket_of(url)
+    file = socket.with_name(FILE_NAME) if socket is not None else None
     return read_key_file(file) if file is not None and file.exists() else KeyRing()

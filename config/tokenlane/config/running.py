@@ -12,8 +12,9 @@ from platformdirs import user_data_path
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.private import write_private
+from tokenlane.config.sockets import socket_url
 
-__all__ = ["AlreadyRunning", "announced_socket", "announced_url", "announcing", "answers", "data_dir"]
+__all__ = ["AlreadyRunning", "alone", "announced_socket", "announced_url", "announcing", "answers", "data_dir"]
 
 
 class AlreadyRunning(ConfigError):
@@ -40,18 +41,37 @@ def data_dir() -> Path:
 
 def announced_socket() -> Path | None:
     """Return the Redis socket of this user's running `tokenlane up`, or None if there is none or it does not answer."""
-    try:
-        path = Path(_announcement().read_text(encoding="utf-8").partition("\n")[0])
-    except FileNotFoundError:
-        return None
-    return path if answers(path) else None
+    told = _told()
+    return told[0] if told is not None and answers(told[0]) else None
 
 
 def announced_url() -> str | None:
     """Return the Redis URL of this user's running `tokenlane up`, password included; None if none answers."""
-    if announced_socket() is None:
-        return None
-    return _announcement().read_text(encoding="utf-8").partition("\n")[2]
+    told = _told()
+    return told[1] if told is not None and answers(told[0]) else None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Be this user's only `tokenlane up` on this host for as long as the block runs.
+
+    Raises:
+        AlreadyRunning: there is another.
+        ConfigError: the data directory cannot be written.
+    """
+    import fcntl  # not on Windows, where there is no embedded server
+
+    announcement = _announcement()
+    with _told_if_refused(announcement):
+        lock = os.open(announcement.with_name(f"{announcement.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _already(announced_socket()) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -63,12 +83,14 @@ def announcing(socket_path: Path, url: str | None = None) -> Iterator[None]:
 
     Raises:
         AlreadyRunning: if another one is announced and answers.
+        ConfigError: the data directory cannot be written.
     """
     running = announced_socket()
     if running is not None and running != socket_path:
-        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
+        raise _already(running)
     announcement = _announcement()
-    write_private(announcement, f"{socket_path}\n{url or f'unix://{socket_path}'}")
+    with _told_if_refused(announcement):
+        write_private(announcement, f"{socket_path}\n{url or socket_url(socket_path)}")
     try:
         yield
     finally:
@@ -84,6 +106,31 @@ def answers(socket_path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def _told() -> tuple[Path, str] | None:
+    """The announced socket and URL; None if none is announced, or not by us."""
+    try:
+        path, _, url = _announcement().read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Path(path), url
+
+
+@contextmanager
+def _told_if_refused(announcement: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"`up` announces itself in {announcement}, which cannot be written: {error.strerror or error}. "
+            "Remove it, or let TOKENLANE_HOME name another directory."
+        ) from error
+
+
+def _already(socket_path: Path | None) -> AlreadyRunning:
+    where = f"its Redis is {socket_path}" if socket_path else "it is just starting or stopping"
+    return AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
 
 
 def _announcement() -> Path:

@@ -10,7 +10,7 @@ import typer
 
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.config.poolkey import KeyRing, read_key_file
-from tokenlane.config.running import AlreadyRunning, announced_socket, announcing, data_dir
+from tokenlane.config.running import alone, announcing, data_dir
 from tokenlane.config.values import RedisSettings
 from tokenlane.routing.tasks import background
 
@@ -48,20 +48,18 @@ async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRe
         async with EmbeddedServer() as server:
             yield OwnRedis(_here(server))
         return
-    running = announced_socket()
-    if running is not None:
-        raise AlreadyRunning(f"`tokenlane up` runs already (its Redis is {running}). Use it, or stop it first.")
     address = bind_address(listen) if listen is not None else None
-    async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
-        here = _here(server)
-        public = RedisSettings(server.public_url(known_as(address[0])), here.keys) if address else None
-        with announcing(server.socket, server.url):
-            try:
-                async with background() as tasks:
-                    tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
-                    yield OwnRedis(here, public)
-            except ExceptionGroup as failed:  # it cannot be started again
-                raise failed.exceptions[0] from None
+    with alone():
+        async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
+            here = _here(server)
+            public = RedisSettings(server.public_url(known_as(address[0])), here.keys) if address else None
+            with announcing(server.socket, server.url):
+                try:
+                    async with background() as tasks:
+                        tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
+                        yield OwnRedis(here, public)
+                except ExceptionGroup as failed:  # it cannot be started again
+                    raise failed.exceptions[0] from None
 
 
 def _here(server: EmbeddedServer) -> RedisSettings:

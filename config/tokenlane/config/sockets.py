@@ -1,0 +1,20 @@
+"""Unix sockets as Redis URLs: their paths are quoted there, for they may hold blanks, `?` and `%`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+__all__ = ["socket_of", "socket_url"]
+
+
+def socket_url(path: Path, password: str | None = None) -> str:
+    """The URL of the Redis server at a socket."""
+    user = "" if password is None else f":{quote(password, safe='')}@"
+    return f"unix://{user}{quote(str(path))}?db=0"
+
+
+def socket_of(url: str) -> Path | None:
+    """The socket that a Redis URL names; None if it names none."""
+    parts = urlsplit(url) if url.startswith("unix://") else None
+    return Path(unquote(parts.path)) if parts and parts.path.strip("/") else None
