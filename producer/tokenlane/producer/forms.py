@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import TypeAlias, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from tokenlane.routing.errors import SchemaMismatch
 from tokenlane.routing.messages import Answer, Parsed
 
-__all__ = ["asked_for", "filled"]
+__all__ = ["Form", "asked_for", "filled"]
+
+Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
+"""What an answer is to look like: a pydantic model, a `response_format` in OpenAI's shape, or as it comes."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 

@@ -12,15 +12,12 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs
 
-__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "Schema", "compose", "refuse_unknown"]
+__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "refuse_unknown"]
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, object]]
 """One question, or a conversation: `Message`s, or mappings of the same shape."""
-
-Schema: TypeAlias = dict[str, JsonValue]
-"""A `response_format` in OpenAI's shape."""
 
 _BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
@@ -44,7 +41,7 @@ def compose(
     messages: Messages,
     role: str,
     options: ChatOptions,
-    response_format: Schema | None = None,
+    response_format: dict[str, JsonValue] | None = None,
     *,
     agent: str,
     client: str,
