@@ -23,6 +23,7 @@ from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 
 LEASE_MS = 900
+ARQ = (sys.executable, "-m", "arq", "tokenlane.worker.settings.WorkerSettings")
 
 
 @pytest.fixture
@@ -68,6 +69,16 @@ async def worker(redis_url: str, simulator: Simulator, *more: str) -> AsyncItera
         wanted = {"event": "ready", "pool": "main", "lane": "lane1", "models": ["sim"], "capacity": 4}
         assert wanted.items() <= told.items()
         yield child
+
+
+def arq_environment(redis_url: str, simulator: Simulator) -> dict[str, str]:
+    """What makes ARQ's own command serve the lane."""
+    return {
+        "TOKENLANE_REDIS_URL": redis_url,
+        "TOKENLANE_LANE": "lane1",
+        "TOKENLANE_PROVIDER": "llamacpp",
+        "TOKENLANE_ENDPOINT": simulator.url,
+    }
 
 
 async def exit_code(child: Process) -> int:
@@ -159,28 +170,56 @@ async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Po
 
 async def test_arqs_own_command_runs_a_lane(redis_url: str, pool: Pool, hub: Hub) -> None:
     """`arq tokenlane.worker.settings.WorkerSettings` serves the lane the environment describes, and ends on SIGTERM."""
-    async with Simulator() as simulator:
-        environment = {
-            "TOKENLANE_REDIS_URL": redis_url,
-            "TOKENLANE_LANE": "lane1",
-            "TOKENLANE_PROVIDER": "llamacpp",
-            "TOKENLANE_ENDPOINT": simulator.url,
-        }
-        command = (sys.executable, "-m", "arq", "tokenlane.worker.settings.WorkerSettings")
-        async with process(*command, environment=environment) as child:
-            for _ in range(2):
-                asker = await ask(pool, hub)
-                await asker.completed("".join(f"w{number} " for number in range(16)), timeout_s=30)
+    async with Simulator() as simulator, process(*ARQ, environment=arq_environment(redis_url, simulator)) as child:
+        for _ in range(2):
+            asker = await ask(pool, hub)
+            await asker.completed("".join(f"w{number} " for number in range(16)), timeout_s=30)
+        child.send_signal(signal.SIGTERM)
+        code = await exit_code(child)
+        _, said = await child.communicate()
+        assert code == 0, said.decode()
+    await life.audit(pool.redis)
+
+
+async def test_arqs_own_command_drains(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Told to stop, it lets the running answer end, while new work goes to the lane's other worker."""
+    async with (
+        Simulator(faults=[Script(hold_after=2)]) as simulator,
+        process(*ARQ, environment=arq_environment(redis_url, simulator)) as child,
+    ):
+        held = await ask(pool, hub)
+        await simulator.held()
+        async with worker(redis_url, simulator):
             child.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while await pool.redis.zcard(f"{pool.keys.lane_queue('lane1')}:workers") > 1:
+                    await asyncio.sleep(0.01)
+            for _ in range(8):
+                other = await ask(pool, hub)
+                await other.completed("".join(f"w{number} " for number in range(16)))
+                assert await started_by(pool, other) != child.pid
+            assert child.returncode is None
+            simulator.release()
+            await held.completed("".join(f"w{number} " for number in range(16)))
             code = await exit_code(child)
             _, said = await child.communicate()
             assert code == 0, said.decode()
-        await life.audit(pool.redis)
+            assert b"Traceback" not in said
 
 
-async def refused(*command: str) -> str:
+async def test_arqs_own_command_tells_what_is_wrong(redis_url: str) -> None:
+    """A wrong setting, no server and a taken lane are one message and code 2."""
+    async with Simulator() as simulator, serving(redis_url, FakeProvider(endpoint="http://gpu7")):
+        right = arq_environment(redis_url, simulator)
+        assert "TOKENLANE_CAPACITY" in await refused(*ARQ, environment={**right, "TOKENLANE_CAPACITY": "many"})
+        nowhere = {**right, "TOKENLANE_REDIS_URL": "redis://127.0.0.1:1"}
+        assert "tokenlane up" in await refused(*ARQ, environment=nowhere)
+        assert "http://gpu7" in await refused(*ARQ, environment=right)
+
+
+async def refused(*command: str, environment: dict[str, str] | None = None) -> str:
     """Run a command that must be refused; what it says."""
-    async with process(*command) as child, asyncio.timeout(30):
+    async with process(*command, environment=environment) as child, asyncio.timeout(30):
         _, said = await child.communicate()
     assert child.returncode == USAGE, said.decode()
     assert b"Traceback" not in said

@@ -31,13 +31,14 @@ from .providers import LlmProvider, default_registry
 from .publisher import Publisher
 from .runs import Runs
 
-__all__ = ["DRAIN_S", "announce", "open_lane", "run_worker"]
+__all__ = ["CLOSE_S", "DRAIN_S", "announce", "open_lane", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 """What running requests get to end in, when the worker is to stop."""
-_CLOSE_S = 10.0
+CLOSE_S = 10.0
+"""What closing the rest gets then."""
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
 
 
@@ -152,7 +153,7 @@ async def drain(lane: Lane, worker: LaneWorker, drain_s: float) -> None:
     if not await worker.idle(drain_s):
         logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
         lane.runs.close()
-        await worker.idle(_CLOSE_S)
+        await worker.idle(CLOSE_S)
 
 
 async def _close_at_once(lane: Lane, hurried: asyncio.Event) -> None:

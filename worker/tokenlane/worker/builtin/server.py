@@ -8,30 +8,56 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tokenlane.config.children import ended
+from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown
 from tokenlane.routing.tasks import background
 
 from . import MODEL_NAME
+from .model import Progress, fetch
 
-__all__ = ["SLOT_TOKENS", "builtin_server"]
+__all__ = ["SLOT_TOKENS", "builtin_server", "needs_server", "with_own_server"]
 
 logger = logging.getLogger(__name__)
 
 SLOT_TOKENS = 2048
 """The context of one slot."""
 
+CAPACITY = 4
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 STEADY_S = 10.0
 """One that was started again and dies sooner than this is given up."""
 
 
+def needs_server(lane: LaneSettings) -> bool:
+    """Whether the lane is for the built-in model, and nobody serves it yet."""
+    return lane.provider == "builtin" and lane.endpoint is None
+
+
 @asynccontextmanager
-async def builtin_server(model_path: Path, capacity: int = 4) -> AsyncIterator[str]:
+async def with_own_server(lane: LaneSettings, progress: Progress | None = None) -> AsyncIterator[LaneSettings]:
+    """The lane, with a model server of its own if it needs one; the model is fetched if need be.
+
+    Args:
+        progress: as `fetch` takes it.
+
+    Raises:
+        LlmError: as `fetch` and `builtin_server`.
+    """
+    if not needs_server(lane):
+        yield lane
+        return
+    async with builtin_server(await fetch(progress), lane.capacity or CAPACITY) as endpoint:
+        yield replace(lane, endpoint=endpoint)
+
+
+@asynccontextmanager
+async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIterator[str]:
     """Serve the model on a free port of 127.0.0.1 and give the endpoint once it answers.
 
     A server that dies is started again at the same port. It ends when its standard input does, so it never outlives

@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -25,8 +25,7 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.policy_file import policy_of
 from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.builtin.model import fetch
-from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.probe import Sighting
 from tokenlane.worker.serve import DRAIN_S
 
@@ -34,7 +33,6 @@ from .choose import choose, reason
 from .listening import lines_to_paste
 from .own_redis import OwnRedis, own_redis
 from .supervised import broken_off, told_to_stop, when_input_ends
-from .worker import BUILTIN_CAPACITY
 
 __all__ = ["up"]
 
@@ -143,12 +141,13 @@ async def _start(
 
 async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: _Report) -> LaneSettings:
     """The lane, with a model server of its own if it needs one."""
-    if lane.provider != "builtin" or lane.endpoint is not None:
+    if not needs_server(lane):
         return lane
-    endpoint = await stack.enter_async_context(_builtin(lane.capacity or BUILTIN_CAPACITY))
+    with _download_bar() as advance:
+        lane = await stack.enter_async_context(with_own_server(lane, advance))
     told = f"{MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work"
     report("model", f"model   {told}.\n        A real one: see `tokenlane probe`", model=told)
-    return replace(lane, endpoint=endpoint)
+    return lane
 
 
 async def _serve_all(workers: list[_Worker], stopping: asyncio.Event) -> int:
@@ -184,14 +183,6 @@ async def _prepare(
         return opened.key_id, (
             f"revision {there.revision}, the pool's own, and not that of the configuration: see `tokenlane policy diff`"
         )
-
-
-@asynccontextmanager
-async def _builtin(slots: int) -> AsyncIterator[str]:
-    with _download_bar() as advance:
-        path = await fetch(advance)
-    async with builtin_server(path, slots) as endpoint:
-        yield endpoint
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -17,8 +17,7 @@ from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
 from tokenlane.config.load import debugging, find_pool, lane_settings, own_lane, pool_name, read
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
-from tokenlane.worker.builtin.model import fetch
-from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.builtin.server import with_own_server
 from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
 
@@ -26,8 +25,6 @@ from .arrival import Arrival, arrive, as_line, look_around
 from .supervised import broken_off, told_to_stop, when_input_ends
 
 __all__ = ["run", "worker"]
-
-BUILTIN_CAPACITY = 4
 
 
 def worker(
@@ -104,11 +101,8 @@ async def _serve(
         stopping = stack.enter_context(told_to_stop())
         if supervised:
             stack.enter_context(when_input_ends(stopping.set))
-        if settings.provider == "builtin" and settings.endpoint is None:
-            capacity = settings.capacity or BUILTIN_CAPACITY
-            async with broken_off(stopping):
-                endpoint = await stack.enter_async_context(builtin_server(await fetch(), capacity))
-                settings = replace(settings, endpoint=endpoint)
+        async with broken_off(stopping):
+            settings = await stack.enter_async_context(with_own_server(settings))
         if stopping.is_set():
             return OK
         return await serving(settings, stopping=stopping)
