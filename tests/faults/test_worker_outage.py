@@ -10,8 +10,8 @@ import pytest
 from tests.integration import life
 from tests.workshop import Asker, FakeProvider, ask, serving, until
 
-from tokenlane.config import embedded
 from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.poolkey import KeyRing
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.hub import Hub, open_hub
@@ -25,17 +25,15 @@ OUTAGE_S = 3.0
 
 
 @pytest.fixture
-def durable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EmbeddedServer:
+def durable(tmp_path: Path) -> EmbeddedServer:
     """A server that holds after a restart what it held before."""
-    kept = embedded._CONFIG.replace("appendonly no", "appendonly yes\nappendfsync always")
-    monkeypatch.setattr(embedded, "_CONFIG", kept)
-    return EmbeddedServer(tmp_path / "r")
+    return EmbeddedServer(tmp_path / "r", keeps=True)
 
 
 @asynccontextmanager
 async def routed(url: str, provider: FakeProvider) -> AsyncIterator[tuple[Pool, Hub, Lane, LaneWorker]]:
     """A worker of one lane with a router, and an agent's connection."""
-    async with connect(url) as pool, open_hub(pool) as hub, serving(url, provider) as (lane, worker):
+    async with connect(url, keys=KeyRing()) as pool, open_hub(pool) as hub, serving(url, provider) as (lane, worker):
         async with background() as tasks:
             tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
             tasks.create_task(_beat(pool))
