@@ -107,8 +107,8 @@ class Bar(BaseModel):
 
 
 class Overhead(BaseModel):
-    """A whole measurement. `floor_ms` was taken at the pace of the requests at one stream, which is what the bars mean;
-    without a pause, processor and caches are warm, which they are for nobody's request."""
+    """A whole measurement. `floor_ms`, which the bars mean, was taken without a pause, `floor_at_pace_ms` at the pace
+    of the requests at one stream: after a rest processor and caches are cold, for the floor as for a request."""
 
     measured_at: str
     machine: str
@@ -116,7 +116,7 @@ class Overhead(BaseModel):
     first_ms: float
     spacing_ms: float
     floor_ms: Times
-    floor_without_pause_ms: Times
+    floor_at_pace_ms: Times
     levels: list[AtStreams]
     bars: list[Bar]
 
@@ -194,7 +194,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
         UserError: a process failed; it said on standard error why.
     """
     floor_ms: list[float] = []
-    without_pause_ms: list[float] = []
+    at_pace_ms: list[float] = []
     levels: list[AtStreams] = []
     async with _scene(plan) as scene:
         for client in (scene.floor, scene.bare, scene.agent):
@@ -208,8 +208,8 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
             for number in range(level.rounds):
                 progress(f"{level.streams} streams, round {number + 1} of {level.rounds}")
                 if level.streams == 1:
-                    floor_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=spread_s)
-                    without_pause_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=0)
+                    at_pace_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=spread_s)
+                    floor_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=0)
                 direct.append(await turn("bare"))
                 through.append(await turn("agent"))
             levels.append(_at(level, direct, through))
@@ -221,7 +221,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
         first_ms=plan.first_ms,
         spacing_ms=plan.spacing_ms,
         floor_ms=floor_times,
-        floor_without_pause_ms=Times.of(without_pause_ms),
+        floor_at_pace_ms=Times.of(at_pace_ms),
         levels=levels,
         bars=_bars(floor_times, levels),
     )
@@ -302,18 +302,20 @@ def table(found: Overhead) -> str:
         f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {'held' if bar.held else 'FALLS SHORT'}"
         for bar in found.bars
     ]
-    floor_ms, warm_ms = found.floor_ms, found.floor_without_pause_ms
+    floor_ms, paced_ms, idle_ms = found.floor_ms, found.floor_at_pace_ms, found.levels[0].added_first_ms
     return "\n".join(
         [
             f"{found.measured_at}, {found.machine}; {found.versions}.",
             f"Back end: first token after {found.first_ms:g} ms, then one every {found.spacing_ms:g} ms.",
-            f"Floor: {floor_ms.p50:.2f} / {floor_ms.p99:.2f} ms at the pace of requests at 1 stream, "
-            f"{warm_ms.p50:.2f} / {warm_ms.p99:.2f} ms without a pause; {floor_ms.samples} times each.",
+            f"Floor: {floor_ms.p50:.2f} / {floor_ms.p99:.2f} ms ({floor_ms.samples} times).",
             "",
             "Times are p50 / p99 in milliseconds, CPU is microseconds a token.",
             "",
             *rows,
             "",
             *bars,
+            "",
+            f"No bar: at the pace of the requests the floor is {paced_ms.p50:.2f} / {paced_ms.p99:.2f} ms, "
+            f"and the added time {idle_ms.p50 / paced_ms.p50:.2f} / {idle_ms.p99 / paced_ms.p99:.2f} of it.",
         ]
     )

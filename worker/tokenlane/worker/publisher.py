@@ -1,8 +1,8 @@
 """Delivers what streams produce: one flush at a time, and a memory of it for agents that missed some.
 
-A stream's `Outlet` takes deltas without waiting. The first goes out at once; what all streams produce during a flush,
-and in the 2 ms after one began, goes into the next one, one message a request, all in one round trip. So an idle worker
-delivers every token by itself and a busy one many at a time, at a third of the cost of each.
+A stream's `Outlet` takes deltas without waiting. When no flush is in flight the first goes out at once; what all
+streams produce during a flush goes into the next one, one message a request, all in one round trip. So an idle worker
+delivers every token by itself and a busy one many at a time.
 
 What was sent is kept as it was sent until a minute after the request's end. If Redis is away it is not sent again by
 itself: the agent asks for what it lacks.
@@ -24,8 +24,6 @@ __all__ = ["Outlet", "Publisher", "Rest"]
 
 logger = logging.getLogger(__name__)
 
-GATHER_S = 0.002
-"""At least so long from one flush to the next."""
 KEPT_S = 60.0
 KEPT_BYTES = 64 * 1024 * 1024
 """Of all requests together, running ones included."""
@@ -167,13 +165,8 @@ class Publisher:
 
     async def run(self) -> None:
         """Flush until cancelled."""
-        clock = asyncio.get_running_loop().time
-        next_at = 0.0
         while True:
             await self._wake.wait()
-            if (early_s := next_at - clock()) > 0:
-                await asyncio.sleep(early_s)
-            next_at = clock() + GATHER_S
             self._wake.clear()
             flying = list(self._dirty)
             await self._send(self._collect())
