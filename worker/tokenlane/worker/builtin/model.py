@@ -13,10 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from tokenlane.config.children import spawn
@@ -35,7 +34,6 @@ DOWNLOAD_BYTES = 93_000_000
 """About the size of the package, to measure progress against."""
 
 POLL_S = 0.1
-ABANDONED_S = 86_400
 KEPT_LINES = 12
 LONGEST_LINE = 400
 
@@ -45,35 +43,66 @@ Progress = Callable[[int, int], None]
 async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Path:
     """The model's file, its hash checked, downloaded first if it is not there.
 
-    It is put in place whole or not at all, so several processes may do this at once; each then downloads.
+    It is put in place whole or not at all. Where several processes want it at once, one downloads and the others wait.
 
     Args:
         progress: called with bytes done and bytes in all while downloading.
 
     Raises:
         DigestMismatch: the file is not the one that was pinned; it has been removed.
-        ProviderDown: the download failed.
+        ProviderDown: the download failed, or there is no place for the file.
 
     Cancellation: stops the download and removes what it left.
     """
-    directory = data_dir() / "models"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    target = directory / FILE_NAME
-    if target.exists():
+    target = data_dir() / "models" / FILE_NAME
+    try:
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        if not target.exists():
+            async with _locked(target.parent / "lock"):
+                if not target.exists():
+                    await _fetch_to(target, progress or (lambda done, total: None), sha256)
+                    return target
         await asyncio.to_thread(_check, target, sha256)
-        return target
-    with _temporary(directory) as scratch:
-        found = await _download(scratch, progress or (lambda done, total: None))
+    except OSError as error:
+        raise ProviderDown(
+            f"The built-in model's file, {target}, cannot be kept or read: {error.strerror or error}. "
+            "Make room for it, or let TOKENLANE_HOME name another place.",
+            retryable=False,
+            provider="builtin",
+            model=MODEL_NAME,
+        ) from error
+    return target
+
+
+async def _fetch_to(target: Path, progress: Progress, sha256: str) -> None:
+    with _temporary(target.parent) as scratch:
+        found = await _download(scratch, progress)
         await asyncio.to_thread(_check, found, sha256)
         found.replace(target)
-    return target
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Hold a lock that ends with this process, however that dies."""
+    import fcntl  # not on Windows, where nothing is built in
+
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(POLL_S)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
 def _temporary(directory: Path) -> Iterator[Path]:
-    for left in directory.glob("fetch-*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
+    for left in directory.glob("fetch-*"):  # by a process that was killed, for we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="fetch-", dir=directory))
     try:
         yield scratch
