@@ -17,6 +17,7 @@ from tests.integration.life import state_of
 from tests.integration.stand_in import StandIn, stand_in
 
 from tokenlane.config import exits
+from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.producer import ProviderDown
 from tokenlane.routing.pool import Pool
 
@@ -74,6 +75,66 @@ async def test_the_answer_is_streamed(redis_url: str, worker: StandIn) -> None:
         await run.say("[bold]π 🙂[/bold]")
         await run.complete()
         assert await ended(process) == (exits.OK, "[bold]π 🙂[/bold]\n", "")
+
+
+async def test_a_pool_that_refuses_the_database(redis_url: str) -> None:
+    """What the server says against it is told, not that there is none."""
+    async with EmbeddedServer() as server:
+        async with chat("hello", "--redis", server.url.replace("db=0", "db=99")) as process:
+            code, _, said = await ended(process)
+    assert code == exits.USAGE
+    assert "DB index is out of range" in said
+
+
+async def test_a_url_with_an_option_of_redis_py(redis_url: str, worker: StandIn) -> None:
+    """An option that would change what replies look like has no effect."""
+    separator = "&" if "?" in redis_url else "?"
+    async with chat("hello", "--redis", f"{redis_url}{separator}decode_responses=true") as process:
+        run = await worker.next_run()
+        await run.say("one")
+        await run.complete()
+        assert await ended(process) == (exits.OK, "one\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("chat hello --pool 'a b'", "Pool name 'a b'"),
+        ("router --pool 'a b'", "Pool name 'a b'"),
+        ("worker --provider openai --endpoint http://127.0.0.1:1 --pool 'a b'", "Pool name 'a b'"),
+        ("up --provider openai --endpoint http://127.0.0.1:1 --pool 'a b'", "Pool name 'a b'"),
+        ("chat hello --timeout inf", "number of seconds"),
+        ("chat - <&-", "standard input"),
+        ("chat hello >&-", "standard output"),
+        ("status --help >/dev/full", "Standard output cannot be written"),
+    ],
+)
+async def test_what_cannot_be_is_told_in_one_line(command: str, said: str, redis_url: str, tmp_path: Path) -> None:
+    """Wrong names and times and missing streams are one message each."""
+    shell = f'exec {sys.executable} -c "from tokenlane.config.cli import main; main()" {command}'
+    surroundings = {"TOKENLANE_REDIS_URL": redis_url, "TOKENLANE_HOME": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", shell), stderr=asyncio.subprocess.PIPE, env={**os.environ, **surroundings}
+    )
+    async with asyncio.timeout(30):
+        _, error = await process.communicate()
+    assert process.returncode in (exits.FAILED, exits.USAGE), error.decode()
+    assert said in error.decode()
+    assert "Traceback" not in error.decode()
+    assert "Exception ignored" not in error.decode()
+
+
+async def test_a_full_disk_under_the_answer(redis_url: str, worker: StandIn) -> None:
+    """An answer that cannot be written ends with a message."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        async with chat("hello", "--redis", redis_url, stdout=full) as process:
+            run = await worker.next_run()
+            await run.say("one\n")
+            code, _, said = await ended(process)
+    finally:
+        os.close(full)
+    assert (code, said) == (exits.FAILED, "tokenlane: Standard output cannot be written: No space left on device.\n")
 
 
 async def test_options_reach_the_worker(redis_url: str, worker: StandIn) -> None:
@@ -171,15 +232,16 @@ async def test_a_failure_is_told(redis_url: str, worker: StandIn) -> None:
     assert "\x1b" not in error
 
 
-async def test_ctrl_c_cancels(redis_url: str, worker: StandIn, pool: Pool) -> None:
-    """SIGINT cancels the request on the server and exits with 130, without a traceback."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_cancels(redis_url: str, worker: StandIn, pool: Pool, stop: signal.Signals) -> None:
+    """Told to stop, it cancels the request on the server and exits with 128 and the signal, without a traceback."""
     async with chat("hi", "--redis", redis_url) as process:
         run = await worker.next_run()
         await run.say("one\n")
         assert await line(process.stdout) == "one\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         code, _, error = await ended(process)
-        assert code == exits.CANCELLED
+        assert code == 128 + stop
         assert "Traceback" not in error
         async with asyncio.timeout(10):
             await run.cancelled.wait()

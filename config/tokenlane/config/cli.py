@@ -15,6 +15,8 @@ A command ends with a code of `tokenlane.config.exits`: by returning (0), by `ra
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
@@ -31,6 +33,9 @@ from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.overrides import spread
 
 __all__ = ["main"]
+
+_STDOUT = 1
+_UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 
 class Verb(NamedTuple):
@@ -75,10 +80,28 @@ def main() -> None:
     for name in [*(verb for verb in VERBS if verb in installed), *sorted(installed.keys() - VERBS.keys())]:
         app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
     try:
-        app(args=list(spread(sys.argv[1:])))
-    except UserError as error:
-        sys.stderr.write(f"tokenlane: {error}\n")
-        raise SystemExit(error.exit_code) from None
+        if sys.stdout is None:
+            raise UserError("There is no standard output to write to.")
+        try:
+            app(args=list(spread(sys.argv[1:])))
+        finally:
+            sys.stdout.flush()
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"tokenlane: {told}\n")
+        raise SystemExit(told.exit_code) from None
+
+
+def _told(error: BaseException) -> UserError | None:
+    """The error as one for whoever ran the command; None if it is a fault of ours."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN and error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be written
+        return UserError(f"Standard output cannot be written: {error.strerror}.")
+    return error if isinstance(error, UserError) else None
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -37,7 +37,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.config.running import announced_url
-from tokenlane.config.values import LaneSettings, RedisSettings, default_lane
+from tokenlane.config.values import NAME_RULE, LaneSettings, RedisSettings, default_lane, is_name
 
 from .effective import DEFAULT, Layer, Setting, Settings
 from .explain import did_you_mean
@@ -173,8 +173,15 @@ def _given_keys() -> KeyRing:
 
 
 def pool_name(explicit: str | None = None) -> str:
-    """Return the pool's name: `explicit`, else the configured one, else `main`."""
-    return explicit or str(read().get("redis", "pool", default="main").value)
+    """Return the pool's name: `explicit`, else the configured one, else `main`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    name = explicit or str(read().get("redis", "pool", default="main").value)
+    if not is_name(name):
+        raise ConfigError(f"Pool name {name!r}: {NAME_RULE}.")
+    return name
 
 
 def own_lane(

@@ -11,12 +11,19 @@ from pydantic import SecretStr
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing
 
-__all__ = ["LaneSettings", "RedisSettings", "default_lane", "masked"]
+__all__ = ["NAME_RULE", "LaneSettings", "RedisSettings", "default_lane", "is_name", "masked"]
+
+NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
 _PASSWORD = re.compile(r"(://[^:@/?]*):.*@|((?:^|[?&])[a-z_]*password=)[^&]*")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _SCHEMES = ("redis", "rediss", "unix")
+
+
+def is_name(text: str) -> bool:
+    """Whether a pool, a lane or an agent may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def masked(url: str) -> str:
@@ -72,10 +79,8 @@ class LaneSettings:
     max_input_tokens: int | None = None  # the longest prompt; None: what the back end says
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"Lane name {self.name!r}: use 1 to 128 of A-Z a-z 0-9 _ . @ - and begin with a letter or digit."
-            )
+        if not is_name(self.name):
+            raise ConfigError(f"Lane name {self.name!r}: {NAME_RULE}.")
         if self.capacity is not None and self.capacity < 1:
             raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, must be at least 1.")
         for stage in ("connect", "first_token", "token", "total"):

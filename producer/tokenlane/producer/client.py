@@ -14,6 +14,7 @@ from typing import Self, TypeAlias, Unpack
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.find import Place, find_place
 from tokenlane.config.poolkey import KeyRing
+from tokenlane.config.values import NAME_RULE, is_name
 from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, Parsed, new_id
@@ -32,7 +33,6 @@ __all__ = ["Client", "Keys"]
 Keys: TypeAlias = str | Sequence[str] | KeyRing
 """Keys of a pool, the newest first."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
@@ -76,10 +76,8 @@ class Client:
         pool = "main" if pool is None else pool
         self.agent = agent or _default_agent()
         for name in (self.agent, pool):
-            if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
-                )
+            if not is_name(name):
+                raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
         self._connect: Callable[[str], AbstractAsyncContextManager[Courier]] = partial(_connection, url, pool, keys)
         self._pool_name = pool
         self._id = ""

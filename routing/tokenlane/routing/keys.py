@@ -49,15 +49,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenlane.config.values import NAME_RULE, is_name
+
 __all__ = ["Keys"]
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The names of one pool in one Redis database."""
+    """The names of one pool in one Redis database.
+
+    Raises:
+        ValueError: the pool's name is none.
+    """
 
     pool: str = "main"
     database: int = 0
+
+    def __post_init__(self) -> None:
+        if not is_name(self.pool):
+            raise ValueError(f"{self.pool!r} is not a pool's name: {NAME_RULE}")
 
     @property
     def tag(self) -> str:

@@ -572,6 +572,7 @@ def open_redis(url: str, *, retries: int = 5) -> Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
             retry_on_error=list(_CONNECTION_ERRORS),
         )
+        pool.connection_kwargs["decode_responses"] = False  # whatever the URL says
         pool.connection_class(**pool.connection_kwargs)  # only this tells options it does not know
     except (ValueError, TypeError, redis_errors.RedisError) as error:
         raise PoolUnavailable(
@@ -629,6 +630,8 @@ def _translated(url: str) -> Iterator[None]:
     except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
         if isinstance(error.__cause__, redis_errors.AuthenticationError):  # how redis-py tells it of a unix socket
             raise _wants_password(where) from error
+        if isinstance(error.__cause__, redis_errors.ResponseError):  # and of what else it refused there
+            raise PoolUnavailable(f"the Redis server at {where} refused: {error.__cause__}") from error
         raise PoolUnavailable(
             f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
         ) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -53,16 +55,41 @@ def chat(
     if temperature is not None:
         options["temperature"] = temperature
     if timeout is not None:
+        if not math.isfinite(timeout):
+            raise ConfigError("--timeout is a number of seconds.")
         options["time_to_live_ms"] = int(1000 * timeout)
     found = find_pool(redis)
     client = Client(found.url, pool=pool_name(pool), key=found.keys)
     show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
     try:
-        asyncio.run(_ask(client, messages, role, options, show, as_json=as_json))
+        stopped = asyncio.run(_until_stopped(_ask(client, messages, role, options, show, as_json=as_json)))
     except LlmError as error:
         _say(f"{error}\n{error.detail}".rstrip())
         usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
         raise typer.Exit(USAGE if usage else FAILED) from None
+    if stopped is not None:
+        raise typer.Exit(128 + stopped)
+
+
+async def _until_stopped(asking: Coroutine[object, object, None]) -> int | None:
+    """Ask, unless SIGTERM or SIGHUP cancels that; its number."""
+    task, stopped = asyncio.create_task(asking), list[int]()
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    with suppress(NotImplementedError, AttributeError):  # Windows
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        return stopped[0]
+    return None
 
 
 async def _ask(
@@ -128,6 +155,8 @@ def _say(text: str) -> None:
 
 
 def _read() -> str:
+    if sys.stdin is None:
+        raise ConfigError("There is no standard input to read the question from.")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -263,9 +263,12 @@ class _Worker:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        async for line in process.stdout:
-            facts = json.loads(line)
-            if facts.get("event") == "ready":
+        async for line in _lines(process.stdout):
+            try:
+                facts = json.loads(line)
+            except ValueError:  # something of a library's
+                continue
+            if isinstance(facts, dict) and facts.get("event") == "ready":
                 self._ready(facts)
 
     def _ready(self, facts: dict[str, object]) -> None:
@@ -276,3 +279,15 @@ class _Worker:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         facts.pop("event")
         self._report("ready", text, **facts)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines, without those that are longer than the stream takes."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line
