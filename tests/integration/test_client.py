@@ -440,6 +440,24 @@ async def test_a_client_is_entered_in_any_task(redis_url: str, pool: Pool) -> No
     assert await pool.redis.zcard(f"{PREFIX}clients") == 0
 
 
+async def test_a_client_is_entered_once(redis_url: str) -> None:
+    """Entered again inside its block it says so, and goes on working; afterwards it may be entered again."""
+    client = Client(redis_url)
+    for _ in range(2):
+        async with client:
+            with pytest.raises(RuntimeError, match="connected already"):
+                await client.__aenter__()
+            assert client.chat("hello", role="planner")
+
+
+@pytest.mark.parametrize("url", [5, b"redis://:secret@host", ""])
+def test_a_url_is_text(url: str) -> None:
+    """What is no URL is refused at once, and not quoted."""
+    with pytest.raises(TypeError, match="`url` is") as refused:
+        Client(url)
+    assert "secret" not in str(refused.value)
+
+
 async def test_the_beat_asks_after_all_silent_streams(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

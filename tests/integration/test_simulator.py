@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,23 @@ from tokenlane.worker.providers import LlmProvider, default_registry
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli import main; main()", "simulate")
 HOLD: dict[str, object] = {"simulate": {"hold_after": 2}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--port", "99999"), ("--port", "{taken}"), ("--tokens", "-1"), ("--capacity", "0"), ("--models", " ")],
+)
+async def test_what_it_cannot_imitate(wrong: tuple[str, str]) -> None:
+    """Numbers out of range, a taken port and no model are refused with code 2, by the option's name."""
+    option, value = wrong
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        value = value.format(taken=taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(*COMMAND, option, value, stderr=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+    assert process.returncode == 2, said.decode()
+    assert option in said.decode()
+    assert b"Traceback" not in said
 
 
 @asynccontextmanager

@@ -101,6 +101,14 @@ async def test_max_tokens(provider: LlmProvider) -> None:
     assert last.usage.completion_tokens == 7
 
 
+async def test_a_limit_of_its_own() -> None:
+    """An answer whose length the request does not limit ends all the same: llama.cpp is told how long one may be."""
+    script = "from tokenlane.worker.builtin.__main__ import _parameters; print(_parameters('m', 1, 0).n_predict)"
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    said, _ = await child.communicate()
+    assert said.split() == [b"512"]
+
+
 async def test_stop(provider: LlmProvider) -> None:
     """A stop word ends the answer before it appears."""
     question = "What is the capital of France? Answer in one sentence."

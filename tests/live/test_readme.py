@@ -85,7 +85,10 @@ async def test_every_command_works(home: Path, endpoint: str) -> None:
                 staying.append(command)
                 await asyncio.to_thread(command.says, awaited)
                 continue
-            assert await asyncio.to_thread(command.ends) == 0, f"{line}\n{command.output}"
+            try:
+                assert await asyncio.to_thread(command.ends) == 0, f"{line}\n{command.output}"
+            finally:
+                command.kill()
             assert command.output.strip()
         assert len(staying) == len(STAYING)
         for command in reversed(staying):

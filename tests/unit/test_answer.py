@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import Interrupted, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ToolCallDelta
 from tokenlane.worker.providers.body import chat_body
+from tokenlane.worker.providers.ollama_body import ollama_body
 from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
 from tokenlane.worker.providers.sse import Event
 
@@ -139,6 +140,16 @@ def test_any_json_is_a_delta_or_an_llm_error(value: object) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "stream_options", "n"])
+def test_what_extra_may_not_say(name: str) -> None:
+    """What would be dropped, or is not offered, is refused by its name."""
+    request = ChatRequest(role="r", messages=[Message(role="user", content="q")], extra={name: 2})
+    with pytest.raises(BadRequest, match=f"`{name}`"):
+        chat_body(request, "m", {})
+    with pytest.raises(BadRequest, match=f"`{name}`"):
+        ollama_body(request, "m")
+
+
 def test_only_what_was_set_is_sent() -> None:
     """The body holds the options the agent set, under the back end's names, and `extra` as it is."""
     request = ChatRequest(
@@ -146,7 +157,7 @@ def test_only_what_was_set_is_sent() -> None:
         messages=[Message(role="user", content="q")],
         temperature=0,
         repetition_penalty=1.5,
-        extra={"cache_prompt": False, "stream": False, "model": "other"},
+        extra={"cache_prompt": False},
     )
     assert json.loads(chat_body(request, "m", {"repetition_penalty": "repeat_penalty"})) == {
         "temperature": 0,

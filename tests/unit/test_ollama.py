@@ -55,7 +55,7 @@ def test_options_have_ollamas_names() -> None:
         repetition_penalty=1.1,
         stop="end",
         seed=1,
-        extra={"options": {"num_ctx": 4096}, "keep_alive": "10m", "model": "other"},
+        extra={"options": {"num_ctx": 4096}, "keep_alive": "10m"},
     )
     assert body["options"] == {
         "num_predict": 7,

@@ -52,6 +52,7 @@ class Client:
     Leaving the block cancels what still runs.
 
     Raises:
+        TypeError: `url` is no text, or empty.
         ValueError: `agent` or `pool` is not a name, or `key` not a key.
         PoolUnavailable: there is no URL, and no pool is found; it says what to do.
 
@@ -68,6 +69,10 @@ class Client:
         agent: str | None = None,
         key: Keys = (),
     ) -> None:
+        text: object = url  # not everybody checks types
+        if text is not None and not (isinstance(text, str) and text):
+            given = "empty" if isinstance(text, str) else f"of type {type(text).__name__}"
+            raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
         keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
         if url is None:
             place = _found()
@@ -162,6 +167,8 @@ class Client:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
+        if self._courier is not None:
+            raise RuntimeError("the client is connected already: enter it once, and share it")
         self._id = new_id()
         self._courier = await self._stack.enter_async_context(self._connect(self._id))
         return self

@@ -22,6 +22,8 @@ import xllamacpp  # noqa: E402 - see above
 MOST_THREADS = 4
 """A model this small gains nothing from more."""
 PROMPT_CACHE_MIB = 64
+MOST_TOKENS = 512
+"""Of an answer, where the request does not say: a model this small rambles."""
 
 
 def main(model_path: str, capacity: int, port: int) -> None:
@@ -52,6 +54,7 @@ def _parameters(model_path: str, capacity: int, port: int) -> xllamacpp.CommonPa
     params.hostnames = ["127.0.0.1"]
     params.port = port
     params.n_parallel = capacity
+    params.n_predict = MOST_TOKENS
     params.n_ctx = capacity * SLOT_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.cpuparams.n_threads = min(MOST_THREADS, os.cpu_count() or 1)

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest, Message
 
-from .body import as_json
+from .body import as_json, extra_of
 
 __all__ = ["ollama_body"]
 
@@ -34,12 +34,12 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
     """The request as JSON: what the agent set and no more, always streamed.
 
     A prompt that does not fit is refused rather than cut from its beginning. `extra` goes in as it is, its `options`
-    beside ours, but cannot change model, messages or streaming.
+    beside ours, but may not name model, messages or streaming.
 
     Raises:
         BadRequest: it asks for what Ollama cannot do, or holds what JSON cannot carry.
     """
-    extra = dict(request.extra or {})
+    extra = dict(extra_of(request))
     more = extra.pop("options", None) or {}
     if not isinstance(more, dict):
         raise BadRequest("`options` in `extra` must be an object, as in Ollama's own requests.")
