@@ -447,7 +447,7 @@ async def test_a_client_is_entered_once(redis_url: str) -> None:
         async with client:
             with pytest.raises(RuntimeError, match="connected already"):
                 await client.__aenter__()
-            assert client.chat("hello", role="planner")
+            assert client.chat("hello", role="planner").request_id
 
 
 @pytest.mark.parametrize("url", [5, b"redis://:secret@host", ""])
