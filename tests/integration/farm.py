@@ -215,13 +215,13 @@ class Farm:
         """A command of this pool; its standard input is a pipe that ends with the test."""
         return await self.python(shim + _COMMAND, *arguments, "--redis", self.url, "--pool", self.pool, **environment)
 
-    async def python(self, code: str, *arguments: str, **environment: str) -> Child:
-        """A process that runs this code."""
+    async def python(self, code: str, *arguments: str, python: str = sys.executable, **environment: str) -> Child:
+        """A process that runs this code, in this interpreter or another."""
         number = next(self._count)
         out, error = (self._directory / f"{self.pool}-{number}.{kind}" for kind in ("out", "err"))
         with out.open("wb") as out_file, error.open("wb") as error_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", code, *arguments),
+                *(python, "-c", code, *arguments),
                 stdin=PIPE,
                 stdout=out_file,
                 stderr=error_file,

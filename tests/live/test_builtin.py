@@ -9,15 +9,18 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
 import pytest_asyncio
+from pydantic import BaseModel
 
 from tokenlane.config.running import data_dir
 from tokenlane.config.values import LaneSettings
+from tokenlane.producer.forms import asked_for, filled
 from tokenlane.routing.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.messages import Answer, ChatRequest, Message, TokenDelta
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.probe import Place, look
@@ -107,6 +110,22 @@ async def test_a_limit_of_its_own() -> None:
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     said, _ = await child.communicate()
     assert said.split() == [b"512"]
+
+
+class City(BaseModel):
+    """A form that the model would not find by itself."""
+
+    seat_of_government: bool
+    continent_code: Literal["EU", "AS"]
+
+
+async def test_an_answer_in_the_form_of_a_model(provider: LlmProvider) -> None:
+    """What a pydantic model asks for, as an agent sends it, the server obeys: the answer is one."""
+    question = ask("Tell me about Paris, as JSON.", response_format=asked_for(City), max_tokens=60)
+    text, last = await answer(provider, question)
+    whole = filled(Answer(request_id=question.id, text=text, finish_reason=last.finish_reason), City)
+    assert whole.parsed is not None
+    assert whole.parsed.model_dump().keys() == {"seat_of_government", "continent_code"}
 
 
 async def test_stop(provider: LlmProvider) -> None:
