@@ -39,6 +39,7 @@ __all__ = [
     "Needs",
     "Parsed",
     "Priority",
+    "Progress",
     "Replay",
     "Resume",
     "TokenDelta",
@@ -289,6 +290,14 @@ class ModelInfo(_Value):
     def chats(self) -> bool:
         """Whether it can chat; a back end that says nothing of its models has such as can."""
         return not self.capabilities or "chat" in self.capabilities
+
+
+class Progress(_Value):
+    """How far a model command has come. `step`: what is being done, for people; `total_bytes`: None where unknown."""
+
+    step: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
 
 
 # On a request's delta channel, from worker or script to agent.

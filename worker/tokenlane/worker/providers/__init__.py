@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from .protocol import LlmProvider, TellsVersion
+from .protocol import CountsTokens, Embeds, LlmProvider, Loads, Pulls, TellsVersion, Verifies
 from .registry import ProviderFactory, ProviderRegistry, default_registry
 
-__all__ = ["LlmProvider", "ProviderFactory", "ProviderRegistry", "TellsVersion", "default_registry"]
+__all__ = [
+    "CountsTokens",
+    "Embeds",
+    "LlmProvider",
+    "Loads",
+    "ProviderFactory",
+    "ProviderRegistry",
+    "Pulls",
+    "TellsVersion",
+    "Verifies",
+    "default_registry",
+]

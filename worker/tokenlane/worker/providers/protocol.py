@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.messages import ChatRequest, ModelInfo, Progress, TokenDelta
 
-__all__ = ["LlmProvider", "TellsVersion"]
+__all__ = ["CountsTokens", "Embeds", "LlmProvider", "Loads", "Pulls", "TellsVersion", "Verifies"]
 
 
 class LlmProvider(Protocol):
@@ -57,4 +57,87 @@ class TellsVersion(Protocol):
 
     async def version(self) -> str | None:
         """The server's version as it says it; None if this one does not say."""
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A provider whose server has the model's own tokenizer."""
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """How many tokens the request's prompt is, templates included.
+
+        Raises:
+            LlmError: the server does not say.
+        """
+        ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A provider that can turn texts into vectors. Which of its models can is in their `capabilities`."""
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        """One vector an input, in their order, all of one length, each of Euclidean length 1.
+
+        Raises:
+            LlmError: as `chat`; if one input fails, all do.
+        """
+        ...
+
+
+@runtime_checkable
+class Pulls(Protocol):
+    """A provider that can have its server, or this host, fetch a model."""
+
+    def pull(self, model: str) -> AsyncGenerator[Progress, None]:
+        """Fetch the model; it is there, whole and checked by whoever fetched it, when the generator ends.
+
+        Cancellation: closing the generator stops the download. What has come may stay, to go on from, but is no model.
+
+        Raises:
+            ModelNotFound: nobody has it.
+            DigestMismatch: what came is not what was announced.
+            LlmError: it could not be fetched.
+        """
+        ...
+
+
+@runtime_checkable
+class Verifies(Protocol):
+    """A provider that can tell a model's content from another's of the same name."""
+
+    async def verify(self, model: str) -> str:
+        """The model's digest, as `sha256:…` or, where the server knows only that, its revision; read anew from the files
+        where they are this host's, else as the server says it.
+
+        Raises:
+            ModelNotFound: it is not there.
+            DigestMismatch: its files are not what they were when they came.
+        """
+        ...
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """A provider whose server can be told which models to hold in memory."""
+
+    async def load(self, model: str) -> None:
+        """Have the model loaded; returns when it answers at once. Loading what is loaded changes nothing.
+
+        Cancellation: the server may go on loading.
+
+        Raises:
+            ModelNotFound: it is not there.
+            LlmError: there is no room for it, or it cannot be loaded.
+        """
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Free the memory of the model, after what it runs now; returns when that is asked for. Unloading what is not
+        loaded changes nothing.
+
+        Raises:
+            ModelNotFound: it is not there.
+        """
         ...
