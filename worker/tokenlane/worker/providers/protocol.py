@@ -108,8 +108,8 @@ class Verifies(Protocol):
     """A provider that can tell a model's content from another's of the same name."""
 
     async def verify(self, model: str) -> str:
-        """The model's digest, as `sha256:…` or, where the server knows only that, its revision; read anew from the files
-        where they are this host's, else as the server says it.
+        """The model's digest, as `sha256:…` or, where the server knows only that, its revision: read anew from the
+        files where they are this host's, else as the server says it.
 
         Raises:
             ModelNotFound: it is not there.
