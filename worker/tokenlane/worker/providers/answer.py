@@ -12,7 +12,7 @@ from tokenlane.routing.messages import FinishReason, TokenDelta, Usage
 
 from .refusal import MAX_DETAIL_BYTES
 
-__all__ = ["AnswerReader"]
+__all__ = ["AnswerReader", "wrong_model"]
 
 
 class AnswerReader:
@@ -62,12 +62,6 @@ class AnswerReader:
                 detail=data[:MAX_DETAIL_BYTES].decode("utf-8", "replace"),
             ) from None
 
-    def _wrong_model(self, model: str) -> ModelNotFound:
-        return ModelNotFound(
-            "The back end answered with another model than the one asked for: check the lane's models.",
-            detail=f"it answered with {model[:256]!r}",
-        )
-
     def _broken_off(self, reason: object) -> Interrupted:
         error = self._interrupted("The back end broke the answer off.")
         error.detail = f"finish reason {str(reason)[:256]!r}"
@@ -75,3 +69,11 @@ class AnswerReader:
 
     def _interrupted(self, message: str) -> Interrupted:
         return Interrupted(message, retryable=not self.delivered)
+
+
+def wrong_model(said: str) -> ModelNotFound:
+    """The error for an answer that comes from another model."""
+    return ModelNotFound(
+        "The back end answered with another model than the one asked for: check the lane's models.",
+        detail=f"it answered with {said[:256]!r}",
+    )

@@ -175,18 +175,8 @@ class HttpProvider:
             ProviderDown: there is no such page, or the back end does not answer.
             LlmError: another refusal.
         """
-        if question is None:
-            request = self._http.build_request("GET", path)
-        else:
-            headers = {"Content-Type": "application/json"}
-            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
+        response, body = await self._exchange(path, question, PAGE_TIMEOUT_S, MAX_PAGE_BYTES)
         try:
-            async with asyncio.timeout(PAGE_TIMEOUT_S):
-                response = await send(self._http, request)
-                try:
-                    body = await read_body(response, MAX_PAGE_BYTES)
-                finally:
-                    await response.aclose()
             if response.status_code == 404:
                 raise self._no_page(path)
             if response.status_code != 200:
@@ -197,8 +187,58 @@ class HttpProvider:
             raise
         except ValueError:
             raise self._no_page(path) from None
+
+    async def _work(self, path: str, question: object, model: str) -> Any:
+        """POST a question that has the model work; its answer, which may take as long as a first token.
+
+        Raises:
+            LlmError: as a chat; a page that is no JSON is a failed back end.
+        """
+        try:
+            response, body = await self._exchange(path, question, self._lane.first_token_timeout_s, MAX_ANSWER_BYTES)
+            if response.status_code != 200:
+                raise self._refused(response, body)
+            try:
+                page = from_json(body)
+            except ValueError:
+                raise self._no_page(path).at(model=model) from None
+            if isinstance(page, dict) and page.get("error") is not None:
+                raise refusal_in_stream(page["error"])
+            return page
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
+
+    async def _exchange(
+        self, path: str, question: object, timeout_s: float, most_bytes: int
+    ) -> tuple[httpx.Response, bytes]:
+        """One request and the whole body of its answer.
+
+        Raises:
+            LlmError: there was no answer in time, or it is larger than that.
+        """
+        if question is None:
+            request = self._http.build_request("GET", path)
+        else:
+            headers = {"Content-Type": "application/json"}
+            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await send(self._http, request)
+                try:
+                    body = await read_body(response, most_bytes + 1)
+                finally:
+                    await response.aclose()
         except TRANSPORT_ERRORS as error:
             raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
+        if len(body) > most_bytes:
+            raise ProviderDown(
+                f"The back end's answer to {path} is larger than {most_bytes} bytes: is the endpoint a model server?",
+                retryable=False,
+                provider=self._lane.provider,
+                lane=self._lane.name,
+            )
+        return response, body
 
     def _no_page(self, path: str) -> ProviderDown:
         return ProviderDown(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from .base import HttpProvider
 from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader
 from .ollama_body import ollama_body
+from .vectors import unit_vectors
 
 __all__ = ["OllamaProvider"]
 
@@ -54,6 +55,19 @@ class OllamaProvider(HttpProvider):
         except LlmError as error:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
+        if not inputs:
+            return []
+        page = await self._work("/api/embed", {"model": model, "input": list(inputs), "truncate": False}, model)
+        try:
+            return unit_vectors(page["embeddings"], len(inputs))
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._no_page("/api/embed").at(model=model) from None
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
 
-from .answer import AnswerReader
+from .answer import AnswerReader, wrong_model
 from .refusal import refusal_in_stream
 
 __all__ = ["OllamaAnswerReader", "full_name"]
@@ -38,7 +38,7 @@ class OllamaAnswerReader(AnswerReader):
             raise refusal_in_stream(line["error"])
         model = line.get("model")
         if model and model != self._asked and full_name(model) != full_name(self._asked):
-            raise self._wrong_model(model)
+            raise wrong_model(model)
         delta = self._piece(line["message"])
         if line.get("done"):
             self._finish(line)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
 from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
+from .answer import wrong_model
 from .base import HttpProvider
 from .body import chat_body
-from .openai_answer import OpenAiAnswerReader
+from .openai_answer import OpenAiAnswerReader, same_model
 from .sse import SseReader
+from .vectors import listed_vectors
 
-__all__ = ["OpenAiProvider"]
+__all__ = ["OpenAiChatProvider", "OpenAiProvider"]
 
 
-class OpenAiProvider(HttpProvider):
-    """Any OpenAI-compatible server. Subclasses say where theirs differs."""
+class OpenAiChatProvider(HttpProvider):
+    """A server with OpenAI's chat. Subclasses say where theirs differs."""
 
     stream_type: ClassVar[str] = "text/event-stream"
     option_names: ClassVar[Mapping[str, str]] = {}
@@ -69,3 +71,30 @@ class OpenAiProvider(HttpProvider):
             context_length=entry.get("max_model_len"),
             capabilities=("chat",),
         )
+
+
+class OpenAiProvider(OpenAiChatProvider):
+    """Any OpenAI-compatible server: it has embeddings too. Subclasses say where theirs differs."""
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        """The vectors of the inputs; see `Embeds.embed`."""
+        if not inputs:
+            return []
+        # OpenAI's own client asks for base64 unless told, which LM Studio does not know.
+        question = {"model": model, "input": list(inputs), "encoding_format": "float"}
+        page = await self._work("/v1/embeddings", question, model)
+        try:
+            said = page.get("model")
+            if said and not same_model(said, model):
+                raise wrong_model(said)
+            return listed_vectors(page["data"], len(inputs))
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._no_page("/v1/embeddings").at(model=model) from None
+
+    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
+        # The dialect's list does not say what a model is for: all there is to tell by is the name.
+        found = super()._model_info(entry)
+        return found.model_copy(update={"capabilities": ("embed",)}) if "embed" in found.name.lower() else found

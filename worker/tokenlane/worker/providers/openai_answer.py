@@ -8,11 +8,11 @@ from pydantic_core import to_json
 
 from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
 
-from .answer import AnswerReader
+from .answer import AnswerReader, wrong_model
 from .refusal import refusal_in_stream
 from .sse import Event
 
-__all__ = ["OpenAiAnswerReader"]
+__all__ = ["OpenAiAnswerReader", "same_model"]
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -85,15 +85,19 @@ class OpenAiAnswerReader(AnswerReader):
         return delta
 
     def _check_model(self, model: str) -> None:
-        # Back ends may answer with a dated snapshot of the model that was asked for.
-        if not model.startswith(f"{self._asked}-"):
-            raise self._wrong_model(model)
+        if not same_model(model, self._asked):
+            raise wrong_model(model)
         self._model = model
 
     def _finish(self, reason: str) -> None:
         if reason not in _FINISH:
             raise self._broken_off(reason)
         self.finish_reason = _FINISH[reason]
+
+
+def same_model(said: str, asked: str) -> bool:
+    """Whether an answer is of the model asked for: back ends may answer with a dated snapshot of it."""
+    return said == asked or said.startswith(f"{asked}-")
 
 
 def _tool_call(position: int, call: dict[str, Any]) -> ToolCallDelta:

@@ -26,7 +26,7 @@ __all__ = ["MAX_DETAIL_BYTES", "refusal", "refusal_in_stream", "retry_after_s"]
 MAX_DETAIL_BYTES = 2048
 LONGEST_RETRY_AFTER_S = 86_400.0
 
-# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's, Ollama's, TGI's.
+# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's, Ollama's two, TGI's.
 _TOO_LONG = (
     b"exceed_context_size_error",
     b"context_length_exceeded",
@@ -34,8 +34,12 @@ _TOO_LONG = (
     b"available context size",
     b"fit in context length",
     b"prompt is longer than the context length",
+    b"input length exceeds the context length",
     b"`max_new_tokens` must be <=",
 )
+
+_NO_ROUTE = b'{"detail":"NotFound"}'
+"""What vLLM's framework says, without its spaces; of an unknown model it says more."""
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
@@ -44,7 +48,13 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     Args:
         retry_after: the header of that name.
     """
-    error = ContextTooLong() if _is_too_long(status, body) else _by_status(status)
+    if status == 404 and b"".join(body.split()) == _NO_ROUTE:
+        error: LlmError = BadRequest(
+            "The back end has no such route (HTTP 404): it was started for another kind of work, or is another kind of "
+            "server than its provider."
+        )
+    else:
+        error = ContextTooLong() if _is_too_long(status, body) else _by_status(status)
     error.detail = _bounded(body)
     error.retry_after_s = retry_after_s(retry_after)
     return error
@@ -97,6 +107,10 @@ def _by_status(status: int) -> LlmError:
             return Timeout("The back end gave up on the request (HTTP 408).")
         case 429:
             return RateLimited("The back end asks to slow down (HTTP 429).")
+        case 501:
+            return BadRequest(
+                "The back end does not offer this (HTTP 501): it was started without it, or its model cannot do it."
+            )
         case _ if 300 <= status < 400:
             return ProviderDown(
                 f"The back end answered with a redirect (HTTP {status}), which is not followed: set the lane's "

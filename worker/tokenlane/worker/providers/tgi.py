@@ -7,13 +7,13 @@ from typing import ClassVar
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest, ModelInfo
 
-from .openai import OpenAiProvider
+from .openai import OpenAiChatProvider
 
 __all__ = ["TgiProvider"]
 
 
-class TgiProvider(OpenAiProvider):
-    """A TGI server: one model, which batches what it is given."""
+class TgiProvider(OpenAiChatProvider):
+    """A TGI server: one model, which batches what it is given. It has no embeddings."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
 

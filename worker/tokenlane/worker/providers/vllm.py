@@ -22,10 +22,11 @@ class VllmProvider(OpenAiProvider):
         models = await super().models()
         try:
             routes = (await self._page("/openapi.json"))["paths"]
-            chats = "/v1/chat/completions" in routes
+            chats, embeds = "/v1/chat/completions" in routes, "/v1/embeddings" in routes
         except (LlmError, KeyError, TypeError):  # it may be told to hide them
-            chats = True
-        return models if chats else [model.model_copy(update={"capabilities": ("embed",)}) for model in models]
+            chats, embeds = True, False
+        can = (*(("chat", "schema") if chats else ()), *(("embed",) if embeds else ()))
+        return [model.model_copy(update={"capabilities": can}) for model in models]
 
     async def capacity(self) -> int:
         """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
@@ -33,4 +34,4 @@ class VllmProvider(OpenAiProvider):
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         found = super()._model_info(entry)
-        return found.model_copy(update={"loaded": True, "capabilities": ("chat", "schema")})
+        return found.model_copy(update={"loaded": True})

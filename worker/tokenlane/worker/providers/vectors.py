@@ -1,0 +1,56 @@
+"""Vectors as providers return them: one an input, all of one length, each of Euclidean length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import hypot, isfinite
+from typing import Any
+
+from tokenlane.routing.errors import ProviderDown
+
+__all__ = ["listed_vectors", "unit_vectors"]
+
+_CLOSE_TO_1 = 1e-6
+"""What is as near as this is left as it came: most servers normalise themselves, in single precision."""
+
+
+def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[float]]:
+    """The vectors of OpenAI's list, in the order of their `index`, which need not be the order they come in.
+
+    Raises:
+        ProviderDown: they are not `count` vectors of one length.
+        TypeError, KeyError: it is no such list.
+    """
+    places = [entry.get("index", place) for place, entry in enumerate(data)]
+    if sorted(places) != list(range(count)):
+        raise _not_usable(f"{len(data)} vectors for {count} inputs, or not one for each")
+    vectors = dict(zip(places, (entry["embedding"] for entry in data), strict=True))
+    return unit_vectors([vectors[place] for place in range(count)], count)
+
+
+def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[float]]:
+    """The vectors, each with its length made 1.
+
+    Raises:
+        ProviderDown: they are not `count` vectors of one length, or one of them has no direction.
+        TypeError: they are no vectors at all.
+    """
+    if len(vectors) != count:
+        raise _not_usable(f"{len(vectors)} vectors for {count} inputs")
+    dimensions = {len(vector) for vector in vectors}
+    if len(dimensions) > 1 or 0 in dimensions:
+        raise _not_usable(f"vectors of {sorted(dimensions)[:8]} dimensions")
+    return [_unit(vector) for vector in vectors]
+
+
+def _unit(vector: Sequence[float]) -> list[float]:
+    length = hypot(*vector)
+    if not isfinite(length) or length == 0:
+        raise _not_usable("a vector without direction: all of it is zero, or some of it is no finite number")
+    if abs(length - 1) < _CLOSE_TO_1:
+        return list(vector)
+    return [part / length for part in vector]
+
+
+def _not_usable(what: str) -> ProviderDown:
+    return ProviderDown(f"The back end's embeddings cannot be used: it sent {what}.", retryable=False)
