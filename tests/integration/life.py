@@ -241,7 +241,7 @@ _TABLE: Final = {
     r"queue:.+:clock": "hash",
     r"leases|delayed|deadlines|lanes|workers|routers|clients": "zset",
     r"lane:[^:]+(:embed|:command)?": "zset",
-    r"lane:[^:]+:health-check": "string",
+    r"lane:[^:]+(:embed|:command)?:health-check": "string",
     r"lane:[^:]+:state": "hash",
     r"lane:[^:]+:workers": "zset",
     r"(client|agent):[^:]+": "set",

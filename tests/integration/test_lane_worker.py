@@ -280,7 +280,7 @@ async def test_a_drain_waits_and_gives_back_the_rest(redis_url: str, pool: Pool,
         async with worker._picking:
             unstarted = await ask(pool, hub)
             await give(pool, unstarted)
-            draining = asyncio.create_task(drain(lane, worker, 0.1))
+            draining = asyncio.create_task(drain(lane, [worker], 0.1))
         await draining
         failed = await begun.failed()
         assert (failed.error.code, failed.end) == (Interrupted.code, 1)
@@ -298,7 +298,7 @@ async def test_a_drain_ends_when_the_last_answer_does(redis_url: str, pool: Pool
         asker = await ask(pool, hub)
         await give(pool, asker)
         await until(lambda: provider.holding == 1)
-        draining = asyncio.create_task(drain(lane, worker, 600))
+        draining = asyncio.create_task(drain(lane, [worker], 600))
         async with asyncio.timeout(10):
             while (await pool.survey()).lanes[0].live:
                 await asyncio.sleep(0.005)

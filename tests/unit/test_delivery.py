@@ -26,11 +26,14 @@ from tokenlane.routing.messages import (
     Expired,
     Failed,
     Handover,
+    Progress,
+    Progressed,
     Replay,
     Resume,
     TokenDelta,
     ToolCallDelta,
     Usage,
+    Vectors,
 )
 
 ID = "0" * 32
@@ -338,3 +341,18 @@ def test_merging_takes_linear_time() -> None:
     for position in range(100):
         delivery.receive(deltas(position, "x" * 1000))
     assert max(len(delta.text) for delta in drained(delivery)) < 6000
+
+
+def test_a_result_comes_whole_with_the_ending() -> None:
+    """What is no chat ends with its result, which is one position; progress before it is news, the newest counts."""
+    delivery, result = Delivery(ID), Vectors(dimensions=1, data="AAAA")
+    for done in (1, 2):
+        progress = Progress(step="pulling", done_bytes=done)
+        delivery.receive(Progressed(attempt=1, worker="w1", lane="l1", progress=progress))
+    assert delivery.progress == Progress(step="pulling", done_bytes=2)
+    assert (delivery.position, delivery.ended) == (0, False)
+    ending = completed(0, 1).model_copy(update={"result": result})
+    delivery.receive(ending)
+    assert (delivery.ended, delivery.error, delivery.position, delivery.result) == (True, None, 1, result)
+    assert drained(delivery) == []
+    assert delivery.answer().model == "m1"

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Needs
+from tokenlane.routing.lanes import LaneView, Offer
+from tokenlane.routing.messages import Kind, Needs
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates
 
 PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]
@@ -97,3 +97,48 @@ def test_the_tag_latest_may_be_left_out_or_added() -> None:
     assert [model for _, model in candidates(policy, "coder", Needs(model="phi3:latest"), (place,))] == ["phi3:latest"]
     for asked in ("qwen3", "phi3:mini", "other"):
         assert list(candidates(Policy(), "r", Needs(model=asked), (place,))) == []
+
+
+def able(name: str, models: dict[str, tuple[str, ...]], *, longest: int | None = None) -> LaneView:
+    """A lane whose models can do that."""
+    offer = Offer(abilities=models, limits={"embed": 2, "command": 1}, max_input_tokens=longest)
+    return LaneView(name, "ollama", "http://gpu", tuple(models), 1, 0, True, 0, offer, {"embed": 1})
+
+
+def found(needs: Needs, *lanes: LaneView, kind: Kind = "chat") -> dict[str, str]:
+    """The model of each lane that is a candidate."""
+    return {lane.name: model for lane, model in candidates(Policy(), "r", needs, lanes, kind)}
+
+
+def test_work_goes_to_models_that_can_do_it() -> None:
+    """An embedding goes to models that embed, a chat to those that chat; one that says nothing of itself can chat."""
+    both = able("both", {"talker": ("chat",), "mapper": ("embed",)})
+    silent = LaneView("silent", "ollama", "http://gpu", ("any",), 1, 0, True, 0)
+    assert found(Needs(), both, silent) == {"both": "talker", "silent": "any"}
+    assert found(Needs(), both, silent, kind="embed") == {"both": "mapper"}
+    assert found(Needs(model="talker"), both, kind="embed") == {}
+    assert both.credit_for("embed") == both.credit_for("command") == 1
+
+
+def test_a_wish_decides_if_somebody_can() -> None:
+    """What a request shows that it needs leads to models that say they can; if none does, to any."""
+    plain = able("plain", {"small": ("chat",)})
+    seeing = able("seeing", {"small": ("chat",), "eyes": ("chat", "vision")})
+    assert found(Needs(can=("vision",)), plain, seeing) == {"seeing": "eyes"}
+    assert found(Needs(can=("vision",)), plain) == {"plain": "small"}
+    assert found(Needs(model="small", can=("vision",)), plain, seeing) == {"plain": "small", "seeing": "small"}
+
+
+def test_long_prompts_go_where_they_fit() -> None:
+    """A lane with a limit is no candidate for a longer prompt."""
+    small, large = able("small", {"m": ("chat",)}, longest=4096), able("large", {"m": ("chat",)})
+    assert found(Needs(input=4096), small, large) == {"small": "m", "large": "m"}
+    assert found(Needs(input=5120), small, large) == {"large": "m"}
+
+
+def test_commands_go_to_the_lane_they_name() -> None:
+    """A command needs no model to be there, and follows no route; lanes that take none are left out."""
+    one, two = able("one", {"m": ("chat",)}), able("two", {})
+    old = LaneView("old", "ollama", "http://gpu", ("m",), 1, 0, True, 0)
+    assert found(Needs(model="new", lane="two"), one, two, old, kind="command") == {"two": "new"}
+    assert found(Needs(), one, two, old, kind="command") == {"one": "", "two": ""}

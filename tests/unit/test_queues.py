@@ -15,7 +15,16 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
 )
 kinds = st.sampled_from(["chat", "embed", "command"])
 priorities = st.sampled_from(["high", "normal", "low"])
-needs = st.builds(Needs, model=st.none() | texts, provider=st.none() | texts, size=st.integers(1, 2**40))
+abilities = st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), max_size=3).map(tuple)
+needs = st.builds(
+    Needs,
+    model=st.none() | texts,
+    provider=st.none() | texts,
+    size=st.integers(1, 2**40),
+    input=st.integers(0, 2**40),
+    lane=st.none() | names,
+    can=abilities,
+)
 
 
 @given(st.builds(Queue, names, kinds, priorities, needs))
@@ -34,7 +43,16 @@ def test_different_queues_have_different_names(one: Queue, other: Queue) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "role", "r:chat:normal:1:p", "r:chat:normal:x:p:m", "r:chat:urgent:1:p:m", "r:talk:low:1::"]
+    "name",
+    [
+        "",
+        "role",
+        "r:chat:normal:1:p",
+        "r:chat:normal:x:p:m",
+        "r:chat:urgent:1:p:m",
+        "r:talk:low:1::",
+        "r:chat:low:1:::0:",
+    ],
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
     """What is not a queue's name is a ValueError."""
@@ -59,3 +77,10 @@ def test_order() -> None:
     ]
     shuffled = random.Random(1).sample(ordered, len(ordered))
     assert order(shuffled) == ordered
+
+
+def test_what_every_lane_can_do_makes_no_longer_names() -> None:
+    """Needs that say no more than model, provider and size are named as routers of older versions know them."""
+    plain = Queue("r", "chat", "normal", Needs(model="m", size=64))
+    assert plain.name == "r:chat:normal:64::m"
+    assert Queue("r", "chat", "normal", Needs(size=64, lane="l")).name == "r:chat:normal:64:::0:l:"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.producer.request import PAYLOAD_LIMIT_BYTES, Messages, compose, refuse_unknown
+from tokenlane.producer.request import PAYLOAD_LIMIT_BYTES, Messages, compose, compose_embed, refuse_unknown
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
 
@@ -110,3 +110,29 @@ def test_unknown_options_are_refused() -> None:
     refuse_unknown({"max_tokens": 1})
     with pytest.raises(TypeError, match=r"'n'.*max_tokens"):
         refuse_unknown({"n": 2})
+
+
+def test_what_a_request_shows_that_it_needs() -> None:
+    """Tools, a schema and images are wishes of the envelope; an image's bytes are no tokens of text."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
+    envelope, _ = composed(
+        [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}],
+        tools=[{"type": "function", "function": {"name": "f"}}],
+    )
+    assert envelope.needs.can == ("tools", "vision")
+    assert 1000 < envelope.tokens < 2000
+
+
+@given(st.integers(0, 200_000))
+def test_the_length_of_a_prompt_is_told_roughly(length: int) -> None:
+    """A prompt's estimate is rounded up by a quarter at most; of a short one nothing is said."""
+    envelope, _ = composed("x" * length, max_tokens=1)
+    tokens, told = envelope.tokens - 1, envelope.needs.input
+    assert told == 0 if tokens <= 1024 else tokens <= told <= 1.25 * tokens
+
+
+def test_of_texts_to_embed_the_longest_must_fit() -> None:
+    """An embed request is as long as its longest text, since each is embedded for itself."""
+    asked = {"role": "indexer", "inputs": ["x" * 8000, *(["y"] * 1000)]}
+    envelope, _ = compose_embed(asked, agent="a", client="c")
+    assert (envelope.kind, envelope.needs.input) == ("embed", 2048)

@@ -76,7 +76,7 @@ class LaneSettings:
     first_token_timeout_s: float = 300.0  # a cold model loads before its first token
     token_timeout_s: float = 60.0  # between two tokens
     total_timeout_s: float = 3600.0  # of one attempt
-    max_input_tokens: int | None = None  # the longest prompt; None: what the back end says
+    max_input_tokens: int | None = None  # the longest prompt, as estimated; None: no limit of ours
 
     def __post_init__(self) -> None:
         if not is_name(self.name):

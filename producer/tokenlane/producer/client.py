@@ -22,9 +22,10 @@ from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .courier import Courier
+from .embeddings import Embeddings, EmbedOptions, embed
 from .exchange import Exchange
 from .forms import Form, asked_for
-from .request import Messages, compose, refuse_unknown
+from .request import Messages, compose, compose_embed, refuse_unknown
 from .stream import ChatStream
 from .watch import Watch
 
@@ -154,6 +155,21 @@ class Client:
             PoolUnavailable: the pool's server does not answer.
         """
         return await self._entered().cancel(request_id)
+
+    async def embed(self, texts: str | Sequence[str], *, role: str, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """Turn a text, or several, into vectors; nothing of it is stored.
+
+        Args:
+            texts: 2048 at most.
+            role: what the pool routes by.
+
+        Raises:
+            BadRequest: the request is not valid, or too much for one reply.
+            LlmError: what else it failed with.
+        """
+        inputs = [texts] if isinstance(texts, str) else list(texts)
+        asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
+        return await embed(self._entered(), *compose_embed(asked, agent=self.agent, client=self._id))
 
     async def complete(
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]

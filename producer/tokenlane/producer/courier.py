@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import get_args
 
@@ -28,7 +28,8 @@ from tokenlane.routing.errors import (
     RequestLost,
 )
 from tokenlane.routing.hub import Hub
-from tokenlane.routing.messages import Attached, Envelope, channel_message
+from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.messages import Attached, Envelope, Progressed, channel_message
 from tokenlane.routing.pool import Ending, Pool
 from tokenlane.routing.telemetry import inject, send_span
 
@@ -143,6 +144,27 @@ class Courier:
         self.abandon(exchange, everywhere=everywhere)
         if exchange.withdrawal is not None:
             await asyncio.wait({exchange.withdrawal}, timeout=_GOODBYE_S)
+
+    @asynccontextmanager
+    async def asking(self, envelope: Envelope, payload: bytes) -> AsyncIterator[Exchange]:
+        """A request that is no chat, submitted; leaving the block before its end cancels it.
+
+        Raises:
+            LlmError: as `open`.
+        """
+        exchange = await self.open(envelope, payload)
+        try:
+            yield exchange
+        finally:
+            await self.close(exchange)
+
+    async def lanes(self) -> tuple[LaneView, ...]:
+        """The pool's lanes as routers see them.
+
+        Raises:
+            PoolUnavailable: the server does not answer.
+        """
+        return (await self._pool.survey()).lanes
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever reads it; False if it has ended otherwise, or the pool does not know it.
@@ -282,6 +304,8 @@ class Courier:
         if not exchange.owned:
             answer = None  # its owner answers
         exchange.heard(asyncio.get_running_loop().time(), progress=before != (delivery.attempt, delivery.position))
+        if isinstance(message, Progressed):
+            exchange.waiting = f"lane {message.lane!r}: {message.progress.step}"
         if answer is not None and not self._outbox.full():
             self._outbox.put_nowait(answer)
         if answer is not None or exchange.question is not None:

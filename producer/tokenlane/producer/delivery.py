@@ -21,7 +21,10 @@ from tokenlane.routing.messages import (
     Expired,
     Failed,
     Handover,
+    Progress,
+    Progressed,
     Replay,
+    Result,
     Resume,
     TokenDelta,
     Usage,
@@ -50,6 +53,7 @@ class Delivery:
 
     `attempt`: the newest heard of. `worker`: who speaks for it, '' before anybody has. `position`: the next contiguous
     one. `ended`: nothing more comes; `error` says why if the answer is not whole. `settled`: the pool has ended it.
+    `progress`: how far the work is that comes before an answer. `result`: what came of a request that is no chat.
 
     Guarantee: every delta is popped once and in order. Where a reader leaves more than `UNREAD_DELTAS` unread,
     neighbours are merged: a merged delta has the position of its last part.
@@ -73,6 +77,8 @@ class Delivery:
         self.ended = False
         self.settled = False
         self.error: LlmError | None = None
+        self.progress: Progress | None = None
+        self.result: Result | None = None
         self._draft = Draft()
         self._unread: deque[TokenDelta] = deque()
         self._held: dict[int, TokenDelta] = {}
@@ -118,6 +124,9 @@ class Delivery:
         match message:
             case Deltas():
                 self._take(message, message.deltas)
+            case Progressed():
+                self.worker = message.worker
+                self.progress = message.progress
             case Completed() | Failed():
                 self.settled = True
                 self._take(message, message.deltas)
@@ -130,6 +139,8 @@ class Delivery:
                 self.fail(DeadlineExceeded())
             case _:
                 assert_never(message)
+        if isinstance(self._ending, Completed) and self._ending.result is not None:
+            self.position = self._ending.end
         if self._ending is not None and self.position >= self._ending.end:
             self._end_with(self._ending)
         return None
@@ -195,6 +206,8 @@ class Delivery:
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
+            self._draft.model, self._draft.lane = ending.model, ending.lane
+            self.result = ending.result
             self.complete(ending.usage)
         else:
             self.fail(LlmError.from_report(ending.error))

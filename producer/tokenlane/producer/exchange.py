@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import Envelope
+from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.messages import Envelope, Result
 
 from .delivery import Delivery
 
@@ -86,6 +86,21 @@ class Exchange:
         self.heard_at = float("-inf")
         self.uncertain = True
         self.ask(self.delivery.worker, self.delivery.attempt, UNCERTAIN_EVERY_S)
+
+    async def result(self) -> Result:
+        """Wait for the end; what came of a request that is no chat.
+
+        Raises:
+            LlmError: what it failed with.
+        """
+        delivery = self.delivery
+        while not delivery.ended:
+            await self.change()
+        if delivery.error is not None:
+            raise delivery.error
+        if delivery.result is None:
+            raise ProviderDown("the lane's worker does not know this kind of request: start a newer one")
+        return delivery.result
 
     async def change(self) -> None:
         """Wait until something has come or the request has ended."""

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs
+from tokenlane.routing.messages import ChatOptions, ChatRequest, EmbedRequest, Envelope, Message, ModelCommand, Needs
 
-__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "refuse_unknown"]
+__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "compose_command", "compose_embed", "refuse_unknown"]
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, object]]
 """One question, or a conversation: `Message`s, or mappings of the same shape."""
 
+_Request = TypeVar("_Request", ChatRequest, EmbedRequest)
+
 _BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
-_FIELDS = ChatRequest.model_fields.keys() | Message.model_fields.keys()
+_IMAGE_TOKENS = 1024
+_FEW_TOKENS = 1024
+_FIELDS = ChatRequest.model_fields.keys() | EmbedRequest.model_fields.keys() | Message.model_fields.keys()
 
 
 def refuse_unknown(options: Mapping[str, object]) -> None:
@@ -53,11 +57,79 @@ def compose(
     """
     if isinstance(messages, str):
         messages = [Message(role="user", content=_encodable(messages))]
+    asked = {"id": request_id, "role": role, "messages": list(messages), **options}
+    if response_format is not None:
+        asked["response_format"] = response_format
+    request, payload = _validated(ChatRequest, asked, "shorten its messages")
+    images = [len(url) for url in _images(request)]
+    prompt = (len(payload) - sum(images)) // _BYTES_PER_TOKEN + _IMAGE_TOKENS * len(images)
+    tokens = prompt + (request.max_tokens or _ANSWER_TOKENS)
+    needs = Needs(
+        model=request.model,
+        provider=request.provider,
+        size=_size_class(tokens),
+        input=_input_class(prompt),
+        can=tuple(_abilities(request, bool(images))),
+    )
+    envelope = Envelope(
+        id=request.id,
+        client=client,
+        agent=agent,
+        role=request.role,
+        priority=request.priority,
+        needs=needs,
+        tokens=tokens,
+        time_to_live_ms=request.time_to_live_ms,
+    )
+    return envelope, payload
+
+
+def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """The envelope of an embed request, and its payload.
+
+    Args:
+        asked: the fields of `EmbedRequest`.
+
+    Raises:
+        BadRequest: it is not valid or too large. The error does not quote it.
+    """
+    request, payload = _validated(EmbedRequest, asked, "send fewer or shorter texts at once")
+    tokens = len(payload) // _BYTES_PER_TOKEN + 1
+    longest = max(len(text.encode()) for text in request.inputs) // _BYTES_PER_TOKEN
+    envelope = Envelope(
+        id=request.id,
+        client=client,
+        agent=agent,
+        role=request.role,
+        kind="embed",
+        priority=request.priority,
+        needs=Needs(
+            model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest)
+        ),
+        tokens=tokens,
+        time_to_live_ms=request.time_to_live_ms,
+    )
+    return envelope, payload
+
+
+def compose_command(command: ModelCommand, *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """The envelope of a model command, and its payload."""
+    envelope = Envelope(
+        id=command.id,
+        client=client,
+        agent=agent,
+        role=command.role,
+        kind="command",
+        priority=command.priority,
+        needs=Needs(model=command.model, lane=command.lane),
+        time_to_live_ms=command.time_to_live_ms,
+    )
+    return envelope, command.to_wire()
+
+
+def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
     try:
-        asked = {"id": request_id, "role": role, "messages": list(messages), **options}
-        if response_format is not None:
-            asked["response_format"] = response_format
-        request = ChatRequest.model_validate(asked)
+        request = form.model_validate(asked)
         payload = request.to_wire()
         _refuse_half_characters(request)
     except ValidationError as error:
@@ -65,25 +137,41 @@ def compose(
     except (PydanticSerializationError, UnicodeError):
         raise BadRequest("the request holds text that is not valid Unicode: remove lone surrogates") from None
     if len(payload) > PAYLOAD_LIMIT_BYTES:
-        raise BadRequest(
-            f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: shorten its messages"
-        )
-    return _envelope(request, len(payload), agent, client), payload
+        raise BadRequest(f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {shorten}")
+    return request, payload
 
 
-def _envelope(request: ChatRequest, size_bytes: int, agent: str, client: str) -> Envelope:
-    tokens = size_bytes // _BYTES_PER_TOKEN + (request.max_tokens or _ANSWER_TOKENS)
-    size = 1 << (tokens - 1).bit_length()
-    return Envelope(
-        id=request.id,
-        client=client,
-        agent=agent,
-        role=request.role,
-        priority=request.priority,
-        needs=Needs(model=request.model, provider=request.provider, size=size),
-        tokens=tokens,
-        time_to_live_ms=request.time_to_live_ms,
-    )
+def _size_class(tokens: int) -> int:
+    return 1 << (tokens - 1).bit_length()
+
+
+def _input_class(tokens: int) -> int:
+    """Rounded up to three binary digits, by a quarter at most, so that there are few classes; few tokens are none."""
+    if tokens <= _FEW_TOKENS:
+        return 0
+    step = 1 << (tokens.bit_length() - 3)
+    return -(-tokens // step) * step
+
+
+def _abilities(request: ChatRequest, shows_images: bool) -> Iterator[str]:
+    """What a model should be able to do to answer this, sorted."""
+    if request.response_format is not None and request.response_format.get("type") == "json_schema":
+        yield "schema"
+    if request.tools:
+        yield "tools"
+    if shows_images:
+        yield "vision"
+
+
+def _images(request: ChatRequest) -> Iterator[str]:
+    """The URLs of the images it shows; their bytes are no text."""
+    parts = (message.content for message in request.messages if isinstance(message.content, list))
+    for content in parts:
+        for part in content:
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else None
+            if isinstance(url, str):
+                yield url
 
 
 def _encodable(text: str) -> str:
@@ -94,7 +182,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _refuse_half_characters(request: ChatRequest) -> None:
+def _refuse_half_characters(request: ChatRequest | EmbedRequest) -> None:
     # pydantic refuses lone surrogates in text, but replaces them in the keys of JSON values without a word.
     json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
 

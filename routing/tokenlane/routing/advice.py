@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from .errors import ProviderDown
+from collections.abc import Sequence
 
-__all__ = ["GET_A_MODEL", "no_lane"]
+from .errors import ContextTooLong, LlmError, ModelNotFound, ProviderDown
+from .lanes import LaneView
+from .policy import Policy, candidates, served_name
+from .queues import Queue
+
+__all__ = ["GET_A_MODEL", "no_lane", "nobody"]
 
 GET_A_MODEL = """\
 Do one of these:
@@ -24,3 +29,41 @@ Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that 
 def no_lane() -> ProviderDown:
     """The end of a request in a pool that no worker is connected to."""
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
+
+
+def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
+    """Why none of these lanes is a candidate for what waits in the queue, and what to do."""
+    if not lanes:
+        return no_lane()
+    needs, names = queue.needs, ", ".join(sorted(lane.name for lane in lanes))
+    if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
+        return ProviderDown(f"no lane is called {needs.lane!r}; connected lanes: {names}", retryable=False)
+    if queue.kind == "command":
+        return ProviderDown(f"no lane takes commands: start a newer worker; connected lanes: {names}", retryable=False)
+    shorter = needs.model_copy(update={"input": 0})
+    limits = [
+        lane.offer.max_input_tokens or 0 for lane, _ in candidates(policy, queue.role, shorter, lanes, queue.kind)
+    ]
+    if limits:
+        return ContextTooLong(
+            f"the prompt has about {needs.input} tokens, and the lanes that may serve it take {max(limits)} at most "
+            "(max_input_tokens): shorten it, or raise the limit of a lane",
+            model=needs.model,
+        )
+    served = sorted({name for lane in lanes for name in lane.models_for(queue.kind)})
+    if queue.kind == "embed" and not served:
+        return ProviderDown(
+            "no lane can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text --lane LANE`; "
+            f"connected lanes: {names}",
+            retryable=False,
+            model=needs.model,
+        )
+    if needs.model is not None and served_name(needs.model, served) is None:
+        what = {"chat": "this model", "embed": "this model for embeddings"}[queue.kind]
+        return ModelNotFound(f"no lane serves {what}; served are: {', '.join(served)}", model=needs.model)
+    return ProviderDown(
+        f"no lane may serve role {queue.role!r} with what this request asks for: change the role's route, or start a "
+        f"worker on a lane that it names (`tokenlane probe` finds model servers); connected lanes: {names}",
+        retryable=False,
+        model=needs.model,
+    )

@@ -13,12 +13,11 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .advice import no_lane
-from .errors import LlmError, ModelNotFound, ProviderDown
+from .advice import nobody
+from .errors import LlmError
 from .hub import Hub
-from .lanes import LaneView
-from .messages import Failed
-from .policy import Policy, candidates, served_name
+from .messages import Failed, Kind
+from .policy import Policy, candidates
 from .pool import Pool, Survey
 from .queues import Head, order
 
@@ -64,42 +63,28 @@ class Plan:
 def plan(survey: Survey, policy: Policy) -> Plan:
     """Choose lanes for the heads of all queues: first come, first chosen, in the order of `queues.order`.
 
-    A lane for which more of a higher priority waits than could be chosen now is left alone by lower ones.
+    A lane for which more of a higher priority waits than could be chosen now is left alone by lower ones of that kind.
     """
-    credit = {lane.name: lane.credit for lane in survey.lanes}
-    reserved: dict[str, str] = {}
+    credit: dict[tuple[str, Kind], int] = {}
+    reserved: dict[tuple[str, Kind], str] = {}
     placements: list[Placement] = []
     refusals: list[Refusal] = []
     for head in order(survey.heads):
-        priority = head.queue.priority
-        options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes))
+        priority, kind = head.queue.priority, head.queue.kind
+        options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes, kind))
         if not options and head.waited_ms >= policy.patience_ms:
-            refusals.append(Refusal(head, _nobody(head, survey.lanes)))
+            refusals.append(Refusal(head, nobody(head.queue, policy, survey.lanes)))
         for lane, model in options:
-            if credit[lane.name] > 0 and reserved.get(lane.name, priority) == priority:
-                credit[lane.name] -= 1
+            slots = lane.name, kind
+            left = credit.setdefault(slots, lane.credit_for(kind))
+            if left > 0 and reserved.get(slots, priority) == priority:
+                credit[slots] = left - 1
                 placements.append(Placement(head, lane.name, model))
                 break
         if head.more:
             for lane, _ in options:
-                reserved.setdefault(lane.name, priority)
+                reserved.setdefault((lane.name, kind), priority)
     return Plan(tuple(placements), tuple(refusals))
-
-
-def _nobody(head: Head, lanes: tuple[LaneView, ...]) -> LlmError:
-    model, role = head.queue.needs.model, head.queue.role
-    if not lanes:
-        return no_lane()
-    served = sorted({name for lane in lanes for name in lane.models})
-    if model is not None and served_name(model, served) is None:
-        return ModelNotFound(f"no lane serves this model; served are: {', '.join(served)}", model=model)
-    names = ", ".join(sorted(lane.name for lane in lanes))
-    return ProviderDown(
-        f"no lane may serve role {role!r} with what this request asks for: change the role's route, or start a worker"
-        f" on a lane that it names (`tokenlane probe` finds model servers); connected lanes: {names}",
-        retryable=False,
-        model=model,
-    )
 
 
 async def run_router(pool: Pool, hub: Hub, *, host: str) -> None:

@@ -18,9 +18,11 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
-| `lane:L:state`          | hash   | provider, endpoint, models, limit, `seen`: last      | stays                    |
-|                         |        | beat, `left`: 1 if that one took no new work         |                          |
-| `lane:L:health-check`   | string | what `arq --check` shows                             | itself, after 6 s        |
+| `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`: what     | stays                    |
+|                         |        | else it takes, `seen`: last beat, `left`: 1 if that  |                          |
+|                         |        | one took no new work                                 |                          |
+| `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
+| `lane:L:KIND:health-…`  |        |                                                      |                          |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
@@ -41,8 +43,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
 |                         |        | of the same id                                       |                          |
 
-Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` (to the lane's
-workers). The scripts build the same names from the prefix: a change here is a change there.
+Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
+`doorbell:L:KIND` (to the lane's workers). The scripts build the same names from the prefix: a change here is a change
+there.
 """
 
 from __future__ import annotations
@@ -115,6 +118,7 @@ class Keys:
         """Rung when a router may have something to do."""
         return f"{self.channels}doorbell"
 
-    def lane_doorbell(self, lane: str) -> str:
-        """Rung when a lane has a new job; says the job's id."""
-        return f"{self.channels}doorbell:{lane}"
+    def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
+        """Rung when a lane has a new job of that kind; says the job's id."""
+        bell = f"{self.channels}doorbell:{lane}"
+        return bell if kind == "chat" else f"{bell}:{kind}"

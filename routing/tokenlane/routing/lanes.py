@@ -5,18 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Announcement", "Facts", "Fault", "LaneView"]
+from pydantic import BaseModel, ConfigDict
+
+from .messages import Kind
+
+__all__ = ["Announcement", "Facts", "Fault", "LaneView", "Offer"]
+
+_SAYS_NOTHING = ("chat",)
+
+
+class Offer(BaseModel):
+    """What a lane takes beside chat, and what its models can do.
+
+    `abilities`: by model, as far as the back end says; a model that is not named can chat. `limits`: requests at once
+    of the kinds other than chat; a kind that is not named is not served. `max_input_tokens`: the longest prompt, None
+    if there is no limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    abilities: dict[str, tuple[str, ...]] = {}
+    limits: dict[str, int] = {}
+    max_input_tokens: int | None = None
+
+    def can(self, model: str, ability: str) -> bool:
+        """Whether a model of the lane can do that."""
+        return ability in self.abilities.get(model, _SAYS_NOTHING)
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a worker says of its lane with every beat. `limit`: requests the lane serves at once."""
+    """What a worker says of its lane with every beat. `limit`: chats the lane serves at once."""
 
     lane: str
     provider: str
     endpoint: str
     models: tuple[str, ...]
     limit: int
+    offer: Offer = field(default_factory=Offer)
+
+    def limit_of(self, kind: Kind) -> int:
+        """Requests of that kind the lane serves at once; 0 if it serves none."""
+        return self.limit if kind == "chat" else self.offer.limits.get(kind, 0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +67,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class LaneView:
-    """A lane as routers see it. `live`: one of its workers beats and takes new work. `seen_ms` is server time."""
+    """A lane as routers see it. `live`: one of its workers beats and takes new work. `seen_ms` is server time.
+
+    `limit` and `queued` are chat's; `beside`: what is queued of the other kinds.
+    """
 
     name: str
     provider: str
@@ -47,8 +80,22 @@ class LaneView:
     queued: int
     live: bool
     seen_ms: int
+    offer: Offer = field(default_factory=Offer)
+    beside: Mapping[Kind, int] = field(default_factory=dict)
 
     @property
     def credit(self) -> int:
-        """How many more requests the lane takes now."""
-        return max(0, self.limit - self.queued) if self.live else 0
+        """How many more chats the lane takes now."""
+        return self.credit_for("chat")
+
+    def credit_for(self, kind: Kind) -> int:
+        """How many more requests of that kind the lane takes now."""
+        if not self.live:
+            return 0
+        if kind == "chat":
+            return max(0, self.limit - self.queued)
+        return max(0, self.offer.limits.get(kind, 0) - self.beside.get(kind, 0))
+
+    def models_for(self, kind: Kind) -> tuple[str, ...]:
+        """Those of its models that can do that kind of work."""
+        return tuple(model for model in self.models if self.offer.can(model, kind))

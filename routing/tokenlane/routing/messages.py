@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Generic, Literal, TypeAlias, TypedDict
+from typing import Annotated, Generic, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 from typing_extensions import TypeVar
 
 from .errors import ErrorReport
 
 __all__ = [
+    "COMMAND_TIME_TO_LIVE_MS",
     "DEFAULT_TIME_TO_LIVE_MS",
+    "EMBED_INPUTS",
     "WIRE_VERSION",
     "Answer",
     "Attached",
@@ -28,6 +30,7 @@ __all__ = [
     "Completed",
     "ControlMessage",
     "Deltas",
+    "EmbedRequest",
     "Envelope",
     "Expired",
     "Failed",
@@ -35,17 +38,23 @@ __all__ = [
     "Handover",
     "Kind",
     "Message",
+    "ModelAction",
+    "ModelCommand",
     "ModelInfo",
+    "ModelReport",
     "Needs",
     "Parsed",
     "Priority",
     "Progress",
+    "Progressed",
     "Replay",
+    "Result",
     "Resume",
     "TokenDelta",
     "ToolCall",
     "ToolCallDelta",
     "Usage",
+    "Vectors",
     "channel_message",
     "control_message",
     "deltas_writer",
@@ -54,15 +63,22 @@ __all__ = [
 
 WIRE_VERSION = 1
 DEFAULT_TIME_TO_LIVE_MS = 600_000
+COMMAND_TIME_TO_LIVE_MS = 6 * 3_600_000
+EMBED_INPUTS = 2048
+"""Texts in one embed request, at most."""
 
 Priority = Literal["high", "normal", "low"]
 Kind = Literal["chat", "embed", "command"]
+ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
 """A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
 
 Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
 """The model an answer was asked for as `response_format`."""
+
+Ability: TypeAlias = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
+"""Something a model can do: chat, embed, tools, schema, vision, prefill."""
 
 RequestId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -197,13 +213,59 @@ class ChatRequest(_Value):
         self.model_fields_set.add("id")  # given or made here, it goes onto the wire
 
 
+class EmbedRequest(_Value):
+    """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose."""
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name
+    inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    provider: str | None = None
+    dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")
+
+
+class ModelCommand(_Value):
+    """Something to do with a lane's models. `model`: None for `list` alone. `lane`: None where any will do."""
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name = "models"
+    action: ModelAction
+    model: str | None = Field(default=None, min_length=1, max_length=2048)
+    lane: Name | None = None
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=COMMAND_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        if (self.model is None) != (self.action == "list"):
+            raise ValueError("every action but list names a model")
+        return self
+
+
 class Needs(_Value):
-    """What a lane must offer to serve a request. All requests of one queue have the same needs."""
+    """What a lane must offer to serve a request. All requests of one queue have the same needs.
+
+    `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
+    rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
+    the kind of work itself, such as `tools`, sorted.
+    """
 
     model: str | None = None
     provider: str | None = None
     size: int = 1
-    """Estimated prompt tokens plus max_tokens, rounded up to a power of two."""
+    input: int = 0
+    lane: Name | None = None
+    can: tuple[Ability, ...] = ()
 
 
 class Envelope(_Versioned):
@@ -291,6 +353,11 @@ class ModelInfo(_Value):
         """Whether it can chat; a back end that says nothing of its models has such as can."""
         return not self.capabilities or "chat" in self.capabilities
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it turns texts into vectors."""
+        return "embed" in self.capabilities
+
 
 class Progress(_Value):
     """How far a model command has come. `step`: what is being done, for people; `total_bytes`: None where unknown."""
@@ -298,6 +365,30 @@ class Progress(_Value):
     step: str
     done_bytes: int = 0
     total_bytes: int | None = None
+
+
+class _Result(_Value):
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("type")
+
+
+class Vectors(_Result):
+    """What texts were turned into, in their order. `data`: float32, little-endian, vector after vector, in base64."""
+
+    type: Literal["vectors"] = "vectors"
+    dimensions: int
+    data: str = Field(repr=False)
+
+
+class ModelReport(_Result):
+    """The models a command was about, as they are now."""
+
+    type: Literal["models"] = "models"
+    models: tuple[ModelInfo, ...] = ()
+
+
+Result: TypeAlias = Annotated[Vectors | ModelReport, Field(discriminator="type")]
+"""What comes of a request that is no chat, as one."""
 
 
 # On a request's delta channel, from worker or script to agent.
@@ -339,8 +430,18 @@ class Resume(_FromAttempt):
     worker: str
 
 
+class Progressed(_FromAttempt):
+    """How far the work has come that the request waits for. The newest counts: one that is lost is not sent again."""
+
+    type: Literal["progressed"] = "progressed"
+    worker: str
+    lane: str
+    progress: Progress
+
+
 class Completed(_FromAttempt):
-    """The answer is whole: it has `end` deltas, the last of which are here, from position `first`."""
+    """The answer is whole: it has `end` deltas, the last of which are here, from position `first`. A `result` is one
+    more, the last."""
 
     type: Literal["completed"] = "completed"
     worker: str
@@ -350,6 +451,7 @@ class Completed(_FromAttempt):
     end: int
     usage: Usage
     deltas: list[TokenDelta] = Field(default=[], repr=False)
+    result: Result | None = Field(default=None, repr=False)
 
 
 class Failed(_FromAttempt):
@@ -384,7 +486,7 @@ class Attached(_FromAttempt):
     client: str
 
 
-ChannelMessage = Deltas | Resume | Completed | Failed | Cancelled | Expired | Attached
+ChannelMessage = Deltas | Resume | Progressed | Completed | Failed | Cancelled | Expired | Attached
 
 
 # On a worker's control channel, from script or agent to worker.

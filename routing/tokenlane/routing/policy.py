@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import LlmError
 from .lanes import LaneView
-from .messages import Name, Needs
+from .messages import Kind, Name, Needs
 
 __all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "served_name"]
 
@@ -73,31 +73,46 @@ class Policy(_Frozen):
     max_starts: int = Field(default=8, ge=1)
 
 
-def candidates(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+def candidates(
+    policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView], kind: Kind = "chat"
+) -> Iterator[tuple[LaneView, str]]:
     """The lanes that can serve a queue, best first, each with the model to use there.
 
-    Order: the route's; within one candidate the lane with the most credit. A lane is named once.
+    Order: the route's; within one candidate the lane with the most credit. A lane is named once. If some of
+    their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
+    decides nothing. Commands follow no route: they go to the lane they name, or to any.
     """
-    seen: set[str] = set()
-    route = policy.roles.get(role, RolePolicy()).route or (Candidate(),)
-    for candidate in route:
-        for lane in sorted(lanes, key=lambda lane: (-lane.credit, lane.name)):
-            model = _model_for(candidate, needs, lane)
-            if model is not None and lane.name not in seen:
-                seen.add(lane.name)
-                yield lane, model
+    there = [lane for lane in lanes if needs.lane in (None, lane.name)]
+    there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
+    if kind == "command":
+        return iter([(lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)])
+    found: dict[str, tuple[LaneView, str]] = {}
+    for candidate in policy.roles.get(role, RolePolicy()).route or (Candidate(),):
+        for lane in there:
+            model = _model_for(candidate, needs, lane, kind)
+            if model is not None:
+                found.setdefault(lane.name, (lane, model))
+    able = [place for place in found.values() if _can_all(*place, needs)] if needs.can else []
+    return iter(able or found.values())
 
 
-def _model_for(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
+def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:
     if candidate.lane not in (None, lane.name):
         return None
     if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
         return None
+    if lane.offer.max_input_tokens is not None and needs.input > lane.offer.max_input_tokens:
+        return None
+    models = lane.models_for(kind)
     wanted = [name for name in (candidate.model, needs.model) if name is not None]
     if not wanted:
-        return lane.models[0] if lane.models else None
-    found = {served_name(name, lane.models) for name in wanted}
+        return next((model for model in models if _can_all(lane, model, needs)), next(iter(models), None))
+    found = {served_name(name, models) for name in wanted}
     return found.pop() if len(found) == 1 else None
+
+
+def _can_all(lane: LaneView, model: str, needs: Needs) -> bool:
+    return all(lane.offer.can(model, ability) for ability in needs.can)
 
 
 def served_name(model: str, served: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Literal, cast, get_args
 
@@ -28,7 +29,7 @@ from tokenlane.config.values import masked
 
 from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
 from .keys import Keys
-from .lanes import Announcement, Facts, Fault, LaneView
+from .lanes import Announcement, Facts, Fault, LaneView, Offer
 from .messages import Envelope
 from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
@@ -281,7 +282,7 @@ class Pool:
         reply = await self._run(
             "renew",
             *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit, *told, *held),
+            *(lane.limit, lane.offer.model_dump_json(), *told, *held),
         )
         status, endpoint, lease_ms, registered, *holds = _list(reply)
         conflict = _text(endpoint) if _text(status) == "conflict" else None
@@ -700,7 +701,7 @@ def _head(reply: list[_Reply]) -> Head | None:
 
 
 def _lane(reply: list[_Reply]) -> LaneView:
-    name, provider, endpoint, models, limit, queued, live, seen_ms = reply
+    name, provider, endpoint, models, limit, queued, live, seen_ms, offer, embeds, commands = reply
     return LaneView(
         name=_text(name),
         provider=_text(provider),
@@ -710,7 +711,14 @@ def _lane(reply: list[_Reply]) -> LaneView:
         queued=_int(queued),
         live=_int(live) == 1,
         seen_ms=_int(seen_ms),
+        offer=_offer(_bytes(offer)),
+        beside={"embed": _int(embeds), "command": _int(commands)},
     )
+
+
+@lru_cache(maxsize=256)
+def _offer(document: bytes) -> Offer:
+    return Offer.model_validate_json(document)
 
 
 def _list(reply: _Reply) -> list[_Reply]:

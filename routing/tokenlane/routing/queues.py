@@ -35,9 +35,13 @@ class Queue:
 
     @property
     def name(self) -> str:
-        """The queue as part of key names: `role:kind:priority:size:provider:model`, the last two percent-encoded."""
-        wishes = (quote(wish or "", safe="") for wish in (self.needs.provider, self.needs.model))
-        return ":".join((self.role, self.kind, self.priority, str(self.needs.size), *wishes))
+        """The queue as part of key names: `role:kind:priority:size:provider:model`, and, where the needs say more,
+        `:input:lane:can`. Provider and model are percent-encoded, what `can` says is joined by `+`."""
+        needs = self.needs
+        wishes = (quote(wish or "", safe="") for wish in (needs.provider, needs.model))
+        more = (str(needs.input), needs.lane or "", "+".join(needs.can))
+        parts = (self.role, self.kind, self.priority, str(needs.size), *wishes)
+        return ":".join(parts if more == ("0", "", "") else (*parts, *more))
 
     @classmethod
     def parse(cls, name: str) -> Queue:
@@ -46,10 +50,18 @@ class Queue:
         Raises:
             ValueError: it is not a queue's name.
         """
-        role, kind, priority, size, provider, model = name.split(":")
+        role, kind, priority, size, provider, model, *more = name.split(":")
         if kind not in get_args(Kind) or priority not in _RANK:
             raise ValueError(f"not a queue: {name!r}")
-        needs = Needs(model=unquote(model) or None, provider=unquote(provider) or None, size=int(size))
+        tokens, lane, can = more or ("0", "", "")
+        needs = Needs(
+            model=unquote(model) or None,
+            provider=unquote(provider) or None,
+            size=int(size),
+            input=int(tokens),
+            lane=lane or None,
+            can=tuple(can.split("+")) if can else (),
+        )
         return cls(role, cast("Kind", kind), priority, needs)
 
 

@@ -10,11 +10,12 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
-from .messages import Envelope
+from .messages import Envelope, Kind
 
 __all__ = ["context_of", "inject", "process_span", "send_span", "tracer"]
 
 _SYSTEM = "tokenlane"
+_OPERATIONS: dict[Kind, str] = {"chat": "chat", "embed": "embeddings", "command": "command"}
 
 
 def tracer() -> Tracer:
@@ -56,7 +57,7 @@ def process_span(envelope: Envelope, lane: str, attempt: int, model: str) -> Spa
         "messaging.operation.type": "process",
         "messaging.destination.name": envelope.role,
         "messaging.message.id": envelope.id,
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _OPERATIONS[envelope.kind],
         "gen_ai.request.model": model,
         "tokenlane.lane": lane,
         "tokenlane.attempt": attempt,

@@ -1,9 +1,9 @@
 """Runs one attempt of one request: a pipeline of small steps.
 
-    claim ── pool.start ──▶ read ──▶ agree ──▶ answer ──▶ settle ── pool.finish or pool.requeue
-                            what to    how far   the back   after the HTTP stream
-                            answer     the agent end's      is closed
-                                       has got   stream
+    claim ── pool.start ──▶ read ──▶ agree ──▶ perform ──▶ settle ── pool.finish or pool.requeue
+                            what to    how far   a chat's    after the HTTP stream
+                            do         the agent stream, or  is closed
+                                       has got   a result
 
 What happens between claim and settle is broken off at the deadline and when the run is told to stop; its result is an
 `Outcome`. Only `settle` says what becomes of the request.
@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, TypeVar, assert_never
 
 from opentelemetry import trace
@@ -29,10 +30,16 @@ from tokenlane.routing.messages import (
     ChannelMessage,
     ChatRequest,
     Completed,
+    EmbedRequest,
     Expired,
     Failed,
     FinishReason,
     Handover,
+    Kind,
+    ModelCommand,
+    Progress,
+    Progressed,
+    Result,
     Resume,
     Usage,
 )
@@ -41,7 +48,9 @@ from tokenlane.routing.pool import Ending, Pool, Started
 from tokenlane.routing.retry import Budget, Requeue, decide
 from tokenlane.routing.telemetry import process_span
 
+from .embeddings import embed
 from .lease import Lease
+from .lifecycle import carry_out
 from .providers import LlmProvider
 from .publisher import Publisher, Rest
 from .runs import Run, Runs, StopReason
@@ -80,9 +89,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Answered:
-    """The back end says that the answer is whole."""
+    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
 
     usage: Usage
+    result: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,9 @@ class Stopped:
 
 
 Outcome: TypeAlias = Answered | Broken | Stopped
+Request: TypeAlias = ChatRequest | EmbedRequest | ModelCommand
+
+_FORMS: dict[Kind, type[Request]] = {"chat": ChatRequest, "embed": EmbedRequest, "command": ModelCommand}
 
 
 class _Stop(Exception):
@@ -160,8 +173,7 @@ async def produce(lane: Lane, run: Run) -> Outcome:
         async with run.stoppable():
             request = read(lane.pool, run.started)
             await agree(lane, run)
-            with _noting(lane):
-                return await answer(lane, run, request)
+            return await perform(lane, run, request)
     except _Stop as stop:
         return Stopped(stop.reason)
     except Exception as error:
@@ -182,15 +194,15 @@ def _noting(lane: Lane) -> Iterator[None]:
         raise
 
 
-def read(pool: Pool, started: Started) -> ChatRequest:
+def read(pool: Pool, started: Started) -> Request:
     """Open the payload.
 
     Raises:
-        BadRequest: it is no chat request, or not as it was sealed.
+        BadRequest: it is no request of its kind, or not as it was sealed.
         PoolKeyMismatch: it is sealed with a key this worker does not have.
     """
     try:
-        return ChatRequest.model_validate_json(pool.unseal(started.envelope, started.payload))
+        return _FORMS[started.envelope.kind].model_validate_json(pool.unseal(started.envelope, started.payload))
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None
@@ -229,6 +241,33 @@ async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
         if answered:
             return run.handover.result()
     return None
+
+
+async def perform(lane: Lane, run: Run, request: Request) -> Answered:
+    """Do what is asked.
+
+    Raises:
+        LlmError: as the provider raises; what came of a chat before that is published.
+    """
+    result: Result
+    match request:
+        case ChatRequest():
+            with _noting(lane):
+                return await answer(lane, run, request)
+        case EmbedRequest():
+            with _noting(lane):
+                result = await embed(lane.provider, request, run.started.model)
+        case ModelCommand():
+            result = await carry_out(lane.provider, request, partial(_tell, lane, run))
+        case _:
+            assert_never(request)
+    return Answered(_timed(Usage(), run), result)
+
+
+async def _tell(lane: Lane, run: Run, progress: Progress) -> None:
+    told = Progressed(attempt=run.attempt, worker=lane.worker, lane=lane.name, progress=progress)
+    with suppress(LlmError):  # the next one says more
+        await lane.pool.publish([(lane.pool.keys.deltas(run.id), told.to_wire())])
 
 
 async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:
@@ -274,18 +313,19 @@ async def settle(lane: Lane, run: Run, outcome: Outcome) -> None:
     """Say what becomes of the request, however long the pool takes to hear it."""
     rest = await run.outlet.close()
     match outcome:
-        case Answered(usage):
+        case Answered(usage, result):
             completed = Completed(
                 attempt=run.attempt,
                 worker=lane.worker,
                 lane=lane.name,
                 model=run.outlet.model,
                 first=rest.first,
-                end=rest.end,
+                end=rest.end if result is None else rest.end + 1,
                 usage=usage,
                 deltas=rest.deltas,
+                result=result,
             )
-            await _finish(lane, run, "completed", completed, rest.end)
+            await _finish(lane, run, "completed", completed, completed.end)
         case Broken(error):
             await _settle_failure(lane, run, error, rest)
         case Stopped(reason):

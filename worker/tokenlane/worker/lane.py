@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
+from tokenlane.routing.messages import Kind
 
 from .job import Lane, run_request
 
@@ -79,25 +80,31 @@ def arq_redis(connections: ConnectionPool) -> ArqRedis:
 
 
 class LaneWorker(arq.worker.Worker):
-    """Runs the jobs of one lane, at most as many at once as the lane's limit. `redis` is closed by who opened it."""
+    """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it. `redis` is closed by who
+    opened it."""
 
-    def __init__(self, lane: Lane, redis: ArqRedis) -> None:
+    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
         tag_aborts(lane.pool.keys)
         super().__init__(
-            queue_name=lane.pool.keys.lane_queue(lane.name),
+            queue_name=lane.pool.keys.lane_queue(lane.name, kind),
             redis_pool=redis,
-            max_jobs=lane.announcement.limit,
+            max_jobs=lane.announcement.limit_of(kind),
             handle_signals=False,
             ctx={"lane": lane, "attempts": {}},
             **ARQ_OPTIONS,
         )
         self._lane = lane
+        self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._attempts: dict[str, asyncio.Task[None]] = self.ctx["attempts"]
         self._woken = asyncio.Event()
         self._rung: list[bytes] = []
         self._look_at = 0.0
         self._picking = asyncio.Lock()
         self._failing = False
+
+    async def listen(self) -> None:
+        """Be rung from now on."""
+        await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
 
     def wake(self) -> None:
         """Look at the queue now."""

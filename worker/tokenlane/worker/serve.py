@@ -9,16 +9,21 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import get_args
 from urllib.parse import urlsplit
+
+from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import ModelNotFound
+from tokenlane.routing.errors import LlmError, ModelNotFound
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Offer
+from tokenlane.routing.messages import Kind, ModelInfo
+from tokenlane.routing.policy import served_name
 from tokenlane.routing.pool import connect, open_redis
 from tokenlane.routing.tasks import background
 
@@ -27,11 +32,20 @@ from .facts import facts_of
 from .job import Lane
 from .lane import LaneWorker, arq_redis
 from .lease import Lease
-from .providers import LlmProvider, default_registry
+from .providers import Embeds, LlmProvider, Pulls, default_registry
 from .publisher import Publisher
 from .runs import Runs
 
-__all__ = ["CLOSE_S", "DRAIN_S", "announce", "open_lane", "run_worker"]
+__all__ = [
+    "CLOSE_S",
+    "DRAIN_S",
+    "announce",
+    "drain",
+    "idle",
+    "open_lane",
+    "run_worker",
+    "start_workers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +53,8 @@ DRAIN_S = 30.0
 """What running requests get to end in, when the worker is to stop."""
 CLOSE_S = 10.0
 """What closing the rest gets then."""
+EMBEDS_AT_ONCE = 32
+"""Embed requests a lane takes at once: what may go to its back end as one batch."""
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
 
 
@@ -82,18 +98,50 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
     """What the lane offers: as the settings say, else as the back end does.
 
     Raises:
-        ModelNotFound: the back end serves no model that can chat, and the settings name none.
+        ModelNotFound: the back end serves no model, nor can it be told to fetch one, and the settings name none.
         LlmError: the back end does not answer.
     """
-    models = settings.models or tuple(model.name for model in await provider.models() if model.chats)
-    if not models:
+    listed = await _listed(settings, provider)
+    models = models_served(settings, listed)
+    if not models and not isinstance(provider, Pulls):
         raise ModelNotFound(
             "the back end serves no model that can chat: load one, or name those it will serve with --model",
             provider=settings.provider,
             lane=settings.name,
         )
     limit = settings.capacity or await provider.capacity()
-    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit)
+    offer = offer_of(settings, provider, listed)
+    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
+
+
+async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelInfo]:
+    try:
+        return await provider.models()
+    except LlmError:
+        if settings.models:
+            return []  # the back end may come later
+        raise
+
+
+def models_served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """The models of the lane: those the settings name, else those of the back end that can do some of our work."""
+    able = (model for model in listed if model.chats or model.embeds)
+    return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))
+
+
+def offer_of(settings: LaneSettings, provider: LlmProvider, listed: Sequence[ModelInfo]) -> Offer:
+    """What the lane takes beside chat. A model that the settings name and the back end does not list may be chatted
+    with."""
+    abilities = {model.name: model.capabilities for model in listed if model.capabilities}
+    named = ((name, served_name(name, tuple(abilities))) for name in models_served(settings, listed))
+    limits: dict[str, int] = {"command": 1}
+    if isinstance(provider, Embeds):
+        limits["embed"] = EMBEDS_AT_ONCE
+    return Offer(
+        abilities={name: abilities[known] for name, known in named if known is not None},
+        limits=limits,
+        max_input_tokens=settings.max_input_tokens,
+    )
 
 
 def _known_to_all(endpoint: str) -> str:
@@ -130,30 +178,43 @@ async def run_worker(
     with _signals(stopping, hurried):
         opened = open_lane(settings, redis, pool_name=pool_name, provider=provider, transcripts=transcripts)
         async with opened as lane, open_redis(redis.url) as client, background() as tasks:
-            worker = LaneWorker(lane, arq_redis(client.connection_pool))
-            bell = lane.pool.keys.lane_doorbell(lane.name)
-            await lane.hub.subscribe(bell, worker.ring, worker.wake)
-            tasks.create_task(worker.main(), name="tokenlane worker")
+            workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
             tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
             try:
                 if ready is not None:
                     await ready(lane)
                 await stopping.wait()
                 tasks.create_task(_close_at_once(lane, hurried))
-                await drain(lane, worker, drain_s)
+                await drain(lane, workers, drain_s)
             finally:
-                await worker.abandon()
+                await asyncio.gather(*(worker.abandon() for worker in workers))
     return CANCELLED if hurried.is_set() else OK
 
 
-async def drain(lane: Lane, worker: LaneWorker, drain_s: float) -> None:
+async def start_workers(
+    lane: Lane, redis: ArqRedis, kinds: Sequence[Kind], tasks: asyncio.TaskGroup
+) -> list[LaneWorker]:
+    """A worker for each of these kinds that the lane serves, at work."""
+    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.announcement.limit_of(kind)]
+    for worker in workers:
+        await worker.listen()
+        tasks.create_task(worker.main(), name=f"tokenlane worker of {worker.queue_name}")
+    return workers
+
+
+async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
     """Withdraw, wait `drain_s` for what runs, then close what is left: it is given back, or ends as interrupted."""
     await lane.lease.withdraw()
-    await worker.stop_picking()
-    if not await worker.idle(drain_s):
+    await asyncio.gather(*(worker.stop_picking() for worker in workers))
+    if not await idle(workers, drain_s):
         logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
         lane.runs.close()
-        await worker.idle(CLOSE_S)
+        await idle(workers, CLOSE_S)
+
+
+async def idle(workers: Sequence[LaneWorker], within_s: float) -> bool:
+    """Wait for the end of all jobs; False if some still run when the time is over."""
+    return all(await asyncio.gather(*(worker.idle(within_s) for worker in workers)))
 
 
 async def _close_at_once(lane: Lane, hurried: asyncio.Event) -> None:

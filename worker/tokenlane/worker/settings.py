@@ -32,13 +32,13 @@ from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.pool import connect
+from tokenlane.routing.pool import connect, open_redis
 from tokenlane.routing.tasks import background
 
 from .builtin.server import with_own_server
 from .job import Lane
-from .lane import ARQ_OPTIONS, tag_aborts
-from .serve import CLOSE_S, DRAIN_S, open_lane
+from .lane import ARQ_OPTIONS, arq_redis, tag_aborts
+from .serve import CLOSE_S, DRAIN_S, idle, open_lane, start_workers
 
 _MOST_JOBS = 1000
 """Routers keep the lane's queue within its limit, whatever ARQ would take."""
@@ -128,16 +128,22 @@ async def _hold(
     async with (
         with_own_server(settings) as served,
         open_lane(served, redis, pool_name=pool, transcripts=transcripts) as lane,
+        open_redis(redis.url) as client,
         background() as tasks,
     ):
+        # ARQ's worker has one queue, that of chats.
+        beside = await start_workers(lane, arq_redis(client.connection_pool), ("embed", "command"), tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()))
         opened.set_result(lane)
-        await closing.wait()
-        await lane.lease.withdraw()
-        lane.runs.closing = True  # ARQ goes on looking: what it still takes is given back
-        await _jobs_ended(DRAIN_S)
-        lane.runs.close()
-        await _jobs_ended(CLOSE_S)
+        try:
+            await closing.wait()
+            await lane.lease.withdraw()
+            lane.runs.closing = True  # ARQ goes on looking: what it still takes is given back
+            await asyncio.gather(_jobs_ended(DRAIN_S), idle(beside, DRAIN_S))
+            lane.runs.close()
+            await _jobs_ended(CLOSE_S)
+        finally:
+            await asyncio.gather(*(worker.abandon() for worker in beside))
 
 
 async def _jobs_ended(within_s: float) -> None:

@@ -4,6 +4,7 @@
 local P = KEYS[1]
 local TAG = string.sub(P, 1, -2)
 local CHANNEL = P .. DATABASE .. ':'
+local KINDS = { 'chat', 'embed', 'command' }
 local KEEP_ENDED_S = 3600
 local RATE_MS, RATE_BUCKETS = 10000, 6
 
@@ -101,6 +102,15 @@ end
 local function lane_queue(lane, kind)
   if kind == 'chat' then return P .. 'lane:' .. lane end
   return P .. 'lane:' .. lane .. ':' .. kind
+end
+
+-- Requests of a kind that a lane serves at once.
+local function lane_limit(lane, kind)
+  local state = P .. 'lane:' .. lane .. ':state'
+  if kind == 'chat' then return tonumber(redis.call('HGET', state, 'limit') or 0) end
+  local offer = redis.call('HGET', state, 'offer')
+  local limits = offer and cjson.decode(offer).limits
+  return limits and limits[kind] or 0
 end
 
 -- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.

@@ -17,7 +17,7 @@ end
 
 local now = now_ms()
 if tonumber(request.deadline) <= now then return { 'expired' } end
-local limit = tonumber(redis.call('HGET', P .. 'lane:' .. lane .. ':state', 'limit') or 0)
+local limit = lane_limit(lane, request.kind)
 local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - rule('lease_ms')), '+inf')
 if limit == 0 or alive == 0 then return { 'closed' } end
 local jobs = lane_queue(lane, request.kind)
@@ -44,5 +44,5 @@ redis.call('SET', 'arq:job:' .. job,
   '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', 86400000)
 redis.call('ZADD', jobs, sequence, job)
 redis.call('ZADD', P .. 'leases', int(now + rule('start_lease_ms')), id)
-redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane, job)
+redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (request.kind == 'chat' and '' or ':' .. request.kind), job)
 return { 'dispatched', tonumber(attempt) }

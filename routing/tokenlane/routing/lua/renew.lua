@@ -3,12 +3,13 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker  2 lane  3 takes new work: 1 or 0  4 provider  5 endpoint  6 models, JSON  7 limit
---       8 code of the worker's newest error, '' if there is none to tell  9 ms since then
+--       8 what else the lane takes, JSON  9 code of the worker's newest error, '' if there is none to tell
+--       10 ms since then
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
 -- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, the worker's facts are known: 1 or 0,
 --       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
 
-local worker, lane, takes, provider, endpoint, models, limit, fault, fault_age = unpack(ARGV, 1, 9)
+local worker, lane, takes, provider, endpoint, models, limit, offer, fault, fault_age = unpack(ARGV, 1, 10)
 local now, lease = now_ms(), rule('lease_ms')
 local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
@@ -23,7 +24,7 @@ else
   known = endpoint
   local opened = takes == '1' and redis.call('ZADD', workers, int(now), worker) == 1
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
-    'seen', int(now), 'left', takes == '1' and '0' or '1')
+    'offer', offer, 'seen', int(now), 'left', takes == '1' and '0' or '1')
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   redis.call('ZADD', P .. 'workers', int(now), worker)
   if opened then ring() end
@@ -60,7 +61,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
 end
 
 local reply = { status, known, lease, registered }
-for i = 10, #ARGV, 7 do
+for i = 11, #ARGV, 7 do
   reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     tonumber(ARGV[i + 6]))
 end

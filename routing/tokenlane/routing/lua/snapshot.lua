@@ -4,8 +4,8 @@
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
 --       ids of the pool's keys}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs}
---       job: {'running' or 'dispatched', worker or '', role, priority}
+--       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs, offer JSON}
+--       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
 --       its time ms}; host, versions and revision nil where the server lacks the worker's facts
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing}
@@ -32,11 +32,13 @@ end
 
 local function jobs_of(lane)
   local jobs = {}
-  for _, job in ipairs(redis.call('ZRANGE', lane_queue(lane, 'chat'), 0, -1)) do
-    local id, attempt = string.match(job, '}(.+):(%d+)$')
-    local request = id and redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'role', 'queue', 'attempt')
-    if request and request[5] == attempt and (request[1] == 'running' or request[1] == 'dispatched') then
-      jobs[#jobs + 1] = { request[1], request[2] or '', request[3], priority_of(request[4]) }
+  for _, kind in ipairs(KINDS) do
+    for _, job in ipairs(redis.call('ZRANGE', lane_queue(lane, kind), 0, -1)) do
+      local id, attempt = string.match(job, '}(.+):(%d+)$')
+      local request = id and redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'role', 'queue', 'attempt')
+      if request and request[5] == attempt and (request[1] == 'running' or request[1] == 'dispatched') then
+        jobs[#jobs + 1] = { request[1], request[2] or '', request[3], priority_of(request[4]), kind }
+      end
     end
   end
   return jobs
@@ -48,10 +50,10 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do queues[#queues +
 local lane_of = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local lane = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'left')
+    'left', 'offer')
   if lane[1] then
     lanes[#lanes + 1] = { name, lane[1], lane[2], lane[3], tonumber(lane[4]), tonumber(lane[5]),
-      tonumber(lane[6] or 0), jobs_of(name) }
+      tonumber(lane[6] or 0), jobs_of(name), lane[7] or '{}' }
     for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
       lane_of[worker] = name
     end

@@ -118,7 +118,7 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
   end
   -- Jobs of attempts that are over would hold a lane's credit for ever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-    for _, kind in ipairs({ 'chat', 'embed', 'command' }) do
+    for _, kind in ipairs(KINDS) do
       local jobs = lane_queue(lane, kind)
       for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
         local id, attempt = string.match(job, '}(.+):(%d+)$')

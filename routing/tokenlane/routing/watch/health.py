@@ -45,7 +45,7 @@ def _unserved(seen: Snapshot) -> Iterator[Problem]:
         # One nobody has been heard of for is refused after that time; until then a worker may be on its way.
         if queue.oldest_ms < seen.policy.patience_ms:
             continue
-        if next(candidates(seen.policy, queue.role, queue.needs, lanes), None) is None:
+        if next(candidates(seen.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
             yield Problem(
                 "unserved",
                 queue.role,

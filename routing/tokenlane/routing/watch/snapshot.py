@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 from pydantic import Json, TypeAdapter
 
-from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.lanes import LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs, Priority
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.queues import Queue
@@ -29,6 +29,7 @@ __all__ = [
     "Rates",
     "RoleStatus",
     "RouterStatus",
+    "Slots",
     "Snapshot",
     "WorkerState",
     "WorkerStatus",
@@ -59,7 +60,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """Requests that wait together: the same role, priority and needs. `model` and `provider`: those asked for."""
+    """Requests that wait together: the same role, priority and needs. `model`, `provider` and `lane`: those asked for.
+    `size` and `input`: tokens, of all and of the prompt. `can`: what the model should be able to do as well."""
 
     role: str
     kind: Kind
@@ -69,11 +71,16 @@ class QueueStatus:
     size: int
     waiting: int
     oldest_ms: int
+    lane: str | None = None
+    input: int = 0
+    can: tuple[str, ...] = ()
 
     @property
     def needs(self) -> Needs:
         """What a lane must offer to serve them."""
-        return Needs(provider=self.provider, model=self.model, size=self.size)
+        return Needs(
+            provider=self.provider, model=self.model, lane=self.lane, size=self.size, input=self.input, can=self.can
+        )
 
 
 @dataclass(frozen=True)
@@ -112,8 +119,18 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """Of one kind of work on a lane: requests at once, started, given to it and not started yet."""
+
+    limit: int
+    running: int
+    queued: int
+
+
+@dataclass(frozen=True)
 class LaneStatus:
-    """A lane. `running`: started; `queued`: given to it and not started yet. `error`: its workers' newest."""
+    """A lane. `limit`: chats at once; `running`: of them started; `queued`: given to it and not started yet. `beside`:
+    the other kinds of work it takes. `offer`: what its models can do. `error`: its workers' newest."""
 
     name: str
     state: LaneState
@@ -126,6 +143,8 @@ class LaneStatus:
     beat_ms: int
     error: LastError | None
     workers: tuple[WorkerStatus, ...]
+    offer: Offer = field(default_factory=Offer)
+    beside: Mapping[Kind, Slots] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,8 @@ class Snapshot:
                 queued=lane.running + lane.queued,
                 live=lane.state == "open",
                 seen_ms=self.time_ms - lane.beat_ms,
+                offer=lane.offer,
+                beside={kind: slots.running + slots.queued for kind, slots in lane.beside.items()},
             )
             for lane in self.lanes
         )
@@ -199,6 +220,7 @@ class _Job(NamedTuple):
     worker: str
     role: str
     priority: Priority
+    kind: Kind
 
 
 class _LaneReply(NamedTuple):
@@ -210,6 +232,7 @@ class _LaneReply(NamedTuple):
     seen: int
     left: bool
     jobs: list[_Job]
+    offer: Json[Offer]
 
 
 class _WorkerReply(NamedTuple):
@@ -318,7 +341,10 @@ def _queue(reply: _QueueReply) -> QueueStatus:
         priority=queue.priority,
         provider=needs.provider,
         model=needs.model,
+        lane=needs.lane,
         size=needs.size,
+        input=needs.input,
+        can=needs.can,
         waiting=reply.waiting,
         oldest_ms=reply.oldest_ms,
     )
@@ -347,6 +373,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
     closed: LaneState = "draining" if lane.left else "closed"
     absent: LaneState = "left" if lane.left else "gone"
     errors = [worker.error for worker in own if worker.error is not None]
+    count = Counter((job.kind, job.state) for job in lane.jobs)
     return LaneStatus(
         name=lane.name,
         state="open" if "open" in states else closed if "closed" in states else absent,
@@ -354,11 +381,17 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         endpoint=lane.endpoint,
         models=lane.models,
         limit=lane.limit,
-        running=sum(job.state == "running" for job in lane.jobs),
-        queued=sum(job.state == "dispatched" for job in lane.jobs),
+        running=count["chat", "running"],
+        queued=count["chat", "dispatched"],
         beat_ms=reply.now - lane.seen,
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
+        offer=lane.offer,
+        beside={
+            kind: Slots(lane.offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
+            for kind in get_args(Kind)
+            if kind in lane.offer.limits
+        },
     )
 
 

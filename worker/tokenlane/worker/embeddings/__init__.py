@@ -1,0 +1,7 @@
+"""Texts into vectors."""
+
+from __future__ import annotations
+
+from .step import embed
+
+__all__ = ["embed"]
