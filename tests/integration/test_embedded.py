@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -234,6 +235,56 @@ async def test_it_dies_with_its_owner(temporary: Path, how: signal.Signals) -> N
     await owner.wait()
     await until_gone(int(pid))
     assert not list(temporary.iterdir())
+
+
+WRITER = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("writing", flush=True)
+number = 0
+while True:
+    number += 1
+    folder = os.path.join(sys.argv[1], "made", str(number % 50))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        open(os.path.join(folder, str(number)), "w").close()
+    except OSError:
+        pass
+"""
+
+OWNER_OF_A_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from tokenlane.config.children import spawn
+
+async def main():
+    errors = asyncio.subprocess.DEVNULL
+    writer = [sys.executable, "-c", sys.argv[2], sys.argv[1]]
+    child = await spawn(*writer, leaves=Path(sys.argv[1]), output=asyncio.subprocess.PIPE, errors=errors)
+    await child.process.stdout.readline()
+    print(child.process.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None:
+    """A child that does not obey, and makes files until it is killed, goes with its owner, and so does its directory."""
+    folder = temporary / "left"
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", OWNER_OF_A_WRITER, str(folder), WRITER), stdout=subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    pid = int(await owner.stdout.readline())
+    try:
+        owner.kill()
+        await owner.wait()
+        await until_gone(pid)
+        assert not list(temporary.iterdir())
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 async def test_the_terminal_s_interrupt_does_not_reach_it() -> None:

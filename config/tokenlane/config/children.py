@@ -12,11 +12,23 @@ from typing import IO
 __all__ = ["Child", "ended", "spawn"]
 
 # The shell becomes the command. What it leaves behind waits for the end of its input, which comes when this process
-# dies, SIGKILL included; then it ends the command and removes a directory, if one was given ($1).
+# dies, SIGKILL included; then it ends the command and removes a directory, if one was given ($1). A command that just
+# dies may still finish making a file there, and one may not obey: so it is killed, and the directory removed until
+# both are gone. Where nobody reaps the dead, as in some containers, it always looks alive: three seconds do.
 _WITH_US = """\
 left=$1; shift
 exec 3<&0 </dev/null
-{ read -r _ <&3; kill $$; test -z "$left" || rm -rf -- "$left"; } >/dev/null 2>&1 &
+{
+    read -r _ <&3
+    kill $$
+    test -n "$left" || exit
+    tries=0
+    while { kill -9 $$ || test -e "$left"; } && test $tries -lt 60; do
+        rm -rf -- "$left"
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+} >/dev/null 2>&1 &
 exec "$@" 3<&-
 """
 
