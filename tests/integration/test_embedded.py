@@ -270,7 +270,7 @@ asyncio.run(main())
 
 
 async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None:
-    """A child that does not obey, and makes files until it is killed, goes with its owner, and so does its directory."""
+    """A child that does not obey, and makes files until it is killed, goes with its owner; so does its folder."""
     folder = temporary / "left"
     owner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", OWNER_OF_A_WRITER, str(folder), WRITER), stdout=subprocess.PIPE
