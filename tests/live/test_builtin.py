@@ -223,6 +223,20 @@ async def test_one_downloads_and_the_others_wait(tmp_path: Path, monkeypatch: py
     assert {file.name for file in (tmp_path / "models").iterdir()} == {model.FILE_NAME, "lock"}
 
 
+def test_it_is_fetched_on_the_worker_s_own_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that runs on uvloop has its model, and its installer's last words, as all others do."""
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path))
+    monkeypatch.setattr(model, "_installer", lambda installed, _: ["sh", "-c", "echo why not >&2; exit 3"])
+
+    async def fetch() -> None:
+        async with asyncio.timeout(20):
+            with pytest.raises(ProviderDown, match=r"(?s)code 3.*why not"):
+                await model.fetch()
+
+    with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
+        runner.run(fetch())
+
+
 @pytest.mark.parametrize("place", ["models", f"models/{model.FILE_NAME}"])
 async def test_no_place_for_the_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file where the directory should be, or the reverse, is one clear error."""

@@ -142,8 +142,10 @@ async def _download(scratch: Path, progress: Progress) -> Path:
     try:
         async with asyncio.TaskGroup() as group:
             reporting = group.create_task(_report(scratch, progress))
-            await _read_lines(process, said)
+            group.create_task(_read_lines(process, said))
             await process.wait()
+            # What waits for our end goes too: started by uvloop, it holds the pipe that is read.
+            await installer.end(0)
             reporting.cancel()
     finally:
         await installer.end(0)
