@@ -189,6 +189,8 @@ class StandIn:
     async def _take_in(self) -> None:
         survey = await self._pool.survey()
         for head in order(survey.heads):
+            if head.queue.needs.model not in (None, MODEL):
+                continue
             attempt = await self._pool.dispatch(head, self._lane.lane, MODEL, new_id())
             if attempt is None:
                 continue
@@ -201,7 +203,7 @@ class StandIn:
 
 @asynccontextmanager
 async def stand_in(pool: Pool, name: str = "worker1", lane: str = LANE) -> AsyncIterator[StandIn]:
-    """A lane that takes in whatever waits in the pool."""
+    """A lane that takes in whatever waits in the pool and its model can answer."""
     worker = StandIn(pool, name=name, lane=lane)
     async with open_hub(pool) as hub, background() as tasks:
         await hub.subscribe(pool.keys.control(name), worker.hear)
