@@ -1,0 +1,206 @@
+"""Batches: whatever is asked together, everybody gets the vectors of their own texts, or their own error."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
+from tokenlane.routing.tasks import background
+from tokenlane.worker.embeddings import batch
+from tokenlane.worker.embeddings.batch import BATCH_TEXTS, Batches
+
+DIMENSIONS = 4
+
+
+class Back:
+    """A back end that can be held, and has texts it cannot take. `calls`: what it was asked, model and texts."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str]]] = []
+        self.refused: dict[str, Exception] = {}
+        self.open = asyncio.Event()
+        self.open.set()
+        self.cancelled = 0
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        self.calls.append((model, list(inputs)))
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        for text in inputs:
+            if text in self.refused:
+                raise self.refused[text]
+        return [numbers(model, text) for text in inputs]
+
+
+def numbers(model: str, text: str) -> list[float]:
+    digest = hashlib.sha256(f"{model}\n{text}".encode()).digest()
+    return [float(byte) for byte in digest[:DIMENSIONS]]
+
+
+def expected(model: str, texts: Sequence[str]) -> list[bytes]:
+    return [struct.pack(f"<{DIMENSIONS}f", *numbers(model, text)) for text in texts]
+
+
+@asynccontextmanager
+async def batching(back: Back) -> AsyncIterator[Batches]:
+    batches = Batches(back)
+    async with background() as tasks:
+        tasks.create_task(batches.run())
+        yield batches
+
+
+async def held(batches: Batches, back: Back) -> asyncio.Task[list[bytes]]:
+    """A first request that keeps the back end busy until it is opened."""
+    back.open.clear()
+    first = asyncio.create_task(batches.vectors("m", ["first"]))
+    async with asyncio.timeout(5):
+        while not back.calls:
+            await asyncio.sleep(0)
+    return first
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.lists(st.text("xyz", max_size=2), max_size=9), st.booleans()),
+        max_size=8,
+    ),
+    st.integers(1, 9),
+    st.integers(1, 4),
+)
+async def test_everybody_gets_their_own_in_their_order(
+    asked: list[tuple[str, list[str], bool]], most: int, turn: int
+) -> None:
+    """However requests, models and sizes fall together, each gets its texts' vectors in its texts' order."""
+    back = Back()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "BATCH_TEXTS", most)
+        patch.setattr(batch, "_TURN_TEXTS", turn)
+        async with batching(back) as batches:
+            found = await asyncio.gather(*(batches.vectors(model, texts, alone=alone) for model, texts, alone in asked))
+    assert found == [expected(model, texts) for model, texts, _ in asked]
+    assert all(0 < len(texts) <= most for _, texts in back.calls)
+
+
+async def test_what_waits_goes_in_one_call() -> None:
+    """What is asked while the back end works is one call afterwards; a text asked for by several is sent once."""
+    back = Back()
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        others = [asyncio.create_task(batches.vectors("m", ["same", f"own {number}"])) for number in range(5)]
+        await asyncio.sleep(0)
+        back.open.set()
+        await asyncio.gather(first, *others)
+    assert [sorted(texts) for _, texts in back.calls] == [["first"], [*(f"own {n}" for n in range(5)), "same"]]
+
+
+async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
+    """A small request that comes while a large one is being answered is in the next call."""
+    back = Back()
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        large = asyncio.create_task(batches.vectors("m", [str(number) for number in range(4 * BATCH_TEXTS)]))
+        small = asyncio.create_task(batches.vectors("m", ["small"]))
+        await asyncio.sleep(0)
+        back.open.set()
+        assert await small == expected("m", ["small"])
+        assert not large.done()
+        await asyncio.gather(first, large)
+    assert "small" in back.calls[1][1]
+
+
+async def test_long_texts_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is bounded by its characters too; a text that is longer than that goes alone."""
+    monkeypatch.setattr(batch, "BATCH_CHARACTERS", 10)
+    back = Back()
+    async with batching(back) as batches:
+        await batches.vectors("m", ["a" * 4, "b" * 6, "c", "d" * 30, "e"])
+    assert [texts for _, texts in back.calls] == [["a" * 4, "b" * 6], ["c"], ["d" * 30], ["e"]]
+
+
+@pytest.mark.parametrize("count", [2, 5, 8])
+@pytest.mark.parametrize("kind", [BadRequest, ContextTooLong])
+async def test_one_that_cannot_be_taken_fails_alone(kind: type[LlmError], count: int) -> None:
+    """A batch that is refused for one request's text is split until that request alone fails."""
+    back = Back()
+    back.refused["bad"] = kind("too bad")
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        good = [asyncio.create_task(batches.vectors("m", [f"good {number}", "x"])) for number in range(count)]
+        bad = asyncio.create_task(batches.vectors("m", ["fine", "bad"]))
+        await asyncio.sleep(0)
+        back.open.set()
+        with pytest.raises(kind, match="too bad"):
+            await bad
+        await first
+        assert await asyncio.gather(*good) == [expected("m", [f"good {number}", "x"]) for number in range(count)]
+
+
+async def test_a_back_end_that_is_down_fails_all_of_a_batch_once() -> None:
+    """An error that is not of a text is not tried again here; each request has it as an error of its own."""
+    back = Back()
+    back.refused["x"] = ProviderDown("gone")
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        others = [asyncio.create_task(batches.vectors("m", ["x", str(number)])) for number in range(3)]
+        await asyncio.sleep(0)
+        back.open.set()
+        await first
+        errors = await asyncio.gather(*others, return_exceptions=True)
+    assert len(back.calls) == 2
+    assert [type(error) for error in errors] == [ProviderDown] * 3
+    assert len({id(error) for error in errors}) == 3
+
+
+async def test_what_failed_before_is_asked_alone() -> None:
+    """A request that is run again shares no call, so that it cannot fail others a second time."""
+    back = Back()
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        others = [asyncio.create_task(batches.vectors("m", [f"{n}"], alone=n == 1)) for n in range(3)]
+        await asyncio.sleep(0)
+        back.open.set()
+        await asyncio.gather(first, *others)
+    assert sorted(texts for _, texts in back.calls) == [["0", "2"], ["1"], ["first"]]
+
+
+async def test_a_call_that_nobody_waits_for_is_cancelled() -> None:
+    """The call ends with the last request that wants something of it, and not before; then others are served."""
+    back = Back()
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        second, third = (asyncio.create_task(batches.vectors("m", [text])) for text in ("second", "third"))
+        await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(5):
+            while len(back.calls) < 2:
+                await asyncio.sleep(0)
+        assert back.cancelled == 1
+        second.cancel()
+        await asyncio.wait({second})
+        assert back.cancelled == 1
+        back.open.set()
+        assert await third == expected("m", ["third"])
+
+
+async def test_too_few_vectors_are_no_answer() -> None:
+    """A back end that answers with another number of vectors has failed."""
+
+    class Short(Back):
+        async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+            return (await super().embed(inputs, model))[1:]
+
+    async with batching(Short()) as batches:
+        with pytest.raises(ProviderDown, match="number of vectors"):
+            await batches.vectors("m", ["a", "b"])

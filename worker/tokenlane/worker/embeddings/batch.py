@@ -1,0 +1,182 @@
+"""Batches: what waiting requests ask of one model goes to the back end in one call.
+
+One call at a time: what comes meanwhile is the next batch, so nothing waits for company. A batch takes texts of all
+that wait, in turns, so a large request does not keep small ones waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown
+from tokenlane.worker.providers import Embeds
+
+__all__ = ["BATCH_CHARACTERS", "BATCH_TEXTS", "Batches"]
+
+BATCH_TEXTS = 256
+BATCH_CHARACTERS = 1024 * 1024
+"""In one call, at most, unless a single text is longer."""
+_TURN_TEXTS = 32
+"""What one request may put into a batch before the others had their turn."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """What one request asks. `begun`: how many of its texts have been put into batches; `vectors`: those that came."""
+
+    model: str
+    texts: Sequence[str]
+    alone: bool
+    vectors: list[bytes]
+    ended: asyncio.Future[None]
+    begun: int = 0
+
+    @property
+    def rest(self) -> int:
+        return 0 if self.ended.done() else len(self.texts) - self.begun
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Texts of one request in a batch."""
+
+    asked: _Asked
+    texts: Sequence[str]
+
+
+class Batches:
+    """The calls to one provider. Somebody must `run` it."""
+
+    def __init__(self, provider: Embeds) -> None:
+        self._provider = provider
+        self._waiting: deque[_Asked] = deque()
+        self._work = asyncio.Event()
+        self._calling: asyncio.Task[list[list[float]]] | None = None
+        self._called_for: Sequence[_Part] = ()
+
+    async def vectors(self, model: str, texts: Sequence[str], *, alone: bool = False) -> list[bytes]:
+        """The vectors of the texts, in their order, as little-endian float32.
+
+        Args:
+            alone: in calls of its own, because it may be what made an earlier one fail.
+
+        Raises:
+            LlmError: as the provider raises. An error that one request's texts cause is that request's only.
+
+        Cancellation: a call that nobody waits for any more is cancelled.
+        """
+        if not texts:
+            return []
+        asked = _Asked(model, texts, alone, [], asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        self._work.set()
+        try:
+            await asked.ended
+        finally:
+            asked.ended.cancel()
+            if self._calling is not None and all(part.asked.ended.done() for part in self._called_for):
+                self._calling.cancel()
+        return asked.vectors
+
+    async def run(self) -> None:
+        """Make the calls, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while batch := self._next_batch():
+                await self._make(batch)
+
+    def _next_batch(self) -> list[_Part]:
+        self._waiting = deque(asked for asked in self._waiting if asked.rest)
+        if not self._waiting:
+            return []
+        first = self._waiting[0]
+        together = [asked for asked in self._waiting if asked.model == first.model and not asked.alone]
+        taken = _in_turns([first] if first.alone else together)
+        self._waiting = deque(
+            [asked for asked in self._waiting if asked not in taken] + [asked for asked in taken if asked.rest]
+        )
+        return [_Part(asked, asked.texts[asked.begun - count : asked.begun]) for asked, count in taken.items()]
+
+    async def _make(self, batch: Sequence[_Part]) -> None:
+        batch = [part for part in batch if not part.asked.ended.done()]
+        if not batch:
+            return
+        texts = list(dict.fromkeys(text for part in batch for text in part.texts))
+        try:
+            vectors = await self._call(batch, texts)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+        except BadRequest as error:
+            # Of one request's texts, perhaps: the others are not to fail for it.
+            half = len(batch) // 2
+            if half == 0:
+                _fail(batch, error)
+            else:
+                await self._make(batch[:half])
+                await self._make(batch[half:])
+        except Exception as error:
+            _fail(batch, error)
+        else:
+            _hand_out(batch, dict(zip(texts, map(_written, vectors), strict=True)))
+
+    async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> list[list[float]]:
+        self._calling = asyncio.create_task(self._provider.embed(texts, batch[0].asked.model))
+        self._called_for = batch
+        try:
+            vectors = await self._calling
+        finally:
+            self._calling, self._called_for = None, ()
+        if len(vectors) != len(texts):
+            raise ProviderDown("The back end answered with another number of vectors than texts.", retryable=False)
+        return vectors
+
+
+def _in_turns(waiting: Sequence[_Asked]) -> dict[_Asked, int]:
+    """How many texts of each go into the next batch; they count as begun."""
+    taken: dict[_Asked, int] = {}
+    turns = deque(waiting)
+    texts = characters = 0
+    while turns and texts < BATCH_TEXTS:
+        asked = turns.popleft()
+        count = 0
+        while count < _TURN_TEXTS and asked.rest and texts < BATCH_TEXTS:
+            characters += len(asked.texts[asked.begun])
+            if texts and characters > BATCH_CHARACTERS:
+                return taken
+            asked.begun += 1
+            taken[asked] = taken.get(asked, 0) + 1
+            texts, count = texts + 1, count + 1
+        if asked.rest:
+            turns.append(asked)
+    return taken
+
+
+def _hand_out(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
+    for part in batch:
+        asked = part.asked
+        if not asked.ended.done():
+            asked.vectors.extend(vectors[text] for text in part.texts)
+            if len(asked.vectors) == len(asked.texts):
+                asked.ended.set_result(None)
+
+
+def _fail(batch: Sequence[_Part], error: Exception) -> None:
+    for part in batch:
+        if not part.asked.ended.done():
+            # One for each: who raises it fills in where it happened.
+            own = LlmError.from_report(error.report()) if isinstance(error, LlmError) else error
+            part.asked.ended.set_exception(own)
+
+
+def _written(vector: Sequence[float]) -> bytes:
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()

@@ -1,0 +1,267 @@
+"""Vectors that were computed before, in a SQLite file that all workers of a host share.
+
+Reading writes nothing: what was read is noted, and told to the file with the next write or at the end. Writing happens
+behind the answers, many vectors in one transaction, by one task. What cannot be written in time is dropped.
+A file that cannot be used is told of once, and then there is no cache in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import aiosqlite
+
+from tokenlane.config.poolkey import PoolKey
+
+from .rows import Origin, Rows
+
+__all__ = ["Counts", "VectorCache", "open_cache"]
+
+logger = logging.getLogger(__name__)
+
+_OPEN_S = 5.0
+_BUSY_MS = 200
+_BUSY_PAUSE_S = 0.05
+_CLOSE_S = 2.0
+_READ_AT_ONCE = 500
+_TOUCHED_AT_ONCE = 1_000
+_TOUCHED_MOST = 20_000
+_TOUCHED_AFTER_S = 60
+"""What was last used so long ago is worth noting when it is used again."""
+_UNWRITTEN_BYTES = 16 * 1024 * 1024
+_UNWRITTEN_SHARE = 0.1
+_FULL_SHARE, _KEPT_SHARE = 0.9, 0.8
+"""Of the limit: when room is made, and what is kept then, so that not every write has to."""
+_EVICTED_AT_ONCE = 128
+_PAGE_BYTES = 8192
+_LOG_BYTES = 4 * 1024 * 1024
+
+_NEW_FILE = f"""
+PRAGMA page_size = {_PAGE_BYTES};
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS vectors (name BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS by_use ON vectors (used);
+"""
+_SETTINGS = f"""
+PRAGMA synchronous = NORMAL;
+PRAGMA journal_size_limit = {_LOG_BYTES};
+SELECT name, vector, used FROM vectors LIMIT 1;
+"""
+
+
+@dataclass
+class Counts:
+    """Vectors asked for since the worker started: those that were there, and those that were not."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+class VectorCache:
+    """The cache as one worker sees it; `open_cache` opens it. Vectors are little-endian float32."""
+
+    def __init__(self, path: Path, limit_bytes: int, rows: Rows) -> None:
+        self.counts = Counts()
+        self._path = path
+        self._limit_pages = limit_bytes // _PAGE_BYTES
+        self._most_unwritten = min(_UNWRITTEN_BYTES, int(limit_bytes * _UNWRITTEN_SHARE))
+        self._rows = rows
+        self._opened: aiosqlite.Connection | None = None
+        self._file: aiosqlite.Connection | None = None  # None once it cannot be used
+        self._unwritten: dict[bytes, bytes] = {}
+        self._unwritten_bytes = 0
+        self._touched: set[bytes] = set()
+        self._work = asyncio.Event()
+        self._closing = False
+        self._told = False
+
+    async def get(self, origin: Origin, texts: Sequence[str]) -> list[bytes | None]:
+        """The vector of each text, in their order; None where there is none. Never raises for the file's sake."""
+        name_of = self._rows.names(origin)
+        names = [name_of(text) for text in texts]
+        found = {name: self._unwritten[name] for name in names if name in self._unwritten}
+        sought = list(dict.fromkeys(name for name in names if name not in found))
+        try:
+            for start in range(0, len(sought), _READ_AT_ONCE):
+                found |= await self._read(sought[start : start + _READ_AT_ONCE])
+        except sqlite3.Error as error:
+            self._failed(error)
+        vectors = [found.get(name) for name in names]
+        there = sum(vector is not None for vector in vectors)
+        self.counts.hits += there
+        self.counts.misses += len(vectors) - there
+        return vectors
+
+    def put(self, origin: Origin, texts: Sequence[str], vectors: Sequence[bytes]) -> None:
+        """Keep the vectors; they are found by this worker at once, and by the others soon."""
+        if self._file is None:
+            return
+        name_of = self._rows.names(origin)
+        for text, vector in zip(texts, vectors, strict=True):
+            if self._unwritten_bytes + len(vector) > self._most_unwritten:
+                break
+            name = name_of(text)
+            if name not in self._unwritten:
+                self._unwritten_bytes += len(vector)
+                self._unwritten[name] = vector
+        self._work.set()
+
+    async def _read(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        if self._file is None:
+            return {}
+        marks = ",".join("?" * len(names))
+        rows = await self._file.execute_fetchall(
+            f"SELECT name, vector, used FROM vectors WHERE name IN ({marks})", names
+        )
+        found, old = {}, time.time() - _TOUCHED_AFTER_S
+        for name, row, used in rows:
+            vector = self._rows.read(name, row)
+            if vector is not None:
+                found[name] = vector
+                if used < old and len(self._touched) < _TOUCHED_MOST:
+                    self._touched.add(name)
+        if len(self._touched) >= _TOUCHED_AT_ONCE:
+            self._work.set()
+        return found
+
+    async def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made here for its mode, which SQLite gives its log as well.
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            if os.name == "posix":
+                os.fchmod(handle, 0o600)
+            os.close(handle)
+            self._opened = await aiosqlite.connect(self._path, isolation_level=None, timeout=_BUSY_MS / 1000)
+            await _prepare(self._opened)
+            self._file = self._opened
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
+    async def _close(self) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def _run(self) -> None:
+        """Write what there is to write; when closing, the rest."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._file is not None and (self._unwritten or self._touched):
+                try:
+                    await self._write(self._file)
+                except sqlite3.Error as error:
+                    self._failed(error)
+                    await asyncio.sleep(_BUSY_PAUSE_S)
+            if self._closing:
+                return
+
+    async def _write(self, file: aiosqlite.Connection) -> None:
+        vectors, touched, now = dict(self._unwritten), list(islice(self._touched, _TOUCHED_AT_ONCE)), int(time.time())
+        rows = [(name, self._rows.write(name, vector), now) for name, vector in vectors.items()]
+        try:
+            await file.execute("BEGIN IMMEDIATE")
+            await file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+            await file.executemany("UPDATE vectors SET used = ? WHERE name = ?", [(now, name) for name in touched])
+            await file.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                await file.execute("ROLLBACK")
+            raise
+        for name, vector in vectors.items():
+            self._unwritten.pop(name, None)
+            self._unwritten_bytes -= len(vector)
+        self._touched.difference_update(touched)
+        await self._make_room(file)
+
+    async def _make_room(self, file: aiosqlite.Connection) -> None:
+        if await _pages_in_use(file) > self._limit_pages * _FULL_SHARE:
+            while await _pages_in_use(file) > self._limit_pages * _KEPT_SHARE:
+                async with file.execute(
+                    "DELETE FROM vectors WHERE rowid IN (SELECT rowid FROM vectors ORDER BY used, rowid LIMIT ?)",
+                    [_EVICTED_AT_ONCE],
+                ) as deleted:
+                    if deleted.rowcount < 1:
+                        break
+        if await _number(file, "PRAGMA page_count") > self._limit_pages:
+            await file.executescript("PRAGMA incremental_vacuum")  # which steps to the end
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        if not _busy(error):
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._file = None
+        self._unwritten.clear()
+        self._touched.clear()
+        if self._told:
+            return
+        self._told = True
+        logger.warning(
+            "the cache of vectors, %s, cannot be used: %s; this worker goes on without. Check the disk and the file's "
+            "owner; if the file is damaged, remove it. Then start the worker again.",
+            self._path,
+            (error.strerror if isinstance(error, OSError) else None) or error,
+        )
+
+
+@asynccontextmanager
+async def open_cache(path: Path, limit_bytes: int, key: PoolKey | None = None) -> AsyncIterator[VectorCache]:
+    """The cache in that file, which is made if need be, with mode 0600. A file that cannot be used is only told of.
+
+    Args:
+        limit_bytes: the most the file is to hold; besides it there is a log of a few megabytes.
+        key: the pool's; without it names can be guessed and vectors be read by whoever has the file.
+    """
+    cache = VectorCache(path, limit_bytes, Rows(key))
+    await cache._open()
+    writing = asyncio.create_task(cache._run(), name="tokenlane vector cache")
+    try:
+        yield cache
+    finally:
+        cache._closing = True
+        cache._work.set()
+        await asyncio.wait({writing}, timeout=_CLOSE_S)
+        writing.cancel()
+        await asyncio.wait({writing})
+        await cache._close()
+        if not writing.cancelled():
+            writing.result()
+
+
+async def _prepare(file: aiosqlite.Connection) -> None:
+    # While another process does the same, SQLite does not wait but says at once that the file is locked.
+    until = time.monotonic() + _OPEN_S
+    while True:
+        try:
+            if not await _number(file, "SELECT COUNT(*) FROM sqlite_master"):
+                await file.executescript(_NEW_FILE)
+            await file.executescript(_SETTINGS)
+            return
+        except sqlite3.Error as error:
+            if not _busy(error) or time.monotonic() > until:
+                raise
+        await asyncio.sleep(_BUSY_PAUSE_S)
+
+
+def _busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+async def _pages_in_use(file: aiosqlite.Connection) -> int:
+    return await _number(file, "PRAGMA page_count") - await _number(file, "PRAGMA freelist_count")
+
+
+async def _number(file: aiosqlite.Connection, question: str) -> int:
+    ((number,),) = await file.execute_fetchall(question)
+    return int(number)
