@@ -82,11 +82,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
     ],
 )
 def test_stopped_while_the_model_is_fetched(
-    verb: str, stop: signal.Signals, code: int, home: Path, index: StuckIndex
+    verb: str, stop: signal.Signals, code: int, home: Path, index: StuckIndex, redis_url: str
 ) -> None:
     """A signal to all of a terminal's processes ends the command, which blames nothing and leaves nothing."""
     (home / "models" / model.FILE_NAME).unlink()
-    redis = {"TOKENLANE_REDIS_URL": "redis://127.0.0.1:1"} if verb == "worker" else {}
+    redis = {"TOKENLANE_REDIS_URL": redis_url} if verb == "worker" else {}
     with running(*START[verb], home=home, **index.environment, **redis) as command:
         assert index.asked.wait(TIMEOUT_S), command.output
         os.killpg(command.process.pid, stop)
@@ -110,13 +110,24 @@ def test_stopped_while_the_model_is_loaded(stop: signal.Signals, home: Path) -> 
 
 
 @pytest.mark.parametrize("verb", ["up", "demo", "worker"])
-def test_killed_while_the_model_is_fetched(verb: str, home: Path, index: StuckIndex) -> None:
+def test_killed_while_the_model_is_fetched(verb: str, home: Path, index: StuckIndex, redis_url: str) -> None:
     """The download ends with who wanted it, and leaves no file."""
     (home / "models" / model.FILE_NAME).unlink()
-    redis = {"TOKENLANE_REDIS_URL": "redis://127.0.0.1:1"} if verb == "worker" else {}
+    redis = {"TOKENLANE_REDIS_URL": redis_url} if verb == "worker" else {}
     with running(*START[verb], home=home, **index.environment, **redis) as command:
         assert index.asked.wait(TIMEOUT_S), command.output
         command.process.kill()
         command.process.wait()
         wait_for(lambda: not left_running(home))
         assert not list((home / "models").glob("fetch-*"))
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_no_model_is_fetched_for_a_pool_that_is_not_there(options: list[str], home: Path, index: StuckIndex) -> None:
+    """A worker without a pool says so at once, and not after a download."""
+    (home / "models" / model.FILE_NAME).unlink()
+    nowhere = {"TOKENLANE_REDIS_URL": "redis://127.0.0.1:1"}
+    with running("worker", *options, home=home, **index.environment, **nowhere) as command:
+        assert command.ends() == 2
+        assert "no Redis server answers" in command.output
+        assert not index.asked.is_set()

@@ -6,15 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from tokenlane.config.children import ended
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
@@ -30,6 +28,7 @@ from tokenlane.worker.probe import Sighting
 from tokenlane.worker.serve import DRAIN_S
 
 from .choose import choose, reason
+from .download import download_bar
 from .listening import lines_to_paste
 from .own_redis import OwnRedis, own_redis
 from .supervised import broken_off, told_to_stop, when_input_ends
@@ -143,7 +142,7 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: _Report
     """The lane, with a model server of its own if it needs one."""
     if not needs_server(lane):
         return lane
-    with _download_bar() as advance:
+    with download_bar() as advance:
         lane = await stack.enter_async_context(with_own_server(lane, advance))
     told = f"{MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work"
     report("model", f"model   {told}.\n        A real one: see `tokenlane probe`", model=told)
@@ -183,24 +182,6 @@ async def _prepare(
         return opened.key_id, (
             f"revision {there.revision}, the pool's own, and not that of the configuration: see `tokenlane policy diff`"
         )
-
-
-@contextmanager
-def _download_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that shows itself only if it is called."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    download = progress.add_task(f"fetching {MODEL_NAME}", total=None)
-
-    def advance(done: int, total: int) -> None:
-        progress.start()
-        progress.update(download, completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 class _Worker:

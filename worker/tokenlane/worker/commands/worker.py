@@ -17,11 +17,13 @@ from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
 from tokenlane.config.load import debugging, find_pool, lane_settings, own_lane, pool_name, read
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
-from tokenlane.worker.builtin.server import with_own_server
+from tokenlane.routing.pool import connect
+from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
 
 from .arrival import Arrival, arrive, as_line, look_around
+from .download import download_bar
 from .supervised import broken_off, told_to_stop, when_input_ends
 
 __all__ = ["run", "worker"]
@@ -50,9 +52,10 @@ def worker(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
-    told = _Told(find_pool(redis), pool_name(pool), source, as_json)
+    where, name = find_pool(redis), pool_name(pool)
+    told = _Told(where, name, source, as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
-    raise typer.Exit(run(_serve(settings, partial(serving, told=told), supervised)))
+    raise typer.Exit(run(_serve(settings, where, name, partial(serving, told=told), supervised)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,11 @@ async def _work(
 
 
 async def _serve(
-    settings: LaneSettings, serving: Callable[..., Coroutine[object, object, int]], supervised: bool
+    settings: LaneSettings,
+    redis: RedisSettings,
+    pool: str,
+    serving: Callable[..., Coroutine[object, object, int]],
+    supervised: bool,
 ) -> int:
     """Serve the lane, with a model server of its own if it needs one."""
     async with AsyncExitStack() as stack:
@@ -102,7 +109,11 @@ async def _serve(
         if supervised:
             stack.enter_context(when_input_ends(stopping.set))
         async with broken_off(stopping):
-            settings = await stack.enter_async_context(with_own_server(settings))
+            if needs_server(settings):
+                async with connect(redis.url, pool, keys=redis.keys):
+                    pass  # a model is not fetched for a pool that is not there, or not ours
+                with download_bar() as advance:
+                    settings = await stack.enter_async_context(with_own_server(settings, advance))
         if stopping.is_set():
             return OK
         return await serving(settings, stopping=stopping)
