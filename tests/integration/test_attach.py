@@ -77,8 +77,8 @@ async def test_a_running_request_is_joined(
             await run.complete("f")
             assert "".join(await texts(joined)) == rest
             assert (await joined.answer()).text == joined.text == rest
-            assert joined.usage == stream.usage
         assert "".join(await texts(stream)) == "abcdef"
+        assert joined.usage == stream.usage
     await audit(pool.redis)
 
 
