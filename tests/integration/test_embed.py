@@ -46,7 +46,7 @@ async def test_tgi_has_none() -> None:
         (Reply({"detail": "Not Found"}, 404), BadRequest, False),
         (Reply({"error": {"message": "m", "type": "NotFoundError", "code": 404}}, 404), ModelNotFound, False),
         (Reply({"error": {"code": 501, "message": "Start it with --embeddings"}}, 501), BadRequest, False),
-        (Reply({"error": "Unexpected endpoint or method. (POST /v1/embeddings)"}), ProviderDown, True),
+        (Reply({"error": "Unexpected endpoint or method. (POST /v1/embeddings)"}), BadRequest, False),
         (Reply({"error": {"message": "This model's maximum context length is 8 tokens"}}, 400), ContextTooLong, False),
         (Reply({**LIST, "model": "another"}), ModelNotFound, False),
         (Reply({**LIST, "data": LIST["data"][:1]}), ProviderDown, False),  # type: ignore[index] # a dict of mixed values

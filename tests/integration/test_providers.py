@@ -351,12 +351,6 @@ async def test_cancelling_before_the_back_end_answers(provider: LlmProvider, sim
     assert len(await first) == 5
 
 
-async def test_continuing_is_not_supported(provider: LlmProvider) -> None:
-    """A text to continue from is refused rather than ignored."""
-    with pytest.raises(BadRequest, match="not supported"):
-        await anext(provider.chat(request(), "sim", resume="Once"))
-
-
 async def test_connections_are_used_again(provider: LlmProvider, simulator: Simulator) -> None:
     """One request after another goes over one connection."""
     for _ in range(3):

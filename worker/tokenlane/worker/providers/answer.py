@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic_core import from_json
 
 from tokenlane.routing.errors import Interrupted, ModelNotFound, ProviderDown
-from tokenlane.routing.messages import FinishReason, TokenDelta, Usage
+from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
 
+from .filters import TextFilter, rest_of
 from .refusal import MAX_DETAIL_BYTES
 
 __all__ = ["AnswerReader", "wrong_model"]
@@ -22,7 +23,7 @@ class AnswerReader:
     returns only if the back end said that the answer is whole.
     """
 
-    def __init__(self, asked: str) -> None:
+    def __init__(self, asked: str, filters: Sequence[TextFilter] = ()) -> None:
         self.events = 0
         """How many have come; comments that only keep the connection alive are none."""
         self.delivered = False
@@ -33,6 +34,10 @@ class AnswerReader:
         self._asked = asked
         self._model = asked
         self._usage: Usage | None = None
+        self._called = 0
+        """Tool calls so far."""
+        self._filters = filters
+        """Not empty while the text does not pass as it comes."""
 
     def last(self) -> TokenDelta:
         """The last delta, with the finish reason and the usage, once the stream has ended.
@@ -42,9 +47,41 @@ class AnswerReader:
         """
         if self.finish_reason is None:
             raise self._interrupted("The back end's stream ended before the answer was whole.")
-        if self._usage is None:
-            return TokenDelta(finish_reason=self.finish_reason, model=self._model)
-        return TokenDelta(finish_reason=self.finish_reason, model=self._model, usage=self._usage)
+        # Some servers end a call of a tool as they end text.
+        reason: FinishReason = "tool_calls" if self._called and self.finish_reason == "stop" else self.finish_reason
+        last = TokenDelta(finish_reason=reason, model=self._model)
+        if self._usage is not None:
+            last.usage = self._usage
+        text, reasoning = rest_of(self._filters)
+        if text:
+            last.text = text
+        if reasoning:
+            last.reasoning = reasoning
+        return last
+
+    def _delta_of(
+        self, text: str | None, reasoning: str | None, calls: tuple[ToolCallDelta, ...] = ()
+    ) -> TokenDelta | None:
+        """The delta of these, whatever is left of the text."""
+        if text and self._filters:
+            text, thought = self._filtered(text)
+            reasoning = (reasoning or "") + thought
+        if reasoning or calls:
+            delta = TokenDelta(text=text or "", reasoning=reasoning or "", tool_calls=calls, model=self._model)
+        elif text:
+            delta = TokenDelta(text=text, model=self._model)
+        else:
+            return None
+        self.delivered = True
+        return delta
+
+    def _filtered(self, text: str) -> tuple[str, str]:
+        reasoning = ""
+        for each in self._filters:
+            text, thought = each.feed(text)
+            reasoning += thought
+        self._filters = [each for each in self._filters if not each.over]
+        return text, reasoning
 
     def _read(self, data: bytes, delta: Callable[[Any], TokenDelta | None]) -> TokenDelta | None:
         """What `delta` makes of this JSON.

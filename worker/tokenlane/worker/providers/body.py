@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
 from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatRequest
+from tokenlane.routing.messages import ChatRequest, Message
 
-__all__ = ["as_json", "chat_body", "extra_of"]
+__all__ = [
+    "as_json",
+    "chat_body",
+    "continued",
+    "extra_of",
+    "image_urls",
+    "messages_of",
+    "options_of",
+    "stops_of",
+]
 
 _OPTIONS = (
     "temperature",
@@ -36,7 +45,9 @@ _OPTIONS = (
 _NOT_EXTRA = {"model", "messages", "stream", "stream_options"}
 
 
-def chat_body(request: ChatRequest, model: str, names: Mapping[str, str]) -> bytes:
+def chat_body(
+    request: ChatRequest, model: str, names: Mapping[str, str], more: Mapping[str, JsonValue] | None = None
+) -> bytes:
     """The request as JSON: what the agent set and no more, always streamed, always with usage.
 
     What an agent wrote is only ever a JSON value. `extra` goes in as it is, but may not name model, messages or
@@ -44,20 +55,63 @@ def chat_body(request: ChatRequest, model: str, names: Mapping[str, str]) -> byt
 
     Args:
         names: what the back end calls an option, where that differs from ours.
+        more: what this back end wants said besides.
 
     Raises:
         BadRequest: `extra` holds what is not its own, or a number is not finite.
     """
-    options = {names.get(name, name): getattr(request, name) for name in _OPTIONS}
     body: dict[str, JsonValue] = {
-        **{name: value for name, value in options.items() if value is not None},
+        **options_of(request, names),
         **extra_of(request),
         "model": model,
-        "messages": [message.model_dump(exclude_unset=True) for message in request.messages],
+        "messages": messages_of(request),
         "stream": True,
         "stream_options": {"include_usage": True},
+        **(more or {}),
     }
     return as_json(body)
+
+
+def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, JsonValue]:
+    """The options the agent set. No tools are none: some back ends refuse an empty list."""
+    options = {names.get(name, name): getattr(request, name) for name in _OPTIONS}
+    return {name: value for name, value in options.items() if value is not None and (name, value) != ("tools", [])}
+
+
+def messages_of(request: ChatRequest) -> list[JsonValue]:
+    """The messages in OpenAI's shape."""
+    return [message.model_dump(exclude_unset=True) for message in request.messages]
+
+
+def image_urls(request: ChatRequest) -> Iterator[str]:
+    """Where the request's images are: data URLs and others."""
+    for message in request.messages:
+        for part in message.content if isinstance(message.content, list) else ():
+            match part:
+                case {"type": "image_url", "image_url": {"url": str(url)}}:
+                    yield url
+
+
+def continued(request: ChatRequest, begun: str) -> tuple[ChatRequest, str]:
+    """The request with the begun answer as its last message, without the white space at its end; and all of the text
+    that is to be continued, which an agent may have begun itself.
+
+    Raises:
+        BadRequest: an answer in a form that was asked for cannot be continued.
+    """
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        raise BadRequest("An answer with a `response_format` cannot be continued: send the request again.")
+    *others, last = request.messages
+    if last.role != "assistant" or last.tool_calls or isinstance(last.content, list):
+        others, last = [*request.messages], Message(role="assistant", content="")
+    text = f"{last.content or ''}{begun}"
+    messages = [*others, Message(role="assistant", content=text.rstrip())] if text.strip() else others
+    return request.model_copy(update={"messages": messages}), text
+
+
+def stops_of(request: ChatRequest) -> list[str]:
+    """The request's stop words."""
+    return [request.stop] if isinstance(request.stop, str) else request.stop or []
 
 
 def extra_of(request: ChatRequest) -> dict[str, JsonValue]:

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tokenlane.routing.errors import LlmError, Timeout
-from tokenlane.routing.messages import ModelInfo
+from pydantic import JsonValue
 
-from .openai import OpenAiProvider
+from tokenlane.routing.errors import LlmError, Timeout
+from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
+
+from .body import as_json, continued, extra_of, image_urls, messages_of, options_of
+from .filters import Continuation
+from .openai import Asked, OpenAiProvider
 
 __all__ = ["BuiltinProvider", "LlamaCppProvider"]
+
+_OF_CHAT_ALONE = {
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
+}
 
 
 class LlamaCppProvider(OpenAiProvider):
@@ -25,7 +39,11 @@ class LlamaCppProvider(OpenAiProvider):
         models = await super().models()
         props = await self._page("/props")
         try:
-            more = (*self._capabilities(props), *(("embed",) if await self._embeds() else ()))
+            more = (
+                *self._capabilities(props),
+                *(("prefill",) if await self._continues() else ()),
+                *(("embed",) if await self._embeds() else ()),
+            )
         except (TypeError, AttributeError):
             raise self._no_page("/props") from None
         return [model.model_copy(update={"capabilities": model.capabilities + more}) for model in models]
@@ -43,6 +61,65 @@ class LlamaCppProvider(OpenAiProvider):
         page = await self._page("/props")
         build = page.get("build_info") if isinstance(page, dict) else None
         return build[:64] if isinstance(build, str) else None
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """The length of the prompt; see `CountsTokens.count_tokens`."""
+        question = {"content": await self._rendered(request), "add_special": True, "parse_special": True}
+        page = await self._page("/tokenize", question)
+        tokens = page.get("tokens") if isinstance(page, dict) else None
+        if not isinstance(tokens, list):
+            raise self._no_page("/tokenize")
+        return len(tokens)
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        """A begun answer is continued as bare text behind the rendered prompt: chat repeats it in some versions."""
+        if resume is None:
+            return await super()._asked(request, model, resume)
+        if any(image_urls(request)):
+            raise self._cannot_continue(" behind images")
+        asked, begun = continued(request, resume)
+        prompt = await self._rendered(asked)
+        if not prompt.endswith(begun.rstrip()):
+            raise self._cannot_continue(" with this model's template")
+        options = {
+            name: value for name, value in options_of(request, self.option_names).items() if name not in _OF_CHAT_ALONE
+        }
+        body: dict[str, JsonValue] = {
+            **options,
+            **extra_of(request),
+            "model": model,
+            "prompt": prompt,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        return "/v1/completions", as_json(body), self._reader(request, model, [Continuation(begun, echoed=False)])
+
+    async def _rendered(self, request: ChatRequest) -> str:
+        question: dict[str, JsonValue] = {"messages": messages_of(request)}
+        if request.tools:
+            question["tools"] = [*request.tools]
+        kwargs = (request.extra or {}).get("chat_template_kwargs")
+        if kwargs:
+            question["chat_template_kwargs"] = kwargs
+        page = await self._page("/apply-template", question)
+        prompt = page.get("prompt") if isinstance(page, dict) else None
+        if not isinstance(prompt, str):
+            raise self._no_page("/apply-template")
+        return prompt
+
+    async def _continues(self) -> bool:
+        """Whether the model's template leaves a begun answer open."""
+        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+        try:
+            return (await self._rendered(ChatRequest(role="probe", messages=messages))).endswith("Once upon")
+        except LlmError:
+            return False
+
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        # Of a JSON object without a schema it makes nothing.
+        if request.response_format == {"type": "json_object"}:
+            return request.model_copy(update={"response_format": {"type": "json_object", "schema": {"type": "object"}}})
+        return request
 
     def _capabilities(self, props: dict[str, Any]) -> list[str]:
         told = {

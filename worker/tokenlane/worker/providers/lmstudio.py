@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tokenlane.routing.messages import ModelInfo
+from pydantic import JsonValue
 
+from tokenlane.routing.errors import BadRequest, ContextTooLong
+from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+
+from .body import image_urls
+from .filters import TextFilter
 from .openai import OpenAiProvider
+from .openai_answer import OpenAiAnswerReader, same_model
 
 __all__ = ["LmStudioProvider"]
+
+_INSTANCE = re.compile(r":\d+")
 
 
 class LmStudioProvider(OpenAiProvider):
@@ -17,6 +26,7 @@ class LmStudioProvider(OpenAiProvider):
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been downloaded, by its own list: only that tells what each can do."""
@@ -30,11 +40,25 @@ class LmStudioProvider(OpenAiProvider):
         """1: it queues what is more, and runs on the machine of the one who sits at it."""
         return 1
 
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        if request.response_format is not None and request.response_format.get("type") == "json_object":
+            raise BadRequest("LM Studio has no `response_format` of type json_object: use json_schema with a schema.")
+        if any(not url.startswith("data:") for url in image_urls(request)):
+            raise BadRequest("LM Studio fetches no images: send them as data:image/...;base64,... URLs.")
+        return request
+
+    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
+        return _Reader(model, filters, self._same_model)
+
+    def _same_model(self, said: str, asked: str) -> bool:
+        # A model that is loaded twice answers as the second of its name.
+        return same_model(said, asked) or (said.startswith(asked) and _INSTANCE.fullmatch(said, len(asked)) is not None)
+
     def _listed(self, entry: dict[str, Any]) -> ModelInfo:
         instances = entry.get("loaded_instances") or []
         can = entry.get("capabilities") or {}
         more = (("vision", "vision"), ("trained_for_tool_use", "tools"))
-        chat = ("chat", "schema", *(ours for theirs, ours in more if can.get(theirs)))
+        chat = ("chat", "schema", "prefill", *(ours for theirs, ours in more if can.get(theirs)))
         context = instances[0]["config"].get("context_length") if instances else None
         return ModelInfo(
             name=entry["key"],
@@ -46,3 +70,17 @@ class LmStudioProvider(OpenAiProvider):
             loaded=bool(instances),
             capabilities=chat if entry["type"] == "llm" else ("embed",),
         )
+
+
+class _Reader(OpenAiAnswerReader):
+    """It may end an answer at once, with nothing said, where the prompt does not fit."""
+
+    def last(self) -> TokenDelta:
+        last = super().last()
+        said = self.delivered or last.text or last.reasoning
+        if not said and (last.usage is None or last.usage.completion_tokens == 0):
+            raise ContextTooLong(
+                "LM Studio ended the answer before its first token, as it does where a prompt does not fit the context "
+                "the model was loaded with: shorten the messages, or load it with more."
+            )
+        return last

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, ClassVar
 
 import httpx
+from pydantic_core import from_json
 
-from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
 from .base import HttpProvider
+from .body import continued
+from .filters import Continuation, Thinking
+from .length import check_length
 from .ndjson import LineReader
-from .ollama_answer import OllamaAnswerReader
+from .ollama_answer import OllamaAnswerReader, full_name
 from .ollama_body import ollama_body
 from .vectors import unit_vectors
 
 __all__ = ["OllamaProvider"]
 
 _SHOWN_AT_ONCE = 8
+_RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")
+"""The versions that tell how they render a prompt: 0.12 and newer."""
 _CAPABILITIES = {
     "completion": ("chat", "schema"),
     "embedding": ("embed",),
@@ -35,16 +43,19 @@ class OllamaProvider(HttpProvider):
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:11434"
     stream_type: ClassVar[str] = "application/x-ndjson"
 
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._continued: dict[str, bool] = {}
+        """Whether a begun answer can be continued, by the names of the models of which that is known."""
+
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        answer = OllamaAnswerReader(model)
         lines = LineReader()
         try:
-            if resume is not None:
-                raise BadRequest("Continuing a partial answer is not supported by this provider.")
-            body = ollama_body(request, model)
+            await check_length(self, self._lane, request, model)
+            body, answer = await self._asked(request, model, resume)
             async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
                 async for chunk in chunks:
                     for line in lines.feed(chunk):
@@ -75,6 +86,7 @@ class OllamaProvider(HttpProvider):
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
             loaded = {entry["name"] for entry in running["models"]}
+            await self._learn_of(loaded)
             return await asyncio.gather(*(self._model_info(entry, loaded, showing) for entry in tags["models"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/api/tags") from None
@@ -83,8 +95,55 @@ class OllamaProvider(HttpProvider):
         """1: what Ollama runs at once unless OLLAMA_NUM_PARALLEL says otherwise, which it does not tell."""
         return 1
 
+    async def version(self) -> str | None:
+        """The server's version."""
+        page = await self._page("/api/version")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
+        if resume is None:
+            return ollama_body(request, model), OllamaAnswerReader(model, [Thinking()])
+        request, begun = continued(request, resume)
+        if request.reasoning_effort is None:
+            request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
+        if not await self._continues(request, model):
+            raise BadRequest(
+                "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
+                "does not tell: send the request again without."
+            )
+        return ollama_body(request, model), OllamaAnswerReader(model, [Continuation(begun)])
+
+    async def _continues(self, request: ChatRequest, model: str) -> bool:
+        """Whether the model's template leaves a begun answer open. The server says how it renders, without running it;
+        one that does not know the question answers it with one token."""
+        name = full_name(model)
+        if name not in self._continued:
+            question = from_json(ollama_body(request, model))
+            question |= {"stream": False, "_debug_render_only": True}
+            question["options"] = {**question.get("options", {}), "num_predict": 1}
+            page = await self._work("/api/chat", question, model)
+            shown = page.get("_debug_info") if isinstance(page, dict) else None
+            rendered = shown.get("rendered_template") if isinstance(shown, dict) else None
+            self._continued[name] = str(rendered or "").rstrip().endswith(str(request.messages[-1].content))
+        return self._continued[name]
+
+    async def _learn_of(self, loaded: set[str]) -> None:
+        """Ask of the loaded models which can continue a begun answer; of others, loading them would be the price."""
+        unknown = {name for name in loaded if full_name(name) not in self._continued}
+        if not unknown or not _RENDERS.match(await self.version() or ""):
+            return
+        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+        for name in unknown:
+            with suppress(LlmError):
+                await self._continues(ChatRequest(role="probe", messages=messages), name)
+
     def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
         error = super()._refused(response, body)
+        if response.status_code == 403 and not body:
+            return ProviderDown(
+                "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST there.", retryable=False
+            )
         if isinstance(error, ModelNotFound):
             error.message = "Ollama does not have this model: pull it there with `ollama pull`, or name another."
         return error
@@ -94,6 +153,7 @@ class OllamaProvider(HttpProvider):
         if known is None:  # listed since 2026 only
             async with showing:
                 known = (await self._page("/api/show", {"model": entry["name"]})).get("capabilities")
+        can = tuple(ours for theirs in known or ("completion",) for ours in _CAPABILITIES.get(theirs, ()))
         details = entry.get("details") or {}
         return ModelInfo(
             name=entry["name"],
@@ -104,5 +164,5 @@ class OllamaProvider(HttpProvider):
             quantisation=details.get("quantization_level"),
             context_length=details.get("context_length"),
             loaded=entry["name"] in loaded,
-            capabilities=tuple(ours for theirs in known or ("completion",) for ours in _CAPABILITIES.get(theirs, ())),
+            capabilities=(*can, "prefill") if self._continued.get(full_name(entry["name"])) else can,
         )

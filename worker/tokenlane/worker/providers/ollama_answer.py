@@ -20,10 +20,6 @@ _FINISH: dict[str | None, FinishReason] = {None: "stop", "": "stop", "stop": "st
 class OllamaAnswerReader(AnswerReader):
     """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole."""
 
-    def __init__(self, asked: str) -> None:
-        super().__init__(asked)
-        self._calls = 0
-
     def take(self, line: bytes) -> TokenDelta | None:
         """The delta this line holds, if it holds one.
 
@@ -46,23 +42,16 @@ class OllamaAnswerReader(AnswerReader):
 
     def _piece(self, message: dict[str, Any]) -> TokenDelta | None:
         text, reasoning, calls = message.get("content"), message.get("thinking"), message.get("tool_calls")
-        if reasoning or calls:
-            delta = TokenDelta(
-                text=text or "",
-                reasoning=reasoning or "",
-                tool_calls=tuple(self._tool_call(call) for call in calls or ()),
-                model=self._model,
-            )
-        elif text:
-            delta = TokenDelta(text=text, model=self._model)
-        else:
-            return None
-        self.delivered = True
-        return delta
+        if not (reasoning or calls or self._filters):
+            if not text:
+                return None
+            self.delivered = True
+            return TokenDelta(text=text, model=self._model)
+        return self._delta_of(text, reasoning, tuple(self._tool_call(call) for call in calls or ()))
 
     def _tool_call(self, call: dict[str, Any]) -> ToolCallDelta:
         # Each call comes whole. Old servers number none, and new ones begin anew in each line.
-        index, self._calls = self._calls, self._calls + 1
+        index, self._called = self._called, self._called + 1
         function = call["function"]
         return ToolCallDelta(
             index=index,
@@ -75,8 +64,7 @@ class OllamaAnswerReader(AnswerReader):
         reason = line.get("done_reason")
         if reason not in _FINISH:
             raise self._broken_off(reason)
-        finish = _FINISH[reason]
-        self.finish_reason = "tool_calls" if self._calls and finish == "stop" else finish
+        self.finish_reason = _FINISH[reason]
         self.done = True
         if "prompt_eval_count" in line or "eval_count" in line:  # a count of nothing is left out
             self._usage = Usage(

@@ -6,17 +6,24 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from pydantic import JsonValue
+
 from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .answer import wrong_model
 from .base import HttpProvider
-from .body import chat_body
+from .body import chat_body, continued
+from .filters import Continuation, TextFilter, Thinking
+from .length import check_length
 from .openai_answer import OpenAiAnswerReader, same_model
 from .sse import SseReader
 from .vectors import listed_vectors
 
-__all__ = ["OpenAiChatProvider", "OpenAiProvider"]
+__all__ = ["Asked", "OpenAiChatProvider", "OpenAiProvider"]
+
+Asked = tuple[str, bytes, OpenAiAnswerReader]
+"""Where a request goes, what is sent there, and who reads the answer."""
 
 
 class OpenAiChatProvider(HttpProvider):
@@ -25,18 +32,20 @@ class OpenAiChatProvider(HttpProvider):
     stream_type: ClassVar[str] = "text/event-stream"
     option_names: ClassVar[Mapping[str, str]] = {}
     """What the server calls an option, where that differs from our name."""
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = None
+    """What a request says besides if its last message is a begun answer; None: the server cannot continue one."""
+    echoes: ClassVar[bool] = True
+    """Whether a continued answer may begin with what it continues."""
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        answer = OpenAiAnswerReader(model)
         events = SseReader()
         try:
-            if resume is not None:
-                raise BadRequest("Continuing a partial answer is not supported by this provider.")
-            body = chat_body(self._adapted(request), model, self.option_names)
-            async with aclosing(self._stream("/v1/chat/completions", body, answer)) as chunks:
+            await check_length(self, self._lane, request, model)
+            path, body, answer = await self._asked(self._adapted(request), model, resume)
+            async with aclosing(self._stream(path, body, answer)) as chunks:
                 async for chunk in chunks:
                     for event in events.feed(chunk):
                         delta = answer.take(event)
@@ -60,8 +69,37 @@ class OpenAiChatProvider(HttpProvider):
         return 4
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
-        """The request as this server wants it, where more differs than the names of options."""
+        """The request as this server wants it, where more differs than the names of options.
+
+        Raises:
+            BadRequest: it asks for what this server would ignore.
+        """
         return request
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        """What to send.
+
+        Raises:
+            LlmError: the server cannot do that, or not for this model.
+        """
+        filters: list[TextFilter] = [Thinking()]
+        more: Mapping[str, JsonValue] | None = None
+        if resume is not None:
+            if self.continuing is None:
+                raise self._cannot_continue()
+            more = self.continuing
+            request, begun = continued(request, resume)
+            filters = [Continuation(begun, echoed=self.echoes)]
+        body = chat_body(request, model, self.option_names, more)
+        return "/v1/chat/completions", body, self._reader(request, model, filters)
+
+    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
+        return OpenAiAnswerReader(model, filters)
+
+    def _cannot_continue(self, why: str = "") -> BadRequest:
+        return BadRequest(
+            f"Continuing a begun answer is not supported by {self._lane.provider}{why}: send the request again without."
+        )
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         return ModelInfo(
@@ -85,7 +123,7 @@ class OpenAiProvider(OpenAiChatProvider):
         page = await self._work("/v1/embeddings", question, model)
         try:
             said = page.get("model")
-            if said and not same_model(said, model):
+            if said and not self._same_model(said, model):
                 raise wrong_model(said)
             return listed_vectors(page["data"], len(inputs))
         except LlmError as error:
@@ -93,6 +131,9 @@ class OpenAiProvider(OpenAiChatProvider):
             raise
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/v1/embeddings").at(model=model) from None
+
+    def _same_model(self, said: str, asked: str) -> bool:
+        return same_model(said, asked)
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The dialect's list does not say what a model is for: all there is to tell by is the name.

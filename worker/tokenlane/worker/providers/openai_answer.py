@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pydantic_core import to_json
@@ -9,11 +11,13 @@ from pydantic_core import to_json
 from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
 
 from .answer import AnswerReader, wrong_model
+from .filters import TextFilter
 from .refusal import refusal_in_stream
 from .sse import Event
 
 __all__ = ["OpenAiAnswerReader", "same_model"]
 
+_SNAPSHOT = re.compile(r"-\d{4}")
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -27,8 +31,26 @@ _FINISH: dict[str, FinishReason] = {
 """The marks of a whole answer. Any other, such as `abort`, says that it is not whole."""
 
 
+def same_model(said: str, asked: str) -> bool:
+    """Whether an answer is of the model asked for: back ends may answer with a dated snapshot of it."""
+    return said == asked or (said.startswith(asked) and _SNAPSHOT.match(said, len(asked)) is not None)
+
+
 class OpenAiAnswerReader(AnswerReader):
-    """Turns the events of one answer into deltas."""
+    """Turns the events of one answer into deltas.
+
+    Args:
+        same_model: whether the model an answer names is the one that was asked for, in that order.
+    """
+
+    def __init__(
+        self,
+        asked: str,
+        filters: Sequence[TextFilter] = (),
+        same_model: Callable[[str, str], bool] = same_model,
+    ) -> None:
+        super().__init__(asked, filters)
+        self._same_model = same_model
 
     def take(self, event: Event) -> TokenDelta | None:
         """The delta this event holds, if it holds one.
@@ -64,28 +86,23 @@ class OpenAiAnswerReader(AnswerReader):
         reason = choice.get("finish_reason")
         if reason:
             self._finish(reason)
-        return self._piece(choice.get("delta") or {})
+        # A continued text comes as bare text.
+        return self._piece(choice.get("delta") or {"content": choice.get("text")})
 
     def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
         text = piece.get("content")
         reasoning = piece.get("reasoning") or piece.get("reasoning_content")
         calls = piece.get("tool_calls")
-        if reasoning or calls:
-            delta = TokenDelta(
-                text=text or "",
-                reasoning=reasoning or "",
-                tool_calls=tuple(_tool_call(index, call) for index, call in enumerate(calls or ())),
-                model=self._model,
-            )
-        elif text:
-            delta = TokenDelta(text=text, model=self._model)
-        else:
-            return None
-        self.delivered = True
-        return delta
+        if not (reasoning or calls or self._filters):
+            if not text:
+                return None
+            self.delivered = True
+            return TokenDelta(text=text, model=self._model)
+        self._called += len(calls or ())
+        return self._delta_of(text, reasoning, tuple(_tool_call(place, call) for place, call in enumerate(calls or ())))
 
     def _check_model(self, model: str) -> None:
-        if not same_model(model, self._asked):
+        if not self._same_model(model, self._asked):
             raise wrong_model(model)
         self._model = model
 
@@ -93,11 +110,6 @@ class OpenAiAnswerReader(AnswerReader):
         if reason not in _FINISH:
             raise self._broken_off(reason)
         self.finish_reason = _FINISH[reason]
-
-
-def same_model(said: str, asked: str) -> bool:
-    """Whether an answer is of the model asked for: back ends may answer with a dated snapshot of it."""
-    return said == asked or said.startswith(f"{asked}-")
 
 
 def _tool_call(position: int, call: dict[str, Any]) -> ToolCallDelta:

@@ -12,7 +12,6 @@ import pydantic_core
 
 from tokenlane.routing.errors import (
     BadRequest,
-    ContextTooLong,
     LlmError,
     ModelNotFound,
     ProviderDown,
@@ -21,25 +20,20 @@ from tokenlane.routing.errors import (
     Unauthorized,
 )
 
+from .too_long import too_long
+
 __all__ = ["MAX_DETAIL_BYTES", "refusal", "refusal_in_stream", "retry_after_s"]
 
 MAX_DETAIL_BYTES = 2048
 LONGEST_RETRY_AFTER_S = 86_400.0
 
-# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's, Ollama's two, TGI's.
-_TOO_LONG = (
-    b"exceed_context_size_error",
-    b"context_length_exceeded",
-    b"maximum context length",
-    b"available context size",
-    b"fit in context length",
-    b"prompt is longer than the context length",
-    b"input length exceeds the context length",
-    b"`max_new_tokens` must be <=",
-)
-
-_NO_ROUTE = b'{"detail":"NotFound"}'
-"""What vLLM's framework says, without its spaces; of an unknown model it says more."""
+_NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
+"""What vLLM's framework and LM Studio say, without their spaces; of an unknown model they say more."""
+_BUSY = (b"server busy", b"Model is overloaded")
+"""Ollama's and TGI's words, both of which have other statuses for it as well."""
+_NO_IMAGES = (b"image input is not supported", b"missing data required for image input")
+"""llama.cpp's and Ollama's words, with status 500."""
+_NO_CREDIT = b"insufficient_quota"
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
@@ -48,27 +42,22 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     Args:
         retry_after: the header of that name.
     """
-    if status == 404 and b"".join(body.split()) == _NO_ROUTE:
-        error: LlmError = BadRequest(
-            "The back end has no such route (HTTP 404): it was started for another kind of work, or is another kind of "
-            "server than its provider."
-        )
-    else:
-        error = ContextTooLong() if _is_too_long(status, body) else _by_status(status)
+    error = _by_words(status, body) or _by_status(status)
     error.detail = _bounded(body)
     error.retry_after_s = retry_after_s(retry_after)
     return error
 
 
 def refusal_in_stream(error: object) -> LlmError:
-    """The error that an `error` member of a streamed event stands for; without a status in it, the back end failed."""
-    code = error.get("code") if isinstance(error, dict) else None
+    """The error that an `error` member of an answer with status 200 stands for; one without a status or words that
+    are known is a failed back end."""
     body = pydantic_core.to_json(error)
+    code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code <= 599:
         return refusal(code, body)
-    if _is_too_long(400, body):
-        return refusal(400, body)
-    return ProviderDown("The back end reported an error instead of a whole answer.", detail=_bounded(body))
+    meaning = _by_words(400, body) or _without_status(body)
+    meaning.detail = _bounded(body)
+    return meaning
 
 
 def retry_after_s(value: str | None) -> float | None:
@@ -87,12 +76,50 @@ def retry_after_s(value: str | None) -> float | None:
     return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_RETRY_AFTER_S)
 
 
-def _is_too_long(status: int, body: bytes) -> bool:
-    return status in (400, 413, 422) and any(mark in body for mark in _TOO_LONG)
-
-
 def _bounded(body: bytes) -> str:
     return body[:MAX_DETAIL_BYTES].decode("utf-8", "replace")
+
+
+def _by_words(status: int, body: bytes) -> LlmError | None:
+    """What the words tell better than the status. They may quote a prompt, so each only where its server says it."""
+    if status in (400, 413, 422):
+        return too_long(body)
+    if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
+        return _no_route()
+    if status == 429 and _NO_CREDIT in body:
+        return RateLimited("The account's quota at the back end is used up.", retryable=False)
+    if status == 503 and _says(body, _BUSY):
+        return _busy()
+    if status == 500 and _says(body, _NO_IMAGES):
+        return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
+    return None
+
+
+def _without_status(body: bytes) -> LlmError:
+    if _says(body, _BUSY):
+        return _busy()
+    if _says(b"".join(body.split()), _NO_ROUTE):
+        return _no_route()
+    if b"model_not_found" in body:
+        return _by_status(404)
+    if b"Input validation error" in body:  # TGI's
+        return _by_status(422)
+    return ProviderDown("The back end reported an error instead of a whole answer.")
+
+
+def _says(body: bytes, words: tuple[bytes, ...]) -> bool:
+    return any(word in body for word in words)
+
+
+def _busy() -> LlmError:
+    return RateLimited("The back end is overloaded and took no more requests.")
+
+
+def _no_route() -> LlmError:
+    return BadRequest(
+        "The back end has no such route: it was started for another kind of work, or is another kind of server than "
+        "its provider."
+    )
 
 
 def _by_status(status: int) -> LlmError:
@@ -117,7 +144,11 @@ def _by_status(status: int) -> LlmError:
                 "endpoint to the final address.",
                 retryable=False,
             )
-        case _ if 400 <= status < 500:
+        case _ if 400 <= status < 500 and status not in _ITS_OWN_FAULT:
             return BadRequest(f"The back end refused the request (HTTP {status}): see the detail for what it says.")
         case _:
             return ProviderDown(f"The back end failed (HTTP {status}).")
+
+
+_ITS_OWN_FAULT = {424, 499}
+"""TGI's engine failed; a proxy or Ollama gave the request up."""

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatRequest, ModelInfo
+from pydantic import JsonValue
 
-from .openai import OpenAiChatProvider
+from tokenlane.routing.errors import BadRequest, LlmError
+from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
+
+from .answer import wrong_model
+from .body import continued, image_urls, messages_of, stops_of
+from .filters import StopCutter, TextFilter
+from .openai import Asked, OpenAiChatProvider
+from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["TgiProvider"]
 
+_LOOK_AGAIN_S = 5.0
+_MOST_STOPS = 4
+_SEES = "image-text-to-text"
+
 
 class TgiProvider(OpenAiChatProvider):
-    """A TGI server: one model, which batches what it is given. It has no embeddings."""
+    """A TGI server: one model, which batches what it is given. It has no embeddings.
+
+    It runs its model whatever name a request says, and repeats that name, so who it is gets asked for before a request
+    if that has not been for a while.
+    """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
+    echoes: ClassVar[bool] = False
+    _info: dict[str, Any] | None = None
+    _seen_at = 0.0
 
     async def models(self) -> list[ModelInfo]:
         """The one model, from `/info`: the list knows no limits."""
         info = await self._page("/info")
         try:
+            can = ["chat", "schema", "tools"]
+            if info.get("model_pipeline_tag") == _SEES:
+                can.append("vision")
+            if await self._continues(info["model_id"]):
+                can.append("prefill")
             return [
                 ModelInfo(
                     name=info["model_id"],
@@ -29,7 +54,7 @@ class TgiProvider(OpenAiChatProvider):
                     digest=info.get("model_sha"),
                     context_length=info["max_total_tokens"],
                     loaded=True,
-                    capabilities=("chat", "schema"),
+                    capabilities=tuple(can),
                 )
             ]
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -39,14 +64,75 @@ class TgiProvider(OpenAiChatProvider):
         """64, half of what it takes before it refuses."""
         return 64
 
+    async def version(self) -> str | None:
+        """The server's version, from `/info`."""
+        page = await self._page("/info")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """The length of the prompt; see `CountsTokens.count_tokens`."""
+        return len((await self._rendered(request, model))["tokenize_response"])
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        await self._check_model(request, model)
+        if resume is not None:
+            begun, _ = continued(request, resume)
+            # Where its template alters the text, it would begin a new turn without a word.
+            if not await self._ends_with(begun, model):
+                raise self._cannot_continue(" with this model's template")
+        return await super()._asked(request, model, resume)
+
+    async def _check_model(self, request: ChatRequest, model: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._info is None or now - self._seen_at > _LOOK_AGAIN_S:
+            info = await self._page("/info")
+            self._info, self._seen_at = info if isinstance(info, dict) else {}, now
+        serves = self._info.get("model_id")
+        if serves != model:
+            raise wrong_model(str(serves))
+        if self._info.get("model_pipeline_tag") != _SEES and any(image_urls(request)):
+            raise BadRequest("This model takes no images; TGI would put their addresses into the prompt.")
+
+    async def _continues(self, model: str) -> bool:
+        """Whether the model's template leaves a begun answer open."""
+        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+        try:
+            return await self._ends_with(ChatRequest(role="probe", messages=messages), model)
+        except LlmError:
+            return False
+
+    async def _ends_with(self, begun: ChatRequest, model: str) -> bool:
+        text = str(begun.messages[-1].content)
+        return str((await self._rendered(begun, model))["templated_text"]).rstrip().endswith(text)
+
+    async def _rendered(self, request: ChatRequest, model: str) -> Mapping[str, Any]:
+        question: dict[str, JsonValue] = {"model": model, "messages": messages_of(request)}
+        if request.tools:
+            question["tools"] = [*request.tools]
+        page = await self._page("/chat_tokenize", question)
+        if not isinstance(page, dict) or not {"tokenize_response", "templated_text"} <= page.keys():
+            raise self._no_page("/chat_tokenize")
+        return page
+
+    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
+        stops = stops_of(request)
+        return OpenAiAnswerReader(model, [*filters, StopCutter(stops)] if stops else filters)
+
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if request.repetition_penalty is not None:
             raise BadRequest("TGI's chat does not support repetition_penalty: use presence_penalty.")
+        if len(stops_of(request)) > _MOST_STOPS:
+            raise BadRequest(f"TGI takes at most {_MOST_STOPS} stop words.")
+        if request.logit_bias:
+            raise BadRequest("TGI ignores logit_bias: leave it out, or route this role to another provider.")
         match request.response_format:
             case None:
                 return request
             case {"type": "text"}:
                 return request.model_copy(update={"response_format": None})
+            case _ if request.tools:
+                raise BadRequest("TGI takes tools or a response_format, not both.")
             case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
                 return request.model_copy(update={"response_format": {"type": "json", "value": schema}})
             case _:

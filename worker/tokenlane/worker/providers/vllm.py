@@ -2,36 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import ModelInfo
+from pydantic import JsonValue
 
+from tokenlane.routing.errors import BadRequest, LlmError, Timeout
+from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+
+from .body import messages_of
+from .filters import Continuation, TextFilter
 from .openai import OpenAiProvider
+from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["VllmProvider"]
+
+_A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 class VllmProvider(OpenAiProvider):
     """A vLLM server: one model and its adapters, which batches what it is given."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
+    # The template adds a new turn unless it is told not to, and the two together are refused.
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = {
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "echo": False,
+    }
+    echoes: ClassVar[bool] = False
 
     async def models(self) -> list[ModelInfo]:
-        """The model and its adapters; a server started for embeddings lists them without `chat`."""
+        """The model and its adapters. What the server was started for is told by its routes, and of tools by asking."""
         models = await super().models()
         try:
             routes = (await self._page("/openapi.json"))["paths"]
             chats, embeds = "/v1/chat/completions" in routes, "/v1/embeddings" in routes
         except (LlmError, KeyError, TypeError):  # it may be told to hide them
             chats, embeds = True, False
-        can = (*(("chat", "schema") if chats else ()), *(("embed",) if embeds else ()))
+        can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
+        if chats and models and await self._calls_tools(models[0].name):
+            can += ("tools",)
+        if embeds:
+            can += ("embed",)
         return [model.model_copy(update={"capabilities": can}) for model in models]
 
     async def capacity(self) -> int:
         """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
         return 64
 
+    async def version(self) -> str | None:
+        """The server's version."""
+        page = await self._page("/version")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """The length of the prompt; see `CountsTokens.count_tokens`."""
+        question = {"model": model, "messages": messages_of(request)}
+        if request.tools:
+            question["tools"] = [*request.tools]
+        page = await self._page("/tokenize", question)
+        count = page.get("count") if isinstance(page, dict) else None
+        if not isinstance(count, int):
+            raise self._no_page("/tokenize")
+        return count
+
+    async def _calls_tools(self, model: str) -> bool:
+        """It has to be started with a parser for them, and refuses at once if it was not."""
+        question = {"model": model, "messages": [{"role": "user", "content": "a"}], "tools": [_A_TOOL], "max_tokens": 1}
+        try:
+            await self._page("/v1/chat/completions", question)
+        except Timeout:
+            return True  # not refused, only busy
+        except LlmError:
+            return False
+        return True
+
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        for name in sorted(request.extra or ()):
+            if name.startswith("guided_"):
+                raise BadRequest(f"vLLM ignores `{name}`: use response_format, or `structured_outputs` in `extra`.")
+        return request
+
+    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
+        continued = any(isinstance(each, Continuation) for each in filters)
+        return (_ContinuedReader if continued else OpenAiAnswerReader)(model, filters)
+
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         found = super()._model_info(entry)
         return found.model_copy(update={"loaded": True})
+
+
+class _ContinuedReader(OpenAiAnswerReader):
+    """Of an answer that was begun. A parser that waits for the end of the reasoning takes all of it for reasoning."""
+
+    def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
+        thought = piece.get("reasoning") or piece.get("reasoning_content")
+        if thought:
+            piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
+        return super()._piece(piece)

@@ -1,0 +1,118 @@
+"""What is taken out of an answer's text is taken out wherever the text was cut into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tokenlane.worker.providers.filters import Continuation, StopCutter, TextFilter, Thinking, rest_of
+
+TEXT = st.text(alphabet="ab \n<>/think", max_size=30)
+CUTS = st.lists(st.integers(0, 80), max_size=12)
+
+
+def cut(text: str, cuts: Sequence[int]) -> list[str]:
+    places = sorted({0, *(min(place, len(text)) for place in cuts), len(text)})
+    return [text[start:end] for start, end in pairwise(places)]
+
+
+def through(filters: list[TextFilter], pieces: Sequence[str]) -> tuple[str, str]:
+    """All that passes, text and reasoning."""
+    text = reasoning = ""
+    for piece in pieces:
+        for each in filters:
+            piece, thought = each.feed(piece)
+            reasoning += thought
+        text += piece
+        filters = [each for each in filters if not each.over]
+    rest, thought = rest_of(filters)
+    return text + rest, reasoning + thought
+
+
+@given(st.text(alphabet="abc \n", min_size=1, max_size=20), st.text(alphabet="abc \n", max_size=20), CUTS)
+@example("The capital of", "The capital of France", [14])
+def test_any_split_of_any_echo_gives_the_continuation_alone(begun: str, more: str, cuts: list[int]) -> None:
+    """A server that repeats what it continues, cut anywhere, gives what one gives that does not."""
+    blank = begun[len(begun.rstrip()) :]
+    repeated = begun.rstrip() + blank + more
+    assert through([Continuation(begun)], cut(repeated, cuts)) == (more, "")
+
+
+@given(st.text(min_size=1, max_size=20), st.text(max_size=20), CUTS)
+def test_without_an_echo_nothing_is_lost(begun: str, more: str, cuts: list[int]) -> None:
+    """What does not begin as the begun text does passes whole, but for white space that is there already."""
+    blank = begun[len(begun.rstrip()) :]
+    for echoed in (True, False):
+        if echoed and more.startswith(begun.rstrip()):
+            continue
+        text, _ = through([Continuation(begun, echoed=echoed)], cut(more, cuts))
+        assert more.endswith(text)
+        assert blank.startswith(more[: len(more) - len(text)])
+
+
+@pytest.mark.parametrize(
+    ("begun", "came", "text"),
+    [
+        ("The capital of ", "The capital of France", "France"),
+        ("The capital of ", "The capital of", ""),
+        ("The capital of ", " France", "France"),
+        ("The capital of ", "France", "France"),
+        ("The capital of", " France", " France"),
+        ("a\n\n", "\nb", "b"),
+        ("The capital", "The cap", "The cap"),
+        ("", "x", "x"),
+        ("  ", " x", "x"),
+    ],
+)
+def test_white_space_comes_once(begun: str, came: str, text: str) -> None:
+    """What stands at the end of the begun text and comes again is dropped; a part of an echo is none."""
+    assert through([Continuation(begun)], list(came)) == (text, "")
+
+
+def test_after_an_echo_nothing_is_held() -> None:
+    """Once it is decided what came, pieces pass as they come."""
+    each = Continuation("ab ")
+    assert [each.feed(piece) for piece in ("a", "b c", "ab ")] == [("", ""), ("c", ""), ("ab ", "")]
+    assert each.over
+
+
+@given(TEXT, TEXT, CUTS)
+def test_reasoning_in_tags(thought: str, text: str, cuts: list[int]) -> None:
+    """Whatever stands between the tags is reasoning, and what follows is text, however it was cut."""
+    thought = thought.replace("</think>", "")
+    said = f"<think>{thought}</think>{text}"
+    whole = through([Thinking()], [said])
+    assert through([Thinking()], cut(said, cuts)) == whole
+    before, _, after = said.removeprefix("<think>").partition("</think>")
+    assert whole == (after.lstrip(), before.lstrip())
+
+
+@given(TEXT, CUTS)
+def test_text_without_a_tag_passes(text: str, cuts: list[int]) -> None:
+    """An answer that does not begin with the tag is text, the tag further on too."""
+    if not text.lstrip().startswith("<think>"):
+        assert through([Thinking()], cut(text, cuts)) == (text, "")
+
+
+def test_an_answer_that_is_never_done_thinking() -> None:
+    """It is all reasoning, half a closing tag too; half an opening one is text."""
+    assert through([Thinking()], ["<thi", "nk> a", " b</th"]) == ("", "a b</th")
+    assert through([Thinking()], ["<thi"]) == ("<thi", "")
+
+
+@given(st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3), TEXT, CUTS)
+def test_the_stop_word_at_the_end_goes(stops: list[str], text: str, cuts: list[int]) -> None:
+    """However it was cut, the longest stop word that the answer ends with is taken off, and nothing else."""
+    for said in (text, text + stops[0]):
+        longest = max((len(stop) for stop in stops if said.endswith(stop)), default=0)
+        assert through([StopCutter(stops)], cut(said, cuts)) == (said[: len(said) - longest], "")
+
+
+def test_filters_in_a_row() -> None:
+    """Reasoning is taken out first, then the stop word."""
+    pieces = list("<think>hm END</think>so it is END")
+    assert through([Thinking(), StopCutter(["END"])], pieces) == ("so it is ", "hm END")

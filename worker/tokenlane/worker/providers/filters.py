@@ -1,0 +1,164 @@
+"""What is done to an answer's text on its way, wherever it was cut into pieces.
+
+A filter holds text back only while it cannot be told yet what that text is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+__all__ = ["Continuation", "StopCutter", "TextFilter", "Thinking", "rest_of"]
+
+
+class TextFilter(Protocol):
+    """One of them. What it gives is text and reasoning."""
+
+    over: bool
+    """Everything passes from now on, and nothing is held."""
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """What passes now that this has come."""
+        ...
+
+    def rest(self) -> tuple[str, str]:
+        """What was held, now that nothing comes any more."""
+        ...
+
+
+def rest_of(filters: Sequence[TextFilter]) -> tuple[str, str]:
+    """What filters in a row still hold, now that nothing comes any more."""
+    text = reasoning = ""
+    for each in filters:
+        passed, thought = each.feed(text)
+        held, more = each.rest()
+        text, reasoning = passed + held, reasoning + thought + more
+    return text, reasoning
+
+
+class Thinking:
+    """Takes the reasoning out of an answer that begins with `<think>`, where servers without a parser leave it.
+
+    The white space after either tag goes with it. A tag that does not stand at the beginning is text.
+    """
+
+    _OPEN, _CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self.over = False
+        self._place: Literal["before", "inside", "after"] = "before"
+        self._begun = False
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, str]:
+        self._held += text
+        thought = ""
+        if self._place == "before":
+            self._look_for_tag()
+        if self._place == "inside":
+            thought = self._think()
+        if self._place == "after":
+            self._held = self._held.lstrip()
+            self.over = bool(self._held)
+        if not self.over:
+            return "", thought
+        passed, self._held = self._held, ""
+        return passed, thought
+
+    def rest(self) -> tuple[str, str]:
+        return ("", self._held) if self._place == "inside" else (self._held, "")
+
+    def _look_for_tag(self) -> None:
+        begin = self._held.lstrip()
+        if begin.startswith(self._OPEN):
+            self._place, self._held = "inside", begin[len(self._OPEN) :]
+        else:
+            self.over = not self._OPEN.startswith(begin)
+
+    def _think(self) -> str:
+        if not self._begun:
+            self._held = self._held.lstrip()
+        thought, close, after = self._held.partition(self._CLOSE)
+        if close:
+            self._place, self._held = "after", after
+            return thought
+        held = _begun_at_end(thought, (self._CLOSE,))
+        thought, self._held = thought[: len(thought) - held], thought[len(thought) - held :]
+        self._begun = self._begun or bool(thought)
+        return thought
+
+
+class StopCutter:
+    """Takes the stop word off the end of an answer, where servers leave the one that ended it."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.over = False
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, str]:
+        text = self._held + text
+        held = _begun_at_end(text, self._stops)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], ""
+
+    def rest(self) -> tuple[str, str]:
+        ends = [len(stop) for stop in self._stops if stop and self._held.endswith(stop)]
+        return self._held[: len(self._held) - max(ends, default=0)], ""
+
+
+class Continuation:
+    """Leaves of a continued answer only what continues it.
+
+    Some servers repeat what they were given to continue, and some drop or repeat the white space at its end. So they
+    are given it without that, it is taken off the beginning of what comes, and the white space too if it comes again.
+
+    Args:
+        begun: the text that is continued.
+        echoed: the server may be one that repeats it.
+    """
+
+    def __init__(self, begun: str, *, echoed: bool = True) -> None:
+        self._echo = begun.rstrip()
+        self._blank = begun[len(self._echo) :]
+        self._matched = 0
+        self._in_echo = echoed and bool(self._echo)
+        self.over = not (self._in_echo or self._blank)
+
+    def feed(self, text: str) -> tuple[str, str]:
+        if self._in_echo:
+            text = self._after_echo(text)
+        return self._after_blank(text), ""
+
+    def rest(self) -> tuple[str, str]:
+        """A part of an echo is none: the answer happens to begin so."""
+        held = self._echo[: self._matched] if self._in_echo else ""
+        self._in_echo = False
+        return self._after_blank(held), ""
+
+    def _after_echo(self, text: str) -> str:
+        wanted = self._echo[self._matched : self._matched + len(text)]
+        if not text.startswith(wanted):
+            self._in_echo = False
+            return self._echo[: self._matched] + text
+        self._matched += len(wanted)
+        self._in_echo = self._matched < len(self._echo)
+        return text[len(wanted) :]
+
+    def _after_blank(self, text: str) -> str:
+        if self._in_echo or not text:
+            return text
+        same = 0
+        while same < min(len(text), len(self._blank)) and text[same] == self._blank[same]:
+            same += 1
+        self._blank = self._blank[same:] if same == len(text) else ""
+        self.over = not self._blank
+        return text[same:]
+
+
+def _begun_at_end(text: str, words: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of one of the words, or all of it."""
+    longest = min(max(map(len, words), default=0), len(text))
+    return next(
+        (size for size in range(longest, 0, -1) if text.endswith(tuple(w[:size] for w in words if len(w) >= size))), 0
+    )
