@@ -83,7 +83,7 @@ async def test_reasoning_has_three_spellings(name: str) -> None:
     for delta in ({"reasoning": "hm"}, {"reasoning_content": "hm"}):
         deltas, _ = await asked(name, sse(chunk(delta), chunk({"content": "so"}, "stop")))
         assert said(deltas) == ("so", "hm")
-    deltas, _ = await asked(name, text("<th", "ink>h", "m</thi", "nk>\n\nso"))
+    deltas, _ = await asked(name, text("<th", "ink>h", "m</think", ">\n\nso"))
     assert said(deltas) == ("so", "hm")
     assert [delta.text for delta in (await asked(name, text("a", "<think>")))[0][:2]] == ["a", "<think>"]
 
@@ -181,7 +181,7 @@ async def test_ollamas_reasoning_and_calls() -> None:
     assert said(deltas) == ("", "h")
     assert deltas[1].tool_calls[0].arguments == '{"x":1}'
     assert deltas[-1].finish_reason == "tool_calls"
-    assert said((await chat_ollama(ndjson(line("<think>h</thi"), line("nk>s", done=True))))[0]) == ("s", "h")
+    assert said((await chat_ollama(ndjson(line("<think>h</think"), line(">s", done=True))))[0]) == ("s", "h")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ async def test_lm_studio_may_repeat_what_it_continues(pieces: tuple[str, ...]) -
 
 async def test_tgi_leaves_the_stop_word() -> None:
     """It ends as `stop_sequence`, the word being part of the text: it is taken off, in however many pieces it came."""
-    deltas, _ = await asked("tgi", text("a", " E", "ND", finish="stop_sequence"), stop=["END", "x"])
+    deltas, _ = await asked("tgi", text("a", " ST", "OP", finish="stop_sequence"), stop=["STOP", "x"])
     assert said(deltas)[0] == "a "
     assert deltas[-1].finish_reason == "stop"
     assert said((await asked("tgi", text("a", " E", finish="length"), stop="END"))[0])[0] == "a E"
