@@ -25,7 +25,7 @@ def lane(name: str) -> st.SearchStrategy[LaneView]:
         models=st.lists(st.sampled_from(MODELS), unique=True, max_size=3).map(tuple),
         limit=st.integers(1, 4),
         queued=st.integers(0, 5),
-        live=st.booleans(),
+        workers=st.integers(0, 2),
         seen_ms=st.just(0),
     )
 
@@ -83,8 +83,8 @@ def test_without_a_route_every_lane_may_serve(there: tuple[LaneView, ...], wish:
 
 def test_credit_is_never_negative() -> None:
     """A lane that holds more than its limit, or is not live, has no free place."""
-    full = LaneView("l", "p", "e", ("m",), limit=2, queued=3, live=True, seen_ms=0)
-    gone = LaneView("l", "p", "e", ("m",), limit=2, queued=0, live=False, seen_ms=0)
+    full = LaneView("l", "p", "e", ("m",), limit=2, queued=3, workers=1, seen_ms=0)
+    gone = LaneView("l", "p", "e", ("m",), limit=2, queued=0, workers=0, seen_ms=0)
     assert (full.credit, gone.credit) == (0, 0)
 
 

@@ -64,7 +64,7 @@ class FakePool:
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
-    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+    async def start(self, request_id: str, attempt: int, worker: str, *, marked: bool = False) -> Started | None:
         if self.unavailable:
             self.refused_starts += 1
             raise PoolUnavailable
@@ -72,7 +72,7 @@ class FakePool:
             return None
         self.started_by.append(worker)
         envelope = Envelope(id=self.id, client="c", agent="a", role="r")
-        return Started(envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
+        return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
 
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         return payload

@@ -7,36 +7,70 @@ apart by the `dispatch` script. Those of rank 0 and 1 work; the others only ask 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from .advice import nobody
 from .errors import LlmError
 from .hub import Hub
+from .lanes import LaneView
 from .messages import Failed, Kind
 from .policy import Policy, candidates
-from .pool import Pool, Survey
-from .queues import Head, order
+from .pool import Pool, Started, Survey
+from .queues import Head, Queue, order
 
-__all__ = ["Placement", "Plan", "Refusal", "plan", "run_router"]
+__all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "plan", "run_router"]
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 0.25
 _SECOND_WAITS_S = 0.01
 _WORKING_RANKS = 2
+_MOST_RUNG = 64
+
+
+class OwnWorker(Protocol):
+    """The worker in whose process a router runs: what the router gives to its lane, it starts in the same step."""
+
+    @property
+    def worker(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def lane(self) -> str:
+        """The lane it serves."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of work it does."""
+        ...
+
+    def reserve(self) -> bool:
+        """Keep a slot free for what `take` is about to bring; False if there is none."""
+        ...
+
+    def take(self, started: Started | None, request_id: str) -> None:
+        """Run what was started in the slot that was kept, or give the slot up."""
+        ...
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A request that a lane is to have, and the model to use there."""
+    """A request that a lane is to have, and the model to use there. `shared`: several workers serve the lane."""
 
     head: Head
     lane: str
     model: str
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +113,7 @@ def plan(survey: Survey, policy: Policy) -> Plan:
             left = credit.setdefault(slots, lane.credit_for(kind))
             if left > 0 and reserved.get(slots, priority) == priority:
                 credit[slots] = left - 1
-                placements.append(Placement(head, lane.name, model))
+                placements.append(Placement(head, lane.name, model, shared=lane.workers > 1))
                 break
         if head.more:
             for lane, _ in options:
@@ -87,21 +121,27 @@ def plan(survey: Survey, policy: Policy) -> Plan:
     return Plan(tuple(placements), tuple(refusals))
 
 
-async def run_router(pool: Pool, hub: Hub, *, host: str) -> None:
+async def run_router(pool: Pool, hub: Hub, *, host: str, own: Sequence[OwnWorker] = ()) -> None:
     """Sweep and dispatch until cancelled. `host` is part of the router's name: ranks go to different hosts first."""
-    await _Router(pool, f"{host}/{secrets.token_hex(4)}").run(hub)
+    await _Router(pool, f"{host}/{secrets.token_hex(4)}", own).run(hub)
 
 
 class _Router:
-    def __init__(self, pool: Pool, name: str) -> None:
+    """`_seen`: the last survey, if nothing that could have been placed was left waiting by it. What comes then, and
+    whose bell says that it waits alone, needs no other."""
+
+    def __init__(self, pool: Pool, name: str, own: Sequence[OwnWorker]) -> None:
         self._pool = pool
         self._name = name
+        self._own = {(worker.lane, worker.kind): worker for worker in own}
         self._rank = 0
         self._policy: Policy | None = None
         self._bell = asyncio.Event()
+        self._seen: Survey | None = None
+        self._rung: list[bytes] = []
 
     async def run(self, hub: Hub) -> None:
-        await hub.subscribe(self._pool.keys.doorbell, lambda _: self._bell.set(), self._bell.set)
+        await hub.subscribe(self._pool.keys.doorbell, self._hear, self._look)
         try:
             failing = False
             while True:
@@ -116,6 +156,17 @@ class _Router:
         finally:
             hub.unsubscribe(self._pool.keys.doorbell)
 
+    def _hear(self, head: bytes) -> None:
+        if head and len(self._rung) < _MOST_RUNG:
+            self._rung.append(head)
+            self._bell.set()
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        self._seen = None
+        self._bell.set()
+
     async def _turn(self) -> None:
         """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
         next_sweep_at = asyncio.get_running_loop().time() + _SWEEP_EVERY_S
@@ -129,12 +180,14 @@ class _Router:
             return
         await self._dispatch_all()
         clock = asyncio.get_running_loop().time
-        while not swept.more and clock() < next_sweep_at and await self._rung(next_sweep_at):
+        while not swept.more and clock() < next_sweep_at and await self._is_rung(next_sweep_at):
             if self._rank > 0:
                 await asyncio.sleep(_SECOND_WAITS_S)
-            await self._dispatch_all()
+                await self._dispatch_all()
+            elif not await self._dispatch_rung():
+                await self._dispatch_all()
 
-    async def _rung(self, until: float) -> bool:
+    async def _is_rung(self, until: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._bell.wait()
@@ -142,9 +195,25 @@ class _Router:
         self._bell.clear()
         return rung
 
+    async def _dispatch_rung(self) -> bool:
+        """Place what has rung on the lanes as they were seen last; False if there is more to it."""
+        rung, self._rung = self._rung, []
+        if self._seen is None or self._policy is None:
+            return False
+        heads = [_head(bell, self._policy.revision) for bell in rung]
+        chosen = plan(replace(self._seen, heads=tuple(head for head in heads if head is not None)), self._policy)
+        if len(chosen.placements) < len(heads):
+            return False
+        if not all(await asyncio.gather(*(self._place(placement) for placement in chosen.placements))):
+            return False
+        if self._seen is not None:
+            self._seen = _with_queued(self._seen, chosen)
+        return True
+
     async def _dispatch_all(self) -> None:
         while True:
-            survey = await self._pool.survey()
+            self._rung.clear()
+            survey = self._seen = await self._pool.survey()
             if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policy()
             chosen = plan(survey, self._policy)
@@ -152,15 +221,64 @@ class _Router:
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
+            if self._seen is survey and len(chosen.placements) == len(survey.heads) and all(done):
+                self._seen = _with_queued(survey, chosen)
+            else:
+                self._seen = None
             # What comes later rings; only what waited behind a head that has gone is to be looked at now.
             if not any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True)):
                 return
 
     async def _place(self, placement: Placement) -> bool:
-        attempt = await self._pool.dispatch(placement.head, placement.lane, placement.model, token=secrets.token_hex(8))
-        return attempt is not None
+        head, token = placement.head, secrets.token_hex(8)
+        own = None if placement.shared else self._own.get((placement.lane, head.queue.kind))
+        if own is None or not own.reserve():
+            return await self._pool.dispatch(head, placement.lane, placement.model, token) is not None
+        started = None
+        try:
+            started = await self._start(placement, token, own.worker)
+        finally:
+            own.take(started, head.id)
+        return started is not None
+
+    async def _start(self, placement: Placement, token: str, worker: str) -> Started | None:
+        """Asked until there is an answer: a server that was silent may have started it all the same."""
+        failing = False
+        while True:
+            try:
+                return await self._pool.dispatch_and_start(
+                    placement.head, placement.lane, placement.model, token, worker
+                )
+            except LlmError as error:
+                if not failing:
+                    logger.warning("routing pauses: %s", error)
+                failing = True
+            await asyncio.sleep(_SWEEP_EVERY_S)
 
     async def _refuse(self, refusal: Refusal) -> bool:
         report = refusal.error.report()
         message = Failed(attempt=refusal.head.attempt, error=report)
         return await self._pool.refuse(refusal.head.id, report.code, message.to_wire())
+
+
+def _head(bell: bytes, revision: int) -> Head | None:
+    """The head that a bell tells of, as lua/common.lua writes it; None if it is not to be placed by this policy."""
+    try:
+        queue, agent, request_id, attempt, by_revision = json.loads(bell)
+        queue = Queue.parse(queue)
+    except (ValueError, TypeError):  # of a newer version
+        return None
+    if by_revision != revision:
+        return None
+    return Head(queue, agent, request_id, attempt, more=False, served=0, waited_ms=0)
+
+
+def _with_queued(survey: Survey, chosen: Plan) -> Survey:
+    """The survey with what was placed by now on its lanes, and nothing waiting."""
+    placed = Counter((placement.lane, placement.head.queue.kind) for placement in chosen.placements)
+    return replace(survey, heads=(), lanes=tuple(_loaded(lane, placed) for lane in survey.lanes))
+
+
+def _loaded(lane: LaneView, placed: Mapping[tuple[str, Kind], int]) -> LaneView:
+    beside = {kind: queued + placed.get((lane.name, kind), 0) for kind, queued in lane.beside.items()}
+    return replace(lane, queued=lane.queued + placed.get((lane.name, "chat"), 0), beside=beside)

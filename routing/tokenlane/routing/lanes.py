@@ -67,7 +67,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class LaneView:
-    """A lane as routers see it. `live`: one of its workers beats and takes new work. `seen_ms` is server time.
+    """A lane as routers see it. `workers`: those that beat and take new work. `seen_ms` is server time.
 
     `limit` and `queued` are chat's; `beside`: what is queued of the other kinds.
     """
@@ -78,10 +78,15 @@ class LaneView:
     models: tuple[str, ...]
     limit: int
     queued: int
-    live: bool
+    workers: int
     seen_ms: int
     offer: Offer = field(default_factory=Offer)
     beside: Mapping[Kind, int] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Whether the lane takes new work."""
+        return self.workers > 0
 
     @property
     def credit(self) -> int:

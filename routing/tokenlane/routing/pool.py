@@ -80,6 +80,7 @@ class Started:
     `payload` is as the agent sealed it: `Pool.unseal` opens it.
     """
 
+    attempt: int
     envelope: Envelope
     payload: bytes
     model: str
@@ -238,26 +239,21 @@ class Pool:
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
-        reply = await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
+        reply = await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token, "")
         outcome, *rest = _list(reply)
         return _int(rest[0]) if _text(outcome) == "dispatched" else None
 
-    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
-        """Claim an attempt; None if it is not to be run any more, or by another."""
-        reply = await self._run("start", request_id, attempt, worker)
-        outcome, *rest = _list(reply)
-        if _text(outcome) != "run":
-            return None
-        envelope, payload, model, starts, left_ms, waited_ms, cancelled = rest
-        return Started(
-            envelope=Envelope.model_validate_json(_bytes(envelope)),
-            payload=_bytes(payload),
-            model=_text(model),
-            starts=_int(starts),
-            left_ms=_int(left_ms),
-            waited_ms=_int(waited_ms),
-            cancelled=_int(cancelled) == 1,
-        )
+    async def dispatch_and_start(self, head: Head, lane: str, model: str, token: str, worker: str) -> Started | None:
+        """Give the request to the lane and have one of its workers start it, or None if that was not possible."""
+        return _started(await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token, worker))
+
+    async def start(self, request_id: str, attempt: int, worker: str, *, marked: bool = False) -> Started | None:
+        """Claim an attempt; None if it is not to be run any more, or by another.
+
+        Args:
+            marked: the worker has ARQ's mark on the job.
+        """
+        return _started(await self._run("start", request_id, attempt, worker, int(marked)))
 
     async def renew(
         self,
@@ -670,6 +666,23 @@ def _duplicate(request_id: str, state: str) -> Duplicate:
     return error
 
 
+def _started(reply: _Reply) -> Started | None:
+    outcome, *rest = _list(reply)
+    if _text(outcome) != "run":
+        return None
+    attempt, envelope, payload, model, starts, left_ms, waited_ms, cancelled = rest
+    return Started(
+        attempt=_int(attempt),
+        envelope=Envelope.model_validate_json(_bytes(envelope)),
+        payload=_bytes(payload),
+        model=_text(model),
+        starts=_int(starts),
+        left_ms=_int(left_ms),
+        waited_ms=_int(waited_ms),
+        cancelled=_int(cancelled) == 1,
+    )
+
+
 def _standing(reply: list[_Reply]) -> Standing:
     state, attempt, worker, end, code, owner = reply
     return Standing(
@@ -701,7 +714,7 @@ def _head(reply: list[_Reply]) -> Head | None:
 
 
 def _lane(reply: list[_Reply]) -> LaneView:
-    name, provider, endpoint, models, limit, queued, live, seen_ms, offer, embeds, commands = reply
+    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands = reply
     return LaneView(
         name=_text(name),
         provider=_text(provider),
@@ -709,7 +722,7 @@ def _lane(reply: list[_Reply]) -> LaneView:
         models=tuple(json.loads(_text(models))),
         limit=_int(limit),
         queued=_int(queued),
-        live=_int(live) == 1,
+        workers=_int(workers),
         seen_ms=_int(seen_ms),
         offer=_offer(_bytes(offer)),
         beside={"embed": _int(embeds), "command": _int(commands)},

@@ -121,12 +121,19 @@ class _Stop(Exception):
         self.reason: StopReason = reason
 
 
-async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
+async def run_request(
+    lane: Lane, request_id: str, attempt: int, started: Started | None = None, *, marked: bool = False
+) -> None:
     """Run an attempt to its end. Its failures are the request's; none is raised.
+
+    Args:
+        started: what `claim` gives, if the attempt was started already.
+        marked: ARQ's mark on the job is ours.
 
     Cancellation: the back end's stream is closed and the request given back, or ended as interrupted.
     """
-    started = await claim(lane, request_id, attempt)
+    if started is None:
+        started = await claim(lane, request_id, attempt, marked=marked)
     if started is None:
         return
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
@@ -150,7 +157,7 @@ def _span(lane: Lane, run: Run) -> Iterator[trace.Span]:
         yield span
 
 
-async def claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
+async def claim(lane: Lane, request_id: str, attempt: int, *, marked: bool) -> Started | None:
     """Take the attempt; None if it is not ours to run, or the worker is to shut down.
 
     Asked until there is an answer: a server that was silent may have given us the attempt all the same.
@@ -158,7 +165,7 @@ async def claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
     failing = False
     while not lane.runs.closing:
         try:
-            return await lane.pool.start(request_id, attempt, lane.worker)
+            return await lane.pool.start(request_id, attempt, lane.worker, marked=marked)
         except LlmError as error:
             if not failing:
                 logger.warning("the start of attempt %d of %s has to wait: %s", attempt, request_id, error)

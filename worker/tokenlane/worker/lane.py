@@ -1,9 +1,9 @@
 """The worker loop of a lane: ARQ's, and all that is overridden of it.
 
-ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the job,
-and sleeps half a second between two looks at the queue. This one goes on, takes a slot only for a job it may start, and
-is woken by the lane's doorbell, which names the job, and by its own jobs' ends. It does not ask ARQ's record of a job
-before it runs it, but meanwhile.
+ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the
+job, and sleeps half a second between two looks at the queue. This one goes on, and is woken by the lane's doorbell,
+which names the job, and by its own jobs' ends. What a router in its own process gives to its lane has been started
+when it comes. It does without ARQ's record of a job: the id says all, and the pool's scripts clear up behind it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import arq.worker
@@ -23,6 +24,7 @@ from redis.exceptions import RedisError
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Kind
+from tokenlane.routing.pool import Started
 
 from .job import Lane, run_request
 
@@ -43,15 +45,18 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 async def _run(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
     lane: Lane = ctx["lane"]
-    under_way: dict[str, asyncio.Task[None]] = ctx.get("attempts", {})
     request_id, attempt = args  # as lua/dispatch.lua writes them
-    await (under_way.get(ctx["job_id"]) or run_request(lane, request_id, attempt))
+    await run_request(lane, request_id, attempt, marked=True)
 
 
 def _attempt(job_id: str) -> tuple[str, int]:
     """The request and the attempt that a job is, as lua/dispatch.lua names it."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
     return request_id, int(attempt)
+
+
+def _job(keys: Keys, request_id: str, attempt: int) -> str:
+    return f"{keys.tag}{request_id}:{attempt}"
 
 
 ARQ_OPTIONS: dict[str, Any] = {
@@ -90,17 +95,29 @@ class LaneWorker(arq.worker.Worker):
             redis_pool=redis,
             max_jobs=lane.announcement.limit_of(kind),
             handle_signals=False,
-            ctx={"lane": lane, "attempts": {}},
+            ctx={"lane": lane},
             **ARQ_OPTIONS,
         )
         self._lane = lane
+        self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
-        self._attempts: dict[str, asyncio.Task[None]] = self.ctx["attempts"]
+        self._started: dict[str, Started] = {}
+        self._reserved = 0
+        self._all_taken = asyncio.Event()
+        self._all_taken.set()
         self._woken = asyncio.Event()
-        self._rung: list[bytes] = []
         self._look_at = 0.0
-        self._picking = asyncio.Lock()
         self._failing = False
+
+    @property
+    def worker(self) -> str:
+        """The worker's name in the pool."""
+        return self._lane.worker
+
+    @property
+    def lane(self) -> str:
+        """The lane's name."""
+        return self._lane.name
 
     async def listen(self) -> None:
         """Be rung from now on."""
@@ -113,19 +130,40 @@ class LaneWorker(arq.worker.Worker):
 
     def ring(self, job_id: bytes) -> None:
         """This job is new in the queue: start it now, without looking."""
-        self._rung.append(job_id)
-        self._woken.set()
+        self._start_all([job_id.decode()])
+
+    def reserve(self) -> bool:
+        """Keep a slot free; False if there is none, or no more jobs are to be started."""
+        if not self._has_room():
+            return False
+        self.job_counter += 1
+        self._reserved += 1
+        self._all_taken.clear()
+        return True
+
+    def take(self, started: Started | None, request_id: str) -> None:
+        """Run what was started in the slot that was reserved, or give the slot up."""
+        self._reserved -= 1
+        if self._reserved == 0:
+            self._all_taken.set()
+        if started is None:
+            self._free_slot()
+        else:
+            job_id = _job(self._lane.pool.keys, request_id, started.attempt)
+            self._started[job_id] = started
+            self._run(job_id)
 
     async def stop_picking(self) -> None:
         """Start no more jobs, and give those nobody has started back to the queue. Withdraw the worker first."""
-        async with self._picking:
-            self.allow_pick_jobs = False
+        self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(_ANSWER_S):
+                await self._all_taken.wait()
                 queued = await self._queued()
             for job_id in queued:
-                await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker)
-        except (*_BROKEN, LlmError) as error:
+                if job_id not in self.tasks:
+                    await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker)
+        except (*_BROKEN, TimeoutError, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", type(error).__name__)
 
     async def idle(self, within_s: float) -> bool:
@@ -137,9 +175,10 @@ class LaneWorker(arq.worker.Worker):
 
     async def abandon(self) -> None:
         """Cancel what still runs and wait for its end; ARQ's health record goes too."""
-        for task in self.tasks.values():
+        tasks = list(self.tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(*_BROKEN):
             async with asyncio.timeout(_ANSWER_S):
                 await self.pool.delete(self.health_check_key)
@@ -153,110 +192,56 @@ class LaneWorker(arq.worker.Worker):
     async def _poll_iteration(self) -> None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                async with self._picking:
-                    jobs = await self._new_jobs()
-                    if self.allow_pick_jobs:
-                        await self.start_jobs(jobs)
+                if self.job_counter < self.max_jobs and self.loop.time() >= self._look_at:
+                    self._look_at = self.loop.time() + POLL_S
+                    self._start_all(await self._queued())
                 await self.heart_beat()
             self._failing = False
         except _BROKEN as error:
             self._complain("the lane's queue cannot be read", error)
-        self._reap()
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _new_jobs(self) -> list[bytes]:
-        """Those that have rung; all of the queue when it is time to look."""
-        rung, self._rung = self._rung, []
-        if self.job_counter >= self.max_jobs:
-            return []
-        now = self.loop.time()
-        if now < self._look_at:
-            return rung
-        self._look_at = now + POLL_S
-        return list(await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1))
-
-    async def start_jobs(self, job_ids: list[bytes]) -> None:
-        waiting = [job_id for job_id in map(bytes.decode, job_ids) if job_id not in self.tasks]
-        while waiting and (free := self.max_jobs - self.job_counter) > 0:
-            batch, waiting = waiting[:free], waiting[free:]
-            for job_id, score in await self._take(batch):
-                self._start(job_id, score)
-
-    async def _take(self, job_ids: list[str]) -> list[tuple[str, int]]:
-        """Mark the jobs as in progress; those nobody else had, with their scores."""
-        marks = [in_progress_key_prefix + job_id for job_id in job_ids]
-        async with self.pool.pipeline(transaction=True) as pipe:
-            for job_id, mark in zip(job_ids, marks, strict=True):
-                pipe.set(mark, b"1", px=int(self.in_progress_timeout_s * 1000), nx=True)
-                pipe.zscore(self.queue_name, job_id)
-            replies = await pipe.execute()
-        marked = [
-            (job_id, mark, score)
-            for job_id, mark, new, score in zip(job_ids, marks, replies[::2], replies[1::2], strict=True)
-            if new
-        ]
-        over = [mark for _, mark, score in marked if score is None]
-        if over:
-            await self.pool.delete(*over)
-        return [(job_id, int(score)) for job_id, _, score in marked if score is not None]
-
     async def _queued(self) -> list[str]:
         """The jobs of the lane that no worker has marked."""
-        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, -1)]
+        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1)]
         if not job_ids:
             return []
         marks = await self.pool.mget([in_progress_key_prefix + job_id for job_id in job_ids])
         return [job_id for job_id, mark in zip(job_ids, marks, strict=True) if mark is None]
 
-    def _start(self, job_id: str, score: int) -> None:
-        self.job_counter += 1
-        task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, score))
-        task.add_done_callback(self._released)
+    def _start_all(self, job_ids: list[str]) -> None:
+        for job_id in job_ids:
+            if job_id not in self.tasks and self._has_room():
+                self.job_counter += 1
+                self._run(job_id)
 
-    def _released(self, _: asyncio.Task[None]) -> None:
+    def _has_room(self) -> bool:
+        return self.allow_pick_jobs and self.job_counter < self.max_jobs
+
+    def _run(self, job_id: str) -> None:
+        """Run a job in a slot that was counted."""
+        task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
+        task.add_done_callback(partial(self._ended, job_id))
+
+    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self.tasks[job_id]
+        self._free_slot()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._complain("a job is left to its lease", error)
+
+    def _free_slot(self) -> None:
         if self.job_counter == self.max_jobs:
             self.wake()
         self.job_counter -= 1
 
     async def run_job(self, job_id: str, score: int) -> None:
-        # ARQ reads its record of the job, and then awaits the attempt, which is under way.
-        attempt = self._attempts[job_id] = self.loop.create_task(run_request(self._lane, *_attempt(job_id)))
-        try:
-            await asyncio.sleep(0)
-            await super().run_job(job_id, score)
-        except asyncio.CancelledError:
-            attempt.cancel()
-            raise
-        finally:
-            # It is still under way if ARQ could not read its record, or found none.
-            await asyncio.gather(attempt, return_exceptions=True)
-            del self._attempts[job_id]
-
-    def _reap(self) -> None:
-        for job_id, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[job_id]
-                error = None if task.cancelled() else task.exception()
-                if error is not None:
-                    self._complain("a job is left to its lease", error)
-
-    async def finish_job(self, job_id: str, *args: Any, **kwargs: Any) -> None:
-        # `finish` and `requeue` have removed the job already; what cannot be removed now, `sweep` does.
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                await super().finish_job(job_id, *args, **kwargs)
-        except _BROKEN as error:
-            self._complain("a job's keys are left to the sweep", error)
-
-    async def finish_failed_job(self, job_id: str, *args: Any, **kwargs: Any) -> None:
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                await super().finish_failed_job(job_id, *args, **kwargs)
-        except _BROKEN as error:
-            self._complain("a job's keys are left to the sweep", error)
+        # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
+        await run_request(self._lane, *_attempt(job_id), self._started.pop(job_id, None))
+        self.jobs_complete += 1
 
     def _complain(self, what: str, error: BaseException) -> None:
         """Log it, once until the queue can be read again."""

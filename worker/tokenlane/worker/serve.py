@@ -179,7 +179,8 @@ async def run_worker(
         opened = open_lane(settings, redis, pool_name=pool_name, provider=provider, transcripts=transcripts)
         async with opened as lane, open_redis(redis.url) as client, background() as tasks:
             workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
-            tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
+            router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=workers)
+            tasks.create_task(router, name="tokenlane router")
             try:
                 if ready is not None:
                     await ready(lane)

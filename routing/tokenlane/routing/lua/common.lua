@@ -7,6 +7,7 @@ local CHANNEL = P .. DATABASE .. ':'
 local KINDS = { 'chat', 'embed', 'command' }
 local KEEP_ENDED_S = 3600
 local RATE_MS, RATE_BUCKETS = 10000, 6
+local JOB_KEPT_MS = 86400000 -- what ARQ is told of a job; its end deletes it
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -45,8 +46,10 @@ local function standing(request)
     request.entry ~= '' and request.client or '' }
 end
 
-local function ring()
-  redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
+-- head: {queue, agent, id, newest attempt, policy revision} of what waits, if it is all that does in its queue; routers
+-- need not look for it then.
+local function ring(head)
+  redis.call('PUBLISH', CHANNEL .. 'doorbell', head and cjson.encode(head) or '')
 end
 
 local function tell_agent(id, message)
@@ -235,4 +238,33 @@ local function cancel_one(id, reason)
   if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason) end
   tell_worker(id, request, request.cancel or reason)
   return 'flagged'
+end
+
+-- dispatched -> running. By a worker that the attempt may be given to; reply as of `start`.
+local function start_one(id, request, worker)
+  local now = now_ms()
+  local again = request.state == 'running'
+  local left = tonumber(request.deadline) - now
+  if left <= 0 and not again then
+    end_one(id, request, 'expired', brief('expired', request))
+    return { 'gone' }
+  end
+  local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
+  if #found == 0 then
+    fail_one(id, request, 'request_lost', 'its entry in the role stream was deleted by somebody else')
+    return { 'gone' }
+  end
+  local fields = {}
+  for i = 1, #found[1][2], 2 do fields[found[1][2][i]] = found[1][2][i + 1] end
+
+  if not again then
+    request.starts = int(tonumber(request.starts) + 1)
+    request.started = int(now)
+    redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
+      'starts', request.starts)
+    redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
+  end
+  redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
+  return { 'run', tonumber(request.attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
+    tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
 end

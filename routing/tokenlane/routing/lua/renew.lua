@@ -51,7 +51,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
     redis.call('SADD', P .. 'agent:' .. agent, id)
     local job = TAG .. id .. ':' .. attempt
     redis.call('ZADD', lane_queue(lane, kind), 1, job)
-    redis.call('SET', 'arq:in-progress:' .. job, '1', 'PX', 86400000)
+    redis.call('SET', 'arq:in-progress:' .. job, '1', 'PX', JOB_KEPT_MS)
   elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
     return 'stale'
   end

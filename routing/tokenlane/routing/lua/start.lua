@@ -1,37 +1,18 @@
 -- dispatched -> running, by the one worker that starts this attempt.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 attempt  3 worker
--- reply {'run', envelope, payload, model, starts, ms to the deadline, ms waited, cancelled: 0 or 1} | {'gone'}
+-- ARGV  1 id  2 attempt  3 worker  4 the worker has ARQ's mark on the job already: 1 or 0
+-- reply {'run', attempt, envelope, payload, model, starts, ms to the deadline, ms waited, cancelled: 0 or 1} | {'gone'}
 --       starts: how often the request has been started, this time included
 
-local id, attempt, worker = unpack(ARGV, 1, 3)
+local id, attempt, worker, marked = unpack(ARGV, 1, 4)
 begin()
 local request = read(id)
 if not request or request.attempt ~= attempt or request.entry == '' then return { 'gone' } end
 local again = request.state == 'running' and request.worker == worker
 if request.state ~= 'dispatched' and not again then return { 'gone' } end
-
-local now = now_ms()
-local left = tonumber(request.deadline) - now
-if left <= 0 and not again then
-  end_one(id, request, 'expired', brief('expired', request))
+-- Where ARQ's own worker has marked the job, it is about to start it.
+if not again and marked == '0' and redis.call('EXISTS', 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
   return { 'gone' }
 end
-local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
-if #found == 0 then
-  fail_one(id, request, 'request_lost', 'its entry in the role stream was deleted by somebody else')
-  return { 'gone' }
-end
-local fields = {}
-for i = 1, #found[1][2], 2 do fields[found[1][2][i]] = found[1][2][i + 1] end
-
-if not again then
-  request.starts = int(tonumber(request.starts) + 1)
-  request.started = int(now)
-  redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
-    'starts', request.starts)
-end
-redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
-return { 'run', fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
-  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
+return start_one(id, request, worker)

@@ -51,5 +51,7 @@ end
 enqueue(id, request)
 if sealed ~= '' then redis.call('SET', P .. 'key', sealed, 'NX') end -- a server that was wiped
 count(request, 'accepted')
-ring()
+local waiting = P .. 'queue:' .. queue
+local alone = redis.call('ZCARD', waiting .. ':agents') == 1 and redis.call('ZCARD', waiting .. ':agent:' .. agent) == 1
+ring(alone and { queue, agent, id, tonumber(ARGV[8]), revision })
 return { 'accepted', revision, keys }

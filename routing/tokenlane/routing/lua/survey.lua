@@ -4,7 +4,7 @@
 -- reply {now ms, policy revision, heads, lanes}
 --       head: {queue, agent, id, newest attempt so far, more waits behind it: 0 or 1, sequence of the queue's last
 --       dispatch, ms waited}
---       lane: {name, provider, endpoint, models JSON, limit, queued, live: 0 or 1, last beat ms, offer JSON,
+--       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
 --       queued to embed, queued commands}
 
 local now = now_ms()
@@ -25,9 +25,9 @@ for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
     'offer')
   if state[1] then
-    local live = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf') > 0
+    local workers = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf')
     lanes[#lanes + 1] = { name, state[1], state[2], state[3], tonumber(state[4]),
-      redis.call('ZCARD', lane_queue(name, 'chat')), live and 1 or 0, tonumber(state[5]), state[6] or '{}',
+      redis.call('ZCARD', lane_queue(name, 'chat')), workers, tonumber(state[5]), state[6] or '{}',
       redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')) }
   end
 end

@@ -22,7 +22,7 @@ class Reach:
 
 def reach(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> Reach:
     """The roles whose route leads to the lane, and those whose route does not."""
-    view = LaneView(lane, provider, "", models, limit=1, queued=0, live=True, seen_ms=0)
+    view = LaneView(lane, provider, "", models, limit=1, queued=0, workers=1, seen_ms=0)
     routes = sorted(name for name, role in policy.roles.items() if role.route)
     routed = tuple(name for name in routes if next(candidates(policy, name, Needs(), [view]), None))
     return Reach(routed, tuple(name for name in routes if name not in routed))

@@ -197,7 +197,7 @@ class Snapshot:
                 models=lane.models,
                 limit=lane.limit,
                 queued=lane.running + lane.queued,
-                live=lane.state == "open",
+                workers=int(lane.state == "open"),
                 seen_ms=self.time_ms - lane.beat_ms,
                 offer=lane.offer,
                 beside={kind: slots.running + slots.queued for kind, slots in lane.beside.items()},
