@@ -34,12 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def worker(pool: Pool) -> AsyncIterator[StandIn]:
-    async with stand_in(pool) as worker:
-        yield worker
-
-
-@pytest.fixture
 async def first(redis_url: str) -> AsyncIterator[Client]:
     async with Client(redis_url, agent="agent1") as client:
         yield client

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.life import state_of
-from tests.integration.stand_in import StandIn, stand_in
+from tests.integration.stand_in import StandIn
 
 from tokenlane.config import exits
 from tokenlane.config.embedded import EmbeddedServer
@@ -22,12 +22,6 @@ from tokenlane.producer import ProviderDown
 from tokenlane.routing.pool import Pool
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
-
-
-@pytest.fixture
-async def worker(pool: Pool) -> AsyncIterator[StandIn]:
-    async with stand_in(pool) as worker:
-        yield worker
 
 
 @asynccontextmanager

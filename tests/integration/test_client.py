@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -33,18 +33,6 @@ from tokenlane.producer import (
 )
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Checked, Pool
-
-
-@pytest.fixture
-async def worker(pool: Pool) -> AsyncIterator[StandIn]:
-    async with stand_in(pool) as worker:
-        yield worker
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with Client(redis_url, agent="agent1") as client:
-        yield client
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -409,7 +397,8 @@ async def test_many_streams_share_one_connection(client: Client, worker: StandIn
     asked = [asyncio.create_task(ask(number)) for number in range(100)]
     runs = [await worker.next_run() for _ in asked]
     subscribed = [one for one in await pool.redis.client_list() if int(one["sub"]) > 0]
-    assert sorted(int(one["sub"]) for one in subscribed) == [2, 101]  # the worker's hub, and the client's
+    of_worker, of_client = sorted(int(one["sub"]) for one in subscribed)
+    assert (of_worker, of_client > 100) == (2, True)
     await asyncio.gather(*(answer(run) for run in runs))
     assert [await one for one in asked] == [f"say{number}" for number in range(100)]
 

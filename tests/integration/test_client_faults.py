@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -35,18 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenlane.producer.watch._ENDED_PATIENCE_S", 0.5)
     monkeypatch.setattr("tokenlane.producer.watch._RUNNING_PATIENCE_S", 0.8)
     monkeypatch.setattr("tokenlane.producer.exchange.UNCERTAIN_EVERY_S", 0.2)
-
-
-@pytest.fixture
-async def worker(pool: Pool) -> AsyncIterator[StandIn]:
-    async with stand_in(pool) as worker:
-        yield worker
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with Client(redis_url, agent="agent1") as client:
-        yield client
 
 
 async def kill_subscribers(redis: Redis) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,18 +12,12 @@ import pytest
 from pydantic import BaseModel
 from tests.integration.farm import farm
 from tests.integration.life import PREFIX, raw, state_of
-from tests.integration.stand_in import Run, StandIn, stand_in
+from tests.integration.stand_in import Run, StandIn
 
 from tokenlane.producer import Answer, PoolUnavailable, RequestCancelled
 from tokenlane.producer.sync import Client
 from tokenlane.routing.messages import new_id
 from tokenlane.routing.pool import Pool
-
-
-@pytest.fixture
-async def worker(pool: Pool) -> AsyncIterator[StandIn]:
-    async with stand_in(pool) as worker:
-        yield worker
 
 
 def threads() -> list[str]:

@@ -106,7 +106,8 @@ class Client:
             options: see `ChatOptions`; what is left out is the back end's default.
         """
         refuse_unknown(options)
-        courier, request_id = self._entered(), new_id()
+        courier = self._entered()
+        request_id = courier.ahead.take()
         form = response_format if isinstance(response_format, type) else None
         shape = asked_for(response_format) if isinstance(response_format, type) else response_format
 
@@ -212,6 +213,7 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
                 await watch.beat()
                 try:
                     async with background() as beats:
+                        beats.create_task(courier.subscribe_ahead(), name="tokenlane subscriptions")
                         beats.create_task(courier.speak(), name="tokenlane words to workers")
                         beats.create_task(watch.run(), name="tokenlane client beat")
                         yield courier

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import get_args
 
 from opentelemetry import trace
@@ -27,12 +27,13 @@ from tokenlane.routing.errors import (
     RequestCancelled,
     RequestLost,
 )
-from tokenlane.routing.hub import Hub
+from tokenlane.routing.hub import Hub, Listener
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Attached, Envelope, Progressed, channel_message
 from tokenlane.routing.pool import Ending, Pool
 from tokenlane.routing.telemetry import inject, send_span
 
+from .ahead import Ahead
 from .delivery import Delivery, ToWorker
 from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange
 
@@ -69,6 +70,11 @@ class Courier:
         return iter([exchange for those in self.exchanges.values() for exchange in those])
 
     # What streams call.
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        """Ids for requests."""
+        return Ahead()
 
     async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
         """Submit a request; returns when the pool has accepted it.
@@ -186,6 +192,10 @@ class Courier:
         _, untold = await asyncio.wait(self._withdrawals, timeout=_GOODBYE_S)
         return not untold
 
+    async def subscribe_ahead(self) -> None:
+        """Keep channels ready for requests to come, for ever."""
+        await self.ahead.run(self._hub, self._pool.keys.deltas, self._listener)
+
     async def speak(self) -> None:
         """Send what is to be said to workers, for ever. What is lost here is said again: everything is repeated."""
         while True:
@@ -233,10 +243,11 @@ class Courier:
     async def _subscribe(self, exchange: Exchange) -> None:
         if len(self.exchanges[exchange.id]) > 1:
             return
-        hear, miss = partial(self._hear_all, exchange.id), partial(self._miss_all, exchange.id)
+        if self.ahead.subscribed(exchange.id):
+            return
         try:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
-                await self._hub.subscribe(self._channel(exchange), hear, miss)
+                await self._hub.subscribe(self._channel(exchange), *self._listener(exchange.id))
         except TimeoutError as error:
             raise PoolUnavailable(f"{self._pool!r} confirms no subscription: is its Redis server there?") from error
 
@@ -289,6 +300,9 @@ class Courier:
                 if asyncio.get_running_loop().time() > exchange.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)
+
+    def _listener(self, request_id: str) -> Listener:
+        return Listener(partial(self._hear_all, request_id), partial(self._miss_all, request_id))
 
     def _hear_all(self, request_id: str, data: bytes) -> None:
         for exchange in tuple(self.exchanges.get(request_id, ())):

@@ -132,6 +132,8 @@ class ChatStream(Generic[Parsed]):
 
     def __del__(self) -> None:
         exchange = getattr(self, "_exchange", None)
+        if self._loop is None:
+            self._courier.ahead.give_back(self._request_id)
         if exchange is None or self._loop is None or exchange.delivery.ended:
             return
         with suppress(RuntimeError):  # the loop is closed, and everything with it

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
@@ -18,7 +19,7 @@ from redis.asyncio.client import PubSub
 from .pool import Pool, open_redis
 from .tasks import background
 
-__all__ = ["Hub", "open_hub"]
+__all__ = ["Hub", "Listener", "open_hub"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,20 @@ _SILENCE_S = 2.0
 _DEAD_AFTER_SILENCES = 3
 _CONNECT_TIMEOUT_S = 5.0
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_UNSUBSCRIBE_AFTER_S = 0.05
 _BROKEN = (redis_errors.RedisError, OSError)
+
+
+class Listener(NamedTuple):
+    """Who hears a channel: `handler` is given its messages, `on_gap` is told when some may have been lost."""
+
+    handler: Callable[[bytes], None]
+    on_gap: Callable[[], None]
 
 
 @dataclass(eq=False)
 class _Subscription:
-    handler: Callable[[bytes], None]
-    on_gap: Callable[[], None]
+    listener: Listener
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -46,7 +54,9 @@ class Hub:
     def __init__(self, url: str) -> None:
         self._url = url
         self._subscriptions: dict[str, _Subscription] = {}
-        self._pending: dict[str, bool] = {}
+        self._wanted: dict[str, None] = {}
+        self._unwanted: dict[str, None] = {}
+        self._pending = False
         self._wake: asyncio.Timeout | None = None
         self.connected = asyncio.Event()
 
@@ -62,26 +72,41 @@ class Hub:
         Raises:
             ValueError: the channel has a handler already.
         """
-        if channel in self._subscriptions:
-            raise ValueError(f"channel {channel!r} has a handler already")
-        subscription = self._subscriptions[channel] = _Subscription(handler, on_gap)
-        self._ask(channel, wanted=True)
+        await self.subscribe_all({channel: Listener(handler, on_gap)})
+
+    async def subscribe_all(self, listeners: Mapping[str, Listener]) -> None:
+        """Subscribe to many channels at once; see `subscribe`."""
+        taken = self._subscriptions.keys() & listeners.keys()
+        if taken:
+            raise ValueError(f"channels have a handler already: {sorted(taken)}")
+        fresh = {channel: _Subscription(listener) for channel, listener in listeners.items()}
+        self._subscriptions |= fresh
+        self._wanted |= dict.fromkeys(fresh)
+        self._apply()
         try:
-            await subscription.confirmed.wait()
+            for subscription in fresh.values():
+                await subscription.confirmed.wait()
         except asyncio.CancelledError:
-            self.unsubscribe(channel)
+            for channel, subscription in fresh.items():
+                if self._subscriptions.get(channel) is subscription:
+                    self.unsubscribe(channel)
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop handing over the channel's messages, at once; the server is told soon."""
+        """Stop handing over the channel's messages, at once; the server is told soon, of several at a time."""
         subscription = self._subscriptions.pop(channel, None)
-        if subscription is not None:
-            subscription.confirmed.set()
-            self._ask(channel, wanted=False)
+        if subscription is None:
+            return
+        subscription.confirmed.set()
+        self._wanted.pop(channel, None)
+        if not self._unwanted:
+            asyncio.get_running_loop().call_later(_UNSUBSCRIBE_AFTER_S, self._apply)
+        self._unwanted[channel] = None
 
-    def _ask(self, channel: str, *, wanted: bool) -> None:
-        self._pending[channel] = wanted
-        if self._wake is not None:
+    def _apply(self) -> None:
+        """Have the reading task tell the server what is wanted, and what no longer is."""
+        self._pending = bool(self._wanted or self._unwanted)
+        if self._pending and self._wake is not None:
             self._wake.reschedule(asyncio.get_running_loop().time())
             self._wake = None
 
@@ -110,7 +135,9 @@ class Hub:
     async def _subscribe_all(self, pubsub: PubSub) -> None:
         # A PubSub object has no connection before its first subscription; this one belongs to nobody else.
         await pubsub.subscribe(f"tokenlane:hub:{id(self)}")
-        self._pending.clear()
+        self._wanted.clear()
+        self._unwanted.clear()
+        self._pending = False
         if self._subscriptions:
             await pubsub.subscribe(*self._subscriptions)
 
@@ -138,9 +165,11 @@ class Hub:
                 await pubsub.ping()
 
     async def _apply_pending(self, pubsub: PubSub) -> None:
-        pending, self._pending = self._pending, {}
-        wanted = [channel for channel, want in pending.items() if want]
-        unwanted = [channel for channel, want in pending.items() if not want]
+        wanted, self._wanted = self._wanted, {}
+        unwanted, self._unwanted = self._unwanted, {}
+        self._pending = False
+        # Some that was not wanted may be wanted again.
+        unwanted = {channel: None for channel in unwanted if channel not in self._subscriptions}
         if wanted:
             await pubsub.subscribe(*wanted)
         if unwanted:
@@ -151,10 +180,10 @@ class Hub:
         if subscription is None:
             return
         if kind == "message" and isinstance(data, bytes):
-            self._call(subscription.handler, data)
+            self._call(subscription.listener.handler, data)
         elif kind == "subscribe":
             if subscription.confirmed.is_set():
-                self._call(subscription.on_gap)
+                self._call(subscription.listener.on_gap)
             subscription.confirmed.set()
 
     @staticmethod
