@@ -149,7 +149,7 @@ async def test_roles_are_answered_by_their_lanes(town: Town) -> None:
     answers = await asyncio.gather(*(town.client.complete("hi", role=role, max_tokens=5) for role in roles))
     for role, answer in zip(roles, answers, strict=True):
         assert answer.text == "w0 w1 w2 w3 w4 "
-        assert answer.finish_reason == "stop"
+        assert answer.finish_reason == "length"
         assert answer.usage.completion_tokens == 5
         assert answer.usage.prompt_tokens > 0
         assert answer.usage.attempts == 1

@@ -121,7 +121,8 @@ async def test_models_and_capacity() -> None:
 
 async def test_ollamas_models() -> None:
     """Ollama's models come with what each can do; those for embeddings do not chat, and one request runs at once."""
-    async with Simulator(api="ollama", capacity=3, models=("phi3:latest", "embed-mini:latest")) as simulator:
+    names = ("phi3:latest", "embed-mini:latest")
+    async with Simulator(api="ollama", capacity=3, models=names, loaded=names[:1]) as simulator:
         async with default_registry().create(lane(simulator.url, "ollama")) as provider:
             chat, embed = await provider.models()
             assert (chat.name, chat.chats, chat.loaded, chat.quantisation) == ("phi3:latest", True, True, "Q4_K_M")

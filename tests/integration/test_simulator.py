@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -61,10 +62,12 @@ async def answer(provider: LlmProvider, extra: dict[str, object]) -> list[TokenD
     return [delta async for delta in provider.chat(chat, "sim")]
 
 
-async def test_faults_holding_and_the_log() -> None:
+async def test_faults_holding_and_the_log(tmp_path: Path) -> None:
     """Scripted faults come in order; a held answer is released, or found disconnected in the log."""
+    faults = tmp_path / "faults.toml"
+    faults.write_text('[[fault]]\nstatus = 429\nretry_after = "1"\n')
     async with (
-        simulating("--tokens", "3", "--capacity", "1", "--faults", '[{"status": 429, "retry_after": "1"}]') as url,
+        simulating("--api", "llamacpp", "--tokens", "3", "--capacity", "1", "--faults", str(faults)) as url,
         default_registry().create(LaneSettings("gpu0", "openai", url)) as provider,
         httpx.AsyncClient(base_url=url, timeout=30) as control,
         asyncio.TaskGroup() as group,
@@ -93,7 +96,7 @@ async def test_faults_holding_and_the_log() -> None:
 async def test_requests_over_capacity_wait() -> None:
     """With one slot the second answer begins when the first has ended."""
     async with (
-        simulating("--capacity", "1", "--tokens", "1") as url,
+        simulating("--api", "llamacpp", "--capacity", "1", "--tokens", "1") as url,
         default_registry().create(LaneSettings("gpu0", "llamacpp", url)) as provider,
         httpx.AsyncClient(base_url=url, timeout=30) as control,
     ):
@@ -107,15 +110,32 @@ async def test_requests_over_capacity_wait() -> None:
         assert len(await first) == len(await second) == 2
 
 
-@pytest.mark.parametrize("faults", ["{", "[1]", '[{"nosuch": 1}]'])
-async def test_wrong_faults_are_refused(faults: str) -> None:
-    """A script that is none ends the command with a usage error."""
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "--faults", faults),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "f.toml",
+            "[[fault]]\nstatus = 200\n\n[[fault]]\ncut_aftr = 1\n",
+            "line 5: 'cut_aftr' is no key of a fault.",
+        ),
+        ("f.toml", "[[fault]]\nstatus = 2000\n", "line 2: status: input should be less than or equal to 599"),
+        ("f.toml", "[fault]\n", "line 1: write [[fault]] with two brackets"),
+        ("f.toml", "[[fault]\n", "not TOML"),
+        ("f.json", '[{\n "nosuch": 1}]', "line 2: 'nosuch' is no key of a fault. Allowed: answers_as, "),
+        ("f.json", "{", "line 1: not JSON"),
+        ("f.json", "[1]", "line 1: a fault is a table of keys"),
+        ("f.json", "{}", "a list of objects"),
+        ("none.toml", None, "cannot be read"),
+    ],
+)
+async def test_wrong_faults_are_refused(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    """A file that holds no faults ends the command with a usage error that says where and what is allowed."""
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    process = await asyncio.create_subprocess_exec(*COMMAND, "--faults", str(file), stderr=asyncio.subprocess.PIPE)
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert b"--faults" in errors
+    assert f"{file}" in errors.decode()
+    assert said in errors.decode()
     assert b"Traceback" not in errors

@@ -7,53 +7,88 @@ import contextlib
 import errno
 import json
 import signal
+import socket
 import sys
-from typing import Annotated, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator import Model, Simulator, read_faults
+from tokenlane.benches.simulator.models import parse_bytes
 from tokenlane.config.exits import ConfigError
 
 __all__ = ["simulate"]
 
+T = TypeVar("T")
+
 
 def simulate(
-    api: Annotated[Literal["openai", "ollama"], typer.Option(help="Whose dialect to speak.")] = "openai",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
+    api: Annotated[
+        Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"], typer.Option(help="Whose dialect to speak.")
+    ] = "openai",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0)] = 0,
     itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens in an answer.", min=0)] = 16,
     capacity: Annotated[int, typer.Option(help="Requests answered at once.", min=1)] = 4,
-    models: Annotated[str, typer.Option(help="Models served, separated by commas.")] = "sim",
-    faults: Annotated[str, typer.Option(help="JSON list of what the first requests meet.")] = "[]",
+    queue: Annotated[
+        int | None, typer.Option(help="Requests that may wait; as the server has it, if unset.", min=0)
+    ] = None,
+    models: Annotated[str, typer.Option(help="Models it has: NAME or NAME=SIZE, separated by commas.")] = "sim",
+    pullable: Annotated[str, typer.Option(help="Models it can pull besides, written alike.")] = "",
+    memory: Annotated[str | None, typer.Option(help="What fits in memory, as 8GB; everything if unset.")] = None,
+    load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0)] = 0,
+    pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull one.", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the text; words are counted, `w0 w1`, if unset.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key that requests must send.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file: which requests go wrong, and how (docs/simulator.md).")
+    ] = None,
 ) -> None:
     """Imitate a model server until Ctrl-C; one line of JSON tells its URL."""
-    try:
-        scripts = TypeAdapter(list[Script]).validate_json(faults)
-    except ValidationError as error:
-        raise ConfigError(f"--faults is not a list of scripts: {error}") from None
-    served = [name.strip() for name in models.split(",") if name.strip()]
+    served = _list("--models", models)
     if not served:
         raise ConfigError("--models names no model.")
     simulator = Simulator(
         api=api,
+        host=host,
         port=port,
         ttft_ms=ttft_ms,
         itl_ms=itl_ms,
         tokens=tokens,
         capacity=capacity,
+        queue=queue,
         models=served,
-        faults=scripts,
+        pullable=_list("--pullable", pullable),
+        memory_bytes=None if memory is None else _read("--memory", parse_bytes, memory),
+        load_ms=load_ms,
+        pull_ms=pull_ms,
+        seed=seed,
+        api_key=api_key,
+        faults=[] if faults is None else read_faults(faults),
     )
     try:
         asyncio.run(_serve(simulator))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise ConfigError(f"Port {port} is taken: name another with --port, or 0 for a free one.") from error
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {port} is taken: name another with --port, or 0 for a free one.") from error
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, socket.gaierror):
+            raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error}.") from error
+        raise
+
+
+def _list(option: str, text: str) -> list[Model]:
+    return [_read(option, Model.parse, entry) for entry in text.split(",") if entry.strip()]
+
+
+def _read(option: str, read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 async def _serve(simulator: Simulator) -> None:

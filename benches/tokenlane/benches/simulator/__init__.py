@@ -1,0 +1,14 @@
+"""A model server without a model: a real one's dialect, deterministic text, and faults on demand.
+
+Used by tests, benchmarks and agents' authors, in process (`async with Simulator(api="ollama") as simulator`) or as
+`tokenlane simulate`.
+"""
+
+from __future__ import annotations
+
+from .faults import Fault, read_faults
+from .log import Received
+from .models import Model
+from .server import Simulator
+
+__all__ = ["Fault", "Model", "Received", "Simulator", "read_faults"]

@@ -1,0 +1,238 @@
+"""A chat request as any dialect means it, and the answer that is to be given, token by token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple
+
+from pydantic import JsonValue
+
+from tokenlane.benches.script import Script
+
+from .text import after, count_tokens, example, pieces_of, words
+
+__all__ = ["Answer", "Ask", "Call", "Part", "Tool", "Turn", "compose"]
+
+_THOUGHTS = 4
+"""Tokens of reasoning."""
+
+Finish = Literal["stop", "length", "tool_calls", "abort"]
+
+
+class Turn(NamedTuple):
+    """A message of the conversation."""
+
+    role: str
+    content: str
+    images: int = 0
+
+
+class Tool(NamedTuple):
+    """A tool the model may call."""
+
+    name: str
+    parameters: JsonValue
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A chat request.
+
+    Args:
+        prefill: how the answer begins already; it is no turn.
+        tools: empty where none may be called.
+        tool: the one that must be.
+        schema: what the answer must fit; None: it is text.
+        think: whether to reason first; None: as the model does.
+        stream: the answer comes in pieces.
+        usage: and tells its counts at the end.
+        echo: it repeats what it begins with.
+        keep_alive: how long the model is to stay loaded, in Ollama's words.
+        context_length: to load the model with; None: its own.
+        keeps_stop: the stop string that ends it is part of it.
+        truncate: a prompt that is too long loses its oldest turns.
+    """
+
+    model: str
+    turns: tuple[Turn, ...] = ()
+    prefill: str = ""
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[Tool, ...] = ()
+    tool: str | None = None
+    must_call: bool = False
+    schema: JsonValue = None
+    formatted: bool = False
+    think: bool | None = None
+    stream: bool = True
+    usage: bool = True
+    echo: bool = False
+    keep_alive: JsonValue = None
+    context_length: int | None = None
+    truncate: bool = False
+    keeps_stop: bool = False
+
+    @property
+    def conversation(self) -> str:
+        """The prompt as the simulated template renders it."""
+        return "".join(f"<|{turn.role}|>\n{turn.content}\n" for turn in self.turns)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt and what the answer begins with."""
+        images = sum(turn.images for turn in self.turns)
+        return count_tokens(f"{self.conversation}<|assistant|>\n{self.prefill}") + 256 * images
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a tool, in all its pieces."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+class Part(NamedTuple):
+    """A token of the answer that is more than text, which is a `str`: of its reasoning, or of a call's arguments."""
+
+    text: str
+    channel: Literal["text", "reasoning", "call"] = "text"
+    call: Call | None = None
+    first: bool = False
+    """Of its call."""
+    last: bool = False
+
+
+@dataclass
+class Answer:
+    """What is said to one request, and how far it has been said."""
+
+    index: int
+    ask: Ask
+    model: str
+    """That is named in it."""
+    script: Script
+    parts: list[str | Part]
+    finish: str | None
+    stopped_by: str | None = None
+    """The stop string that ended it."""
+    prompt_tokens: int = 0
+    created: int = 0
+    request_id: str = ""
+    queued_s: float = 0
+    load_s: float = 0
+    around: tuple[bytes, bytes] | None = None
+    """What its voice puts before and after each piece of text."""
+
+    @property
+    def text(self) -> str:
+        """All its text."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def reasoning(self) -> str:
+        """All its reasoning."""
+        return "".join(part.text for part in self.parts if not isinstance(part, str) and part.channel == "reasoning")
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls in it."""
+        parts = [part for part in self.parts if not isinstance(part, str)]
+        return [part.call for part in parts if part.call is not None and part.last]
+
+    @property
+    def tokens(self) -> int:
+        """How many it has."""
+        return len(self.parts)
+
+
+def compose(
+    ask: Ask, script: Script, tokens: int, seed: int | None, room: int
+) -> tuple[list[str | Part], str, str | None]:
+    """The answer's parts, why it ends, and the stop string that ended it.
+
+    Args:
+        tokens: how many an ordinary answer has.
+        seed: the server's own; the request's comes first.
+        room: how many tokens fit after the prompt.
+    """
+    if script.pieces is not None:
+        scripted = after(ask.prefill, script.pieces, len(script.pieces)) if ask.prefill else script.pieces
+        return [*scripted], "stop", None
+    most = room if ask.max_tokens is None else min(ask.max_tokens, room)
+    parts: list[str | Part] = [*_thoughts(ask, seed)]
+    finish: Finish = "stop"
+    stopped_by = None
+    if calls := _calls(ask):
+        parts += [part for call in calls for part in _spelled(call)]
+        finish = "tool_calls"
+    else:
+        whole = tokens if script.tokens is None else script.tokens
+        said, stopped_by = _stopped([*islice(_said(ask, whole, seed), most + 1)], ask)
+        parts += said
+    if len(parts) > most:
+        return parts[:most], "length", None
+    return parts, finish, stopped_by
+
+
+def _thoughts(ask: Ask, seed: int | None) -> list[Part]:
+    if not ask.think or ask.prefill:
+        return []
+    thoughts = islice(words(ask.seed if ask.seed is not None else seed, "thoughts" + ask.conversation), _THOUGHTS)
+    return [Part(thought, "reasoning") for thought in thoughts]
+
+
+def _said(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
+    if ask.formatted:
+        pieces = pieces_of(example(ask.schema))
+        return after(ask.prefill, pieces, len(pieces))
+    return after(ask.prefill, words(ask.seed if ask.seed is not None else seed, ask.conversation), tokens)
+
+
+def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:
+    """Cut before the first stop string, wherever it lies in the pieces."""
+    if not ask.stop:
+        return pieces, None
+    text = "".join(pieces)
+    found = [(text.find(stop), stop) for stop in ask.stop if stop and stop in text]
+    if not found:
+        return pieces, None
+    end, stop = min(found)
+    if ask.keeps_stop:
+        end += len(stop)
+    kept: list[str] = []
+    for piece in pieces:
+        if end <= 0:
+            break
+        kept.append(piece[:end])
+        end -= len(piece)
+    return kept, stop
+
+
+def _calls(ask: Ask) -> list[Call]:
+    """The calls to make: of the tools the last message names, else of the first one; none after a tool's result."""
+    if not ask.tools or ask.prefill or (ask.turns and ask.turns[-1].role == "tool" and not ask.must_call):
+        return []
+    if ask.tool is not None:
+        chosen = [tool for tool in ask.tools if tool.name == ask.tool]
+    else:
+        last = ask.turns[-1].content if ask.turns else ""
+        chosen = [tool for tool in ask.tools if tool.name in last] or [ask.tools[0]]
+    return [_call(index, tool, ask) for index, tool in enumerate(chosen)]
+
+
+def _call(index: int, tool: Tool, ask: Ask) -> Call:
+    name = f"{index}{tool.name}{ask.conversation}".encode("utf-8", "surrogatepass")
+    return Call(index, f"call_{hashlib.sha256(name).hexdigest()[:12]}", tool.name, example(tool.parameters))
+
+
+def _spelled(call: Call) -> Sequence[Part]:
+    pieces = pieces_of(call.arguments)
+    last = len(pieces) - 1
+    return [Part(piece, "call", call, place == 0, place == last) for place, piece in enumerate(pieces)]

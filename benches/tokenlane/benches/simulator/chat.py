@@ -1,0 +1,57 @@
+"""An answer in the voice of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+
+from .answer import Answer
+from .voice import Voice
+
+__all__ = ["ChatSpeech"]
+
+
+class ChatSpeech:
+    """What a `Stage` wants, of an answer and a voice."""
+
+    def __init__(self, voice: Voice, answer: Answer) -> None:
+        self._voice, self._answer, self._parts = voice, answer, answer.parts
+        self.stream_type, self.late_head = voice.stream_type, voice.late_head
+        self.ping, self.malformed, self.huge_start = voice.ping, voice.malformed, voice.huge_start
+
+    @property
+    def steps(self) -> int:
+        """Its tokens."""
+        return len(self._parts)
+
+    def say(self, step: int) -> bytes:
+        """A token."""
+        if step:
+            return self._voice.piece(self._answer, self._parts[step])
+        return self._voice.first(self._answer, self._parts[0])
+
+    def stop(self, finish: str, said: int) -> None:
+        """End it here, for this reason."""
+        self._answer.finish = finish
+        del self._parts[said:]
+
+    def ending(self) -> Iterator[bytes]:
+        """See `Voice`."""
+        return self._voice.ending(self._answer)
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """See `Voice`."""
+        return self._voice.failing(status, error)
+
+    def departed(self) -> Iterator[bytes]:
+        """See `Voice`."""
+        return self._voice.departed(self._answer)
+
+    def whole(self) -> JsonValue:
+        """See `Voice`."""
+        return self._voice.whole(self._answer)
+
+    def headers(self) -> dict[str, str]:
+        """Of the answer that is not streamed."""
+        return self._voice.headers(self._answer)

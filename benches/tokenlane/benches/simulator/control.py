@@ -1,0 +1,72 @@
+"""What checkers ask of the simulator itself, under `/simulator/`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from .engine import Engine
+from .log import Log
+
+__all__ = ["control_pages"]
+
+_PATIENCE_S = 30
+
+
+def control_pages(
+    log: Log, engine: Engine, release: Callable[[int | None], None]
+) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
+    """The pages, by method and path."""
+
+    async def show_log(request: web.Request) -> web.Response:
+        """All requests, or those from number `?since=` on."""
+        since = _number(request, "since")
+        return web.json_response([received.summary() for received in log if received.index >= since])
+
+    async def show_state(_: web.Request) -> web.Response:
+        """What is going on now."""
+        return web.json_response(
+            {
+                "running": engine.running,
+                "waiting": engine.waiting,
+                "capacity": engine.capacity,
+                "models": [*engine.models.on_disk],
+                "loaded": [instance.id for instance in engine.models.loaded()],
+            }
+        )
+
+    async def wait_for(request: web.Request) -> web.Response:
+        """Answers once as many as the query says were `received`, are `held` or have `ended`; 408 after 30 s."""
+        count, held, ended = (_number(request, name) for name in ("received", "held", "ended"))
+        try:
+            await log.wait_for(
+                lambda: (
+                    len(log) >= count
+                    and sum(received.held for received in log) >= held
+                    and sum(received.ended is not None for received in log) >= ended
+                ),
+                _PATIENCE_S,
+            )
+        except TimeoutError:
+            return web.Response(status=408)
+        return await show_log(request)
+
+    async def let_go(request: web.Request) -> web.Response:
+        """Releases request `?index=`, or all."""
+        release(_number(request, "index") if "index" in request.query else None)
+        return web.Response(status=204)
+
+    return {
+        "GET /simulator/log": show_log,
+        "GET /simulator/state": show_state,
+        "GET /simulator/wait": wait_for,
+        "POST /simulator/release": let_go,
+    }
+
+
+def _number(request: web.Request, name: str) -> int:
+    value = request.query.get(name, "0")
+    if not value.isdecimal():
+        raise web.HTTPBadRequest(text=f"{name} must be a number")
+    return int(value)

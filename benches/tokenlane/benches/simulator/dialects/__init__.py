@@ -1,0 +1,22 @@
+"""The servers the simulator imitates, a module each."""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .llamacpp import LlamaCppDialect
+from .lmstudio import LmStudioDialect
+from .ollama import OllamaDialect
+from .openai import OpenAiDialect
+from .tgi import TgiDialect
+from .vllm import VllmDialect
+
+__all__ = ["DIALECTS", "Dialect"]
+
+DIALECTS: dict[str, type[Dialect]] = {
+    "ollama": OllamaDialect,
+    "vllm": VllmDialect,
+    "lmstudio": LmStudioDialect,
+    "tgi": TgiDialect,
+    "llamacpp": LlamaCppDialect,
+    "openai": OpenAiDialect,
+}

@@ -1,0 +1,153 @@
+"""Reading requests: what OpenAI's and Ollama's dialects have in common, checked as servers check it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from tokenlane.benches.simulator.answer import Tool, Turn
+from tokenlane.benches.simulator.refused import Refused
+
+__all__ = ["boolean", "integer", "openai_turns", "parse", "seconds", "stops", "text_of", "texts", "tools_of"]
+
+_DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse(body: bytes) -> dict[str, JsonValue]:
+    """The JSON object a request holds.
+
+    Raises:
+        Refused: it holds none.
+    """
+    try:
+        parsed = json.loads(body)
+    except ValueError as error:
+        raise Refused("bad_request", f"the body is no JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise Refused("bad_request", "the body is no JSON object")
+    return parsed
+
+
+def integer(body: Mapping[str, JsonValue], *names: str) -> int | None:
+    """The first of these options that is set.
+
+    Raises:
+        Refused: it is no whole number.
+    """
+    for name in names:
+        value = body.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise Refused("bad_request", f"{name} must be an integer", parameter=name)
+        return int(value)
+    return None
+
+
+def boolean(body: Mapping[str, JsonValue], name: str, default: bool) -> bool:
+    """An option that is true or false.
+
+    Raises:
+        Refused: it is neither.
+    """
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise Refused("bad_request", f"{name} must be true or false", parameter=name)
+    return value
+
+
+def stops(value: JsonValue, most: int | None = None) -> tuple[str, ...]:
+    """The stop strings.
+
+    Raises:
+        Refused: they are none, or more than the server takes.
+    """
+    if value is None:
+        return ()
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(stop, str) for stop in found):
+        raise Refused("bad_request", "stop must be a string or a list of strings", parameter="stop")
+    if most is not None and len(found) > most:
+        raise Refused("bad_request", f"`stop` supports up to {most} stop sequences. Given: {len(found)}")
+    return tuple(str(stop) for stop in found)
+
+
+def text_of(content: JsonValue) -> tuple[str, int]:
+    """A message's text, and how many images it has."""
+    if isinstance(content, str):
+        return content, 0
+    texts: list[str] = []
+    images = 0
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and part.get("type") == "text":
+            texts.append(str(part.get("text", "")))
+        elif isinstance(part, dict) and part.get("type") == "image_url":
+            images += 1
+    return "\n".join(texts), images
+
+
+def openai_turns(messages: JsonValue) -> tuple[Turn, ...]:
+    """The conversation.
+
+    Raises:
+        Refused: it is none.
+    """
+    if not isinstance(messages, list):
+        raise Refused("bad_request", "messages must be a list", parameter="messages")
+    turns: list[Turn] = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Refused("bad_request", "a message needs a role", parameter="messages")
+        text, images = text_of(message.get("content"))
+        calls = message.get("tool_calls")
+        turns.append(Turn(str(message["role"]), text + (json.dumps(calls) if calls else ""), images))
+    return tuple(turns)
+
+
+def tools_of(value: JsonValue) -> tuple[Tool, ...]:
+    """The tools offered.
+
+    Raises:
+        Refused: one is no function with a name.
+    """
+    tools: list[Tool] = []
+    for offered in value if isinstance(value, list) else ():
+        function = offered.get("function") if isinstance(offered, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Refused("bad_request", "a tool needs a function with a name", parameter="tools")
+        tools.append(Tool(str(function["name"]), function.get("parameters")))
+    return tuple(tools)
+
+
+def texts(value: JsonValue) -> Sequence[str] | None:
+    """The inputs of an embedding request; None if they are none."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return [str(text) for text in value]
+    return None
+
+
+def seconds(value: JsonValue) -> float | None:
+    """Ollama's `keep_alive`: a number is seconds, a string as Go writes durations; less than 0 is for ever (None).
+
+    Raises:
+        Refused: it is no time.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return None if value < 0 else float(value)
+    found = list(_DURATION.finditer(value)) if isinstance(value, str) else []
+    if not isinstance(value, str) or "".join(part[0] for part in found) != value or not found:
+        raise Refused("bad_request", f"time: invalid duration {json.dumps(value)}", parameter="keep_alive")
+    total = _total(found)
+    return None if total < 0 else total
+
+
+def _total(found: Iterable[re.Match[str]]) -> float:
+    return sum(float(part[1]) * _UNITS_S[part[2]] for part in found)

@@ -1,0 +1,130 @@
+"""What a dialect must say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.answer import Ask
+from tokenlane.benches.simulator.engine import Engine
+from tokenlane.benches.simulator.models import Instance, Model
+from tokenlane.benches.simulator.refused import Refused
+from tokenlane.benches.simulator.visit import Visit
+from tokenlane.benches.simulator.voice import Voice
+
+from .asking import parse
+
+__all__ = ["Dialect", "Page", "Work"]
+
+
+Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Work = Callable[[Visit], Awaitable[web.StreamResponse]]
+
+
+class Dialect(ABC):
+    """One kind of server."""
+
+    preloads: ClassVar[bool] = True
+    """Its models are in memory from the start, and stay."""
+    exact_names: ClassVar[bool] = True
+    queue: ClassVar[int | None] = None
+    """How many may wait."""
+    most_loaded: ClassVar[int | None] = None
+    keeps_alive: ClassVar[bool] = True
+    """Whether a connection carries another request after a stream."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.models = engine.models
+
+    @abstractmethod
+    def voices(self) -> Mapping[str, Voice]:
+        """How it chats, by path."""
+
+    def works(self) -> Mapping[str, Work]:
+        """Pages that do more than tell, by method and path: they are logged."""
+        return {}
+
+    @abstractmethod
+    def pages(self) -> Mapping[str, Page]:
+        """The others, by method and path."""
+
+    @abstractmethod
+    def error(self, status: int, error: JsonValue) -> JsonValue:
+        """The body of a refusal that is scripted.
+
+        Args:
+            error: what the script says; None for the server's own words.
+        """
+
+    @abstractmethod
+    def refusal(self, refused: Refused) -> web.Response:
+        """A refusal in the server's own words."""
+
+    def guards(self, path: str) -> bool:
+        """Whether this path wants the API key, if there is one."""
+        return True
+
+    def no_route(self, request: web.Request) -> web.Response:
+        """What a path that is not there answers."""
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    def parsed(self, body: bytes) -> dict[str, JsonValue]:
+        """The JSON object a request holds.
+
+        Raises:
+            Refused: it holds none.
+        """
+        return parse(body)
+
+    def instead(self, voice: Voice, ask: Ask, model: Model, script: Script) -> Awaitable[web.StreamResponse] | None:
+        """What a request gets that asks for no answer."""
+        return None
+
+    def chosen(self, ask: Ask) -> Model:
+        """The model that answers.
+
+        Raises:
+            Refused: there is none.
+        """
+        model = self.models.find(ask.model)
+        if model is None:
+            raise Refused("model_missing", model=ask.model)
+        return model
+
+    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+        """The model in memory.
+
+        Raises:
+            Refused: it cannot be brought there.
+        """
+        return await self.engine.instance(model, script, context_length=ask.context_length)
+
+    def settled(self, ask: Ask, model: Model) -> Ask:
+        """The request once it is known which model answers.
+
+        Raises:
+            Refused: that one cannot.
+        """
+        if model.embeds:
+            raise Refused("cannot_chat", model=model.name)
+        if not model.sees and any(turn.images for turn in ask.turns):
+            raise Refused("cannot_see", model=model.name)
+        return replace(ask, think=bool(model.thinks and ask.think is not False))
+
+    def named(self, ask: Ask, model: Model) -> str:
+        """How the model is called in the answer."""
+        return model.name
+
+    def context(self, instance: Instance) -> int:
+        """How many tokens prompt and answer may have together."""
+        return instance.context_length
+
+    def done_with(self, ask: Ask, instance: Instance) -> None:  # noqa: B027 - most servers do nothing then
+        """An answer has ended."""

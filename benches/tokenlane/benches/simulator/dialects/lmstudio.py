@@ -1,0 +1,332 @@
+"""LM Studio: OpenAI's dialect for chats, its own for models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import ClassVar, Literal
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.engine import Engine
+from tokenlane.benches.simulator.models import PULL_STEPS, Download, Instance, Model
+from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.visit import Visit
+
+from .asking import integer, parse
+from .dialect import Page, Work
+from .openai import OpenAiDialect, OpenAiVoice, event
+
+__all__ = ["LmStudioDialect"]
+
+_TOO_LONG = (
+    "Input does not fit in context length. The input has {tokens} tokens, but the context length only supports "
+    "{limit} tokens."
+)
+_REFUSALS: Mapping[Reason, Words] = {
+    "bad_request": Words(400, "invalid_request_error"),
+    "model_missing": Words(404, "invalid_request_error", 'Model "{model}" not found. Please download it first.'),
+    "not_loaded": Words(
+        404,
+        "invalid_request_error",
+        "No models loaded. Please load a model in the developer page or use the `lms load` command.",
+    ),
+    "too_long": Words(400, "invalid_request_error", _TOO_LONG),
+    "load_failed": Words(400, "invalid_request_error", 'Failed to load model "{model}". Error: {message}'),
+    "cannot_chat": Words(400, "invalid_request_error", 'Model "{model}" is not an llm.'),
+    "cannot_embed": Words(400, "invalid_request_error", 'Model "{model}" is not an embedding model.'),
+    "cannot_see": Words(400, "invalid_request_error", 'Model "{model}" does not support images.'),
+}
+_KEPT_S = 3600.0
+_KEY_WANTED = (
+    "An LM Studio API token is required to make requests to this server, but none was provided using the "
+    "'Authorization' header."
+)
+
+
+class LmStudioVoice(OpenAiVoice):
+    """Every chunk has the role; an error in the stream is an event of that name."""
+
+    role_in_each: ClassVar[bool] = True
+    reasoning_field: ClassVar[str | None] = "reasoning_content"
+
+    def limit(self, body: Mapping[str, JsonValue]) -> int | None:
+        """-1 is no limit."""
+        limit = integer(body, "max_tokens")
+        return None if limit is not None and limit < 0 else limit
+
+    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """The last message, if it is the assistant's."""
+        if [turn.role for turn in turns[-2:]] == ["assistant", "assistant"]:
+            raise Refused("bad_request", "Multi-part or consecutive assistant responses are not supported")
+        return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
+
+    def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
+        """It takes schemas and text only, and says so in a string."""
+        if isinstance(wanted, dict) and wanted.get("type") not in ("json_schema", "text"):
+            raise Refused("wrong_format", "'response_format.type' must be 'json_schema' or 'text'")
+        return super().format_of(wanted)
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """The message twice."""
+        said: JsonValue = {"message": "simulated"} if error is None else error
+        message = said.get("message") if isinstance(said, dict) else said
+        yield event({"error": said, "message": message}, "error")
+
+    def refused(self, refused: Refused) -> Iterator[bytes] | None:
+        """A prompt that is too long is told in the stream."""
+        if refused.reason != "too_long":
+            return None
+        return self.failing(400, {"message": worded(refused, _REFUSALS).message})
+
+    def departed(self, answer: Answer) -> Iterator[bytes]:
+        """It was unloaded."""
+        return self.failing(500, {"message": "Model unloaded."})
+
+
+class LmStudioDialect(OpenAiDialect):
+    """Models are downloaded, loaded by name or by the first request; a request for an unknown one may get another."""
+
+    voice: ClassVar[type[OpenAiVoice]] = LmStudioVoice
+    preloads: ClassVar[bool] = False
+    owner: ClassVar[str] = "organization_owner"
+    floats_only: ClassVar[bool] = True
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._jobs: dict[str, _Job] = {}
+
+    def works(self) -> Mapping[str, Work]:
+        """Embeddings by two paths, downloads, loading and unloading."""
+        return {
+            **super().works(),
+            "POST /api/v0/embeddings": self.embeddings,
+            "POST /api/v1/models/download": self._start_download,
+            "POST /api/v1/models/load": self._load,
+            "POST /api/v1/models/unload": self._unload,
+        }
+
+    def pages(self) -> Mapping[str, Page]:
+        """Its own lists of models besides OpenAI's."""
+        return {
+            **super().pages(),
+            "GET /lmstudio-greeting": self._greeting,
+            "GET /api/v1/models": self._list_natively,
+            "GET /api/v0/models": self._list_as_before,
+            "GET /api/v1/models/download/status/{job}": self._download_status,
+        }
+
+    def error(self, status: int, error: JsonValue) -> JsonValue:
+        """An `error` object."""
+        plain: JsonValue = {"message": "simulated", "type": "invalid_request_error", "param": None, "code": None}
+        return {"error": plain if error is None else error}
+
+    def refusal(self, refused: Refused) -> web.Response:
+        """Its own words, in one of three shapes."""
+        if refused.reason == "unauthorized":
+            said: JsonValue = {"type": "invalid_request", "code": "invalid_api_key", "message": _KEY_WANTED}
+            return web.json_response({"error": said}, status=401)
+        words = worded(refused, _REFUSALS)
+        if refused.reason == "wrong_format":
+            return web.json_response({"error": words.message}, status=400)
+        parameter = "model" if refused.model else refused.parameter
+        known: JsonValue = {"message": words.message, "type": words.kind, "param": parameter, "code": None}
+        return web.json_response({"error": known}, status=words.status)
+
+    def no_route(self, request: web.Request) -> web.Response:
+        """200, whatever was asked."""
+        return web.json_response({"error": f"Unexpected endpoint or method. ({request.method} {request.path})"})
+
+    def chosen(self, ask: Ask) -> Model:
+        """An unknown name gets the loaded model, if there is just one."""
+        chatting = [instance for instance in self.models.loaded() if not instance.model.embeds]
+        for instance in chatting:
+            if ask.model == instance.id:
+                return instance.model
+        if (model := self.models.find(ask.model)) is not None:
+            return model
+        if len(chatting) == 1:
+            return chatting[0].model
+        raise Refused("model_missing" if chatting else "not_loaded", model=ask.model)
+
+    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+        """A request loads the model; the one that another request loaded goes."""
+        if present := self.models.instances_of(model):
+            if script.unloaded or script.out_of_memory:
+                await super().ready(ask, model, script)
+            return present[0]
+        for instance in self.models.loaded():
+            if instance.on_demand and not instance.model.embeds:
+                self.models.unload(instance)
+        instance = await super().ready(ask, model, script)
+        instance.on_demand = True
+        return instance
+
+    def done_with(self, ask: Ask, instance: Instance) -> None:
+        """What a request loaded goes after an hour."""
+        if instance.on_demand:
+            instance.expires_at = time.time() + _KEPT_S
+
+    async def _greeting(self, _: web.Request) -> web.Response:
+        return web.json_response({"lmstudio": True})
+
+    async def _list_natively(self, _: web.Request) -> web.Response:
+        self._advance()
+        listed: list[JsonValue] = [self._described(model) for model in self.models.on_disk.values()]
+        return web.json_response({"models": listed})
+
+    def _described(self, model: Model) -> JsonValue:
+        instances: list[JsonValue] = [
+            {"id": instance.id, "config": {"context_length": instance.context_length, "parallel": self.engine.capacity}}
+            for instance in self.models.instances_of(model)
+        ]
+        described: dict[str, JsonValue] = {
+            "type": "embedding" if model.embeds else "llm",
+            "publisher": "simulated",
+            "key": model.name,
+            "display_name": model.name,
+            "architecture": "simulated",
+            "quantization": {"name": "Q4_K_M", "bits_per_weight": 4},
+            "size_bytes": model.size_bytes,
+            "params_string": "1B",
+            "loaded_instances": instances,
+            "max_context_length": model.context_length,
+            "format": "gguf",
+        }
+        if model.embeds:
+            return described
+        can: dict[str, JsonValue] = {"vision": bool(model.sees), "trained_for_tool_use": True}
+        if model.thinks:
+            can["reasoning"] = {"allowed_options": ["off", "on"], "default": "on"}
+        return {**described, "capabilities": can}
+
+    async def _list_as_before(self, _: web.Request) -> web.Response:
+        self._advance()
+        listed: list[JsonValue] = []
+        for model in self.models.on_disk.values():
+            kind = "embeddings" if model.embeds else "vlm" if model.sees else "llm"
+            loaded = self.models.instances_of(model)
+            entry: dict[str, JsonValue] = {
+                "id": model.name,
+                "object": "model",
+                "type": kind,
+                "publisher": "simulated",
+                "arch": "simulated",
+                "compatibility_type": "gguf",
+                "quantization": "Q4_K_M",
+                "state": "loaded" if loaded else "not-loaded",
+                "max_context_length": model.context_length,
+            }
+            listed.append({**entry, "loaded_context_length": loaded[0].context_length} if loaded else entry)
+        return web.json_response({"object": "list", "data": listed})
+
+    async def _load(self, visit: Visit) -> web.StreamResponse:
+        """Loads the model, once more if it is there already."""
+        body = parse(await visit.request.read())
+        name = str(body.get("model") or "")
+        model = self.models.find(name)
+        if model is None:
+            return _native(404, "model_not_found", f'Model "{name}" not found.')
+        if visit.script.out_of_memory:
+            return _native(500, "internal_error", f'Failed to load model "{name}". Error: out of memory')
+        start = time.monotonic()
+        context = integer(body, "context_length")
+        try:
+            instance = await self.models.load(model, context, another=True)
+        except Refused as refused:
+            return _native(500, "internal_error", f'Failed to load model "{name}". Error: {refused.message}')
+        said: dict[str, JsonValue] = {
+            "type": "embedding" if model.embeds else "llm",
+            "instance_id": instance.id,
+            "load_time_seconds": round(time.monotonic() - start, 3),
+            "status": "loaded",
+        }
+        if body.get("echo_load_config"):
+            said["load_config"] = {"context_length": instance.context_length}
+        return web.json_response(said)
+
+    async def _unload(self, visit: Visit) -> web.StreamResponse:
+        """By the id of the instance, not by the model's name."""
+        body = parse(await visit.request.read())
+        wanted = str(body.get("instance_id") or "")
+        instance = self.models.instance(wanted)
+        if instance is None:
+            return _native(404, "model_not_found", f'No loaded model instance "{wanted}".')
+        self.models.unload(instance)
+        return web.json_response({"instance_id": wanted})
+
+    async def _start_download(self, visit: Visit) -> web.StreamResponse:
+        body = parse(await visit.request.read())
+        name = str(body.get("model") or "")
+        self._advance()
+        download = self.models.download(name)
+        if download is None:
+            return _native(404, "model_not_found", f'Model "{name}" not found in the catalog.')
+        if download.whole:
+            return web.json_response({"status": "already_downloaded"})
+        running = [job for job in self._jobs.values() if job.download is download and job.status == "downloading"]
+        job = running[0] if running else _Job(f"job_{len(self._jobs) + 1}", download, corrupt=visit.script.corrupt)
+        self._jobs[job.id] = job
+        visit.received.sent = 1
+        return web.json_response(job.told())
+
+    async def _download_status(self, request: web.Request) -> web.Response:
+        self._advance()
+        job = self._jobs.get(request.match_info["job"])
+        if job is None:
+            return _native(404, "job_not_found", "Download job not found.")
+        return web.json_response(job.told(self.engine.pace.pull_s))
+
+    def _advance(self) -> None:
+        """Bring the downloads to where they are by now: they need no one who watches."""
+        for job in self._jobs.values():
+            if job.status != "downloading":
+                continue
+            pull_s = self.engine.pace.pull_s
+            part = (time.monotonic() - job.started) / pull_s if pull_s else 1.0
+            job.download.steps = min(int(part * PULL_STEPS), PULL_STEPS)
+            if job.download.whole:
+                right = self.models.arrived(job.download, corrupt=job.corrupt)
+                job.status = "completed" if right else "failed"
+                job.ended_at = _moment()
+
+
+@dataclass
+class _Job:
+    id: str
+    download: Download
+    corrupt: bool
+    status: Literal["downloading", "completed", "failed"] = "downloading"
+    started: float = field(default_factory=time.monotonic)
+    started_at: str = field(default_factory=lambda: _moment())
+    ended_at: str | None = None
+
+    def told(self, pull_s: float | None = None) -> dict[str, JsonValue]:
+        """What its status page says, if it takes so long; without, what its start does."""
+        total = self.download.model.size_bytes
+        said: dict[str, JsonValue] = {
+            "job_id": self.id,
+            "status": self.status,
+            "total_size_bytes": total,
+            "started_at": self.started_at,
+        }
+        if pull_s is not None:
+            said |= {
+                "downloaded_bytes": min(sum(self.download.completed()), total),
+                "bytes_per_second": int(total / pull_s) if pull_s else total,
+            }
+        return {**said, "completed_at": self.ended_at} if self.ended_at else said
+
+
+def _native(status: int, kind: str, message: str) -> web.Response:
+    """An error of its own API."""
+    return web.json_response({"error": {"type": kind, "message": message}}, status=status)
+
+
+def _moment() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

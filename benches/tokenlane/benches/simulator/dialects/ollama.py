@@ -1,0 +1,322 @@
+"""Ollama, by its own API and by the OpenAI-compatible one it has besides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.answer import Ask
+from tokenlane.benches.simulator.models import PULL_STEPS, Instance, Model
+from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.text import count_tokens
+from tokenlane.benches.simulator.vectors import embedding
+from tokenlane.benches.simulator.visit import Visit
+from tokenlane.benches.simulator.voice import Voice
+
+from .asking import boolean, integer, parse, seconds, texts
+from .dialect import Page, Work
+from .ollama_pull import PullSpeech
+from .ollama_voices import ChatVoice, CompatibleVoice, GenerateVoice, moment
+from .openai import OpenAiDialect
+
+__all__ = ["OllamaDialect"]
+
+_KEPT_S = 300.0
+_GONE = Words(500, "", "model runner has unexpectedly stopped, this may be due to resource limitations")
+_REFUSALS: Mapping[Reason, Words] = {
+    "bad_request": Words(400, ""),
+    "model_missing": Words(404, "", "model '{model}' not found"),
+    "embedder_missing": Words(404, "", 'model "{model}" not found, try pulling it first'),
+    "too_long": Words(400, "", "the prompt is longer than the context length currently available ({tokens} > {limit})"),
+    "input_too_long": Words(400, "", "the input length exceeds the context length"),
+    "unauthorized": Words(401, "", "unauthorized"),
+    "overloaded": Words(503, "", "server busy, please try again.  maximum pending requests exceeded"),
+    "load_failed": Words(500, ""),
+    "not_loaded": _GONE,
+    "sleeping": _GONE,
+    "cannot_chat": Words(400, "", '"{model}" does not support chat'),
+    "cannot_embed": Words(400, "", '"{model}" does not support embeddings'),
+    "cannot_think": Words(400, "", '"{model}" does not support thinking'),
+    "cannot_see": Words(400, "", '"{model}" does not support image input'),
+}
+
+
+class OllamaDialect(OpenAiDialect):
+    """Models are pulled, loaded when asked for, and leave when nobody has asked for a while."""
+
+    preloads: ClassVar[bool] = False
+    exact_names: ClassVar[bool] = False
+    most_loaded: ClassVar[int | None] = 3
+    owner: ClassVar[str] = "library"
+
+    def voices(self) -> Mapping[str, Voice]:
+        """Three ways to chat."""
+        return {"/api/chat": ChatVoice(), "/api/generate": GenerateVoice(), "/v1/chat/completions": CompatibleVoice()}
+
+    def works(self) -> Mapping[str, Work]:
+        """Embeddings, pulls, and what changes the models there are."""
+        return {
+            **super().works(),
+            "POST /api/embed": self._embed,
+            "POST /api/embeddings": self._embed_one,
+            "POST /api/pull": self._pull,
+            "POST /api/copy": self._copy,
+            "DELETE /api/delete": self._delete,
+        }
+
+    def pages(self) -> Mapping[str, Page]:
+        """Version, models, and what is loaded."""
+        return {
+            **super().pages(),
+            "GET /": self._greeting,
+            "GET /api/version": self._version,
+            "GET /api/tags": self._tags,
+            "POST /api/show": self._show,
+            "GET /api/ps": self._ps,
+            "HEAD /api/blobs/{digest}": self._blob,
+        }
+
+    def guards(self, path: str) -> bool:
+        """It knows no keys; a proxy in front of it may."""
+        return True
+
+    def error(self, status: int, error: JsonValue) -> JsonValue:
+        """Its errors are plain text."""
+        return {"error": "simulated" if error is None else error}
+
+    def refusal(self, refused: Refused) -> web.Response:
+        """Its own words."""
+        words = worded(refused, _REFUSALS)
+        return web.json_response({"error": words.message}, status=words.status)
+
+    def no_route(self, request: web.Request) -> web.Response:
+        """Plain text."""
+        return web.Response(text="404 page not found", status=404)
+
+    def settled(self, ask: Ask, model: Model) -> Ask:
+        """It refuses to think where the model cannot."""
+        if ask.think and not model.thinks:
+            raise Refused("cannot_think", model=model.name)
+        if model.embeds and not ask.turns:  # loading it is not chatting with it
+            return ask
+        return super().settled(ask, model)
+
+    def named(self, ask: Ask, model: Model) -> str:
+        """As it was asked for."""
+        return ask.model
+
+    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+        """Another context length than the loaded one is a reload."""
+        wanted = ask.context_length
+        for instance in self.models.instances_of(model):
+            if wanted is not None and instance.context_length != wanted:
+                self.models.unload(instance)
+        return await super().ready(ask, model, script)
+
+    def done_with(self, ask: Ask, instance: Instance) -> None:
+        """Each request says how long the model stays."""
+        self._keep(instance, ask.keep_alive)
+
+    def instead(self, voice: Voice, ask: Ask, model: Model, script: Script) -> Awaitable[web.StreamResponse] | None:
+        """Without messages or prompt the model is only loaded, or unloaded."""
+        if ask.turns or ask.prefill or not isinstance(voice, ChatVoice):
+            return None
+        return self._move(voice, ask, model, script)
+
+    async def _move(self, voice: ChatVoice, ask: Ask, model: Model, script: Script) -> web.StreamResponse:
+        if ask.keep_alive is not None and seconds(ask.keep_alive) == 0:
+            for instance in self.models.instances_of(model):
+                self.models.unload(instance)
+            return web.json_response(voice.moved(ask, "unload"))
+        self._keep(await self.ready(ask, model, script), ask.keep_alive)
+        return web.json_response(voice.moved(ask, "load"))
+
+    def _keep(self, instance: Instance, keep_alive: JsonValue) -> None:
+        kept_s = _KEPT_S if keep_alive is None else seconds(keep_alive)
+        instance.expires_at = None if kept_s is None else time.time() + kept_s
+        self.models.loaded()
+
+    # Embeddings.
+
+    async def _embed(self, visit: Visit) -> web.StreamResponse:
+        body = parse(await visit.request.read())
+        given = body.get("input")
+        inputs = [] if given in (None, "") else texts(given)
+        if inputs is None:
+            raise Refused("bad_request", "invalid input type")
+        start = time.perf_counter_ns()
+        model = self._embedder(body, inputs)
+        instance = await self.engine.instance(model, visit.script)
+        loaded = time.perf_counter_ns()
+        counts = [min(count_tokens(text), instance.context_length) for text in inputs]
+        if not boolean(body, "truncate", True):
+            for text in inputs:
+                if (count := count_tokens(text)) > instance.context_length:
+                    limit = instance.context_length
+                    raise Refused("input_too_long", model=model.name, tokens=count, limit=limit)
+        async with self.models.using(instance), self.engine.slot(visit.received):
+            kept = integer(body, "dimensions")
+            vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, kept)] for text in inputs]
+        self._keep(instance, body.get("keep_alive"))
+        return web.json_response(
+            {
+                "model": visit.script.answers_as or body.get("model"),
+                "embeddings": vectors,
+                "total_duration": time.perf_counter_ns() - start,
+                "load_duration": loaded - start,
+                "prompt_eval_count": sum(counts),
+            }
+        )
+
+    async def _embed_one(self, visit: Visit) -> web.StreamResponse:
+        """The older way: one text, and the vector as it is."""
+        body = parse(await visit.request.read())
+        text = str(body.get("prompt") or "")
+        model = self._embedder(body, [text])
+        instance = await self.engine.instance(model, visit.script)
+        async with self.models.using(instance), self.engine.slot(visit.received):
+            vector: list[JsonValue] = [*embedding(model.name, text, model.dimensions)] if text else []
+        self._keep(instance, body.get("keep_alive"))
+        return web.json_response({"embedding": vector})
+
+    def _embedder(self, body: Mapping[str, JsonValue], inputs: Sequence[str]) -> Model:
+        name = str(body.get("model") or "")
+        if not name:
+            raise Refused("bad_request", "model is required")
+        model = self.models.find(name)
+        if model is None:
+            raise Refused("embedder_missing", model=name)
+        if inputs and not model.embeds:
+            raise Refused("cannot_embed", model=name)
+        return model
+
+    # Models.
+
+    async def _greeting(self, _: web.Request) -> web.Response:
+        return web.Response(text="Ollama is running")
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.33.0"})
+
+    async def _tags(self, _: web.Request) -> web.Response:
+        listed: list[JsonValue] = [
+            {**_listed(model), "modified_at": moment(), "capabilities": _capabilities(model)}
+            for model in self.models.on_disk.values()
+        ]
+        return web.json_response({"models": listed})
+
+    async def _ps(self, _: web.Request) -> web.Response:
+        running: list[JsonValue] = [
+            {
+                **_listed(instance.model),
+                "size_vram": instance.model.size_bytes,
+                "context_length": instance.context_length,
+                "expires_at": _expiry(instance),
+            }
+            for instance in self.models.loaded()
+        ]
+        return web.json_response({"models": running})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        body = parse(await request.read())
+        name = str(body.get("model") or body.get("name") or "")
+        model = self._known(name)
+        info: JsonValue = {
+            "general.architecture": "simulated",
+            "general.parameter_count": 1_000_000_000,
+            "simulated.context_length": model.context_length,
+            "simulated.embedding_length": model.dimensions,
+        }
+        return web.json_response(
+            {
+                "modelfile": f"FROM {model.name}",
+                "parameters": "",
+                "template": "{{ .Prompt }}",
+                "details": _details(model),
+                "model_info": info,
+                "capabilities": _capabilities(model),
+                "modified_at": moment(),
+            }
+        )
+
+    async def _blob(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["digest"].removeprefix("sha256:")
+        there = {digest for model in self.models.on_disk.values() for digest, _ in model.layers}
+        return web.Response(status=200 if wanted in there else 404)
+
+    async def _pull(self, visit: Visit) -> web.StreamResponse:
+        body = parse(await visit.request.read())
+        name = str(body.get("model") or body.get("name") or "")
+        if not name:
+            raise Refused("bad_request", "model is required")
+        stream = boolean(body, "stream", True)
+        speech = PullSpeech(self.models, name, visit.script)
+        visit.received.said = speech.lines
+        response = await visit.perform(speech, 0, self.engine.pace.pull_s / PULL_STEPS, stream=stream)
+        if speech.failed is None:
+            return response
+        visit.received.end("failed")
+        return response if stream else web.json_response({"error": speech.failed}, status=500)
+
+    async def _copy(self, visit: Visit) -> web.StreamResponse:
+        body = parse(await visit.request.read())
+        model = self._known(str(body.get("source") or ""))
+        name = str(body.get("destination") or "")
+        if not name:
+            raise Refused("bad_request", "destination is required")
+        self.models.on_disk[name] = replace(model, name=name)
+        return web.Response()
+
+    async def _delete(self, visit: Visit) -> web.StreamResponse:
+        body = parse(await visit.request.read())
+        self.models.delete(self._known(str(body.get("model") or body.get("name") or "")))
+        return web.Response()
+
+    def _known(self, name: str) -> Model:
+        model = self.models.find(name)
+        if model is None:
+            raise Refused("model_missing", model=name)
+        return model
+
+
+def _capabilities(model: Model) -> list[JsonValue]:
+    if model.embeds:
+        return ["embedding"]
+    more = (("vision", model.sees), ("thinking", model.thinks))
+    return ["completion", "tools", *(name for name, can in more if can)]
+
+
+def _listed(model: Model) -> dict[str, JsonValue]:
+    return {
+        "name": model.name,
+        "model": model.name,
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": _details(model),
+    }
+
+
+def _details(model: Model) -> dict[str, JsonValue]:
+    return {
+        "format": "gguf",
+        "family": "simulated",
+        "families": ["simulated"],
+        "parameter_size": "1B",
+        "quantization_level": "Q4_K_M",
+        "context_length": model.context_length,
+        "embedding_length": model.dimensions,
+    }
+
+
+def _expiry(instance: Instance) -> str:
+    """A model that stays expires in three centuries."""
+    if instance.expires_at is None:
+        return "2318-01-01T00:00:00Z"
+    return datetime.fromtimestamp(instance.expires_at, UTC).isoformat().replace("+00:00", "Z")

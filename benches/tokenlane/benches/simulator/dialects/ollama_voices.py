@@ -1,0 +1,217 @@
+"""How Ollama puts answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.refused import Refused
+from tokenlane.benches.simulator.voice import Voice
+
+from .asking import boolean, integer, openai_turns, stops, tools_of
+from .openai import OpenAiVoice, event
+
+__all__ = ["ChatVoice", "CompatibleVoice", "GenerateVoice", "line", "moment"]
+
+_LEVELS = ("low", "medium", "high", "max")
+
+
+def line(value: JsonValue) -> bytes:
+    """A line of JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def moment() -> str:
+    """Now, as it writes times."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+class ChatVoice(Voice):
+    """`/api/chat`: a line of JSON a piece, the last with `done`. A last assistant message is continued."""
+
+    stream_type: ClassVar[str] = "application/x-ndjson"
+    late_head: ClassVar[bool] = True
+    ping: ClassVar[bytes] = b"\n"  # the real one has none
+    malformed: ClassVar[bytes] = b'{"message": {"content": \n'
+    huge_start: ClassVar[bytes] = b""
+
+    def read(self, body: Mapping[str, JsonValue]) -> Ask:
+        """The request's fields."""
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            raise Refused("bad_request", "model is required")
+        options = body.get("options")
+        options = options if isinstance(options, dict) else {}
+        limit = integer(options, "num_predict")
+        schema, formatted = _format(body.get("format"))
+        turns, prefill = self.conversation(body)
+        return Ask(
+            model=model,
+            turns=turns,
+            prefill=prefill,
+            max_tokens=None if limit is None or limit < 0 else limit,
+            stop=stops(options.get("stop")),
+            seed=integer(options, "seed"),
+            tools=tools_of(body.get("tools")),
+            schema=schema,
+            formatted=formatted,
+            think=_think(body.get("think")),
+            stream=boolean(body, "stream", True),
+            keep_alive=body.get("keep_alive"),
+            context_length=integer(options, "num_ctx"),
+            truncate=boolean(body, "truncate", True),
+        )
+
+    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """The messages, and how the answer begins."""
+        messages = body.get("messages") or []
+        turns = openai_turns(messages)
+        assert isinstance(messages, list)
+        images = [_images(message) for message in messages]
+        turns = tuple(turn._replace(images=count) for turn, count in zip(turns, images, strict=True))
+        if turns and turns[-1].role == "assistant":
+            return turns[:-1], turns[-1].content
+        return turns, ""
+
+    def said(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
+        """Where a line has what is said."""
+        message: dict[str, JsonValue] = {"role": "assistant", "content": text}
+        if thinking:
+            message["thinking"] = thinking
+        if calls:
+            message["tool_calls"] = [*calls]
+        return {"message": message}
+
+    def moved(self, ask: Ask, reason: str) -> JsonValue:
+        """The model was only loaded, or unloaded."""
+        return {"model": ask.model, "created_at": moment(), **self.said(""), "done": True, "done_reason": reason}
+
+    def frame(self, answer: Answer, part: Part) -> bytes:
+        """A line that is not the last. A call is told once it is whole."""
+        if part.call is not None:
+            return self._line(answer, self.said("", calls=[_called(answer, part.call.index)])) if part.last else b""
+        if part.channel == "reasoning":
+            return self._line(answer, self.said("", thinking=part.text))
+        return self._line(answer, self.said(part.text))
+
+    def _line(self, answer: Answer, said: dict[str, JsonValue]) -> bytes:
+        return line({"model": answer.model, "created_at": moment(), **said, "done": False})
+
+    def ending(self, answer: Answer) -> Iterator[bytes]:
+        """The line with `done`, if there is a finish reason."""
+        if answer.finish is not None:
+            yield line(self._last(answer, self.said("")))
+
+    def _last(self, answer: Answer, said: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        counts: dict[str, JsonValue] = {}
+        if answer.script.usage:
+            counts = {"prompt_eval_count": answer.prompt_tokens, "eval_count": answer.tokens}
+        reason = "stop" if answer.finish == "tool_calls" else answer.finish
+        return {
+            "model": answer.model,
+            "created_at": moment(),
+            **said,
+            "done": True,
+            "done_reason": reason,
+            "total_duration": int((answer.load_s + answer.queued_s) * 1e9) + 1,
+            "load_duration": int(answer.load_s * 1e9) + 1,
+            **{name: count for name, count in counts.items() if count},
+            "prompt_eval_duration": 1,
+            "eval_duration": 1,
+        }
+
+    def whole(self, answer: Answer) -> JsonValue:
+        """The answer in one object."""
+        calls = [_called(answer, call.index) for call in answer.calls]
+        return self._last(answer, self.said(answer.text, thinking=answer.reasoning, calls=calls))
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """One line, and nothing after it."""
+        yield line({"error": "simulated" if error is None else error})
+
+    def departed(self, answer: Answer) -> Iterator[bytes]:
+        """The runner is gone: the stream just ends."""
+        return iter(())
+
+
+class GenerateVoice(ChatVoice):
+    """`/api/generate`: a prompt instead of messages."""
+
+    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """The prompt as one turn."""
+        prompt = body.get("prompt")
+        return ((Turn("user", prompt, _images(dict(body))),) if isinstance(prompt, str) and prompt else ()), ""
+
+    def said(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
+        """Beside the rest."""
+        return {"response": text, "thinking": thinking} if thinking else {"response": text}
+
+
+class CompatibleVoice(OpenAiVoice):
+    """`/v1/chat/completions`: an error in mid-stream becomes an empty chunk, and the stream just ends."""
+
+    reasoning_field: ClassVar[str | None] = "reasoning"
+    limit_names: ClassVar[Sequence[str]] = ("max_tokens",)
+    fingerprint: ClassVar[str | None] = "fp_ollama"
+
+    def read(self, body: Mapping[str, JsonValue]) -> Ask:
+        """Without `tool_choice`, which is not read."""
+        ask = super().read({**body, "tool_choice": None})
+        if not ask.turns and not ask.prefill:
+            raise Refused("bad_request", "[] is too short - 'messages'")
+        return ask
+
+    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """As by the other API."""
+        return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
+
+    def identity(self, answer: Answer) -> str:
+        """Not unique."""
+        return f"chatcmpl-{answer.index % 999}"
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """The error is lost."""
+        chunk: JsonValue = {
+            "id": "chatcmpl-0",
+            "object": "chat.completion.chunk",
+            "created": 1_760_000_000,
+            "model": "",
+            "system_fingerprint": self.fingerprint,
+            "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        }
+        yield event(chunk)
+
+
+def _format(wanted: JsonValue) -> tuple[JsonValue, bool]:
+    if wanted in (None, ""):
+        return None, False
+    if wanted == "json":
+        return {"type": "object"}, True
+    if isinstance(wanted, dict):
+        return wanted, True
+    raise Refused("bad_request", f'invalid format: {json.dumps(wanted)}; expected "json" or a JSON schema')
+
+
+def _think(wanted: JsonValue) -> bool | None:
+    if wanted is None or isinstance(wanted, bool):
+        return wanted
+    if wanted in _LEVELS:
+        return True
+    raise Refused("bad_request", f"invalid think value: {json.dumps(wanted)}")
+
+
+def _images(message: JsonValue) -> int:
+    images = message.get("images") if isinstance(message, dict) else None
+    return len(images) if isinstance(images, list) else 0
+
+
+def _called(answer: Answer, index: int) -> JsonValue:
+    """A call, its arguments as an object."""
+    call = answer.calls[index]
+    arguments: JsonValue = json.loads(call.arguments)
+    return {"id": call.id, "function": {"index": call.index, "name": call.name, "arguments": arguments}}

@@ -1,0 +1,331 @@
+"""Hugging Face's text-generation-inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.models import Model
+from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.text import split_tokens, token_ids
+from tokenlane.benches.simulator.voice import Voice
+
+from .asking import boolean, integer, parse, stops
+from .dialect import Page, Work
+from .openai import OpenAiDialect, OpenAiVoice, event
+
+__all__ = ["TgiDialect"]
+
+_MOST_AT_ONCE = 128
+_REFUSALS: Mapping[Reason, Words] = {
+    "bad_request": Words(422, "validation", "Input validation error: {message}"),
+    "wrong_format": Words(422, "tool_error", "Tool error: {message}"),
+    "too_long": Words(
+        422,
+        "validation",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= {limit}. Given: {tokens} `inputs`",
+    ),
+    "overloaded": Words(429, "overloaded", "Model is overloaded"),
+    "load_failed": Words(424, "generation", "Request failed during generation: Server error: CUDA out of memory."),
+    "not_loaded": Words(424, "generation", "Request failed during generation: Server error: transport error"),
+    "cannot_see": Words(422, "validation", "Input validation error: this model does not take images"),
+}
+_GUARDED = {"/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions", "/tokenize"}
+
+
+class TgiVoice(OpenAiVoice):
+    """Every chunk has the role, no answer an id; what goes wrong in a stream has status 200."""
+
+    role_in_each: ClassVar[bool] = True
+    reasoning_field: ClassVar[str | None] = None
+    done_after_error: ClassVar[bool] = True
+    limit_names: ClassVar[Sequence[str]] = ("max_tokens", "max_completion_tokens")
+    most_stops: ClassVar[int | None] = 4
+    fingerprint: ClassVar[str | None] = "3.3.7-simulator"
+
+    def read(self, body: Mapping[str, JsonValue]) -> Ask:
+        """A format and tools together are too much."""
+        if body.get("response_format") is not None and body.get("tools"):
+            raise Refused("wrong_format", "Grammar and tools are mutually exclusive")
+        return replace(super().read(body), keeps_stop=True)
+
+    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """The last message, if it is the assistant's, without the blanks at its end."""
+        if turns and turns[-1].role == "assistant":
+            return turns[:-1], turns[-1].content.rstrip()
+        return turns, ""
+
+    def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
+        """The schema stands in `value`."""
+        match wanted:
+            case None:
+                return None, False
+            case {"type": "json" | "json_object", "value": schema}:
+                return schema, True
+            case {"type": "json_schema", "value": {"schema": schema}}:
+                return schema, True
+        raise Refused("misshapen", "response_format: data did not match any variant")
+
+    def frame(self, answer: Answer, part: Part) -> bytes:
+        """One call only."""
+        return b"" if part.call is not None and part.call.index else super().frame(answer, part)
+
+    def finish(self, answer: Answer) -> str | None:
+        """A call ends as `stop`, a stop string in a word of its own."""
+        if answer.stopped_by is not None and answer.finish == "stop":
+            return "stop_sequence"
+        return "stop" if answer.finish == "tool_calls" else answer.finish
+
+    def identity(self, answer: Answer) -> str:
+        """None."""
+        return ""
+
+    def envelope(self, answer: Answer) -> dict[str, JsonValue]:
+        """The usage is said to be none until it is told."""
+        return {**super().envelope(answer), "usage": None}
+
+    def headers(self, answer: Answer) -> dict[str, str]:
+        """Its measurements."""
+        return {
+            "x-queue-time": str(int(answer.queued_s * 1000)),
+            "x-prompt-tokens": str(answer.prompt_tokens),
+            "x-generated-tokens": str(answer.tokens),
+        }
+
+    def failure(self, status: int, error: JsonValue) -> JsonValue:
+        """Always with 422, whatever it was."""
+        said: JsonValue = {"message": "Request failed during generation: simulated", "http_status_code": 422}
+        return {"error": said if error is None else error}
+
+    def refused(self, refused: Refused) -> Iterator[bytes] | None:
+        """All but what is wrong with templates, tools and the JSON itself."""
+        if refused.reason in ("wrong_format", "misshapen", "unauthorized"):
+            return None
+        message = worded(refused, _REFUSALS).message
+        return self.failing(422, {"message": message, "http_status_code": 422})
+
+    def departed(self, answer: Answer) -> Iterator[bytes]:
+        """The shard is gone."""
+        message = "Request failed during generation: Server error: transport error"
+        return self.failing(422, {"message": message, "http_status_code": 422})
+
+
+class GenerateVoice(Voice):
+    """`/generate` and `/generate_stream`: a prompt, and no `[DONE]`."""
+
+    stream_type: ClassVar[str] = "text/event-stream"
+    ping: ClassVar[bytes] = b":\n\n"
+    malformed: ClassVar[bytes] = b'data: {"token": \n\n'
+    huge_start: ClassVar[bytes] = b"data: "
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+
+    def read(self, body: Mapping[str, JsonValue]) -> Ask:
+        """The prompt and its parameters."""
+        inputs = body.get("inputs")
+        if not isinstance(inputs, str):
+            raise Refused("misshapen", "missing field `inputs`")
+        given = body.get("parameters")
+        parameters = given if isinstance(given, dict) else {}
+        return Ask(
+            model="tgi",
+            turns=(Turn("user", inputs),),
+            max_tokens=integer(parameters, "max_new_tokens"),
+            stop=stops(parameters.get("stop"), 4),
+            seed=integer(parameters, "seed"),
+            keeps_stop=True,
+            stream=self._stream,
+            usage=boolean(parameters, "details", False),
+        )
+
+    def frame(self, answer: Answer, part: Part) -> bytes:
+        """A token."""
+        return event({"index": 1, "token": _token(part.text), "generated_text": None, "details": None})
+
+    def ending(self, answer: Answer) -> Iterator[bytes]:
+        """An event with the whole text."""
+        if answer.finish is not None:
+            token: JsonValue = {**_token("</s>"), "special": True}
+            yield event(
+                {
+                    "index": answer.tokens + 1,
+                    "token": token,
+                    "generated_text": answer.text,
+                    "details": self._details(answer),
+                }
+            )
+
+    def whole(self, answer: Answer) -> JsonValue:
+        """The text."""
+        details = self._details(answer)
+        return {"generated_text": answer.text, **({"details": details} if details else {})}
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """An event in the shape of a refusal."""
+        message: JsonValue = "Request failed during generation: simulated" if error is None else error
+        yield event({"error": message, "error_type": "generation"})
+
+    def refused(self, refused: Refused) -> Iterator[bytes] | None:
+        """The same."""
+        if refused.reason in ("misshapen", "unauthorized"):
+            return None
+        words = worded(refused, _REFUSALS)
+        return iter((event({"error": words.message, "error_type": words.kind}),))
+
+    def _details(self, answer: Answer) -> JsonValue:
+        if not answer.ask.usage:
+            return None
+        reasons = {"length": "length", "stop": "stop_sequence" if answer.stopped_by else "eos_token"}
+        return {
+            "finish_reason": reasons.get(answer.finish or "", answer.finish),
+            "generated_tokens": answer.tokens,
+            "seed": answer.ask.seed,
+            "input_length": answer.prompt_tokens,
+        }
+
+
+class TgiDialect(OpenAiDialect):
+    """One model, whose name in a request is ignored and repeated."""
+
+    voice: ClassVar[type[OpenAiVoice]] = TgiVoice
+
+    def voices(self) -> Mapping[str, Voice]:
+        """OpenAI's way, and its own two."""
+        return {
+            "/v1/chat/completions": TgiVoice(),
+            "/generate": GenerateVoice(stream=False),
+            "/generate_stream": GenerateVoice(stream=True),
+        }
+
+    def works(self) -> Mapping[str, Work]:
+        """No embeddings."""
+        return {}
+
+    def pages(self) -> Mapping[str, Page]:
+        """Its own pages besides OpenAI's."""
+        return {
+            **super().pages(),
+            "GET /": self._health,
+            "GET /health": self._health,
+            "GET /ping": self._health,
+            "GET /info": self._info,
+            "GET /metrics": self._metrics,
+            "POST /tokenize": self._tokenize,
+            "POST /chat_tokenize": self._chat_tokenize,
+        }
+
+    def guards(self, path: str) -> bool:
+        """Only what generates, and the tokenizer."""
+        return path in _GUARDED
+
+    def error(self, status: int, error: JsonValue) -> JsonValue:
+        """Text and a type beside it."""
+        return {"error": "simulated" if error is None else error, "error_type": "simulated"}
+
+    def refusal(self, refused: Refused) -> web.Response:
+        """Its own words; what is no request at all is told in plain text."""
+        if refused.reason == "unauthorized":
+            return web.Response(status=401)
+        if refused.reason == "misshapen":
+            text = f"Failed to deserialize the JSON body into the target type: {refused.message}"
+            return web.Response(text=text, status=422)
+        words = worded(refused, _REFUSALS)
+        return web.json_response({"error": words.message, "error_type": words.kind}, status=words.status)
+
+    def parsed(self, body: bytes) -> dict[str, JsonValue]:
+        """JSON that is none is told in plain text, with 400."""
+        try:
+            return parse(body)
+        except Refused as refused:
+            text = f"Failed to parse the request body as JSON: {refused.message}"
+            raise web.HTTPBadRequest(text=text) from None
+
+    def no_route(self, request: web.Request) -> web.Response:
+        """Nothing."""
+        return web.Response(status=404)
+
+    def chosen(self, ask: Ask) -> Model:
+        """The one there is; and there is no room for more than 128 requests."""
+        if self.engine.running + self.engine.waiting >= _MOST_AT_ONCE:
+            self.engine.counts.refused += 1
+            raise Refused("overloaded")
+        return self._model()
+
+    def _model(self) -> Model:
+        return next(iter(self.models.on_disk.values()))
+
+    def named(self, ask: Ask, model: Model) -> str:
+        """Whatever was asked for."""
+        return ask.model or model.name
+
+    def listed(self, model: Model) -> JsonValue:
+        """It was made at no time."""
+        return {"id": model.name, "object": "model", "created": 0, "owned_by": model.name}
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _info(self, _: web.Request) -> web.Response:
+        model = self._model()
+        return web.json_response(
+            {
+                "model_id": model.name,
+                "model_sha": model.digest[:40],
+                "model_pipeline_tag": "text-generation",
+                "max_concurrent_requests": _MOST_AT_ONCE,
+                "max_best_of": 2,
+                "max_stop_sequences": 4,
+                "max_input_tokens": model.context_length - 1,
+                "max_total_tokens": model.context_length,
+                "validation_workers": 2,
+                "max_client_batch_size": 4,
+                "router": "text-generation-router",
+                "version": "3.3.7",
+                "sha": None,
+                "docker_label": None,
+            }
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        engine, counts = self.engine, self.engine.counts
+        figures = {
+            "tgi_queue_size": engine.waiting,
+            "tgi_batch_current_size": engine.running,
+            "tgi_request_count": counts.answers + counts.refused,
+            "tgi_request_success": counts.answers,
+            'tgi_request_failure{err="dropped"}': counts.dropped,
+            'tgi_request_failure{err="overloaded"}': counts.refused,
+            "tgi_request_generated_tokens_sum": counts.tokens,
+            "tgi_request_input_length_sum": counts.prompt_tokens,
+        }
+        lines = [f"{name} {value}" for name, value in figures.items()]
+        return web.Response(text="\n".join([*lines, ""]))
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = self.parsed(await request.read())
+        return web.json_response(_tokens(str(body.get("inputs") or "")))
+
+    async def _chat_tokenize(self, request: web.Request) -> web.Response:
+        ask = TgiVoice().read(self.parsed(await request.read()))
+        text = f"{ask.conversation}<|assistant|>\n{ask.prefill}"
+        return web.json_response({"tokenize_response": _tokens(text), "templated_text": text})
+
+
+def _token(text: str) -> dict[str, JsonValue]:
+    return {"id": sum(token_ids(text)), "text": text, "logprob": -0.5, "special": False}
+
+
+def _tokens(text: str) -> list[JsonValue]:
+    """The tokens of a text, and where in it they are."""
+    found: list[JsonValue] = []
+    place = 0
+    for piece in split_tokens(text):
+        found.append({"id": token_ids(piece)[0], "text": piece, "start": place, "stop": place + len(piece)})
+        place += len(piece)
+    return found

@@ -1,0 +1,243 @@
+"""vLLM's OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.simulator.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.models import Model
+from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.text import token_ids
+from tokenlane.benches.simulator.visit import Visit
+
+from .asking import boolean, parse
+from .dialect import Page, Work
+from .openai import DONE, OpenAiDialect, OpenAiVoice
+
+__all__ = ["VllmDialect"]
+
+_PAUSED = Words(503, "ServiceUnavailableError", "The engine is paused.")
+_NO_API = Words(501, "NotImplementedError", "The model does not support this API")
+_REFUSALS: Mapping[Reason, Words] = {
+    "bad_request": Words(400, "BadRequestError"),
+    "model_missing": Words(404, "NotFoundError", "The model `{model}` does not exist.", "model"),
+    "too_long": Words(
+        400,
+        "BadRequestError",
+        "This model's maximum context length is {limit} tokens. However, your prompt contains at least {tokens} input "
+        "tokens. Please reduce the length of the input prompt.",
+        "input_tokens",
+    ),
+    "overloaded": Words(503, "Service Unavailable", "The request queue is full."),
+    "sleeping": _PAUSED,
+    "not_loaded": _PAUSED,
+    "load_failed": Words(500, "InternalServerError"),
+    "cannot_chat": _NO_API,
+    "cannot_embed": _NO_API,
+    "cannot_see": Words(400, "BadRequestError", "At most 0 image(s) may be provided in one prompt."),
+}
+
+
+class VllmVoice(OpenAiVoice):
+    """The first chunk has only the role, errors in the stream are followed by `[DONE]`."""
+
+    reasoning_field: ClassVar[str | None] = "reasoning"
+    done_after_error: ClassVar[bool] = True
+
+    def read(self, body: Mapping[str, JsonValue]) -> Ask:
+        """As OpenAI's; an empty list of tools is refused."""
+        if body.get("tools") == []:
+            raise Refused("bad_request", "tools must not be an empty list", parameter="tools")
+        return super().read(body)
+
+    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+        """The last message, if the request says that it is to be continued."""
+        if not boolean(body, "continue_final_message", False):
+            return turns, ""
+        if boolean(body, "add_generation_prompt", True):
+            message = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+            raise Refused("bad_request", message)
+        return turns[:-1], turns[-1].content if turns else ""
+
+    def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
+        """If asked to."""
+        return bool(prefill) and boolean(body, "echo", False)
+
+    def opening(self, answer: Answer) -> bytes:
+        """The role, and what is continued, if asked for."""
+        role = super().opening(answer)
+        return role + self.chunk(answer, {"content": answer.ask.prefill}) if answer.ask.echo else role
+
+    def finish(self, answer: Answer) -> str | None:
+        """A call of a tool that was named ends as `stop`."""
+        return "stop" if answer.finish == "tool_calls" and answer.ask.tool is not None else answer.finish
+
+    def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
+        """The stop string, where one ended it."""
+        return {} if finish is None else {"stop_reason": answer.stopped_by}
+
+    def failure(self, status: int, error: JsonValue) -> JsonValue:
+        """Its own shape."""
+        said: JsonValue = {
+            "message": "Internal server error",
+            "type": "InternalServerError",
+            "param": None,
+            "code": status,
+        }
+        return {"error": said if error is None else error}
+
+    def departed(self, answer: Answer) -> Iterator[bytes]:
+        """What is dropped ends as `abort`."""
+        yield self.chunk(answer, {"content": ""}, "abort")
+        yield DONE
+
+
+class VllmDialect(OpenAiDialect):
+    """One model, which either chats or makes embeddings; it batches what it gets and queues without bound."""
+
+    voice: ClassVar[type[OpenAiVoice]] = VllmVoice
+    owner: ClassVar[str] = "vllm"
+
+    def _serves(self, path: str) -> bool:
+        """What the model cannot do has no route."""
+        embeds = [model.embeds for model in self.models.on_disk.values()]
+        if path == "/v1/embeddings":
+            return any(embeds)
+        return not all(embeds)
+
+    def voices(self) -> Mapping[str, OpenAiVoice]:
+        """Chat, unless all it has are embeddings."""
+        return {path: voice() for path, voice in _VOICES.items() if self._serves(path)}
+
+    def works(self) -> Mapping[str, Work]:
+        """Embeddings, if it makes them, sleeping and waking."""
+        work: dict[str, Work] = {"POST /sleep": self._sleep, "POST /wake_up": self._wake_up}
+        return {**work, **super().works()} if self._serves("/v1/embeddings") else work
+
+    def pages(self) -> Mapping[str, Page]:
+        """Its own pages besides OpenAI's."""
+        return {
+            **super().pages(),
+            "GET /health": self._health,
+            "GET /ping": self._health,
+            "GET /version": self._version,
+            "GET /metrics": self._metrics,
+            "GET /openapi.json": self._routes,
+            "GET /load": self._load,
+            "GET /is_sleeping": self._is_sleeping,
+            "POST /tokenize": self._tokenize,
+        }
+
+    def guards(self, path: str) -> bool:
+        """Only what begins with `/v1`."""
+        return path.startswith("/v1")
+
+    def chosen(self, ask: Ask) -> Model:
+        """Without a name, the base model."""
+        if not ask.model:
+            return next(iter(self.models.on_disk.values()))
+        return super().chosen(ask)
+
+    def error(self, status: int, error: JsonValue) -> JsonValue:
+        """An `error` object."""
+        plain: JsonValue = {"message": "simulated", "type": "simulated", "param": None, "code": status}
+        return {"error": plain if error is None else error}
+
+    def refusal(self, refused: Refused) -> web.Response:
+        """Its own words."""
+        if refused.reason == "unauthorized":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        words = worded(refused, _REFUSALS)
+        said: JsonValue = {
+            "message": words.message,
+            "type": words.kind,
+            "param": words.code or refused.parameter,
+            "code": words.status,
+        }
+        return web.json_response({"error": said}, status=words.status)
+
+    def listed(self, model: Model) -> JsonValue:
+        """With the longest context; `created` is now."""
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": self.owner,
+            "root": model.name,
+            "parent": None,
+            "max_model_len": model.context_length,
+            "permission": [],
+        }
+
+    def stamp(self) -> dict[str, JsonValue]:
+        """Id and time."""
+        return {"id": "embd-0", "created": int(time.time())}
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.33.0"})
+
+    async def _load(self, _: web.Request) -> web.Response:
+        return web.json_response({"server_load": self.engine.running + self.engine.waiting})
+
+    async def _routes(self, _: web.Request) -> web.Response:
+        paths: dict[str, JsonValue] = {path: {} for path in (*self.voices(), "/v1/models", "/health", "/version")}
+        if self._serves("/v1/embeddings"):
+            paths["/v1/embeddings"] = {}
+        return web.json_response({"openapi": "3.1.0", "info": {"title": "FastAPI"}, "paths": paths})
+
+    async def _is_sleeping(self, _: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": self.engine.sleeping})
+
+    async def _sleep(self, visit: Visit) -> web.StreamResponse:
+        """Running requests are aborted unless it is to wait for them."""
+        query = visit.request.query
+        self.engine.sleeping = True
+        if query.get("mode", "abort") == "abort":
+            self.engine.abort()
+        return web.json_response({"status": "sleeping", "level": int(query.get("level", "1"))})
+
+    async def _wake_up(self, visit: Visit) -> web.StreamResponse:
+        self.engine.sleeping = False
+        return web.json_response({"status": "awake", "tags": visit.request.query.getall("tags", [])})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = parse(await request.read())
+        model = self.chosen(Ask(str(body.get("model") or "")))
+        if "messages" in body:
+            ask = VllmVoice().read(body)
+            text = f"{ask.conversation}<|assistant|>\n{ask.prefill}"
+        else:
+            text = str(body.get("prompt", ""))
+        tokens = token_ids(text)
+        return web.json_response(
+            {"count": len(tokens), "max_model_len": model.context_length, "tokens": tokens, "token_strs": None}
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        engine, counts = self.engine, self.engine.counts
+        name = next(iter(self.models.on_disk), "")
+        labels = f'{{model_name="{name}",engine="0"}}'
+        figures = {
+            "num_requests_running": engine.running,
+            "num_requests_waiting": engine.waiting,
+            "kv_cache_usage_perc": engine.running / engine.capacity,
+            "prompt_tokens_total": counts.prompt_tokens,
+            "generation_tokens_total": counts.tokens,
+            "num_preemptions_total": 0,
+            "time_to_first_token_seconds_sum": counts.first_s,
+            "time_to_first_token_seconds_count": counts.answers,
+            "engine_sleep_state": int(engine.sleeping),
+        }
+        lines = [f"vllm:{figure}{labels} {value}" for figure, value in figures.items()]
+        return web.Response(text="\n".join([*lines, ""]))
+
+
+_VOICES: Mapping[str, type[OpenAiVoice]] = {"/v1/chat/completions": VllmVoice}

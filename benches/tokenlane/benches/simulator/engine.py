@@ -1,0 +1,176 @@
+"""The engine behind every dialect: slots and their queue, models in memory, and what the model says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+
+from tokenlane.benches.script import Script
+
+from .answer import Answer, Ask, Turn, compose
+from .clock import Clock
+from .log import Received
+from .models import Instance, Model, Models
+from .refused import Refused
+from .stage import Stage
+
+__all__ = ["Counts", "Engine", "Pace"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the engine is.
+
+    Args:
+        first_s: to an answer's first token, once it has a slot.
+        next_s: between tokens.
+        pull_s: a pull, whatever its size.
+    """
+
+    first_s: float = 0
+    next_s: float = 0
+    pull_s: float = 0
+
+
+@dataclass
+class Counts:
+    """What a server's metrics tell."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+    """Answers by why they ended."""
+    dropped: int = 0
+    """Whose client went away."""
+    refused: int = 0
+    first_s: float = 0
+    """All times to the first token together."""
+
+    @property
+    def answers(self) -> int:
+        """How many have ended."""
+        return sum(self.finished.values())
+
+
+class Engine:
+    """Serves `capacity` requests at once; others wait, `queue` at most.
+
+    Args:
+        tokens: in an ordinary answer.
+        seed: of the text; None: words are counted.
+    """
+
+    def __init__(
+        self, models: Models, pace: Pace, *, capacity: int, queue: int | None, tokens: int, seed: int | None
+    ) -> None:
+        self.models, self.pace = models, pace
+        self.capacity, self.queue, self.tokens, self.seed = capacity, queue, tokens, seed
+        self.clock = Clock()
+        self.counts = Counts()
+        self.slots: list[Received | None] = [None] * capacity
+        self.waiting = 0
+        self.sleeping = False
+        self._freed = asyncio.Semaphore(capacity)
+        self._stages: dict[Stage, None] = {}
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return sum(slot is not None for slot in self.slots)
+
+    @contextmanager
+    def on_stage(self, stage: Stage) -> Iterator[None]:
+        """While it is, `abort` ends it."""
+        self._stages[stage] = None
+        try:
+            yield
+        finally:
+            del self._stages[stage]
+
+    def abort(self) -> None:
+        """End all answers under way."""
+        for stage in self._stages:
+            stage.stop("abort")
+
+    def tell(self, answer: Answer, sent: int) -> None:
+        """Count an answer that is over."""
+        counts = self.counts
+        counts.prompt_tokens += answer.prompt_tokens
+        counts.tokens += sent
+        reason = answer.finish or "none"
+        counts.finished[reason] = counts.finished.get(reason, 0) + 1
+        counts.first_s += answer.queued_s + self.pace.first_s
+
+    @asynccontextmanager
+    async def slot(self, received: Received) -> AsyncIterator[None]:
+        """A slot, as soon as one is free.
+
+        Raises:
+            Refused: too many wait already.
+        """
+        if self.queue is not None and self._freed.locked() and self.waiting >= self.queue:
+            self.counts.refused += 1
+            raise Refused("overloaded")
+        self.waiting += 1
+        try:
+            await self._freed.acquire()
+        finally:
+            self.waiting -= 1
+        place = self.slots.index(None)
+        self.slots[place] = received
+        try:
+            yield
+        except (asyncio.CancelledError, ConnectionError):
+            received.end("disconnected")
+            self.counts.dropped += 1
+            raise
+        finally:
+            self.slots[place] = None
+            self._freed.release()
+
+    async def instance(self, model: Model, script: Script, *, context_length: int | None = None) -> Instance:
+        """The model in memory, loaded if it is not there.
+
+        Raises:
+            Refused: the script wants it to fail, or it does not fit.
+        """
+        if self.sleeping:
+            raise Refused("sleeping", model=model.name)
+        if script.unloaded:
+            raise Refused("not_loaded", model=model.name)
+        if script.out_of_memory:
+            raise Refused("load_failed", "CUDA error: out of memory", model=model.name)
+        return await self.models.load(model, context_length)
+
+    def answer(self, index: int, ask: Ask, model: str, context_length: int, script: Script) -> Answer:
+        """What the model says to this.
+
+        Raises:
+            Refused: the prompt is longer than its context.
+        """
+        prompt_tokens = ask.prompt_tokens
+        while ask.truncate and prompt_tokens >= context_length and (shorter := _shorter(ask.turns)):
+            ask = replace(ask, turns=shorter)
+            prompt_tokens = ask.prompt_tokens
+        if prompt_tokens >= context_length:
+            raise Refused("too_long", model=model, tokens=prompt_tokens, limit=context_length)
+        parts, finish, stopped_by = compose(ask, script, self.tokens, self.seed, context_length - prompt_tokens)
+        named = script.answers_as or model
+        return Answer(
+            index, ask, named, script, parts, _finish(script, finish), stopped_by, prompt_tokens, int(time.time())
+        )
+
+
+def _shorter(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Without the oldest turn that is no instruction; empty if there is but one."""
+    places = [place for place, turn in enumerate(turns) if turn.role != "system"]
+    return turns[: places[0]] + turns[places[0] + 1 :] if len(places) > 1 else ()
+
+
+def _finish(script: Script, finish: str) -> str | None:
+    if script.no_end:
+        return None
+    return finish if script.finish_reason == "stop" else script.finish_reason

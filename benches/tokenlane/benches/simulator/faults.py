@@ -1,0 +1,159 @@
+"""Faults in a file: which requests they meet, and what happens to these. docs/simulator.md lists the keys."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from tokenlane.benches.script import Script
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.positions import line_of, lines_of
+
+__all__ = ["Fault", "Faults", "parse_faults", "read_faults"]
+
+_LARGEST_BYTES = 1 << 20
+_TABLE = "fault"
+
+
+class Fault(Script):
+    """A script, and the requests it is for."""
+
+    request: int = Field(1, ge=1)
+    """The first it meets, of those that fit `path` and `model`."""
+    times: int = Field(1, ge=0)
+    """How many it meets; 0: all from there on."""
+    path: str | None = None
+    """The requests to this path, `*` for any part of it; unset: chats."""
+    model: str | None = None
+    """Those for this model, `*` for any part of its name."""
+
+    def fits(self, path: str, model: str, *, chats: bool) -> bool:
+        """Whether it is for requests like this."""
+        there = chats if self.path is None else fnmatchcase(path, self.path)
+        return there and (self.model is None or fnmatchcase(model, self.model))
+
+
+class Faults:
+    """Counts the requests that fit each fault."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self._faults = tuple(faults)
+        self._met: Counter[int] = Counter()
+
+    def due(self, path: str, model: str, *, chats: bool) -> Fault | None:
+        """The first fault this request is to meet; every one that it fits counts it."""
+        due: Fault | None = None
+        for place, fault in enumerate(self._faults):
+            if not fault.fits(path, model, chats=chats):
+                continue
+            self._met[place] += 1
+            past = self._met[place] - fault.request
+            if due is None and past >= 0 and (not fault.times or past < fault.times):
+                due = fault
+        return due
+
+
+def read_faults(file: Path) -> list[Fault]:
+    """The faults in a file: TOML with `[[fault]]` tables, or JSON with a list of objects.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else; the message says line, key and what is allowed.
+    """
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_LARGEST_BYTES + 1)
+        if len(raw) > _LARGEST_BYTES:
+            raise ConfigError(f"{file}: larger than {_LARGEST_BYTES} bytes, which no fault file is.")
+        text = raw.decode()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not UTF-8. A fault file is TOML or JSON.") from None
+    return parse_faults(text, str(file), as_json=file.suffix == ".json")
+
+
+def parse_faults(text: str, name: str, *, as_json: bool) -> list[Fault]:
+    """The same from the text itself.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        ConfigError: as `read_faults`.
+    """
+    entries = _from_json(text, name) if as_json else _from_toml(text, name)
+    faults: list[Fault] = []
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{_at(name, text, place, None, as_json=as_json)}: a fault is a table of keys.")
+        try:
+            faults.append(Fault.model_validate(entry))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0]) if first["loc"] else ""
+            where = _at(name, text, place, key, as_json=as_json)
+            raise ConfigError(f"{where}: {_complaint(key, first['type'], first['msg'])}") from None
+    return faults
+
+
+def _from_toml(text: str, name: str) -> list[Any]:
+    try:
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name}: not TOML: {error}.") from None
+    for key in content:
+        if key != _TABLE:
+            line = line_of(lines_of(text), (key,))
+            raise ConfigError(f"{name}, line {line}: {key!r} is unknown here. Allowed: [[{_TABLE}]] tables.")
+    entries = content.get(_TABLE, [])
+    if not isinstance(entries, list):
+        line = line_of(lines_of(text), (_TABLE,))
+        raise ConfigError(f"{name}, line {line}: write [[{_TABLE}]] with two brackets: there may be several.")
+    return entries
+
+
+def _from_json(text: str, name: str) -> list[Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name}, line {error.lineno}: not JSON: {error.msg}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: not JSON: {error}.") from None
+    if not isinstance(content, list):
+        raise ConfigError(f"{name}, line 1: faults in JSON are a list of objects.")
+    return content
+
+
+def _complaint(key: str, kind: str, message: str) -> str:
+    if kind != "extra_forbidden":
+        return f"{key}: {message[:1].lower()}{message[1:]}."
+    close = difflib.get_close_matches(key, Fault.model_fields, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{key!r} is no key of a fault.{meant} Allowed: {', '.join(sorted(Fault.model_fields))}."
+
+
+def _at(name: str, text: str, place: int, key: str | None, *, as_json: bool) -> str:
+    path = (_TABLE, place) if key is None else (_TABLE, place, key)
+    line = _json_line(text, place, key) if as_json else line_of(lines_of(text), path)
+    return name if line is None else f"{name}, line {line}"
+
+
+def _json_line(text: str, place: int, key: str | None) -> int:
+    """The line of an element of the list, or of a key in it. The text is valid."""
+    decoder = json.JSONDecoder()
+    start = end = text.index("[") + 1
+    for _ in range(place + 1):
+        start = end + len(text[end:]) - len(text[end:].lstrip(" \t\r\n,"))
+        _, end = decoder.raw_decode(text, start)
+    if key is not None and (found := re.search(re.escape(json.dumps(key)) + r"\s*:", text[start:end])):
+        start += found.start()
+    return text.count("\n", 0, start) + 1

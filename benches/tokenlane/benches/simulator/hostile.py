@@ -1,0 +1,40 @@
+"""Answers that no honest server gives. They end when the client goes, and at a bound of their own."""
+
+from __future__ import annotations
+
+import zlib
+
+from aiohttp import web
+
+from .wire import Wire
+
+__all__ = ["bomb", "endless_headers"]
+
+_HEADERS_BYTES = 256 * 1024 * 1024
+_ZEROS = bytes(1 << 20)
+
+
+async def endless_headers(wire: Wire) -> web.StreamResponse:
+    """A status line, and headers without end."""
+    wire.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+    block = b"".join(b"X-Simulated-%d: %b\r\n" % (number, b"x" * 200) for number in range(64))
+    for _ in range(_HEADERS_BYTES // len(block)):
+        if wire.closing:
+            break
+        wire.raw(block)
+        await wire.drained()
+    return wire.cut()
+
+
+async def bomb(wire: Wire, size: int, kind: str) -> web.StreamResponse:
+    """A compressed body a thousandth of the size it grows to."""
+    packer = zlib.compressobj(9, wbits=31)
+    wire.head(200, {"Content-Type": kind, "Content-Encoding": "gzip"})
+    for start in range(0, size, len(_ZEROS)):
+        if wire.closing:
+            break
+        if data := packer.compress(_ZEROS[: size - start]):
+            wire.chunk(data)
+        await wire.drained()
+    wire.chunk(packer.flush())
+    return wire.end()

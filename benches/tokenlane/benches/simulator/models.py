@@ -1,0 +1,314 @@
+"""The models of a simulated server: what can be pulled, what is on its disk, what is in its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from .refused import Refused
+
+__all__ = ["PULL_STEPS", "Download", "Instance", "Model", "Models", "parse_bytes"]
+
+_UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", re.IGNORECASE)
+PULL_STEPS = 12
+"""In how many a pull arrives, spread over its layers in turns."""
+
+
+def parse_bytes(text: str) -> int:
+    """`4GB` in bytes.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is no size, as 400MB or 4GB is.")
+    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model. Unless told, `embed` in its name makes embeddings, `think` reasons, `vision` sees."""
+
+    name: str
+    size_bytes: int = 1_000_000_000
+    context_length: int = 32_768
+    dimensions: int = 64
+    """Of its embeddings."""
+    embeds: bool | None = None
+    """True: it makes embeddings and does not chat."""
+    thinks: bool | None = None
+    sees: bool | None = None
+    corrupt: bool = False
+    """What is pulled does not have the hash it should."""
+    digest: str = ""
+    """SHA-256 in hex; made from the name if empty."""
+
+    def __post_init__(self) -> None:
+        name = self.name.lower()
+        for ability, word in (("embeds", "embed"), ("thinks", "think"), ("sees", "vision")):
+            if getattr(self, ability) is None:
+                object.__setattr__(self, ability, word in name)
+        if not self.digest:
+            object.__setattr__(self, "digest", hashlib.sha256(self.name.encode()).hexdigest())
+
+    @classmethod
+    def parse(cls, text: str) -> Model:
+        """`NAME` or `NAME=SIZE`.
+
+        Raises:
+            ValueError: it has no name, or a size that is none.
+        """
+        name, given, size = text.strip().partition("=")
+        if not name.strip():
+            raise ValueError("A model needs a name.")
+        return cls(name.strip(), parse_bytes(size)) if given else cls(name.strip())
+
+    @property
+    def layers(self) -> list[tuple[str, int]]:
+        """Digest and size of what it is made of: weights, template, configuration."""
+        small = min(1000, self.size_bytes // 4)
+        sizes = [self.size_bytes - small * 2, small, small]
+        return [(hashlib.sha256(f"{self.digest}{n}".encode()).hexdigest(), size) for n, size in enumerate(sizes)]
+
+
+@dataclass
+class Instance:
+    """A model in memory."""
+
+    id: str
+    model: Model
+    context_length: int
+    expires_at: float | None = None
+    """By `time.time`; None: it stays."""
+    users: int = 0
+    leaving: bool = False
+    """It goes once nobody uses it."""
+    used_at: float = field(default_factory=time.monotonic)
+    on_demand: bool = False
+    """A request loaded it, nobody by name."""
+
+
+@dataclass
+class Download:
+    """How much of a model has come. It is kept when a pull breaks off, and the next goes on from there."""
+
+    model: Model
+    steps: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is missing."""
+        return self.steps >= PULL_STEPS
+
+    def completed(self) -> list[int]:
+        """Bytes of each layer: they come in turns."""
+        layers = self.model.layers
+        turns, extra = divmod(self.steps, len(layers))
+        last = PULL_STEPS // len(layers)
+        return [size * (turns + (place < extra)) // last for place, (_, size) in enumerate(layers)]
+
+    def step(self) -> int:
+        """Another piece comes; the layer it is of."""
+        layer = self.steps % len(self.model.layers)
+        self.steps += 1
+        return layer
+
+    @property
+    def left(self) -> int:
+        """Steps that are missing."""
+        return max(PULL_STEPS - self.steps, 0)
+
+
+class Models:
+    """What the server has.
+
+    Args:
+        on_disk: what it can load.
+        pullable: what it can pull besides.
+        memory_bytes: what fits at once; None: everything.
+        most: how many fit at once, whatever their size; None: any number.
+        load_s: how long loading takes.
+        exact: names are as they are; else one without a tag means `latest`, in any case.
+    """
+
+    def __init__(
+        self,
+        on_disk: Iterable[Model],
+        pullable: Iterable[Model] = (),
+        *,
+        memory_bytes: int | None = None,
+        most: int | None = None,
+        load_s: float = 0,
+        exact: bool = True,
+    ) -> None:
+        self.memory_bytes, self.most, self.load_s, self._exact = memory_bytes, most, load_s, exact
+        self.on_disk = self._by_name(on_disk)
+        self.registry = self._by_name(pullable)
+        self.downloads: dict[str, Download] = {}
+        self._instances: dict[str, Instance] = {}
+        self._loading: dict[str, asyncio.Task[Instance]] = {}
+        self._freed = asyncio.Condition()
+
+    def _by_name(self, models: Iterable[Model]) -> dict[str, Model]:
+        named = [model if self._exact else replace(model, name=_with_tag(model.name)) for model in models]
+        return {model.name: model for model in named}
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name on the disk."""
+        return self._named(self.on_disk, name)
+
+    def in_registry(self, name: str) -> Model | None:
+        """The model of this name, if it can be pulled."""
+        return self._named(self.registry, name) or self.find(name)
+
+    def _named(self, models: dict[str, Model], name: str) -> Model | None:
+        if self._exact:
+            return models.get(name)
+        wanted = _tagged(name)
+        return next((model for model in models.values() if _tagged(model.name) == wanted), None)
+
+    def loaded(self) -> list[Instance]:
+        """What is in memory now, oldest first; what has expired goes."""
+        now = time.time()
+        for instance in list(self._instances.values()):
+            expired = instance.expires_at is not None and instance.expires_at <= now
+            if not instance.users and (expired or instance.leaving):
+                del self._instances[instance.id]
+        return list(self._instances.values())
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """What is in memory under this id."""
+        return next((instance for instance in self.loaded() if instance.id == instance_id), None)
+
+    def instances_of(self, model: Model) -> list[Instance]:
+        """All that is in memory of a model."""
+        return [instance for instance in self.loaded() if instance.model.name == model.name and not instance.leaving]
+
+    def put(self, model: Model, context_length: int | None = None) -> Instance:
+        """Load at once, whatever fits: what a server has when it starts."""
+        known = {instance.id for instance in self.loaded()}
+        name, number = model.name, 1
+        while name in known:
+            number += 1
+            name = f"{model.name}:{number}"
+        instance = Instance(name, model, context_length or model.context_length)
+        self._instances[name] = instance
+        return instance
+
+    async def load(self, model: Model, context_length: int | None = None, *, another: bool = False) -> Instance:
+        """The model in memory. Whoever asks while it loads waits for the same load.
+
+        Args:
+            another: load it even if it is there.
+
+        Raises:
+            Refused: it does not fit.
+        """
+        if another:
+            return await self._load(model, context_length)
+        if present := self.instances_of(model):
+            return present[0]
+        task = self._loading.get(model.name)
+        if task is None or task.done():
+            task = asyncio.create_task(self._load(model, context_length))
+            self._loading[model.name] = task
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Stop what is loading."""
+        for task in self._loading.values():
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+
+    async def _load(self, model: Model, context_length: int | None) -> Instance:
+        if self.memory_bytes is not None and model.size_bytes > self.memory_bytes:
+            raise Refused(
+                "load_failed",
+                f"model requires more system memory ({model.size_bytes / 1e9:.1f} GB) than is available "
+                f"({self.memory_bytes / 1e9:.1f} GB)",
+                model=model.name,
+            )
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._make_room(model))
+            if self.load_s:
+                await asyncio.sleep(self.load_s)
+            return self.put(model, context_length)
+
+    def _make_room(self, model: Model) -> bool:
+        """Whether it fits, after the idle ones that were used longest ago have gone."""
+        while not self._fits(model):
+            idle = [instance for instance in self.loaded() if not instance.users]
+            if not idle:
+                return False
+            del self._instances[min(idle, key=lambda instance: instance.used_at).id]
+        return True
+
+    def _fits(self, model: Model) -> bool:
+        there = self.loaded()
+        taken = sum(instance.model.size_bytes for instance in there) + model.size_bytes
+        return (self.memory_bytes is None or taken <= self.memory_bytes) and (
+            self.most is None or len(there) < self.most
+        )
+
+    def unload(self, instance: Instance) -> None:
+        """Take it out of memory, once nobody uses it."""
+        instance.leaving = True
+        self.loaded()
+
+    @asynccontextmanager
+    async def using(self, instance: Instance) -> AsyncIterator[None]:
+        """While it is used it stays."""
+        instance.users += 1
+        try:
+            yield
+        finally:
+            instance.users -= 1
+            instance.used_at = time.monotonic()
+            self.loaded()
+            await asyncio.shield(self._wake())
+
+    async def _wake(self) -> None:
+        async with self._freed:
+            self._freed.notify_all()
+
+    def download(self, name: str) -> Download | None:
+        """The pull of this name, begun or taken up again; None if there is no such model."""
+        model = self.in_registry(name)
+        if model is None:
+            return None
+        present = self.on_disk.get(model.name)
+        if present is not None and present.digest == model.digest:
+            return Download(model, PULL_STEPS)
+        return self.downloads.setdefault(model.name, Download(model))
+
+    def arrived(self, download: Download, *, corrupt: bool = False) -> bool:
+        """It has come whole: whether its hash is right, and so whether it is on the disk now."""
+        self.downloads.pop(download.model.name, None)
+        if corrupt or download.model.corrupt:
+            return False
+        self.on_disk[download.model.name] = download.model
+        return True
+
+    def delete(self, model: Model) -> None:
+        """Remove it from disk and memory; it can be pulled again."""
+        self.registry.setdefault(model.name, model)
+        del self.on_disk[model.name]
+        for instance in self.instances_of(model):
+            self.unload(instance)
+
+
+def _tagged(name: str) -> str:
+    """With its tag, in the one case, as Ollama takes names."""
+    return _with_tag(name.lower())
+
+
+def _with_tag(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

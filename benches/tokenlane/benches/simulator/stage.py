@@ -1,0 +1,283 @@
+"""Saying something to one client, step by step, with all that its script has in store on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from tokenlane.benches.script import Script
+
+from .clock import Clock
+from .log import Received
+from .wire import Wire
+
+__all__ = ["Broken", "Cut", "Silence", "Speech", "Stage"]
+
+_ENDLESS_BYTES = 1 << 30
+_BLOCK = b"x" * 65_536
+
+
+class Speech(Protocol):
+    """What is said, in a server's own framing."""
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def stream_type(self) -> str:
+        """The content type."""
+        ...
+
+    @property
+    def late_head(self) -> bool:
+        """Not even the headers are sent before the first step."""
+        ...
+
+    @property
+    def ping(self) -> bytes:
+        """Keeps a connection open and says nothing."""
+        ...
+
+    @property
+    def malformed(self) -> bytes:
+        """A step that is no JSON."""
+        ...
+
+    @property
+    def huge_start(self) -> bytes:
+        """How a line without end begins."""
+        ...
+
+    def say(self, step: int) -> bytes:
+        """A step; nothing if it is held back."""
+        ...
+
+    def ending(self) -> Iterator[bytes]:
+        """All that follows the last step."""
+        ...
+
+    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """An error in the middle, to the stream's end."""
+        ...
+
+    def departed(self) -> Iterator[bytes]:
+        """The model has been taken out of memory."""
+        ...
+
+    def stop(self, finish: str, said: int) -> None:
+        """There will be no more steps than have been said."""
+        ...
+
+    def whole(self) -> JsonValue:
+        """What it comes to, where it is not streamed."""
+        ...
+
+    def headers(self) -> dict[str, str]:
+        """Of that."""
+        ...
+
+
+class Broken(Exception):
+    """Nothing has been sent yet, and the answer is this refusal."""
+
+    def __init__(self, status: int, error: JsonValue) -> None:
+        super().__init__(status)
+        self.status, self.error = status, error
+
+
+class Cut(Exception):
+    """Nothing has been sent yet, and the connection is to be closed."""
+
+
+class Silence(Exception):
+    """Nothing more is said, and the connection is left as it is."""
+
+
+class _Over(Exception):
+    """The script ends it here, unfinished."""
+
+    def __init__(self, *, cut: bool = False) -> None:
+        super().__init__()
+        self.cut = cut
+
+
+class Stage:
+    """One speech to one client."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        received: Received,
+        script: Script,
+        speech: Speech,
+        wire: Wire | None,
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._clock, self._changed = clock, changed
+        self._received, self._script, self._speech, self._wire = received, script, speech, wire
+        self._at = self._until = 0
+        self._stopped = False
+        self._last = b""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client reads slower than it is told."""
+        return self._wire is not None and self._wire.blocked
+
+    def stop(self, finish: str) -> None:
+        """Say no more steps; the ending follows with the next beat."""
+        self._stopped = True
+        self._speech.stop(finish, self._at)
+
+    def step(self) -> bool:
+        """Say the next."""
+        if self._stopped:
+            return False
+        data = self._speech.say(self._at)
+        self._at += 1
+        self._received.sent = self._at
+        if self._wire is not None and data:
+            self._last = data
+            self._write(data)
+        return self._at < self._until
+
+    async def perform(self, first_s: float, next_s: float) -> web.StreamResponse | None:
+        """Say it all. Returns None if there is no wire: then it has only taken its time.
+
+        Raises:
+            Broken: it failed before anything was sent.
+        Cut: the same, and the connection is to be closed.
+            Silence: the script wants it.
+        """
+        try:
+            if not self._speech.late_head:
+                self._head()
+            await self._steps(first_s, next_s)
+            for data in self._speech.ending():
+                await self._drip(data)
+        except _Over as over:
+            self._received.end("failed")
+            if self._wire is None:
+                raise (Cut() if over.cut else Broken(500, self._script.error)) from None
+            self._head()
+            return self._wire.cut() if over.cut else self._wire.end()
+        self._head()
+        return None if self._wire is None else self._wire.end()
+
+    async def _steps(self, first_s: float, next_s: float) -> None:
+        steps = self._speech.steps
+        places = [place for place in self._script.places() if place <= steps]
+        wait_s = first_s
+        if not steps or 0 in places:
+            await asyncio.sleep(first_s)
+            wait_s = 0
+        for place in dict.fromkeys((*places, steps)):
+            if place > self._at and not self._stopped:
+                self._until = place
+                await self._play(wait_s, next_s)
+                wait_s = next_s
+            if place in places and not self._stopped:
+                await self._happen(place)
+
+    async def _play(self, first_s: float, next_s: float) -> None:
+        if not self._script.split_ms:
+            await self._clock.play(self, first_s, next_s)
+            return
+        await asyncio.sleep(first_s)
+        while self._at < self._until and not self._stopped:
+            data = self._speech.say(self._at)
+            await self._drip(data)
+            self._last = data or self._last
+            self._at += 1
+            self._received.sent = self._at
+            await asyncio.sleep(next_s)
+
+    def _head(self) -> None:
+        if self._wire is not None and not self._wire.begun:
+            kind = self._script.content_type or self._speech.stream_type
+            self._wire.head(200, {"Content-Type": kind, "Cache-Control": "no-cache"})
+
+    def _write(self, data: bytes) -> None:
+        assert self._wire is not None
+        if not self._wire.begun:
+            self._head()
+        size = self._script.split_bytes
+        if size is None:
+            self._wire.chunk(data)
+            return
+        for start in range(0, len(data), size):
+            self._wire.chunk(data[start : start + size])
+
+    async def _drip(self, data: bytes) -> None:
+        """Write it in the pieces and with the pauses the script wants."""
+        if self._wire is None or not data:
+            return
+        if not self._script.split_ms:
+            self._write(data)
+            return
+        self._head()
+        size = self._script.split_bytes or 1
+        for start in range(0, len(data), size):
+            self._wire.chunk(data[start : start + size])
+            await asyncio.sleep(self._script.split_ms / 1000)
+
+    async def _happen(self, place: int) -> None:
+        """What the script has in store before step `place`."""
+        script, speech = self._script, self._speech
+        if script.stall_after == place:
+            await asyncio.sleep(script.stall_ms / 1000)
+        if script.hold_after == place:
+            await self._hold()
+        if script.duplicate_after == place:
+            await self._drip(self._last)
+        if script.malformed_after == place:
+            await self._drip(speech.malformed)
+        if script.huge_line_after == place:
+            await self._drip(speech.huge_start + b"x" * script.huge_line_bytes)
+        if script.endless_line_after == place:
+            await self._endless(speech.huge_start)
+        await self._end_at(place)
+
+    async def _end_at(self, place: int) -> None:
+        """The ways to end here."""
+        script, speech = self._script, self._speech
+        if place in (script.error_after, script.unload_after):
+            if self._wire is not None and not self._wire.begun:
+                raise Broken(500, script.error)
+            unloaded = script.unload_after == place
+            for data in speech.departed() if unloaded else speech.failing(500, script.error):
+                await self._drip(data)
+            raise _Over
+        if script.half_open_after == place:
+            raise Silence
+        if script.cut_after == place:
+            raise _Over(cut=True)
+
+    async def _hold(self) -> None:
+        received, ping_ms = self._received, self._script.ping_ms
+        received.held = True
+        await self._changed()
+        while ping_ms is not None and not received.released.is_set():
+            await self._drip(self._speech.ping)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ping_ms / 1000):
+                    await received.released.wait()
+        await received.released.wait()
+        received.held = False
+
+    async def _endless(self, start: bytes) -> None:
+        if self._wire is None:
+            raise _Over(cut=True)
+        self._head()
+        self._wire.chunk(start)
+        for _ in range(_ENDLESS_BYTES // len(_BLOCK)):
+            self._wire.chunk(_BLOCK)
+            await self._wire.drained()
+        raise _Over(cut=True)

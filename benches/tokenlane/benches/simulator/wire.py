@@ -1,0 +1,112 @@
+"""One HTTP answer, written past aiohttp: a token costs little more than a system call, and protocols can be broken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+__all__ = ["Wire"]
+
+_BLOCKED_BYTES = 64 * 1024
+"""A reader that lets so much pile up is waited for."""
+
+
+class Wire:
+    """The answer to one request. What is written once the connection is gone is dropped: its handler is cancelled."""
+
+    def __init__(self, request: web.Request) -> None:
+        assert request.transport is not None
+        self._transport = request.transport
+        plain = self._transport.get_extra_info("ssl_object") is None
+        found = self._transport.get_extra_info("socket") if plain else None
+        self._file: int | None = None if found is None else found.fileno()
+        self._chunked = request.version >= HttpVersion11
+        self.keeps = self._chunked and request.keep_alive
+        """Whether the connection carries another request."""
+        self.begun = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the reader is behind."""
+        return self._transport.get_write_buffer_size() > _BLOCKED_BYTES
+
+    @property
+    def closing(self) -> bool:
+        """The client has gone, or it is hung up on."""
+        return self._transport.is_closing()
+
+    async def drained(self) -> None:
+        """Wait until the reader has caught up."""
+        await asyncio.sleep(0)
+        while self.blocked and not self.closing:  # noqa: ASYNC110 - a transport rings no event
+            await asyncio.sleep(0.005)
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        """Status and headers of a body whose length is not known yet."""
+        framing = {"Transfer-Encoding": "chunked"} if self._chunked else {"Connection": "close"}
+        lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
+        lines += [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
+        self.begun = True
+        self.raw("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+
+    def chunk(self, data: bytes) -> None:
+        """A piece of the body."""
+        self.raw(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are. Straight to the socket where that can take them: by the transport it costs twice that."""
+        transport = self._transport
+        if transport.is_closing():  # the number of its file may be another's by now
+            return
+        if self._file is not None and not transport.get_write_buffer_size():
+            try:
+                sent = os.write(self._file, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # reset: the transport learns it by reading
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
+
+    def end(self) -> web.StreamResponse:
+        """The body is whole. Returns what aiohttp wants to see."""
+        if self._chunked:
+            self.raw(b"0\r\n\r\n")
+        return _Written(keep=self.keeps)
+
+    def cut(self) -> web.StreamResponse:
+        """Close the connection here."""
+        self._transport.close()
+        return _Written(keep=False)
+
+
+class _Written(web.StreamResponse):
+    """A response that has been written already."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self._kept = keep
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._kept
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Simulated"
