@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenlane.config import sections
+from tokenlane.config.effective import Setting
 from tokenlane.config.exits import USAGE, ConfigError
 from tokenlane.config.load import (
     configured_redis,
@@ -218,8 +219,8 @@ WRONG = {
     ),
     "[olama]\na = 1": (":1: unknown section 'olama'. Did you mean 'ollama'?", "vllm"),
     "[lane.x]\na = 1": (":1: unknown section 'lane'. Did you mean 'lanes'?",),
-    '\n[ollama]\ntimeout_ms = "80"': (":3: ollama.timeout_ms must be milliseconds",),
-    "[ollama]\ntimeout_ms = 0": (":2: ollama.timeout_ms must be milliseconds, at least 1",),
+    '\n[ollama]\ntimeout_ms = "80"': (":3: ollama.timeout_ms must be a whole number of milliseconds",),
+    "[ollama]\ntimeout_ms = 0": (":2: ollama.timeout_ms must be a whole number of milliseconds, at least 1 ",),
     "[ollama]\ntimeout_ms = true": (":2: ollama.timeout_ms",),
     '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint must be a URL, http://",),
     '[openai]\napi_key = "sk-hunter2"': (":2: 'api_key' in [openai]", "api_key_env"),
@@ -232,7 +233,9 @@ WRONG = {
     "[roles.a]\nweight = 0": (":2: roles.a.weight must be",),
     '[roles.a]\nroute = [\n  { lan = "x" } ]': (":2: unknown key 'lan' in [roles.a.route.0]. Did you mean 'lane'?",),
     "[roles.a.limits]\ndeep = 1": (":2: unknown key 'deep' in [roles.a.limits]. Did you mean 'depth'?",),
-    "[policy]\nlease_ms = 5": (":2: policy.lease_ms must be milliseconds, at least 300",),
+    "[policy]\nlease_ms = 99999999999999999999": (":2: policy.lease_ms must be", "at most 604800000 (a week)"),
+    "[roles.a]\nlimits = { depth = 9007199254740993 }": (":2: roles.a.limits.depth must be", "at most 1000000000"),
+    "[policy]\nlease_ms = 5": (":2: policy.lease_ms must be a whole number of milliseconds, at least 300 ",),
     "[a]\nb = [1,\n": (":3: not TOML",),
     "[a]\nb = 1 2\nc = 3": (":2: not TOML",),
     "[a]\nb = 1\n[a]": (":3: not TOML",),
@@ -258,7 +261,11 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
     [
         ("TOKENLANE_OLAMA__ENDPOINT", "http://h", "OLLAMA"),
         ("TOKENLANE_OLLAMA__END_POINT", "http://h", "TOKENLANE_OLLAMA__END_POINT: unknown key 'end_point' in [ollama]"),
-        ("TOKENLANE_VLLM__TIMEOUT_MS", "hunter2", "TOKENLANE_VLLM__TIMEOUT_MS: vllm.timeout_ms must be milliseconds"),
+        (
+            "TOKENLANE_VLLM__TIMEOUT_MS",
+            "hunter2",
+            "TOKENLANE_VLLM__TIMEOUT_MS: vllm.timeout_ms must be a whole number of milliseconds",
+        ),
         ("TOKENLANE_LANES__GPU0__API_KEY", "hunter2", "api_key_env"),
         ("TOKENLANE_CAPACITY", "hunter2", "TOKENLANE_CAPACITY: capacity must be"),
         ("TOKENLANE_REDIS_URL", "http://hunter2", "TOKENLANE_REDIS_URL: redis.url must be"),
@@ -315,3 +322,9 @@ def test_a_registered_provider_has_a_section(monkeypatch: pytest.MonkeyPatch) ->
         assert lane_settings().endpoint == "http://acme"
     finally:
         sections.document_type.cache_clear()
+
+
+def test_a_file_as_editors_of_windows_write_it() -> None:
+    """A byte order mark and their line ends are no error."""
+    Path("llm.toml").write_bytes(b"\xef\xbb\xbf" + b'[defaults]\r\nprovider = "vllm"\r\n')
+    assert read().get("defaults", "provider") == Setting("vllm", "llm.toml:2")

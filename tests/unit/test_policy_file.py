@@ -53,6 +53,13 @@ def test_a_route_to_no_provider_is_told(tmp_path: Path) -> None:
         policy_of(settings('\n[roles.coder]\nroute = ["olama/phi3"]', tmp_path))
 
 
+@pytest.mark.parametrize("entry", ["lane:", "lane:a b", "lane:gpu0/", "vllm/", "/phi3", ""])
+def test_a_route_to_nowhere_is_refused(entry: str, tmp_path: Path) -> None:
+    """What no lane, provider or model can be called is told, and not taken for another wish."""
+    with pytest.raises(ConfigError, match=r"llm.toml:2: "):
+        policy_of(settings(f'[roles.coder]\nroute = ["{entry}"]', tmp_path))
+
+
 text = st.text(min_size=1, max_size=8)
 name = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,5}", fullmatch=True)
 candidates = st.builds(

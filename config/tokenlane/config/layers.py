@@ -26,7 +26,7 @@ def file_layer(file: File) -> Layer:
         ConfigError: it cannot be read, is no TOML, or has unknown keys or wrong values.
     """
     try:
-        text = file.read_bytes().decode()
+        text = file.read_bytes().decode("utf-8-sig")  # as some editors begin a file
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:

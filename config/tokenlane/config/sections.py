@@ -54,8 +54,19 @@ Variable = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable, not the key itself"),
 ]
-Milliseconds = Annotated[int, Field(ge=1, description="milliseconds, at least 1")]
-Count = Annotated[int, Field(ge=1, description="a whole number, at least 1")]
+
+_WEEK_MS = 604_800_000
+_MOST = 1_000_000_000
+
+
+def _milliseconds(least: int) -> Any:
+    # Bounded, since the pool's scripts reckon with them: beyond 64 bits they would refuse.
+    said = f"a whole number of milliseconds, at least {least} and at most {_WEEK_MS} (a week)"
+    return Field(ge=least, le=_WEEK_MS, description=said)
+
+
+Milliseconds = Annotated[int, _milliseconds(1)]
+Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
 
 
@@ -135,10 +146,10 @@ class PolicyRules(Section):
 
     depth: Count | None = None
     in_flight: Count | None = None
-    start_lease_ms: Annotated[int, Field(ge=100, description="milliseconds, at least 100")] | None = None
-    lease_ms: Annotated[int, Field(ge=300, description="milliseconds, at least 300")] | None = None
-    orphan_ms: Annotated[int, Field(ge=8_000, description="milliseconds, at least 8000")] | None = None
-    patience_ms: Annotated[int, Field(ge=0, description="milliseconds, at least 0")] | None = None
+    start_lease_ms: Annotated[int, _milliseconds(100)] | None = None
+    lease_ms: Annotated[int, _milliseconds(300)] | None = None
+    orphan_ms: Annotated[int, _milliseconds(8_000)] | None = None
+    patience_ms: Annotated[int, _milliseconds(0)] | None = None
     max_crashes: Count | None = None
     max_starts: Count | None = None
 

@@ -9,6 +9,7 @@ from tokenlane.config import sections
 from tokenlane.config.effective import Settings
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.explain import did_you_mean
+from tokenlane.config.values import is_name
 
 from .policy import Candidate, Limits, Policy, RolePolicy
 
@@ -54,16 +55,21 @@ def as_toml(policy: Policy) -> str:
 def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
     if isinstance(entry, sections.Candidate):
         return Candidate(**entry.model_dump())
-    place, _, model = entry.partition("/")
-    if place.startswith(_LANE) and place != _LANE:
-        return Candidate(lane=place.removeprefix(_LANE), model=model or None)
+    place, slash, model = entry.partition("/")
+    lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None
     names = list(sections.provider_names())
-    if place not in names:
-        raise ConfigError(
-            f"{source}: no provider is called {place!r}, which the route names.{did_you_mean(place, names)} Write "
-            '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME", and a model of any provider as { model = "NAME" }.'
-        )
-    return Candidate(provider=place, model=model or None)
+    if lane is not None and not is_name(lane):
+        wrong = f"no lane can be called {lane!r}, which the route names."
+    elif lane is None and place not in names:
+        wrong = f"no provider is called {place!r}, which the route names.{did_you_mean(place, names)}"
+    elif slash and not model:
+        wrong = f"the route names {entry!r}, a model without a name."
+    else:
+        return Candidate(provider=None if lane else place, lane=lane, model=model or None)
+    raise ConfigError(
+        f"{source}: {wrong} Write "
+        '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME", and a model of any provider as { model = "NAME" }.'
+    )
 
 
 def route_entry(candidate: Candidate) -> str:
