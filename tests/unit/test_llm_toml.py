@@ -264,7 +264,7 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
         (
             "TOKENLANE_VLLM__TIMEOUT_MS",
             "hunter2",
-            "TOKENLANE_VLLM__TIMEOUT_MS: vllm.timeout_ms must be a whole number of milliseconds",
+            "TOKENLANE_VLLM__TIMEOUT_MS: vllm.timeout_ms must be a whole number",
         ),
         ("TOKENLANE_LANES__GPU0__API_KEY", "hunter2", "api_key_env"),
         ("TOKENLANE_CAPACITY", "hunter2", "TOKENLANE_CAPACITY: capacity must be"),
