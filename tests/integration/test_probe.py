@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trustme
 from pydantic import SecretStr
 from tests import pages
 
@@ -50,7 +52,7 @@ async def test_a_server_with_a_model(served: pages.Pages, kind: str, models: tup
         (pages.VLLM_EMBEDDING, None, "serves no model that can chat"),
         (pages.UNRELATED, None, "none of Ollama, LM Studio, vLLM, TGI, llama.cpp"),
         (pages.UNRELATED, "ollama", "none of Ollama"),
-        (pages.UNRELATED, "openai", "none of"),
+        (pages.UNRELATED, "openai", "no usable answer"),
         (pages.OTHER_OPENAI, None, "--provider openai"),
         (pages.OLLAMA, "vllm", "it is Ollama, not vLLM"),
         (pages.LM_STUDIO, "ollama", "it is LM Studio, not Ollama"),
@@ -73,6 +75,24 @@ async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
         sighting = await seen(url, kind)
     assert not sighting.found
     assert "key" in sighting.why_not
+
+
+async def test_a_remote_endpoint_that_refuses_the_key() -> None:
+    """What is named as OpenAI-compatible says itself that the key is wrong."""
+    async with pages.serving({"/v1/models": {"error": {"message": "Incorrect API key"}}}, status=401) as url:
+        sighting = await seen(url, "openai")
+    assert not sighting.found
+    assert "key" in sighting.why_not
+
+
+async def test_something_is_there_that_does_not_let_us_in() -> None:
+    """Where something listens it is not said that nothing does: it is no HTTP, or its certificate is not trusted."""
+    async with mute(b"rubbish\r\n\r\n") as rubbish:
+        assert "broke the HTTP protocol" in (await seen(rubbish)).why_not
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with Simulator(tls=context) as secure:
+        assert "SSL_CERT_FILE" in (await seen(secure.url)).why_not
 
 
 async def test_a_named_openai_server_and_model() -> None:

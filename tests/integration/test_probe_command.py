@@ -239,6 +239,33 @@ def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> Non
     assert not (home / "llm.toml").exists()
 
 
+async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
+    """A folder that is not there is one message, with what was to be written."""
+    dialogue = [
+        ("Which (1-4)", "2"),
+        ("The endpoint's URL", ""),
+        ("The environment variable", ""),
+        ("Which model", ""),
+        ("Write the configuration to", "no/such/folder/llm.toml"),
+    ]
+    async with pages.serving(pages.OTHER_OPENAI) as url:
+        dialogue[1] = (dialogue[1][0], url)
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "cannot be written" in shown
+    assert f'endpoint = "{url}"' in shown
+    assert "Traceback" not in shown
+
+
+def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
+    """A key that is given where its variable's name is asked for is neither taken nor repeated by us."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "no variable's name" in shown
+    assert shown.count("sk-top-secret") == 1  # the terminal's own echo
+
+
 def test_the_builtin(home: Path, nowhere: str) -> None:
     """The built-in model is one command away, and told so."""
     code, shown = on_terminal(home, ["--endpoint", nowhere], [("Which (1-4)", "9"), ("Which (1-4)", "3")])

@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import aiohttp
 import httpx
 from pydantic_core import from_json
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings, masked
-from tokenlane.routing.errors import LlmError
+from tokenlane.routing.errors import LlmError, ProviderDown
 
 from .providers import default_registry
 from .providers.base import read_body
-from .providers.http import TRANSPORT_ERRORS, open_client
+from .providers.http import TRANSPORT_ERRORS, open_client, transport_error
 from .providers.recognise import PAGES, recognise
 
 __all__ = ["Place", "Sighting", "default_places", "look", "look_at_all"]
@@ -97,8 +98,6 @@ async def look(place: Place) -> Sighting:
 
 async def _seen(place: Place, lane: LaneSettings) -> Sighting:
     pages = await _pages(lane)
-    if pages is None:
-        return Sighting(place.lane, place.provider, why_not="nothing answers there")
     kind = recognise(pages)
     wrong = _not_expected(kind, place.provider)
     if wrong:
@@ -118,6 +117,8 @@ async def _seen(place: Place, lane: LaneSettings) -> Sighting:
 
 def _not_expected(kind: str | None, expected: str | None) -> str:
     """Why a server of this kind is not what was looked for; empty if it is."""
+    if kind is None and expected == "openai":
+        return ""  # it says itself what it wants, a key perhaps
     if kind is None and expected in (None, *NAMES):
         return f"what answers there is none of {', '.join(list(NAMES.values())[:-1])}"
     if expected is None and kind == "openai":
@@ -128,14 +129,27 @@ def _not_expected(kind: str | None, expected: str | None) -> str:
     return ""
 
 
-async def _pages(lane: LaneSettings) -> dict[str, Any] | None:
-    """What it answers to each of `PAGES`, as far as that is JSON; None if it cannot be reached."""
+async def _pages(lane: LaneSettings) -> dict[str, Any]:
+    """What it answers to each of `PAGES`, as far as that is JSON.
+
+    Raises:
+        LlmError: not one of them can be had.
+    """
     assert lane.endpoint is not None
     async with open_client(lane, lane.endpoint.rstrip("/").removesuffix("/v1")) as client:
         answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
-    if all(isinstance(answer, Exception) for answer in answers):
-        return None
-    return {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
+    pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
+    if not pages:
+        raise _silent(answers[0])
+    return pages
+
+
+def _silent(error: Exception) -> LlmError:
+    """Why no page can be had: nothing is there, or what is there does not let us in."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, aiohttp.ClientSSLError):
+        return ProviderDown("nothing answers there")
+    return transport_error(error)
 
 
 async def _page(client: httpx.AsyncClient, path: str) -> Any:

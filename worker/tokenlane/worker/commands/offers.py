@@ -57,6 +57,8 @@ def _install() -> int:
 def _use_remote() -> int:
     endpoint = typer.prompt("The endpoint's URL, as https://HOST")
     variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
+    if variable and not variable.isidentifier():  # not quoted: it may be the key itself
+        raise UserError("That is no variable's name. Put the key into one, and name that: export NAME=…")
     key = key_in(variable) if variable else None
     if variable and key is None:
         raise UserError(f"{variable} is not set: export {variable}=… here, and run `tokenlane probe` again.")
@@ -69,7 +71,12 @@ def _use_remote() -> int:
     if file.exists():
         typer.echo(f"\n{file} is there already, and stays as it is. Put this into it:\n\n{text}")
         return OK
-    file.write_text(text, encoding="utf-8")
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror or error}. Put this into another:\n\n{text}"
+        ) from None
     typer.echo(f"\n{file} is written. `tokenlane up` uses it from this directory, or with --config {file}.")
     return OK
 
