@@ -92,10 +92,14 @@ async def at_work(
 
 
 async def command(
-    client: Client, action: ModelAction, model: str | None = None, lane: str | None = None
-) -> tuple[ModelReport, list[str]]:
-    """Have a command carried out; its report, and the steps that were told."""
-    steps: list[str] = []
+    client: Client,
+    action: ModelAction,
+    model: str | None = None,
+    lane: str | None = None,
+    steps: list[str] | None = None,
+) -> ModelReport:
+    """Have a command carried out; its report. The steps that are told are added to `steps`."""
+    steps = [] if steps is None else steps
     asked = compose_command(ModelCommand(action=action, model=model, lane=lane), agent="ops", client=client._id)
     async with client._entered().asking(*asked) as exchange:
         waiting = asyncio.create_task(exchange.result())
@@ -106,7 +110,7 @@ async def command(
             await asyncio.wait({waiting}, timeout=0.005)
         report = await waiting
     assert isinstance(report, ModelReport)
-    return report, steps
+    return report
 
 
 async def nothing_left(pool: Pool) -> None:
@@ -165,8 +169,9 @@ async def test_a_pull_holds_no_chat_slot(redis_url: str, pool: Pool) -> None:
     """With a capacity of 1, chats are answered while a model is pulled, and the pull waits for none of them."""
     provider = Household()
     async with at_work(redis_url, provider), Client(redis_url) as client:
-        pulling = asyncio.create_task(command(client, "pull", "new", "lane1"))
-        await until(lambda: provider.pulling == 1)
+        steps: list[str] = []
+        pulling = asyncio.create_task(command(client, "pull", "new", "lane1", steps))
+        await until(lambda: "layers" in steps)
         for _ in range(5):
             assert (await client.complete("hi", role="planner")).text == "abc"
         view = (await pool.survey()).lanes[0]
@@ -175,10 +180,9 @@ async def test_a_pull_holds_no_chat_slot(redis_url: str, pool: Pool) -> None:
         async with client.chat("hi", role="planner") as stream:
             await until(lambda: provider.holding == 1)
             provider.go_on.set()
-            report, steps = await pulling
+            report = await pulling
             provider.go.set()
             await stream.answer()
-        assert steps[-1] == "layers"
         assert [model.name for model in report.models] == ["new"]
         await nothing_left(pool)
 
@@ -188,9 +192,9 @@ async def test_commands_go_to_the_lane_they_name_one_after_another(redis_url: st
     await pool.set_policy(Policy(roles={"models": RolePolicy(route=(Candidate(lane="nowhere"),))}, patience_ms=100))
     one, two = Household(), Household()
     async with at_work(redis_url, one, "lane1"), at_work(redis_url, two, "lane2"), Client(redis_url) as client:
-        report, _ = await command(client, "list", lane="lane2")
+        report = await command(client, "list", lane="lane2")
         assert [model.name for model in report.models] == ["talker", "mapper"]
-        report, _ = await command(client, "verify", "talker", "lane1")
+        report = await command(client, "verify", "talker", "lane1")
         assert [model.digest for model in report.models] == ["sha256:" + "0" * 64]
         pulling = asyncio.create_task(command(client, "pull", "new", "lane2"))
         await until(lambda: two.pulling == 1)
@@ -219,7 +223,7 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
                 await exchange.result()
         await until(lambda: provider.pulling == 0)
         provider.go_on.set()
-        report, _ = await command(client, "pull", "new")
+        report = await command(client, "pull", "new")
         assert [model.name for model in report.models] == ["new"]
         await nothing_left(pool)
 
@@ -230,7 +234,7 @@ async def test_a_provider_that_cannot_says_so(redis_url: str, pool: Pool) -> Non
         for action in get_args(ModelAction)[1:]:
             with pytest.raises(BadRequest, match="not supported by"):
                 await command(client, action, "m1")
-        report, _ = await command(client, "list")
+        report = await command(client, "list")
         assert [model.name for model in report.models] == ["m1"]
 
 

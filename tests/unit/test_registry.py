@@ -7,9 +7,9 @@ from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
 from tokenlane.config.values import LaneSettings
+from tokenlane.worker.announce import announce
 from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
 from tokenlane.worker.providers.openai import OpenAiProvider
-from tokenlane.worker.serve import announce
 
 OTHERS = EntryPoints(
     [

@@ -35,6 +35,7 @@ from tokenlane.routing.tasks import background
 from tokenlane.worker import job
 from tokenlane.worker.job import Lane, run_request
 from tokenlane.worker.lease import Lease
+from tokenlane.worker.lifecycle import LaneModels
 from tokenlane.worker.publisher import Publisher
 from tokenlane.worker.runs import Run, Runs
 
@@ -135,6 +136,7 @@ class Bench:
             self.runs,
             self.publisher,
             cast("Lease", self.lease),
+            cast("LaneModels", None),
         )
 
     async def run(self) -> None:

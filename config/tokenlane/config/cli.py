@@ -48,6 +48,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "chat": Verb("Ask a question and stream the answer.", "cli"),
+    "models": Verb("List, pull, verify, load and unload the models of lanes.", "cli"),
     "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),

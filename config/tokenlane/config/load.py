@@ -309,6 +309,8 @@ def _lane_settings(settings: Settings, name: str) -> LaneSettings:
         capacity=None if lane.capacity == "auto" else lane.capacity,
         api_key=_api_key(lane.api_key_env, name),
         max_input_tokens=lane.max_input_tokens,
+        auto_pull=bool(lane.auto_pull),
+        digests={model: pin.digest for model, pin in settings.document.models.items() if pin.digest},
         **limits,
     )
 

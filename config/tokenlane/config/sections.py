@@ -20,6 +20,7 @@ __all__ = [
     "Document",
     "Lane",
     "Limits",
+    "Model",
     "PolicyRules",
     "Provider",
     "Redis",
@@ -68,6 +69,11 @@ def _milliseconds(least: int) -> Any:
 Milliseconds = Annotated[int, _milliseconds(1)]
 Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
+YesOrNo = Annotated[bool, Field(description="true or false")]
+Digest = Annotated[
+    str,
+    Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 digits of 0-9 a-f, as `models ls` has it"),
+]
 
 
 class Section(BaseModel):
@@ -92,6 +98,7 @@ class Provider(Section):
     first_token_timeout_ms: Milliseconds | None = None
     token_timeout_ms: Milliseconds | None = None
     max_input_tokens: Count | None = None
+    auto_pull: YesOrNo | None = None
     api_key_env: Variable | None = None
 
 
@@ -101,6 +108,12 @@ class Lane(Provider):
     provider: Text | None = Field(None, description="the kind of back end: one of the providers")
     models: Annotated[list[Text], BeforeValidator(_split), Field(description="a list of model names")] | None = None
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
+
+
+class Model(Section):
+    """`[models."NAME"]`: what holds for one model, on every lane of this host."""
+
+    digest: Digest | None = None
 
 
 class Redis(Section):
@@ -159,6 +172,7 @@ class Document(Section):
 
     defaults: Defaults = Defaults()
     redis: Redis = Redis()
+    models: dict[Text, Model] = {}
     lanes: dict[Name, Lane] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()

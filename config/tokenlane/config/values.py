@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -77,6 +78,8 @@ class LaneSettings:
     token_timeout_s: float = 60.0  # between two tokens
     total_timeout_s: float = 3600.0  # of one attempt
     max_input_tokens: int | None = None  # the longest prompt, as estimated; None: no limit of ours
+    auto_pull: bool = False  # a request for a model it lacks has it pulled
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model, what its content must be
 
     def __post_init__(self) -> None:
         if not is_name(self.name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -17,7 +17,7 @@ from tokenlane.config.poolkey import KeyRing
 from tokenlane.config.values import NAME_RULE, is_name
 from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.messages import Answer, ChatOptions, Parsed, new_id
+from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
 from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
@@ -25,6 +25,7 @@ from .courier import Courier
 from .embeddings import Embeddings, EmbedOptions, embed
 from .exchange import Exchange
 from .forms import Form, asked_for
+from .models import Models
 from .request import Messages, compose, compose_embed, refuse_unknown
 from .stream import ChatStream
 from .watch import Watch
@@ -172,6 +173,47 @@ class Client:
         asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
         return await embed(self._entered(), *compose_embed(asked, agent=self.agent, client=self._id))
 
+    async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
+        """The models of all open lanes, or of one.
+
+        Raises:
+            LlmError: a lane does not answer.
+        """
+        return await self._models().listed(lane)
+
+    def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
+        """Have a lane fetch a model: how far it is, until the model is there. Nothing is sent before it is iterated;
+        breaking off the iteration cancels the pull, unless others wait for the same one.
+
+        Args:
+            model: as the lane's provider names it.
+            lane: which; may be left out where only one is open.
+
+        Raises, iterated:
+            ModelNotFound: nobody has it.
+            DigestMismatch: what came is not what was announced or pinned.
+            BadRequest: the lane's provider cannot pull; it says what to do instead.
+            LlmError: what else it failed with.
+        """
+        return self._models().follow("pull", model, lane)
+
+    async def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
+        """Have a lane compute or look up a model's digest.
+
+        Raises:
+            DigestMismatch: it is not the one that is pinned, or its files have changed.
+            LlmError: as `pull`.
+        """
+        return await self._models().verify(model, lane)
+
+    async def load(self, model: str, *, lane: str | None = None) -> None:
+        """Have a lane load a model into memory; returns when it answers at once. Raises as `verify`."""
+        await self._models().do("load", model, lane)
+
+    async def unload(self, model: str, *, lane: str | None = None) -> None:
+        """Have a lane free a model's memory. Raises as `pull`."""
+        await self._models().do("unload", model, lane)
+
     async def complete(
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
     ) -> Answer[Parsed]:
@@ -195,6 +237,9 @@ class Client:
     ) -> bool | None:
         self._courier = None
         return await self._stack.__aexit__(kind, error, trace)
+
+    def _models(self) -> Models:
+        return Models(self._entered(), self.agent, self._id)
 
     def _entered(self) -> Courier:
         if self._courier is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
 from typing import Generic, Self, TypeVar, Unpack
 
-from tokenlane.routing.messages import Answer, ChatOptions, Parsed, TokenDelta, Usage
+from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
 
 from . import client, stream
 from .forms import Form
@@ -47,6 +47,37 @@ class Client:
         """Ask for an answer, whole."""
         with self.chat(messages, role=role, response_format=response_format, **options) as stream:
             return stream.answer()
+
+    def models(self, *, lane: str | None = None) -> list[ModelInfo]:
+        """The models of all open lanes, or of one."""
+        return self._call(lambda: self._client.models(lane=lane))
+
+    def pull(self, model: str, *, lane: str | None = None) -> Iterator[Progress]:
+        """Have a lane fetch a model: how far it is, until the model is there. Closing the iterator cancels it."""
+        self._running()
+        steps = self._client.pull(model, lane=lane)
+
+        async def step() -> Progress | None:
+            return await anext(steps, None)
+
+        try:
+            while (progress := self._call(step)) is not None:
+                yield progress
+        finally:
+            with suppress(RuntimeError):  # closed, and its requests cancelled
+                self._call(steps.aclose)
+
+    def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
+        """Have a lane compute or look up a model's digest."""
+        return self._call(lambda: self._client.verify(model, lane=lane))
+
+    def load(self, model: str, *, lane: str | None = None) -> None:
+        """Have a lane load a model into memory."""
+        self._call(lambda: self._client.load(model, lane=lane))
+
+    def unload(self, model: str, *, lane: str | None = None) -> None:
+        """Have a lane free a model's memory."""
+        self._call(lambda: self._client.unload(model, lane=lane))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request, as a stream of everything after the position given."""

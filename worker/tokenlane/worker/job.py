@@ -50,7 +50,7 @@ from tokenlane.routing.telemetry import process_span
 
 from .embeddings import embed
 from .lease import Lease
-from .lifecycle import carry_out
+from .lifecycle import LaneModels
 from .providers import LlmProvider
 from .publisher import Publisher, Rest
 from .runs import Run, Runs, StopReason
@@ -80,6 +80,7 @@ class Lane:
     runs: Runs
     publisher: Publisher
     lease: Lease
+    models: LaneModels
     transcripts: bool = False
 
     @property
@@ -265,7 +266,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             with _noting(lane):
                 result = await embed(lane.provider, request, run.started.model)
         case ModelCommand():
-            result = await carry_out(lane.provider, request, partial(_tell, lane, run))
+            result = await lane.models.carry_out(request, partial(_tell, lane, run))
         case _:
             assert_never(request)
     return Answered(_timed(Usage(), run), result)

@@ -67,6 +67,12 @@ class Lease:
         """Beat now: something may have been missed."""
         self._hurry.set()
 
+    def announce(self, announcement: Announcement) -> None:
+        """Say from now on this of the lane: its models or what they can do may have changed, nothing else."""
+        if announcement != self._announcement:
+            self._announcement = announcement
+            self.hurry()
+
     def note(self, code: str) -> None:
         """Tell the pool with the next beat that the back end failed, and how; the newest counts."""
         self._fault = Fault(code, asyncio.get_running_loop().time())

@@ -5,41 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import get_args
-from urllib.parse import urlsplit
 
 from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
-from tokenlane.config.values import LaneSettings, RedisSettings, masked
+from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import LlmError, ModelNotFound
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement, Offer
-from tokenlane.routing.messages import Kind, ModelInfo
-from tokenlane.routing.policy import served_name
+from tokenlane.routing.messages import Kind
 from tokenlane.routing.pool import connect, open_redis
 from tokenlane.routing.tasks import background
 
+from .announce import announce
 from .control import Control
 from .facts import facts_of
 from .job import Lane
 from .lane import LaneWorker, arq_redis
 from .lease import Lease
-from .providers import Embeds, LlmProvider, Pulls, default_registry
+from .lifecycle import LaneModels
+from .providers import LlmProvider, default_registry
 from .publisher import Publisher
 from .runs import Runs
 
 __all__ = [
     "CLOSE_S",
     "DRAIN_S",
-    "announce",
     "drain",
     "idle",
     "open_lane",
@@ -53,9 +49,6 @@ DRAIN_S = 30.0
 """What running requests get to end in, when the worker is to stop."""
 CLOSE_S = 10.0
 """What closing the rest gets then."""
-EMBEDS_AT_ONCE = 32
-"""Embed requests a lane takes at once: what may go to its back end as one batch."""
-_LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
 
 
 @asynccontextmanager
@@ -88,68 +81,16 @@ async def open_lane(
             control = Control(runs, publisher)
             await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
             await lease.open()
+
+            async def announce_anew() -> None:
+                lease.announce(await announce(settings, backend))
+
+            models = LaneModels(settings, backend, announce_anew)
             async with background() as tasks:
                 tasks.create_task(publisher.run(), name="tokenlane publisher")
                 tasks.create_task(lease.run(), name="tokenlane lease")
-                yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, transcripts)
-
-
-async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
-    """What the lane offers: as the settings say, else as the back end does.
-
-    Raises:
-        ModelNotFound: the back end serves no model, nor can it be told to fetch one, and the settings name none.
-        LlmError: the back end does not answer.
-    """
-    listed = await _listed(settings, provider)
-    models = models_served(settings, listed)
-    if not models and not isinstance(provider, Pulls):
-        raise ModelNotFound(
-            "the back end serves no model that can chat: load one, or name those it will serve with --model",
-            provider=settings.provider,
-            lane=settings.name,
-        )
-    limit = settings.capacity or await provider.capacity()
-    offer = offer_of(settings, provider, listed)
-    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
-
-
-async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelInfo]:
-    try:
-        return await provider.models()
-    except LlmError:
-        if settings.models:
-            return []  # the back end may come later
-        raise
-
-
-def models_served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The models of the lane: those the settings name, else those of the back end that can do some of our work."""
-    able = (model for model in listed if model.chats or model.embeds)
-    return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))
-
-
-def offer_of(settings: LaneSettings, provider: LlmProvider, listed: Sequence[ModelInfo]) -> Offer:
-    """What the lane takes beside chat. A model that the settings name and the back end does not list may be chatted
-    with."""
-    abilities = {model.name: model.capabilities for model in listed if model.capabilities}
-    named = ((name, served_name(name, tuple(abilities))) for name in models_served(settings, listed))
-    limits: dict[str, int] = {"command": 1}
-    if isinstance(provider, Embeds):
-        limits["embed"] = EMBEDS_AT_ONCE
-    return Offer(
-        abilities={name: abilities[known] for name, known in named if known is not None},
-        limits=limits,
-        max_input_tokens=settings.max_input_tokens,
-    )
-
-
-def _known_to_all(endpoint: str) -> str:
-    """An endpoint as all hosts may know it: loopback is this host's own."""
-    host = urlsplit(endpoint).hostname or ""
-    if not _LOOPBACK.match(host):
-        return masked(endpoint)
-    return masked(endpoint).replace(host, socket.gethostname(), 1)
+                tasks.create_task(models.run(), name="tokenlane models")
+                yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, transcripts)
 
 
 async def run_worker(

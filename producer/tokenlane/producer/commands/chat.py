@@ -20,7 +20,7 @@ from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
-__all__ = ["chat", "printable"]
+__all__ = ["chat", "printable", "until_stopped"]
 
 _PATIENCE_S = 2.0
 _LOOK_AGAIN_S = 0.5
@@ -62,7 +62,7 @@ def chat(
     client = Client(found.url, pool=pool_name(pool), key=found.keys)
     show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
     try:
-        stopped = asyncio.run(_until_stopped(_ask(client, messages, role, options, show, as_json=as_json)))
+        stopped = asyncio.run(until_stopped(_ask(client, messages, role, options, show, as_json=as_json)))
     except LlmError as error:
         _say(f"{error}\n{error.detail}".rstrip())
         usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
@@ -71,7 +71,7 @@ def chat(
         raise typer.Exit(128 + stopped)
 
 
-async def _until_stopped(asking: Coroutine[object, object, None]) -> int | None:
+async def until_stopped(asking: Coroutine[object, object, None]) -> int | None:
     """Ask, unless SIGTERM or SIGHUP cancels that; its number."""
     task, stopped = asyncio.create_task(asking), list[int]()
 

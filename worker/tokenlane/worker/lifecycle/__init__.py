@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .command import Tell, carry_out
+from .models import LaneModels, Tell
 
-__all__ = ["Tell", "carry_out"]
+__all__ = ["LaneModels", "Tell"]

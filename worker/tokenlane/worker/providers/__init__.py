@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from .protocol import CountsTokens, Embeds, LlmProvider, Loads, Pulls, TellsVersion, Verifies
+from .protocol import (
+    Advises,
+    CountsTokens,
+    Embeds,
+    KeepsBefore,
+    LlmProvider,
+    Loads,
+    Pulls,
+    TellsVersion,
+    Verifies,
+)
 from .registry import ProviderFactory, ProviderRegistry, default_registry
 
 __all__ = [
+    "Advises",
     "CountsTokens",
     "Embeds",
+    "KeepsBefore",
     "LlmProvider",
     "Loads",
     "ProviderFactory",

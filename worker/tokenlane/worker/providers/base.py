@@ -17,6 +17,7 @@ from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 from tokenlane.routing.messages import FinishReason
 
 from .http import TRANSPORT_ERRORS, open_client, send, transport_error
+from .ndjson import LineReader
 from .patience import Patience
 from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
 
@@ -209,10 +210,41 @@ class HttpProvider:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
 
+    async def _lines(self, path: str, question: object, stall_s: float) -> AsyncGenerator[dict[str, Any], None]:
+        """POST a question; the JSON objects of its answer, one a line, which may take for ever if none is late.
+
+        Raises:
+            LlmError: the back end refused, fell silent, or sent something else.
+        """
+        headers = {"Content-Type": "application/json"}
+        request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
+        clock, lines = asyncio.get_running_loop().time, LineReader()
+        with Patience() as patience:
+            try:
+                response = await patience.wait(send(self._http, request), clock() + stall_s)
+                try:
+                    if response.status_code != 200:
+                        raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
+                    async with aclosing(_raw(response)) as chunks:
+                        while chunk := await patience.wait(anext(chunks, b""), clock() + stall_s):
+                            for line in map(from_json, lines.feed(chunk)):
+                                if not isinstance(line, dict):
+                                    raise ValueError
+                                yield line
+                finally:
+                    await response.aclose()
+            except LlmError as error:
+                error.at(provider=self._lane.provider, lane=self._lane.name)
+                raise
+            except TRANSPORT_ERRORS as error:
+                raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
+            except ValueError:
+                raise self._no_page(path) from None
+
     async def _exchange(
-        self, path: str, question: object, timeout_s: float, most_bytes: int
+        self, path: str, question: object, timeout_s: float, most_bytes: int, method: str = "POST"
     ) -> tuple[httpx.Response, bytes]:
-        """One request and the whole body of its answer.
+        """One request and the whole body of its answer; a GET if there is no question.
 
         Raises:
             LlmError: there was no answer in time, or it is larger than that.
@@ -221,7 +253,7 @@ class HttpProvider:
             request = self._http.build_request("GET", path)
         else:
             headers = {"Content-Type": "application/json"}
-            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
+            request = self._http.build_request(method, path, content=to_json(question), headers=headers)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await send(self._http, request)

@@ -13,7 +13,7 @@ from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .body import image_urls
 from .filters import TextFilter
-from .openai import OpenAiProvider
+from .lmstudio_models import LmStudioModels
 from .openai_answer import OpenAiAnswerReader, same_model
 
 __all__ = ["LmStudioProvider"]
@@ -21,7 +21,7 @@ __all__ = ["LmStudioProvider"]
 _INSTANCE = re.compile(r":\d+")
 
 
-class LmStudioProvider(OpenAiProvider):
+class LmStudioProvider(LmStudioModels):
     """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only a page's content says anything."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"

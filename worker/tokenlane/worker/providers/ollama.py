@@ -15,13 +15,13 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
-from .base import HttpProvider
 from .body import continued
 from .filters import Continuation, Thinking
 from .length import check_length
 from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader, full_name
 from .ollama_body import ollama_body
+from .ollama_models import BEFORE, OllamaModels
 from .vectors import unit_vectors
 
 __all__ = ["OllamaProvider"]
@@ -37,7 +37,7 @@ _CAPABILITIES = {
 }
 
 
-class OllamaProvider(HttpProvider):
+class OllamaProvider(OllamaModels):
     """An Ollama server."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:11434"
@@ -85,9 +85,10 @@ class OllamaProvider(HttpProvider):
         tags, running = await asyncio.gather(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
-            loaded = {entry["name"] for entry in running["models"]}
+            loaded = {entry["name"] for entry in running["models"] or ()}
             await self._learn_of(loaded)
-            return await asyncio.gather(*(self._model_info(entry, loaded, showing) for entry in tags["models"]))
+            entries = [entry for entry in tags["models"] or () if not entry["name"].endswith(BEFORE)]
+            return await asyncio.gather(*(self._model_info(entry, loaded, showing) for entry in entries))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/api/tags") from None
 
@@ -145,7 +146,9 @@ class OllamaProvider(HttpProvider):
                 "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST there.", retryable=False
             )
         if isinstance(error, ModelNotFound):
-            error.message = "Ollama does not have this model: pull it there with `ollama pull`, or name another."
+            error.message = (
+                "Ollama does not have this model: pull it there with `tokenlane models pull`, or name another."
+            )
         return error
 
     async def _model_info(self, entry: dict[str, Any], loaded: set[str], showing: asyncio.Semaphore) -> ModelInfo:
@@ -159,7 +162,7 @@ class OllamaProvider(HttpProvider):
             name=entry["name"],
             provider=self._lane.provider,
             lane=self._lane.name,
-            digest=entry.get("digest"),
+            digest=f"sha256:{entry['digest'].removeprefix('sha256:')}" if entry.get("digest") else None,
             size_bytes=entry.get("size"),
             quantisation=details.get("quantization_level"),
             context_length=details.get("context_length"),

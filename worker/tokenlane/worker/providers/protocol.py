@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from tokenlane.routing.messages import ChatRequest, ModelInfo, Progress, TokenDelta
 
-__all__ = ["CountsTokens", "Embeds", "LlmProvider", "Loads", "Pulls", "TellsVersion", "Verifies"]
+__all__ = [
+    "Advises",
+    "CountsTokens",
+    "Embeds",
+    "KeepsBefore",
+    "LlmProvider",
+    "Loads",
+    "Pulls",
+    "TellsVersion",
+    "Verifies",
+]
 
 
 class LlmProvider(Protocol):
@@ -101,6 +111,30 @@ class Pulls(Protocol):
             LlmError: it could not be fetched.
         """
         ...
+
+
+@runtime_checkable
+class KeepsBefore(Protocol):
+    """A provider whose server replaces a model when it pulls one of the same name, and can keep the one before."""
+
+    async def keep_before(self, model: str) -> None:
+        """Keep the model as it is now until `forget_before`; nothing if it is not there."""
+        ...
+
+    async def put_back(self, model: str) -> None:
+        """Let the name stand for the model that was kept; nothing if none was."""
+        ...
+
+    async def forget_before(self, model: str) -> None:
+        """Keep it no longer."""
+        ...
+
+
+@runtime_checkable
+class Advises(Protocol):
+    """A provider that knows what to do in place of what it cannot: `instead`, by action, in the imperative."""
+
+    instead: ClassVar[Mapping[str, str]]
 
 
 @runtime_checkable

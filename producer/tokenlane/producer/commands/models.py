@@ -1,0 +1,240 @@
+"""`tokenlane models`: what lanes have, and what is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Literal, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+
+from tokenlane.config.exits import FAILED, USAGE
+from tokenlane.config.load import find_pool, pool_name
+from tokenlane.producer.client import Client
+from tokenlane.routing.commands.output import Table, show, show_json
+from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.messages import ModelInfo, Progress
+
+from .chat import printable, until_stopped
+
+__all__ = ["models"]
+
+_Answer = TypeVar("_Answer")
+
+_SAY_EVERY_S = 2.0
+
+models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_Model = Annotated[str, typer.Argument(help="The model, as the lane's provider names it.", metavar="MODEL")]
+_Lane = Annotated[str | None, typer.Option(help="The lane; may be left out where only one is open.")]
+_Json = Annotated[bool, typer.Option("--json", help="As JSON; of what takes time, one object a line.")]
+_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
+_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
+
+
+@models.command()
+def ls(
+    lane: Annotated[str | None, typer.Option(help="Of this lane alone.")] = None,
+    as_json: _Json = False,
+    redis: _Redis = None,
+    pool: _PoolName = None,
+) -> None:
+    """List the models of all open lanes."""
+
+    async def ask(client: Client) -> list[ModelInfo]:
+        return await client.models(lane=lane)
+
+    found = _run(ask, redis, pool)
+    if as_json:
+        show_json({"models": [info.model_dump() for info in found]})
+    else:
+        show(_table(found))
+
+
+@models.command()
+def pull(
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+) -> None:
+    """Have a lane fetch a model. Ctrl-C stops the download; pulling again goes on from there."""
+    _follow("pull", model, lane, as_json, redis, pool)
+
+
+@models.command()
+def verify(
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+) -> None:
+    """Print a model's digest; exit code 1 if it is not the one that is pinned."""
+
+    async def ask(client: Client) -> ModelInfo:
+        return await client.verify(model, lane=lane)
+
+    found = _run(ask, redis, pool)
+    if as_json:
+        show_json(found.model_dump())
+    else:
+        typer.echo(f"{found.digest}  {printable(found.name)}")
+
+
+@models.command()
+def load(
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+) -> None:
+    """Have a lane load a model into memory."""
+    _follow("load", model, lane, as_json, redis, pool)
+
+
+@models.command()
+def unload(
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+) -> None:
+    """Have a lane free a model's memory."""
+    _follow("unload", model, lane, as_json, redis, pool)
+
+
+def _follow(
+    action: Literal["pull", "load", "unload"],
+    model: str,
+    lane: str | None,
+    as_json: bool,
+    redis: str | None,
+    pool: str | None,
+) -> None:
+    """Have it done, and show how far it is."""
+
+    async def ask(client: Client) -> None:
+        with _Shown(as_json) as shown:
+            async with aclosing(client._models().follow(action, model, lane)) as steps:
+                async for progress in steps:
+                    shown(progress)
+
+    _run(ask, redis, pool)
+    if as_json:
+        _line({"done": action, "model": model})
+    else:
+        typer.echo(f"{action}ed {printable(model)}")
+
+
+def _run(ask: Callable[[Client], Coroutine[object, object, _Answer]], redis: str | None, pool: str | None) -> _Answer:
+    found, answers = find_pool(redis), list[_Answer]()
+    client = Client(found.url, pool=pool_name(pool), key=found.keys)
+
+    async def asking() -> None:
+        async with client:
+            answers.append(await ask(client))
+
+    try:
+        stopped = asyncio.run(until_stopped(asking()))
+    except LlmError as error:
+        told = f"{error}\n{error.detail}".rstrip()
+        typer.echo(f"tokenlane: {printable(told)}", err=True)
+        usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
+        raise typer.Exit(USAGE if usage else FAILED) from None
+    if stopped is not None:
+        raise typer.Exit(128 + stopped)
+    return answers[0]
+
+
+class _Shown:
+    """Shows progress: a bar on a terminal, else a line where there is something to say."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._bars: Bars | None = None
+        self._bar = TaskID(0)
+        self._part, self._say_at = ("", False), 0.0
+        self._from: tuple[float, int] | None = None
+
+    def __enter__(self) -> _Shown:
+        if not self._as_json and sys.stdout.isatty():
+            self._bars = Bars(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=Console(file=sys.stdout),
+            )
+            self._bar = self._bars.add_task("asking", total=None)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._as_json:
+            _line(progress.model_dump())
+        elif self._bars is not None:
+            self._bars.update(
+                self._bar,
+                description=printable(progress.step),
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+            )
+        else:
+            self._say(progress)
+
+    def _say(self, progress: Progress) -> None:
+        now = asyncio.get_running_loop().time()
+        part = progress.step, progress.total_bytes is not None
+        if part == self._part and now < self._say_at:
+            return
+        if part != self._part or self._from is None:
+            self._from = now, progress.done_bytes
+        self._part, self._say_at = part, now + _SAY_EVERY_S
+        typer.echo(printable(_told(progress, *self._from, now)))
+
+
+def _told(progress: Progress, since: float, start_bytes: int, now: float) -> str:
+    """One line: step, bytes, and from what came since when, speed and time left."""
+    if not progress.total_bytes:
+        return progress.step
+    done, total = progress.done_bytes, progress.total_bytes
+    line = f"{progress.step}: {_bytes(done)} of {_bytes(total)}, {100 * done // total} %"
+    speed = (done - start_bytes) / (now - since) if now > since else 0.0
+    return f"{line}, {_bytes(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def _table(found: list[ModelInfo]) -> Table:
+    headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
+    rows = [
+        (
+            info.name,
+            info.lane,
+            info.provider,
+            {True: "yes", False: "no", None: "-"}[info.loaded],
+            "-" if info.size_bytes is None else _bytes(info.size_bytes),
+            info.quantisation or "-",
+            "-" if info.context_length is None else str(info.context_length),
+            ", ".join(info.capabilities) or "-",
+            info.digest or "-",
+        )
+        for info in found
+    ]
+    return Table(headings, rows, {})
+
+
+def _line(document: dict[str, object]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False))

@@ -1,0 +1,122 @@
+"""What an agent has lanes do with their models: commands that go through the queue, to one lane each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Literal
+
+from tokenlane.routing.advice import no_lane
+from tokenlane.routing.errors import BadRequest, ProviderDown
+from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.messages import Envelope, ModelAction, ModelCommand, ModelInfo, ModelReport, Progress
+
+from .courier import Courier
+from .request import compose_command
+
+__all__ = ["Models"]
+
+_LIST_TIME_TO_LIVE_MS = 60_000
+_LOOK_EVERY_S = 1.0
+"""At why it waits, which is told after that time, and changes without a message."""
+
+
+class Models:
+    """The models of a pool, for one client."""
+
+    def __init__(self, courier: Courier, agent: str, client: str) -> None:
+        self._courier = courier
+        self._agent = agent
+        self._client = client
+
+    async def listed(self, lane: str | None) -> list[ModelInfo]:
+        """The models of this lane, or of all that are open. A lane that is busy with another command is not waited for:
+        what it announces is told."""
+        lanes = [await self._lane(lane)] if lane is not None else await self._open_lanes()
+        lists = await asyncio.gather(*(self._listed(there) for there in lanes))
+        return [info for found in lists for info in found]
+
+    async def verify(self, model: str, lane: str | None) -> ModelInfo:
+        """The model as it is on the lane, its digest among it."""
+        (found,) = (await self.do("verify", model, lane)).models
+        return found
+
+    async def do(self, action: Literal["verify", "load", "unload"], model: str, lane: str | None) -> ModelReport:
+        """Have it done; the model as it is then."""
+        asked = await self._command(action, model, lane)
+        return await self._report(asked)
+
+    async def follow(self, action: ModelAction, model: str, lane: str | None) -> AsyncGenerator[Progress, None]:
+        """Have it done, and tell how far it is, the newest where several came; why it waits, before it is begun."""
+        command = await self._command(action, model, lane)
+        told: Progress | None = None
+        async with self._courier.asking(*self._composed(command)) as exchange:
+            ended = False
+            while not ended:
+                waits = False
+                try:
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await exchange.change()
+                except TimeoutError:
+                    waits = exchange.waiting is not None
+                ended = exchange.delivery.ended
+                progress = exchange.delivery.progress
+                if waits and progress is None:
+                    progress = Progress(step=exchange.waiting or "waiting")
+                if progress not in (None, told):
+                    told = progress
+                    yield progress
+            await exchange.result()
+
+    async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+        if lane.credit_for("command") == 0:
+            return tuple(
+                ModelInfo(
+                    name=model,
+                    provider=lane.provider,
+                    lane=lane.name,
+                    capabilities=lane.offer.abilities.get(model, ()),
+                )
+                for model in lane.models
+            )
+        command = ModelCommand(action="list", lane=lane.name, time_to_live_ms=_LIST_TIME_TO_LIVE_MS)
+        return (await self._report(command)).models
+
+    async def _report(self, command: ModelCommand) -> ModelReport:
+        async with self._courier.asking(*self._composed(command)) as exchange:
+            result = await exchange.result()
+        assert isinstance(result, ModelReport)
+        return result
+
+    def _composed(self, command: ModelCommand) -> tuple[Envelope, bytes]:
+        return compose_command(command, agent=self._agent, client=self._client)
+
+    async def _command(self, action: ModelAction, model: str, lane: str | None) -> ModelCommand:
+        return ModelCommand(action=action, model=model, lane=(await self._lane(lane)).name)
+
+    async def _lane(self, name: str | None) -> LaneView:
+        """The lane of this name, or the only one that is open.
+
+        Raises:
+            BadRequest: several are open, and none is named.
+            ProviderDown: there is none, or none of this name.
+        """
+        lanes = await self._courier.lanes()
+        if name is not None:
+            for lane in lanes:
+                if lane.name == name:
+                    return lane
+            there = ", ".join(sorted(lane.name for lane in lanes)) or "none"
+            raise ProviderDown(f"no lane is called {name!r}; connected lanes: {there}", retryable=False)
+        live = [lane for lane in lanes if lane.live]
+        if len(live) > 1:
+            raise BadRequest(f"there are the lanes {', '.join(sorted(lane.name for lane in live))}: say which one")
+        if not live:
+            raise no_lane()
+        return live[0]
+
+    async def _open_lanes(self) -> list[LaneView]:
+        lanes = [lane for lane in await self._courier.lanes() if lane.live]
+        if not lanes:
+            raise no_lane()
+        return sorted(lanes, key=lambda lane: lane.name)

@@ -1,0 +1,287 @@
+"""Models of lanes: pulled, verified, loaded and unloaded, from Python and from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tests.integration.farm import Farm, eventually, farm
+from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of, served
+from tests.workshop import until
+
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.producer import (
+    BadRequest,
+    Client,
+    DigestMismatch,
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    Progress,
+    ProviderDown,
+)
+from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.messages import Kind
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool, open_redis
+from tokenlane.routing.tasks import background
+from tokenlane.worker.lane import arq_redis
+from tokenlane.worker.providers import Loads, Pulls, default_registry
+from tokenlane.worker.serve import drain, open_lane, start_workers
+
+
+@asynccontextmanager
+async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]:
+    """A lane at work, with a router."""
+    async with (
+        open_lane(settings, RedisSettings(redis_url)) as lane,
+        open_redis(redis_url) as client,
+        background() as tasks,
+    ):
+        workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
+        tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
+        try:
+            yield
+            await drain(lane, workers, 0)
+        finally:
+            await asyncio.gather(*(worker.abandon() for worker in workers))
+
+
+def ollama(url: str, **more: object) -> LaneSettings:
+    """A lane of that Ollama."""
+    return LaneSettings("gpu0", "ollama", url, **more)  # type: ignore[arg-type]  # as the fields are
+
+
+async def steps_of(client: Client, model: str) -> list[Progress]:
+    """All that a pull tells."""
+    return [progress async for progress in client.pull(model)]
+
+
+async def test_ollama_pulls(redis_url: str) -> None:
+    """A pull adds up its layers, and the model is served at once; verify, load and unload do what they say."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+        with pytest.raises(ModelNotFound):
+            await client.complete("hi", role="planner", model="new:1b")
+        last = (await steps_of(client, "new:1b"))[-1]
+        assert (last.step, last.done_bytes, last.total_bytes) == ("success", 100, 100)
+        assert (await client.complete("hi", role="planner", model="new:1b")).text == "I am new"
+        assert (await client.verify("new:1b")).digest == f"sha256:{digest_of('I am new')}"
+        await client.load("old")
+        assert shelf.loaded == {"old:latest"}
+        assert {info.name: info.loaded for info in await client.models()} == {"old:latest": True, "new:1b": False}
+        await client.unload("old")
+        assert shelf.loaded == set()
+
+
+async def test_an_empty_ollama_gets_its_first_model(redis_url: str, pool: Pool) -> None:
+    """A lane may come to the pool with no model at all, and be told to pull one."""
+    await pool.set_policy(Policy(patience_ms=100))
+    shelf = OllamaShelf()
+    shelf.registry["new:1b"] = "I am new"
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+        assert await client.models() == []
+        with pytest.raises(LlmError):
+            await client.complete("hi", role="planner")
+        await steps_of(client, "new:1b")
+        assert (await client.complete("hi", role="planner")).text == "I am new"
+
+
+async def test_a_pull_that_fails_says_why(redis_url: str) -> None:
+    """An error in HTTP 200, an end without a success mark, a digest that is wrong: none is a success."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    async with served(shelf) as url, default_registry().create(ollama(url)) as provider:
+        assert isinstance(provider, Pulls)
+        with pytest.raises(ModelNotFound, match="lane 'gpu0', model 'typo'"):
+            _ = [step async for step in provider.pull("typo")]
+        for lines, error in (
+            ([], Interrupted),
+            ([{"error": "digest mismatch, file must be downloaded again"}], DigestMismatch),
+            ([{"error": "no space left on device"}], ProviderDown),
+        ):
+            shelf.last_lines = lines
+            with pytest.raises(error) as raised:
+                _ = [step async for step in provider.pull("new:1b")]
+            assert "no space" not in str(raised.value)
+        assert list(shelf.models) == ["old:latest"]
+
+
+async def test_leaving_a_pull_stops_the_download(redis_url: str) -> None:
+    """An iteration that is broken off closes the download; the model is not there, and a second pull brings it."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    shelf.go.clear()
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+        async with aclosing(client.pull("new:1b")) as steps:
+            async for progress in steps:
+                if progress.total_bytes:
+                    break
+        await until(lambda: shelf.pulling == 0)
+        assert [info.name for info in await client.models()] == ["old:latest"]
+        shelf.go.set()
+        await steps_of(client, "new:1b")
+        assert [info.name for info in await client.models()] == ["old:latest", "new:1b"]
+
+
+async def test_a_lane_that_pulls_is_listed_without_waiting(redis_url: str) -> None:
+    """While a lane pulls, `models` tells what it announces, and later commands say what they wait for."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    shelf.go.clear()
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+        pulling = asyncio.create_task(steps_of(client, "new:1b"))
+        await until(lambda: shelf.pulling == 1)
+        assert [(info.name, info.lane) for info in await client.models()] == [("old:latest", "gpu0")]
+        shelf.go.set()
+        await pulling
+
+
+async def test_a_pinned_model_is_the_pinned_one(redis_url: str) -> None:
+    """A pull that brings other content than pinned fails, and what was there before goes on serving."""
+    shelf = OllamaShelf(**{"phi:4b": "as pinned", "free:1b": "any"})
+    shelf.registry["phi:4b"] = "changed"
+    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+        with pytest.raises(DigestMismatch, match="is pinned") as raised:
+            await steps_of(client, "phi:4b")
+        assert (raised.value.lane, raised.value.model) == ("gpu0", "phi:4b")
+        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
+        assert shelf.models == {"phi:4b": "as pinned", "free:1b": "any"}
+        await client.load("phi:4b")
+        shelf.registry["phi:4b"] = "as pinned"
+        await steps_of(client, "phi:4b")
+        shelf.models["phi:4b"] = "changed beside us"
+        shelf.loaded.clear()
+        for refused in (client.load("phi:4b"), client.verify("phi:4b")):
+            with pytest.raises(DigestMismatch):
+                await refused
+        assert shelf.loaded == set()
+
+
+async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool: Pool) -> None:
+    """A lane that comes with other content than pinned leaves that model out, and serves the others."""
+    await pool.set_policy(Policy(patience_ms=100))
+    shelf = OllamaShelf(**{"phi:4b": "changed", "free:1b": "any"})
+    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+        assert (await client.complete("hi", role="planner")).text == "any"
+        with pytest.raises(ModelNotFound):
+            await client.complete("hi", role="planner", model="phi:4b")
+        assert [name for name, _ in shelf.served] == ["free:1b"]
+
+
+async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download is polled to its end, a model is loaded once however often it is asked for, and unloaded whole."""
+    monkeypatch.setattr("tokenlane.worker.providers.lmstudio_models.POLL_S", 0.01)
+    shelf = LmStudioShelf("old")
+    shelf.catalogue = {"new"}
+    shelf.statuses = [
+        {"status": "downloading", "downloaded_bytes": 30},
+        {"status": "paused", "downloaded_bytes": 60},
+        {"status": "completed", "downloaded_bytes": 100},
+    ]
+    async with served(shelf) as url, default_registry().create(LaneSettings("gpu0", "lmstudio", url)) as provider:
+        assert isinstance(provider, Pulls)
+        assert isinstance(provider, Loads)
+        told = [(one.step, one.done_bytes, one.total_bytes) async for one in provider.pull("new")]
+        assert told == [("downloading", 0, 100), ("downloading", 30, 100), ("paused", 60, 100), ("success", 100, 100)]
+        assert [one.step async for one in provider.pull("new")] == ["success"]
+        await provider.load("new")
+        await provider.load("new")
+        assert shelf.instances == {"new": ["new"]}
+        shelf.instances["new"].append("new:2")
+        await provider.unload("new")
+        await provider.unload("new")
+        assert shelf.instances == {"new": []}
+        with pytest.raises(ModelNotFound):
+            _ = [one async for one in provider.pull("typo")]
+        with pytest.raises(ModelNotFound):
+            await provider.load("typo")
+        shelf.catalogue.add("bad")
+        shelf.statuses = [{"status": "failed"}]
+        with pytest.raises(ProviderDown, match="ended as 'failed'"):
+            _ = [one async for one in provider.pull("bad")]
+    async with served(shelf) as url, Client(redis_url) as client:
+        async with lane_of(redis_url, LaneSettings("gpu0", "lmstudio", url)):
+            with pytest.raises(BadRequest, match=r"not supported by lmstudio: .*~/\.lmstudio/models"):
+                await client.verify("old")
+
+
+async def test_which_lane_has_to_be_said(redis_url: str) -> None:
+    """Where several lanes are open a command names one; a lane nobody knows is told from those there are."""
+    one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
+    async with (
+        served(one) as url_one,
+        served(two) as url_two,
+        lane_of(redis_url, LaneSettings("gpu0", "ollama", url_one)),
+        lane_of(redis_url, LaneSettings("gpu1", "ollama", url_two)),
+        Client(redis_url) as client,
+    ):
+        with pytest.raises(BadRequest, match="lanes gpu0, gpu1: say which one"):
+            await client.load("a:1b")
+        with pytest.raises(ProviderDown, match="no lane is called 'gpu7'"):
+            await client.load("a:1b", lane="gpu7")
+        assert [(info.name, info.lane) for info in await client.models()] == [("a:1b", "gpu0"), ("b:1b", "gpu1")]
+        assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
+
+
+async def worker(opened: Farm, url: str) -> None:
+    """A worker of that Ollama, ready to work."""
+    child = await opened.tokenlane(
+        *("worker", "--json", "--supervised", "--lane", "gpu0", "--provider", "ollama", "--endpoint", url)
+    )
+
+    async def ready() -> bool:
+        assert child.running, child.error
+        return "\n" in child.out
+
+    await eventually(ready, 40)
+
+
+async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
+    """`models` does as the client does: lines for people, JSON for programs, exit codes; Ctrl-C stops the download."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    async with served(shelf) as url, farm(tmp_path, redis_url) as opened:
+        await worker(opened, url)
+
+        async def run(*words: str, code: int = 0) -> str:
+            ended = await (await opened.tokenlane("models", *words)).ended()
+            assert ended.code == code, ended
+            return ended.error if code else ended.out
+
+        listed = json.loads(await run("ls", "--json"))["models"]
+        assert [(one["name"], one["lane"], one["digest"]) for one in listed] == [
+            ("old:latest", "gpu0", f"sha256:{digest_of('I am old')}")
+        ]
+        assert (await run("verify", "old")).split() == [f"sha256:{digest_of('I am old')}", "old:latest"]
+        assert "check its name" in await run("pull", "typo", code=1)
+        assert "no lane is called" in await run("pull", "new:1b", "--lane", "gpu9", code=1)
+        shelf.go.clear()
+        pulling = await opened.tokenlane("models", "pull", "new:1b")
+
+        async def shown() -> bool:
+            return "10 B of 40 B, 25 %" in pulling.out
+
+        await eventually(shown)
+        assert (await pulling.end(signal.SIGINT)).code == 130
+        await until(lambda: shelf.pulling == 0)
+        shelf.go.set()
+        lines = [json.loads(line) for line in (await run("pull", "new:1b", "--json")).splitlines()]
+        assert lines[-1] == {"done": "pull", "model": "new:1b"}
+        assert {"step": "success", "done_bytes": 100, "total_bytes": 100} in lines
+        assert await run("load", "new:1b") == "loading\nloaded new:1b\n"
+        assert shelf.loaded == {"new:1b"}
+        table = (await run("ls", "--lane", "gpu0")).splitlines()
+        assert table[0].split()[:4] == ["MODEL", "LANE", "PROVIDER", "LOADED"]
+        assert [line.split()[3] for line in table[1:]] == ["no", "yes"]
+        await run("unload", "new:1b")
+        assert shelf.loaded == set()

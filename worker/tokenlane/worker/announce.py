@@ -1,0 +1,102 @@
+"""What a lane says of itself: its models, what each can do, and how much it takes of each kind of work."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from tokenlane.config.values import LaneSettings, masked
+from tokenlane.routing.errors import LlmError, ModelNotFound
+from tokenlane.routing.lanes import Announcement, Offer
+from tokenlane.routing.messages import ModelInfo
+from tokenlane.routing.policy import served_name
+
+from .lifecycle.pins import check_pin, pin_of
+from .providers import Embeds, LlmProvider, Pulls
+
+__all__ = ["EMBEDS_AT_ONCE", "announce"]
+
+logger = logging.getLogger(__name__)
+
+EMBEDS_AT_ONCE = 32
+"""Embed requests a lane takes at once: what may go to its back end as one batch."""
+_LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
+
+
+async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+    """What the lane offers: as the settings say, else as the back end does. What is not as it was pinned is left out.
+
+    Raises:
+        ModelNotFound: the back end serves no model, nor can it be told to fetch one, and the settings name none.
+        LlmError: the back end does not answer.
+    """
+    listed = await _listed(settings, provider)
+    models = await _as_pinned(settings, provider, _served(settings, listed), listed)
+    if not models and not isinstance(provider, Pulls):
+        raise ModelNotFound(
+            "the back end serves no model that can chat: load one, or name those it will serve with --model",
+            provider=settings.provider,
+            lane=settings.name,
+        )
+    limit = settings.capacity or await provider.capacity()
+    offer = _offer(settings, provider, models, listed)
+    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
+
+
+async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelInfo]:
+    try:
+        return await provider.models()
+    except LlmError:
+        if settings.models:
+            return []  # the back end may come later
+        raise
+
+
+def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """The models of the lane: those the settings name, else those of the back end that can do some of our work."""
+    able = (model for model in listed if model.chats or model.embeds)
+    return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))
+
+
+async def _as_pinned(
+    settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
+) -> tuple[str, ...]:
+    """Those whose content is what it must be, or need not be any."""
+    kept = []
+    for model in models:
+        if pin_of(settings, model) is not None and served_name(model, [info.name for info in listed]) is not None:
+            try:
+                await check_pin(settings, provider, model, listed)
+            except LlmError as error:
+                logger.warning("lane %r does not serve model %r: %s", settings.name, model, error)
+                continue
+        kept.append(model)
+    return tuple(kept)
+
+
+def _offer(
+    settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
+) -> Offer:
+    """What the lane takes beside chat. A model that the settings name and the back end does not list may be chatted
+    with."""
+    abilities = {model.name: model.capabilities for model in listed if model.capabilities}
+    named = ((name, served_name(name, tuple(abilities))) for name in models)
+    limits: dict[str, int] = {"command": 1}
+    if isinstance(provider, Embeds):
+        limits["embed"] = EMBEDS_AT_ONCE
+    return Offer(
+        abilities={name: abilities[known] for name, known in named if known is not None},
+        limits=limits,
+        max_input_tokens=settings.max_input_tokens,
+    )
+
+
+def _known_to_all(endpoint: str) -> str:
+    """An endpoint as all hosts may know it: loopback is this host's own."""
+    host = urlsplit(endpoint).hostname or ""
+    if not _LOOPBACK.match(host):
+        return masked(endpoint)
+    return masked(endpoint).replace(host, socket.gethostname(), 1)
