@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from tokenlane.routing.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import Progress
-from tokenlane.routing.policy import served_name
 
 from .base import HttpProvider
+from .ollama_answer import full_name
 
 __all__ = ["BEFORE", "OllamaModels"]
 
@@ -49,13 +49,13 @@ class OllamaModels(HttpProvider):
         """The digest of the model's manifest, which holds those of its layers; Ollama checked them when they came."""
         page = await self._page("/api/tags")
         try:
-            digests = {entry["name"]: str(entry["digest"]) for entry in page["models"] or ()}
+            digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
         except (KeyError, TypeError):
             raise self._no_page("/api/tags") from None
-        name = served_name(model, tuple(digests))
-        if name is None:
+        digest = digests.get(full_name(model))
+        if digest is None:
             raise self._not_there(model)
-        return f"sha256:{digests[name].removeprefix('sha256:')}"
+        return f"sha256:{digest.removeprefix('sha256:')}"
 
     async def load(self, model: str) -> None:
         """Load the model and keep it; see `Loads.load`."""
