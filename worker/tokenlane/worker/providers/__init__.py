@@ -10,6 +10,7 @@ from .protocol import (
     LlmProvider,
     Loads,
     Pulls,
+    TellsHealth,
     TellsVersion,
     Verifies,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ProviderFactory",
     "ProviderRegistry",
     "Pulls",
+    "TellsHealth",
     "TellsVersion",
     "Verifies",
     "default_registry",

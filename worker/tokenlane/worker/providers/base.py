@@ -27,6 +27,7 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 PAGE_TIMEOUT_S = 10.0
+HEALTH_TIMEOUT_S = 5.0
 # After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
 # connection be used again. Neither is worth a failure or a long wait.
 USAGE_GRACE_S = 5.0
@@ -62,6 +63,8 @@ class HttpProvider:
     default_endpoint: ClassVar[str | None] = None
     stream_type: ClassVar[str]
     """The content type of its streams."""
+    health_path: ClassVar[str]
+    """A page that costs the server nothing, and is there only if it can work."""
     keeps_alive: ClassVar[bool] = True
     """Whether a connection can carry another request after a stream."""
 
@@ -84,6 +87,12 @@ class HttpProvider:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    async def healthy(self) -> None:
+        """Return if the server says that it can work; see `TellsHealth`."""
+        response, body = await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES)
+        if response.status_code != 200:
+            raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
 
     async def _stream(self, path: str, content: bytes, answer: Reading) -> AsyncGenerator[bytes, None]:
         """POST, and the body of the answer as it arrives. Once `answer` is whole, a failure is only an early end."""

@@ -31,6 +31,7 @@ class LlamaCppProvider(OpenAiProvider):
     """llama.cpp's server, `llama-server` or the built-in one."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    health_path: ClassVar[str] = "/health"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
 

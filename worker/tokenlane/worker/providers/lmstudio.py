@@ -40,6 +40,12 @@ class LmStudioProvider(LmStudioModels):
         """1: it queues what is more, and runs on the machine of the one who sits at it."""
         return 1
 
+    async def healthy(self) -> None:
+        """Return if its list is one; see `TellsHealth`. It has no page for health."""
+        page = await self._page("/api/v1/models")
+        if not isinstance(page, dict) or "models" not in page:
+            raise self._no_page("/api/v1/models")
+
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if request.response_format is not None and request.response_format.get("type") == "json_object":
             raise BadRequest("LM Studio has no `response_format` of type json_object: use json_schema with a schema.")

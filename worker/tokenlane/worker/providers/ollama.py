@@ -42,6 +42,7 @@ class OllamaProvider(OllamaModels):
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:11434"
     stream_type: ClassVar[str] = "application/x-ndjson"
+    health_path: ClassVar[str] = "/api/version"
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)

@@ -30,6 +30,7 @@ class OpenAiChatProvider(HttpProvider):
     """A server with OpenAI's chat. Subclasses say where theirs differs."""
 
     stream_type: ClassVar[str] = "text/event-stream"
+    health_path: ClassVar[str] = "/v1/models"
     option_names: ClassVar[Mapping[str, str]] = {}
     """What the server calls an option, where that differs from our name."""
     continuing: ClassVar[Mapping[str, JsonValue] | None] = None

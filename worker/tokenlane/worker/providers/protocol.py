@@ -16,6 +16,7 @@ __all__ = [
     "LlmProvider",
     "Loads",
     "Pulls",
+    "TellsHealth",
     "TellsVersion",
     "Verifies",
 ]
@@ -59,6 +60,19 @@ class LlmProvider(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class TellsHealth(Protocol):
+    """A provider whose server says whether it can work, without working."""
+
+    async def healthy(self) -> None:
+        """Return if it can.
+
+        Raises:
+            LlmError: it does not answer, or says that it cannot.
+        """
+        ...
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ class TgiProvider(OpenAiChatProvider):
     """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    health_path: ClassVar[str] = "/health"
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     echoes: ClassVar[bool] = False
     _info: dict[str, Any] | None = None

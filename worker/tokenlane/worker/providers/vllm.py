@@ -24,6 +24,7 @@ class VllmProvider(OpenAiProvider):
     """A vLLM server: one model and its adapters, which batches what it is given."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
+    health_path: ClassVar[str] = "/health"
     # The template adds a new turn unless it is told not to, and the two together are refused.
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {
         "continue_final_message": True,
