@@ -97,10 +97,16 @@ def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send the request and return the response, its body still unread. Connecting is tried again for under a second."""
+    """Send the request and return the response, its body still unread. Connecting is tried again for under a second.
+
+    A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
+    after a stream, which the next request may race.
+    """
     try:
         return await client.send(request, stream=True)
     except TRANSPORT_ERRORS as error:
+        if _hung_up(error):
+            return await client.send(request, stream=True)
         if not _never_connected(error):
             raise
     # Set up only when it is needed: it costs as much as sending.
@@ -182,3 +188,11 @@ def _never_connected(error: BaseException) -> bool:
     if isinstance(cause, aiohttp.ClientError):
         return isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, aiohttp.ClientSSLError)
     return isinstance(error, httpx.ConnectError)
+
+
+def _hung_up(error: BaseException) -> bool:
+    """The connection was closed before anything of an answer came."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)

@@ -1,0 +1,58 @@
+"""`python -m tokenlane.worker.providers.conformance`: the checks from a command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from tokenlane.config.exits import UserError
+from tokenlane.config.values import LaneSettings
+from tokenlane.worker.providers.registry import default_registry
+
+from .checks import CHECKS, check_provider
+from .report import Report
+
+
+def main() -> int:
+    """Print the report; 0 if no promise is broken, 1 if one is, 2 if the provider cannot be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tokenlane.worker.providers.conformance",
+        description="Checks that a provider keeps its promises.",
+        epilog="checks: " + "; ".join(f"{name}: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items()),
+    )
+    parser.add_argument("--provider", required=True, help="its name, as llm.toml would have it")
+    parser.add_argument("--endpoint", help="the server, as http://host:port; the provider's own default if left out")
+    parser.add_argument("--model", required=True, help="a model of the server that can chat")
+    parser.add_argument("--embedding-model", help="one that embeds, if that is another")
+    parser.add_argument("--api-key-file", type=Path, help="a file that holds the API key")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds that one answer may take")
+    options = parser.parse_args()
+    try:
+        report = asyncio.run(_check(options))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{report.table()}\n")
+    return 0 if report.passed else 1
+
+
+async def _check(options: argparse.Namespace) -> Report:
+    file: Path | None = options.api_key_file
+    key = None if file is None else SecretStr((await asyncio.to_thread(file.read_text)).strip())
+    lane = LaneSettings("conformance", options.provider, options.endpoint, api_key=key)
+    async with default_registry().create(lane) as provider:
+        return await check_provider(
+            provider,
+            options.model,
+            name=options.provider,
+            embedding_model=options.embedding_model,
+            patience_s=options.patience,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

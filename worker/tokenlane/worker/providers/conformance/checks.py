@@ -1,0 +1,315 @@
+"""The checks, one function each; what a function's first line says is what is promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from math import hypot
+
+from tokenlane.routing.errors import ContextTooLong, LlmError, ModelNotFound
+from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
+
+from .report import Finding, Outcome, Report
+from .subject import QUESTION, Broken, Subject, is_clear, request, text_of
+
+__all__ = ["CHECKS", "check_provider"]
+
+MOST_AT_ONCE = 8
+LONG = 1000
+"""Tokens of an answer that is not meant to end by itself."""
+BEGUN = "The capital of France "
+NO_MODEL = "no-such-model-5e1f"
+MOST_TRIED = 70_000
+"""Tokens of a context that is worth filling to see it overflow."""
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"capital": {"type": "boolean"}},
+    "required": ["capital"],
+    "additionalProperties": False,
+}
+FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
+
+Check = Callable[[Subject], Awaitable[tuple[Outcome, str]]]
+
+
+async def models(it: Subject) -> tuple[Outcome, str]:
+    """The model is listed, with what it can do."""
+    it.listed = await it.provider.models()
+    names = [info.name for info in it.listed]
+    found = [info for info in it.listed if info.name in (it.model, f"{it.model}:latest")]
+    if not found:
+        raise Broken(f"{it.model!r} is not among the models it lists: {names[:5]}")
+    it.info = found[0]
+    if await it.provider.capacity() < 1:
+        raise Broken("its capacity is below 1")
+    return "works", ", ".join(it.info.capabilities) or "says nothing of what it can do"
+
+
+async def chat(it: Subject) -> tuple[Outcome, str]:
+    """An answer streams, ends once, by its finish reason, and says what it cost if the server counts."""
+    deltas = await it.answer(max_tokens=16)
+    if not text_of(deltas) and not any(delta.reasoning for delta in deltas):
+        raise Broken("the answer holds nothing")
+    usage = deltas[-1].usage
+    if usage is not None and usage.completion_tokens < 1:
+        raise Broken("the usage counts no token of the answer")
+    return "works", "with usage" if usage is not None else "without usage"
+
+
+async def limit(it: Subject) -> tuple[Outcome, str]:
+    """`max_tokens` ends an answer, and is its finish reason."""
+    reason = (await it.answer(max_tokens=2))[-1].finish_reason
+    if reason != "length":
+        raise Broken(f"an answer cut at max_tokens ends as {reason!r}")
+    return "works", ""
+
+
+async def stop(it: Subject) -> tuple[Outcome, str]:
+    """A stop word ends an answer before it appears."""
+    whole = text_of(await it.answer(max_tokens=24))
+    words = [word for word in whole.split() if len(word) > 1]
+    if len(words) < 3:
+        return "open", "the answer is too short to tell"
+    deltas = await it.answer(max_tokens=24, stop=[words[1]])
+    if words[1] in text_of(deltas):
+        raise Broken("the stop word is part of the answer")
+    return "works", ""
+
+
+async def cancel(it: Subject) -> tuple[Outcome, str]:
+    """Leaving an answer frees its slot; cancelling raises CancelledError and nothing else."""
+    slots = min(await it.provider.capacity(), MOST_AT_ONCE)
+    async with asyncio.timeout(it.patience_s), AsyncExitStack() as streams:
+        for _ in range(slots):
+            stream = it.provider.chat(request(max_tokens=LONG), it.model)
+            await anext(await streams.enter_async_context(aclosing(stream)))
+    reading = asyncio.create_task(_read(it))
+    await asyncio.sleep(0)
+    reading.cancel()
+    try:
+        await reading
+    except asyncio.CancelledError:
+        pass
+    except Exception as error:
+        raise Broken(f"a cancelled chat raises {type(error).__name__}") from None
+    if it.busy is not None:
+        async with asyncio.timeout(it.patience_s):
+            while await it.busy():  # noqa: ASYNC110 - a server is asked, which rings nothing
+                await asyncio.sleep(0.02)
+    await it.answer(max_tokens=2)
+    return "works", "the server says so" if it.busy is not None else "the next answer came"
+
+
+async def _read(it: Subject) -> None:
+    async with aclosing(it.provider.chat(request(max_tokens=LONG), it.model)) as stream:
+        async for _ in stream:
+            pass
+
+
+async def errors(it: Subject) -> tuple[Outcome, str]:
+    """A model that is not there is a ModelNotFound that says where, and nothing of another model is delivered."""
+    wrong = Subject(it.provider, NO_MODEL, it.embedding_model, it.patience_s)
+    error = await wrong.refusal(max_tokens=2)
+    if error is None:
+        raise Broken("a model that is not there answers")
+    if not isinstance(error, ModelNotFound):
+        raise Broken(f"a model that is not there is {type(error).__name__}, not ModelNotFound")
+    return "works", ""
+
+
+async def too_long(it: Subject) -> tuple[Outcome, str]:
+    """A prompt longer than the model's context is a ContextTooLong."""
+    size = it.info.context_length
+    if size is None or size > MOST_TRIED:
+        return "open", f"its context is {size or 'not told'}"
+    error = await it.refusal(messages=[{"role": "user", "content": "word " * (size + 100)}], max_tokens=2)
+    if not isinstance(error, ContextTooLong):
+        raise Broken(f"too long a prompt is {type(error).__name__ if error else 'answered'}, not ContextTooLong")
+    return "works", ""
+
+
+async def schema(it: Subject) -> tuple[Outcome, str]:
+    """With a JSON schema the answer is JSON of that form."""
+    try:
+        said = text_of(await it.answer(response_format=FORM, max_tokens=32))
+    except LlmError as error:
+        return _not_offered(it, "schema", error)
+    try:
+        obeyed = list(json.JSONDecoder().raw_decode(said.strip())[0]) == ["capital"]
+    except (ValueError, TypeError):
+        obeyed = False
+    if not obeyed and it.declares("schema"):
+        raise Broken("the answer is not in the form that was asked for")
+    return ("works", "") if it.declares("schema") else ("open", "obeyed" if obeyed else "ignored")
+
+
+async def tools(it: Subject) -> tuple[Outcome, str]:
+    """A call of a tool has its name, arguments that are JSON, and the finish reason `tool_calls`."""
+    try:
+        deltas = await it.answer(
+            messages=[{"role": "user", "content": "What is the weather in Paris? Use the tool."}],
+            tools=[TOOL],
+            max_tokens=64,
+        )
+    except LlmError as error:
+        return _not_offered(it, "tools", error)
+    pieces = [call for delta in deltas for call in delta.tool_calls]
+    if not pieces:
+        return "works" if it.declares("tools") else "open", "accepted; this model called none"
+    arguments = "".join(piece.arguments for piece in pieces if piece.index == pieces[0].index)
+    if pieces[0].name != "weather":
+        raise Broken("the first piece of a call does not name the tool")
+    if deltas[-1].finish_reason not in ("tool_calls", "length"):
+        raise Broken(f"a call ends as {deltas[-1].finish_reason!r}")
+    if deltas[-1].finish_reason == "tool_calls":
+        try:
+            json.loads(arguments or "{}")
+        except ValueError:
+            raise Broken("the pieces of a call's arguments make no JSON") from None
+    return "works" if it.declares("tools") else "open", "called"
+
+
+async def vision(it: Subject) -> tuple[Outcome, str]:
+    """An image is taken, or refused: it is never left out without a word."""
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    error = await it.refusal(messages=[{"role": "user", "content": parts}], max_tokens=2)
+    if error is not None:
+        return _not_offered(it, "vision", error)
+    return ("works", "") if it.declares("vision") else ("open", "taken, though the model is not said to see")
+
+
+async def prefill(it: Subject) -> tuple[Outcome, str]:
+    """A begun answer is continued, and what comes is the continuation alone."""
+    if not it.declares("prefill"):
+        error = await it.refusal(resume=BEGUN, max_tokens=8)
+        if error is None:
+            raise Broken("it does not declare `prefill`, and takes a begun answer all the same")
+        return _not_offered(it, "prefill", error)
+    said = text_of(await it.answer(resume=BEGUN, max_tokens=8))
+    if said.startswith((BEGUN.strip(), " ")):
+        raise Broken("the begun answer, or the white space at its end, comes again")
+    return "works", ""
+
+
+async def embed(it: Subject) -> tuple[Outcome, str]:
+    """Vectors are of one length, of length 1 each, and in the order of their inputs; of nothing, nothing comes."""
+    provider = it.provider
+    able = [info.name for info in it.listed if "embed" in info.capabilities]
+    if not isinstance(provider, Embeds):
+        if able:
+            raise Broken(f"{able[0]!r} is said to embed, and the provider has no `embed`")
+        return "refused", "it has no `embed`"
+    model = it.embedding_model if not able or it.embedding_model in able else able[0]
+    try:
+        one, two = await provider.embed([QUESTION, "A cat."], model)
+    except LlmError as error:
+        it.look_at(error)
+        if able:
+            raise Broken(f"{model!r} is said to embed, and fails: {error.code}") from None
+        return ("refused", error.message) if not error.retryable else ("open", error.message)
+    if any(abs(hypot(*vector) - 1) > 1e-3 for vector in (one, two)) or len(one) != len(two):
+        raise Broken("the vectors are not all of length 1, or have several dimensions")
+    again = await provider.embed(["A cat.", QUESTION], model)
+    if sum(a * b for a, b in zip(two, again[0], strict=True)) < 0.99:
+        raise Broken("the vectors are not in the order of their inputs")
+    if await provider.embed([], model):
+        raise Broken("of no inputs it makes vectors")
+    return ("works" if able else "open"), f"{len(one)} dimensions"
+
+
+async def count(it: Subject) -> tuple[Outcome, str]:
+    """A prompt's tokens are counted as the model reads them."""
+    provider: object = it.provider
+    if not isinstance(provider, CountsTokens):
+        return "refused", "it does not count"
+    counted = await provider.count_tokens(request(), it.model)
+    usage = (await it.answer(max_tokens=2))[-1].usage
+    if usage is not None and usage.prompt_tokens != counted:
+        raise Broken(f"{counted} tokens were counted and {usage.prompt_tokens} read")
+    return "works", f"{counted} tokens"
+
+
+async def health(it: Subject) -> tuple[Outcome, str]:
+    """A server that answers is healthy, and tells its version or not."""
+    provider: object = it.provider
+    version = await provider.version() if isinstance(provider, TellsVersion) else None
+    said = f"version {version}" if version else ""
+    if not isinstance(provider, TellsHealth):
+        return "refused", said or "it does not tell"
+    await provider.healthy()
+    return "works", said
+
+
+CHECKS: dict[str, Check] = {
+    "models": models,
+    "health": health,
+    "chat": chat,
+    "limit": limit,
+    "stop": stop,
+    "cancel": cancel,
+    "errors": errors,
+    "too long": too_long,
+    "schema": schema,
+    "tools": tools,
+    "vision": vision,
+    "prefill": prefill,
+    "embed": embed,
+    "count": count,
+}
+"""By name, in the order they are run: the first tells the others what is declared."""
+
+
+def _not_offered(it: Subject, ability: str, error: LlmError) -> tuple[Outcome, str]:
+    if it.declares(ability):
+        raise Broken(f"it declares `{ability}`, and refuses it: {error.message}")
+    if not is_clear(error):
+        raise Broken(f"what it does not offer is {type(error).__name__}, which does not say so: {error.message}")
+    return "refused", error.message
+
+
+async def check_provider(
+    provider: LlmProvider,
+    model: str,
+    *,
+    name: str = "",
+    embedding_model: str | None = None,
+    busy: Callable[[], Awaitable[int]] | None = None,
+    patience_s: float = 120.0,
+) -> Report:
+    """Run all checks, one after the other; none raises.
+
+    Args:
+        name: what to call the provider in the report.
+        embedding_model: for servers that embed with another model than they chat with.
+        busy: how many requests the server runs at the moment, if that can be told.
+        patience_s: how long any one answer may take.
+    """
+    it = Subject(provider, model, embedding_model or model, patience_s, busy)
+    findings = [await _find(check_name, check, it) for check_name, check in CHECKS.items()]
+    return Report(name or type(provider).__name__, model, tuple(findings))
+
+
+async def _find(name: str, check: Check, it: Subject) -> Finding:
+    try:
+        outcome, said = await check(it)
+    except Broken as broken:
+        return Finding(name, "failed", str(broken))
+    except LlmError as error:
+        return Finding(name, "failed", f"{type(error).__name__}: {error}")
+    except Exception as error:
+        return Finding(name, "failed", f"{type(error).__name__} was raised, which is no LlmError")
+    return Finding(name, outcome, said)
