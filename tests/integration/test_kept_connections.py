@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-
 from tests.backend import answer_of, ask
+
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import ProviderDown
 from tokenlane.worker.providers import default_registry

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests import pages
 from tests.backend import Reply, driven
+
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout, Unauthorized
 from tokenlane.worker.providers import TellsHealth
 

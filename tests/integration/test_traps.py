@@ -122,6 +122,7 @@ BEFORE, WITHIN = "a status", "the stream"
         ("vllm", WINDOW + "your prompt contains 99 input tokens.", BEFORE, 99),
         ("vllm", WINDOW + "you requested 9 output tokens and your prompt contains at least 56 input tokens, for a "
          "total of at least 65 tokens.", BEFORE, 65),
+        ("vllm", "max_tokens=99 cannot be greater than max_model_len=64. Please request fewer.", BEFORE, 99),
         ("openai", WINDOW + "your messages resulted in 99 tokens.", BEFORE, 99),
         ("llamacpp", "request (99 tokens) exceeds the available context size (64 tokens)", BEFORE, 99),
         ("lmstudio", "Input does not fit in context length. The input has 99 tokens, but the context length only "

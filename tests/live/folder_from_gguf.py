@@ -45,17 +45,29 @@ def main(file: str, folder: Path) -> None:
 
 
 def weights(reader: Any, told: dict[str, Any]) -> dict[str, Any]:
-    heads = {"attn_q.weight": told["llama.attention.head_count"], "attn_k.weight": told["llama.attention.head_count_kv"]}
+    heads = {
+        "attn_q.weight": told["llama.attention.head_count"],
+        "attn_k.weight": told["llama.attention.head_count_kv"],
+    }
     found = {}
     for tensor in reader.tensors:
         weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        layer, _, kind = tensor.name.removeprefix("blk.").partition(".") if tensor.name.startswith("blk.") else ("", "", tensor.name)
+        layer, kind = placed(tensor.name)
         if kind in heads:  # llama.cpp keeps the halves of each head's rows interleaved
             rows, columns = weight.shape
-            weight = weight.reshape(heads[kind], rows // heads[kind] // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+            halves = weight.reshape(heads[kind], rows // heads[kind] // 2, 2, columns)
+            weight = halves.swapaxes(1, 2).reshape(rows, columns)
         name = f"model.layers.{layer}.{NAMES[kind]}" if layer else NAMES[kind]
         found[name] = weight.to(torch.bfloat16).contiguous()
     return found
+
+
+def placed(name: str) -> tuple[str, str]:
+    """A tensor's layer, empty where it is of none, and what it is there."""
+    if not name.startswith("blk."):
+        return "", name
+    layer, _, kind = name.removeprefix("blk.").partition(".")
+    return layer, kind
 
 
 def config(told: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +100,8 @@ def tokenizer(told: dict[str, Any]) -> Tokenizer:
     )
     made.decoder = decoders.ByteLevel()
     kinds = told["tokenizer.ggml.token_type"]
-    made.add_special_tokens([AddedToken(word, normalized=False) for word, kind in zip(words, kinds) if kind == CONTROL])
+    special = [word for word, kind in zip(words, kinds, strict=True) if kind == CONTROL]
+    made.add_special_tokens([AddedToken(word, normalized=False) for word in special])
     return made
 
 

@@ -9,11 +9,12 @@ from tokenlane.routing.errors import ContextTooLong
 
 __all__ = ["context_too_long", "too_long"]
 
-# llama.cpp's type, OpenAI's code, then phrases: vLLM's, llama.cpp's, LM Studio's, Ollama's two, TGI's two.
+# llama.cpp's type, OpenAI's code, then phrases: vLLM's two, llama.cpp's, LM Studio's, Ollama's two, TGI's two.
 _MARKS = (
     b"exceed_context_size_error",
     b"context_length_exceeded",
     b"maximum context length",
+    b"cannot be greater than max_model_len",
     b"available context size",
     b"fit in context length",
     b"prompt is longer than the context length",
@@ -23,6 +24,7 @@ _MARKS = (
 )
 _LIMIT = (
     re.compile(rb"maximum context length (?:is|of) (\d{1,9})"),
+    re.compile(rb"max_model_len=(\d{1,9})"),
     re.compile(rb"available context size \((\d{1,9})"),
     re.compile(rb"context length only supports (\d{1,9})"),
     re.compile(rb"must be <= (\d{1,9})"),
@@ -32,6 +34,7 @@ _GIVEN = (
     re.compile(rb"total of(?: at least)? (\d{1,9})"),
     re.compile(rb"(?:contains|resulted in)(?: at least)? (\d{1,9})"),
     re.compile(rb"requested (\d{1,9}) tokens"),
+    re.compile(rb"max_tokens=(\d{1,9}) cannot"),
     re.compile(rb"(\d{1,9}) tokens\) exceeds"),
     re.compile(rb"input has (\d{1,9})"),
     re.compile(rb"Given: (\d{1,9})"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from math import hypot
 
 from tokenlane.routing.errors import ContextTooLong, LlmError, ModelNotFound
@@ -159,14 +159,14 @@ async def schema(it: Subject) -> tuple[Outcome, str]:
 
 async def tools(it: Subject) -> tuple[Outcome, str]:
     """A call of a tool has its name, arguments that are JSON, and the finish reason `tool_calls`."""
+    asked = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
     try:
-        deltas = await it.answer(
-            messages=[{"role": "user", "content": "What is the weather in Paris? Use the tool."}],
-            tools=[TOOL],
-            max_tokens=64,
-        )
+        deltas = await it.answer(messages=asked, tools=[TOOL], max_tokens=64)
     except LlmError as error:
         return _not_offered(it, "tools", error)
+    if it.declares("tools") and not any(delta.tool_calls for delta in deltas):
+        with suppress(LlmError):  # not all servers can be told to
+            deltas = await it.answer(messages=asked, tools=[TOOL], tool_choice="required", max_tokens=64)
     pieces = [call for delta in deltas for call in delta.tool_calls]
     if not pieces:
         return "works" if it.declares("tools") else "open", "accepted; this model called none"
@@ -180,7 +180,7 @@ async def tools(it: Subject) -> tuple[Outcome, str]:
             json.loads(arguments or "{}")
         except ValueError:
             raise Broken("the pieces of a call's arguments make no JSON") from None
-    return "works" if it.declares("tools") else "open", "called"
+    return "works" if it.declares("tools") else "open", f"called, in {len(pieces)} pieces"
 
 
 async def vision(it: Subject) -> tuple[Outcome, str]:
