@@ -117,7 +117,7 @@ async def test_models_and_capacity(provider: LlmProvider) -> None:
     (model,) = [model for model in await provider.models() if model.name == "smollm2:latest"]
     assert (model.quantisation, model.loaded) == ("Q4_1", True)
     assert model.chats
-    assert len(model.digest or "") == 64
+    assert len(model.digest or "") == len("sha256:") + 64
     assert await provider.capacity() == 1
 
 
