@@ -82,6 +82,7 @@ policies = st.builds(
     ),
     depth=st.integers(1, 9),
     lease_ms=st.integers(300, 9_000),
+    fallback=st.sampled_from(["fasttext", "error"]),
 )
 
 
@@ -94,11 +95,15 @@ def test_what_is_shown_can_be_applied(tmp_path_factory: pytest.TempPathFactory, 
 
 
 def test_the_file_knows_every_rule_and_its_bounds() -> None:
-    """[policy] has the rules of a policy, each with the same least value."""
+    """[policy] has the rules of a policy, each with the same least value, or the same choice."""
+
+    def bounds(field: dict[str, object]) -> object:
+        return field.get("minimum", field.get("enum"))
+
     schema = Policy.model_json_schema()["properties"]
-    rules = {rule: schema[rule]["minimum"] for rule in Policy.model_fields.keys() - {"revision", "roles"}}
+    rules = {rule: bounds(schema[rule]) for rule in Policy.model_fields.keys() - {"revision", "roles"}}
     there = PolicyRules.model_json_schema()["properties"]
-    assert {rule: there[rule]["anyOf"][0]["minimum"] for rule in there} == rules
+    assert {rule: bounds(there[rule]["anyOf"][0]) for rule in there} == rules
 
 
 def test_an_empty_section_is_the_default_policy() -> None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 
@@ -36,8 +37,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, read_key_file
-from tokenlane.config.running import announced_url
-from tokenlane.config.values import NAME_RULE, LaneSettings, RedisSettings, default_lane, is_name
+from tokenlane.config.running import announced_url, data_dir
+from tokenlane.config.values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, default_lane, is_name
 
 from .effective import DEFAULT, Layer, Setting, Settings
 from .explain import did_you_mean
@@ -49,6 +50,7 @@ from .sections import Lane, document_type, provider_names
 __all__ = [
     "NoPool",
     "asked_for",
+    "cache_settings",
     "configured_back_ends",
     "configured_redis",
     "debugging",
@@ -69,6 +71,7 @@ __all__ = [
 
 _PREFIX = "TOKENLANE_"
 _SEPARATOR = "__"
+_CACHE_MB = 256
 
 
 class NoPool(ConfigError):
@@ -182,6 +185,20 @@ def pool_name(explicit: str | None = None) -> str:
     if not is_name(name):
         raise ConfigError(f"Pool name {name!r}: {NAME_RULE}.")
     return name
+
+
+def cache_settings() -> CacheSettings | None:
+    """Return where this host keeps vectors, and how many; None if it is to keep none.
+
+    Raises:
+        ConfigError: something is set wrongly.
+    """
+    megabytes = read().document.embeddings.cache_mb
+    if megabytes == 0:
+        return None
+    # Named by host: a home directory may be shared by many, which must not share the file's lock.
+    file = f"vectors-{socket.gethostname()}.sqlite3"
+    return CacheSettings(data_dir() / file, (megabytes or _CACHE_MB) * 1024 * 1024)
 
 
 def own_lane(

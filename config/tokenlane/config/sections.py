@@ -18,6 +18,7 @@ __all__ = [
     "Candidate",
     "Defaults",
     "Document",
+    "Embeddings",
     "Lane",
     "Limits",
     "Model",
@@ -124,6 +125,12 @@ class Redis(Section):
     key_file: Text | None = Field(None, description="a path, from the file's own folder")
 
 
+class Embeddings(Section):
+    """`[embeddings]`: vectors that are kept on this host."""
+
+    cache_mb: Annotated[int, Field(ge=0, le=1_048_576, description="megabytes, 0 for no cache")] | None = None
+
+
 class Limits(Section):
     """`limits` of a role, in place of those of `[policy]`."""
 
@@ -165,6 +172,7 @@ class PolicyRules(Section):
     patience_ms: Annotated[int, _milliseconds(0)] | None = None
     max_crashes: Count | None = None
     max_starts: Count | None = None
+    fallback: Literal["fasttext", "error"] | None = Field(None, description='"fasttext" or "error"')
 
 
 class Document(Section):
@@ -173,6 +181,7 @@ class Document(Section):
     defaults: Defaults = Defaults()
     redis: Redis = Redis()
     models: dict[Text, Model] = {}
+    embeddings: Embeddings = Embeddings()
     lanes: dict[Name, Lane] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()

@@ -6,13 +6,14 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing
 
-__all__ = ["NAME_RULE", "LaneSettings", "RedisSettings", "default_lane", "is_name", "masked"]
+__all__ = ["NAME_RULE", "CacheSettings", "LaneSettings", "RedisSettings", "default_lane", "is_name", "masked"]
 
 NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
@@ -89,6 +90,14 @@ class LaneSettings:
         for stage in ("connect", "first_token", "token", "total"):
             if getattr(self, f"{stage}_timeout_s") <= 0:
                 raise ConfigError(f"Lane {self.name!r}: {stage}_timeout_s must be above 0.")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """The file in which a host keeps vectors, and the most it may hold."""
+
+    path: Path
+    limit_bytes: int
 
 
 def default_lane(provider: str) -> str:

@@ -7,6 +7,7 @@ candidate says which of the lane's models is used. Without a route every role ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +60,7 @@ class Policy(_Frozen):
     beat every 2 s.
     `patience_ms`: how long a request waits for a lane nobody has heard of. `max_crashes`: workers a request may take
     down before it is given up. `max_starts`: times a request may be started in all.
+    `fallback`: who embeds where no candidate can: the fallback lane, or nobody.
     """
 
     revision: int = 0
@@ -71,6 +73,7 @@ class Policy(_Frozen):
     patience_ms: int = Field(default=2_000, ge=0)
     max_crashes: int = Field(default=3, ge=1)
     max_starts: int = Field(default=8, ge=1)
+    fallback: Literal["fasttext", "error"] = "fasttext"
 
 
 def candidates(

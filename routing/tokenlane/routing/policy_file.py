@@ -40,7 +40,7 @@ def policy_of(settings: Settings) -> Policy:
 def as_toml(policy: Policy) -> str:
     """The policy in full as sections of llm.toml; reading them gives the policy again."""
     rules = policy.model_dump(exclude={"revision", "roles"})
-    lines = ["[policy]", *(f"{rule} = {value}" for rule, value in rules.items())]
+    lines = ["[policy]", *(f"{rule} = {_value(value)}" for rule, value in rules.items())]
     for name, role in sorted(policy.roles.items()):
         lines += ["", f"[roles.{section_key(name)}]"]
         if role.route:
