@@ -19,6 +19,12 @@ async def redis_server() -> AsyncIterator[str]:
         yield server.url
 
 
+@pytest.fixture(autouse=True)
+def keeps_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that tests start leave no cache in the data directory of who runs them."""
+    monkeypatch.setenv("TOKENLANE_EMBEDDINGS__CACHE_MB", "0")
+
+
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
     """The URL of a real server that holds nothing."""

@@ -139,7 +139,7 @@ async def test_a_worker_that_starts_says_the_same(processes: Farm, pool: Pool, b
     )
     assert (document["revision"], document["roles_left_out"], document["problems"]) == (1, ["coder"], [])
     assert document["to_add"] == ['[roles.coder]\nroute = ["vllm/m9", "openai/sim"]']
-    (lane,) = (await pool.snapshot()).lanes
+    (lane,) = (await pool.snapshot()).without_fallback
     (worker,) = lane.workers
     assert worker.name == child.name
     assert {"tokenlane", "python", "arq", "redis"} <= worker.versions.keys()

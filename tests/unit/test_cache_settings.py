@@ -16,6 +16,7 @@ MIB = 1024 * 1024
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TOKENLANE_EMBEDDINGS__CACHE_MB")
     monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 

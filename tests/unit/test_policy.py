@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,3 +144,32 @@ def test_commands_go_to_the_lane_they_name() -> None:
     old = LaneView("old", "ollama", "http://gpu", ("m",), 1, 0, True, 0)
     assert found(Needs(model="new", lane="two"), one, two, old, kind="command") == {"two": "new"}
     assert found(Needs(), one, two, old, kind="command") == {"one": "", "two": ""}
+
+
+def test_the_fallback_embeds_where_no_other_lane_could() -> None:
+    """Only where no candidate embeds, whatever the text's length, the fallback lane does; never for a chat, nor where a
+    model is asked for."""
+    talker = able("talker", {"small": ("chat",)})
+    mapper = able("mapper", {"nomic": ("embed",)}, longest=1024)
+    away = LaneView("mapper", "ollama", "http://gpu", ("nomic",), 1, 0, False, 0, mapper.offer)
+    last = replace(able("fallback", {"words": ("embed",)}), provider="fasttext")
+    assert found(Needs(), talker, last, kind="embed") == {"fallback": "words"}
+    assert found(Needs(input=5120), talker, last, kind="embed") == {"fallback": "words"}
+    assert found(Needs(), talker, mapper, last, kind="embed") == {"mapper": "nomic"}
+    assert found(Needs(), away, last, kind="embed") == {"mapper": "nomic"}
+    assert found(Needs(input=5120), mapper, last, kind="embed") == {}
+    assert found(Needs(), last) == found(Needs(), last, kind="command") == {}
+    assert found(Needs(model="other"), talker, last, kind="embed") == {}
+    strict = Policy(fallback="error")
+    assert list(candidates(strict, "r", Needs(), (talker, last), "embed")) == []
+
+
+def test_the_fallback_serves_what_names_it() -> None:
+    """A route or a request may name the fallback lane, its provider or its model, whoever else could serve it."""
+    mapper = able("mapper", {"nomic": ("embed",)})
+    last = replace(able("fallback", {"words": ("embed",)}), provider="fasttext")
+    for needs in (Needs(model="words"), Needs(provider="fasttext"), Needs(lane="fallback")):
+        assert found(needs, mapper, last, kind="embed") == {"fallback": "words"}
+    policy = Policy(roles={"r": RolePolicy(route=(Candidate(lane="fallback"), Candidate()))}, fallback="error")
+    places = [lane.name for lane, _ in candidates(policy, "r", Needs(), (mapper, last), "embed")]
+    assert places == ["fallback", "mapper"]

@@ -52,7 +52,7 @@ async def test_another_process_finds_what_one_has_put(file: Path, key: PoolKey |
         assert await one.get(HERE, ["b", "x", "a"]) == [vector("b"), None, vector("a")]
     async with open_cache(file, MIB, key) as next_one:
         assert await next_one.get(HERE, ["x", "b", "a", "b"]) == [None, vector("b"), vector("a"), vector("b")]
-        assert (next_one.counts.hits, next_one.counts.misses) == (3, 1)
+        assert (next_one.hits, next_one.misses) == (3, 1)
 
 
 async def test_what_made_a_vector_is_part_of_its_name(file: Path) -> None:

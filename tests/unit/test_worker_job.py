@@ -33,6 +33,7 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, Started
 from tokenlane.routing.tasks import background
 from tokenlane.worker import job
+from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.job import Lane, run_request
 from tokenlane.worker.lease import Lease
 from tokenlane.worker.lifecycle import LaneModels
@@ -137,6 +138,7 @@ class Bench:
             self.publisher,
             cast("Lease", self.lease),
             cast("LaneModels", None),
+            Embedder(self.provider, "fake"),
         )
 
     async def run(self) -> None:

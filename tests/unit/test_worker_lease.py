@@ -8,7 +8,7 @@ import pytest
 from tests.workshop import until
 
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
-from tokenlane.routing.lanes import Announcement, Facts, Fault
+from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
 from tokenlane.routing.messages import Envelope, new_id
 from tokenlane.routing.pool import Beat, Hold, Pool, Running, Started
 from tokenlane.routing.tasks import background
@@ -41,6 +41,7 @@ class FakePool:
         *,
         takes_new_work: bool,
         fault: Fault | None = None,
+        hits: Hits | None = None,
     ) -> Beat:
         if self.failing:
             self.refused += 1

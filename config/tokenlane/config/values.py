@@ -13,7 +13,21 @@ from pydantic import SecretStr
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing
 
-__all__ = ["NAME_RULE", "CacheSettings", "LaneSettings", "RedisSettings", "default_lane", "is_name", "masked"]
+__all__ = [
+    "FALLBACK_LANE",
+    "FALLBACK_PROVIDER",
+    "NAME_RULE",
+    "CacheSettings",
+    "LaneSettings",
+    "RedisSettings",
+    "default_lane",
+    "is_name",
+    "masked",
+]
+
+FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
+"""The lane that every worker serves beside its own, for texts that no other lane can turn into vectors."""
+
 
 NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
@@ -85,6 +99,8 @@ class LaneSettings:
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ConfigError(f"Lane name {self.name!r}: {NAME_RULE}.")
+        if self.name == FALLBACK_LANE and self.provider != FALLBACK_PROVIDER:
+            raise ConfigError(f"Lane name {self.name!r} is that of the fallback model: choose another one.")
         if self.capacity is not None and self.capacity < 1:
             raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, must be at least 1.")
         for stage in ("connect", "first_token", "token", "total"):

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import assert_never
 
+from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.advice import no_lane
 from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
 from tokenlane.routing.pool import Checked, Pool, Standing
@@ -83,7 +84,8 @@ class Watch:
         if self._away:
             logger.info("the pool is back")
         self._away = False
-        self._away_lanes = ", ".join(f"{name!r} (last seen {ms / 1000:.0f} s ago)" for name, ms in checked.away)
+        away = [(name, ms) for name, ms in checked.away if name != FALLBACK_LANE]
+        self._away_lanes = ", ".join(f"{name!r} (last seen {ms / 1000:.0f} s ago)" for name, ms in away)
         serving = checked.routers > 0 and checked.lanes > 0
         if serving:
             self._courier.idle_reason = None

@@ -35,6 +35,7 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     """Why none of these lanes is a candidate for what waits in the queue, and what to do."""
     if not lanes:
         return no_lane()
+    lanes = [lane for lane in lanes if not lane.is_fallback] or lanes
     needs, names = queue.needs, ", ".join(sorted(lane.name for lane in lanes))
     if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
         return ProviderDown(f"no lane is called {needs.lane!r}; connected lanes: {names}", retryable=False)
@@ -53,8 +54,8 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     served = sorted({name for lane in lanes for name in lane.models_for(queue.kind)})
     if queue.kind == "embed" and not served:
         return ProviderDown(
-            "no lane can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text --lane LANE`; "
-            f"connected lanes: {names}",
+            "no lane can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text --lane LANE`"
+            f"{_no_fallback(policy)}; connected lanes: {names}",
             retryable=False,
             model=needs.model,
         )
@@ -67,3 +68,9 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
         retryable=False,
         model=needs.model,
     )
+
+
+def _no_fallback(policy: Policy) -> str:
+    if policy.fallback == "error":
+        return ' (the pool\'s policy has fallback = "error")'
+    return ", or install tokenlane[fasttext] beside a worker, for a small fallback model"

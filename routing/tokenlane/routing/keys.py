@@ -27,7 +27,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
 | `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
-|                         |        | code and time of its newest error                    | its beat                 |
+|                         |        | code and time of its newest error, vectors found in  | its beat                 |
+|                         |        | its cache and asked of it                            |                          |
 | `router:R`              | string | policy revision by which it decides                  | itself, after 3 s        |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
 | `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end; of a  |

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenlane.config.values import FALLBACK_LANE
+
 from .messages import Kind
 
-__all__ = ["Announcement", "Facts", "Fault", "LaneView", "Offer"]
+__all__ = ["Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer"]
 
 _SAYS_NOTHING = ("chat",)
 
@@ -66,6 +68,14 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Hits:
+    """What a worker's cache of vectors was asked for since it started: vectors that were there, and in all."""
+
+    found: int = 0
+    asked: int = 0
+
+
+@dataclass(frozen=True)
 class LaneView:
     """A lane as routers see it. `workers`: those that beat and take new work. `seen_ms` is server time.
 
@@ -100,6 +110,11 @@ class LaneView:
         if kind == "chat":
             return max(0, self.limit - self.queued)
         return max(0, self.offer.limits.get(kind, 0) - self.beside.get(kind, 0))
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is the lane that embeds where no other can."""
+        return self.name == FALLBACK_LANE
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:
         """Those of its models that can do that kind of work."""

@@ -214,7 +214,8 @@ class ChatRequest(_Value):
 
 
 class EmbedRequest(_Value):
-    """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose."""
+    """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose. `fallback`:
+    "error" if the fallback model's vectors are of no use, whatever the pool's policy says."""
 
     id: RequestId = Field(default_factory=new_id)
     role: Name
@@ -222,6 +223,7 @@ class EmbedRequest(_Value):
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = None
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    fallback: Literal["error"] | None = None
     priority: Priority = "normal"
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)

@@ -83,11 +83,13 @@ def candidates(
 
     Order: the route's; within one candidate the lane with the most credit. A lane is named once. If some of
     their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
-    decides nothing. Commands follow no route: they go to the lane they name, or to any.
+    decides nothing. Commands follow no route: they go to the lane they name, or to any. The fallback lane serves what
+    names it, and embeds where no other lane could, whatever the length of the texts.
     """
     there = [lane for lane in lanes if needs.lane in (None, lane.name)]
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if kind == "command":
+        there = [lane for lane in there if needs.lane or not lane.is_fallback]
         return iter([(lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)])
     found: dict[str, tuple[LaneView, str]] = {}
     for candidate in policy.roles.get(role, RolePolicy()).route or (Candidate(),):
@@ -95,14 +97,26 @@ def candidates(
             model = _model_for(candidate, needs, lane, kind)
             if model is not None:
                 found.setdefault(lane.name, (lane, model))
+    if not found and kind == "embed" and policy.fallback != "error":
+        return _fallback(policy, role, needs, there)
     able = [place for place in found.values() if _can_all(*place, needs)] if needs.can else []
     return iter(able or found.values())
+
+
+def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+    """The fallback lane, unless something is asked for that it is not, or another lane would take shorter texts."""
+    shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
+    chosen = needs.model or needs.provider or needs.lane
+    if not chosen and next(candidates(strict, role, shorter, lanes, "embed"), None) is None:
+        yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
 
 
 def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:
     if candidate.lane not in (None, lane.name):
         return None
     if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
+        return None
+    if lane.is_fallback and not _names(lane, candidate, needs):
         return None
     if lane.offer.max_input_tokens is not None and needs.input > lane.offer.max_input_tokens:
         return None
@@ -112,6 +126,14 @@ def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -
         return next((model for model in models if _can_all(lane, model, needs)), next(iter(models), None))
     found = {served_name(name, models) for name in wanted}
     return found.pop() if len(found) == 1 else None
+
+
+def _names(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
+    return (
+        lane.name in (candidate.lane, needs.lane)
+        or lane.provider in (candidate.provider, needs.provider)
+        or bool({candidate.model, needs.model} & {*lane.models})
+    )
 
 
 def _can_all(lane: LaneView, model: str, needs: Needs) -> bool:

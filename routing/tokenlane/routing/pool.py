@@ -29,7 +29,7 @@ from tokenlane.config.values import masked
 
 from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
 from .keys import Keys
-from .lanes import Announcement, Facts, Fault, LaneView, Offer
+from .lanes import Announcement, Facts, Fault, Hits, LaneView, Offer
 from .messages import Envelope
 from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
@@ -233,6 +233,11 @@ class Pool:
         seconds = _int(rest[1]) / 1000
         raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
 
+    @property
+    def key(self) -> PoolKey | None:
+        """The key that seals what is sent from here; None in a pool without one."""
+        return self._sealing()
+
     def fingerprint(self, idempotency_key: str) -> str:
         """What an idempotency key is called on the server."""
         return fingerprint(idempotency_key, self._sealing())
@@ -263,13 +268,16 @@ class Pool:
         *,
         takes_new_work: bool,
         fault: Fault | None = None,
+        hits: Hits | None = None,
     ) -> Beat:
         """A worker's beat: announces its lane, and renews the leases of all it runs.
 
         Args:
             fault: the newest error of its back end, until an answer says that the worker is registered.
+            hits: of its cache of vectors, if it has one.
         """
         told = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
+        counted = (hits.found, hits.asked) if hits else (0, 0)
         held = [
             part
             for one in running
@@ -278,7 +286,7 @@ class Pool:
         reply = await self._run(
             "renew",
             *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit, lane.offer.model_dump_json(), *told, *held),
+            *(lane.limit, lane.offer.model_dump_json(), *told, *counted, *held),
         )
         status, endpoint, lease_ms, registered, *holds = _list(reply)
         conflict = _text(endpoint) if _text(status) == "conflict" else None

@@ -48,7 +48,7 @@ from tokenlane.routing.pool import Ending, Pool, Started
 from tokenlane.routing.retry import Budget, Requeue, decide
 from tokenlane.routing.telemetry import process_span
 
-from .embeddings import embed
+from .embeddings import Embedder
 from .lease import Lease
 from .lifecycle import LaneModels
 from .providers import LlmProvider
@@ -81,6 +81,7 @@ class Lane:
     publisher: Publisher
     lease: Lease
     models: LaneModels
+    embedder: Embedder
     transcripts: bool = False
 
     @property
@@ -263,8 +264,10 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             with _noting(lane):
                 return await answer(lane, run, request)
         case EmbedRequest():
+            lane.embedder.check(request)
             with _noting(lane):
-                result = await embed(lane.provider, request, run.started.model)
+                alone = run.started.starts > 1
+                result = await lane.embedder.embed(request, run.started.model, alone=alone)
         case ModelCommand():
             result = await lane.models.carry_out(request, partial(_tell, lane, run))
         case _:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.routing.errors import LaneConflict, LlmError
-from tokenlane.routing.lanes import Announcement, Facts, Fault
+from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
 from tokenlane.routing.pool import Beat, Pool
 
 from .runs import Runs
@@ -23,13 +24,22 @@ _RETRY_S = 0.1
 class Lease:
     """Beats three times a lease, with nothing running too. The lease is what the pool's policy says."""
 
-    def __init__(self, pool: Pool, worker: str, announcement: Announcement, facts: Facts, runs: Runs) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        worker: str,
+        announcement: Announcement,
+        facts: Facts,
+        runs: Runs,
+        hits: Callable[[], Hits | None] = lambda: None,
+    ) -> None:
         self._pool = pool
         self._worker = worker
         self._announcement = announcement
         self._facts = facts
         self._fault: Fault | None = None
         self._runs = runs
+        self._hits = hits
         self._takes_new_work = True
         self._pause_s = 0.0
         self._failing = False
@@ -105,6 +115,7 @@ class Lease:
                 [run.running() for run in held],
                 takes_new_work=self._takes_new_work,
                 fault=fault,
+                hits=self._hits(),
             )
         self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
         for run, hold in zip(held, beat.holds, strict=True):

@@ -9,21 +9,25 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import get_args
 
 from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.hub import open_hub
+from tokenlane.routing.errors import LaneConflict
+from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Kind
-from tokenlane.routing.pool import connect, open_redis
+from tokenlane.routing.pool import Pool, connect, open_redis
 from tokenlane.routing.tasks import background
 
 from .announce import announce
 from .control import Control
+from .embeddings import Embedder
+from .embeddings.cache import VectorCache, open_cache
+from .embeddings.fallback import FastText, is_installed
 from .facts import facts_of
 from .job import Lane
 from .lane import LaneWorker, arq_redis
@@ -38,6 +42,7 @@ __all__ = [
     "DRAIN_S",
     "drain",
     "idle",
+    "open_fallback",
     "open_lane",
     "run_worker",
     "start_workers",
@@ -58,12 +63,14 @@ async def open_lane(
     *,
     pool_name: str = "main",
     provider: LlmProvider | None = None,
+    cache: CacheSettings | None = None,
     transcripts: bool = False,
 ) -> AsyncIterator[Lane]:
     """Connect a lane to its pool, and keep its leases and its streams going for as long as the block lasts.
 
     Args:
         provider: the back end, if it is not one the registry makes from the settings; closed at the end.
+        cache: where vectors are kept; None: nowhere.
         transcripts: log requests and answers.
 
     Raises:
@@ -73,24 +80,71 @@ async def open_lane(
         LlmError: the back end does not say what it serves.
     """
     async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
-        async with provider or default_registry().create(settings) as backend:
-            announcement = await announce(settings, backend)
-            worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-            runs, publisher = Runs(), Publisher(pool, worker, settings.name)
-            lease = Lease(pool, worker, announcement, await facts_of(backend), runs)
-            control = Control(runs, publisher)
-            await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
-            await lease.open()
+        async with (
+            provider or default_registry().create(settings) as backend,
+            _kept(cache, pool) as vectors,
+            _served(settings, pool, hub, backend, vectors, transcripts=transcripts) as lane,
+        ):
+            yield lane
 
-            async def announce_anew() -> None:
-                lease.announce(await announce(settings, backend))
 
-            models = LaneModels(settings, backend, announce_anew)
-            async with background() as tasks:
-                tasks.create_task(publisher.run(), name="tokenlane publisher")
-                tasks.create_task(lease.run(), name="tokenlane lease")
-                tasks.create_task(models.run(), name="tokenlane models")
-                yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, transcripts)
+@asynccontextmanager
+async def open_fallback(beside: Lane) -> AsyncIterator[Lane | None]:
+    """The pool's fallback lane, served over the connections of another one; None where that cannot be."""
+    async with AsyncExitStack() as stack:
+        lane = None
+        if is_installed():
+            settings = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
+            served = _served(settings, beside.pool, beside.hub, FastText(), None, transcripts=beside.transcripts)
+            try:
+                lane = await stack.enter_async_context(served)
+            except LaneConflict:
+                logger.warning(
+                    "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
+                    "install one version everywhere",
+                    FALLBACK_LANE,
+                )
+        yield lane
+
+
+@asynccontextmanager
+async def _kept(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[VectorCache | None]:
+    if cache is None:
+        yield None
+        return
+    async with open_cache(cache.path, cache.limit_bytes, pool.key) as vectors:
+        yield vectors
+
+
+@asynccontextmanager
+async def _served(
+    settings: LaneSettings,
+    pool: Pool,
+    hub: Hub,
+    backend: LlmProvider,
+    vectors: VectorCache | None,
+    *,
+    transcripts: bool,
+) -> AsyncIterator[Lane]:
+    announcement = await announce(settings, backend)
+    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    runs, publisher = Runs(), Publisher(pool, worker, settings.name)
+    embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
+    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, embedder.hits)
+    control = Control(runs, publisher)
+    await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
+    await lease.open()
+
+    async def announce_anew() -> None:
+        lease.announce(await announce(settings, backend))
+
+    models = LaneModels(settings, backend, announce_anew)
+    async with background() as tasks:
+        tasks.create_task(publisher.run(), name="tokenlane publisher")
+        tasks.create_task(lease.run(), name="tokenlane lease")
+        tasks.create_task(models.run(), name="tokenlane models")
+        tasks.create_task(embedder.run(), name="tokenlane embeddings")
+        yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, transcripts)
 
 
 async def run_worker(
@@ -99,6 +153,8 @@ async def run_worker(
     *,
     pool_name: str = "main",
     provider: LlmProvider | None = None,
+    cache: CacheSettings | None = None,
+    fallback: bool = False,
     drain_s: float = DRAIN_S,
     transcripts: bool = False,
     ready: Callable[[Lane], Awaitable[None]] | None = None,
@@ -109,6 +165,8 @@ async def run_worker(
     SIGTERM or SIGINT drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
 
     Args:
+        cache: where vectors are kept; None: nowhere.
+        fallback: serve the pool's fallback lane too.
         ready: awaited once the lane takes work.
         stopping: another way to make it drain: set it.
 
@@ -117,19 +175,28 @@ async def run_worker(
     """
     stopping, hurried = stopping or asyncio.Event(), asyncio.Event()
     with _signals(stopping, hurried):
-        opened = open_lane(settings, redis, pool_name=pool_name, provider=provider, transcripts=transcripts)
-        async with opened as lane, open_redis(redis.url) as client, background() as tasks:
-            workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
-            router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=workers)
+        opened = open_lane(
+            settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
+        )
+        async with AsyncExitStack() as stack:
+            lane = await stack.enter_async_context(opened)
+            client = await stack.enter_async_context(open_redis(redis.url))
+            beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
+            tasks = await stack.enter_async_context(background())
+            lanes = [one for one in (lane, beside) if one is not None]
+            arq = arq_redis(client.connection_pool)
+            workers = [await start_workers(one, arq, get_args(Kind), tasks) for one in lanes]
+            own = [worker for its in workers for worker in its]
+            router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=own)
             tasks.create_task(router, name="tokenlane router")
             try:
                 if ready is not None:
                     await ready(lane)
                 await stopping.wait()
-                tasks.create_task(_close_at_once(lane, hurried))
-                await drain(lane, workers, drain_s)
+                tasks.create_task(_close_at_once(lanes, hurried))
+                await asyncio.gather(*(drain(one, its, drain_s) for one, its in zip(lanes, workers, strict=True)))
             finally:
-                await asyncio.gather(*(worker.abandon() for worker in workers))
+                await asyncio.gather(*(worker.abandon() for worker in own))
     return CANCELLED if hurried.is_set() else OK
 
 
@@ -159,9 +226,10 @@ async def idle(workers: Sequence[LaneWorker], within_s: float) -> bool:
     return all(await asyncio.gather(*(worker.idle(within_s) for worker in workers)))
 
 
-async def _close_at_once(lane: Lane, hurried: asyncio.Event) -> None:
+async def _close_at_once(lanes: Sequence[Lane], hurried: asyncio.Event) -> None:
     await hurried.wait()
-    lane.runs.close()
+    for lane in lanes:
+        lane.runs.close()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenlane.config.exits import FAILED, USAGE, UserError
-from tokenlane.config.load import debugging, find_pool, lane_settings, pool_name
+from tokenlane.config.load import cache_settings, debugging, find_pool, lane_settings, pool_name
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
@@ -38,7 +38,7 @@ from tokenlane.routing.tasks import background
 from .builtin.server import with_own_server
 from .job import Lane
 from .lane import ARQ_OPTIONS, arq_redis, tag_aborts
-from .serve import CLOSE_S, DRAIN_S, idle, open_lane, start_workers
+from .serve import CLOSE_S, DRAIN_S, drain, idle, open_fallback, open_lane, start_workers
 
 _MOST_JOBS = 1000
 """Routers keep the lane's queue within its limit, whatever ARQ would take."""
@@ -127,23 +127,28 @@ async def _hold(
     transcripts = debugging("llm")
     async with (
         with_own_server(settings) as served,
-        open_lane(served, redis, pool_name=pool, transcripts=transcripts) as lane,
+        open_lane(served, redis, pool_name=pool, cache=cache_settings(), transcripts=transcripts) as lane,
         open_redis(redis.url) as client,
+        open_fallback(lane) as fallback,
         background() as tasks,
     ):
         # ARQ's worker has one queue, that of chats.
-        beside = await start_workers(lane, arq_redis(client.connection_pool), ("embed", "command"), tasks)
+        arq = arq_redis(client.connection_pool)
+        beside = await start_workers(lane, arq, ("embed", "command"), tasks)
+        texts = await start_workers(fallback, arq, ("embed",), tasks) if fallback else []
         tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()))
         opened.set_result(lane)
         try:
             await closing.wait()
             await lane.lease.withdraw()
             lane.runs.closing = True  # ARQ goes on looking: what it still takes is given back
+            if fallback:
+                await drain(fallback, texts, 0)
             await asyncio.gather(_jobs_ended(DRAIN_S), idle(beside, DRAIN_S))
             lane.runs.close()
             await _jobs_ended(CLOSE_S)
         finally:
-            await asyncio.gather(*(worker.abandon() for worker in beside))
+            await asyncio.gather(*(worker.abandon() for worker in (*beside, *texts)))
 
 
 async def _jobs_ended(within_s: float) -> None:

@@ -64,7 +64,7 @@ async def _look(url: str, pool: str) -> Snapshot:
 
 
 def _all_well(seen: Snapshot) -> str:
-    lanes = sum(lane.state == "open" for lane in seen.lanes)
+    lanes = sum(lane.state == "open" for lane in seen.without_fallback)
     return f"ok: {lanes} open lanes, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
 
 
@@ -145,7 +145,19 @@ def _lanes(lanes: tuple[LaneStatus, ...]) -> Table:
 
 
 def _workers(workers: list[WorkerStatus]) -> Table:
-    headings = ("WORKER", "LANE", "STATE", "RUNNING", "BEAT", "POLICY", "HOST", "TOKENLANE", "SERVER", "LAST ERROR")
+    headings = (
+        "WORKER",
+        "LANE",
+        "STATE",
+        "RUNNING",
+        "BEAT",
+        "POLICY",
+        "CACHE",
+        "HOST",
+        "TOKENLANE",
+        "SERVER",
+        "LAST ERROR",
+    )
     rows = [
         (
             worker.name,
@@ -154,6 +166,7 @@ def _workers(workers: list[WorkerStatus]) -> Table:
             str(worker.running),
             age(worker.beat_ms),
             "-" if worker.revision is None else str(worker.revision),
+            f"{worker.cache.found / worker.cache.asked:.0%}" if worker.cache.asked else "-",
             worker.host or "-",
             worker.versions.get("tokenlane", "-"),
             worker.versions.get("server", "-"),

@@ -7,7 +7,7 @@
 --       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs, offer JSON}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       its time ms}; host, versions and revision nil where the server lacks the worker's facts
+--       its time ms, vectors found in its cache, those asked of it}; host, versions and revision nil where the server lacks the worker's facts
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing}
 --       clients: {known, of them silent for 6 s}
 --       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
@@ -65,9 +65,10 @@ local function each_by_beat(key, visit)
   for i = 1, #beats, 2 do visit(beats[i], tonumber(beats[i + 1])) end
 end
 each_by_beat(P .. 'workers', function(name, beat)
-  local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at')
+  local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
+    'found', 'asked')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', tonumber(facts[6] or 0) }
+    facts[4], facts[5] or '', tonumber(facts[6] or 0), tonumber(facts[7] or 0), tonumber(facts[8] or 0) }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name) }

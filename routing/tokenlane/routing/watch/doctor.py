@@ -48,7 +48,7 @@ async def examine(pool: Pool) -> tuple[Check, ...]:
     """
     server = await ask_server(pool)
     seen = await pool.snapshot()
-    reached = await _reach([lane for lane in seen.lanes if lane.state != "left"])
+    reached = await _reach([lane for lane in seen.without_fallback if lane.state != "left"])
     return (
         *check_server(server),
         *check_pool(seen),
@@ -214,9 +214,9 @@ def check_pool(seen: Snapshot) -> Iterator[Check]:
 def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> Iterator[Check]:
     """The checks of the lanes: their workers' beats, and their endpoints from this host."""
     means = "a lane is served by workers that beat; only they need to reach its endpoint"
-    if not seen.lanes:
+    if not seen.without_fallback:
         yield Check("lanes", "fail", "none", means, "start `tokenlane worker` beside a model server")
-    for lane in seen.lanes:
+    for lane in seen.without_fallback:
         name = f"lane {lane.name}"
         workers = f"{lane.state}, last beat {lane.beat_ms / 1000:.0f} s ago"
         here = reached.get(lane.name, "not from here")
@@ -240,7 +240,7 @@ def check_versions(seen: Snapshot) -> Iterator[Check]:
     means = "workers of one pool are best of one version; agents may be older"
     ours = own_versions()
     yield Check("versions here", "ok", _versions(ours), means)
-    for worker in (worker for lane in seen.lanes for worker in lane.workers if worker.state != "silent"):
+    for worker in (worker for lane in seen.without_fallback for worker in lane.workers if worker.state != "silent"):
         name, theirs = f"versions {worker.name}", worker.versions
         if not theirs:
             yield Check(name, "unknown", "it has not told yet", means, "look again in 10 s")

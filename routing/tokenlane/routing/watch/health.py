@@ -35,7 +35,7 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
 def _missing(seen: Snapshot) -> Iterator[Problem]:
     if not seen.routers:
         yield Problem("no_router", "", "no router: nothing is given to lanes; start a worker or `tokenlane router`")
-    if not seen.lanes:
+    if not seen.without_fallback:
         yield Problem("no_lane", "", "no lane: nothing is answered; start `tokenlane worker` beside a model server")
 
 
@@ -56,7 +56,7 @@ def _unserved(seen: Snapshot) -> Iterator[Problem]:
 
 
 def _lanes(seen: Snapshot) -> Iterator[Problem]:
-    for lane in seen.lanes:
+    for lane in seen.without_fallback:
         silent = f"for {lane.beat_ms / 1000:.0f} s"
         error = f"; its last error: {lane.error.code}" if lane.error else ""
         if lane.state == "gone":

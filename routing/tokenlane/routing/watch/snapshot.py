@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import Json, TypeAdapter
 
-from tokenlane.routing.lanes import LaneView, Offer
+from tokenlane.config.values import FALLBACK_LANE
+from tokenlane.routing.lanes import Hits, LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs, Priority
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.queues import Queue
@@ -105,7 +106,8 @@ class LastError:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them."""
+    """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `cache`:
+    what its cache of vectors was asked for since it started."""
 
     name: str
     lane: str
@@ -116,6 +118,7 @@ class WorkerStatus:
     beat_ms: int
     revision: int | None
     error: LastError | None
+    cache: Hits = field(default_factory=Hits)
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,11 @@ class Snapshot:
     lagging: tuple[str, ...]
     policy: Policy
 
+    @property
+    def without_fallback(self) -> tuple[LaneStatus, ...]:
+        """The lanes of back ends: every worker has one, and serves the fallback lane beside it."""
+        return tuple(lane for lane in self.lanes if lane.name != FALLBACK_LANE)
+
     def lane_views(self) -> tuple[LaneView, ...]:
         """The lanes as routers see them."""
         return tuple(
@@ -245,6 +253,8 @@ class _WorkerReply(NamedTuple):
     revision: int | None
     error: str
     error_at: int
+    found: int
+    asked: int
 
 
 class _RouterReply(NamedTuple):
@@ -364,6 +374,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             beat_ms=age,
             revision=worker.revision,
             error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
+            cache=Hits(worker.found, worker.asked),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
-from tokenlane.config.load import debugging, find_pool, lane_settings, own_lane, pool_name, read
+from tokenlane.config.load import cache_settings, debugging, find_pool, lane_settings, own_lane, pool_name, read
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import connect
@@ -89,6 +89,8 @@ async def _work(
         settings,
         told.redis,
         pool_name=told.pool,
+        cache=cache_settings(),
+        fallback=True,
         drain_s=drain_s,
         transcripts=transcripts,
         ready=ready,

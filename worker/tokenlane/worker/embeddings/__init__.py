@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .step import embed
+from .step import Embedder
 
-__all__ = ["embed"]
+__all__ = ["Embedder"]

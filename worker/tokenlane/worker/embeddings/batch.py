@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown
+from tokenlane.routing.errors import LlmError, ModelNotFound, ProviderDown, Unauthorized
 from tokenlane.worker.providers import Embeds
 
 __all__ = ["BATCH_CHARACTERS", "BATCH_TEXTS", "Batches"]
@@ -113,16 +113,13 @@ class Batches:
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-        except BadRequest as error:
-            # Of one request's texts, perhaps: the others are not to fail for it.
+        except Exception as error:
             half = len(batch) // 2
-            if half == 0:
-                _fail(batch, error)
-            else:
+            if half and _may_be_of_one(error):
                 await self._make(batch[:half])
                 await self._make(batch[half:])
-        except Exception as error:
-            _fail(batch, error)
+            else:
+                _fail(batch, error)
         else:
             _hand_out(batch, dict(zip(texts, map(_written, vectors), strict=True)))
 
@@ -165,6 +162,12 @@ def _hand_out(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
             asked.vectors.extend(vectors[text] for text in part.texts)
             if len(asked.vectors) == len(asked.texts):
                 asked.ended.set_result(None)
+
+
+def _may_be_of_one(error: Exception) -> bool:
+    """Whether the texts of one request may be what made the call fail. What may pass is not tried again here: requests
+    that are run again come alone."""
+    return isinstance(error, LlmError) and not (error.retryable or isinstance(error, Unauthorized | ModelNotFound))
 
 
 def _fail(batch: Sequence[_Part], error: Exception) -> None:

@@ -14,7 +14,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tokenlane.config.poolkey import PoolKey
 
 from .rows import Origin, Rows
 
-__all__ = ["Counts", "VectorCache", "open_cache"]
+__all__ = ["VectorCache", "open_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +58,12 @@ SELECT name, vector, used FROM vectors LIMIT 1;
 """
 
 
-@dataclass
-class Counts:
-    """Vectors asked for since the worker started: those that were there, and those that were not."""
-
-    hits: int = 0
-    misses: int = 0
-
-
 class VectorCache:
-    """The cache as one worker sees it; `open_cache` opens it. Vectors are little-endian float32."""
+    """The cache as one worker sees it; `open_cache` opens it. Vectors are little-endian float32. `hits`, `misses`: how
+    many were asked for that were there, and that were not."""
 
     def __init__(self, path: Path, limit_bytes: int, rows: Rows) -> None:
-        self.counts = Counts()
+        self.hits = self.misses = 0
         self._path = path
         self._limit_pages = limit_bytes // _PAGE_BYTES
         self._most_unwritten = min(_UNWRITTEN_BYTES, int(limit_bytes * _UNWRITTEN_SHARE))
@@ -98,8 +90,8 @@ class VectorCache:
             self._failed(error)
         vectors = [found.get(name) for name in names]
         there = sum(vector is not None for vector in vectors)
-        self.counts.hits += there
-        self.counts.misses += len(vectors) - there
+        self.hits += there
+        self.misses += len(vectors) - there
         return vectors
 
     def put(self, origin: Origin, texts: Sequence[str], vectors: Sequence[bytes]) -> None:
