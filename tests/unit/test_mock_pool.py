@@ -166,3 +166,10 @@ async def test_a_tool_call_is_no_mismatch() -> None:
         answer = await client.complete("x", role="planner", response_format=City)
     assert (answer.parsed, answer.tool_calls[0].name) == (None, "f")
     await asyncio.sleep(0)
+
+
+async def test_a_form_that_is_no_model() -> None:
+    """Another class than a pydantic model is told, whatever it lacks."""
+    async with MockPool(lambda request: "7") as pool, pool.client() as client:
+        with pytest.raises(TypeError, match="response_format takes a pydantic model"):
+            await client.complete("x", role="planner", response_format=int)  # type: ignore[type-var] # the point

@@ -18,8 +18,14 @@ Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def asked_for(model: type[BaseModel]) -> dict[str, JsonValue]:
-    """The `response_format` that asks for JSON of this model, in OpenAI's shape."""
+def asked_for(model: type) -> dict[str, JsonValue]:
+    """The `response_format` that asks for JSON of this model, in OpenAI's shape.
+
+    Raises:
+        TypeError: it is another class.
+    """
+    if not issubclass(model, BaseModel):
+        raise TypeError(f"response_format takes a pydantic model or a dict in OpenAI's shape, not {model.__name__}")
     name = _NOT_IN_A_NAME.sub("_", model.__name__)[:64]
     return {"type": "json_schema", "json_schema": {"name": name, "schema": model.model_json_schema()}}
 

@@ -40,6 +40,8 @@ _MAX_TOKENS = 120
 _TIME_TO_LIVE_MS = 120_000
 _STOP_TIMEOUT_S = 60.0
 _FRAMES_PER_S = 12
+_TITLES = ("role", "lane", "model", "queued", "first token", "tokens/s", "prompt", "answer")
+_TABLE_WIDTH = 72
 
 
 @dataclass(eq=False)
@@ -84,7 +86,7 @@ async def _demo(redis: str | None) -> int:
     for turn in turns:
         if turn.error is not None:
             typer.echo(f"tokenlane: {turn.role}: {turn.error}", err=True)
-    console.print(_summary(turns))
+    console.print(_summary(turns, console.width))
     return OK if all(turn.error is None for turn in turns) else FAILED
 
 
@@ -158,12 +160,17 @@ def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
         yield
 
 
-def _summary(turns: list[_Turn]) -> Table:
+def _summary(turns: list[_Turn], width: int) -> Table | Text:
+    """How it went: a table, or where that would be too narrow to be read, a line for each figure."""
+    rows = [(turn.role, turn.lane, turn.model, *_figures(turn.usage)) for turn in turns]
+    if width < _TABLE_WIDTH:
+        told = ("\n".join(f"{title}: {cell}" for title, cell in zip(_TITLES, row, strict=True)) for row in rows)
+        return Text("\n\n".join(told), overflow="fold")
     table = Table(box=None, pad_edge=False)
-    for title in ("role", "lane", "model", "queued", "first token", "tokens/s", "prompt", "answer"):
+    for title in _TITLES:
         table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right", overflow="fold")
-    for turn in turns:
-        table.add_row(turn.role, turn.lane, turn.model, *_figures(turn.usage))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tokenlane.producer import Usage
+from tokenlane.producer.commands.demo import _summary, _Turn
+
+
+@pytest.mark.parametrize("width", [16, 20, 25, 40, 71, 72, 120])
+def test_the_figures_can_be_read_at_any_width(width: int) -> None:
+    """No figure is cut into letters where a line of its own would hold it."""
+    turn = _Turn("planner", "Name three primes.")
+    turn.lane, turn.usage = "gpu0", Usage(prompt_tokens=31, completion_tokens=17, queue_ms=3, first_token_ms=152)
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(_summary([turn], width))
+    words = shown.getvalue().split()
+    assert {"planner", "gpu0", "152", "31", "17"} <= set(words)
