@@ -93,6 +93,17 @@ def test_on_a_terminal_it_is_a_table(tmp_path: Path) -> None:
     assert re.search(r"setting\s+value\s+source", re.sub(r"\x1b\[\d+m", "", seen.decode()))
 
 
+def test_init_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """What cannot be written whole is told, and does not stand in the way of the next try."""
+    limited = f"ulimit -f 0; exec {sys.executable} -m tokenlane.config config init"
+    ran = subprocess.run(
+        ["sh", "-c", limited], cwd=tmp_path, env=surroundings(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == USAGE
+    assert "cannot be written" in ran.stderr
+    assert not (tmp_path / "llm.toml").exists()
+
+
 def test_init_writes_a_file_that_changes_nothing_and_is_never_overwritten(tmp_path: Path) -> None:
     """The file is valid and sets nothing; a second `init` is refused and leaves it."""
     assert run(tmp_path, "config", "init").returncode == OK
