@@ -72,6 +72,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert found["lanes.gpu0.timeout_ms"] == (7, "--llm")
     assert found["lanes.gpu0.provider"] == ("vllm", f"{file}:4")
     assert "lanes.gpu1.capacity" not in found
+    first = run(tmp_path, "--llm", "provider=vllm", "model=phi3:8b", "config", "--json")
+    assert json.loads(first.stdout) == json.loads(
+        run(tmp_path, "config", "--json", "--llm", "provider=vllm", "model=phi3:8b").stdout
+    )
 
 
 def test_on_a_terminal_it_is_a_table(tmp_path: Path) -> None:
