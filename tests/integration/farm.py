@@ -250,7 +250,7 @@ async def _line(child: Child) -> bool:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOKENLANE_", "SC_"))}
-    return kept | {"NO_COLOR": "1", "TERMINAL_WIDTH": "200"}
+    return kept | {"NO_COLOR": "1", "TERMINAL_WIDTH": "200", "TOKENLANE_EMBEDDINGS__CACHE_MB": "0"}
 
 
 @asynccontextmanager

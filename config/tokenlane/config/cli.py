@@ -7,7 +7,7 @@ helps stand here. To add one, write `tokenlane.<component>.commands.<verb>`, nam
 line in `VERBS`.
 
 Verbs that are configured take `--config` and `--llm`, which are added here: they hold for whatever the verb reads with
-`tokenlane.config.load`, and for the commands it starts. They may stand in front of the verb too.
+`tokenlane.config.load`, and for the commands it starts.
 
 A command ends with a code of `tokenlane.config.exits`: by returning (0), by `raise typer.Exit(code)`, by raising a
 `UserError`, whose message is all that is printed, or by Ctrl-C (130).
@@ -30,7 +30,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.overrides import spread, verb_first
+from tokenlane.config.overrides import spread
 
 __all__ = ["main"]
 
@@ -48,6 +48,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "chat": Verb("Ask a question and stream the answer.", "cli"),
+    "embed": Verb("Turn texts into vectors.", "cli"),
     "models": Verb("List, pull, verify, load and unload the models of lanes.", "cli"),
     "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
@@ -84,7 +85,7 @@ def main() -> None:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
         try:
-            app(args=verb_first(spread(sys.argv[1:])))
+            app(args=list(spread(sys.argv[1:])))
         finally:
             sys.stdout.flush()
     except Exception as error:

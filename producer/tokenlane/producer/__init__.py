@@ -20,6 +20,7 @@ from tokenlane.routing.errors import (
     RequestCancelled,
     RequestLost,
     SchemaMismatch,
+    SpaceMismatch,
     Timeout,
     Unauthorized,
 )
@@ -36,6 +37,7 @@ from tokenlane.routing.messages import (
 )
 
 from .client import Client
+from .embeddings import Embeddings, EmbedOptions
 from .stream import ChatStream
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "DeadlineExceeded",
     "DigestMismatch",
     "Duplicate",
+    "EmbedOptions",
+    "Embeddings",
     "Interrupted",
     "LaneConflict",
     "LlmError",
@@ -63,6 +67,7 @@ __all__ = [
     "RequestCancelled",
     "RequestLost",
     "SchemaMismatch",
+    "SpaceMismatch",
     "Timeout",
     "TokenDelta",
     "ToolCall",

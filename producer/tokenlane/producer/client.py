@@ -22,7 +22,7 @@ from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .courier import Courier
-from .embeddings import Embeddings, EmbedOptions, embed
+from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
 from .exchange import Exchange
 from .forms import Form, asked_for
 from .models import Models
@@ -89,6 +89,7 @@ class Client:
         self._pool_name = pool
         self._id = ""
         self._courier: Courier | None = None
+        self._spaces = Spaces()
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -158,20 +159,35 @@ class Client:
         """
         return await self._entered().cancel(request_id)
 
-    async def embed(self, texts: str | Sequence[str], *, role: str, **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Turn a text, or several, into vectors; nothing of it is stored.
+    async def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: str,
+        allow_other_models: bool = False,
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings:
+        """Turn a text, or several, into vectors.
 
         Args:
-            texts: 2048 at most.
+            texts: 2048 at most, whose vectors have 16 MiB at most.
             role: what the pool routes by.
+            allow_other_models: take the vectors also if, asked the same before, another model gave them.
+            options: see `EmbedOptions`.
 
         Raises:
             BadRequest: the request is not valid, or too much for one reply.
+            SpaceMismatch: the vectors are of another model than those before.
             LlmError: what else it failed with.
         """
+        refuse_unknown_of_embed(options)
+        courier = self._entered()
         inputs = [texts] if isinstance(texts, str) else list(texts)
         asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
-        return await embed(self._entered(), *compose_embed(asked, agent=self.agent, client=self._id))
+        composed = compose_embed(asked, agent=self.agent, client=self._id)
+        found = await embed(courier, *composed, options.get("idempotency_key"))
+        self._spaces.check(found, role, options, allow_other_models=allow_other_models)
+        return found
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """The models of all open lanes, or of one.

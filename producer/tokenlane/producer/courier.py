@@ -152,13 +152,15 @@ class Courier:
             await asyncio.wait({exchange.withdrawal}, timeout=_GOODBYE_S)
 
     @asynccontextmanager
-    async def asking(self, envelope: Envelope, payload: bytes) -> AsyncIterator[Exchange]:
+    async def asking(
+        self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None
+    ) -> AsyncIterator[Exchange]:
         """A request that is no chat, submitted; leaving the block before its end cancels it.
 
         Raises:
             LlmError: as `open`.
         """
-        exchange = await self.open(envelope, payload)
+        exchange = await self.open(envelope, payload, idempotency_key)
         try:
             yield exchange
         finally:

@@ -1,28 +1,35 @@
-"""Vectors for agents."""
+"""Vectors for agents, and the guard that keeps those of different models apart."""
 
 from __future__ import annotations
 
 import sys
 from array import array
 from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
-from tokenlane.routing.messages import Envelope, Priority, Vectors
+from tokenlane.config.values import FALLBACK_LANE
+from tokenlane.routing.errors import SpaceMismatch
+from tokenlane.routing.messages import Envelope, Priority, Usage, Vectors
 
 from .courier import Courier
 
-__all__ = ["EmbedOptions", "Embeddings", "embed"]
+__all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
+
+_SPACES = 1_000
 
 
 class EmbedOptions(TypedDict, total=False):
-    """What may be asked of the model; what is left out is the back end's default."""
+    """What may be asked of the model; what is left out is the back end's default. `fallback`: "error" for vectors of a
+    lane that can embed, or none."""
 
     model: str | None
     provider: str | None
     dimensions: int | None
+    fallback: Literal["error"] | None
     priority: Priority
     time_to_live_ms: int
     idempotency_key: str | None
@@ -31,21 +38,84 @@ class EmbedOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A vector for each text, in their order. `dimensions`: how many numbers each has."""
+    """A vector for each text, in their order, each of Euclidean length 1.
 
+    Attributes:
+        vectors: float32 each; an `array`, which numpy and others take as it is.
+        dimensions: how many numbers each has.
+        model: what made them. Only vectors of one model may be compared.
+        is_fallback: no lane could embed, so the small fallback model did.
+    """
+
+    request_id: str
     vectors: list[array[float]] = field(repr=False)
     dimensions: int
     model: str
     lane: str
+    usage: Usage
+
+    @property
+    def is_fallback(self) -> bool:
+        return self.lane == FALLBACK_LANE
+
+    @property
+    def vector(self) -> array[float]:
+        """The only vector.
+
+        Raises:
+            ValueError: there are several.
+        """
+        (vector,) = self.vectors
+        return vector
 
 
-async def embed(courier: Courier, envelope: Envelope, payload: bytes) -> Embeddings:
+class Spaces:
+    """Whose vectors a client has had for what it asked, so that it does not get those of another model unawares."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[tuple[object, ...], tuple[str, int]] = {}
+
+    def check(self, found: Embeddings, role: str, options: Mapping[str, object], *, allow_other_models: bool) -> None:
+        """Remember whose these are.
+
+        Raises:
+            SpaceMismatch: asked the same before, the client was given another model's, and has not allowed that.
+        """
+        asked = (role, *(options.get(name) for name in ("model", "provider", "dimensions")))
+        space = (found.model.removesuffix(":latest"), found.dimensions)
+        before = self._spaces.get(asked, space)
+        if before != space and not allow_other_models:
+            raise SpaceMismatch(
+                f"these vectors, of {found.dimensions} dimensions, are of another model than those role {role!r} was "
+                f"given before ({before[0]!r}, {before[1]}), and must not be compared with them: embed everything "
+                "anew, ask for one model by name, or pass allow_other_models=True",
+                lane=found.lane,
+                model=found.model,
+            )
+        if len(self._spaces) >= _SPACES and asked not in self._spaces:
+            del self._spaces[next(iter(self._spaces))]
+        self._spaces[asked] = space
+
+
+def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
+    """Accept the options of `EmbedOptions` only.
+
+    Raises:
+        TypeError: there is another.
+    """
+    known = EmbedOptions.__annotations__
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+
+
+async def embed(courier: Courier, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Embeddings:
     """Submit an embed request, and wait for what comes of it."""
-    async with courier.asking(envelope, payload) as exchange:
+    async with courier.asking(envelope, payload, idempotency_key) as exchange:
         result, answer = await exchange.result(), exchange.delivery.answer()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))
     if sys.byteorder == "big":
         data.byteswap()
     vectors = [data[start : start + result.dimensions] for start in range(0, len(data), result.dimensions)]
-    return Embeddings(vectors, result.dimensions, answer.model, answer.lane)
+    return Embeddings(exchange.id, vectors, result.dimensions, answer.model, answer.lane, answer.usage)

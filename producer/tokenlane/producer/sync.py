@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
@@ -13,6 +13,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
 
 from . import client, stream
+from .embeddings import Embeddings, EmbedOptions
 from .forms import Form
 from .request import Messages
 
@@ -47,6 +48,19 @@ class Client:
         """Ask for an answer, whole."""
         with self.chat(messages, role=role, response_format=response_format, **options) as stream:
             return stream.answer()
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: str,
+        allow_other_models: bool = False,
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings:
+        """Turn a text, or several, into vectors."""
+        return self._call(
+            lambda: self._client.embed(texts, role=role, allow_other_models=allow_other_models, **options)
+        )
 
     def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """The models of all open lanes, or of one."""

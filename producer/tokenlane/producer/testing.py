@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import math
+import string
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, nullcontext
+from struct import pack
 from typing import Self, TypeAlias
 
 from tokenlane.routing.errors import LlmError, RequestCancelled, RequestLost
-from tokenlane.routing.messages import ChatRequest, Deltas, Envelope, TokenDelta, Usage
+from tokenlane.routing.messages import (
+    ChatRequest,
+    Completed,
+    Deltas,
+    EmbedRequest,
+    Envelope,
+    TokenDelta,
+    Usage,
+    Vectors,
+)
 from tokenlane.routing.tasks import background
 
 from .client import Client
@@ -16,17 +29,29 @@ from .courier import Courier
 from .delivery import Delivery
 from .exchange import Exchange
 
-__all__ = ["Handler", "MockPool"]
+__all__ = ["EmbedHandler", "Handler", "MockPool", "letters"]
 
 Handler: TypeAlias = Callable[[ChatRequest], str | Iterable[str | TokenDelta]]
+EmbedHandler: TypeAlias = Callable[[EmbedRequest], Sequence[Sequence[float]]]
+
+
+def letters(request: EmbedRequest) -> list[list[float]]:
+    """Vectors that tell how often each letter is in a text, and nothing else: alike texts have alike ones."""
+    counts = ([1.0, *map(float, map(text.lower().count, string.ascii_lowercase))] for text in request.inputs)
+    return [[number / math.hypot(*count) for number in count] for count in counts]
 
 
 class MockPool(AsyncExitStack):
-    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Others end the block, in a group."""
+    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Others end the block, in a group.
 
-    def __init__(self, handler: Handler) -> None:
+    Args:
+        embed: gives the vectors of what is to be embedded. `embed_requests` are those.
+    """
+
+    def __init__(self, handler: Handler = lambda _: "", *, embed: EmbedHandler = letters) -> None:
         super().__init__()
         self.requests, self.handler = list[ChatRequest](), handler
+        self.embed_requests, self.embed = list[EmbedRequest](), embed
 
     async def __aenter__(self) -> Self:
         self.tasks = await self.enter_async_context(background())
@@ -44,10 +69,14 @@ class _Courier(Courier):
         self._mock, self.exchanges = pool, {}
 
     async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
-        self._mock.requests.append(request := ChatRequest.model_validate_json(payload))
-        exchange = Exchange(request.id, request.role, None, Delivery(request.id), float("inf"), 0)
-        self.exchanges[request.id] = [exchange]
-        self._mock.tasks.create_task(self._answer(request, exchange))
+        exchange = Exchange(envelope.id, envelope.role, None, Delivery(envelope.id), float("inf"), 0)
+        self.exchanges[envelope.id] = [exchange]
+        if envelope.kind == "embed":
+            self._mock.embed_requests.append(texts := EmbedRequest.model_validate_json(payload))
+            self._mock.tasks.create_task(self._embed(texts, exchange))
+        else:
+            self._mock.requests.append(request := ChatRequest.model_validate_json(payload))
+            self._mock.tasks.create_task(self._answer(request, exchange))
         return exchange
 
     async def attach(self, request_id: str, position: int = 0) -> Exchange:
@@ -76,4 +105,15 @@ class _Courier(Courier):
             delivery.complete(Usage(completion_tokens=delivery.position))
         except LlmError as error:
             delivery.fail(error)
+        exchange.changed.set()
+
+    async def _embed(self, request: EmbedRequest, exchange: Exchange) -> None:
+        try:
+            vectors = self._mock.embed(request)
+            data = b"".join(pack(f"<{len(vector)}f", *vector) for vector in vectors)
+            result = Vectors(dimensions=len(vectors[0]), data=b64encode(data).decode())
+            whole = {"attempt": 1, "worker": "", "lane": "", "first": 0, "end": 1, "usage": Usage()}
+            exchange.delivery.receive(Completed.model_validate({**whole, "model": "mock", "result": result}))
+        except LlmError as error:
+            exchange.delivery.fail(error)
         exchange.changed.set()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import ContextTooLong, ErrorReport, LlmError, ModelNotFound, ProviderDown
+from .errors import ContextTooLong, LlmError, ModelNotFound, ProviderDown
 from .lanes import LaneView
+from .messages import Needs
 from .policy import Policy, candidates, served_name
 from .queues import Queue
 
-__all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled"]
+__all__ = ["GET_A_MODEL", "no_lane", "nobody"]
 
 GET_A_MODEL = """\
 Do one of these:
@@ -29,19 +30,6 @@ Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that 
 def no_lane() -> ProviderDown:
     """The end of a request in a pool that no worker is connected to."""
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
-
-
-def not_pulled(lane: LaneView, model: str) -> LlmError:
-    """The end of a request for a model that a lane could not pull."""
-    report = ErrorReport(
-        code=lane.offer.unpulled[model],
-        message="the lane could not pull this model, and tries again a minute later at the earliest: "
-        f"`tokenlane models pull {model} --lane {lane.name}` says why",
-        lane=lane.name,
-        provider=lane.provider,
-        model=model,
-    )
-    return LlmError.from_report(report)
 
 
 def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
@@ -68,7 +56,7 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     if queue.kind == "embed" and not served:
         return ProviderDown(
             "no lane can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text --lane LANE`"
-            f"{_no_fallback(policy)}; connected lanes: {names}",
+            f"{_no_fallback(policy, needs)}; connected lanes: {names}",
             retryable=False,
             model=needs.model,
         )
@@ -83,7 +71,9 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     )
 
 
-def _no_fallback(policy: Policy) -> str:
+def _no_fallback(policy: Policy, needs: Needs) -> str:
+    if needs.model or needs.provider or needs.lane:
+        return ""
     if policy.fallback == "error":
         return ' (the pool\'s policy has fallback = "error")'
     return ", or install tokenlane[fasttext] beside a worker, for a small fallback model"

@@ -11,6 +11,7 @@
     ├── Interrupted         the answer broke off after some of it was delivered (`partial`)
     ├── RequestLost         the pool no longer knows the request
     ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
+    ├── SpaceMismatch       the vectors are whole, and of another model than those before
     ├── Duplicate           its idempotency key was used by a request that has ended
     ├── PoolUnavailable     no pool answers at that Redis URL
     ├── PoolKeyMismatch     this pool's key is another one
@@ -51,6 +52,7 @@ __all__ = [
     "RequestCancelled",
     "RequestLost",
     "SchemaMismatch",
+    "SpaceMismatch",
     "Timeout",
     "Unauthorized",
 ]
@@ -196,6 +198,12 @@ class SchemaMismatch(LlmError):
 
     code = "schema_mismatch"
     text: str = ""
+
+
+class SpaceMismatch(LlmError):
+    """The vectors are of another model than those before, and must not be compared with them."""
+
+    code = "space_mismatch"
 
 
 class Duplicate(LlmError):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,19 +20,14 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from tokenlane.config.exits import FAILED, USAGE
-from tokenlane.config.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands.output import Table, show, show_json
-from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.messages import ModelInfo, Progress
-from tokenlane.routing.sizes import sized
 
-from .chat import printable, until_stopped
+from .asking import carry_out
+from .chat import printable
 
 __all__ = ["models"]
-
-_Answer = TypeVar("_Answer")
 
 _SAY_EVERY_S = 2.0
 
@@ -58,7 +52,7 @@ def ls(
     async def ask(client: Client) -> list[ModelInfo]:
         return await client.models(lane=lane)
 
-    found = _run(ask, redis, pool)
+    found = carry_out(ask, redis, pool)
     if as_json:
         show_json({"models": [info.model_dump() for info in found]})
     else:
@@ -82,7 +76,7 @@ def verify(
     async def ask(client: Client) -> ModelInfo:
         return await client.verify(model, lane=lane)
 
-    found = _run(ask, redis, pool)
+    found = carry_out(ask, redis, pool)
     if as_json:
         show_json(found.model_dump())
     else:
@@ -121,31 +115,11 @@ def _follow(
                 async for progress in steps:
                     shown(progress)
 
-    _run(ask, redis, pool)
+    carry_out(ask, redis, pool)
     if as_json:
         _line({"done": action, "model": model})
     else:
         typer.echo(f"{action}ed {printable(model)}")
-
-
-def _run(ask: Callable[[Client], Coroutine[object, object, _Answer]], redis: str | None, pool: str | None) -> _Answer:
-    found, answers = find_pool(redis), list[_Answer]()
-    client = Client(found.url, pool=pool_name(pool), key=found.keys)
-
-    async def asking() -> None:
-        async with client:
-            answers.append(await ask(client))
-
-    try:
-        stopped = asyncio.run(until_stopped(asking()))
-    except LlmError as error:
-        told = f"{error}\n{error.detail}".rstrip()
-        typer.echo(f"tokenlane: {printable(told)}", err=True)
-        usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
-        raise typer.Exit(USAGE if usage else FAILED) from None
-    if stopped is not None:
-        raise typer.Exit(128 + stopped)
-    return answers[0]
 
 
 class _Shown:
@@ -202,12 +176,20 @@ class _Shown:
 
 def _told(progress: Progress, since: float, start_bytes: int, now: float) -> str:
     """One line: step, bytes, and from what came since when, speed and time left."""
+    if not progress.total_bytes:
+        return progress.step
     done, total = progress.done_bytes, progress.total_bytes
-    if not total:
-        return str(progress)
-    line = f"{progress}, {100 * done // total} %"
+    line = f"{progress.step}: {_bytes(done)} of {_bytes(total)}, {100 * done // total} %"
     speed = (done - start_bytes) / (now - since) if now > since else 0.0
-    return f"{line}, {sized(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
+    return f"{line}, {_bytes(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def _table(found: list[ModelInfo]) -> Table:
@@ -218,7 +200,7 @@ def _table(found: list[ModelInfo]) -> Table:
             info.lane,
             info.provider,
             {True: "yes", False: "no", None: "-"}[info.loaded],
-            "-" if info.size_bytes is None else sized(info.size_bytes),
+            "-" if info.size_bytes is None else _bytes(info.size_bytes),
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",

@@ -1,0 +1,83 @@
+"""`tokenlane embed`: texts to vectors on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from typing import Annotated, Literal
+
+import typer
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.load import asked_for
+from tokenlane.producer.client import Client
+from tokenlane.producer.embeddings import Embeddings, EmbedOptions
+
+from .asking import carry_out
+from .chat import printable
+
+__all__ = ["embed"]
+
+
+def embed(
+    texts: Annotated[list[str], typer.Argument(help="Texts; - reads them from standard input, one a line.")],
+    role: Annotated[str, typer.Option(help="The role to ask as: what the pool routes by.")] = "default",
+    model: Annotated[str | None, typer.Option(help="The model that is to embed.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Numbers a vector, where the model can choose.", min=1)] = None,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Not by the small fallback model.")] = False,
+    priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object, with the vectors and who made them.")
+    ] = False,
+    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+) -> None:
+    """Turn texts into vectors, one a line, as JSON lists of numbers."""
+    provider, other_model = asked_for()
+    options: EmbedOptions = {
+        "provider": provider,
+        "model": model or other_model,
+        "dimensions": dimensions,
+        "fallback": "error" if no_fallback else None,
+        "priority": priority,
+    }
+    inputs = _lines() if texts == ["-"] else texts
+
+    async def ask(client: Client) -> Embeddings:
+        return await client.embed(inputs, role=role, **options)
+
+    found = carry_out(ask, redis, pool)
+    if as_json:
+        typer.echo(json.dumps(_document(found), ensure_ascii=False))
+        return
+    for vector in found.vectors:
+        typer.echo(json.dumps(_numbers(vector)))
+    who = "the fallback model, since no lane can embed" if found.is_fallback else f"lane {found.lane}"
+    typer.echo(printable(f"{found.model}, {found.dimensions} dimensions, {who}"), err=True)
+
+
+def _document(found: Embeddings) -> dict[str, object]:
+    return {
+        "request_id": found.request_id,
+        "model": found.model,
+        "lane": found.lane,
+        "dimensions": found.dimensions,
+        "is_fallback": found.is_fallback,
+        "usage": found.usage.model_dump(),
+        "vectors": [_numbers(vector) for vector in found.vectors],
+    }
+
+
+def _numbers(vector: array[float]) -> list[float]:
+    """The numbers, with as many digits as a float32 has."""
+    return [float(f"{number:.9g}") for number in vector]
+
+
+def _lines() -> list[str]:
+    if sys.stdin is None:
+        raise ConfigError("There is no standard input to read texts from.")
+    try:
+        return sys.stdin.buffer.read().decode().splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError("The texts on standard input are not UTF-8: convert them first.") from None

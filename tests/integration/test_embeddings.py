@@ -1,0 +1,317 @@
+"""Texts to vectors, from an agent to a back end and back: batches, the cache, the fallback lane."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tests.integration.farm import eventually, farm
+from tests.integration.life import audit, raw
+from tests.workshop import FakeProvider, until
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.faults import Fault
+from tokenlane.config.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
+from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.messages import Kind, ModelInfo
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool, open_redis
+from tokenlane.routing.tasks import background
+from tokenlane.worker.embeddings import step
+from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
+from tokenlane.worker.job import Lane
+from tokenlane.worker.lane import arq_redis
+from tokenlane.worker.serve import open_fallback, open_lane, start_workers
+
+fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
+
+MIB = 1024 * 1024
+CHATS = ModelInfo(name="talker", capabilities=("chat",))
+EMBEDS = ModelInfo(name="mapper", digest="sha256:1234", capabilities=("embed",))
+
+
+class Mapper(FakeProvider):
+    """A back end that embeds, and may be held. `calls`: the texts of each call. A text "bad" is refused."""
+
+    def __init__(self, *models: ModelInfo) -> None:
+        super().__init__()
+        self.there = models or (EMBEDS,)
+        self.calls: list[list[str]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def models(self) -> list[ModelInfo]:
+        return list(self.there)
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        self.calls.append(list(inputs))
+        await self.open.wait()
+        if "bad" in inputs:
+            raise ContextTooLong("too long")
+        return [vector(text) for text in inputs]
+
+
+def vector(text: str) -> list[float]:
+    return [float(len(text)), float(sum(text.encode()) % 1024), 0.5]
+
+
+@asynccontextmanager
+async def at_work(
+    redis_url: str,
+    provider: FakeProvider,
+    name: str = "lane1",
+    *,
+    cache: CacheSettings | None = None,
+    fallback: bool = False,
+) -> AsyncIterator[Lane]:
+    """A lane with its workers and a router, and perhaps the fallback lane beside it."""
+    opened = open_lane(LaneSettings(name, "fake"), RedisSettings(redis_url), provider=provider, cache=cache)
+    async with AsyncExitStack() as stack:
+        lane = await stack.enter_async_context(opened)
+        client = await stack.enter_async_context(open_redis(redis_url))
+        beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
+        tasks = await stack.enter_async_context(background())
+        workers = [
+            worker
+            for one in (lane, beside)
+            if one is not None
+            for worker in await start_workers(one, arq_redis(client.connection_pool), get_args(Kind), tasks)
+        ]
+        tasks.create_task(run_router(lane.pool, lane.hub, host="here", own=workers))
+        try:
+            yield lane
+        finally:
+            await asyncio.gather(*(worker.abandon() for worker in workers))
+
+
+def held(provider: Mapper, client: Client) -> asyncio.Task[object]:
+    """A request that keeps the back end busy until it is opened."""
+    provider.open.clear()
+    return asyncio.create_task(client.embed("first", role="indexer"))
+
+
+async def test_requests_that_wait_share_a_call(redis_url: str, pool: Pool) -> None:
+    """What ten agents ask while the back end works is one call; each gets the vectors of its own texts, in order."""
+    provider = Mapper()
+    async with at_work(redis_url, provider) as lane, Client(redis_url) as client:
+        first = held(provider, client)
+        await until(lambda: len(provider.calls) == 1)
+        others = [
+            asyncio.create_task(client.embed([f"own {number}", "same", "x" * number], role="indexer"))
+            for number in range(10)
+        ]
+        await until(lambda: len(lane.runs) == 11)
+        await until(lambda: len(lane.embedder._batches._waiting) == 10)  # type: ignore[union-attr]  # it embeds
+        provider.open.set()
+        await first
+        for number, found in enumerate(await asyncio.gather(*others)):
+            assert [list(one) for one in found.vectors] == [
+                vector(text) for text in (f"own {number}", "same", "x" * number)
+            ]
+        assert len(provider.calls) == 2
+        assert sorted(provider.calls[1]) == sorted(
+            {*(f"own {n}" for n in range(10)), "same", *("x" * n for n in range(10))}
+        )
+        async with asyncio.timeout(10):
+            while await raw(pool).keys("arq:*"):
+                await asyncio.sleep(0.005)
+        await audit(pool.redis)
+
+
+async def test_a_text_that_is_refused_fails_its_request_alone(redis_url: str, pool: Pool) -> None:
+    """Of requests in one call, only that with the bad text fails, and is told which it may be."""
+    provider = Mapper()
+    async with at_work(redis_url, provider) as lane, Client(redis_url) as client:
+        first = held(provider, client)
+        await until(lambda: len(provider.calls) == 1)
+        bad = asyncio.create_task(client.embed(["fine", "bad"], role="indexer"))
+        good = [asyncio.create_task(client.embed(f"good {number}", role="indexer")) for number in range(5)]
+        await until(lambda: len(lane.runs) == 7)
+        provider.open.set()
+        await asyncio.gather(first, *good)
+        with pytest.raises(ContextTooLong, match="the longest of 2 has 4 characters"):
+            await bad
+
+
+async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """Two lanes of a host that have the same build share vectors; only what is new goes to the back end; the hit rate
+    is told."""
+    cache = CacheSettings(tmp_path / "vectors.sqlite3", 8 * MIB)
+    one, two = Mapper(), Mapper()
+    async with Client(redis_url) as client:
+        async with at_work(redis_url, one, cache=cache):
+            made = await client.embed(["a", "b"], role="indexer")
+            again = await client.embed(["b", "a", "b"], role="indexer")
+            assert again.vectors == [made.vectors[place] for place in (1, 0, 1)]
+            assert one.calls == [["a", "b"]]
+        async with at_work(redis_url, two, "lane2", cache=cache) as lane:
+            found = await client.embed(["c", "b"], role="indexer")
+            assert (found.lane, [list(one) for one in found.vectors]) == ("lane2", [vector("c"), vector("b")])
+            assert two.calls == [["c"]]
+            lane.lease.hurry()
+
+            async def told() -> bool:
+                workers = [
+                    worker for at in (await pool.snapshot()).lanes for worker in at.workers if at.name == "lane2"
+                ]
+                return [(worker.cache.found, worker.cache.asked) for worker in workers] == [(1, 2)]
+
+            await eventually(told)
+
+
+async def test_another_build_of_a_model_has_its_own_vectors(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """Where the digest behind a name changes, or nobody knows it and the back end is another, nothing is taken over;
+    and where the model changes unnoticed, vectors of other dimensions are not mixed in."""
+    cache = CacheSettings(tmp_path / "vectors.sqlite3", 8 * MIB)
+    for number, model in enumerate((EMBEDS, EMBEDS.model_copy(update={"digest": "sha256:5678"}))):
+        provider = Mapper(model)
+        async with at_work(redis_url, provider, f"lane{number}", cache=cache), Client(redis_url) as client:
+            await client.embed("a", role="indexer")
+            assert provider.calls == [["a"]]
+
+    class Smaller(Mapper):
+        async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+            return [one[:2] for one in await super().embed(inputs, model)]
+
+    provider = Smaller()
+    async with at_work(redis_url, provider, "lane3", cache=cache), Client(redis_url) as client:
+        found = await client.embed(["a", "new"], role="indexer")
+        assert [list(one) for one in found.vectors] == [vector("a")[:2], vector("new")[:2]]
+        assert (await client.embed(["a", "new"], role="indexer")).vectors == found.vectors
+        assert provider.calls == [["new"], ["a", "new"]]
+
+
+async def test_a_cache_that_cannot_be_used_costs_nothing(redis_url: str, tmp_path: Path) -> None:
+    """A file that is no cache is worked without."""
+    file = tmp_path / "vectors.sqlite3"
+    file.write_bytes(b"something else altogether" * 1000)
+    async with at_work(redis_url, Mapper(), cache=CacheSettings(file, MIB)), Client(redis_url) as client:
+        assert list((await client.embed("abc", role="indexer")).vector) == vector("abc")
+
+
+async def test_a_reply_has_a_bound(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More vectors than fit into one message are refused, with how many do."""
+    monkeypatch.setattr(step, "MAX_VECTOR_BYTES", 100)
+    async with at_work(redis_url, Mapper()), Client(redis_url) as client:
+        assert len((await client.embed(["a"] * 8, role="indexer")).vectors) == 8
+        with pytest.raises(BadRequest, match="9 vectors of 3 are too much for one reply: ask for 8 at once"):
+            await client.embed(["a"] * 9, role="indexer")
+
+
+@fallback_only
+async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool) -> None:
+    """Every worker serves it; it is told by name; it does not chat, and is not asked for a model it does not have."""
+    await pool.set_policy(Policy(patience_ms=100))
+    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
+        found = await client.embed(["open a file", "\N{PILE OF POO}", ""], role="indexer")
+        assert (found.is_fallback, found.model, found.lane) == (True, FALLBACK_MODEL, "fallback")
+        assert [len(one) for one in found.vectors] == [found.dimensions] * 3
+        assert all(math.hypot(*one) == pytest.approx(1, abs=1e-6) for one in found.vectors)
+        assert (await client.complete("hi", role="planner")).lane == "lane1"
+        with pytest.raises(ProviderDown, match="no lane can embed"):
+            await client.embed("a", role="indexer", model="nomic-embed-text")
+
+
+@fallback_only
+async def test_who_wants_no_fallback_is_not_given_it(redis_url: str, pool: Pool) -> None:
+    """Neither a request that says so, nor any in a pool whose policy does."""
+    await pool.set_policy(Policy(patience_ms=100))
+    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
+        with pytest.raises(ProviderDown, match="the request does not want"):
+            await client.embed("a", role="indexer", fallback="error")
+        await pool.set_policy(Policy(patience_ms=100, fallback="error"))
+        with pytest.raises(ProviderDown, match=r"no lane can embed.*has fallback"):
+            await client.embed("a", role="indexer")
+
+
+@fallback_only
+async def test_vectors_of_two_models_are_not_mixed(redis_url: str, pool: Pool) -> None:
+    """A client that had vectors of the fallback is not given those of a lane that comes later, unless it asks for it;
+    another client, and another role, is."""
+    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
+        assert (await client.embed("a", role="indexer")).is_fallback
+        async with at_work(redis_url, Mapper(), "lane2"), Client(redis_url) as other:
+            with pytest.raises(SpaceMismatch, match=rf"{FALLBACK_MODEL}.*allow_other_models") as raised:
+                await client.embed("a", role="indexer")
+            assert (raised.value.model, raised.value.lane) == ("mapper", "lane2")
+            assert (await other.embed("a", role="indexer")).model == "mapper"
+            assert (await client.embed("a", role="another")).model == "mapper"
+            assert (await client.embed("a", role="indexer", allow_other_models=True)).model == "mapper"
+            assert (await client.embed("a", role="indexer")).model == "mapper"
+
+
+@fallback_only
+async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool) -> None:
+    """A worker that embeds and restarts is no reason for other vectors: the request waits for it."""
+    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
+        async with at_work(redis_url, Mapper(), "lane2"):
+            await client.embed("a", role="indexer")
+        waiting = asyncio.create_task(client.embed("b", role="indexer"))
+        await eventually(lambda: _waits(pool))
+        async with at_work(redis_url, Mapper(), "lane2"):
+            assert (await waiting).lane == "lane2"
+
+
+async def _waits(pool: Pool) -> bool:
+    return [queue.kind for queue in (await pool.snapshot()).queues] == ["embed"]
+
+
+async def test_a_killed_worker_costs_no_embeddings(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """Of two worker processes the one that embeds is killed: what it had is embedded by the other."""
+    await pool.set_policy(Policy(lease_ms=900))
+    hold = Fault(path="/v1/embeddings", ttft_ms=600_000)
+    async with (
+        Simulator(api="openai", models=["embedder"], faults=[hold]) as simulator,
+        farm(tmp_path, redis_url) as processes,
+        Client(redis_url) as client,
+    ):
+        for _ in range(2):
+            await processes.worker("lane1", simulator, TOKENLANE_HOME=str(tmp_path), TOKENLANE_EMBEDDINGS__CACHE_MB="1")
+        first = asyncio.create_task(client.embed("first", role="indexer"))
+        await simulator.wait_for(lambda: any(it.path == "/v1/embeddings" for it in simulator.log))
+        workers = [worker for lane in (await pool.snapshot()).lanes for worker in lane.workers]
+        (victim,) = (worker.name for worker in workers if worker.running)
+        others = [asyncio.create_task(client.embed([f"{number}", "same"], role="indexer")) for number in range(20)]
+        await eventually(lambda: _begun(pool))
+        await next(child for child in processes.children if child.name == victim).kill()
+        async with asyncio.timeout(20):
+            found = await asyncio.gather(*others)
+            assert len((await first).vectors) == 1
+        assert {(one.model, one.lane, len(one.vectors)) for one in found} == {("embedder", "lane1", 2)}
+        assert len({tuple(one.vectors[1]) for one in found}) == 1
+        assert len({tuple(one.vectors[0]) for one in found}) == 20
+
+
+async def _begun(pool: Pool) -> bool:
+    return not (await pool.survey()).heads
+
+
+async def test_the_command_and_the_client_that_is_not_asynchronous(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """`tokenlane embed` prints vectors, of arguments or lines, and says whose they are; so does the sync client."""
+    async with at_work(redis_url, Mapper()), farm(tmp_path, redis_url) as processes:
+        plain = await (await processes.tokenlane("embed", "abc", "d", "--role", "indexer")).ended()
+        assert [json.loads(line) for line in plain.out.splitlines()] == [vector("abc"), vector("d")]
+        assert (plain.code, plain.error) == (0, "mapper, 3 dimensions, lane lane1\n")
+        lines = await processes.tokenlane("embed", "-", "--json")
+        assert lines.process.stdin is not None
+        lines.process.stdin.write(b"one\ntwo three\n")
+        lines.process.stdin.close()
+        document = json.loads((await lines.ended()).out)
+        assert document["vectors"] == [vector("one"), vector("two three")]
+        assert (document["model"], document["dimensions"], document["is_fallback"]) == ("mapper", 3, False)
+        wrong = await (await processes.tokenlane("embed", "a", "--model", "other")).ended()
+        assert (wrong.code, wrong.out) == (1, "")
+        assert "no lane serves this model" in wrong.error
+
+        def ask() -> list[list[float]]:
+            with sync.Client(redis_url) as client:
+                return [list(one) for one in client.embed(["abc", "d"], role="indexer").vectors]
+
+        assert await asyncio.to_thread(ask) == [vector("abc"), vector("d")]

@@ -1,0 +1,82 @@
+"""What an agent holds of vectors, without a server."""
+
+from __future__ import annotations
+
+import math
+from array import array
+
+import pytest
+
+from tokenlane.producer import BadRequest, Embeddings, ProviderDown, SpaceMismatch, Usage
+from tokenlane.producer.embeddings import Spaces
+from tokenlane.producer.testing import MockPool
+from tokenlane.routing.messages import EmbedRequest
+
+
+def of(model: str, dimensions: int = 2, lane: str = "lane1") -> Embeddings:
+    return Embeddings("0" * 32, [array("f", [0.5] * dimensions)], dimensions, model, lane, Usage())
+
+
+async def test_a_mock_pool_embeds() -> None:
+    """By default alike texts have alike vectors, in the order of the texts; a function may give others, or an error."""
+    async with MockPool() as pool, pool.client() as client:
+        found = await client.embed(["stone", "notes", "fish"], role="indexer", dimensions=7)
+        assert found.vectors[0] == found.vectors[1] != found.vectors[2]
+        assert math.hypot(*found.vectors[2]) == pytest.approx(1)
+        assert (found.model, found.dimensions, found.is_fallback) == ("mock", 27, False)
+    (request,) = pool.embed_requests
+    assert (request.role, request.inputs, request.dimensions) == ("indexer", ["stone", "notes", "fish"], 7)
+
+    def down(request: EmbedRequest) -> list[list[float]]:
+        if request.inputs == ["down"]:
+            raise ProviderDown("gone")
+        return [[1.0, 0.0]]
+
+    async with MockPool(embed=down) as pool, pool.client() as client:
+        assert list((await client.embed("up", role="indexer")).vector) == [1.0, 0.0]
+        with pytest.raises(ProviderDown, match="gone"):
+            await client.embed("down", role="indexer")
+
+
+async def test_what_cannot_be_asked() -> None:
+    """A wrong option, no text, too many texts, half a character: told before anything is sent, and not quoted."""
+    async with MockPool() as pool, pool.client() as client:
+        with pytest.raises(TypeError, match="unknown option 'temperature'; there are: dimensions, fallback"):
+            await client.embed("a", role="indexer", temperature=1)  # type: ignore[call-arg]  # that is the point
+        for texts in ([], ["a"] * 2049, ["secret \ud800"]):
+            with pytest.raises(BadRequest) as raised:
+                await client.embed(texts, role="indexer")
+            assert "secret" not in str(raised.value)
+    assert pool.embed_requests == []
+
+
+def test_vectors_are_not_in_a_repr() -> None:
+    """What was embedded does not get into a log."""
+    assert "0.5" not in repr(of("m"))
+    with pytest.raises(ValueError, match="unpack"):
+        _ = Embeddings("0" * 32, [], 2, "m", "lane1", Usage()).vector
+
+
+def test_spaces_are_told_apart_by_what_was_asked() -> None:
+    """Asked the same, another model or other dimensions are refused until they are allowed; then they are what counts.
+    A tag of Ollama's that says nothing is no other model."""
+    spaces = Spaces()
+    spaces.check(of("nomic"), "indexer", {}, allow_other_models=False)
+    spaces.check(of("nomic:latest", lane="lane2"), "indexer", {"priority": "low"}, allow_other_models=False)
+    spaces.check(of("bge"), "indexer", {"model": "bge"}, allow_other_models=False)
+    spaces.check(of("bge"), "searcher", {}, allow_other_models=False)
+    for other in (of("bge"), of("nomic", 3)):
+        with pytest.raises(SpaceMismatch, match="'nomic', 2"):
+            spaces.check(other, "indexer", {}, allow_other_models=False)
+    spaces.check(of("bge"), "indexer", {}, allow_other_models=True)
+    spaces.check(of("bge"), "indexer", {}, allow_other_models=False)
+    with pytest.raises(SpaceMismatch):
+        spaces.check(of("nomic"), "indexer", {}, allow_other_models=False)
+
+
+def test_what_is_remembered_of_spaces_is_bounded() -> None:
+    """However many models are asked for, memory does not grow without end."""
+    spaces = Spaces()
+    for number in range(3000):
+        spaces.check(of("m"), "indexer", {"model": f"m{number}"}, allow_other_models=False)
+    assert len(spaces._spaces) <= 1000
