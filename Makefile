@@ -24,8 +24,10 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 test: $(READY) ## run all tests
 	$(BIN)/pytest
 
-test-live: $(READY) ## run the tests that need a real Ollama, installing it first (Linux on x86_64, 520 MB)
-	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} $(BIN)/pytest tests/live/test_ollama.py
+test-live: $(READY) ## run the tests that need a real Ollama and a real vLLM, installing both first (Linux on x86_64, 4 GB)
+	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} \
+	TOKENLANE_TEST_VLLM=$${TOKENLANE_TEST_VLLM:-$(CURDIR)/.venv/vllm} \
+		$(BIN)/pytest tests/live/test_ollama.py tests/live/test_vllm.py
 
 check: lint types borders ## lint, types and borders
 

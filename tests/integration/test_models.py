@@ -7,11 +7,13 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from tests.integration.farm import Farm, eventually, farm
+from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of, served
 from tests.workshop import until
 
@@ -285,3 +287,55 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
         assert [line.split()[3] for line in table[1:]] == ["no", "yes"]
         await run("unload", "new:1b")
         assert shelf.loaded == set()
+
+
+async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: str, pool: Pool) -> None:
+    """With auto_pull many requests for a model wait for one pull, say so, hold no slot, and are answered."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    shelf.go.clear()
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
+        async with client.chat("hi", role="planner", model="new:1b") as stream:
+            others = [asyncio.create_task(client.complete("hi", role=f"r{n}", model="new:1b")) for n in range(5)]
+            await until(lambda: "pulls 'new:1b': pulling: 10 B of 40 B" in (stream.waiting or ""))
+            (lane,) = (await pool.snapshot()).lanes
+            assert lane.offer.pulling["new:1b"].total_bytes == 40
+            assert (lane.running, lane.queued, lane.limit) == (0, 0, 1)
+            assert (await client.complete("hi", role="planner", model="old")).text == "I am old"
+            shelf.go.set()
+            assert (await stream.answer()).text == "I am new"
+            assert {(await other).text for other in others} == {"I am new"}
+        assert shelf.pulls == 1
+        assert not await raw(pool).exists("{main}:pulls")
+    assert [name for name, _ in shelf.served] == ["old:latest", *["new:1b"] * 6]
+
+
+async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: str, pool: Pool) -> None:
+    """A pull for requests that fails ends them with its error, and is not begun again for each that comes."""
+    await pool.set_policy(Policy(patience_ms=100))
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
+        for _ in range(2):
+            with pytest.raises(ModelNotFound, match=r"could not pull this model.*models pull typo:1b --lane gpu0"):
+                await client.complete("hi", role="planner", model="typo:1b")
+        assert shelf.pulls == 1
+
+
+async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, pool: Pool) -> None:
+    """A lane that names its models pulls those, one that may not pulls none, and a provider that cannot says so."""
+    await pool.set_policy(Policy(patience_ms=100))
+    shelf = OllamaShelf()
+    shelf.registry = {"mine:1b": "I am mine", "other:1b": "I am not"}
+    named = ollama("", auto_pull=True, models=("mine:1b",))
+    async with served(shelf) as url, Client(redis_url) as client:
+        async with lane_of(redis_url, replace(named, endpoint=url)):
+            with pytest.raises(ModelNotFound):
+                await client.complete("hi", role="planner", model="other:1b")
+            assert (await client.complete("hi", role="planner")).text == "I am mine"
+        async with lane_of(redis_url, ollama(url)):
+            with pytest.raises(ModelNotFound):
+                await client.complete("hi", role="planner", model="other:1b")
+        assert shelf.pulls == 1
+        with pytest.raises(BadRequest, match="auto_pull is not supported by openai"):
+            async with lane_of(redis_url, LaneSettings("gpu1", "openai", url, auto_pull=True)):
+                pass

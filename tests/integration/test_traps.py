@@ -207,6 +207,19 @@ async def test_ollamas_refusals(reply: Reply, error: type[LlmError], retryable: 
     assert (type(raised.value), raised.value.retryable) == (error, retryable)
 
 
+@pytest.mark.parametrize(("can", "taken"), [(["completion", "vision"], True), (["completion"], False), (None, True)])
+async def test_ollama_leaves_images_out_without_a_word(can: list[str] | None, taken: bool) -> None:
+    """So before one goes to a model, it is asked whether that sees; they go without the prefix of their URL."""
+    answers: dict[str, Any] = {"POST /api/show": {"capabilities": can}, "POST /api/chat": ndjson(line("a", done=True))}
+    async with driven("ollama", answers) as (provider, server):
+        if taken:
+            assert await answer_of(provider, ask(**picture())) == "a"
+            assert server.last("/api/chat")["messages"] == [{"role": "user", "content": "q", "images": ["QUJD"]}]
+        else:
+            with pytest.raises(BadRequest, match="takes no images"):
+                await answer_of(provider, ask(**picture()))
+
+
 # vLLM.
 
 

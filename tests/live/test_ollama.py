@@ -18,12 +18,14 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from tests.matrix import agrees
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ModelNotFound
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.providers.conformance import check_provider
 
 PLACE = os.environ.get("TOKENLANE_TEST_OLLAMA", "")
 TEMPLATE = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
@@ -150,7 +152,7 @@ async def test_seed_and_stop(provider: LlmProvider) -> None:
 
 async def test_refusals(provider: LlmProvider) -> None:
     """An unknown model, and what a model cannot do, are errors that say so."""
-    with pytest.raises(ModelNotFound, match="ollama pull"):
+    with pytest.raises(ModelNotFound, match="models pull"):
         await answer(provider, request(), "nosuch")
     with pytest.raises(BadRequest) as refused:
         await answer(provider, request(tools=[{"type": "function", "function": {"name": "f"}}]))
@@ -171,3 +173,8 @@ async def test_unloading_by_extra(provider: LlmProvider, server: httpx.AsyncClie
     async with asyncio.timeout(30):
         while (await server.get("/api/ps")).json()["models"]:
             await asyncio.sleep(0.05)
+
+
+async def test_conformance(provider: LlmProvider) -> None:
+    """No promise is broken, and what works is what is written down."""
+    agrees("ollama", "real server", await check_provider(provider, "smollm2", name="ollama"))

@@ -72,6 +72,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert found["lanes.gpu0.timeout_ms"] == (7, "--llm")
     assert found["lanes.gpu0.provider"] == ("vllm", f"{file}:4")
     assert "lanes.gpu1.capacity" not in found
+    first = run(tmp_path, "--llm", "provider=vllm", "model=phi3:8b", "config", "--json")
+    assert json.loads(first.stdout) == json.loads(
+        run(tmp_path, "config", "--json", "--llm", "provider=vllm", "model=phi3:8b").stdout
+    )
 
 
 def test_on_a_terminal_it_is_a_table(tmp_path: Path) -> None:
@@ -91,6 +95,17 @@ def test_on_a_terminal_it_is_a_table(tmp_path: Path) -> None:
             os.close(main)
         assert process.wait(30) == OK
     assert re.search(r"setting\s+value\s+source", re.sub(r"\x1b\[\d+m", "", seen.decode()))
+
+
+def test_init_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """What cannot be written whole is told, and does not stand in the way of the next try."""
+    limited = f"ulimit -f 0; exec {sys.executable} -m tokenlane.config config init"
+    ran = subprocess.run(
+        ["sh", "-c", limited], cwd=tmp_path, env=surroundings(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == USAGE
+    assert "cannot be written" in ran.stderr
+    assert not (tmp_path / "llm.toml").exists()
 
 
 def test_init_writes_a_file_that_changes_nothing_and_is_never_overwritten(tmp_path: Path) -> None:

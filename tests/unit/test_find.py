@@ -46,6 +46,16 @@ def test_no_pool_is_found() -> None:
             client()
 
 
+@pytest.mark.parametrize("home", ["none/yet", "file/below", "file"])
+def test_looking_for_a_pool_needs_no_place_to_write(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the data directory is not there, or cannot be, there is no pool; looking makes nothing."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / home))
+    with pytest.raises(PoolUnavailable, match="No pool was named"):
+        Client()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment wins over llm.toml, that over a running `up`; an argument wins over all, and reads nothing."""
     monkeypatch.setattr("tokenlane.config.load.announced_url", lambda: "unix:///run/up.sock")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.overrides import assignment, spread
+from tokenlane.config.overrides import assignment, spread, verb_first
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,23 @@ from tokenlane.config.overrides import assignment, spread
 def test_every_assignment_that_follows_belongs_to_llm(given: str, seen: str) -> None:
     """`--llm` takes each `key=value` after it until something else comes, and nothing that stands elsewhere."""
     assert " ".join(spread(given.split(" "))) == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("--llm a=1 b=2 chat why", "chat --llm a=1 --llm b=2 why"),
+        ("--config x.toml --llm=a=1 chat --json", "chat --config x.toml --llm a=1 --json"),
+        ("--config=x.toml policy show", "policy --config=x.toml show"),
+        ("chat --llm a=1", "chat --llm a=1"),
+        ("--llm a=1 --help", "--llm a=1 --help"),
+        ("--help", "--help"),
+        ("--llm", "--llm"),
+    ],
+)
+def test_the_verb_comes_first(given: str, seen: str) -> None:
+    """What says how all is to be done may stand in front of what is to be done."""
+    assert " ".join(verb_first(spread(given.split(" ")))) == seen
 
 
 @pytest.mark.parametrize(

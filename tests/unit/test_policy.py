@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.lanes import LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates, pullers
 
 PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]
 
@@ -173,3 +173,25 @@ def test_the_fallback_serves_what_names_it() -> None:
     policy = Policy(roles={"r": RolePolicy(route=(Candidate(lane="fallback"), Candidate()))}, fallback="error")
     places = [lane.name for lane, _ in candidates(policy, "r", Needs(), (mapper, last), "embed")]
     assert places == ["fallback", "mapper"]
+
+
+def test_who_may_pull_what() -> None:
+    """A live lane that pulls does so for a model that is named and lacking, by route, and within what it may."""
+
+    def puller(
+        name: str, provider: str = "ollama", *, lacks: tuple[str, ...] | None = None, live: bool = True
+    ) -> LaneView:
+        return LaneView(name, provider, "http://gpu", ("old:latest",), 1, 0, live, 0, Offer(pulls=True, lacks=lacks))
+
+    def pulled(needs: Needs, *lanes: LaneView, policy: Policy | None = None) -> list[tuple[str, str]]:
+        return [(lane.name, model) for lane, model in pullers(policy or Policy(), "r", needs, lanes)]
+
+    free, named, dead = puller("free"), puller("named", "vllm", lacks=("mine",)), puller("dead", live=False)
+    assert pulled(Needs(model="new"), free, named, dead) == [("free", "new")]
+    assert pulled(Needs(model="mine"), free, named) == [("free", "mine"), ("named", "mine")]
+    assert pulled(Needs(), free, named) == [("named", "mine")]
+    assert pulled(Needs(model="old"), free) == []
+    assert pulled(Needs(model="new"), able("plain", {"m": ("chat",)})) == []
+    route = Policy(roles={"r": RolePolicy(route=(Candidate(provider="vllm"), Candidate(lane="free", model="new")))})
+    assert pulled(Needs(), free, named, policy=route) == [("named", "mine"), ("free", "new")]
+    assert pulled(Needs(model="other"), free, named, policy=route) == []

@@ -7,7 +7,7 @@ helps stand here. To add one, write `tokenlane.<component>.commands.<verb>`, nam
 line in `VERBS`.
 
 Verbs that are configured take `--config` and `--llm`, which are added here: they hold for whatever the verb reads with
-`tokenlane.config.load`, and for the commands it starts.
+`tokenlane.config.load`, and for the commands it starts. They may stand in front of the verb too.
 
 A command ends with a code of `tokenlane.config.exits`: by returning (0), by `raise typer.Exit(code)`, by raising a
 `UserError`, whose message is all that is printed, or by Ctrl-C (130).
@@ -30,7 +30,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.overrides import spread
+from tokenlane.config.overrides import spread, verb_first
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ def main() -> None:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
         try:
-            app(args=list(spread(sys.argv[1:])))
+            app(args=verb_first(spread(sys.argv[1:])))
         finally:
             sys.stdout.flush()
     except Exception as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from tokenlane.config.exits import ConfigError
 
-__all__ = ["OPTION", "assignment", "spread"]
+__all__ = ["OPTION", "assignment", "spread", "verb_first"]
 
 OPTION = "--llm"
 _ASSIGNMENT = re.compile(r"([A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
@@ -40,6 +40,15 @@ def spread(arguments: Iterable[str]) -> Iterator[str]:
         yield argument
     if waiting:
         yield OPTION
+
+
+def verb_first(arguments: Iterable[str]) -> list[str]:
+    """The arguments, the verb put in front of `--llm` and `--config`, each with its value, if they come before it."""
+    rest, before = list(arguments), list[str]()
+    while rest and rest[0].partition("=")[0] in (OPTION, "--config"):
+        length = 1 if "=" in rest[0] else 2
+        before, rest = before + rest[:length], rest[length:]
+    return [*rest[:1], *before, *rest[1:]] if rest and not rest[0].startswith("-") else before + rest
 
 
 def assignment(text: str) -> tuple[tuple[str, ...], str]:

@@ -27,8 +27,7 @@ def data_dir() -> Path:
     Raises:
         ConfigError: if it cannot be made.
     """
-    home = os.environ.get("TOKENLANE_HOME")
-    path = Path(home).absolute() if home else user_data_path("tokenlane")
+    path = _home()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -61,7 +60,7 @@ def alone() -> Iterator[None]:
     """
     import fcntl  # not on Windows, where there is no embedded server
 
-    announcement = _announcement()
+    announcement = _announcement(data_dir())
     with _told_if_refused(announcement):
         lock = os.open(announcement.with_name(f"{announcement.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -88,7 +87,7 @@ def announcing(socket_path: Path, url: str | None = None) -> Iterator[None]:
     running = announced_socket()
     if running is not None and running != socket_path:
         raise _already(running)
-    announcement = _announcement()
+    announcement = _announcement(data_dir())
     with _told_if_refused(announcement):
         write_private(announcement, f"{socket_path}\n{url or socket_url(socket_path)}")
     try:
@@ -111,7 +110,7 @@ def answers(socket_path: Path) -> bool:
 def _told() -> tuple[Path, str] | None:
     """The announced socket and URL; None if none is announced, or not by us."""
     try:
-        path, _, url = _announcement().read_text(encoding="utf-8").partition("\n")
+        path, _, url = _announcement(_home()).read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return None
     return Path(path), url
@@ -133,6 +132,11 @@ def _already(socket_path: Path | None) -> AlreadyRunning:
     return AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
 
 
-def _announcement() -> Path:
+def _announcement(directory: Path) -> Path:
     # Named by host: a home directory may be shared by many.
-    return data_dir() / f"up-{socket.gethostname()}"
+    return directory / f"up-{socket.gethostname()}"
+
+
+def _home() -> Path:
+    home = os.environ.get("TOKENLANE_HOME")
+    return Path(home).absolute() if home else user_data_path("tokenlane")

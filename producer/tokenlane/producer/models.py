@@ -101,21 +101,20 @@ class Models:
             BadRequest: several are open, and none is named.
             ProviderDown: there is none, or none of this name.
         """
-        lanes = await self._courier.lanes()
         if name is not None:
+            lanes = await self._courier.lanes()
             for lane in lanes:
                 if lane.name == name:
                     return lane
             there = ", ".join(sorted(lane.name for lane in lanes)) or "none"
             raise ProviderDown(f"no lane is called {name!r}; connected lanes: {there}", retryable=False)
-        live = [lane for lane in lanes if lane.live]
+        live = await self._open_lanes()
         if len(live) > 1:
-            raise BadRequest(f"there are the lanes {', '.join(sorted(lane.name for lane in live))}: say which one")
-        if not live:
-            raise no_lane()
+            raise BadRequest(f"there are the lanes {', '.join(lane.name for lane in live)}: say which one")
         return live[0]
 
     async def _open_lanes(self) -> list[LaneView]:
+        """Those that take work, but for the fallback, whose model is its own."""
         lanes = [lane for lane in await self._courier.lanes() if lane.live and not lane.is_fallback]
         if not lanes:
             raise no_lane()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.advice import no_lane
 from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
+from tokenlane.routing.messages import Progress
+from tokenlane.routing.policy import served_name
 from tokenlane.routing.pool import Checked, Pool, Standing
 
 from .courier import Courier
@@ -41,6 +43,7 @@ class Watch:
         self._client = client
         self._away = False
         self._away_lanes = ""
+        self._pulls: Mapping[str, Mapping[str, Progress]] = {}
         self._deserted_since: float | None = None
 
     async def run(self) -> None:
@@ -86,6 +89,7 @@ class Watch:
         self._away = False
         away = [(name, ms) for name, ms in checked.away if name != FALLBACK_LANE]
         self._away_lanes = ", ".join(f"{name!r} (last seen {ms / 1000:.0f} s ago)" for name, ms in away)
+        self._pulls = checked.pulls
         serving = checked.routers > 0 and checked.lanes > 0
         if serving:
             self._courier.idle_reason = None
@@ -106,7 +110,8 @@ class Watch:
             case "missing":
                 await self._missing(exchange)
             case "waiting" | "delayed" | "dispatched":
-                exchange.waiting = self._courier.idle_reason or _why(standing, exchange.role, self._away_lanes)
+                why = _pull(exchange, self._pulls) or _why(standing, exchange.role, self._away_lanes)
+                exchange.waiting = self._courier.idle_reason or why
                 if self._deserted():
                     self._give_up(exchange, no_lane())
             case "running":
@@ -207,6 +212,16 @@ def _unanswered(question: Question | None, patience_s: float) -> bool:
     if question is None or question.since is None:
         return False
     return asyncio.get_running_loop().time() - question.since >= patience_s
+
+
+def _pull(exchange: Exchange, pulls: Mapping[str, Mapping[str, Progress]]) -> str | None:
+    """The pull that the request may wait for: of its model, or of any if it names none."""
+    asked = exchange.copy[0].needs.model if exchange.copy is not None else None
+    for lane, models in pulls.items():
+        for model, progress in models.items():
+            if asked is None or served_name(asked, (model,)) is not None:
+                return f"lane {lane!r} pulls {model!r}: {progress}"
+    return None
 
 
 def _why(standing: Standing, role: str, away: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import ContextTooLong, LlmError, ModelNotFound, ProviderDown
+from .errors import ContextTooLong, ErrorReport, LlmError, ModelNotFound, ProviderDown
 from .lanes import LaneView
 from .messages import Needs
 from .policy import Policy, candidates, served_name
 from .queues import Queue
 
-__all__ = ["GET_A_MODEL", "no_lane", "nobody"]
+__all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled"]
 
 GET_A_MODEL = """\
 Do one of these:
@@ -30,6 +30,19 @@ Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that 
 def no_lane() -> ProviderDown:
     """The end of a request in a pool that no worker is connected to."""
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
+
+
+def not_pulled(lane: LaneView, model: str) -> LlmError:
+    """The end of a request for a model that a lane could not pull."""
+    report = ErrorReport(
+        code=lane.offer.unpulled[model],
+        message="the lane could not pull this model, and tries again a minute later at the earliest: "
+        f"`tokenlane models pull {model} --lane {lane.name}` says why",
+        lane=lane.name,
+        provider=lane.provider,
+        model=model,
+    )
+    return LlmError.from_report(report)
 
 
 def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:

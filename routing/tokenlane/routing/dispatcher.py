@@ -17,16 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .advice import nobody
+from .advice import nobody, not_pulled
 from .errors import LlmError
 from .hub import Hub
 from .lanes import LaneView
 from .messages import Failed, Kind
-from .policy import Policy, candidates
+from .policy import Policy, candidates, pullers
 from .pool import Pool, Started, Survey
 from .queues import Head, Queue, order
 
-__all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "plan", "run_router"]
+__all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +82,24 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """A model that a lane is to pull for a request that waits."""
+
+    lane: str
+    model: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do with the heads of one survey."""
 
     placements: tuple[Placement, ...]
     refusals: tuple[Refusal, ...]
+    wishes: tuple[Wish, ...] = ()
 
     @property
     def all(self) -> tuple[Placement | Refusal, ...]:
-        """Everything to do."""
+        """Everything that takes a head off its queue."""
         return self.placements + self.refusals
 
 
@@ -103,11 +112,16 @@ def plan(survey: Survey, policy: Policy) -> Plan:
     reserved: dict[tuple[str, Kind], str] = {}
     placements: list[Placement] = []
     refusals: list[Refusal] = []
+    wishes: dict[Wish, None] = {}
     for head in order(survey.heads):
         priority, kind = head.queue.priority, head.queue.kind
         options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes, kind))
-        if not options and head.waited_ms >= policy.patience_ms:
-            refusals.append(Refusal(head, nobody(head.queue, policy, survey.lanes)))
+        if not options:
+            wish = _wish(head, policy, survey.lanes)
+            if isinstance(wish, Wish):
+                wishes[wish] = None
+            elif head.waited_ms >= policy.patience_ms:
+                refusals.append(Refusal(head, wish))
         for lane, model in options:
             slots = lane.name, kind
             left = credit.setdefault(slots, lane.credit_for(kind))
@@ -118,7 +132,19 @@ def plan(survey: Survey, policy: Policy) -> Plan:
         if head.more:
             for lane, _ in options:
                 reserved.setdefault((lane.name, kind), priority)
-    return Plan(tuple(placements), tuple(refusals))
+    return Plan(tuple(placements), tuple(refusals), tuple(wishes))
+
+
+def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:
+    """What is to be pulled for a head without candidates; why nothing is."""
+    queue = head.queue
+    if queue.kind == "command":
+        return nobody(queue, policy, lanes)
+    found = list(pullers(policy, queue.role, queue.needs, lanes))
+    for lane, model in found:
+        if model not in lane.offer.unpulled:
+            return Wish(lane.name, model)
+    return not_pulled(*found[0]) if found else nobody(queue, policy, lanes)
 
 
 async def run_router(pool: Pool, hub: Hub, *, host: str, own: Sequence[OwnWorker] = ()) -> None:
@@ -221,6 +247,7 @@ class _Router:
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
+            await self._wish_for(chosen.wishes, survey)
             if self._seen is survey and len(chosen.placements) == len(survey.heads) and all(done):
                 self._seen = _with_queued(survey, chosen)
             else:
@@ -228,6 +255,13 @@ class _Router:
             # What comes later rings; only what waited behind a head that has gone is to be looked at now.
             if not any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True)):
                 return
+
+    async def _wish_for(self, wishes: Sequence[Wish], survey: Survey) -> None:
+        """Tell lanes what to pull, at every turn until they say that they do: a word may be lost."""
+        pulled = {(lane.name, model) for lane in survey.lanes for model in lane.offer.pulling}
+        said = [wish for wish in wishes if (wish.lane, wish.model) not in pulled]
+        if said:
+            await self._pool.publish([(self._pool.keys.lane_wishes(wish.lane), wish.model.encode()) for wish in said])
 
     async def _place(self, placement: Placement) -> bool:
         head, token = placement.head, secrets.token_hex(8)

@@ -36,6 +36,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |
+| `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
 | `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |
 |                         |        | completed, failed, cancelled, expired                |                          |
 | `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |
@@ -45,7 +46,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | of the same id                                       |                          |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers). The scripts build the same names from the prefix: a change here is a change
+`doorbell:L:KIND` (to the lane's workers), `wishes:L` (of
+models, to the same). The scripts build the same names from the prefix: a change here is a change
 there.
 """
 
@@ -118,6 +120,10 @@ class Keys:
     def doorbell(self) -> str:
         """Rung when a router may have something to do."""
         return f"{self.channels}doorbell"
+
+    def lane_wishes(self, lane: str) -> str:
+        """Where routers say which model a lane is to pull."""
+        return f"{self.channels}wishes:{lane}"
 
     def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
         """Rung when a lane has a new job of that kind; says the job's id."""

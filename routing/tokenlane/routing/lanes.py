@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tokenlane.config.values import FALLBACK_LANE
 
-from .messages import Kind
+from .messages import Kind, Progress
 
 __all__ = ["Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer"]
 
@@ -22,6 +22,8 @@ class Offer(BaseModel):
     `abilities`: by model, as far as the back end says; a model that is not named can chat. `limits`: requests at once
     of the kinds other than chat; a kind that is not named is not served. `max_input_tokens`: the longest prompt, None
     if there is no limit.
+    `pulls`: it pulls what it lacks and a request asks for; `lacks`: that alone, None for anything. `pulling`: what it
+    pulls now; `unpulled`: what it lately tried to in vain, with the error's code.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -29,6 +31,10 @@ class Offer(BaseModel):
     abilities: dict[str, tuple[str, ...]] = {}
     limits: dict[str, int] = {}
     max_input_tokens: int | None = None
+    pulls: bool = False
+    lacks: tuple[str, ...] | None = None
+    pulling: dict[str, Progress] = {}
+    unpulled: dict[str, str] = {}
 
     def can(self, model: str, ability: str) -> bool:
         """Whether a model of the lane can do that."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model
 from typing_extensions import TypeVar
 
 from .errors import ErrorReport
+from .sizes import sized
 
 __all__ = [
     "COMMAND_TIME_TO_LIVE_MS",
@@ -367,6 +368,12 @@ class Progress(_Value):
     step: str
     done_bytes: int = 0
     total_bytes: int | None = None
+
+    def __str__(self) -> str:
+        """The progress for people, on a part of a line."""
+        if not self.total_bytes:
+            return self.step
+        return f"{self.step}: {sized(self.done_bytes)} of {sized(self.total_bytes)}"
 
 
 class _Result(_Value):

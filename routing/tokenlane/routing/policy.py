@@ -15,7 +15,7 @@ from .errors import LlmError
 from .lanes import LaneView
 from .messages import Kind, Name, Needs
 
-__all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "served_name"]
+__all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "pullers", "served_name"]
 
 
 class PolicyChanged(LlmError):
@@ -109,6 +109,31 @@ def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]
     chosen = needs.model or needs.provider or needs.lane
     if not chosen and next(candidates(strict, role, shorter, lanes, "embed"), None) is None:
         yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
+
+
+def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+    """The live lanes that may pull a model for a queue that has no candidates, each with that model, best first."""
+    able = [lane for lane in lanes if lane.live and lane.offer.pulls and needs.lane in (None, lane.name)]
+    for candidate in policy.roles.get(role, RolePolicy()).route or (Candidate(),):
+        for lane in sorted(able, key=lambda lane: lane.name):
+            model = _model_to_pull(candidate, needs, lane)
+            if model is not None:
+                yield lane, model
+
+
+def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
+    if candidate.lane not in (None, lane.name):
+        return None
+    if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
+        return None
+    named = {name for name in (candidate.model, needs.model) if name is not None}
+    if len(named) > 1:
+        return None
+    lacks = lane.offer.lacks
+    model = next(iter(named or lacks or ()), None)
+    if model is None or served_name(model, lane.models) is not None:
+        return None
+    return model if lacks is None else served_name(model, lacks)
 
 
 def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:

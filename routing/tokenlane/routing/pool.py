@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Literal, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -30,7 +30,7 @@ from tokenlane.config.values import masked
 from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, Hits, LaneView, Offer
-from .messages import Envelope
+from .messages import Envelope, Progress
 from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
 from .seal import fingerprint, seal, unseal
@@ -61,6 +61,7 @@ Hold = Literal["mine", "stale", "cancelled", "expired"]
 _Reply = list["_Reply"] | bytes | int | None
 _RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes")
 _COMMAND_TIMEOUT_S = 5.0
+_pulls: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 _CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
@@ -140,11 +141,13 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since."""
+    """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since.
+    `pulls`: by lane, the models it pulls now."""
 
     routers: int
     lanes: int
     away: tuple[tuple[str, int], ...]
+    pulls: Mapping[str, Mapping[str, Progress]]
     standings: tuple[Standing, ...]
 
 
@@ -346,9 +349,14 @@ class Pool:
 
     async def check(self, client: str, request_ids: Sequence[str] = ()) -> Checked:
         """A client's beat, and how those of its streams stand that it asks for (128 at most)."""
-        routers, lanes, away, *standings = _list(await self._run("check", client, *request_ids))
-        absent = tuple((_text(name), _int(ms)) for name, ms in map(_list, _list(away)))
-        return Checked(_int(routers), _int(lanes), absent, tuple(_standing(_list(standing)) for standing in standings))
+        routers, lanes, away, pulls, *standings = _list(await self._run("check", client, *request_ids))
+        return Checked(
+            routers=_int(routers),
+            lanes=_int(lanes),
+            away=tuple((_text(name), _int(ms)) for name, ms in map(_list, _list(away))),
+            pulls={_text(lane): _pulls.validate_json(_bytes(told)) for lane, told in map(_list, _list(pulls))},
+            standings=tuple(_standing(_list(standing)) for standing in standings),
+        )
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes."""

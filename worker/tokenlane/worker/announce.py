@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from tokenlane.config.values import LaneSettings, masked
-from tokenlane.routing.errors import LlmError, ModelNotFound
+from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound
 from tokenlane.routing.lanes import Announcement, Offer
 from tokenlane.routing.messages import ModelInfo
 from tokenlane.routing.policy import served_name
@@ -31,8 +31,11 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
 
     Raises:
         ModelNotFound: the back end serves no model, nor can it be told to fetch one, and the settings name none.
+        BadRequest: models are to be pulled when they are asked for, and the provider cannot.
         LlmError: the back end does not answer.
     """
+    if settings.auto_pull and not isinstance(provider, Pulls):
+        raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
     listed = await _listed(settings, provider)
     models = await _as_pinned(settings, provider, _served(settings, listed), listed)
     if not models and not isinstance(provider, Pulls):
@@ -57,6 +60,8 @@ async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelIn
 
 def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
     """The models of the lane: those the settings name, else those of the back end that can do some of our work."""
+    if settings.models and settings.auto_pull:
+        return tuple(name for name in settings.models if _has(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
     return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))
 
@@ -67,7 +72,7 @@ async def _as_pinned(
     """Those whose content is what it must be, or need not be any."""
     kept = []
     for model in models:
-        if pin_of(settings, model) is not None and served_name(model, [info.name for info in listed]) is not None:
+        if pin_of(settings, model) is not None and _has(listed, model):
             try:
                 await check_pin(settings, provider, model, listed)
             except LlmError as error:
@@ -91,7 +96,13 @@ def _offer(
         abilities={name: abilities[known] for name, known in named if known is not None},
         limits=limits,
         max_input_tokens=settings.max_input_tokens,
+        pulls=settings.auto_pull,
+        lacks=tuple(name for name in settings.models if not _has(listed, name)) if settings.models else None,
     )
+
+
+def _has(listed: Sequence[ModelInfo], model: str) -> bool:
+    return served_name(model, [info.name for info in listed]) is not None
 
 
 def _known_to_all(endpoint: str) -> str:

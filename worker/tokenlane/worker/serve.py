@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import get_args
 
 from arq.connections import ArqRedis
@@ -135,14 +136,13 @@ async def _served(
     await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
     await lease.open()
 
-    async def announce_anew() -> None:
-        lease.announce(await announce(settings, backend))
-
-    models = LaneModels(settings, backend, announce_anew)
+    models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), lease.announce)
+    await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
     async with background() as tasks:
         tasks.create_task(publisher.run(), name="tokenlane publisher")
         tasks.create_task(lease.run(), name="tokenlane lease")
         tasks.create_task(models.run(), name="tokenlane models")
+        tasks.create_task(models.grant(), name="tokenlane pulls")
         tasks.create_task(embedder.run(), name="tokenlane embeddings")
         yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, transcripts)
 

@@ -63,7 +63,12 @@ def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path
     template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(template)
+            try:
+                file.write(template)
+                file.flush()
+            except OSError:  # no half of it stays
+                path.unlink()
+                raise
     except FileExistsError:
         raise ConfigError(f"{path} is there already and stays as it is: remove it first, or name another.") from None
     except OSError as error:

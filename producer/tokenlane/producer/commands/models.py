@@ -23,6 +23,7 @@ from rich.progress import Progress as Bars
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands.output import Table, show, show_json
 from tokenlane.routing.messages import ModelInfo, Progress
+from tokenlane.routing.sizes import sized
 
 from .asking import carry_out
 from .chat import printable
@@ -176,20 +177,12 @@ class _Shown:
 
 def _told(progress: Progress, since: float, start_bytes: int, now: float) -> str:
     """One line: step, bytes, and from what came since when, speed and time left."""
-    if not progress.total_bytes:
-        return progress.step
     done, total = progress.done_bytes, progress.total_bytes
-    line = f"{progress.step}: {_bytes(done)} of {_bytes(total)}, {100 * done // total} %"
+    if not total:
+        return str(progress)
+    line = f"{progress}, {100 * done // total} %"
     speed = (done - start_bytes) / (now - since) if now > since else 0.0
-    return f"{line}, {_bytes(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+    return f"{line}, {sized(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
 
 
 def _table(found: list[ModelInfo]) -> Table:
@@ -200,7 +193,7 @@ def _table(found: list[ModelInfo]) -> Table:
             info.lane,
             info.provider,
             {True: "yes", False: "no", None: "-"}[info.loaded],
-            "-" if info.size_bytes is None else _bytes(info.size_bytes),
+            "-" if info.size_bytes is None else sized(info.size_bytes),
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",

@@ -78,6 +78,9 @@ def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
         parts.append(_roles(seen.roles))
     if seen.lanes:
         parts.append(_lanes(seen.lanes))
+        pulls = [(lane.name, *pull) for lane in seen.lanes for pull in lane.offer.pulling.items()]
+        if pulls:
+            parts.append("\n".join(f"pull     lane {lane}: {model}, {progress}" for lane, model, progress in pulls))
         parts.append(_workers([worker for lane in seen.lanes for worker in lane.workers]))
     return [*parts, _lines(wrong)] if wrong else parts
 

@@ -27,6 +27,12 @@ else
     'offer', offer, 'seen', int(now), 'left', takes == '1' and '0' or '1')
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   redis.call('ZADD', P .. 'workers', int(now), worker)
+  local pulling = cjson.decode(offer).pulling
+  if pulling and next(pulling) then
+    redis.call('HSET', P .. 'pulls', lane, cjson.encode(pulling))
+  else
+    redis.call('HDEL', P .. 'pulls', lane)
+  end
   if opened then ring() end
 end
 

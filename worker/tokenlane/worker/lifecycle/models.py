@@ -6,10 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import NoReturn, TypeAlias, assert_never
+from dataclasses import replace
+from functools import partial
+from typing import NoReturn, assert_never
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError
+from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import ModelCommand, ModelInfo, ModelReport, Progress
 from tokenlane.routing.policy import served_name
 from tokenlane.worker.providers import Advises, KeepsBefore, LlmProvider, Loads, Pulls, Verifies
@@ -22,7 +25,7 @@ __all__ = ["LaneModels", "Tell"]
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 60.0
-"""Models may also be pulled and removed beside us."""
+"""Models may also be pulled and removed beside us, and one that could not be pulled may be tried again."""
 
 _DOING = {
     "pull": "Pulling a model",
@@ -31,28 +34,73 @@ _DOING = {
     "unload": "Unloading one",
 }
 
-Announce: TypeAlias = Callable[[], Awaitable[None]]
+_MOST_WISHES = 64
+_SHOW_EVERY_S = 1.0
+_FAILED_S = 60.0
+"""How long a model that could not be pulled is not tried again for a request."""
 
 
 class LaneModels:
-    """Carries out commands, one download of a model at a time.
+    """Carries out commands, one download of a model at a time, and pulls what requests wait for.
 
     Args:
-        announce: says anew what the lane has; called after everything that may have changed that.
+        announced: what the lane has said of itself.
+        look: finds out what there is to say now; asked after everything that may have changed it.
+        say: lets the pool know.
     """
 
-    def __init__(self, settings: LaneSettings, provider: LlmProvider, announce: Announce) -> None:
+    def __init__(
+        self,
+        settings: LaneSettings,
+        provider: LlmProvider,
+        announced: Announcement,
+        look: Callable[[], Awaitable[Announcement]],
+        say: Callable[[Announcement], None],
+    ) -> None:
         self._settings = settings
         self._provider = provider
-        self._announce = announce
+        self._announced = announced
+        self._look = look
+        self._say = say
         self._fetches: dict[str, Fetch] = {}
         self._loading = asyncio.Lock()
+        self._wishes: asyncio.Queue[str] = asyncio.Queue(_MOST_WISHES)
+        self._failed: dict[str, tuple[str, float]] = {}
+        self._shown_at = 0.0
+        self._showing: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Look for what others have changed, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             await self._say_anew()
+
+    def wish(self, model: bytes) -> None:
+        """Hear which model a request waits for; what is not to be pulled on demand is not."""
+        name, offer = model.decode(), self._announced.offer
+        allowed = offer.pulls and (offer.lacks is None or name in offer.lacks)
+        if allowed and name not in self._fetches and name not in self._failed and not self._wishes.full():
+            self._wishes.put_nowait(name)
+
+    async def grant(self) -> None:
+        """Pull what was wished for, one after another, until cancelled."""
+        while True:
+            model = await self._wishes.get()
+            if served_name(model, self._announced.models) is not None or model in self._failed:
+                continue
+            try:
+                await self.pull(model, _nobody)
+            except LlmError as error:
+                logger.warning("lane %r could not pull model %r, which a request asks for: %s", self.name, model, error)
+                loop = asyncio.get_running_loop()
+                self._failed[model] = error.code, loop.time()
+                self._show()
+                loop.call_later(_FAILED_S, self._show)
+
+    @property
+    def name(self) -> str:
+        """The lane's."""
+        return self._settings.name
 
     async def carry_out(self, command: ModelCommand, tell: Tell) -> ModelReport:
         """Do what the command says; the models it was about, as they are then.
@@ -93,10 +141,11 @@ class LaneModels:
         if fetch is None or fetch.over:
             fetch = self._fetches[model] = Fetch(self._fetching(provider, model))
         try:
-            await fetch.wait(tell)
+            await fetch.wait(partial(self._told, tell))
         finally:
             if fetch.over and self._fetches.get(model) is fetch:
                 del self._fetches[model]
+                self._show()
 
     async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch, check and announce the model; one that is not as it was pinned makes room for the one before."""
@@ -155,16 +204,42 @@ class LaneModels:
         name = served_name(model, [info.name for info in models])
         found = [info for info in models if info.name == name]
         if not found and or_name:
-            found = [ModelInfo(name=model, provider=self._settings.provider, lane=self._settings.name)]
+            found = [ModelInfo(name=model, provider=self._settings.provider, lane=self.name)]
         return found
+
+    async def _told(self, tell: Tell, progress: Progress) -> None:
+        await tell(progress)
+        if self._showing is None:
+            loop = asyncio.get_running_loop()
+            self._showing = loop.call_at(self._shown_at + _SHOW_EVERY_S, self._show)
 
     async def _say_anew(self) -> None:
         try:
-            await self._announce()
+            self._announced = await self._look()
         except LlmError as error:
-            logger.warning("lane %r cannot say which models it has: %s", self._settings.name, error)
+            logger.warning("lane %r cannot say which models it has: %s", self.name, error)
+        self._show()
+
+    def _show(self) -> None:
+        """Let the pool know what the lane has, and what it pulls."""
+        if self._showing is not None:
+            self._showing.cancel()
+            self._showing = None
+        self._shown_at = now = asyncio.get_running_loop().time()
+        self._failed = {model: (code, at) for model, (code, at) in self._failed.items() if now < at + _FAILED_S}
+        offer = self._announced.offer.model_copy(
+            update={
+                "pulling": {model: fetch.progress for model, fetch in self._fetches.items() if not fetch.over},
+                "unpulled": {model: code for model, (code, _) in self._failed.items()},
+            }
+        )
+        self._say(replace(self._announced, offer=offer))
 
     def _unsupported(self, action: str, instead: str) -> NoReturn:
         if isinstance(self._provider, Advises):
             instead = self._provider.instead.get(action, instead)
         raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {instead}.")
+
+
+async def _nobody(_: Progress) -> None:
+    """Hears how far a pull is that no command asked for."""

@@ -15,7 +15,7 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
-from .body import continued
+from .body import continued, image_urls
 from .filters import Continuation, Thinking
 from .length import check_length
 from .ndjson import LineReader
@@ -104,6 +104,8 @@ class OllamaProvider(OllamaModels):
         return said[:64] if isinstance(said, str) else None
 
     async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
+        if any(image_urls(request)) and not await self._sees(model):
+            raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
         if resume is None:
             return ollama_body(request, model), OllamaAnswerReader(model, [Thinking()])
         request, begun = continued(request, resume)
@@ -115,6 +117,12 @@ class OllamaProvider(OllamaModels):
                 "does not tell: send the request again without."
             )
         return ollama_body(request, model), OllamaAnswerReader(model, [Continuation(begun)])
+
+    async def _sees(self, model: str) -> bool:
+        """Whether the model takes images; a version that does not say is left to decide."""
+        page = await self._work("/api/show", {"model": model}, model)
+        known = page.get("capabilities") if isinstance(page, dict) else None
+        return known is None or "vision" in known
 
     async def _continues(self, request: ChatRequest, model: str) -> bool:
         """Whether the model's template leaves a begun answer open. The server says how it renders, without running it;

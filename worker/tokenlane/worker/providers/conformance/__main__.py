@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--model", required=True, help="a model of the server that can chat")
     parser.add_argument("--embedding-model", help="one that embeds, if that is another")
     parser.add_argument("--api-key-file", type=Path, help="a file that holds the API key")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help="these checks instead of all")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds that one answer may take")
     options = parser.parse_args()
     try:
@@ -51,6 +52,7 @@ async def _check(options: argparse.Namespace) -> Report:
             name=options.provider,
             embedding_model=options.embedding_model,
             patience_s=options.patience,
+            only=options.only,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, suppress
 from math import hypot
 
@@ -289,17 +289,20 @@ async def check_provider(
     embedding_model: str | None = None,
     busy: Callable[[], Awaitable[int]] | None = None,
     patience_s: float = 120.0,
+    only: Collection[str] | None = None,
 ) -> Report:
     """Run all checks, one after the other; none raises.
 
     Args:
+        only: the checks to run, of `CHECKS`; `models` comes first in any case.
         name: what to call the provider in the report.
         embedding_model: for servers that embed with another model than they chat with.
         busy: how many requests the server runs at the moment, if that can be told.
         patience_s: how long any one answer may take.
     """
     it = Subject(provider, model, embedding_model or model, patience_s, busy)
-    findings = [await _find(check_name, check, it) for check_name, check in CHECKS.items()]
+    wanted = [check for check in CHECKS if only is None or check in {"models", *only}]
+    findings = [await _find(check, CHECKS[check], it) for check in wanted]
     return Report(name or type(provider).__name__, model, tuple(findings))
 
 

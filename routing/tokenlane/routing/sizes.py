@@ -1,0 +1,14 @@
+"""Numbers of bytes for people."""
+
+from __future__ import annotations
+
+__all__ = ["sized"]
+
+
+def sized(number: float) -> str:
+    """`12.3 MB`, in powers of a thousand."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
