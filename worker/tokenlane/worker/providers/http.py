@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64encode
+from collections.abc import AsyncGenerator
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from urllib.request import getproxies, proxy_bypass
 
@@ -82,18 +84,25 @@ def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
-    # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
-    limits = httpx.Limits(max_connections=0, keepalive_expiry=KEEPALIVE_S)
+    trusting = _trusting(ssl.get_default_verify_paths())
     return httpx.AsyncClient(
         base_url=url,
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(None, connect=lane.connect_timeout_s),
         transport=AiohttpTransport(
-            verify=_trusting(ssl.get_default_verify_paths()), trust_env=False, limits=limits, proxy=proxy_for(url)
+            client=lambda: _session(trusting), verify=trusting, trust_env=False, proxy=proxy_for(url)
         ),
         follow_redirects=False,
         trust_env=False,
     )
+
+
+def _session(trusting: ssl.SSLContext) -> aiohttp.ClientSession:
+    """A session that keeps no cookies: a back end's could fill memory, and have no use."""
+    # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=trusting)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
@@ -101,7 +110,17 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Respo
 
     A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
     after a stream, which the next request may race.
+
+    Raises:
+        ProviderDown: the body is packed in a way that is not unpacked.
     """
+    response = await _sent(client, request)
+    if coding := response.headers.get("content-encoding"):
+        await _bound(response, coding)
+    return response
+
+
+async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     try:
         return await client.send(request, stream=True)
     except TRANSPORT_ERRORS as error:
@@ -119,6 +138,34 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Respo
         with attempt:
             return await client.send(request, stream=True)
     raise AssertionError("tenacity reraises")
+
+
+async def _bound(response: httpx.Response, coding: str) -> None:
+    """See that unpacking takes little memory. Packed once, a body grows a thousandfold; packed twice, a millionfold."""
+    if coding.strip().lower() not in ("gzip", "deflate", "identity"):
+        await response.aclose()
+        raise ProviderDown(
+            "The back end, or a proxy before it, packed its answer though it was asked not to.", retryable=False
+        )
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    response.stream = _Slices(response.stream)
+
+
+class _Slices(httpx.AsyncByteStream):
+    """A body in pieces so small that each is a megabyte at most when it is unpacked."""
+
+    _BYTES = 1024
+
+    def __init__(self, body: httpx.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        async for chunk in self._body:
+            for start in range(0, len(chunk), self._BYTES):
+                yield chunk[start : start + self._BYTES]
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 def transport_error(error: Exception) -> LlmError:

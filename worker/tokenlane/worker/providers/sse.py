@@ -9,6 +9,8 @@ from tokenlane.routing.errors import ProviderDown
 __all__ = ["MAX_EVENT_BYTES", "Event", "SseReader"]
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
+_LINE_BYTES = 64
+"""What a line of an event takes in memory besides its text."""
 
 
 class Event(NamedTuple):
@@ -85,7 +87,7 @@ class SseReader:
             value = value[1:]
         if name == b"data":
             self._data.append(value)
-            self._data_bytes += len(value) + 1
+            self._data_bytes += len(value) + _LINE_BYTES
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")
         self._check(len(line))

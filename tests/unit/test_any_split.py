@@ -1,0 +1,117 @@
+"""From bytes to deltas: whatever a stream holds and wherever it is cut, the outcome is the same, and never a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenlane.routing.errors import LlmError
+from tokenlane.routing.messages import TokenDelta
+from tokenlane.worker.providers.filters import Continuation, StopCutter, TextFilter, Thinking
+from tokenlane.worker.providers.ndjson import LineReader
+from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
+from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
+from tokenlane.worker.providers.sse import SseReader
+
+Outcome = tuple[list[TokenDelta], str]
+
+
+def filters() -> list[TextFilter]:
+    return [Thinking(), Continuation("a b"), StopCutter(["é😀", "ab"])]
+
+
+def read_openai(chunks: Sequence[bytes]) -> Outcome:
+    """The deltas, and how it ended."""
+    events, answer = SseReader(), OpenAiAnswerReader("m", filters())
+    deltas: list[TokenDelta] = []
+    try:
+        for chunk in chunks:
+            for event in events.feed(chunk):
+                delta = answer.take(event)
+                deltas += [] if delta is None else [delta]
+        return [*deltas, answer.last()], "whole"
+    except LlmError as error:
+        return deltas, f"{error.code} {error.message} {error.retryable} {error.detail}"
+
+
+def read_ollama(chunks: Sequence[bytes]) -> Outcome:
+    """The same of lines."""
+    lines, answer = LineReader(), OllamaAnswerReader("m", filters())
+    deltas: list[TokenDelta] = []
+    try:
+        for chunk in chunks:
+            for line in lines.feed(chunk):
+                delta = answer.take(line)
+                deltas += [] if delta is None else [delta]
+        return [*deltas, answer.last()], "whole"
+    except LlmError as error:
+        return deltas, f"{error.code} {error.message} {error.retryable} {error.detail}"
+
+
+TEXT = st.text(alphabet='ab é😀"\\\n<think>/\u2028', max_size=8)
+CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": TEXT, "arguments": TEXT | st.dictionaries(TEXT, TEXT, max_size=2)})},
+    optional={"index": st.integers(0, 2), "id": TEXT},
+)
+DELTA = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": TEXT | st.none(),
+        "reasoning": TEXT,
+        "thinking": TEXT,
+        "tool_calls": st.lists(CALL, max_size=2),
+    },
+)
+CHUNK = st.fixed_dictionaries(
+    {
+        "choices": st.lists(
+            st.fixed_dictionaries({"delta": DELTA, "finish_reason": st.sampled_from([None, "stop"])}), max_size=1
+        )
+    },
+    optional={"model": st.sampled_from(["m", "m-2026", "n"]), "error": TEXT | st.none(), "usage": st.none()},
+)
+LINE = st.fixed_dictionaries(
+    {"message": DELTA},
+    optional={"model": st.sampled_from(["m", "m:latest", "n"]), "error": TEXT, "done": st.booleans()},
+)
+
+
+def encoded(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+EVENTS = st.lists(
+    st.one_of(
+        CHUNK.map(lambda chunk: b"data: " + encoded(chunk) + b"\n\n"),
+        st.sampled_from([b": ping\n\n", b"data: [DONE]\r\n\r\n", b"event: error\r", b"data:{\n\n", b"\r\n"]),
+        st.binary(max_size=12),
+    ),
+    max_size=6,
+).map(b"".join)
+LINES = st.lists(
+    st.one_of(
+        LINE.map(lambda line: encoded(line) + b"\n"), st.sampled_from([b"\n", b"\r\n", b"{}\n"]), st.binary(max_size=12)
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@pytest.mark.parametrize(("read", "streams"), [(read_openai, EVENTS), (read_ollama, LINES)], ids=["openai", "ollama"])
+def test_any_split_gives_the_same(
+    read: Callable[[Sequence[bytes]], Outcome], streams: st.SearchStrategy[bytes]
+) -> None:
+    """Cut anywhere, in a character, in a number, in a line end, the deltas and the end are those of the whole."""
+
+    @given(streams, st.lists(st.integers(0, 600), max_size=20))
+    def cut(stream: bytes, cuts: list[int]) -> None:
+        places = sorted({0, *(min(place, len(stream)) for place in cuts), len(stream)})
+        whole = read([stream])
+        assert read([stream[start:end] for start, end in pairwise(places)]) == whole
+        assert read([stream[place : place + 1] for place in range(len(stream))]) == whole
+
+    cut()
