@@ -17,6 +17,8 @@ from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of, served
 from tests.workshop import until
 
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.models import Model
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import (
     BadRequest,
@@ -339,3 +341,50 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
         with pytest.raises(BadRequest, match="auto_pull is not supported by openai"):
             async with lane_of(redis_url, LaneSettings("gpu1", "openai", url, auto_pull=True)):
                 pass
+
+
+@pytest.mark.parametrize("api", ["ollama", "lmstudio"])
+async def test_the_simulators_pull_load_and_unload(redis_url: str, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the simulator, which behaves as its original: a pull, chats by it, loading, unloading."""
+    monkeypatch.setattr("tokenlane.worker.providers.lmstudio_models.POLL_S", 0.01)
+    async with (
+        Simulator(api=api, models=["old:1b"], pullable=["new:1b=40MB"], pull_ms=100) as backend,
+        lane_of(redis_url, LaneSettings("gpu0", api, backend.url)),
+        Client(redis_url) as client,
+    ):
+        last = (await steps_of(client, "new:1b"))[-1]
+        assert (last.step, last.done_bytes, last.total_bytes) == ("success", 40_000_000, 40_000_000)
+        assert (await client.complete("hi", role="planner", model="new:1b")).model == "new:1b"
+        for _ in range(2):
+            await client.load("old:1b")
+        assert {info.name for info in await client.models() if info.loaded} >= {"old:1b"}
+        for model in ("old:1b", "new:1b"):
+            await client.unload(model)
+        assert not [info.name for info in await client.models() if info.loaded]
+        with pytest.raises(ModelNotFound):
+            await steps_of(client, "typo:1b")
+
+
+async def test_a_pull_of_corrupt_content_is_no_model(redis_url: str) -> None:
+    """Where the server finds that what it downloaded has another hash, the pull is a DigestMismatch."""
+    async with (
+        Simulator(api="ollama", models=["old:1b"], pullable=[Model("bad:1b", corrupt=True)]) as backend,
+        lane_of(redis_url, LaneSettings("gpu0", "ollama", backend.url)),
+        Client(redis_url) as client,
+    ):
+        with pytest.raises(DigestMismatch):
+            await steps_of(client, "bad:1b")
+        assert [info.name for info in await client.models()] == ["old:1b"]
+
+
+async def test_what_a_server_cannot_is_told_with_what_to_do(redis_url: str) -> None:
+    """A server that is started with its model is not told to load another: the error says what to do instead."""
+    async with (
+        Simulator(api="vllm", models=["org/toy"]) as backend,
+        lane_of(redis_url, LaneSettings("gpu0", "vllm", backend.url)),
+        Client(redis_url) as client,
+    ):
+        with pytest.raises(BadRequest, match=r"Loading a model is not supported by vllm: start its server"):
+            await client.load("org/toy")
+        with pytest.raises(BadRequest, match=r"Unloading a model is not supported by vllm: stop its server"):
+            await client.unload("org/toy")

@@ -15,7 +15,7 @@ from tokenlane.routing.messages import ModelInfo
 from tokenlane.routing.policy import served_name
 
 from .lifecycle.pins import check_pin, pin_of
-from .providers import Embeds, LlmProvider, Pulls
+from .providers import Embeds, LlmProvider, Loads, Pulls
 
 __all__ = ["EMBEDS_AT_ONCE", "announce"]
 
@@ -34,11 +34,11 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
         BadRequest: models are to be pulled when they are asked for, and the provider cannot.
         LlmError: the back end does not answer.
     """
-    if settings.auto_pull and not isinstance(provider, Pulls):
+    if settings.auto_pull and not _serves_what_it_pulls(provider):
         raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
     listed = await _listed(settings, provider)
     models = await _as_pinned(settings, provider, _served(settings, listed), listed)
-    if not models and not isinstance(provider, Pulls):
+    if not models and not _serves_what_it_pulls(provider):
         raise ModelNotFound(
             "the back end serves no model that can chat: load one, or name those it will serve with --model",
             provider=settings.provider,
@@ -47,6 +47,11 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
     limit = settings.capacity or await provider.capacity()
     offer = _offer(settings, provider, models, listed)
     return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
+
+
+def _serves_what_it_pulls(provider: LlmProvider) -> bool:
+    """Whether its server can do without a model at first; others are started with one."""
+    return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
 async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelInfo]:

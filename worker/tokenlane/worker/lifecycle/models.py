@@ -11,7 +11,7 @@ from functools import partial
 from typing import NoReturn, assert_never
 
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError
+from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import ModelCommand, ModelInfo, ModelReport, Progress
 from tokenlane.routing.policy import served_name
@@ -27,12 +27,7 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 60.0
 """Models may also be pulled and removed beside us, and one that could not be pulled may be tried again."""
 
-_DOING = {
-    "pull": "Pulling a model",
-    "verify": "Verifying a model",
-    "load": "Loading a model",
-    "unload": "Unloading one",
-}
+_DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}
 
 _MOST_WISHES = 64
 _SHOW_EVERY_S = 1.0
@@ -90,6 +85,8 @@ class LaneModels:
                 continue
             try:
                 await self.pull(model, _nobody)
+                if served_name(model, self._announced.models) is None:
+                    raise ModelNotFound("the back end does not list the model that it pulled, or not as one of use")
             except LlmError as error:
                 logger.warning("lane %r could not pull model %r, which a request asks for: %s", self.name, model, error)
                 loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
 from .body import as_json, continued, extra_of, image_urls, messages_of, options_of
 from .filters import Continuation
+from .on_host import GgufModels
 from .openai import Asked, OpenAiProvider
 
 __all__ = ["BuiltinProvider", "LlamaCppProvider"]
@@ -27,7 +28,7 @@ _OF_CHAT_ALONE = {
 }
 
 
-class LlamaCppProvider(OpenAiProvider):
+class LlamaCppProvider(GgufModels, OpenAiProvider):
     """llama.cpp's server, `llama-server` or the built-in one."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"

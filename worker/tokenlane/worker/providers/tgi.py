@@ -14,6 +14,7 @@ from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 from .answer import wrong_model
 from .body import continued, image_urls, messages_of, stops_of
 from .filters import StopCutter, TextFilter
+from .on_host import HubModels
 from .openai import Asked, OpenAiChatProvider
 from .openai_answer import OpenAiAnswerReader
 
@@ -24,7 +25,7 @@ _MOST_STOPS = 4
 _SEES = "image-text-to-text"
 
 
-class TgiProvider(OpenAiChatProvider):
+class TgiProvider(HubModels, OpenAiChatProvider):
     """A TGI server: one model, which batches what it is given. It has no embeddings.
 
     It runs its model whatever name a request says, and repeats that name, so who it is gets asked for before a request
@@ -32,6 +33,10 @@ class TgiProvider(OpenAiChatProvider):
     """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start its server with --model-id MODEL; mount this host's Hugging Face cache to use what was pulled",
+        "unload": "stop its server",
+    }
     health_path: ClassVar[str] = "/health"
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     echoes: ClassVar[bool] = False

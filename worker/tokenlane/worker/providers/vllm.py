@@ -12,6 +12,7 @@ from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .body import messages_of
 from .filters import Continuation, TextFilter
+from .on_host import HubModels
 from .openai import OpenAiProvider
 from .openai_answer import OpenAiAnswerReader
 
@@ -20,10 +21,14 @@ __all__ = ["VllmProvider"]
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-class VllmProvider(OpenAiProvider):
+class VllmProvider(HubModels, OpenAiProvider):
     """A vLLM server: one model and its adapters, which batches what it is given."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start its server with the model, `vllm serve MODEL`; what was pulled on its host is not fetched again",
+        "unload": "stop its server",
+    }
     health_path: ClassVar[str] = "/health"
     # The template adds a new turn unless it is told not to, and the two together are refused.
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {
