@@ -136,7 +136,7 @@ async def test_a_text_that_is_refused_fails_its_request_alone(redis_url: str, po
         await until(lambda: len(lane.runs) == 7)
         provider.open.set()
         await asyncio.gather(first, *good)
-        with pytest.raises(ContextTooLong, match="the longest of 2 has 4 characters"):
+        with pytest.raises(ContextTooLong, match="too long; the longest of 2 texts has 4 characters"):
             await bad
 
 

@@ -124,6 +124,18 @@ def test_context_too_long(words: bytes) -> None:
     assert type(refusal(400, words)) is ContextTooLong
 
 
+def test_a_text_too_long_to_embed() -> None:
+    """llama.cpp calls it a fault of its own, HTTP 500."""
+    error = refusal(
+        500,
+        b'{"error":{"code":500,"message":"input (3001 tokens) is too large to process. increase the physical batch '
+        b'size (current batch size: 512)","type":"server_error"}}',
+    )
+    assert type(error) is ContextTooLong
+    assert "3001" in error.message
+    assert "512" in error.message
+
+
 @pytest.mark.parametrize("error", [{"code": 503, "message": "m"}, {"code": "x"}, "text", {}, [], 7, True])
 def test_an_error_in_a_stream_is_a_failure_whatever_its_shape(error: object) -> None:
     """An error without a status that says otherwise is a failed back end."""

@@ -98,6 +98,18 @@ async def test_a_row_that_was_changed_is_not_given(file: Path, key: PoolKey | No
             assert await cache.get(HERE, ["a", "b"]) == [None, vector("b")]
 
 
+async def test_no_log_holds_a_text_or_a_vector(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither ours nor SQLite's adapter's, at any level."""
+    with caplog.at_level(logging.DEBUG):
+        async with open_cache(file, MIB) as cache:
+            cache.put(HERE, ["the secret question"], [b"marked vector..."])
+        async with open_cache(file, MIB) as cache:
+            assert await cache.get(HERE, ["the secret question"]) == [b"marked vector..."]
+    assert "INSERT" in caplog.text
+    assert "secret" not in caplog.text
+    assert "marked" not in caplog.text
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 async def test_only_the_user_may_read_it(file: Path) -> None:
     """The file and its log have mode 0600, also if the file was there with another."""

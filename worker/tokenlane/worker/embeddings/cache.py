@@ -160,7 +160,8 @@ class VectorCache:
 
     async def _write(self, file: aiosqlite.Connection) -> None:
         vectors, touched, now = dict(self._unwritten), list(islice(self._touched, _TOUCHED_AT_ONCE)), int(time.time())
-        rows = [(name, self._rows.write(name, vector), now) for name, vector in vectors.items()]
+        # Views, since aiosqlite would write the arguments of each statement into its log, were that on.
+        rows = [(name, memoryview(self._rows.write(name, vector)), now) for name, vector in vectors.items()]
         try:
             await file.execute("BEGIN IMMEDIATE")
             await file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)

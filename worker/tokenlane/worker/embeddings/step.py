@@ -106,8 +106,8 @@ class Embedder:
         except ContextTooLong as error:
             longest = max(map(len, texts))
             raise ContextTooLong(
-                f"a text does not fit the model's context: the longest of {len(texts)} has {longest} characters; "
-                "split it, and embed the parts",
+                f"{error.message.partition(':')[0]}; the longest of {len(texts)} texts has {longest} characters: split "
+                "it, and embed the parts",
                 detail=error.detail,
             ) from None
 

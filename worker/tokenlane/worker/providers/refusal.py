@@ -33,6 +33,8 @@ _BUSY = (b"server busy", b"Model is overloaded")
 """Ollama's and TGI's words, both of which have other statuses for it as well."""
 _NO_IMAGES = (b"image input is not supported", b"missing data required for image input")
 """llama.cpp's and Ollama's words, with status 500."""
+_TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
+"""llama.cpp's words for a text to embed, with status 500."""
 _NO_CREDIT = b"insufficient_quota"
 
 
@@ -82,7 +84,7 @@ def _bounded(body: bytes) -> str:
 
 def _by_words(status: int, body: bytes) -> LlmError | None:
     """What the words tell better than the status. They may quote a prompt, so each only where its server says it."""
-    if status in (400, 413, 422):
+    if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_long(body)
     if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
         return _no_route()

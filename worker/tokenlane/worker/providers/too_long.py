@@ -9,13 +9,14 @@ from tokenlane.routing.errors import ContextTooLong
 
 __all__ = ["context_too_long", "too_long"]
 
-# llama.cpp's type, OpenAI's code, then phrases: vLLM's two, llama.cpp's, LM Studio's, Ollama's two, TGI's two.
+# llama.cpp's type, OpenAI's code, then phrases: vLLM's two, llama.cpp's two, LM Studio's, Ollama's two, TGI's two.
 _MARKS = (
     b"exceed_context_size_error",
     b"context_length_exceeded",
     b"maximum context length",
     b"cannot be greater than max_model_len",
     b"available context size",
+    b"is too large to process. increase the physical batch size",
     b"fit in context length",
     b"prompt is longer than the context length",
     b"input length exceeds the context length",
@@ -26,6 +27,7 @@ _LIMIT = (
     re.compile(rb"maximum context length (?:is|of) (\d{1,9})"),
     re.compile(rb"max_model_len=(\d{1,9})"),
     re.compile(rb"available context size \((\d{1,9})"),
+    re.compile(rb"current batch size: (\d{1,9})"),
     re.compile(rb"context length only supports (\d{1,9})"),
     re.compile(rb"must be <= (\d{1,9})"),
     re.compile(rb"must have less than (\d{1,9})"),
@@ -36,6 +38,7 @@ _GIVEN = (
     re.compile(rb"requested (\d{1,9}) tokens"),
     re.compile(rb"max_tokens=(\d{1,9}) cannot"),
     re.compile(rb"(\d{1,9}) tokens\) exceeds"),
+    re.compile(rb"input \((\d{1,9}) tokens\)"),
     re.compile(rb"input has (\d{1,9})"),
     re.compile(rb"Given: (\d{1,9})"),
 )
