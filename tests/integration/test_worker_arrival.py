@@ -66,6 +66,16 @@ async def test_a_check_announces_nothing(processes: Farm, pool: Pool, backend: S
     assert await life.dump(pool.redis) == {}
 
 
+async def test_what_is_found_is_served(processes: Farm, backend: Simulator) -> None:
+    """A worker that is told no provider takes the one it finds, as `up` does, and says so."""
+    worker = await processes.tokenlane("worker", "--check", "--endpoint", backend.url)
+    ended = await worker.ended()
+    assert (ended.code, ended.error) == (exits.OK, "")
+    said = block(ended.out)
+    assert said["found"].startswith("sim, of llama.cpp at ")
+    assert said["lane"].endswith("-llamacpp, provider llamacpp")
+
+
 async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
     """The lines to add are printed exactly; with a route that leads here the roles are, and nothing is to be added."""
     await pool.set_policy(ELSEWHERE)

@@ -14,7 +14,16 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
-from tokenlane.config.load import cache_settings, debugging, find_pool, lane_settings, own_lane, pool_name, read
+from tokenlane.config.load import (
+    cache_settings,
+    debugging,
+    find_pool,
+    lane_settings,
+    names_provider,
+    own_lane,
+    pool_name,
+    read,
+)
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import connect
@@ -23,6 +32,7 @@ from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
 
 from .arrival import Arrival, arrive, as_line, look_around
+from .choose import choose, reason
 from .download import download_bar
 from .supervised import broken_off, told_to_stop, when_input_ends
 
@@ -32,7 +42,9 @@ __all__ = ["run", "worker"]
 def worker(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis, as redis://HOST:6379.")] = None,
     lane: Annotated[str | None, typer.Option(help="The lane's name; default HOST-PROVIDER.")] = None,
-    provider: Annotated[str | None, typer.Option(help="builtin, llamacpp or openai; default builtin.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="The kind of back end; default: what is found, else builtin.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The back end's URL; builtin starts its own.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model to serve; default all. May be repeated.")] = None,
     capacity: Annotated[int | None, typer.Option(help="Requests at once; default: the back end's own.", min=1)] = None,
@@ -43,7 +55,14 @@ def worker(
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
-    settings = lane_settings(lane=lane, provider=provider, endpoint=endpoint, models=model or (), capacity=capacity)
+    own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
+    settings, seen = own(provider=provider, endpoint=endpoint), None
+    if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
+        seen = choose(settings)
+    if seen is not None:
+        settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
+        if not as_json:
+            typer.echo(f"found     {reason(seen)}")
     if settings.capacity is None:
         source = f"auto for {settings.provider}"
     else:
