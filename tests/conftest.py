@@ -6,9 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from redis import Redis
 
 from tokenlane.config.embedded import EmbeddedServer
+
+
+settings.register_profile("tokenlane", deadline=None)  # a busy machine is no failure
+settings.load_profile("tokenlane")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -118,7 +118,7 @@ async def test_a_short_drain_interrupts(redis_url: str, pool: Pool, hub: Hub) ->
         failed = await asker.failed()
         assert (failed.error.code, failed.end, failed.error.lane) == (Interrupted.code, 2, "lane1")
         assert await exit_code(child) == OK
-        await simulator.wait_for(lambda: simulator.log[0].ended == "disconnected")
+        await simulator.wait_for(lambda: simulator.log[-1].ended == "disconnected")
 
 
 async def test_a_second_ctrl_c_drains_no_longer(redis_url: str, pool: Pool, hub: Hub) -> None:
