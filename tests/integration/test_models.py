@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from tests.integration.farm import Farm, eventually, farm
+from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of, served
 from tests.workshop import until
@@ -237,7 +240,7 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
         assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
 
 
-async def worker(opened: Farm, url: str) -> None:
+async def worker(opened: Farm, url: str) -> Child:
     """A worker of that Ollama, ready to work."""
     child = await opened.tokenlane(
         *("worker", "--json", "--supervised", "--lane", "gpu0", "--provider", "ollama", "--endpoint", url)
@@ -248,6 +251,46 @@ async def worker(opened: Farm, url: str) -> None:
         return "\n" in child.out
 
     await eventually(ready, 40)
+    return child
+
+
+async def test_a_pull_outlives_its_worker(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """Where the worker that pulls is killed, another of the lane begins anew, and who asked hears of nothing else."""
+    await pool.set_policy(Policy(lease_ms=1000))
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    shelf.go.clear()
+    async with served(shelf) as url, farm(tmp_path, redis_url) as opened, Client(redis_url) as client:
+        first = await worker(opened, url)
+        pulling = asyncio.create_task(steps_of(client, "new:1b"))
+        await until(lambda: shelf.pulling == 1)
+        await first.kill()
+        await until(lambda: shelf.pulling == 0)
+        await worker(opened, url)
+        await until(lambda: shelf.pulling == 1)
+        shelf.go.set()
+        assert (await pulling)[-1].step == "success"
+        assert (shelf.pulls, shelf.models["new:1b"]) == (2, "I am new")
+
+
+async def test_a_bar_on_a_terminal(redis_url: str, tmp_path: Path) -> None:
+    """On a terminal a pull shows one bar with what has come, of how much, and how fast."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)):
+        ours, theirs = pty.openpty()
+        try:
+            command = (sys.executable, "-m", "tokenlane.config", "models", "pull", "new:1b", "--redis", redis_url)
+            environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+            child = await asyncio.create_subprocess_exec(*command, stdout=theirs, stderr=theirs, env=environment)
+            assert await child.wait() == 0
+            said = os.read(ours, 65536).decode()
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert "success" in said
+        assert "100/100 bytes" in said
+        assert "pulled new:1b" in said
 
 
 async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:

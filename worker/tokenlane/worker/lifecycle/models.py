@@ -65,8 +65,8 @@ class LaneModels:
         self._showing: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
-        """Look for what others have changed, until cancelled."""
-        while True:
+        """Look for what others have changed, until cancelled; a server that is started with its model has that."""
+        while isinstance(self._provider, Pulls) and isinstance(self._provider, Loads):
             await asyncio.sleep(LOOK_EVERY_S)
             await self._say_anew()
 

@@ -22,6 +22,7 @@ LOAD_S = 900.0
 KEEP_LOADED = -1
 """For ever: what was loaded by a command stays until it is unloaded, or Ollama needs its room."""
 MAX_BODY_BYTES = 64 * 1024
+MAX_STATUS = 64
 
 
 class OllamaModels(HttpProvider):
@@ -35,7 +36,7 @@ class OllamaModels(HttpProvider):
             async for line in lines:
                 if "error" in line:
                     raise self._not_pulled(model, str(line["error"]))
-                status = str(line.get("status", ""))
+                status = str(line.get("status", ""))[:MAX_STATUS]
                 done = done or status == "success"
                 if "digest" in line and "total" in line:
                     layers[line["digest"]] = (int(line.get("completed") or 0), int(line["total"]))
