@@ -22,13 +22,17 @@ def digest_of(content: str) -> str:
 class OllamaShelf:
     """An Ollama: `registry` is what can be pulled, `models` what is there, by name; a content stands for a model.
 
-    A pull waits for `go` between its layers; `steps` are what it says in the end. `pulls` counts those begun.
+    A pull waits for `go` between its layers, and ends with `last_lines`; `pulls` counts those begun. A load waits for
+    `may_load`.
     """
 
     def __init__(self, **models: str) -> None:
         self.models = dict(models)
         self.registry: dict[str, str] = {}
         self.loaded: set[str] = set()
+        self.loading: list[str] = []
+        self.may_load = asyncio.Event()
+        self.may_load.set()
         self.go = asyncio.Event()
         self.go.set()
         self.last_lines: list[dict[str, Any]] = [{"status": "success"}]
@@ -114,6 +118,11 @@ class OllamaShelf:
         if asked["keep_alive"] == 0:
             self.loaded.discard(name)
             return web.json_response({"done": True, "done_reason": "unload"})
+        self.loading.append(name)
+        try:
+            await self.may_load.wait()
+        finally:
+            self.loading.remove(name)
         self.loaded.add(name)
         return web.json_response({"done": True, "done_reason": "load"})
 

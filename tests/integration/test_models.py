@@ -185,6 +185,37 @@ async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool:
         assert [name for name, _ in shelf.served] == ["free:1b"]
 
 
+async def test_the_one_before_is_put_back_after_a_crash(redis_url: str) -> None:
+    """A worker that died between a pull and its check has left the pinned content aside: the next one puts it back."""
+    shelf = OllamaShelf(**{"phi:4b": "changed", "phi:4b-before-pull": "as pinned"})
+    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
+        assert [info.name for info in await client.models()] == ["phi:4b"]
+        shelf.models["phi:4b"] = "changed beside us"
+        shelf.registry["phi:4b"] = "changed again"
+        with pytest.raises(DigestMismatch):
+            await steps_of(client, "phi:4b")
+        assert shelf.models["phi:4b"] == "as pinned"
+
+
+async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:
+    """A lane loads one model at a time; leaving a load closes its request, and the next is begun."""
+    shelf = OllamaShelf(**{"a:1b": "a", "b:1b": "b"})
+    shelf.may_load.clear()
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+        first = asyncio.create_task(client.load("a:1b"))
+        await until(lambda: shelf.loading == ["a:1b"])
+        second = asyncio.create_task(client.load("b:1b"))
+        assert (await client.complete("hi", role="planner", model="a:1b")).text == "a"
+        assert shelf.loading == ["a:1b"]
+        first.cancel()
+        await until(lambda: shelf.loading == ["b:1b"])
+        shelf.may_load.set()
+        await second
+        assert shelf.loaded == {"b:1b"}
+
+
 async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download is polled to its end, a model is loaded once however often it is asked for, and unloaded whole."""
     monkeypatch.setattr("tokenlane.worker.providers.lmstudio_models.POLL_S", 0.01)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from tokenlane.config.values import LaneSettings, masked
-from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound
+from tokenlane.routing.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
 from tokenlane.routing.lanes import Announcement, Offer
 from tokenlane.routing.messages import ModelInfo
 from tokenlane.routing.policy import served_name
 
 from .lifecycle.pins import check_pin, pin_of
-from .providers import Embeds, LlmProvider, Loads, Pulls
+from .providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
 
 __all__ = ["EMBEDS_AT_ONCE", "announce"]
 
@@ -79,12 +79,25 @@ async def _as_pinned(
     for model in models:
         if pin_of(settings, model) is not None and _has(listed, model):
             try:
-                await check_pin(settings, provider, model, listed)
+                await _check_or_put_back(settings, provider, model, listed)
             except LlmError as error:
                 logger.warning("lane %r does not serve model %r: %s", settings.name, model, error)
                 continue
         kept.append(model)
     return tuple(kept)
+
+
+async def _check_or_put_back(
+    settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo]
+) -> None:
+    """Accept a model that is as it was pinned, or is again: a worker may have died between a pull and its check."""
+    try:
+        await check_pin(settings, provider, model, listed)
+    except DigestMismatch:
+        if not isinstance(provider, KeepsBefore):
+            raise
+        await provider.put_back(model)
+        await check_pin(settings, provider, model)
 
 
 def _offer(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NoReturn, assert_never
 
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound
+from tokenlane.routing.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import ModelCommand, ModelInfo, ModelReport, Progress
 from tokenlane.routing.policy import served_name
@@ -87,10 +87,11 @@ class LaneModels:
                 await self.pull(model, _nobody)
                 if served_name(model, self._announced.models) is None:
                     raise ModelNotFound("the back end does not list the model that it pulled, or not as one of use")
-            except LlmError as error:
-                logger.warning("lane %r could not pull model %r, which a request asks for: %s", self.name, model, error)
+            except Exception as error:
+                told = error if isinstance(error, LlmError) else ProviderDown(f"{type(error).__name__} in the provider")
+                logger.warning("lane %r could not pull model %r, which a request asks for: %s", self.name, model, told)
                 loop = asyncio.get_running_loop()
-                self._failed[model] = error.code, loop.time()
+                self._failed[model] = told.code, loop.time()
                 self._show()
                 loop.call_later(_FAILED_S, self._show)
 
@@ -147,7 +148,7 @@ class LaneModels:
     async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch, check and announce the model; one that is not as it was pinned makes room for the one before."""
         keeps = provider if isinstance(provider, KeepsBefore) and pin_of(self._settings, model) else None
-        if keeps is not None:
+        if keeps is not None and await self._is_as_pinned(model):
             await keeps.keep_before(model)
         try:
             async with aclosing(provider.pull(model)) as pulling:
@@ -163,6 +164,13 @@ class LaneModels:
             if keeps is not None:
                 await keeps.forget_before(model)
         await self._say_anew()
+
+    async def _is_as_pinned(self, model: str) -> bool:
+        try:
+            await check_pin(self._settings, self._provider, model)
+        except (DigestMismatch, ModelNotFound):
+            return False
+        return True
 
     async def _verify(self, model: str) -> ModelReport:
         provider = self._provider
