@@ -85,4 +85,7 @@ class Script(BaseModel):
 
     def places(self) -> list[int]:
         """The tokens before which something happens, in order."""
-        return sorted({value for name, value in self if name.endswith("_after") and isinstance(value, int)})
+        return sorted({value for name in _PLACES if (value := getattr(self, name)) is not None})
+
+
+_PLACES = tuple(name for name in Script.model_fields if name.endswith("_after"))

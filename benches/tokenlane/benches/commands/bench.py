@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tokenlane.benches import cost
 from tokenlane.benches import overhead as measurement
 from tokenlane.config.exits import FAILED
 
@@ -35,4 +36,23 @@ def overhead(
     found = asyncio.run(measurement.measure(measurement.QUICK if quick else measurement.FULL, progress))
     sys.stdout.write((found.model_dump_json(indent=2) if as_json else measurement.table(found)) + "\n")
     if check and not all(bar.held for bar in found.bars):
+        raise typer.Exit(FAILED)
+
+
+@bench.command()
+def simulator(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A second or two: to see that it works, not to quote.")
+    ] = False,
+) -> None:
+    """What a token costs the simulator, in CPU."""
+
+    def progress(line: str) -> None:
+        typer.echo(line, err=True)
+
+    found = asyncio.run(cost.measure(cost.QUICK if quick else cost.FULL, progress))
+    sys.stdout.write((found.model_dump_json(indent=2) if as_json else found.told()) + "\n")
+    if check and not found.held:
         raise typer.Exit(FAILED)

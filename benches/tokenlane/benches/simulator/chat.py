@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from .answer import Answer
-from .voice import Voice
+from .voice import Voice, quoted
 
 __all__ = ["ChatSpeech"]
 
@@ -27,9 +27,13 @@ class ChatSpeech:
 
     def say(self, step: int) -> bytes:
         """A token."""
+        part = self._parts[step]
+        around = self._answer.around
+        if around is not None and isinstance(part, str):
+            return around[0] + quoted(part) + around[1]
         if step:
-            return self._voice.piece(self._answer, self._parts[step])
-        return self._voice.first(self._answer, self._parts[0])
+            return self._voice.piece(self._answer, part)
+        return self._voice.first(self._answer, part)
 
     def stop(self, finish: str, said: int) -> None:
         """End it here, for this reason."""

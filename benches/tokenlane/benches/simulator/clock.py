@@ -11,26 +11,25 @@ __all__ = ["Clock", "Player"]
 
 _BLOCKED_S = 0.001
 """How soon to look again at a stream whose reader is slow."""
+_EARLY_S = 0.001
+"""A timer may go off so much before its moment: uvloop's are rounded."""
+_NEARLY = 1e-6
+"""A quotient that is so close to the next whole number is that."""
 
 
 class Player(Protocol):
     """What gives one token after another."""
 
-    @property
-    def blocked(self) -> bool:
-        """Whether the last ones have yet to leave."""
-        ...
-
-    def step(self) -> bool:
-        """Give the next token; whether there are more to come."""
+    def step(self) -> bool | None:
+        """Give the next token; whether there are more to come. None: it could not yet."""
         ...
 
 
 class _Turn:
-    __slots__ = ("over", "pace_s", "player")
+    __slots__ = ("over", "pace_s", "step")
 
     def __init__(self, player: Player, pace_s: float, over: asyncio.Future[None]) -> None:
-        self.player, self.pace_s, self.over = player, pace_s, over
+        self.step, self.pace_s, self.over = player.step, pace_s, over
 
 
 class Clock:
@@ -43,7 +42,8 @@ class Clock:
     def __init__(self) -> None:
         self._due: dict[float, list[_Turn]] = {}
         self._moments: list[float] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._set_to = math.inf
 
     async def play(self, player: Player, first_s: float, pace_s: float) -> None:
         """Let the player step until it has no more to come. Cancelling takes it out."""
@@ -62,36 +62,34 @@ class Clock:
 
     def _set(self) -> None:
         """Set the timer to the first moment."""
-        if not self._moments:
+        if not self._moments or self._set_to <= self._moments[0]:
             return
-        first = self._moments[0]
         if self._timer is not None:
-            if self._timer.when() <= first:
-                return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(first, self._beat)
+        self._set_to = self._moments[0]
+        self._timer = asyncio.get_running_loop().call_at(self._set_to, self._beat)
 
     def _beat(self) -> None:
-        self._timer = None
+        self._timer, self._set_to = None, math.inf
         now = asyncio.get_running_loop().time()
         due: list[_Turn] = []
-        while self._moments and self._moments[0] <= now:
-            due += self._due.pop(heapq.heappop(self._moments))
+        while self._moments and self._moments[0] <= now + _EARLY_S:
+            moment = heapq.heappop(self._moments)
+            now = max(now, moment)
+            due += self._due.pop(moment)
         for turn in due:
-            over = turn.over
-            if over.done():  # cancelled
-                continue
-            if turn.player.blocked:
-                self._put(now + _BLOCKED_S, turn)
+            if turn.over.done():  # it was cancelled
                 continue
             try:
-                more = turn.player.step()
+                more = turn.step()
             except Exception as error:
-                over.set_exception(error)
+                turn.over.set_exception(error)
                 continue
             if more:
                 pace_s = turn.pace_s
-                self._put((math.floor(now / pace_s) + 1) * pace_s if pace_s else now, turn)
+                self._put((math.floor(now / pace_s + _NEARLY) + 1) * pace_s if pace_s else now, turn)
+            elif more is None:
+                self._put(now + _BLOCKED_S, turn)
             else:
-                over.set_result(None)
+                turn.over.set_result(None)
         self._set()

@@ -10,6 +10,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from .answer import Part
+from .bell import Bell
+
 __all__ = ["Ending", "Log", "Received"]
 
 KEPT = 10_000
@@ -38,7 +41,7 @@ class Received:
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     cut: Callable[[], None] = field(default=lambda: None, repr=False)
     """Closes its connection."""
-    said: Sequence[str] = field(default=(), repr=False)
+    said: Sequence[str | Part] = field(default=(), repr=False)
     """The tokens there are to send."""
     prefill: str = field(default="", repr=False)
     """What its answer begins with already."""
@@ -46,12 +49,12 @@ class Received:
     @property
     def text(self) -> str:
         """All it has been sent so far: text, reasoning and arguments of calls, as they came."""
-        return "".join(self.said[: self.sent])
+        return "".join(part if isinstance(part, str) else part.text for part in self.said[: self.sent])
 
     def end(self, how: Ending) -> None:
         """It is over."""
         self.ended = how
-        self.said = (*self.said[: self.sent],)
+        self.said = self.said[: self.sent]
 
     def summary(self) -> dict[str, JsonValue]:
         """What `/simulator/log` tells of it. Credentials are not told."""
@@ -75,12 +78,7 @@ class Log(deque[Received]):
 
     def __init__(self) -> None:
         super().__init__(maxlen=KEPT)
-        self._changed = asyncio.Condition()
-
-    async def changed(self) -> None:
-        """Let those who wait look again."""
-        async with self._changed:
-            self._changed.notify_all()
+        self.bell = Bell()
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
@@ -88,5 +86,5 @@ class Log(deque[Received]):
         Raises:
             TimeoutError: it did not in time.
         """
-        async with asyncio.timeout(timeout_s), self._changed:
-            await self._changed.wait_for(condition)
+        async with asyncio.timeout(timeout_s):
+            await self.bell.wait_for(condition)

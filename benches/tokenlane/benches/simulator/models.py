@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from .bell import Bell
 from .refused import Refused
 
 __all__ = ["PULL_STEPS", "Download", "Instance", "Model", "Models", "parse_bytes"]
@@ -153,8 +154,10 @@ class Models:
         self.registry = self._by_name(pullable)
         self.downloads: dict[str, Download] = {}
         self._instances: dict[str, Instance] = {}
+        self._coming: tuple[Model, ...] = ()
+        """What takes room already, though it is not there yet."""
         self._loading: dict[str, asyncio.Task[Instance]] = {}
-        self._freed = asyncio.Condition()
+        self._freed = Bell()
 
     def _by_name(self, models: Iterable[Model]) -> dict[str, Model]:
         named = [model if self._exact else replace(model, name=_with_tag(model.name)) for model in models]
@@ -236,11 +239,13 @@ class Models:
                 f"({self.memory_bytes / 1e9:.1f} GB)",
                 model=model.name,
             )
-        async with self._freed:
-            await self._freed.wait_for(lambda: self._make_room(model))
-            if self.load_s:
-                await asyncio.sleep(self.load_s)
-            return self.put(model, context_length)
+        await self._freed.wait_for(lambda: self._make_room(model))
+        self._coming += (model,)
+        try:
+            await asyncio.sleep(self.load_s)
+        finally:
+            self._coming = tuple(other for other in self._coming if other is not model)
+        return self.put(model, context_length)
 
     def _make_room(self, model: Model) -> bool:
         """Whether it fits, after the idle ones that were used longest ago have gone."""
@@ -252,8 +257,8 @@ class Models:
         return True
 
     def _fits(self, model: Model) -> bool:
-        there = self.loaded()
-        taken = sum(instance.model.size_bytes for instance in there) + model.size_bytes
+        there = [*(instance.model for instance in self.loaded()), *self._coming]
+        taken = sum(other.size_bytes for other in there) + model.size_bytes
         return (self.memory_bytes is None or taken <= self.memory_bytes) and (
             self.most is None or len(there) < self.most
         )
@@ -262,9 +267,10 @@ class Models:
         """Take it out of memory, once nobody uses it."""
         instance.leaving = True
         self.loaded()
+        self._freed.ring()
 
-    @asynccontextmanager
-    async def using(self, instance: Instance) -> AsyncIterator[None]:
+    @contextmanager
+    def using(self, instance: Instance) -> Iterator[None]:
         """While it is used it stays."""
         instance.users += 1
         try:
@@ -273,11 +279,7 @@ class Models:
             instance.users -= 1
             instance.used_at = time.monotonic()
             self.loaded()
-            await asyncio.shield(self._wake())
-
-    async def _wake(self) -> None:
-        async with self._freed:
-            self._freed.notify_all()
+            self._freed.ring()
 
     def download(self, name: str) -> Download | None:
         """The pull of this name, begun or taken up again; None if there is no such model."""

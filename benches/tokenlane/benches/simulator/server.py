@@ -36,6 +36,7 @@ from .wire import Wire
 __all__ = ["Simulator"]
 
 _BODY_BYTES = 64 * 1024 * 1024
+_NO_FAULT = Script()
 _VISIT = web.RequestKey("visit", Visit)
 
 
@@ -205,7 +206,7 @@ class Simulator:
         received.cut = partial(_close, request)
         self._count += 1
         self.log.append(received)
-        await self.log.changed()
+        self.log.bell.ring()
         request[_VISIT] = Visit(request, received, script, self.engine, self.log, self._dialect.keeps_alive)
         try:
             return await self._answered(request, handler, received, script)
@@ -218,14 +219,14 @@ class Simulator:
                 received.end("failed")
             received.held = False
             received.cut = lambda: None  # a connection may serve others by now
-            await asyncio.shield(self.log.changed())
+            self.log.bell.ring()
 
     def _fate(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> Script:
         if "simulate" in parsed:
             return Script.model_validate(parsed["simulate"])
         if (found := self._scripted.due(path, model, chats=chats)) is not None:
             return found
-        return self.faults.popleft() if chats and self.faults else Script()
+        return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
     async def _told(self, request: web.Request, handler: Handler, script: Script) -> web.StreamResponse:
         """A page that only tells: it is not logged."""
@@ -263,7 +264,7 @@ class Simulator:
             return web.Response()
         except Silence:
             received.end("failed")
-            await self.log.changed()
+            self.log.bell.ring()
             await received.released.wait()
             _close(request)
             return web.Response()
@@ -328,22 +329,23 @@ class Simulator:
         came = loop.time()
         instance = await dialect.ready(ask, model, script)
         loaded = loop.time()
-        async with self.models.using(instance), engine.slot(received):
-            named = dialect.named(ask, instance.model)
-            answer = engine.answer(received.index, ask, named, dialect.context(instance), script)
-            answer.request_id = visit.request.headers.get("X-Request-Id", "")
-            answer.load_s, answer.queued_s = loaded - came, loop.time() - loaded
-            speech = ChatSpeech(voice, answer)
-            received.said, received.prefill = (
-                [part if isinstance(part, str) else part.text for part in answer.parts],
-                ask.prefill,
-            )
-            try:
-                response = await visit.perform(speech, engine.pace.first_s, engine.pace.next_s, stream=ask.stream)
-                if received.ended is None:  # before its slot is free
-                    received.end("completed")
-            finally:
-                engine.tell(answer, received.sent)
+        with self.models.using(instance):
+            async with engine.slot(received):
+                named = dialect.named(ask, instance.model)
+                answer = engine.answer(received.index, ask, named, dialect.context(instance), script)
+                answer.request_id = visit.request.headers.get("X-Request-Id", "")
+                answer.load_s, answer.queued_s = loaded - came, loop.time() - loaded
+                speech = ChatSpeech(voice, answer)
+                received.said, received.prefill = (
+                    answer.parts,
+                    ask.prefill,
+                )
+                try:
+                    response = await visit.perform(speech, engine.pace.first_s, engine.pace.next_s, stream=ask.stream)
+                    if received.ended is None:  # before its slot is free
+                        received.end("completed")
+                finally:
+                    engine.tell(answer, received.sent)
         dialect.done_with(ask, instance)
         return response
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from aiohttp import web
@@ -118,35 +118,37 @@ class Stage:
         script: Script,
         speech: Speech,
         wire: Wire | None,
-        changed: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
         self._clock, self._changed = clock, changed
         self._received, self._script, self._speech, self._wire = received, script, speech, wire
         self._at = self._until = 0
         self._stopped = False
+        self._plain = script.split_bytes is None
         self._last = b""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the client reads slower than it is told."""
-        return self._wire is not None and self._wire.blocked
 
     def stop(self, finish: str) -> None:
         """Say no more steps; the ending follows with the next beat."""
         self._stopped = True
         self._speech.stop(finish, self._at)
 
-    def step(self) -> bool:
-        """Say the next."""
+    def step(self) -> bool | None:
+        """Say the next; None if the client has yet to read what was said before."""
         if self._stopped:
             return False
-        data = self._speech.say(self._at)
-        self._at += 1
-        self._received.sent = self._at
-        if self._wire is not None and data:
+        wire = self._wire
+        if wire is not None and wire.blocked:
+            return None
+        at = self._at
+        data = self._speech.say(at)
+        self._at = self._received.sent = at = at + 1
+        if wire is not None and data:
             self._last = data
-            self._write(data)
-        return self._at < self._until
+            if self._plain and wire.begun:
+                wire.chunk(data)
+            else:
+                self._write(data)
+        return at < self._until
 
     async def perform(self, first_s: float, next_s: float) -> web.StreamResponse | None:
         """Say it all. Returns None if there is no wire: then it has only taken its time.
@@ -263,7 +265,7 @@ class Stage:
     async def _hold(self) -> None:
         received, ping_ms = self._received, self._script.ping_ms
         received.held = True
-        await self._changed()
+        self._changed()
         while ping_ms is not None and not received.released.is_set():
             await self._drip(self._speech.ping)
             with contextlib.suppress(TimeoutError):

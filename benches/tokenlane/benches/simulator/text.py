@@ -34,14 +34,19 @@ def words(seed: int | None, conversation: str) -> Iterator[str]:
         seed: None counts them, `w0 w1 w2 `, whatever was asked: nothing lost or repeated goes unseen.
         conversation: what the words depend on besides the seed.
     """
-    if seed is None:
-        for number in count():
-            yield f"w{number} "
-    else:
-        for block in count():
-            digest = hashlib.sha256(f"{seed}\0{block}\0{conversation}".encode("utf-8", "surrogatepass")).digest()
-            for byte in digest:
-                yield _WORDS[byte % len(_WORDS)] + " "
+    return map(_counted, count()) if seed is None else _drawn(seed, conversation)
+
+
+@lru_cache(maxsize=65_536)
+def _counted(number: int) -> str:
+    return f"w{number} "
+
+
+def _drawn(seed: int, conversation: str) -> Iterator[str]:
+    for block in count():
+        digest = hashlib.sha256(f"{seed}\0{block}\0{conversation}".encode("utf-8", "surrogatepass")).digest()
+        for byte in digest:
+            yield _WORDS[byte % len(_WORDS)] + " "
 
 
 def after(prefix: str, pieces: Iterable[str], whole: int) -> Iterator[str]:
@@ -49,8 +54,13 @@ def after(prefix: str, pieces: Iterable[str], whole: int) -> Iterator[str]:
 
     A prefix that is not how the pieces begin counts by its length, as a model continues whatever it is given.
     """
-    said = len(prefix)
-    for piece in islice(pieces, whole):
+    if not prefix:
+        return islice(pieces, whole)
+    return _left(len(prefix), islice(pieces, whole))
+
+
+def _left(said: int, pieces: Iterable[str]) -> Iterator[str]:
+    for piece in pieces:
         if said >= len(piece):
             said -= len(piece)
             continue

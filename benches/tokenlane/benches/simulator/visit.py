@@ -39,7 +39,7 @@ class Visit:
         first_s = first_s if script.ttft_ms is None else script.ttft_ms / 1000
         next_s = next_s if script.itl_ms is None else script.itl_ms / 1000
         stage = Stage(
-            self.engine.clock, self.received, script, speech, self._wire() if stream else None, self.log.changed
+            self.engine.clock, self.received, script, speech, self._wire() if stream else None, self.log.bell.ring
         )
         with self.engine.on_stage(stage):
             response = await stage.perform(first_s, next_s)

@@ -29,11 +29,13 @@ class Wire:
         self.keeps = self._chunked and request.keep_alive
         """Whether the connection carries another request."""
         self.begun = False
+        self._waits = True
+        """What was written before may not have left."""
 
     @property
     def blocked(self) -> bool:
         """Whether the reader is behind."""
-        return self._transport.get_write_buffer_size() > _BLOCKED_BYTES
+        return self._waits and self._transport.get_write_buffer_size() > _BLOCKED_BYTES
 
     @property
     def closing(self) -> bool:
@@ -56,14 +58,25 @@ class Wire:
 
     def chunk(self, data: bytes) -> None:
         """A piece of the body."""
-        self.raw(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._waits or self._file is None or self._transport.is_closing():
+            self.raw(data)
+            return
+        try:
+            sent = os.write(self._file, data)
+        except OSError:  # that it is full, or whatever else: there is time to look
+            sent = 0
+        if sent < len(data):
+            self.raw(data[sent:])
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are. Straight to the socket where that can take them: by the transport it costs twice that."""
         transport = self._transport
         if transport.is_closing():  # the number of its file may be another's by now
             return
-        if self._file is not None and not transport.get_write_buffer_size():
+        if self._file is not None and not (self._waits and transport.get_write_buffer_size()):
+            self._waits = False
             try:
                 sent = os.write(self._file, data)
             except BlockingIOError:
@@ -73,6 +86,7 @@ class Wire:
             if sent == len(data):
                 return
             data = data[sent:]
+        self._waits = True
         transport.write(data)
 
     def end(self) -> web.StreamResponse:

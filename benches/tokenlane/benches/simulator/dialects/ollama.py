@@ -161,9 +161,10 @@ class OllamaDialect(OpenAiDialect):
                 if (count := count_tokens(text)) > instance.context_length:
                     limit = instance.context_length
                     raise Refused("input_too_long", model=model.name, tokens=count, limit=limit)
-        async with self.models.using(instance), self.engine.slot(visit.received):
-            kept = integer(body, "dimensions")
-            vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, kept)] for text in inputs]
+        with self.models.using(instance):
+            async with self.engine.slot(visit.received):
+                kept = integer(body, "dimensions")
+                vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, kept)] for text in inputs]
         self._keep(instance, body.get("keep_alive"))
         return web.json_response(
             {
@@ -181,8 +182,9 @@ class OllamaDialect(OpenAiDialect):
         text = str(body.get("prompt") or "")
         model = self._embedder(body, [text])
         instance = await self.engine.instance(model, visit.script)
-        async with self.models.using(instance), self.engine.slot(visit.received):
-            vector: list[JsonValue] = [*embedding(model.name, text, model.dimensions)] if text else []
+        with self.models.using(instance):
+            async with self.engine.slot(visit.received):
+                vector: list[JsonValue] = [*embedding(model.name, text, model.dimensions)] if text else []
         self._keep(instance, body.get("keep_alive"))
         return web.json_response({"embedding": vector})
 

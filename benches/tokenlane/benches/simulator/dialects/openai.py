@@ -308,8 +308,9 @@ class OpenAiDialect(Dialect):
         counts = [count_tokens(text) for text in inputs]
         if counts and max(counts) > self.context(instance):
             raise Refused("too_long", model=model.name, tokens=max(counts), limit=self.context(instance))
-        async with self.models.using(instance), self.engine.slot(visit.received):
-            vectors = [embedding(model.name, text, model.dimensions, kept) for text in inputs]
+        with self.models.using(instance):
+            async with self.engine.slot(visit.received):
+                vectors = [embedding(model.name, text, model.dimensions, kept) for text in inputs]
         plain = self.floats_only or body.get("encoding_format") != "base64"
         data: list[JsonValue] = [
             {"object": "embedding", "index": index, "embedding": [*vector] if plain else _base64(vector)}

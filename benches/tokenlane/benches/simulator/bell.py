@@ -1,0 +1,29 @@
+"""Waiting for something to change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+__all__ = ["Bell"]
+
+
+class Bell:
+    """Rung after each change; whoever waits looks again."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        """Something has changed."""
+        waiting, self._waiting = self._waiting, []
+        for rung in waiting:
+            if not rung.done():
+                rung.set_result(None)
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds."""
+        while not condition():
+            rung = asyncio.get_running_loop().create_future()
+            self._waiting.append(rung)
+            await rung
