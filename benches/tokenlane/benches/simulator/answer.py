@@ -127,8 +127,6 @@ class Answer:
     request_id: str = ""
     queued_s: float = 0
     load_s: float = 0
-    around: tuple[bytes, bytes] | None = None
-    """What its voice puts before and after each piece of text."""
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from pydantic import JsonValue
 
@@ -25,15 +26,13 @@ class ChatSpeech:
         """Its tokens."""
         return len(self._parts)
 
-    def say(self, step: int) -> bytes:
-        """A token."""
-        part = self._parts[step]
-        around = self._answer.around
-        if around is not None and isinstance(part, str):
-            return around[0] + quoted(part) + around[1]
-        if step:
-            return self._voice.piece(self._answer, part)
-        return self._voice.first(self._answer, part)
+    def say(self) -> Iterator[bytes]:
+        """Its tokens. Around text there is always the same."""
+        voice, answer = self._voice, self._answer
+        yield voice.first(answer, self._parts[0])
+        before, after = voice.around(answer)
+        for part in islice(self._parts, 1, None):
+            yield before + quoted(part) + after if isinstance(part, str) else voice.frame(answer, part)
 
     def stop(self, finish: str, said: int) -> None:
         """End it here, for this reason."""

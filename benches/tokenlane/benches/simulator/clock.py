@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from typing import Protocol
+from collections.abc import Iterator
 
-__all__ = ["Clock", "Player"]
+__all__ = ["Clock"]
 
 _BLOCKED_S = 0.001
 """How soon to look again at a stream whose reader is slow."""
@@ -17,19 +17,11 @@ _NEARLY = 1e-6
 """A quotient that is so close to the next whole number is that."""
 
 
-class Player(Protocol):
-    """What gives one token after another."""
-
-    def step(self) -> bool | None:
-        """Give the next token; whether there are more to come. None: it could not yet."""
-        ...
-
-
 class _Turn:
-    __slots__ = ("over", "pace_s", "step")
+    __slots__ = ("over", "pace_s", "steps")
 
-    def __init__(self, player: Player, pace_s: float, over: asyncio.Future[None]) -> None:
-        self.step, self.pace_s, self.over = player.step, pace_s, over
+    def __init__(self, steps: Iterator[bool], pace_s: float, over: asyncio.Future[None]) -> None:
+        self.steps, self.pace_s, self.over = steps, pace_s, over
 
 
 class Clock:
@@ -45,10 +37,14 @@ class Clock:
         self._timer: asyncio.Handle | None = None
         self._set_to = math.inf
 
-    async def play(self, player: Player, first_s: float, pace_s: float) -> None:
-        """Let the player step until it has no more to come. Cancelling takes it out."""
+    async def play(self, steps: Iterator[bool], first_s: float, pace_s: float) -> None:
+        """Take one step after another until there are no more. Cancelling takes it out.
+
+        Args:
+            steps: each sends a token, and tells whether it could; the last ends the iterator as it sends.
+        """
         loop = asyncio.get_running_loop()
-        turn = _Turn(player, pace_s, loop.create_future())
+        turn = _Turn(steps, pace_s, loop.create_future())
         self._put(loop.time() + first_s, turn)
         self._set()
         await turn.over
@@ -81,15 +77,16 @@ class Clock:
             if turn.over.done():  # it was cancelled
                 continue
             try:
-                more = turn.step()
+                able = next(turn.steps)
+            except StopIteration:
+                turn.over.set_result(None)
             except Exception as error:
                 turn.over.set_exception(error)
-                continue
-            if more:
-                pace_s = turn.pace_s
-                self._put((math.floor(now / pace_s + _NEARLY) + 1) * pace_s if pace_s else now, turn)
-            elif more is None:
-                self._put(now + _BLOCKED_S, turn)
             else:
-                turn.over.set_result(None)
+                self._put(_next(now, turn.pace_s) if able else now + _BLOCKED_S, turn)
         self._set()
+
+
+def _next(now: float, pace_s: float) -> float:
+    """The next multiple of the pace."""
+    return (math.floor(now / pace_s + _NEARLY) + 1) * pace_s if pace_s else now

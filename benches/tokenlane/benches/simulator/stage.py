@@ -55,8 +55,8 @@ class Speech(Protocol):
         """How a line without end begins."""
         ...
 
-    def say(self, step: int) -> bytes:
-        """A step; nothing if it is held back."""
+    def say(self) -> Iterator[bytes]:
+        """The steps; nothing for one that is held back."""
         ...
 
     def ending(self) -> Iterator[bytes]:
@@ -122,9 +122,9 @@ class Stage:
     ) -> None:
         self._clock, self._changed = clock, changed
         self._received, self._script, self._speech, self._wire = received, script, speech, wire
-        self._at = self._until = 0
+        self._at = 0
         self._stopped = False
-        self._plain = script.split_bytes is None
+        self._said = speech.say()
         self._last = b""
 
     def stop(self, finish: str) -> None:
@@ -132,23 +132,24 @@ class Stage:
         self._stopped = True
         self._speech.stop(finish, self._at)
 
-    def step(self) -> bool | None:
-        """Say the next; None if the client has yet to read what was said before."""
-        if self._stopped:
-            return False
-        wire = self._wire
-        if wire is not None and wire.blocked:
-            return None
-        at = self._at
-        data = self._speech.say(at)
-        self._at = self._received.sent = at = at + 1
-        if wire is not None and data:
-            self._last = data
-            if self._plain and wire.begun:
-                wire.chunk(data)
-            else:
-                self._write(data)
-        return at < self._until
+    def _say(self, until: int) -> Iterator[bool]:
+        """Say the steps up to this one, each when it is asked for; False if the client is behind."""
+        wire, received, said, plain = self._wire, self._received, self._said, self._script.split_bytes is None
+        while not self._stopped:
+            if wire is not None and wire.blocked:
+                yield False
+                continue
+            data = next(said)
+            self._at = received.sent = self._at + 1
+            if wire is not None and data:
+                self._last = data
+                if plain and wire.begun:
+                    wire.chunk(data)
+                else:
+                    self._write(data)
+            if self._at >= until:
+                return
+            yield True
 
     async def perform(self, first_s: float, next_s: float) -> web.StreamResponse | None:
         """Say it all. Returns None if there is no wire: then it has only taken its time.
@@ -182,19 +183,18 @@ class Stage:
             wait_s = 0
         for place in dict.fromkeys((*places, steps)):
             if place > self._at and not self._stopped:
-                self._until = place
-                await self._play(wait_s, next_s)
+                await self._play(place, wait_s, next_s)
                 wait_s = next_s
             if place in places and not self._stopped:
                 await self._happen(place)
 
-    async def _play(self, first_s: float, next_s: float) -> None:
+    async def _play(self, until: int, first_s: float, next_s: float) -> None:
         if not self._script.split_ms:
-            await self._clock.play(self, first_s, next_s)
+            await self._clock.play(self._say(until), first_s, next_s)
             return
         await asyncio.sleep(first_s)
-        while self._at < self._until and not self._stopped:
-            data = self._speech.say(self._at)
+        while self._at < until and not self._stopped:
+            data = next(self._said)
             await self._drip(data)
             self._last = data or self._last
             self._at += 1

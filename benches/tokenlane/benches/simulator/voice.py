@@ -49,16 +49,16 @@ class Voice(ABC):
 
     def piece(self, answer: Answer, part: str | Part) -> bytes:
         """A piece of the answer; nothing if it is held back until later ones."""
-        if not isinstance(part, str):
-            return self.frame(answer, part)
-        if answer.around is None:
-            before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
-            answer.around = before, after
-        return answer.around[0] + quoted(part) + answer.around[1]
+        return self.frame(answer, Part(part) if isinstance(part, str) else part)
+
+    def around(self, answer: Answer) -> tuple[bytes, bytes]:
+        """What is before and after each piece of text."""
+        before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
+        return before, after
 
     @abstractmethod
     def frame(self, answer: Answer, part: Part) -> bytes:
-        """A piece in full. For text it is made once an answer, since all around the text is always the same."""
+        """A piece."""
 
     @abstractmethod
     def ending(self, answer: Answer) -> Iterator[bytes]:

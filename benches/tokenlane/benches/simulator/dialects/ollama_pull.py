@@ -35,12 +35,11 @@ class PullSpeech:
         self.failed: str | None = None
         self.steps = 1 + (self._download.left if self._download else 0)
 
-    def say(self, step: int) -> bytes:
-        """A line of progress."""
-        if step == 0:
-            return self._line({"status": "pulling manifest"})
-        assert self._download is not None
-        return self._line(self._progress(self._download.step()))
+    def say(self) -> Iterator[bytes]:
+        """Lines of progress."""
+        yield self._line({"status": "pulling manifest"})
+        while self._download is not None:
+            yield self._line(self._progress(self._download.step()))
 
     def ending(self) -> Iterator[bytes]:
         """The check, and whether it has come whole."""
