@@ -24,7 +24,8 @@ MODELS = {"ollama": (CHAT, EMBED), "lmstudio": (CHAT, EMBED), "openai": (CHAT, E
 
 async def checked(api: str, models: Sequence[str], only: Sequence[str] | None = None) -> Report:
     """What the suite finds of a provider on the simulator."""
-    async with Simulator(api=api, capacity=2, models=models) as simulator:
+    loaded = models[:1] if api == "ollama" else None  # what it continues is known of loaded models only
+    async with Simulator(api=api, capacity=2, models=models, loaded=loaded) as simulator:
 
         async def busy() -> int:
             return simulator.running

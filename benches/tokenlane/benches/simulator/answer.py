@@ -14,8 +14,10 @@ from tokenlane.benches.script import Script
 
 from .text import after, count_tokens, example, pieces_of, words
 
-__all__ = ["Answer", "Ask", "Call", "Part", "Tool", "Turn", "compose"]
+__all__ = ["BEGIN", "Answer", "Ask", "Call", "Part", "Tool", "Turn", "compose"]
 
+BEGIN = "<|assistant|>\n"
+"""Where in a rendered prompt the answer begins."""
 _THOUGHTS = 4
 """Tokens of reasoning."""
 
@@ -53,6 +55,8 @@ class Ask:
         keep_alive: how long the model is to stay loaded, in Ollama's words.
         context_length: to load the model with; None: its own.
         keeps_stop: the stop string that ends it is part of it.
+        rendered: the prompt, where the client has rendered it; then there are no turns.
+        render_only: it is to be shown how the prompt is rendered, no more.
         truncate: a prompt that is too long loses its oldest turns.
     """
 
@@ -75,17 +79,25 @@ class Ask:
     context_length: int | None = None
     truncate: bool = False
     keeps_stop: bool = False
+    rendered: str | None = None
+    render_only: bool = False
 
     @property
     def conversation(self) -> str:
         """The prompt as the simulated template renders it."""
+        if self.rendered is not None:
+            return self.rendered
         return "".join(f"<|{turn.role}|>\n{turn.content}\n" for turn in self.turns)
 
     @property
+    def prompt(self) -> str:
+        """All of it, with what the answer begins with."""
+        return f"{self.conversation}{BEGIN}{self.prefill}"
+
+    @property
     def prompt_tokens(self) -> int:
-        """Of the prompt and what the answer begins with."""
-        images = sum(turn.images for turn in self.turns)
-        return count_tokens(f"{self.conversation}<|assistant|>\n{self.prefill}") + 256 * images
+        """Of the prompt and its images."""
+        return count_tokens(self.prompt) + 256 * sum(turn.images for turn in self.turns)
 
 
 @dataclass(frozen=True)

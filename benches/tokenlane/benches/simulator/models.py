@@ -151,7 +151,7 @@ class Models:
     ) -> None:
         self.memory_bytes, self.most, self.load_s, self._exact = memory_bytes, most, load_s, exact
         self.on_disk = self._by_name(on_disk)
-        self.registry = self._by_name(pullable)
+        self.registry = {**self.on_disk, **self._by_name(pullable)}
         self.downloads: dict[str, Download] = {}
         self._instances: dict[str, Instance] = {}
         self._coming: tuple[Model, ...] = ()
@@ -169,7 +169,7 @@ class Models:
 
     def in_registry(self, name: str) -> Model | None:
         """The model of this name, if it can be pulled."""
-        return self._named(self.registry, name) or self.find(name)
+        return self._named(self.registry, name)
 
     def _named(self, models: dict[str, Model], name: str) -> Model | None:
         if self._exact:
@@ -300,8 +300,7 @@ class Models:
         return True
 
     def delete(self, model: Model) -> None:
-        """Remove it from disk and memory; it can be pulled again."""
-        self.registry.setdefault(model.name, model)
+        """Remove it from disk and memory."""
         del self.on_disk[model.name]
         for instance in self.instances_of(model):
             self.unload(instance)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from aiohttp import web
@@ -17,12 +15,12 @@ from tokenlane.benches.simulator.text import token_ids
 from tokenlane.benches.simulator.voice import Voice
 
 from .asking import integer, parse
+from .completions import CompletionVoice
 from .dialect import Page
-from .openai import OpenAiDialect, OpenAiVoice, event
+from .openai import OpenAiDialect, OpenAiVoice
 
 __all__ = ["LlamaCppDialect"]
 
-_TURN = re.compile(r"<\|(\w+)\|>\n")
 _LOADING = Words(503, "unavailable_error", "Loading model")
 _REFUSALS: Mapping[Reason, Words] = {
     "bad_request": Words(400, "invalid_request_error"),
@@ -88,29 +86,6 @@ class LlamaCppVoice(OpenAiVoice):
         return {"error": said if error is None else error}
 
 
-class LlamaCppTextVoice(LlamaCppVoice):
-    """`/v1/completions`: bare text behind a prompt as `/apply-template` renders it, and nothing is said again."""
-
-    def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The prompt's turns, the last of which the answer goes on with."""
-        pieces = _TURN.split(str(body.get("prompt", "")))
-        roles, texts = pieces[1::2], pieces[2::2]
-        turns: list[JsonValue] = [
-            {"role": role, "content": text.removesuffix("\n")} for role, text in zip(roles, texts, strict=True)
-        ]
-        return replace(super().read({**body, "messages": turns}), prefill=pieces[-1], echo=False)
-
-    def opening(self, answer: Answer) -> bytes:
-        """There are no roles."""
-        return b""
-
-    def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
-        """A chunk of text."""
-        text = delta.get("content", "") if isinstance(delta, dict) else ""
-        choice: JsonValue = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
-        return event({**self.envelope(answer), "object": "text_completion", "choices": [choice]})
-
-
 class LlamaCppDialect(OpenAiDialect):
     """One model, whose name in a request is ignored."""
 
@@ -118,8 +93,8 @@ class LlamaCppDialect(OpenAiDialect):
     owner: ClassVar[str] = "llamacpp"
 
     def voices(self) -> Mapping[str, Voice]:
-        """Chat and bare text."""
-        return {**super().voices(), "/v1/completions": LlamaCppTextVoice()}
+        """Chat, and prompts."""
+        return {**super().voices(), "/v1/completions": CompletionVoice(self.voice())}
 
     def pages(self) -> Mapping[str, Page]:
         """Its own pages besides OpenAI's."""
@@ -218,4 +193,4 @@ class LlamaCppDialect(OpenAiDialect):
 
     async def _apply_template(self, request: web.Request) -> web.Response:
         ask = LlamaCppVoice().read(parse(await request.read()))
-        return web.json_response({"prompt": f"{ask.conversation}<|assistant|>\n{ask.prefill}"})
+        return web.json_response({"prompt": ask.prompt})

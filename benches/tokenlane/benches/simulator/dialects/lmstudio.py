@@ -17,8 +17,10 @@ from tokenlane.benches.simulator.engine import Engine
 from tokenlane.benches.simulator.models import PULL_STEPS, Download, Instance, Model
 from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.visit import Visit
+from tokenlane.benches.simulator.voice import Voice
 
 from .asking import integer, parse
+from .completions import CompletionVoice
 from .dialect import Page, Work
 from .openai import OpenAiDialect, OpenAiVoice, event
 
@@ -100,6 +102,10 @@ class LmStudioDialect(OpenAiDialect):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._jobs: dict[str, _Job] = {}
+
+    def voices(self) -> Mapping[str, Voice]:
+        """Chat, and prompts."""
+        return {**super().voices(), "/v1/completions": CompletionVoice(self.voice())}
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings by two paths, downloads, loading and unloading."""

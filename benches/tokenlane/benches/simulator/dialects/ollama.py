@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.answer import Ask
+from tokenlane.benches.simulator.answer import BEGIN, Ask
 from tokenlane.benches.simulator.models import PULL_STEPS, Instance, Model
 from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.text import count_tokens
@@ -125,10 +125,16 @@ class OllamaDialect(OpenAiDialect):
         self._keep(instance, ask.keep_alive)
 
     def instead(self, voice: Voice, ask: Ask, model: Model, script: Script) -> Awaitable[web.StreamResponse] | None:
-        """Without messages or prompt the model is only loaded, or unloaded."""
+        """Without messages or prompt the model is only loaded, or unloaded; and a prompt may only be shown."""
+        if ask.render_only:
+            return self._show_prompt(ask)
         if ask.turns or ask.prefill or not isinstance(voice, ChatVoice):
             return None
         return self._move(voice, ask, model, script)
+
+    async def _show_prompt(self, ask: Ask) -> web.StreamResponse:
+        shown: JsonValue = {"rendered_template": ask.prompt if ask.prefill else f"{ask.conversation}{BEGIN}"}
+        return web.json_response({"model": ask.model, "created_at": moment(), "_debug_info": shown})
 
     async def _move(self, voice: ChatVoice, ask: Ask, model: Model, script: Script) -> web.StreamResponse:
         if ask.keep_alive is not None and seconds(ask.keep_alive) == 0:

@@ -65,6 +65,7 @@ class ChatVoice(Voice):
             keep_alive=body.get("keep_alive"),
             context_length=integer(options, "num_ctx"),
             truncate=boolean(body, "truncate", True),
+            render_only=boolean(body, "_debug_render_only", False),
         )
 
     def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:

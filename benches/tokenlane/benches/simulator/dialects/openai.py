@@ -260,7 +260,7 @@ class OpenAiDialect(Dialect):
     owner: ClassVar[str] = "simulator"
 
     def voices(self) -> Mapping[str, Voice]:
-        """Chat."""
+        """Chat; servers of one's own complete prompts too."""
         return {"/v1/chat/completions": self.voice()}
 
     def works(self) -> Mapping[str, Work]:

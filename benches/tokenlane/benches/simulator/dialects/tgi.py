@@ -16,6 +16,7 @@ from tokenlane.benches.simulator.text import split_tokens, token_ids
 from tokenlane.benches.simulator.voice import Voice
 
 from .asking import boolean, integer, parse, stops
+from .completions import CompletionVoice
 from .dialect import Page, Work
 from .openai import OpenAiDialect, OpenAiVoice, event
 
@@ -199,6 +200,7 @@ class TgiDialect(OpenAiDialect):
         """OpenAI's way, and its own two."""
         return {
             "/v1/chat/completions": TgiVoice(),
+            "/v1/completions": CompletionVoice(TgiVoice()),
             "/generate": GenerateVoice(stream=False),
             "/generate_stream": GenerateVoice(stream=True),
         }
@@ -313,7 +315,7 @@ class TgiDialect(OpenAiDialect):
 
     async def _chat_tokenize(self, request: web.Request) -> web.Response:
         ask = TgiVoice().read(self.parsed(await request.read()))
-        text = f"{ask.conversation}<|assistant|>\n{ask.prefill}"
+        text = ask.prompt
         return web.json_response({"tokenize_response": _tokens(text), "templated_text": text})
 
 

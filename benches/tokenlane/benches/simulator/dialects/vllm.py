@@ -14,8 +14,10 @@ from tokenlane.benches.simulator.models import Model
 from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.text import token_ids
 from tokenlane.benches.simulator.visit import Visit
+from tokenlane.benches.simulator.voice import Voice
 
 from .asking import boolean, parse
+from .completions import CompletionVoice
 from .dialect import Page, Work
 from .openai import DONE, OpenAiDialect, OpenAiVoice
 
@@ -110,9 +112,11 @@ class VllmDialect(OpenAiDialect):
             return any(embeds)
         return not all(embeds)
 
-    def voices(self) -> Mapping[str, OpenAiVoice]:
-        """Chat, unless all it has are embeddings."""
-        return {path: voice() for path, voice in _VOICES.items() if self._serves(path)}
+    def voices(self) -> Mapping[str, Voice]:
+        """Chat and prompts, unless all it has are embeddings."""
+        if not self._serves("/v1/chat/completions"):
+            return {}
+        return {**super().voices(), "/v1/completions": CompletionVoice(VllmVoice())}
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings, if it makes them, sleeping and waking."""
@@ -213,7 +217,7 @@ class VllmDialect(OpenAiDialect):
         model = self.chosen(Ask(str(body.get("model") or "")))
         if "messages" in body:
             ask = VllmVoice().read(body)
-            text = f"{ask.conversation}<|assistant|>\n{ask.prefill}"
+            text = ask.prompt
         else:
             text = str(body.get("prompt", ""))
         tokens = token_ids(text)
@@ -238,6 +242,3 @@ class VllmDialect(OpenAiDialect):
         }
         lines = [f"vllm:{figure}{labels} {value}" for figure, value in figures.items()]
         return web.Response(text="\n".join([*lines, ""]))
-
-
-_VOICES: Mapping[str, type[OpenAiVoice]] = {"/v1/chat/completions": VllmVoice}
