@@ -11,7 +11,6 @@ from redis import Redis
 
 from tokenlane.config.embedded import EmbeddedServer
 
-
 settings.register_profile("tokenlane", deadline=None)  # a busy machine is no failure
 settings.load_profile("tokenlane")
 
