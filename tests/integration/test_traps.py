@@ -247,6 +247,21 @@ async def test_vllm_ignores_what_it_once_knew() -> None:
         await asked("vllm", text("a"), extra={"guided_json": {}})
 
 
+@pytest.mark.parametrize(("tools", "sees"), [(True, False), (False, True)])
+async def test_vllm_does_not_tell_what_it_was_started_for(tools: bool, sees: bool) -> None:
+    """It is asked, a token's worth: of a tool, which wants a parser, and of an image."""
+
+    def answer(question: Any) -> Reply:
+        refused = not tools if "tools" in question else not sees if "image" in str(question) else False
+        return Reply({"error": {"message": "m is not a multimodal model", "code": 400}}, 400) if refused else Reply({})
+
+    served = {f"GET {path}": page for path, page in pages.VLLM.items()}
+    async with driven("vllm", {**served, f"POST {CHAT}": answer}) as (provider, server):
+        can = (await provider.models())[0].capabilities
+        assert can == ("chat", "schema", "prefill", *(("tools",) if tools else ()), *(("vision",) if sees else ()))
+        assert {body["max_tokens"] for _, body in server.asked} == {1}
+
+
 async def test_vllm_always_gets_a_model() -> None:
     """Without one it would take its base model."""
     assert (await asked("vllm", text("a")))[1]["model"] == "m"

@@ -28,6 +28,7 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 PAGE_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
+REFUSAL_S = 2.0
 # After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
 # connection be used again. Neither is worth a failure or a long wait.
 USAGE_GRACE_S = 5.0
@@ -197,6 +198,18 @@ class HttpProvider:
             raise
         except ValueError:
             raise self._no_page(path) from None
+
+    async def _takes(self, path: str, question: object) -> bool:
+        """Whether the server takes this question, which is worth a token. It refuses at once what it was not started
+        for, so one that lets us wait is only busy."""
+        try:
+            async with asyncio.timeout(REFUSAL_S):
+                await self._page(path, question)
+        except TimeoutError:
+            return True
+        except LlmError:
+            return False
+        return True
 
     async def _work(self, path: str, question: object, model: str) -> Any:
         """POST a question that has the model work; its answer, which may take as long as a first token.

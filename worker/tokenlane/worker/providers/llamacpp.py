@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.routing.errors import LlmError, Timeout
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
 from .body import as_json, continued, extra_of, image_urls, messages_of, options_of
@@ -44,7 +44,11 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             more = (
                 *self._capabilities(props),
                 *(("prefill",) if await self._continues() else ()),
-                *(("embed",) if await self._embeds() else ()),
+                *(
+                    ("embed",)
+                    if await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"})
+                    else ()
+                ),
             )
         except (TypeError, AttributeError):
             raise self._no_page("/props") from None
@@ -129,15 +133,6 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             "vision": (props.get("modalities") or {}).get("vision"),
         }
         return [name for name, can in told.items() if can]
-
-    async def _embeds(self) -> bool:
-        try:
-            await self._page("/v1/embeddings", {"input": "a", "encoding_format": "float"})
-        except Timeout:
-            return True  # one that cannot refuses at once; this one is busy
-        except LlmError:
-            return False
-        return True
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The server names the context of one slot n_ctx, and answers only once the model is loaded.

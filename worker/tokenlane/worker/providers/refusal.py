@@ -31,8 +31,8 @@ _NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
 """What vLLM's framework and LM Studio say, without their spaces; of an unknown model they say more."""
 _BUSY = (b"server busy", b"Model is overloaded")
 """Ollama's and TGI's words, both of which have other statuses for it as well."""
-_NO_IMAGES = (b"image input is not supported", b"missing data required for image input")
-"""llama.cpp's and Ollama's words, with status 500."""
+_NO_IMAGES = (b"image input is not supported", b"missing data required for image input", b"is not a multimodal model")
+"""llama.cpp's and Ollama's words, with status 500, and vLLM's."""
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's words for a text to embed, with status 500."""
 _NO_CREDIT = b"insufficient_quota"
@@ -84,6 +84,8 @@ def _bounded(body: bytes) -> str:
 
 def _by_words(status: int, body: bytes) -> LlmError | None:
     """What the words tell better than the status. They may quote a prompt, so each only where its server says it."""
+    if status in (400, 500) and _says(body, _NO_IMAGES):
+        return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_long(body)
     if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
@@ -92,8 +94,6 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
         return RateLimited("The account's quota at the back end is used up.", retryable=False)
     if status == 503 and _says(body, _BUSY):
         return _busy()
-    if status == 500 and _says(body, _NO_IMAGES):
-        return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
     return None
 
 

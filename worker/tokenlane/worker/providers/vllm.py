@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.routing.errors import BadRequest, LlmError, Timeout
+from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .body import messages_of
@@ -18,7 +19,12 @@ from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["VllmProvider"]
 
+_CHAT = "/v1/chat/completions"
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
 
 
 class VllmProvider(HubModels, OpenAiProvider):
@@ -43,12 +49,12 @@ class VllmProvider(HubModels, OpenAiProvider):
         models = await super().models()
         try:
             routes = (await self._page("/openapi.json"))["paths"]
-            chats, embeds = "/v1/chat/completions" in routes, "/v1/embeddings" in routes
+            chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
         except (LlmError, KeyError, TypeError):  # it may be told to hide them
             chats, embeds = True, False
         can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
-        if chats and models and await self._calls_tools(models[0].name):
-            can += ("tools",)
+        if chats and models:
+            can += await self._more(models[0].name)
         if embeds:
             can += ("embed",)
         return [model.model_copy(update={"capabilities": can}) for model in models]
@@ -74,16 +80,14 @@ class VllmProvider(HubModels, OpenAiProvider):
             raise self._no_page("/tokenize")
         return count
 
-    async def _calls_tools(self, model: str) -> bool:
-        """It has to be started with a parser for them, and refuses at once if it was not."""
-        question = {"model": model, "messages": [{"role": "user", "content": "a"}], "tools": [_A_TOOL], "max_tokens": 1}
-        try:
-            await self._page("/v1/chat/completions", question)
-        except Timeout:
-            return True  # not refused, only busy
-        except LlmError:
-            return False
-        return True
+    async def _more(self, model: str) -> tuple[str, ...]:
+        """What the server does not tell: it is started with a parser of tools or without, its model sees or not."""
+        words: JsonValue = {"type": "text", "text": "a"}
+        seeing, calling = await asyncio.gather(
+            self._takes(_CHAT, _short(model, [words, {"type": "image_url", "image_url": {"url": _PIXEL}}])),
+            self._takes(_CHAT, {**_short(model, [words]), "tools": [_A_TOOL]}),
+        )
+        return (*(("tools",) if calling else ()), *(("vision",) if seeing else ()))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         for name in sorted(request.extra or ()):
@@ -108,3 +112,8 @@ class _ContinuedReader(OpenAiAnswerReader):
         if thought:
             piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
         return super()._piece(piece)
+
+
+def _short(model: str, content: list[JsonValue]) -> dict[str, JsonValue]:
+    """A question whose answer is one token."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}

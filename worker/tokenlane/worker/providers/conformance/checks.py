@@ -194,6 +194,7 @@ async def vision(it: Subject) -> tuple[Outcome, str]:
 
 async def prefill(it: Subject) -> tuple[Outcome, str]:
     """A begun answer is continued, and what comes is the continuation alone."""
+    await models(it)  # of some models it is known only once they are loaded
     if not it.declares("prefill"):
         error = await it.refusal(resume=BEGUN, max_tokens=8)
         if error is None:
