@@ -41,18 +41,14 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
         models = await super().models()
         props = await self._page("/props")
         try:
-            more = (
-                *self._capabilities(props),
-                *(("prefill",) if await self._continues() else ()),
-                *(
-                    ("embed",)
-                    if await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"})
-                    else ()
-                ),
-            )
+            more = self._capabilities(props)
         except (TypeError, AttributeError):
             raise self._no_page("/props") from None
-        return [model.model_copy(update={"capabilities": model.capabilities + more}) for model in models]
+        if await self._continues():
+            more.append("prefill")
+        if await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"}):
+            more.append("embed")
+        return [model.model_copy(update={"capabilities": (*model.capabilities, *more)}) for model in models]
 
     async def capacity(self) -> int:
         """The server's slots, from `/props`."""
