@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlane.benches.commands.simulate import simulate
 from tokenlane.benches.simulator.faults import Fault, Faults, parse_faults, read_faults
 from tokenlane.config.exits import ConfigError
 
@@ -32,6 +34,13 @@ def met(faults: Faults, path: str = CHAT, model: str = "m") -> int | None:
     """The status of the fault that a chat meets."""
     fault = faults.due(path, model, chats=path == CHAT)
     return fault.status if fault else None
+
+
+def test_the_page_has_them_all() -> None:
+    """The documentation names every key of a fault, and every option of the command."""
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    options = [f"--{name.replace('_', '-')}" for name in inspect.signature(simulate).parameters]
+    assert [name for name in [*Fault.model_fields, *options] if f"`{name}`" not in page] == []
 
 
 def test_nth_request() -> None:

@@ -278,7 +278,8 @@ class Stage:
         if self._wire is None:
             raise _Over(cut=True)
         self._head()
-        self._wire.chunk(start)
+        if start:  # an empty chunk would be the last
+            self._wire.chunk(start)
         for _ in range(_ENDLESS_BYTES // len(_BLOCK)):
             self._wire.chunk(_BLOCK)
             await self._wire.drained()
