@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ class Workbench:
 
     def __init__(self) -> None:
         self.runs = Runs()
-        self.publisher = Publisher(cast("Pool", Keys()), "worker1", "lane1")
+        self.publisher = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1")
         self.replays: list[tuple[Any, ...]] = []
         self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
         self.control = Control(self.runs, self.publisher)

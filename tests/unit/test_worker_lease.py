@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from tests.workshop import until
 
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
+from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
 from tokenlane.routing.messages import Envelope, new_id
 from tokenlane.routing.pool import Beat, Hold, Pool, Running, Started
@@ -63,7 +65,7 @@ def new_run() -> Run:
     request_id = new_id()
     envelope = Envelope(id=request_id, client="c", agent="a", role="r")
     started = Started(5, envelope, b"", "m", starts=1, left_ms=60_000, waited_ms=0, cancelled=False)
-    outlet = Publisher(cast("Pool", None), "worker1", "lane1").open(request_id, 5, "m")
+    outlet = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1").open(request_id, 5, "m")
     return Run(started, 5, outlet)
 
 

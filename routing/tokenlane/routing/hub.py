@@ -11,10 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import Connection
 
 from .pool import Pool, open_redis
 from .tasks import background
@@ -133,36 +134,40 @@ class Hub:
             failures += 1
 
     async def _subscribe_all(self, pubsub: PubSub) -> None:
-        # A PubSub object has no connection before its first subscription; this one belongs to nobody else.
-        await pubsub.subscribe(f"tokenlane:hub:{id(self)}")
+        # A PubSub object has no connection before its first command; this channel belongs to nobody else.
         self._wanted.clear()
         self._unwanted.clear()
         self._pending = False
-        if self._subscriptions:
-            await pubsub.subscribe(*self._subscriptions)
+        await pubsub.execute_command("SUBSCRIBE", f"tokenlane:hub:{id(self)}", *self._subscriptions)
 
     async def _read(self, pubsub: PubSub) -> None:
+        silences = 0
         while True:
+            heard = False
             try:
-                async with asyncio.timeout(None) as self._wake:
-                    await self._deliver_until_pending(pubsub)
+                async with asyncio.timeout(_SILENCE_S) as self._wake:
+                    while not self._pending:
+                        await self._deliver_next(pubsub)
+                        heard = True
             except TimeoutError:
                 pass
             finally:
                 self._wake = None  # a timeout that was left cannot be rescheduled
-            await self._apply_pending(pubsub)
-
-    async def _deliver_until_pending(self, pubsub: PubSub) -> None:
-        silences = 0
-        while not self._pending:
-            message = await pubsub.get_message(timeout=_SILENCE_S)
-            silences = 0 if message else silences + 1
-            if message:
-                self._deliver(message["type"], message["channel"], message["data"])
-            elif silences >= _DEAD_AFTER_SILENCES:
-                raise redis_errors.ConnectionError("no answer to PING")
+            if self._pending:
+                await self._apply_pending(pubsub)
+            elif heard:
+                silences = 0
+            elif silences < _DEAD_AFTER_SILENCES:
+                silences += 1
+                await pubsub.execute_command("PING")
             else:
-                await pubsub.ping()
+                raise redis_errors.ConnectionError("no answer to PING")
+
+    async def _deliver_next(self, pubsub: PubSub) -> None:
+        # PubSub.get_message does the same with a timer for each message.
+        connection = cast("Connection", pubsub.connection)
+        kind, channel, *data = await connection.read_response(disconnect_on_error=False, push_request=True)
+        self._deliver(kind, channel, *data)
 
     async def _apply_pending(self, pubsub: PubSub) -> None:
         wanted, self._wanted = self._wanted, {}
@@ -171,17 +176,17 @@ class Hub:
         # Some that was not wanted may be wanted again.
         unwanted = {channel: None for channel in unwanted if channel not in self._subscriptions}
         if wanted:
-            await pubsub.subscribe(*wanted)
+            await pubsub.execute_command("SUBSCRIBE", *wanted)
         if unwanted:
-            await pubsub.unsubscribe(*unwanted)
+            await pubsub.execute_command("UNSUBSCRIBE", *unwanted)
 
-    def _deliver(self, kind: str, channel: bytes, data: bytes | int) -> None:
-        subscription = self._subscriptions.get(channel.decode()) if channel else None
+    def _deliver(self, kind: bytes, channel: bytes, data: bytes | int = b"") -> None:
+        subscription = self._subscriptions.get(channel.decode())
         if subscription is None:
             return
-        if kind == "message" and isinstance(data, bytes):
+        if kind == b"message" and isinstance(data, bytes):
             self._call(subscription.listener.handler, data)
-        elif kind == "subscribe":
+        elif kind == b"subscribe":
             if subscription.confirmed.is_set():
                 self._call(subscription.listener.on_gap)
             subscription.confirmed.set()

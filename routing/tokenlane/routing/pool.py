@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -27,7 +27,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, PoolKey, beside
 from tokenlane.config.values import masked
 
-from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
+from .errors import Duplicate, LlmError, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, Hits, LaneView, Offer
 from .messages import Envelope, Progress
@@ -60,6 +60,8 @@ Hold = Literal["mine", "stale", "cancelled", "expired"]
 
 _Reply = list["_Reply"] | bytes | int | None
 _RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes")
+_ALONE = ("publish",)
+"""Scripts that use nothing of common.lua, which costs this one more than what it does."""
 _COMMAND_TIMEOUT_S = 5.0
 _pulls: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 _CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
@@ -534,11 +536,15 @@ class Pool:
         )
 
     async def _run(self, name: str, *args: bytes | str | int) -> _Reply:
-        async with _asking(self.url):
-            try:
-                return await _command(self.redis, "EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
-            except redis_errors.NoScriptError:
-                return await _command(self.redis, "EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+        # Without `_asking`, which costs as much as the command.
+        try:
+            async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+                try:
+                    return await _command(self.redis, "EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
+                except redis_errors.NoScriptError:
+                    return await _command(self.redis, "EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+        except (redis_errors.RedisError, OSError) as error:
+            raise _ours(error, self.url) from error
 
 
 @asynccontextmanager
@@ -623,33 +629,33 @@ def _command(redis: Redis, *parts: bytes | str | int) -> Awaitable[_Reply]:
 @asynccontextmanager
 async def _asking(url: str) -> AsyncIterator[None]:
     """Around every command: it has an end, and its errors are ours."""
-    with _translated(url):
+    try:
         async with asyncio.timeout(_COMMAND_TIMEOUT_S):
             yield
+    except (redis_errors.RedisError, OSError) as error:
+        raise _ours(error, url) from error
 
 
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Raise Redis errors as ours. Their texts hold no keys' values, so they may be shown."""
+def _ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
+    """What a Redis error means. Their texts hold no keys' values, so they may be shown."""
     where = masked(url)
-    try:
-        yield
-    except redis_errors.AuthenticationError as error:
-        raise _wants_password(where) from error
-    except redis_errors.OutOfMemoryError as error:
-        raise QueueFull(f"the Redis server at {where} is out of memory: send again later", retry_after_s=1.0) from error
-    except redis_errors.InvalidResponse as error:
-        raise PoolUnavailable(f"what answers at {where} is not a Redis server: check host and port") from error
-    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
-        if isinstance(error.__cause__, redis_errors.AuthenticationError):  # how redis-py tells it of a unix socket
-            raise _wants_password(where) from error
-        if isinstance(error.__cause__, redis_errors.ResponseError):  # and of what else it refused there
-            raise PoolUnavailable(f"the Redis server at {where} refused: {error.__cause__}") from error
-        raise PoolUnavailable(
-            f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
-        ) from error
-    except redis_errors.RedisError as error:
-        raise PoolUnavailable(f"the Redis server at {where} refused: {error}") from error
+    match error:
+        case redis_errors.AuthenticationError():
+            return _wants_password(where)
+        case redis_errors.OutOfMemoryError():
+            return QueueFull(f"the Redis server at {where} is out of memory: send again later", retry_after_s=1.0)
+        case redis_errors.InvalidResponse():
+            return PoolUnavailable(f"what answers at {where} is not a Redis server: check host and port")
+        case redis_errors.ConnectionError() | redis_errors.TimeoutError() | OSError():
+            if isinstance(error.__cause__, redis_errors.AuthenticationError):  # how redis-py tells it of a unix socket
+                return _wants_password(where)
+            if isinstance(error.__cause__, redis_errors.ResponseError):  # and of what else it refused there
+                return PoolUnavailable(f"the Redis server at {where} refused: {error.__cause__}")
+            return PoolUnavailable(
+                f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
+            )
+        case _:
+            return PoolUnavailable(f"the Redis server at {where} refused: {error}")
 
 
 def _wants_password(where: str) -> PoolUnavailable:
@@ -670,7 +676,7 @@ def _source(name: str, database: int) -> str:
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in _RULES)
     head = f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
     common, own = (folder.joinpath(f"{part}.lua").read_text() for part in ("common", name))
-    return head + common + own
+    return own if name in _ALONE else head + common + own
 
 
 def _duplicate(request_id: str, state: str) -> Duplicate:

@@ -54,6 +54,7 @@ class Outlet:
         self.request_id = request_id
         self.attempt = attempt
         self.first_put_at: float | None = None
+        self.channel = publisher.channel(request_id)
         self._publisher = publisher
         self._speak_as(model)
         self._first = 0
@@ -154,6 +155,10 @@ class Publisher:
         outlet = self._outlets[request_id, attempt] = Outlet(self, request_id, attempt, model)
         return outlet
 
+    def channel(self, request_id: str) -> str:
+        """Where a request's agent listens."""
+        return self._pool.keys.deltas(request_id)
+
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
         """Publish everything from position `after` again, as far as it is kept; False if nothing of it is."""
         outlet = self._outlets.get((request_id, attempt))
@@ -176,16 +181,13 @@ class Publisher:
             self._landing = asyncio.Event()
 
     def _collect(self) -> list[tuple[str, bytes]]:
-        channel = self._pool.keys.deltas
         asked, self._asked = self._asked, {}
         dirty, self._dirty = self._dirty, {}
-        messages = [
-            (channel(outlet.request_id), message) for outlet, after in asked.items() for message in outlet._again(after)
-        ]
+        messages = [(outlet.channel, message) for outlet, after in asked.items() for message in outlet._again(after)]
         for outlet in dirty:
             outlet._in_flight = True
             message = outlet._take()
-            messages.append((channel(outlet.request_id), message))
+            messages.append((outlet.channel, message))
             self._keep(outlet, len(message))
         return messages
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,7 +15,7 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 from tokenlane.routing.messages import FinishReason
 
-from .http import TRANSPORT_ERRORS, open_client, send, transport_error
+from .http import TRANSPORT_ERRORS, open_client, reading, send, transport_error
 from .ndjson import LineReader
 from .patience import Patience
 from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
@@ -96,8 +95,10 @@ class HttpProvider:
             raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
 
     async def _stream(self, path: str, content: bytes, answer: Reading) -> AsyncGenerator[bytes, None]:
-        """POST, and the body of the answer as it arrives. Once `answer` is whole, a failure is only an early end."""
-        start = asyncio.get_running_loop().time()
+        """POST, and the body of the answer as it arrives, each phase in its own time. Once `answer` is whole, a failure
+        is only an early end."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
         first_until = start + self._lane.first_token_timeout_s
         headers = {"Content-Type": "application/json", "Accept": self.stream_type}
         if not self.keeps_alive:
@@ -108,9 +109,17 @@ class HttpProvider:
                 response = await patience.wait(send(self._http, request), first_until)
                 try:
                     await patience.wait(self._check_stream(response), first_until)
-                    async with aclosing(self._chunks(response, answer, patience, start)) as chunks:
-                        async for chunk in chunks:
+                    until, ends_at = first_until, start + self._lane.total_timeout_s
+                    received = events = 0
+                    async with reading(response) as read:
+                        while chunk := await patience.wait(read(), min(until, ends_at)):
+                            received += len(chunk)
+                            if received > MAX_ANSWER_BYTES:
+                                raise _too_long()
                             yield chunk
+                            if answer.events > events:
+                                events = answer.events
+                                until = loop.time() + self._grace_s(answer)
                 finally:
                     await response.aclose()
             except LlmError:
@@ -143,24 +152,6 @@ class HttpProvider:
     def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
         """What an HTTP answer other than 200 stands for."""
         return refusal(response.status_code, body, response.headers.get("retry-after"))
-
-    async def _chunks(
-        self, response: httpx.Response, answer: Reading, patience: Patience, start: float
-    ) -> AsyncGenerator[bytes, None]:
-        """The body, each phase in its own time."""
-        clock = asyncio.get_running_loop().time
-        until = start + self._lane.first_token_timeout_s
-        ends_at = start + self._lane.total_timeout_s
-        received = events = 0
-        async with aclosing(_raw(response)) as chunks:
-            while chunk := await patience.wait(anext(chunks, b""), min(until, ends_at)):
-                received += len(chunk)
-                if received > MAX_ANSWER_BYTES:
-                    raise ProviderDown(f"The answer is larger than {MAX_ANSWER_BYTES} bytes.", retryable=False)
-                yield chunk
-                if answer.events > events:
-                    events = answer.events
-                    until = clock() + self._grace_s(answer)
 
     def _grace_s(self, answer: Reading) -> float:
         if answer.done:
@@ -247,8 +238,8 @@ class HttpProvider:
                 try:
                     if response.status_code != 200:
                         raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
-                    async with aclosing(_raw(response)) as chunks:
-                        while chunk := await patience.wait(anext(chunks, b""), clock() + stall_s):
+                    async with reading(response) as read:
+                        while chunk := await patience.wait(read(), clock() + stall_s):
                             for line in map(from_json, lines.feed(chunk)):
                                 if not isinstance(line, dict):
                                     raise ValueError
@@ -303,19 +294,14 @@ class HttpProvider:
         )
 
 
-def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    # We ask for no compression; a server that compresses all the same is understood.
-    chunks = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
-    assert isinstance(chunks, AsyncGenerator)
-    return chunks
+def _too_long() -> ProviderDown:
+    return ProviderDown(f"The answer is larger than {MAX_ANSWER_BYTES} bytes.", retryable=False)
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:
     """The body up to `limit` bytes."""
     body = b""
-    async with aclosing(_raw(response)) as chunks:
-        async for chunk in chunks:
+    async with reading(response) as read:
+        while len(body) < limit and (chunk := await read()):
             body += chunk
-            if len(body) >= limit:
-                break
     return body[:limit]

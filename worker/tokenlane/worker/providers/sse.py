@@ -42,6 +42,8 @@ class SseReader:
         Raises:
             ProviderDown: an event, or a line without end, is larger than the limit.
         """
+        if self._is_one(chunk):
+            return [Event(chunk[6:-2])]
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_lf(chunk)
         if b"\n" not in chunk:
@@ -64,6 +66,17 @@ class SseReader:
         if rest:
             self._hold(rest)
         return events
+
+    def _is_one(self, chunk: bytes) -> bool:
+        """Whether the chunk is one event of one line, as nearly all are, and nothing came before that it belongs to."""
+        return (
+            chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n")
+            and b"\r" not in chunk
+            and len(chunk) <= self._max_bytes
+            and not (self._held or self._data or self._name or self._after_cr)
+        )
 
     def _with_lf(self, chunk: bytes) -> bytes:
         if not chunk:
