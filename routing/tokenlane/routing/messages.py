@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Generic, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
+from pydantic_core import to_json
 from typing_extensions import TypeVar
 
 from .errors import ErrorReport
@@ -418,7 +419,7 @@ class Deltas(_FromAttempt):
     deltas: list[TokenDelta] = Field(repr=False)
 
 
-_pieces: TypeAdapter[list[TokenDelta]] = TypeAdapter(list[TokenDelta])
+_TEXT_ALONE = {"text"}
 
 
 def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, list[TokenDelta]], bytes]:
@@ -427,9 +428,16 @@ def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[
     head = message.removesuffix(b'0,"deltas":[]}')
 
     def write(first: int, deltas: list[TokenDelta]) -> bytes:
-        return b'%b%d,"deltas":%b}' % (head, first, _pieces.dump_json(deltas, exclude_unset=True))
+        return b'%b%d,"deltas":[%b]}' % (head, first, b",".join(map(_piece, deltas)))
 
     return write
+
+
+def _piece(delta: TokenDelta) -> bytes:
+    # Nearly all are text alone, which takes a third of the time this way.
+    if delta.model_fields_set == _TEXT_ALONE:
+        return b'{"text":%b}' % to_json(delta.text)
+    return delta.to_wire()
 
 
 class Resume(_FromAttempt):

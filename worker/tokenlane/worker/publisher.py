@@ -24,6 +24,8 @@ __all__ = ["Outlet", "Publisher", "Rest"]
 
 logger = logging.getLogger(__name__)
 
+GATHER_S = 0.001
+"""How long a busy worker waits after a flush for the next one to grow."""
 KEPT_S = 60.0
 KEPT_BYTES = 64 * 1024 * 1024
 """Of all requests together, running ones included."""
@@ -179,6 +181,8 @@ class Publisher:
                 outlet._in_flight = False
             self._landing.set()
             self._landing = asyncio.Event()
+            if len(flying) > 1:
+                await asyncio.sleep(GATHER_S)
 
     def _collect(self) -> list[tuple[str, bytes]]:
         asked, self._asked = self._asked, {}
