@@ -91,13 +91,11 @@ class OpenAiAnswerReader(AnswerReader):
 
     def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
         text = piece.get("content")
-        reasoning = piece.get("reasoning") or piece.get("reasoning_content")
-        calls = piece.get("tool_calls")
-        if not (reasoning or calls or self._filters):
-            if not text:
-                return None
+        if text and len(piece) == 1 and not self._filters:
             self.delivered = True
             return TokenDelta(text=text, model=self._model)
+        reasoning = piece.get("reasoning") or piece.get("reasoning_content")
+        calls = piece.get("tool_calls")
         self._called += len(calls or ())
         return self._delta_of(text, reasoning, tuple(_tool_call(place, call) for place, call in enumerate(calls or ())))
 
