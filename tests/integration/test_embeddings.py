@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from tests.integration.farm import eventually, farm
-from tests.integration.life import audit, raw
+from tests.integration.farm import EVERY_LOG, eventually, farm
+from tests.integration.life import audit, dump, raw
 from tests.workshop import FakeProvider, until
 
 from tokenlane.benches.simulator import Simulator
@@ -291,6 +291,46 @@ async def test_a_killed_worker_costs_no_embeddings(redis_url: str, pool: Pool, t
 
 async def _begun(pool: Pool) -> bool:
     return not (await pool.survey()).heads
+
+
+async def test_a_text_is_kept_nowhere(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """What was embedded is in no log at any level, in no file of the worker's, and no more on the server."""
+    home = tmp_path / "home"
+    async with Simulator(api="ollama", models=["embedder"]) as simulator, farm(tmp_path, redis_url) as processes:
+        serving = ("--lane", "lane1", "--provider", "ollama", "--endpoint", simulator.url, "--json")
+        worker = await processes.tokenlane(
+            *("worker", *serving), shim=EVERY_LOG, TOKENLANE_HOME=str(home), TOKENLANE_EMBEDDINGS__CACHE_MB="1"
+        )
+        async with Client(redis_url) as client:
+            await client.embed(["marked text", "another marked text"], role="indexer")
+            await client.embed(["marked text"], role="indexer")
+        assert "marked" not in str(await dump(raw(pool)))
+        assert (await worker.end()).code == 0
+        assert "marked" not in processes.say()
+        files = [file for file in home.rglob("*") if file.is_file()]
+        assert any(file.name.startswith("vectors-") for file in files)
+        assert not any(b"marked" in file.read_bytes() for file in files)
+
+
+async def test_arqs_command_embeds_too(redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """Under ARQ's own command a lane embeds, and serves the fallback lane."""
+    async with (
+        Simulator(api="ollama", models=["embedder"]) as simulator,
+        farm(tmp_path, redis_url) as processes,
+        Client(redis_url) as client,
+    ):
+        code = "import sys; from arq.cli import cli; sys.argv[1:] = ['tokenlane.worker.settings.WorkerSettings']; cli()"
+        worker = await processes.python(
+            code,
+            TOKENLANE_REDIS_URL=redis_url,
+            TOKENLANE_LANE="lane1",
+            TOKENLANE_PROVIDER="ollama",
+            TOKENLANE_ENDPOINT=simulator.url,
+        )
+        assert (await client.embed("a", role="indexer")).lane == "lane1"
+        if is_installed():
+            assert (await client.embed("a", role="other", model=FALLBACK_MODEL)).is_fallback
+        assert (await worker.end()).code == 0
 
 
 async def test_the_command_and_the_client_that_is_not_asynchronous(redis_url: str, pool: Pool, tmp_path: Path) -> None:

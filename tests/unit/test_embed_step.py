@@ -1,0 +1,120 @@
+"""The step that answers an embed request, with a cache and without one."""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64decode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.workshop import FakeProvider
+
+from tokenlane.routing.errors import BadRequest, ProviderDown
+from tokenlane.routing.messages import EmbedRequest, ModelInfo, Vectors
+from tokenlane.routing.tasks import background
+from tokenlane.worker.embeddings import Embedder
+from tokenlane.worker.embeddings.cache import open_cache
+
+MIB = 1024 * 1024
+
+
+class Mapper(FakeProvider):
+    """Has models that embed, each its own way. `down`: it lists none. `asked`: every text that came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.listed = 0
+        self.down = False
+
+    async def models(self) -> list[ModelInfo]:
+        self.listed += 1
+        if self.down:
+            raise ProviderDown
+        return [ModelInfo(name=name, digest=f"sha256:{name}", capabilities=("embed",)) for name in ("one", "two")]
+
+    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+        self.asked += inputs
+        return [numbers(model, text) for text in inputs]
+
+
+def numbers(model: str, text: str) -> list[float]:
+    return [float(len(model)), float(ord(model[0])), *(float(byte) for byte in text.encode().ljust(6, b"\0"))]
+
+
+def unpacked(found: Vectors) -> list[list[float]]:
+    size, data = 4 * found.dimensions, b64decode(found.data)
+    return [list(struct.unpack(f"<{found.dimensions}f", data[at : at + size])) for at in range(0, len(data), size)]
+
+
+@asynccontextmanager
+async def embedding(
+    provider: Mapper, folder: pytest.TempPathFactory | None = None, *, is_fallback: bool = False
+) -> AsyncIterator[Embedder]:
+    async with AsyncExitStack() as stack:
+        cache = None
+        if folder is not None:
+            cache = await stack.enter_async_context(open_cache(folder.mktemp("cache") / "vectors", MIB))
+        embedder = Embedder(provider, "fake", cache, is_fallback=is_fallback)
+        tasks = await stack.enter_async_context(background())
+        tasks.create_task(embedder.run())
+        yield embedder
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.booleans(),
+    st.lists(
+        st.tuples(st.sampled_from(["one", "two"]), st.lists(st.text("abc", max_size=2), min_size=1, max_size=6)),
+        max_size=10,
+    ),
+)
+async def test_the_cache_says_what_the_back_end_says(
+    tmp_path_factory: pytest.TempPathFactory, with_cache: bool, requests: list[tuple[str, list[str]]]
+) -> None:
+    """Whatever is asked in which order, of which model: the vectors are the back end's, and no text of a model is sent
+    twice if there is a cache."""
+    provider = Mapper()
+    async with embedding(provider, tmp_path_factory if with_cache else None) as embedder:
+        for model, texts in requests:
+            found = await embedder.embed(EmbedRequest(role="r", inputs=texts), model)
+            assert unpacked(found) == [numbers(model, text) for text in texts]
+        told = {(model, text) for model, texts in requests for text in texts}
+        if with_cache:
+            assert len(provider.asked) == len(told)
+            hits = embedder.hits()
+            assert hits is not None
+            assert hits.asked == sum(len(texts) for _, texts in requests)
+        else:
+            assert embedder.hits() is None
+
+
+async def test_a_back_end_that_is_away_does_not_keep_the_cache_from_answering(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """What was computed is given though the back end does not even list its models, whose digests hold a minute."""
+    provider = Mapper()
+    async with embedding(provider, tmp_path_factory) as embedder:
+        request = EmbedRequest(role="r", inputs=["a"])
+        first = await embedder.embed(request, "one")
+        provider.down = True
+        assert await embedder.embed(request, "one") == first
+        embedder._builds._asked_at = float("-inf")
+        assert await embedder.embed(request, "one") == first
+        assert provider.listed == 2
+
+
+async def test_what_is_asked_of_a_vector_is_checked() -> None:
+    """Other dimensions than asked for, a provider without embeddings, a fallback that is not wanted: told as such."""
+    async with embedding(Mapper(), is_fallback=True) as embedder:
+        with pytest.raises(BadRequest, match="8 dimensions, not 9"):
+            await embedder.embed(EmbedRequest(role="r", inputs=["a"], dimensions=9), "one")
+        embedder.check(EmbedRequest(role="r", inputs=["a"]))
+        with pytest.raises(ProviderDown, match="does not want") as raised:
+            embedder.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
+        assert not raised.value.retryable
+    with pytest.raises(BadRequest, match="not supported by this lane's provider"):
+        await Embedder(FakeProvider(), "fake").embed(EmbedRequest(role="r", inputs=["a"]), "one")
