@@ -33,6 +33,7 @@ from tokenlane.producer import (
     Progress,
     ProviderDown,
 )
+from tokenlane.producer.sync import Client as SyncClient
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.policy import Policy
@@ -271,6 +272,30 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
         assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
 
 
+async def test_code_that_is_not_asynchronous(redis_url: str) -> None:
+    """The client for threads lists, pulls, verifies, loads and unloads as well; closing a pull stops the download."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    shelf.registry["new:1b"] = "I am new"
+    loop = asyncio.get_running_loop()
+
+    def agent() -> list[str]:
+        with SyncClient(redis_url) as client:
+            steps = client.pull("new:1b")
+            next(steps)
+            steps.close()
+            loop.call_soon_threadsafe(shelf.go.set)
+            done = [progress.step for progress in client.pull("new:1b")][-1]
+            client.load("new:1b")
+            loaded = [info.name for info in client.models() if info.loaded]
+            client.unload("new:1b")
+            return [done, *loaded, client.verify("new:1b").digest or ""]
+
+    shelf.go.clear()
+    async with served(shelf) as url, lane_of(redis_url, ollama(url)):
+        assert await asyncio.to_thread(agent) == ["success", "new:1b", f"sha256:{digest_of('I am new')}"]
+    assert shelf.loaded == set()
+
+
 async def worker(opened: Farm, url: str) -> Child:
     """A worker of that Ollama, ready to work."""
     child = await opened.tokenlane(
@@ -350,6 +375,12 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
             return "10 B of 40 B, 25 %" in pulling.out
 
         await eventually(shown)
+
+        async def told() -> bool:
+            ended = await (await opened.tokenlane("status")).ended()
+            return "pull     lane gpu0: new:1b, pulling: 10 B of 40 B" in ended.out
+
+        await eventually(told)
         assert (await pulling.end(signal.SIGINT)).code == 130
         await until(lambda: shelf.pulling == 0)
         shelf.go.set()

@@ -24,7 +24,7 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ModelNotFound
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.probe import Place, look
-from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry
 from tokenlane.worker.providers.conformance import check_provider
 
 PLACE = os.environ.get("TOKENLANE_TEST_OLLAMA", "")
@@ -178,3 +178,39 @@ async def test_unloading_by_extra(provider: LlmProvider, server: httpx.AsyncClie
 async def test_conformance(provider: LlmProvider) -> None:
     """No promise is broken, and what works is what is written down."""
     agrees("ollama", "real server", await check_provider(provider, "smollm2", name="ollama"))
+
+
+async def test_models_are_loaded_unloaded_and_verified(provider: LlmProvider, server: httpx.AsyncClient) -> None:
+    """It loads and unloads by the name alone, tells the digest of its list, keeps a model aside and puts it back."""
+    assert isinstance(provider, Loads)
+    assert isinstance(provider, Verifies)
+    assert isinstance(provider, KeepsBefore)
+
+    async def listed() -> dict[str, bool | None]:
+        return {info.name: info.loaded for info in await provider.models()}
+
+    for _ in range(2):
+        await provider.load("smollm2")
+        assert (await listed())["smollm2:latest"] is True
+    for _ in range(2):
+        await provider.unload("smollm2")
+        async with asyncio.timeout(30):
+            while (await listed())["smollm2:latest"]:
+                await asyncio.sleep(0.1)
+    tags = (await server.get("/api/tags")).json()["models"]
+    digest = next(entry["digest"] for entry in tags if entry["name"] == "smollm2:latest")
+    assert await provider.verify("smollm2") == f"sha256:{digest}"
+    before = await listed()
+    await provider.keep_before("smollm2")
+    assert await listed() == before
+    assert len((await server.get("/api/tags")).json()["models"]) == len(tags) + 1
+    await provider.put_back("smollm2")
+    await provider.forget_before("smollm2")
+    assert (await server.get("/api/tags")).json()["models"][0]["digest"] == digest
+    assert len((await server.get("/api/tags")).json()["models"]) == len(tags)
+    for _ in range(2):
+        await provider.keep_before("unknown")
+        await provider.forget_before("unknown")
+    for refused in (provider.load("unknown"), provider.unload("unknown"), provider.verify("unknown")):
+        with pytest.raises(ModelNotFound):
+            await refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
@@ -66,7 +66,7 @@ class Client:
         """The models of all open lanes, or of one."""
         return self._call(lambda: self._client.models(lane=lane))
 
-    def pull(self, model: str, *, lane: str | None = None) -> Iterator[Progress]:
+    def pull(self, model: str, *, lane: str | None = None) -> Generator[Progress, None, None]:
         """Have a lane fetch a model: how far it is, until the model is there. Closing the iterator cancels it."""
         self._running()
         steps = self._client.pull(model, lane=lane)

@@ -12,6 +12,7 @@ from struct import pack
 from typing import Self, TypeAlias
 
 from tokenlane.routing.errors import LlmError, RequestCancelled, RequestLost
+from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import (
     ChatRequest,
     Completed,
@@ -81,6 +82,9 @@ class _Courier(Courier):
 
     async def attach(self, request_id: str, position: int = 0) -> Exchange:
         raise RequestLost("a MockPool has no requests to attach to")
+
+    async def lanes(self) -> tuple[LaneView, ...]:
+        return ()
 
     async def cancel(self, request_id: str) -> bool:
         self.abandon(self.exchanges[request_id][0])
