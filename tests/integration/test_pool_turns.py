@@ -47,6 +47,36 @@ async def test_agents_take_turns(pool: Pool) -> None:
     await audit(pool.redis)
 
 
+async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> None:
+    """Placing all heads of each survey serves agents as placing one head of each does, with other agents waiting and
+    requests of various numbers."""
+    await life.beat(pool, WORKER, WIDE)
+    for role in ("at once", "one by one"):
+        role = role.replace(" ", "-")
+        for agent, times in (("a", 9), ("b", 1), ("c", 30), ("d", 4)):
+            await ask(pool, agent, times, role=role)
+    at_once: list[str] = []
+    while heads := [head for head in order((await pool.survey()).heads) if head.queue.role == "at-once"]:
+        assert len(heads) == min(16, 44 - len(at_once))
+        assert {head.more for head in heads} == {len(at_once) + len(heads) < 44}
+        for head in heads:
+            assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
+            at_once.append(head.agent)
+    one_by_one: list[str] = []
+    while heads := order((await pool.survey()).heads):
+        assert await pool.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
+        one_by_one.append(heads[0].agent)
+    assert at_once == one_by_one
+
+
+async def test_no_more_heads_than_there_is_room(pool: Pool) -> None:
+    """A survey looks for as many requests as the lanes can take, and for one at least."""
+    await ask(pool, "a", 30)
+    assert len((await pool.survey()).heads) == 1
+    await life.beat(pool, WORKER, LANE)
+    assert len((await pool.survey()).heads) == LANE.limit
+
+
 async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:
     """Who comes when others have been served for long takes turns from then on, and does not catch up."""
     await ask(pool, "early", 50)
@@ -199,13 +229,13 @@ async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
 
 
 async def test_heads_say_what_routers_need(pool: Pool) -> None:
-    """A head carries its queue, its newest attempt, and whether more waits behind it."""
+    """A head carries its queue, its newest attempt, its place, and whether more waits than heads are told."""
     asked: Asked = await life.running(pool)
     await pool.requeue(asked.id, asked.attempt, WORKER)
     (head,) = (await pool.survey()).heads
     assert (head.id, head.attempt, head.more) == (asked.id, asked.attempt, False)
     assert head.queue == Queue.of(life.envelope())
-    await life.submit(pool)
-    (head,) = (await pool.survey()).heads
-    assert (head.id, head.more) == (asked.id, True)
+    other = await life.submit(pool)
+    heads = (await pool.survey()).heads
+    assert [(head.id, head.place, head.more) for head in heads] == [(asked.id, 0, False), (other, 1, False)]
     assert (await pool.check(CLIENT)).lanes == 1

@@ -719,7 +719,7 @@ def _standing(reply: list[_Reply]) -> Standing:
 
 def _head(reply: list[_Reply]) -> Head | None:
     """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
-    name, agent, request_id, attempt, more, served, waited_ms = reply
+    name, agent, request_id, attempt, more, served, waited_ms, place = reply
     try:
         queue = Queue.parse(_text(name))
     except ValueError:
@@ -732,6 +732,7 @@ def _head(reply: list[_Reply]) -> Head | None:
         more=_int(more) == 1,
         served=_int(served),
         waited_ms=_int(waited_ms),
+        place=_int(place),
     )
 
 

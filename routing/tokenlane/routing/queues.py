@@ -67,10 +67,10 @@ class Queue:
 
 @dataclass(frozen=True)
 class Head:
-    """The request that is next in its queue.
+    """One of the requests that are next in their queue.
 
-    `attempt`: its newest so far, 0 if none. `more`: others wait behind it. `served`: when its queue was last served,
-    as a dispatch sequence.
+    `attempt`: its newest so far, 0 if none. `more`: others wait that are no heads. `served`: when its queue was last
+    served, as a dispatch sequence. `place`: how many heads of its queue come before it.
     """
 
     queue: Queue
@@ -80,8 +80,11 @@ class Head:
     more: bool
     served: int
     waited_ms: int
+    place: int = 0
 
 
 def order(heads: Sequence[Head]) -> list[Head]:
     """The heads in the order in which they are to be served."""
-    return sorted(heads, key=lambda head: (_RANK[head.queue.priority], head.served, -head.waited_ms, head.id))
+    return sorted(
+        heads, key=lambda head: (_RANK[head.queue.priority], head.place, head.served, -head.waited_ms, head.id)
+    )

@@ -1,34 +1,70 @@
--- What a router decides on, read at one moment: the head of every queue, and every lane.
+-- What a router decides on, read at one moment: every lane, and of every queue as many heads as the lanes have room for
+-- (16 at most), in the order in which they are to be served.
 --
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, heads, lanes}
---       head: {queue, agent, id, newest attempt so far, more waits behind it: 0 or 1, sequence of the queue's last
---       dispatch, ms waited}
+--       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
+--       queue's last dispatch, ms waited, place among the heads of its queue from 0}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
 --       queued to embed, queued commands}
 
+local MOST_HEADS = 16
 local now = now_ms()
 local since = int(now - rule('lease_ms'))
-local heads, lanes = {}, {}
-for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
-  local queue = P .. 'queue:' .. name
-  local agent = redis.call('ZRANGE', queue .. ':agents', 0, 0)[1]
-  local id = agent and redis.call('ZRANGE', queue .. ':agent:' .. agent, 0, 0)[1]
-  if id then
-    local more = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. agent) > 1
-    local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. id, 'created', 'attempt'))
-    heads[#heads + 1] = { name, agent, id, tonumber(attempt or 0), more and 1 or 0,
-      tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0), now - tonumber(created or now) }
-  end
-end
+local heads, lanes, room = {}, {}, 0
+
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
     'offer')
   if state[1] then
     local workers = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf')
-    lanes[#lanes + 1] = { name, state[1], state[2], state[3], tonumber(state[4]),
-      redis.call('ZCARD', lane_queue(name, 'chat')), workers, tonumber(state[5]), state[6] or '{}',
-      redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')) }
+    local limit, queued = tonumber(state[4]), redis.call('ZCARD', lane_queue(name, 'chat'))
+    if workers > 0 then room = room + math.max(0, limit - queued) end
+    lanes[#lanes + 1] = { name, state[1], state[2], state[3], limit, queued, workers, tonumber(state[5]),
+      state[6] or '{}', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')) }
   end
 end
+local most = math.max(1, math.min(MOST_HEADS, room))
+
+-- Agents by tag, as far as they can be among the heads, each with its oldest requests.
+local function agents_of(queue)
+  local found, flat = {}, redis.call('ZRANGE', queue .. ':agents', 0, most - 1, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    found[#found + 1] = { name = flat[i], tag = tonumber(flat[i + 1]), taken = 0,
+      ids = redis.call('ZRANGE', queue .. ':agent:' .. flat[i], 0, most - 1) }
+  end
+  return found
+end
+
+-- Who has the lowest tag and something left; each request that is served raises it by one, as `dispatch` will.
+local function next_agent(agents)
+  local first
+  for _, agent in ipairs(agents) do
+    local sooner = not first or agent.tag < first.tag or (agent.tag == first.tag and agent.name < first.name)
+    if agent.taken < #agent.ids and sooner then first = agent end
+  end
+  return first
+end
+
+local function heads_of(name)
+  local queue = P .. 'queue:' .. name
+  local agents, picked = agents_of(queue), {}
+  for place = 1, most do
+    local agent = next_agent(agents)
+    if not agent then break end
+    agent.taken = agent.taken + 1
+    agent.tag = agent.tag + 1
+    picked[place] = { agent.name, agent.ids[agent.taken] }
+  end
+  local more = redis.call('ZCARD', queue .. ':agents') > #agents
+  for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
+  local served = tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0)
+  for place, pick in ipairs(picked) do
+    local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt'))
+    heads[#heads + 1] = { name, pick[1], pick[2], tonumber(attempt or 0), more and 1 or 0, served,
+      now - tonumber(created or now), place - 1 }
+  end
+end
+
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do heads_of(name) end
 return { now, tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), heads, lanes }
