@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import LlmError
 from .lanes import LaneView
-from .messages import Kind, Name, Needs
+from .messages import Kind, Needs
+from .wire import Name
 
 __all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "pullers", "served_name"]
 
