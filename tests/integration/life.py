@@ -246,7 +246,7 @@ _TABLE: Final = {
     r"lane:[^:]+:state": "hash",
     r"lane:[^:]+:workers": "zset",
     r"(client|agent):[^:]+": "set",
-    r"swept|drain|policy": "hash",
+    r"swept|drain:[^:]+|policy": "hash",
     r"worker:[^:]+|rates:\d+": "hash",
     r"router:[^:]+": "string",
     r"sequence|key": "string",

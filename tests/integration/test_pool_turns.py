@@ -190,10 +190,10 @@ async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:
 
 async def end(pool: Pool, after_ms: int, *, role: str = "planner") -> None:
     """A request of the role ends, that long after the one before."""
-    drain = f"{PREFIX}drain"
-    last = await raw(pool).hget(drain, f"{role}:at")
+    drain = f"{PREFIX}drain:{role}"
+    last = await raw(pool).hget(drain, "at")
     if last is not None:
-        await raw(pool).hset(drain, f"{role}:at", (await pool.survey()).now_ms - after_ms)
+        await raw(pool).hset(drain, "at", (await pool.survey()).now_ms - after_ms)
     (head, *_) = (it for it in (await pool.survey()).heads if it.queue.role == role)
     await pool.cancel(head.id)
 

@@ -35,7 +35,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        |                                                      | vanished client: `sweep` |
 | `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
-| `drain`                 | hash   | per role: last end `at`, `mean` ms between ends      | stays                    |
+| `drain:ROLE`            | hash   | last end `at`, `mean` ms between ends                | 1 h past the role's last |
 | `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
 | `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |
 |                         |        | completed, failed, cancelled, expired                |                          |

@@ -134,17 +134,19 @@ end
 
 -- idle: nothing of the role is left, so the time until its next end says nothing of how fast it drains.
 local function note_drain(role, now, idle)
-  local last, mean = unpack(redis.call('HMGET', P .. 'drain', role .. ':at', role .. ':mean'))
+  local drain = P .. 'drain:' .. role
+  local last, mean = unpack(redis.call('HMGET', drain, 'at', 'mean'))
   if last then
     local gap = math.min(now - tonumber(last), 60000)
     mean = mean and (0.8 * tonumber(mean) + 0.2 * gap) or gap
-    redis.call('HSET', P .. 'drain', role .. ':mean', int(mean))
+    redis.call('HSET', drain, 'mean', int(mean))
   end
   if idle then
-    redis.call('HDEL', P .. 'drain', role .. ':at')
+    redis.call('HDEL', drain, 'at')
   else
-    redis.call('HSET', P .. 'drain', role .. ':at', int(now))
+    redis.call('HSET', drain, 'at', int(now))
   end
+  redis.call('EXPIRE', drain, KEEP_ENDED_S)
 end
 
 local function priority_of(queue)

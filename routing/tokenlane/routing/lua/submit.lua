@@ -24,7 +24,7 @@ end
 
 local stream = P .. 'role:' .. role
 local depth = redis.call('XLEN', stream)
-local mean = tonumber(redis.call('HGET', P .. 'drain', role .. ':mean') or 1000)
+local mean = tonumber(redis.call('HGET', P .. 'drain:' .. role, 'mean') or 1000)
 if depth >= limit('depth') then return { 'full', 'role', math.ceil(math.max(mean, 100)) } end
 local in_flight = redis.call('SCARD', P .. 'agent:' .. agent)
 if in_flight >= limit('in_flight') then return { 'full', 'agent', math.ceil(math.max(mean, 100)) } end

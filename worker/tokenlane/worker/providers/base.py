@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
@@ -75,6 +76,8 @@ class HttpProvider:
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
         self._lane = lane
         self._http = open_client(lane, self.endpoint)
+        # Joining endpoint and path costs httpx half of what building a request does.
+        self._url = lru_cache(lambda path: httpx.URL(f"{self.endpoint}{path}"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,7 +106,7 @@ class HttpProvider:
         headers = {"Content-Type": "application/json", "Accept": self.stream_type}
         if not self.keeps_alive:
             headers["Connection"] = "close"
-        request = self._http.build_request("POST", path, content=content, headers=headers)
+        request = self._http.build_request("POST", self._url(path), content=content, headers=headers)
         with Patience() as patience:
             try:
                 response = await patience.wait(send(self._http, request), first_until)
