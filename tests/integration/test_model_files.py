@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.integration.farm import eventually, farm
 from tests.integration.hub import COMMIT, Hub, served_hub
 from tests.workshop import until
 
+from tokenlane.benches.simulator import Simulator
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, DigestMismatch, ModelNotFound, ProviderDown
 from tokenlane.worker.providers import Loads, Pulls, Verifies, default_registry
@@ -229,3 +232,30 @@ def test_what_to_do_instead() -> None:
     for name in ("vllm", "tgi", "llamacpp"):
         instead = default_registry()._factory(name).instead  # type: ignore[attr-defined]  # these are classes
         assert instead.keys() == {"load", "unload"}
+
+
+async def test_through_the_queue(hub: Hub, redis_url: str, tmp_path: Path) -> None:
+    """A worker beside vLLM pulls a repository for a command, stops when that is cancelled, and goes on for the next."""
+    hub.stop_after = len(WEIGHTS) // 2
+    async with Simulator(api="vllm", models=["org/toy"]) as backend, farm(tmp_path, redis_url) as opened:
+        serving = ("--lane", "gpu0", "--provider", "vllm", "--endpoint", backend.url)
+        worker = await opened.tokenlane("worker", "--json", "--supervised", *serving)
+
+        async def ready() -> bool:
+            assert worker.running, worker.error
+            return "\n" in worker.out
+
+        await eventually(ready, 40)
+        pulling = await opened.tokenlane("models", "pull", "org/toy")
+        await until(lambda: any(part.stat().st_size == hub.stop_after for part in tmp_path.rglob("*.part")))
+        assert (await pulling.end(signal.SIGINT)).code == 130
+        await until(lambda: hub.stopped == 0)
+        hub.stop_after = None
+        again = await (await opened.tokenlane("models", "pull", "org/toy", "--json")).ended()
+        assert again.code == 0, again
+        assert "stored in" in again.out.splitlines()[-2]
+        assert hub.ranges[-1] == ("sub/model.safetensors", f"bytes={len(WEIGHTS) // 2}-")
+        verified = await (await opened.tokenlane("models", "verify", "org/toy")).ended()
+        assert verified.out.split()[1] == "org/toy"
+        refused = await (await opened.tokenlane("models", "load", "org/toy")).ended()
+        assert (refused.code, "not supported by vllm: start its server" in refused.error) == (2, True)

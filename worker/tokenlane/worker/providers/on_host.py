@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic_core import from_json
 
-from tokenlane.config.children import spawn
+from tokenlane.config.children import Child, spawn
 from tokenlane.config.running import data_dir
 from tokenlane.routing.errors import ErrorReport, LlmError, ProviderDown
 from tokenlane.routing.messages import Progress
@@ -58,22 +58,30 @@ class HubModels(HttpProvider):
         """
         command = (sys.executable, "-m", "tokenlane.worker.files", action, self.kind, data_dir(), model)
         child = await spawn(*command, output=asyncio.subprocess.PIPE, errors=asyncio.subprocess.DEVNULL)
-        ended = False
+        ending = asyncio.create_task(_end_with(child), name="tokenlane files")
         try:
             assert child.process.stdout is not None
             async for text in child.process.stdout:
                 line = from_json(text)
                 if "error" in line:
                     raise LlmError.from_report(ErrorReport.model_validate(line["error"]))
-                ended = "done" in line
                 yield line
-            if not ended:
-                raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
+                if "done" in line:
+                    return
+            raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
         except LlmError as error:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
         finally:
+            ending.cancel()
+            await asyncio.wait({ending})
             await child.end(_END_S)
+
+
+async def _end_with(child: Child) -> None:
+    """End what waits beside the process as soon as that has: started by uvloop, it holds the pipe that is read."""
+    await child.process.wait()
+    await child.end(0)
 
 
 class GgufModels(HubModels):
