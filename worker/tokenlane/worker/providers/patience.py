@@ -45,7 +45,7 @@ class Patience:
         Raises:
             TimeoutError: it was not ready by then; it has been cancelled.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop it is looked up by a system call, in Python 3.11
         assert task is not None
         cancelling = task.cancelling()
         self._waiting, self._until = task, until
