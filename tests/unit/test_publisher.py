@@ -154,6 +154,22 @@ async def test_the_first_delta_goes_at_once_and_a_flush_takes_all_that_came_mean
         ]
 
 
+async def test_a_busy_worker_gathers_but_lets_no_answer_wait_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a flush of several streams the next one waits to grow, until the first delta of an answer comes."""
+    monkeypatch.setattr(publisher_module, "GATHER_S", 60)
+    async with publishing() as (publisher, pool):
+        one, two, three = (publisher.open(f"{number:032x}", ATTEMPT, "m") for number in range(3))
+        for outlet in (one, two):
+            outlet.put(TokenDelta(text="begun"))
+        await until(lambda: len(pool.flushes) == 1)
+        one.put(TokenDelta(text="more"))
+        await turns()
+        assert len(pool.flushes) == 1
+        three.put(TokenDelta(text="begun"))
+        await until(lambda: len(pool.flushes) == 2)
+        assert len(pool.flushes[1]) == 2
+
+
 async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
     """What a flush in flight has taken is not handed back, what came after it is, and none of it is published."""
     async with publishing() as (publisher, pool):

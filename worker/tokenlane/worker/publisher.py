@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -24,7 +25,7 @@ __all__ = ["Outlet", "Publisher", "Rest"]
 
 logger = logging.getLogger(__name__)
 
-GATHER_S = 0.001
+GATHER_S = 0.002
 """How long a busy worker waits after a flush for the next one to grow."""
 KEPT_S = 60.0
 KEPT_BYTES = 64 * 1024 * 1024
@@ -149,6 +150,7 @@ class Publisher:
         self._dirty: dict[Outlet, None] = {}
         self._asked: dict[Outlet, int] = {}
         self._wake = asyncio.Event()
+        self._begun = asyncio.Event()
         self._landing = asyncio.Event()
         self._failing = False
 
@@ -175,6 +177,7 @@ class Publisher:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._begun.clear()
             flying = list(self._dirty)
             await self._send(self._collect())
             for outlet in flying:
@@ -182,7 +185,13 @@ class Publisher:
             self._landing.set()
             self._landing = asyncio.Event()
             if len(flying) > 1:
-                await asyncio.sleep(GATHER_S)
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Let the next flush grow, unless an answer begins: its agent has waited long enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._begun.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:
         asked, self._asked = self._asked, {}
@@ -208,6 +217,8 @@ class Publisher:
     def _ready(self, outlet: Outlet) -> None:
         self._dirty[outlet] = None
         self._wake.set()
+        if not outlet._sent:
+            self._begun.set()
 
     def _unready(self, outlet: Outlet) -> None:
         self._dirty.pop(outlet, None)
