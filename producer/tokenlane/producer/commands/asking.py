@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 import typer
@@ -13,11 +15,11 @@ from tokenlane.config.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 
-from .chat import printable, until_stopped
-
-__all__ = ["carry_out"]
+__all__ = ["carry_out", "printable", "say"]
 
 _Answer = TypeVar("_Answer")
+
+_NEVER_SHOWN = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def carry_out(
@@ -36,12 +38,42 @@ def carry_out(
             answers.append(await ask(client))
 
     try:
-        stopped = asyncio.run(until_stopped(asking()))
+        stopped = asyncio.run(_until_stopped(asking()))
     except LlmError as error:
-        told = f"{error}\n{error.detail}".rstrip()
-        typer.echo(f"tokenlane: {printable(told)}", err=True)
+        say(f"{error}\n{error.detail}".rstrip())
         usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
         raise typer.Exit(USAGE if usage else FAILED) from None
     if stopped is not None:
         raise typer.Exit(128 + stopped)
     return answers[0]
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a model's words must not move the cursor, set the title or the colours."""
+    return text.translate(_NEVER_SHOWN)
+
+
+def say(text: str) -> None:
+    """Tell people something, on standard error."""
+    typer.echo(f"tokenlane: {printable(text)}", err=True)
+
+
+async def _until_stopped(asking: Coroutine[object, object, None]) -> int | None:
+    """Ask, unless SIGTERM or SIGHUP cancels that; its number."""
+    task, stopped = asyncio.create_task(asking), list[int]()
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    with suppress(NotImplementedError, AttributeError):  # Windows
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        return stopped[0]
+    return None

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
-from tokenlane.config.exits import FAILED, USAGE, ConfigError
-from tokenlane.config.load import asked_for, find_pool, pool_name
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.producer.stream import ChatStream
-from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
-__all__ = ["chat", "printable", "until_stopped"]
+from .asking import carry_out, printable, say
+
+__all__ = ["chat"]
 
 _PATIENCE_S = 2.0
 _LOOK_AGAIN_S = 0.5
-_NEVER_SHOWN = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def chat(
@@ -42,7 +41,7 @@ def chat(
 ) -> None:
     """Ask a question and stream the answer."""
     messages = [Message(role="system", content=_text(system))] if system is not None else []
-    messages.append(Message(role="user", content=_read() if question == "-" else _text(question)))
+    messages.append(Message(role="user", content=_asked(question)))
     options: ChatOptions = {"priority": priority}
     provider, other_model = asked_for()
     if provider is not None:
@@ -58,38 +57,8 @@ def chat(
         if not math.isfinite(timeout):
             raise ConfigError("--timeout is a number of seconds.")
         options["time_to_live_ms"] = int(1000 * timeout)
-    found = find_pool(redis)
-    client = Client(found.url, pool=pool_name(pool), key=found.keys)
     show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
-    try:
-        stopped = asyncio.run(until_stopped(_ask(client, messages, role, options, show, as_json=as_json)))
-    except LlmError as error:
-        _say(f"{error}\n{error.detail}".rstrip())
-        usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
-        raise typer.Exit(USAGE if usage else FAILED) from None
-    if stopped is not None:
-        raise typer.Exit(128 + stopped)
-
-
-async def until_stopped(asking: Coroutine[object, object, None]) -> int | None:
-    """Ask, unless SIGTERM or SIGHUP cancels that; its number."""
-    task, stopped = asyncio.create_task(asking), list[int]()
-
-    def stop(number: int) -> None:
-        stopped.append(number)
-        task.cancel()
-
-    with suppress(NotImplementedError, AttributeError):  # Windows
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-                asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        return stopped[0]
-    return None
+    carry_out(lambda client: _ask(client, messages, role, options, show, as_json=as_json), redis, pool)
 
 
 async def _ask(
@@ -101,7 +70,7 @@ async def _ask(
     *,
     as_json: bool,
 ) -> None:
-    async with client, client.chat(messages, role=role, **options) as stream:
+    async with client.chat(messages, role=role, **options) as stream:
         telling = asyncio.create_task(_tell_why(stream))
         try:
             async for delta in stream:
@@ -123,17 +92,12 @@ async def _tell_why(stream: ChatStream) -> None:
     while True:
         if stream.waiting not in (None, told):
             told = stream.waiting
-            _say(f"not started yet: {told}")
+            say(f"not started yet: {told}")
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _show_text(delta: TokenDelta) -> None:
     _write(delta.text)
-
-
-def printable(text: str) -> str:
-    """Text without control characters: a model's words must not move the cursor, set the title or the colours."""
-    return text.translate(_NEVER_SHOWN)
 
 
 def _show_on_terminal(delta: TokenDelta) -> None:
@@ -150,8 +114,12 @@ def _write(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _say(text: str) -> None:
-    typer.echo(f"tokenlane: {printable(text)}", err=True)
+def _asked(question: str) -> str:
+    text = _read() if question == "-" else _text(question)
+    if not text or text.isspace():
+        where = "on standard input" if question == "-" else "in the argument"
+        raise ConfigError(f"There is no question {where}: give one, or - to read it from standard input.")
+    return text
 
 
 def _read() -> str:

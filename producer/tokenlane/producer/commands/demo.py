@@ -28,7 +28,7 @@ from tokenlane.producer.client import Client
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import Usage
 
-from .chat import printable
+from .asking import printable
 
 __all__ = ["demo"]
 

@@ -14,8 +14,7 @@ from tokenlane.config.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 
-from .asking import carry_out
-from .chat import printable
+from .asking import carry_out, printable
 
 __all__ = ["embed"]
 

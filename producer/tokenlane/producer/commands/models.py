@@ -25,8 +25,7 @@ from tokenlane.routing.commands.output import Table, show, show_json
 from tokenlane.routing.messages import ModelInfo, Progress
 from tokenlane.routing.sizes import sized
 
-from .asking import carry_out
-from .chat import printable
+from .asking import carry_out, printable
 
 __all__ = ["models"]
 
