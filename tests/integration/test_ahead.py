@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import pytest
 from tests.integration.stand_in import StandIn
 from tests.workshop import until
 
-from tokenlane.producer import Client
+from tokenlane.producer import BadRequest, Client
 from tokenlane.routing.pool import Pool
 
 
@@ -67,3 +68,15 @@ async def test_unsubscribed_when_the_answer_has_ended(client: Client, worker: St
     async with asyncio.timeout(10):
         while await subscribed(pool, stream.request_id):
             await asyncio.sleep(0.005)
+
+
+async def test_an_id_of_a_request_that_was_not_valid_is_used_again(client: Client) -> None:
+    """Requests that are refused before they are sent take no channels with them."""
+    await ready(client, 16)
+    for _ in range(40):
+        with pytest.raises(BadRequest):
+            await client.complete([], role="planner")
+        gc.collect()
+    courier = client._courier
+    assert courier is not None
+    assert (len(courier.ahead._ready), courier.ahead._taken) == (16, set())

@@ -52,6 +52,8 @@ async def test_every_method(redis_url: str, worker: StandIn, pool: Pool) -> None
                 with pytest.raises(RequestCancelled):
                     next(stream)
             assert client.cancel(new_id()) is False
+            with pytest.raises(RuntimeError, match="use `with client"):
+                client.chat("four", role="planner").answer()
             return texts, answer, rest
 
     working = asyncio.create_task(asyncio.to_thread(agent))

@@ -131,8 +131,8 @@ class ChatStream(Generic[Parsed]):
         return self._exchange
 
     def __del__(self) -> None:
-        exchange = getattr(self, "_exchange", None)
-        if self._loop is None:
+        exchange = self._exchange
+        if exchange is None:
             self._courier.ahead.give_back(self._request_id)
         if exchange is None or self._loop is None or exchange.delivery.ended:
             return

@@ -161,7 +161,7 @@ class ChatStream(Generic[Parsed]):
     waiting: str | None
 
     def __init__(self, owner: Client, inner: stream.ChatStream[Parsed]) -> None:
-        self._owner, self._inner = owner, inner
+        self._owner, self._inner, self._entered = owner, inner, False
 
     def __getattr__(self, name: str) -> object:
         if name not in self.__annotations__:
@@ -170,14 +170,15 @@ class ChatStream(Generic[Parsed]):
 
     def cancel(self) -> None:
         """Cancel the request for all who read it."""
-        self._owner._call(self._inner.cancel)
+        self._call(self._inner.cancel)
 
     def answer(self) -> Answer[Parsed]:
         """Wait for the end; the whole answer."""
-        return self._owner._call(self._inner.answer)
+        return self._call(self._inner.answer)
 
     def __enter__(self) -> Self:
         self._owner._call(self._inner.__aenter__)
+        self._entered = True
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -189,6 +190,11 @@ class ChatStream(Generic[Parsed]):
 
     def __next__(self) -> TokenDelta:
         try:
-            return self._owner._call(self._inner.__anext__)
+            return self._call(self._inner.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
+
+    def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
+        if not self._entered:
+            raise RuntimeError("the stream is not entered: use `with client.chat(...) as stream`")
+        return self._owner._call(ask)
