@@ -67,7 +67,8 @@ async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
     """A key does not shut out those who use a pool without one: its owner is refused, until nobody is there."""
     async with connect(redis_url) as pool:
         await life.submit(pool)
-        assert "in use without a key" in await refused(redis_url, ring(OLD))
+        said = await refused(redis_url, ring(OLD))
+        assert said.startswith(f"pool 'main' at {redis_url} is in use without a key")
         await pool.leave(life.CLIENT)
         await life.sweep(pool)
         async with connect(redis_url, keys=ring(OLD)) as sealed:

@@ -11,7 +11,7 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.errors import Duplicate, QueueFull, RequestLost
-from tokenlane.routing.lanes import Fault
+from tokenlane.routing.lanes import Fault, Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
@@ -283,3 +283,28 @@ async def test_a_second_sweep_finds_less(pool: Pool) -> None:
     after = await life.snapshot(pool.redis)
     assert (await life.sweep(pool)).requeued == 0
     assert await life.snapshot(pool.redis) == after
+
+
+async def test_an_envelope_that_cannot_be_read_is_started_by_nobody(pool: Pool) -> None:
+    """What another version has written is an error to none who starts it: it is left to its lease."""
+    await life.open_lane(pool)
+    for alone in (True, False):
+        request_id = life.envelope().id
+        fields = (request_id, "planner", "planner:chat:normal:1::", "agent1", CLIENT, "chat", 60_000, 0)
+        await pool._run("submit", *fields, b'{"v":2,"id":"\\u0007"}', b"{}", "", "")
+        head = await life.head(pool, request_id)
+        if alone:
+            assert await pool.dispatch_and_start(head, LANE.lane, "m1", "token", WORKER) is None
+        else:
+            attempt = await pool.dispatch(head, LANE.lane, "m1", "token")
+            assert attempt is not None
+            assert await pool.start(request_id, attempt, WORKER) is None
+        assert await life.state_of(pool, request_id) == "running"
+
+
+async def test_an_offer_that_cannot_be_read_is_that_of_a_lane_for_chats(pool: Pool) -> None:
+    """A newer worker's words about its lane end no older router."""
+    await life.open_lane(pool)
+    await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "offer", '{"limits": {"embed": "some"}}')
+    (lane,) = (await pool.survey()).lanes
+    assert (lane.offer, lane.live) == (Offer(), True)

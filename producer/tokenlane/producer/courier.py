@@ -251,7 +251,7 @@ class Courier:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
                 await self._hub.subscribe(self._channel(exchange), *self._listener(exchange.id))
         except TimeoutError as error:
-            raise PoolUnavailable(f"{self._pool!r} confirms no subscription: is its Redis server there?") from error
+            raise PoolUnavailable(f"{self._pool} confirms no subscription: is its Redis server there?") from error
 
     async def _submit(self, exchange: Exchange, envelope: Envelope, payload: bytes) -> LlmError | None:
         try:

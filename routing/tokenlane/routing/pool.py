@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ __all__ = [
     "connect",
     "open_redis",
 ]
+
+logger = logging.getLogger(__name__)
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]
 State = Literal["missing", "waiting", "delayed", "dispatched", "running", "completed", "failed", "cancelled", "expired"]
@@ -191,7 +194,11 @@ class Pool:
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
 
     def __repr__(self) -> str:
-        return f"Pool({self.keys.pool!r} at {masked(self.url)!r})"
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        """The pool for people, where messages name it."""
+        return f"pool {self.keys.pool!r} at {masked(self.url)}"
 
     # The life of a request.
 
@@ -484,7 +491,7 @@ class Pool:
         outcome, ids = await self._announce(self._ring)
         if outcome == "open" and ids:
             raise PoolKeyMismatch(
-                f"{self!r} is in use without a key, and yours is {ids}: leave it out, or stop the pool's workers and "
+                f"{self} is in use without a key, and yours is {ids}: leave it out, or stop the pool's workers and "
                 "agents, and then the first to come with a key seals it"
             )
         self._learn(ids)
@@ -531,7 +538,7 @@ class Pool:
     def _mismatch(self) -> PoolKeyMismatch:
         yours = f"yours is {', '.join(self._ring.ids)}" if self._ring.keys else "you gave none"
         return PoolKeyMismatch(
-            f"{self!r} is sealed with key {', '.join(self._announced)}, and {yours}: set TOKENLANE_POOL_KEY, or "
+            f"{self} is sealed with key {', '.join(self._announced)}, and {yours}: set TOKENLANE_POOL_KEY, or "
             "Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
         )
 
@@ -692,10 +699,15 @@ def _started(reply: _Reply) -> Started | None:
     outcome, *rest = _list(reply)
     if _text(outcome) != "run":
         return None
-    attempt, envelope, payload, model, starts, left_ms, waited_ms, cancelled = rest
+    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled = rest
+    try:
+        envelope = Envelope.model_validate_json(_bytes(document))
+    except ValidationError:
+        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
+        return None
     return Started(
         attempt=_int(attempt),
-        envelope=Envelope.model_validate_json(_bytes(envelope)),
+        envelope=envelope,
         payload=_bytes(payload),
         model=_text(model),
         starts=_int(starts),
@@ -754,7 +766,12 @@ def _lane(reply: list[_Reply]) -> LaneView:
 
 @lru_cache(maxsize=256)
 def _offer(document: bytes) -> Offer:
-    return Offer.model_validate_json(document)
+    """A lane's offer; of one that a newer worker has made and this version cannot read, chat is what is left."""
+    try:
+        return Offer.model_validate_json(document)
+    except ValidationError:
+        logger.error("a lane's offer cannot be read; it is given chats alone: run one version of tokenlane everywhere")
+        return Offer()
 
 
 def _list(reply: _Reply) -> list[_Reply]:
