@@ -11,7 +11,7 @@ from tests.workshop import Asker, FakeProvider, ask, serving, until
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import Interrupted, LaneConflict
 from tokenlane.routing.hub import Hub, open_hub
-from tokenlane.routing.messages import Cancelled, Expired, Failed, Replay
+from tokenlane.routing.messages import Cancelled, Expired, Failed, Replay, new_id
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.worker.serve import drain, open_lane
@@ -317,3 +317,11 @@ async def test_a_failing_back_end_costs_an_attempt(redis_url: str, pool: Pool, h
         provider.error = None
         await all_slots_work(pool, hub, provider)
         await settled(pool)
+
+
+async def test_an_abandoned_worker_starts_nothing_more(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """After its jobs are cancelled no bell has it take another one, which nobody would wait for."""
+    async with serving(redis_url, FakeProvider()) as (_, worker):
+        await worker.abandon()
+        worker.ring(f"{pool.keys.tag}{new_id()}:1".encode())
+        assert worker.tasks == {}

@@ -9,10 +9,14 @@ from typing import cast
 from tests.workshop import until
 
 from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
+from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.messages import Kind, Needs, new_id
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, Survey, Swept
+from tokenlane.routing.pool import Pool, Started, Survey, Swept
+from tokenlane.routing.queues import Head, Queue
 from tokenlane.routing.tasks import background
 
 
@@ -52,3 +56,50 @@ async def test_a_busy_router_sweeps() -> None:
         tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here"))
         await until(lambda: pool.sweeps >= 3)
     assert pool.bells == {}
+
+
+class AbsentPool(BusyPool):
+    """A pool that is there to be looked at, and then gone. `begun`: how often it was asked to start something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+
+    async def survey(self) -> Survey:
+        lanes = [LaneView(name, name, "http://there", ("m",), 1, 0, 1, 0) for name in ("own", "other")]
+        queues = [Queue("planner", "chat", "normal", Needs(provider=lane.name)) for lane in lanes]
+        heads = (Head(it, "agent", new_id(), 0, more=False, served=0, waited_ms=0) for it in queues)
+        return Survey(0, 0, tuple(heads), tuple(lanes))
+
+    async def dispatch(self, *_: object) -> int | None:
+        raise PoolUnavailable("gone")
+
+    async def dispatch_and_start(self, *_: object) -> Started | None:
+        self.begun += 1
+        raise PoolUnavailable("gone")
+
+
+class OneSlot:
+    """A worker of lane `own`. `given_up`: how often a slot that was kept was given up."""
+
+    worker = "worker"
+    lane = "own"
+    kind: Kind = "chat"
+    given_up = 0
+
+    def reserve(self) -> bool:
+        return True
+
+    def take(self, started: Started | None, request_id: str) -> None:
+        self.given_up += 1
+
+
+async def test_a_router_that_ends_leaves_nothing_behind() -> None:
+    """While one start is asked for again, another dispatch fails: the router waits for both, and stops both."""
+    pool, worker, before = AbsentPool(), OneSlot(), asyncio.all_tasks()
+    async with background() as tasks:
+        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here", own=[worker]))
+        await until(lambda: pool.begun >= 2)
+        assert worker.given_up == 0
+    assert worker.given_up == 1
+    assert asyncio.all_tasks() == before

@@ -205,3 +205,14 @@ async def test_too_few_vectors_are_no_answer() -> None:
     async with batching(Short()) as batches:
         with pytest.raises(ProviderDown, match="number of vectors"):
             await batches.vectors("m", ["a", "b"])
+
+
+async def test_numbers_that_are_none_are_their_requests_failure() -> None:
+    """A provider that answers with what is no vector fails the request, and the next one is served."""
+    back = Back()
+    async with batching(back) as batches:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{__name__}.numbers", lambda model, text: [text])
+            with pytest.raises(TypeError):
+                await batches.vectors("m", ["one"])
+        assert await batches.vectors("m", ["one"]) == expected("m", ["one"])

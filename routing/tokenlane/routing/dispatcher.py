@@ -25,6 +25,7 @@ from .messages import Failed, Kind
 from .policy import Policy, candidates, pullers
 from .pool import Pool, Started, Survey
 from .queues import Head, Queue, order
+from .tasks import together
 
 __all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
 
@@ -230,7 +231,7 @@ class _Router:
         chosen = plan(replace(self._seen, heads=tuple(head for head in heads if head is not None)), self._policy)
         if len(chosen.placements) < len(heads):
             return False
-        if not all(await asyncio.gather(*(self._place(placement) for placement in chosen.placements))):
+        if not all(await together(*(self._place(placement) for placement in chosen.placements))):
             return False
         if self._seen is not None:
             self._seen = _with_queued(self._seen, chosen)
@@ -243,7 +244,7 @@ class _Router:
             if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policy()
             chosen = plan(survey, self._policy)
-            done = await asyncio.gather(
+            done = await together(
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
-__all__ = ["background"]
+__all__ = ["background", "together"]
+
+T = TypeVar("T")
 
 
 class _Over(Exception):
@@ -34,3 +37,17 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
         pass
     if own is not None:
         raise own
+
+
+async def together(*calls: Awaitable[T]) -> list[T]:
+    """Await all of these at once, each to its end, also if others fail; what they give, in their order.
+
+    Raises:
+        Exception: the first of theirs, once all have ended.
+    """
+    results: list[T] = []
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results

@@ -174,7 +174,8 @@ class LaneWorker(arq.worker.Worker):
         return not running
 
     async def abandon(self) -> None:
-        """Cancel what still runs and wait for its end; ARQ's health record goes too."""
+        """Cancel what still runs and wait for its end, and start nothing more; ARQ's health record goes too."""
+        self.allow_pick_jobs = False
         tasks = list(self.tasks.values())
         for task in tasks:
             task.cancel()

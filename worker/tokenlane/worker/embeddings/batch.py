@@ -121,9 +121,10 @@ class Batches:
             else:
                 _fail(batch, error)
         else:
-            _hand_out(batch, dict(zip(texts, map(_written, vectors), strict=True)))
+            _hand_out(batch, vectors)
 
-    async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> list[list[float]]:
+    async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
+        """The vector of each text."""
         self._calling = asyncio.create_task(self._provider.embed(texts, batch[0].asked.model))
         self._called_for = batch
         try:
@@ -132,7 +133,7 @@ class Batches:
             self._calling, self._called_for = None, ()
         if len(vectors) != len(texts):
             raise ProviderDown("The back end answered with another number of vectors than texts.", retryable=False)
-        return vectors
+        return dict(zip(texts, map(_written, vectors), strict=True))
 
 
 def _in_turns(waiting: Sequence[_Asked]) -> dict[_Asked, int]:
