@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import cast, get_args
 from urllib.parse import quote, unquote
 
@@ -33,7 +34,7 @@ class Queue:
         """The queue a request belongs to."""
         return cls(envelope.role, envelope.kind, envelope.priority, envelope.needs)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The queue as part of key names: `role:kind:priority:size:provider:model`, and, where the needs say more,
         `:input:lane:can`. Provider and model are percent-encoded, what `can` says is joined by `+`."""
@@ -44,6 +45,7 @@ class Queue:
         return ":".join(parts if more == ("0", "", "") else (*parts, *more))
 
     @classmethod
+    @lru_cache(maxsize=1024)  # routers meet the same few again and again
     def parse(cls, name: str) -> Queue:
         """The queue with that name.
 
