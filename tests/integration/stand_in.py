@@ -133,7 +133,7 @@ class StandIn:
         self.replays: list[Replay] = []
         self.beating = True
         self._pool = pool
-        self._lane = Announcement(lane=lane, provider="sim", endpoint="http://gpu1", models=(MODEL,), limit=limit)
+        self._lane = Announcement(lane=lane, provider="sim", endpoint="http://gpu1", models=(MODEL, "m2"), limit=limit)
         self._started: asyncio.Queue[Run] = asyncio.Queue()
         self._words: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 
@@ -189,7 +189,7 @@ class StandIn:
     async def _take_in(self) -> None:
         survey = await self._pool.survey()
         for head in order(survey.heads):
-            if head.queue.needs.model not in (None, MODEL):
+            if head.queue.needs.model not in (None, *self._lane.models):
                 continue
             attempt = await self._pool.dispatch(head, self._lane.lane, MODEL, new_id())
             if attempt is None:
