@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.messages import (
     ChannelMessage,
@@ -26,7 +27,7 @@ from tokenlane.routing.messages import (
     channel_message,
     new_id,
 )
-from tokenlane.routing.pool import Pool, open_redis
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import LaneWorker, arq_redis

@@ -18,9 +18,10 @@ from tokenlane.benches.script import Script
 from tokenlane.config.exits import OK
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
-from tokenlane.routing import pool as pool_module
+from tokenlane.routing import connection
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect, open_redis
+from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.tasks import background
 from tokenlane.worker import lane as lane_module
 from tokenlane.worker.job import Lane
@@ -54,7 +55,7 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
 async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing any more keeps no worker from stopping, whatever it was about to do there."""
     monkeypatch.setattr(lane_module, "_ANSWER_S", 0.3)
-    monkeypatch.setattr(pool_module, "_COMMAND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.3)
     provider, stopping = FakeProvider(hold_after=1), asyncio.Event()
     ready: asyncio.Queue[Lane] = asyncio.Queue()
     async with Server(tmp_path) as server, background() as tasks:

@@ -32,9 +32,9 @@ _START_S = 40.0
 
 # What a child does before it becomes the command.
 DEAF = """
-import tokenlane.routing.pool as pool
-source = pool._source
-pool._source = lambda name, database: source(name, database).replace("'doorbell", "'nobody")
+import tokenlane.routing.scripts as scripts
+source = scripts._source
+scripts._source = lambda name, database: source(name, database).replace("'doorbell", "'nobody")
 """
 """Rings doorbells nobody listens to."""
 NO_ROUTER = """

@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from tokenlane.routing.errors import ErrorReport
-from tokenlane.routing.lanes import Announcement, Facts
+from tokenlane.routing.lanes import Announcement, Facts, Running
 from tokenlane.routing.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
-from tokenlane.routing.pool import Ending, Pool, Running, Swept
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
+from tokenlane.routing.replies import Ending, Swept
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"

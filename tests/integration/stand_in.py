@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Running
 from tokenlane.routing.messages import (
     Cancel,
     ChannelMessage,
@@ -26,8 +26,9 @@ from tokenlane.routing.messages import (
     control_message,
     new_id,
 )
-from tokenlane.routing.pool import Ending, Pool, Running
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import order
+from tokenlane.routing.replies import Ending
 from tokenlane.routing.tasks import background
 
 __all__ = ["Run", "StandIn", "stand_in"]
@@ -42,7 +43,7 @@ class Run:
         self.id = envelope.id
         self.attempt = attempt
         self.envelope = envelope
-        self.request = ChatRequest.model_validate_json(pool.unseal(envelope, payload))
+        self.request = ChatRequest.model_validate_json(pool.keychain.unseal(envelope, payload))
         self.worker = worker
         self.first = 0
         self.sent: list[TokenDelta] = []

@@ -32,7 +32,8 @@ from tokenlane.producer import (
     Unauthorized,
 )
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Checked, Pool
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Checked
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -35,7 +35,7 @@ async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
     await server.start()
     try:
         async with connect(server.url, keys=KeyRing(), opens=True) as pool:
-            request_id, key_id = await life.submit(pool), pool.key_id
+            request_id, key_id = await life.submit(pool), pool.keychain.key_id
         if how != "stop":
             await kill(server)
         if how == "revive":
@@ -45,7 +45,7 @@ async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
             await server.start()
         async with connect(server.url, keys=KeyRing(), opens=True) as pool:
             assert await life.state_of(pool, request_id) == "waiting"
-            assert pool.key_id == key_id
+            assert pool.keychain.key_id == key_id
             asked = await life.running(pool, request_id)
             assert asked.id == request_id
             config = await life.raw(pool).config_get("append*", "slowlog-log-slower-than")
@@ -64,7 +64,7 @@ async def test_a_place_too_deep_for_a_socket_keeps_too(tmp_path: Path) -> None:
             assert not server.socket.is_relative_to(tmp_path)
             async with connect(server.url, keys=KeyRing(), opens=True) as pool:
                 await life.submit(pool)
-                found.append((pool.key_id, await life.raw(pool).xlen(f"{life.PREFIX}role:{life.ROLE}")))
+                found.append((pool.keychain.key_id, await life.raw(pool).xlen(f"{life.PREFIX}role:{life.ROLE}")))
     key_id = read_key_file(directory / "pool.key").ids[0]
     assert found == [(key_id, 1), (key_id, 2)]
 

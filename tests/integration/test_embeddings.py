@@ -19,10 +19,11 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.messages import Kind, ModelInfo
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, open_redis
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker.embeddings import step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed

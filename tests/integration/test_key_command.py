@@ -110,7 +110,7 @@ async def test_a_new_key(server: EmbeddedServer, opened: Farm, tmp_path: Path) -
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key_id in made.out
     async with connect(server.url, keys=KeyRing(read_key_file(file).keys), opens=True) as pool:
-        assert pool.key_id == key_id
+        assert pool.keychain.key_id == key_id
     again = await key(opened, "new", "--file", str(file))
     assert (again.code, "not overwritten" in again.error) == (2, True), again
     second = await key(opened, "new", "--file", str(tmp_path / "second.key"), "--announce")

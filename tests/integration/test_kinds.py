@@ -14,10 +14,11 @@ from tests.workshop import FakeProvider, until
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.request import compose_command
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.messages import Kind, ModelAction, ModelCommand, ModelInfo, ModelReport, Progress, new_id
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool, open_redis
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import arq_redis

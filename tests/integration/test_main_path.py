@@ -22,7 +22,7 @@ from tests.integration.life import audit
 from tokenlane.benches.simulator import Received, Simulator
 from tokenlane.config.exits import OK, USAGE
 from tokenlane.producer import Answer, ChatStream, Client, ModelNotFound, ProviderDown
-from tokenlane.routing import pool as pools
+from tokenlane.routing import scripts
 from tokenlane.routing.messages import Priority
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool, connect
@@ -288,8 +288,8 @@ async def test_a_router_alone_routes(server: Server, tmp_path: Path) -> None:
 
 async def test_without_any_doorbell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all rings lost, requests of many agents are answered all the same, and cancelled ones end."""
-    source = pools._source
-    monkeypatch.setattr(pools, "_source", lambda *args: source(*args).replace("'doorbell", "'nobody"))
+    source = scripts._source
+    monkeypatch.setattr(scripts, "_source", lambda *args: source(*args).replace("'doorbell", "'nobody"))
     async with Simulator() as backend, farm(tmp_path, server.url, "deaf") as opened, Hearing(server.url) as hearing:
         await asyncio.gather(*(opened.worker(lane, backend, shim=DEAF) for lane in ("gpu0", "gpu1")))
         async with Client(server.url, pool="deaf") as client:

@@ -15,7 +15,7 @@ from tests.integration import life
 from tests.integration.life import raw
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.routing import pool as pool_module
+from tokenlane.routing import connection
 from tokenlane.routing.errors import PoolUnavailable, QueueFull
 from tokenlane.routing.pool import Pool, connect
 
@@ -84,7 +84,7 @@ async def test_another_protocol() -> None:
 @pytest.mark.parametrize("answer", [silent, closing])
 async def test_no_answer(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What accepts and does not answer is given up after a bounded time."""
-    monkeypatch.setattr(pool_module, "_COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.2)
     async with listening(answer) as port, asyncio.timeout(10):
         assert "no Redis server answers" in await refusal(f"redis://:{SECRET}@127.0.0.1:{port}")
 
@@ -173,7 +173,7 @@ async def test_two_pools_in_one_database(redis_url: str) -> None:
 
 async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server no longer answers, every method raises PoolUnavailable."""
-    monkeypatch.setattr(pool, "redis", pool_module.open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
+    monkeypatch.setattr(pool, "redis", connection.open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
     asked = life.Asked("0" * 32, 1)
     calls: list[Awaitable[object]] = [
         pool.submit(life.envelope(), b""),
@@ -232,7 +232,7 @@ def all_redis_errors() -> list[type[redis_errors.RedisError]]:
 def test_every_redis_error_is_translated(kind: type[redis_errors.RedisError | OSError]) -> None:
     """Whatever redis-py raises is one of ours, and names the place without its password."""
     raised = kind("12182 127.0.0.1:1")
-    ours = pool_module._ours(raised, f"redis://:{SECRET}@host:1")
+    ours = connection.as_ours(raised, f"redis://:{SECRET}@host:1")
     assert isinstance(ours, QueueFull if kind is redis_errors.OutOfMemoryError else PoolUnavailable)
     assert "redis://:***@host:1" in str(ours)
     assert SECRET not in str(ours)

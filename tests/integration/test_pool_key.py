@@ -44,10 +44,10 @@ async def entry(pool: Pool, request_id: str) -> tuple[Envelope, bytes]:
 async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
     """The first to come with a key announces its id; who comes with another, or none, is refused and told why."""
     async with connect(redis_url, keys=ring(OLD)) as pool:
-        assert pool.key_id == OLD.id
+        assert pool.keychain.key_id == OLD.id
         assert await pool.key_ids() == (OLD.id,)
         async with connect(redis_url, keys=ring(OLD), opens=True) as worker:
-            assert worker.key_id == OLD.id
+            assert worker.keychain.key_id == OLD.id
         for keys in (ring(), ring(OTHER)):
             for opens in (False, True):
                 said = await refused(redis_url, keys, opens=opens)
@@ -72,7 +72,7 @@ async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
         await pool.leave(life.CLIENT)
         await life.sweep(pool)
         async with connect(redis_url, keys=ring(OLD)) as sealed:
-            assert sealed.key_id == OLD.id
+            assert sealed.keychain.key_id == OLD.id
         with pytest.raises(PoolKeyMismatch, match="you gave none"):
             await life.submit(pool)
 
@@ -95,7 +95,7 @@ async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
         envelope, sealed = await entry(pool, request_id)
         assert envelope.key_id == OLD.id
         assert PAYLOAD not in sealed
-        assert pool.unseal(envelope, sealed) == PAYLOAD
+        assert pool.keychain.unseal(envelope, sealed) == PAYLOAD
 
 
 async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
@@ -106,14 +106,14 @@ async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
         _, other = await entry(pool, second)
         for payload in (other, sealed[:-1], b""):
             with pytest.raises(BadRequest):
-                pool.unseal(envelope, payload)
+                pool.keychain.unseal(envelope, payload)
         with pytest.raises(PoolKeyMismatch, match="not sealed"):
-            pool.unseal(envelope.model_copy(update={"key_id": None}), PAYLOAD)
+            pool.keychain.unseal(envelope.model_copy(update={"key_id": None}), PAYLOAD)
         with pytest.raises(PoolKeyMismatch, match=OTHER.id):
-            pool.unseal(envelope.model_copy(update={"key_id": OTHER.id}), sealed)
+            pool.keychain.unseal(envelope.model_copy(update={"key_id": OTHER.id}), sealed)
     async with connect(redis_url) as keyless:
         with pytest.raises(PoolKeyMismatch, match=OLD.id):
-            keyless.unseal(envelope, sealed)
+            keyless.keychain.unseal(envelope, sealed)
 
 
 async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) ->
         after = await life.submit(agent)
         used = [await entry(agent, request_id) for request_id in (before, between, after)]
         assert [envelope.key_id for envelope, _ in used] == [OLD.id, OLD.id, NEW.id]
-        assert [worker.unseal(*one) for one in used] == [PAYLOAD] * 3
-        assert agent.key_id == NEW.id
+        assert [worker.keychain.unseal(*one) for one in used] == [PAYLOAD] * 3
+        assert agent.keychain.key_id == NEW.id
 
 
 async def test_who_has_one_of_two_keys(redis_url: str) -> None:
@@ -139,7 +139,7 @@ async def test_who_has_one_of_two_keys(redis_url: str) -> None:
             async with connect(redis_url, keys=ring(key)) as agent:
                 envelope, sealed = await entry(agent, await life.submit(agent))
                 assert envelope.key_id == key.id
-                assert worker.unseal(envelope, sealed) == PAYLOAD
+                assert worker.keychain.unseal(envelope, sealed) == PAYLOAD
             assert NEW.id in await refused(redis_url, ring(key), opens=True)
         async with connect(redis_url, keys=ring(OTHER, NEW, OLD), opens=True):
             pass

@@ -10,7 +10,8 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, a
 
 from tokenlane.routing.errors import QueueFull
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Ending, Pool
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Ending
 
 
 async def fields(pool: Pool, request_id: str) -> dict[str, str]:

@@ -13,9 +13,9 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, 
 from tests.integration.servers import free_port, valkey
 
 from tokenlane.routing.errors import PoolUnavailable, QueueFull, RequestLost
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Running
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, Running, connect
+from tokenlane.routing.pool import Pool, connect
 
 ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
 

@@ -12,10 +12,11 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
 
 from tokenlane.routing.errors import Duplicate
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import Announcement, Running
 from tokenlane.routing.messages import new_id
-from tokenlane.routing.pool import Accepted, Ending, Pool, Running
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import order
+from tokenlane.routing.replies import Accepted, Ending
 
 LANES = {
     "worker1": LANE,

@@ -15,8 +15,9 @@ from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Kind, Needs, new_id
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, Started, Survey, Swept
+from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
+from tokenlane.routing.replies import Started, Survey, Swept
 from tokenlane.routing.tasks import background
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Cancel, Envelope, Handover, Replay, new_id
-from tokenlane.routing.pool import Pool, Started
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Started
 from tokenlane.worker.control import Control
 from tokenlane.worker.publisher import Publisher
 from tokenlane.worker.runs import Run, Runs

@@ -30,7 +30,8 @@ from tokenlane.routing.messages import (
     new_id,
 )
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, Started
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Started
 from tokenlane.routing.tasks import background
 from tokenlane.worker import job
 from tokenlane.worker.embeddings import Embedder
@@ -75,6 +76,10 @@ class FakePool:
         self.started_by.append(worker)
         envelope = Envelope(id=self.id, client="c", agent="a", role="r")
         return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
+
+    @property
+    def keychain(self) -> FakePool:
+        return self
 
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         return payload

@@ -10,9 +10,10 @@ from tests.workshop import until
 
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
+from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits, Running
 from tokenlane.routing.messages import Envelope, new_id
-from tokenlane.routing.pool import Beat, Hold, Pool, Running, Started
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Beat, Hold, Started
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lease import Lease
 from tokenlane.worker.publisher import Publisher

@@ -30,7 +30,8 @@ from tokenlane.routing.errors import (
 from tokenlane.routing.hub import Hub, Listener
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Attached, Envelope, Progressed, channel_message
-from tokenlane.routing.pool import Ending, Pool
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Ending
 from tokenlane.routing.telemetry import inject, send_span
 
 from .ahead import Ahead
@@ -89,7 +90,7 @@ class Courier:
         Cancellation: the request is cancelled if it reached the server.
         """
         if idempotency_key:
-            envelope = envelope.model_copy(update={"idempotency": self._pool.fingerprint(idempotency_key)})
+            envelope = envelope.model_copy(update={"idempotency": self._pool.keychain.fingerprint(idempotency_key)})
         with trace.use_span(send_span(envelope.role, envelope.id), end_on_exit=True) as span:
             envelope = envelope.model_copy(update={"trace": inject(span)})
             exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))

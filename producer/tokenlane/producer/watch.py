@@ -17,7 +17,8 @@ from tokenlane.routing.advice import no_lane
 from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
 from tokenlane.routing.messages import Progress
 from tokenlane.routing.policy import served_name
-from tokenlane.routing.pool import Checked, Pool, Standing
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Checked, Standing
 
 from .courier import Courier
 from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange, Question

@@ -23,8 +23,9 @@ from .hub import Hub
 from .lanes import LaneView
 from .messages import Failed, Kind
 from .policy import Policy, candidates, pullers
-from .pool import Pool, Started, Survey
+from .pool import Pool
 from .queues import Head, Queue, order
+from .replies import Started, Survey
 from .tasks import together
 
 __all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]

@@ -17,7 +17,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import Connection
 
-from .pool import Pool, open_redis
+from .connection import open_redis
+from .pool import Pool
 from .tasks import background
 
 __all__ = ["Hub", "Listener", "open_hub"]

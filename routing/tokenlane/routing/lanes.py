@@ -11,7 +11,7 @@ from tokenlane.config.values import FALLBACK_LANE
 
 from .messages import Kind, Progress
 
-__all__ = ["Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer"]
+__all__ = ["Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running"]
 
 _SAYS_NOTHING = ("chat",)
 
@@ -55,6 +55,19 @@ class Announcement:
     def limit_of(self, kind: Kind) -> int:
         """Requests of that kind the lane serves at once; 0 if it serves none."""
         return self.limit if kind == "chat" else self.offer.limits.get(kind, 0)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A request a worker runs, with what the server needs to know it again should it have forgotten it."""
+
+    id: str
+    attempt: int
+    client: str
+    agent: str
+    role: str
+    kind: str
+    left_ms: int
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ from tokenlane.routing.messages import (
     Usage,
 )
 from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Ending, Pool, Started
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Ending, Started
 from tokenlane.routing.retry import Budget, Requeue, decide
 from tokenlane.routing.telemetry import process_span
 
@@ -211,7 +212,9 @@ def read(pool: Pool, started: Started) -> Request:
         PoolKeyMismatch: it is sealed with a key this worker does not have.
     """
     try:
-        return _FORMS[started.envelope.kind].model_validate_json(pool.unseal(started.envelope, started.payload))
+        return _FORMS[started.envelope.kind].model_validate_json(
+            pool.keychain.unseal(started.envelope, started.payload)
+        )
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Kind
-from tokenlane.routing.pool import Started
+from tokenlane.routing.replies import Started
 
 from .job import Lane, run_request
 

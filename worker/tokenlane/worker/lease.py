@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from tokenlane.routing.errors import LaneConflict, LlmError
 from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
-from tokenlane.routing.pool import Beat, Pool
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Beat
 
 from .runs import Runs
 

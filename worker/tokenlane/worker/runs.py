@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
+from tokenlane.routing.lanes import Running
 from tokenlane.routing.messages import Handover
-from tokenlane.routing.pool import Running, Started
+from tokenlane.routing.replies import Started
 
 from .publisher import Outlet
 

@@ -17,11 +17,12 @@ from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import LaneConflict
 from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Kind
-from tokenlane.routing.pool import Pool, connect, open_redis
+from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.tasks import background
 
 from .announce import announce
@@ -113,7 +114,7 @@ async def _kept(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[Vector
     if cache is None:
         yield None
         return
-    async with open_cache(cache.path, cache.limit_bytes, pool.key) as vectors:
+    async with open_cache(cache.path, cache.limit_bytes, pool.keychain.key) as vectors:
         yield vectors
 
 

@@ -29,10 +29,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tokenlane.config.exits import FAILED, USAGE, UserError
 from tokenlane.config.load import cache_settings, debugging, find_pool, lane_settings, pool_name
 from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.pool import connect, open_redis
+from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .builtin.server import with_own_server

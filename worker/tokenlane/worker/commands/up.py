@@ -176,10 +176,10 @@ async def _prepare(
         same = wanted is None or wanted == there.model_copy(update={"revision": 0})
         if there.revision == 0 or (ours and not same):
             revision = await opened.set_policy(wanted or there, expected=there.revision)
-            return opened.key_id, f"revision {revision}, from the configuration" if wanted else None
+            return opened.keychain.key_id, f"revision {revision}, from the configuration" if wanted else None
         if same:
-            return opened.key_id, None
-        return opened.key_id, (
+            return opened.keychain.key_id, None
+        return opened.keychain.key_id, (
             f"revision {there.revision}, the pool's own, and not that of the configuration: see `tokenlane policy diff`"
         )
 

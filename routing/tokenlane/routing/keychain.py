@@ -1,0 +1,84 @@
+"""The keys of a pool, as one who uses it knows them: those it has, and the ids of those that the pool announces."""
+
+from __future__ import annotations
+
+from tokenlane.config.poolkey import KeyRing, PoolKey
+
+from .errors import PoolKeyMismatch
+from .messages import Envelope
+from .seal import fingerprint, unseal
+
+__all__ = ["Keychain"]
+
+
+class Keychain:
+    """`ring`: the keys one has. `pool`: whose they are, as messages name it."""
+
+    def __init__(self, ring: KeyRing, pool: str) -> None:
+        self.ring = ring
+        self._pool = pool
+        self._announced: tuple[str, ...] = ()
+
+    def learn(self, ids: str) -> None:
+        """Hear which keys the pool has now. A ring with a file is read again if the newest is not in it."""
+        announced = tuple(ids.split())
+        if announced and announced != self._announced and self.ring.find(announced[0]) is None:
+            self.ring = self.ring.reread()
+        self._announced = announced
+
+    def check(self, *, opens: bool) -> None:
+        """Find the keys good enough: all of the pool's to open what others sealed, one to seal.
+
+        Raises:
+            PoolKeyMismatch: they are not.
+        """
+        missing = [key_id for key_id in self._announced if self.ring.find(key_id) is None]
+        if missing and (opens or len(missing) == len(self._announced)):
+            raise self.mismatch()
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key that seals the pool; None if none does, or it was not asked for when connecting."""
+        return self._announced[0] if self._announced else None
+
+    @property
+    def key(self) -> PoolKey | None:
+        """The key that seals what is sent from here: the newest of the pool's that is ours; the newest of ours in a
+        pool that has forgotten its own; None in a pool without one."""
+        found = (self.ring.find(key_id) for key_id in self._announced or self.ring.ids)
+        return next((key for key in found if key is not None), None)
+
+    def fingerprint(self, idempotency_key: str) -> str:
+        """What an idempotency key is called on the server."""
+        return fingerprint(idempotency_key, self.key)
+
+    def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
+        """The payload of a request as its agent wrote it. A ring with a file learns keys that came since.
+
+        Raises:
+            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is.
+            BadRequest: it was changed since, or is another request's.
+        """
+        if envelope.key_id is None:
+            if not self.ring.keys:
+                return payload
+            raise PoolKeyMismatch(f"the request is not sealed, and this pool is, with key {self.key_id}")
+        key = self.ring.find(envelope.key_id)
+        if key is None:
+            self.ring = self.ring.reread()
+            key = self.ring.find(envelope.key_id)
+        if key is None:
+            raise PoolKeyMismatch(
+                f"the request is sealed with key {envelope.key_id}, which its worker does not have: restart the worker "
+                "with the keys that `tokenlane key show --reveal` prints where the key is",
+                retryable=True,  # by another worker
+            )
+        return unseal(payload, envelope.id, key)
+
+    def mismatch(self) -> PoolKeyMismatch:
+        """The error that says which keys are whose, and what to do."""
+        yours = f"yours is {', '.join(self.ring.ids)}" if self.ring.keys else "you gave none"
+        return PoolKeyMismatch(
+            f"{self._pool} is sealed with key {', '.join(self._announced)}, and {yours}: set TOKENLANE_POOL_KEY, or "
+            "Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
+        )

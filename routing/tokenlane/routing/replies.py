@@ -1,0 +1,277 @@
+"""What scripts reply, as types; a function for each script whose reply is more than a word reads it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from .lanes import LaneView, Offer
+from .messages import Envelope, Progress
+from .queues import Head, Queue
+
+__all__ = [
+    "Accepted",
+    "Attachment",
+    "Beat",
+    "Checked",
+    "Ending",
+    "Hold",
+    "Reply",
+    "Standing",
+    "Started",
+    "State",
+    "Survey",
+    "Swept",
+    "as_bytes",
+    "as_int",
+    "as_list",
+    "as_text",
+    "read_attachment",
+    "read_beat",
+    "read_checked",
+    "read_started",
+    "read_survey",
+    "read_swept",
+]
+
+logger = logging.getLogger(__name__)
+
+Reply = list["Reply"] | bytes | int | None
+
+_pulls: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
+
+Ending = Literal["completed", "failed", "cancelled", "expired"]
+State = Literal["missing", "waiting", "delayed", "dispatched", "running", "completed", "failed", "cancelled", "expired"]
+Hold = Literal["mine", "stale", "cancelled", "expired"]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The request is in its role's stream. `id`: the request's, or that of the one that has its idempotency key and has
+    not ended. `revision`: the policy's."""
+
+    id: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker is given to run. `starts`: how often the request was started, this time included.
+
+    `payload` is as the agent sealed it: `Keychain.unseal` opens it.
+    """
+
+    attempt: int
+    envelope: Envelope
+    payload: bytes
+    model: str
+    starts: int
+    left_ms: int
+    waited_ms: int
+    cancelled: bool
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a worker's beat. `conflict`: the endpoint that holds the lane's name, if it is another one.
+
+    `registered`: the server has the worker's facts.
+    """
+
+    conflict: str | None
+    lease_ms: int
+    holds: tuple[Hold, ...]
+    registered: bool = True
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a request stands. `end`: how many deltas its answer has, once it has ended. `owner`: the client that keeps it
+    alive; '' where the server has learnt of the request from its worker only."""
+
+    state: State
+    attempt: int
+    worker: str
+    end: int | None
+    code: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How a request stands that a client has taken over, and what that client must know of it."""
+
+    standing: Standing
+    role: str
+    left_ms: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since.
+    `pulls`: by lane, the models it pulls now."""
+
+    routers: int
+    lanes: int
+    away: tuple[tuple[str, int], ...]
+    pulls: Mapping[str, Mapping[str, Progress]]
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did. Ranks 0 and 1 sweep, the others only ask for their rank."""
+
+    rank: int
+    more: bool
+    requeued: int
+    revived: int
+    expired: int
+    orphaned: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What routers decide on, all of one moment."""
+
+    now_ms: int
+    revision: int
+    heads: tuple[Head, ...]
+    lanes: tuple[LaneView, ...]
+
+
+def read_started(reply: Reply) -> Started | None:
+    outcome, *rest = as_list(reply)
+    if as_text(outcome) != "run":
+        return None
+    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled = rest
+    try:
+        envelope = Envelope.model_validate_json(as_bytes(document))
+    except ValidationError:
+        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
+        return None
+    return Started(
+        attempt=as_int(attempt),
+        envelope=envelope,
+        payload=as_bytes(payload),
+        model=as_text(model),
+        starts=as_int(starts),
+        left_ms=as_int(left_ms),
+        waited_ms=as_int(waited_ms),
+        cancelled=as_int(cancelled) == 1,
+    )
+
+
+def read_beat(reply: Reply) -> Beat:
+    status, endpoint, lease_ms, registered, *holds = as_list(reply)
+    conflict = as_text(endpoint) if as_text(status) == "conflict" else None
+    return Beat(conflict, as_int(lease_ms), tuple(cast("Hold", as_text(it)) for it in holds), as_int(registered) == 1)
+
+
+def read_attachment(reply: Reply) -> Attachment:
+    *standing, role, left_ms = as_list(reply)
+    return Attachment(_standing(standing), as_text(role), as_int(left_ms))
+
+
+def read_swept(reply: Reply) -> Swept:
+    rank, more, requeued, revived, expired, orphaned = map(as_int, as_list(reply))
+    return Swept(rank, more == 1, requeued, revived, expired, orphaned)
+
+
+def read_checked(reply: Reply) -> Checked:
+    routers, lanes, away, pulls, *standings = as_list(reply)
+    return Checked(
+        routers=as_int(routers),
+        lanes=as_int(lanes),
+        away=tuple((as_text(name), as_int(ms)) for name, ms in map(as_list, as_list(away))),
+        pulls={as_text(lane): _pulls.validate_json(as_bytes(told)) for lane, told in map(as_list, as_list(pulls))},
+        standings=tuple(map(_standing, standings)),
+    )
+
+
+def read_survey(reply: Reply) -> Survey:
+    now_ms, revision, heads, lanes = as_list(reply)
+    known = (head for head in map(_head, as_list(heads)) if head is not None)
+    return Survey(as_int(now_ms), as_int(revision), tuple(known), tuple(map(_lane, as_list(lanes))))
+
+
+def _standing(reply: Reply) -> Standing:
+    state, attempt, worker, end, code, owner = as_list(reply)
+    return Standing(
+        state=cast("State", as_text(state)),
+        attempt=as_int(attempt),
+        worker=as_text(worker),
+        end=int(as_text(end)) if as_text(end) else None,
+        code=as_text(code),
+        owner=as_text(owner),
+    )
+
+
+def _head(reply: Reply) -> Head | None:
+    """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
+    name, agent, request_id, attempt, more, served, waited_ms, place = as_list(reply)
+    try:
+        queue = Queue.parse(as_text(name))
+    except ValueError:
+        return None
+    return Head(
+        queue=queue,
+        agent=as_text(agent),
+        id=as_text(request_id),
+        attempt=as_int(attempt),
+        more=as_int(more) == 1,
+        served=as_int(served),
+        waited_ms=as_int(waited_ms),
+        place=as_int(place),
+    )
+
+
+def _lane(reply: Reply) -> LaneView:
+    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands = as_list(reply)
+    return LaneView(
+        name=as_text(name),
+        provider=as_text(provider),
+        endpoint=as_text(endpoint),
+        models=tuple(json.loads(as_text(models))),
+        limit=as_int(limit),
+        queued=as_int(queued),
+        workers=as_int(workers),
+        seen_ms=as_int(seen_ms),
+        offer=_offer(as_bytes(offer)),
+        beside={"embed": as_int(embeds), "command": as_int(commands)},
+    )
+
+
+@lru_cache(maxsize=256)
+def _offer(document: bytes) -> Offer:
+    """A lane's offer; of one that a newer worker has made and this version cannot read, chat is what is left."""
+    try:
+        return Offer.model_validate_json(document)
+    except ValidationError:
+        logger.error("a lane's offer cannot be read; it is given chats alone: run one version of tokenlane everywhere")
+        return Offer()
+
+
+def as_list(reply: Reply) -> list[Reply]:
+    assert isinstance(reply, list)
+    return reply
+
+
+def as_bytes(reply: Reply) -> bytes:
+    assert isinstance(reply, bytes)
+    return reply
+
+
+def as_text(reply: Reply) -> str:
+    return as_bytes(reply).decode()
+
+
+def as_int(reply: Reply) -> int:
+    assert isinstance(reply, int)
+    return reply
