@@ -216,3 +216,18 @@ async def test_numbers_that_are_none_are_their_requests_failure() -> None:
             with pytest.raises(TypeError):
                 await batches.vectors("m", ["one"])
         assert await batches.vectors("m", ["one"]) == expected("m", ["one"])
+
+
+async def test_texts_are_in_no_repr() -> None:
+    """What waits for the back end, and what is on its way, shows neither texts nor vectors."""
+    back = Back()
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        second = asyncio.create_task(batches.vectors("m", ["what an agent said"]))
+        async with asyncio.timeout(5):
+            while not batches._waiting:
+                await asyncio.sleep(0)
+        shown = f"{batches._waiting} {batches._called_for}"
+        assert not any(word in shown for word in ("texts", "first", "agent"))
+        back.open.set()
+        await asyncio.gather(first, second)

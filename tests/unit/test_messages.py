@@ -17,6 +17,7 @@ from tokenlane.routing.messages import (
     ChatRequest,
     Completed,
     Deltas,
+    EmbedRequest,
     Envelope,
     Expired,
     Failed,
@@ -29,11 +30,13 @@ from tokenlane.routing.messages import (
     ToolCall,
     ToolCallDelta,
     Usage,
+    Vectors,
     channel_message,
     control_message,
     deltas_writer,
     new_id,
 )
+from tokenlane.routing.replies import Started
 
 MARK = "PROMPT-MARK"
 text = st.text(st.characters(codec="utf-8"))
@@ -120,12 +123,16 @@ def full_of_content() -> list[BaseModel]:
         metadata={"note": MARK},
         conversation_id=MARK,
     )
+    vectors = Vectors(dimensions=1, data=MARK)
     return [
         *(call, piece, report, message, request),
         Answer(request_id="1", text=MARK, reasoning=MARK, tool_calls=(call,)),
         Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=[piece]),
         Completed(attempt=1, worker="w", lane="l", model="m", first=0, end=1, usage=Usage(), deltas=[piece]),
         Failed(attempt=1, error=report, deltas=[piece]),
+        EmbedRequest(role="indexer", inputs=[MARK], idempotency_key=MARK, metadata={"note": MARK}),
+        vectors,
+        Completed(attempt=1, worker="w", lane="l", model="m", first=0, end=1, usage=Usage(), result=vectors),
     ]
 
 
@@ -135,6 +142,12 @@ def test_content_is_in_no_repr(value: BaseModel) -> None:
     assert MARK in value.model_dump_json()
     assert MARK not in repr(value)
     assert MARK not in str(value)
+
+
+def test_a_payload_is_in_no_repr() -> None:
+    """What a worker is given to run is not shown, also in a pool that is not sealed."""
+    envelope = Envelope(id=new_id(), client="c", agent="a", role="coder")
+    assert MARK not in repr(Started(1, envelope, MARK.encode(), "m", 1, 1, 1, cancelled=False))
 
 
 json_values = st.recursive(

@@ -46,9 +46,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | of the same id                                       |                          |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers), `wishes:L` (of
-models, to the same). The scripts build the same names from the prefix: a change here is a change
-there.
+`doorbell:L:KIND` (to the lane's workers), `wishes:L` (of models, to the same). The scripts build the same names from
+the prefix: a change here is a change there.
 """
 
 from __future__ import annotations

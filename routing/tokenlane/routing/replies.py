@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -69,7 +69,7 @@ class Started:
 
     attempt: int
     envelope: Envelope
-    payload: bytes
+    payload: bytes = field(repr=False)
     model: str
     starts: int
     left_ms: int

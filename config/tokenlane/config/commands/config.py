@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from tokenlane.config import output
 from tokenlane.config.effective import Setting, Settings
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import NoPool, find_pool, given_secrets, own_lane, read
@@ -45,16 +42,12 @@ def show(
     rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
     if as_json:
         file = str(settings.file) if settings.file else None
-        typer.echo(json.dumps({"file": file, "settings": [row._asdict() for row in rows]}, indent=2))
+        output.show_json({"file": file, "settings": [row._asdict() for row in rows]})
         return
-    typer.echo(f"file: {settings.file or 'none; `tokenlane config init` writes one'}\n")
     cells = [(row.key, _text(row.value), row.source) for row in rows]
-    if sys.stdout.isatty():
-        _draw(cells)
-    else:
-        widths = [max(len(row[column]) for row in cells) for column in range(2)]
-        for key, value, source in cells:
-            typer.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+    styles = {row.source: "dim" if row.source.startswith("default") else "green" for row in rows}
+    file = str(settings.file or "none; `tokenlane config init` writes one")
+    output.show(f"file: {file}", output.Table(("setting", "value", "source"), cells, styles))
 
 
 @config.command()
@@ -114,13 +107,3 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _draw(rows: list[tuple[str, str, str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("setting", "value", "source"):
-        table.add_column(heading, overflow="fold")
-    for key, value, source in rows:
-        # Text, not markup: a model's name may hold brackets.
-        table.add_row(key, Text(value), Text(source, style="dim" if source.startswith("default") else "green"))
-    Console(highlight=False).print(table)

@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from tokenlane.config.output import Table, show, show_json
 from tokenlane.producer.client import Client
-from tokenlane.routing.commands.output import Table, show, show_json
 from tokenlane.routing.messages import ModelInfo, Progress
 from tokenlane.routing.sizes import sized
 

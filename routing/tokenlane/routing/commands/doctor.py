@@ -10,11 +10,10 @@ import typer
 
 from tokenlane.config.exits import FAILED, OK, ConfigError
 from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.output import Table, show, show_json
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.doctor import Check, examine
-
-from .output import Table, show, show_json
 
 __all__ = ["doctor"]
 

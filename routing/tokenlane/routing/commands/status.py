@@ -11,12 +11,11 @@ from pydantic import TypeAdapter
 
 from tokenlane.config.exits import FAILED, OK, ConfigError
 from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.output import Table, age, show, show_json
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
-
-from .output import Table, age, show, show_json
 
 __all__ = ["as_document", "status"]
 

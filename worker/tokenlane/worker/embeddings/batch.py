@@ -11,7 +11,7 @@ import sys
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenlane.routing.errors import LlmError, ModelNotFound, ProviderDown, Unauthorized
 from tokenlane.worker.providers import Embeds
@@ -30,9 +30,9 @@ class _Asked:
     """What one request asks. `begun`: how many of its texts have been put into batches; `vectors`: those that came."""
 
     model: str
-    texts: Sequence[str]
+    texts: Sequence[str] = field(repr=False)
     alone: bool
-    vectors: list[bytes]
+    vectors: list[bytes] = field(repr=False)
     ended: asyncio.Future[None]
     begun: int = 0
 
@@ -46,7 +46,7 @@ class _Part:
     """Texts of one request in a batch."""
 
     asked: _Asked
-    texts: Sequence[str]
+    texts: Sequence[str] = field(repr=False)
 
 
 class Batches:

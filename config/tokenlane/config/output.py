@@ -1,4 +1,4 @@
-"""How what operators look at is written: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
+"""How verbs write what people look at: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
