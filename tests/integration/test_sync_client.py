@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from tests.integration.farm import farm
 from tests.integration.life import PREFIX, raw, state_of
 from tests.integration.stand_in import Run, StandIn
+from tests.workshop import until
 
 from tokenlane.producer import Answer, PoolUnavailable, RequestCancelled
+from tokenlane.producer import Client as AsyncClient
 from tokenlane.producer.sync import Client
 from tokenlane.routing.messages import new_id
 from tokenlane.routing.pool import Pool
@@ -197,3 +199,20 @@ async def test_ctrl_c(redis_url: str, worker: StandIn, pool: Pool, tmp_path: Pat
     assert ended.out.splitlines()[-2:] == ["interrupted", "False"]
     assert await state_of(pool, run.id) == "running"  # flagged: it ends when its worker has closed the stream
     assert await raw(pool).hget(f"{PREFIX}request:{run.id}", "cancel") == b"cancelled"
+
+
+def test_asking_touches_the_loop_from_its_own_thread_alone(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In asyncio's debug mode, which tells what is done from another thread, many requests can be made."""
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    with Client(redis_url) as client:
+        ready = client._call(lambda: _ready(client._client))
+        streams = [client.chat("hello", role="planner") for _ in range(20)]
+        assert len({stream.request_id for stream in streams}) == 20 > ready
+
+
+async def _ready(client: AsyncClient) -> int:
+    """How many ids are ready, once there are some and the task that makes more of them waits."""
+    courier = client._courier
+    assert courier is not None
+    await until(lambda: bool(courier.ahead._ready) and not courier.ahead._few.is_set())
+    return len(courier.ahead._ready)

@@ -56,7 +56,8 @@ class Models:
                 waits = False
                 try:
                     async with asyncio.timeout(_LOOK_EVERY_S):
-                        await exchange.change()
+                        if not exchange.delivery.ended:  # while the caller had the last word of it
+                            await exchange.change()
                 except TimeoutError:
                     waits = exchange.waiting is not None
                 ended = exchange.delivery.ended

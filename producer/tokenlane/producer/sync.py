@@ -39,8 +39,11 @@ class Client:
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream to enter and to iterate over."""
-        self._running()
-        return ChatStream(self, self._client.chat(messages, role=role, response_format=response_format, **options))
+
+        async def ask() -> stream.ChatStream[Parsed]:  # an id is taken, which wakes a task
+            return self._client.chat(messages, role=role, response_format=response_format, **options)
+
+        return ChatStream(self, self._call(ask))
 
     def complete(
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
