@@ -29,9 +29,9 @@ from tokenlane.routing.messages import (
 )
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
-from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import LaneWorker, arq_redis
 from tokenlane.worker.serve import open_lane
+from tokenlane.worker.served import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
 

@@ -24,9 +24,9 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.tasks import background
 from tokenlane.worker import lane as lane_module
-from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import LaneWorker, arq_redis
 from tokenlane.worker.serve import open_lane, run_worker
+from tokenlane.worker.served import Lane
 
 TEXT = "".join(f"w{number} " for number in range(16))
 

@@ -18,8 +18,8 @@ from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Replay
 from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.tasks import background
-from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import LaneWorker
+from tokenlane.worker.served import Lane
 
 OUTAGE_S = 3.0
 

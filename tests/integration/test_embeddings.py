@@ -27,9 +27,9 @@ from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker.embeddings import step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
-from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.serve import open_fallback, open_lane, start_workers
+from tokenlane.worker.served import Lane
 
 fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
 

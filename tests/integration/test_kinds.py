@@ -20,9 +20,9 @@ from tokenlane.routing.messages import Kind, ModelAction, ModelCommand, ModelInf
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
-from tokenlane.worker.job import Lane
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.serve import drain, open_lane, start_workers
+from tokenlane.worker.served import Lane
 
 CHATS = ModelInfo(name="talker", capabilities=("chat", "tools"))
 EMBEDS = ModelInfo(name="mapper", capabilities=("embed",))

@@ -33,13 +33,14 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Started
 from tokenlane.routing.tasks import background
-from tokenlane.worker import job
+from tokenlane.worker import settle
 from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.job import Lane, run_request
+from tokenlane.worker.job import run_request
 from tokenlane.worker.lease import Lease
 from tokenlane.worker.lifecycle import LaneModels
 from tokenlane.worker.publisher import Publisher
 from tokenlane.worker.runs import Run, Runs
+from tokenlane.worker.served import Lane
 
 SECRET = "xyzzy-the-prompt"
 ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), limit=2)
@@ -331,7 +332,7 @@ async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.Log
 @pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])
 async def test_the_end_waits_for_the_pool(outage: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is held until the pool takes its end, be the server away or full."""
-    monkeypatch.setattr(job, "INSIST_EVERY_S", 0.001)
+    monkeypatch.setattr(settle, "INSIST_EVERY_S", 0.001)
     bench = Bench()
     bench.pool.outage = [outage] * 5
     await bench.run()

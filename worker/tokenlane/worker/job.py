@@ -13,26 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar, assert_never
+from typing import TypeAlias, assert_never
 
 from opentelemetry import trace
 from pydantic import ValidationError
 
-from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, PoolKeyMismatch, ProviderDown
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ProviderDown
 from tokenlane.routing.messages import (
-    Cancelled,
-    ChannelMessage,
     ChatRequest,
-    Completed,
     EmbedRequest,
-    Expired,
-    Failed,
     FinishReason,
     Handover,
     Kind,
@@ -43,76 +35,23 @@ from tokenlane.routing.messages import (
     Resume,
     Usage,
 )
-from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Ending, Started
-from tokenlane.routing.retry import Budget, Requeue, decide
+from tokenlane.routing.replies import Started
 from tokenlane.routing.telemetry import process_span
 
-from .embeddings import Embedder
-from .lease import Lease
-from .lifecycle import LaneModels
-from .providers import LlmProvider
-from .publisher import Publisher, Rest
-from .runs import Run, Runs, StopReason
+from .runs import Run, StopReason
+from .served import Lane
+from .settle import Answered, Broken, Outcome, Stopped, policy_of, settle
 from .transcript import log_request, logged
 
-__all__ = ["Lane", "run_request"]
+__all__ = ["run_request"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 ASK_EVERY_S = 0.2
-INSIST_EVERY_S = 0.2
-INSIST_PAST_DEADLINE_S = 10.0
+CLAIM_EVERY_S = 0.2
 LAST_WORDS_S = 3.0
 
-
-@dataclass(frozen=True)
-class Lane:
-    """What all jobs of a worker share. `transcripts`: log requests and answers."""
-
-    pool: Pool
-    hub: Hub
-    worker: str
-    announcement: Announcement
-    provider: LlmProvider
-    runs: Runs
-    publisher: Publisher
-    lease: Lease
-    models: LaneModels
-    embedder: Embedder
-    transcripts: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.announcement.lane
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
-
-    usage: Usage
-    result: Result | None = None
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The attempt failed."""
-
-    error: LlmError
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The attempt was broken off, or not begun."""
-
-    reason: StopReason
-
-
-Outcome: TypeAlias = Answered | Broken | Stopped
 Request: TypeAlias = ChatRequest | EmbedRequest | ModelCommand
 
 _FORMS: dict[Kind, type[Request]] = {"chat": ChatRequest, "embed": EmbedRequest, "command": ModelCommand}
@@ -173,7 +112,7 @@ async def claim(lane: Lane, request_id: str, attempt: int, *, marked: bool) -> S
             if not failing:
                 logger.warning("the start of attempt %d of %s has to wait: %s", attempt, request_id, error)
             failing = True
-        await asyncio.sleep(INSIST_EVERY_S)
+        await asyncio.sleep(CLAIM_EVERY_S)
     return None
 
 
@@ -241,7 +180,7 @@ async def agree(lane: Lane, run: Run) -> None:
 async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
     """The agent's answer, or None if there is no agent any more. Time without Redis does not count."""
     clock = asyncio.get_running_loop().time
-    patience_s = (await _policy(lane.pool)).orphan_ms / 1000
+    patience_s = (await policy_of(lane.pool)).orphan_ms / 1000
     question = Resume(attempt=run.attempt, worker=lane.worker).to_wire()
     until = clock() + patience_s
     while clock() < until:
@@ -321,121 +260,6 @@ def _timed(usage: Usage, run: Run) -> Usage:
             "attempts": run.started.starts,
         }
     )
-
-
-async def settle(lane: Lane, run: Run, outcome: Outcome) -> None:
-    """Say what becomes of the request, however long the pool takes to hear it."""
-    rest = await run.outlet.close()
-    match outcome:
-        case Answered(usage, result):
-            completed = Completed(
-                attempt=run.attempt,
-                worker=lane.worker,
-                lane=lane.name,
-                model=run.outlet.model,
-                first=rest.first,
-                end=rest.end if result is None else rest.end + 1,
-                usage=usage,
-                deltas=rest.deltas,
-                result=result,
-            )
-            await _finish(lane, run, "completed", completed, completed.end)
-        case Broken(error):
-            await _settle_failure(lane, run, error, rest)
-        case Stopped(reason):
-            await _settle_stop(lane, run, reason, rest)
-        case _:
-            assert_never(outcome)
-
-
-async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
-    budget = Budget(
-        starts=run.started.starts,
-        max_starts=(await _policy(lane.pool)).max_starts,
-        delivered=rest.first,
-        left_ms=run.left_ms,
-    )
-    if isinstance(error, PoolKeyMismatch) and error.retryable:
-        logger.error("lane %r takes no new work: %s", lane.name, error)
-        lane.lease.note(error.code)
-        await lane.lease.withdraw()
-    decision = decide(error, budget)
-    logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
-    if isinstance(decision, Requeue):
-        await _requeue(lane, run, decision.due_ms)
-    else:
-        await _fail(lane, run, error, rest)
-
-
-async def _settle_stop(lane: Lane, run: Run, reason: StopReason, rest: Rest) -> None:
-    match reason:
-        case "stale":
-            run.outlet.discard()
-        case "cancelled":
-            await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
-        case "expired":
-            await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
-        case "draining" if rest.first == 0:
-            await _requeue(lane, run, 0)
-        case "draining":
-            error = Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane.name)
-            await _fail(lane, run, error, rest)
-        case _:
-            assert_never(reason)
-
-
-async def _fail(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
-    failed = Failed(
-        attempt=run.attempt,
-        worker=lane.worker,
-        lane=lane.name,
-        model=run.outlet.model,
-        first=rest.first,
-        end=rest.end,
-        error=error.report(),
-        deltas=rest.deltas,
-    )
-    await _finish(lane, run, "failed", failed, rest.end, error.code)
-
-
-async def _finish(lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, code: str = "") -> None:
-    wire = message.to_wire()
-    done = await _insist(lane, run, lambda: lane.pool.finish(run.id, run.attempt, lane.worker, ending, end, code, wire))
-    if done:
-        run.outlet.end(wire)
-    else:
-        run.outlet.discard()
-
-
-async def _requeue(lane: Lane, run: Run, due_ms: int) -> None:
-    await _insist(lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, due_ms))
-    run.outlet.discard()
-
-
-async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
-    """Repeat the call until the pool answers; None once that is of no use, or the worker is to shut down."""
-    clock = asyncio.get_running_loop().time
-    failing = outdated = False
-    while True:
-        try:
-            return await call()
-        except LlmError as error:
-            if not failing:
-                logger.warning("the end of attempt %d of %s has to wait: %s", run.attempt, run.id, error)
-            failing = True
-        if lane.runs.closing or outdated or clock() > run.deadline + INSIST_PAST_DEADLINE_S:
-            logger.error("attempt %d of %s is left to its lease", run.attempt, run.id)
-            return None
-        # Outdated is also what was ended by a call whose answer was lost: the next one tells.
-        outdated = run.reason == "stale"
-        await asyncio.sleep(INSIST_EVERY_S)
-
-
-async def _policy(pool: Pool) -> Policy:
-    try:
-        return await pool.policy()
-    except LlmError:
-        return Policy()
 
 
 def _as_ours(error: Exception) -> LlmError:

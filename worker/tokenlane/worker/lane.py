@@ -26,7 +26,8 @@ from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.replies import Started
 
-from .job import Lane, run_request
+from .job import run_request
+from .served import Lane
 
 __all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "tag_aborts"]
 

@@ -31,13 +31,13 @@ from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
 from .facts import facts_of
-from .job import Lane
 from .lane import LaneWorker, arq_redis
 from .lease import Lease
 from .lifecycle import LaneModels
 from .providers import LlmProvider, default_registry
 from .publisher import Publisher
 from .runs import Runs
+from .served import Lane
 
 __all__ = [
     "CLOSE_S",

@@ -37,9 +37,9 @@ from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
 
 from .builtin.server import with_own_server
-from .job import Lane
 from .lane import ARQ_OPTIONS, arq_redis, tag_aborts
 from .serve import CLOSE_S, DRAIN_S, drain, idle, open_fallback, open_lane, start_workers
+from .served import Lane
 
 _MOST_JOBS = 1000
 """Routers keep the lane's queue within its limit, whatever ARQ would take."""

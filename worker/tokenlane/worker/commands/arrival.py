@@ -16,8 +16,8 @@ from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.announce import announce
-from tokenlane.worker.job import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.served import Lane
 
 __all__ = ["Arrival", "arrive", "as_line", "look_around"]
 

@@ -28,8 +28,8 @@ from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin.server import needs_server, with_own_server
-from tokenlane.worker.job import Lane
 from tokenlane.worker.serve import DRAIN_S, run_worker
+from tokenlane.worker.served import Lane
 
 from .arrival import Arrival, arrive, as_line, look_around
 from .choose import choose, reason
