@@ -16,7 +16,7 @@ from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound
 from tokenlane.producer.request import compose_command
 from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.messages import Kind, ModelAction, ModelCommand, ModelInfo, ModelReport, Progress, new_id
+from tokenlane.routing.messages import Kind, ModelAction, ModelInfo, ModelReport, Progress, new_id
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
@@ -101,7 +101,7 @@ async def command(
 ) -> ModelReport:
     """Have a command carried out; its report. The steps that are told are added to `steps`."""
     steps = [] if steps is None else steps
-    asked = compose_command(ModelCommand(action=action, model=model, lane=lane), agent="ops", client=client._id)
+    asked = compose_command({"action": action, "model": model, "lane": lane}, agent="ops", client=client._id)
     async with client._entered().asking(*asked) as exchange:
         waiting = asyncio.create_task(exchange.result())
         while not waiting.done():
@@ -216,7 +216,7 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
         await until(lambda: provider.pulling == 1)
         pulling.cancel()
         await until(lambda: provider.pulling == 0)
-        asked = compose_command(ModelCommand(action="pull", model="new"), agent="ops", client=client._id)
+        asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client._id)
         async with client._entered().asking(*asked) as exchange:
             await until(lambda: provider.pulling == 1)
             assert await other.cancel(exchange.id)

@@ -9,7 +9,7 @@ import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -271,6 +271,24 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
             await client.load("a:1b", lane="gpu7")
         assert [(info.name, info.lane) for info in await client.models()] == [("a:1b", "gpu0"), ("b:1b", "gpu1")]
         assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
+
+
+async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a lane that cannot list, what it announced is told, and a warning says why; asked alone, it is an error."""
+    await pool.set_policy(Policy(max_starts=1))
+    one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
+    async with AsyncExitStack() as going, AsyncExitStack() as staying:
+        gone = await going.enter_async_context(served(one))
+        await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu0", "ollama", gone)))
+        there = await staying.enter_async_context(served(two))
+        await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu1", "ollama", there)))
+        client = await staying.enter_async_context(Client(redis_url))
+        await going.aclose()
+        found = {(info.name, info.lane): info.digest for info in await client.models()}
+        assert found == {("a:1b", "gpu0"): None, ("b:1b", "gpu1"): f"sha256:{digest_of('b')}"}
+        assert "lane 'gpu0' does not list its models" in caplog.text
+        with pytest.raises(ProviderDown):
+            await client.models(lane="gpu0")
 
 
 async def test_code_that_is_not_asynchronous(redis_url: str) -> None:

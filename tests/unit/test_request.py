@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.producer.request import PAYLOAD_LIMIT_BYTES, Messages, compose, compose_embed, refuse_unknown
+from tokenlane.producer.request import (
+    PAYLOAD_LIMIT_BYTES,
+    Messages,
+    compose,
+    compose_command,
+    compose_embed,
+    refuse_unknown,
+)
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
 
@@ -96,6 +103,15 @@ def test_what_is_wrong_is_refused_without_a_quote(messages: object, role: str, o
     while chain is not None:
         assert "secret" not in f"{chain!s}{chain!r}"
         chain = None if chain.__suppress_context__ else chain.__cause__ or chain.__context__
+
+
+@pytest.mark.parametrize("model", ["", "secret\udfff", "secret" * 400, None, 7])
+def test_a_model_that_cannot_be_one_is_refused(model: object) -> None:
+    """A model's name that is empty, too long or no text is a BadRequest, before anything is sent."""
+    with pytest.raises(BadRequest) as refused:
+        compose_command({"action": "pull", "model": model}, agent="agent1", client="client1")
+    assert "model" in refused.value.message
+    assert "secret" not in str(refused.value)
 
 
 def test_the_size_limit_names_both_sizes() -> None:

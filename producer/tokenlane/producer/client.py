@@ -190,10 +190,11 @@ class Client:
         return found
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
-        """The models of all open lanes, or of one.
+        """The models of all open lanes, or of one. Of a lane that is busy with a command, or fails where all are asked,
+        what it has announced.
 
         Raises:
-            LlmError: a lane does not answer.
+            LlmError: the lane that is named does not answer, or none is open.
         """
         return await self._models().listed(lane)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 from tokenlane.routing.advice import no_lane
-from tokenlane.routing.errors import BadRequest, ProviderDown
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Envelope, ModelAction, ModelCommand, ModelInfo, ModelReport, Progress
+from tokenlane.routing.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
 
 from .courier import Courier
 from .request import compose_command
 
 __all__ = ["Models"]
 
-_LIST_TIME_TO_LIVE_MS = 60_000
+logger = logging.getLogger(__name__)
+
+_LIST_TIME_TO_LIVE_MS = 10_000
+"""Who looks at a list waits for it: a lane that does not answer by then is told of as it announced itself."""
 _LOOK_EVERY_S = 1.0
 """At why it waits, which is told after that time, and changes without a message."""
 
@@ -30,10 +34,11 @@ class Models:
         self._client = client
 
     async def listed(self, lane: str | None) -> list[ModelInfo]:
-        """The models of this lane, or of all that are open. A lane that is busy with another command is not waited for:
-        what it announces is told."""
-        lanes = [await self._lane(lane)] if lane is not None else await self._open_lanes()
-        lists = await asyncio.gather(*(self._listed(there) for there in lanes))
+        """The models of this lane, or of all that are open. What a lane announces is told where it is busy with another
+        command, and, if several are asked, where it fails: that is logged."""
+        if lane is not None:
+            return list(await self._listed(await self._lane(lane)))
+        lists = await asyncio.gather(*(self._told_of(there) for there in await self._open_lanes()))
         return [info for found in lists for info in found]
 
     async def verify(self, model: str, lane: str | None) -> ModelInfo:
@@ -43,14 +48,13 @@ class Models:
 
     async def do(self, action: Literal["verify", "load", "unload"], model: str, lane: str | None) -> ModelReport:
         """Have it done; the model as it is then."""
-        asked = await self._command(action, model, lane)
-        return await self._report(asked)
+        return await self._report(await self._asked(action, model, lane))
 
     async def follow(self, action: ModelAction, model: str, lane: str | None) -> AsyncGenerator[Progress, None]:
         """Have it done, and tell how far it is, the newest where several came; why it waits, before it is begun."""
-        command = await self._command(action, model, lane)
+        asked = await self._asked(action, model, lane)
         told: Progress | None = None
-        async with self._courier.asking(*self._composed(command)) as exchange:
+        async with self._courier.asking(*self._composed(asked)) as exchange:
             ended = False
             while not ended:
                 waits = False
@@ -69,31 +73,32 @@ class Models:
                     yield progress
             await exchange.result()
 
+    async def _told_of(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+        """Its models, whatever becomes of asking it."""
+        try:
+            return await self._listed(lane)
+        except LlmError as error:
+            logger.warning("lane %r does not list its models, so what it announced is told: %s", lane.name, error)
+            return _announced(lane)
+
     async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
         if lane.credit_for("command") == 0:
-            return tuple(
-                ModelInfo(
-                    name=model,
-                    provider=lane.provider,
-                    lane=lane.name,
-                    capabilities=lane.offer.abilities.get(model, ()),
-                )
-                for model in lane.models
-            )
-        command = ModelCommand(action="list", lane=lane.name, time_to_live_ms=_LIST_TIME_TO_LIVE_MS)
-        return (await self._report(command)).models
+            return _announced(lane)
+        return (
+            await self._report({"action": "list", "lane": lane.name, "time_to_live_ms": _LIST_TIME_TO_LIVE_MS})
+        ).models
 
-    async def _report(self, command: ModelCommand) -> ModelReport:
-        async with self._courier.asking(*self._composed(command)) as exchange:
+    async def _report(self, asked: Mapping[str, object]) -> ModelReport:
+        async with self._courier.asking(*self._composed(asked)) as exchange:
             result = await exchange.result()
         assert isinstance(result, ModelReport)
         return result
 
-    def _composed(self, command: ModelCommand) -> tuple[Envelope, bytes]:
-        return compose_command(command, agent=self._agent, client=self._client)
+    def _composed(self, asked: Mapping[str, object]) -> tuple[Envelope, bytes]:
+        return compose_command(asked, agent=self._agent, client=self._client)
 
-    async def _command(self, action: ModelAction, model: str, lane: str | None) -> ModelCommand:
-        return ModelCommand(action=action, model=model, lane=(await self._lane(lane)).name)
+    async def _asked(self, action: ModelAction, model: str, lane: str | None) -> dict[str, object]:
+        return {"action": action, "model": model, "lane": (await self._lane(lane)).name}
 
     async def _lane(self, name: str | None) -> LaneView:
         """The lane of this name, or the only one that is open.
@@ -120,3 +125,11 @@ class Models:
         if not lanes:
             raise no_lane()
         return sorted(lanes, key=lambda lane: lane.name)
+
+
+def _announced(lane: LaneView) -> tuple[ModelInfo, ...]:
+    """The models a lane says it has, by name and ability."""
+    return tuple(
+        ModelInfo(name=model, provider=lane.provider, lane=lane.name, capabilities=lane.offer.abilities.get(model, ()))
+        for model in lane.models
+    )

@@ -19,13 +19,13 @@ PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, object]]
 """One question, or a conversation: `Message`s, or mappings of the same shape."""
 
-_Request = TypeVar("_Request", ChatRequest, EmbedRequest)
+_Request = TypeVar("_Request", ChatRequest, EmbedRequest, ModelCommand)
 
 _BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
 _IMAGE_TOKENS = 1024
 _FEW_TOKENS = 1024
-_FIELDS = ChatRequest.model_fields.keys() | EmbedRequest.model_fields.keys() | Message.model_fields.keys()
+_FIELDS = frozenset().union(*(form.model_fields for form in (ChatRequest, EmbedRequest, ModelCommand, Message)))
 
 
 def refuse_unknown(options: Mapping[str, object]) -> None:
@@ -112,8 +112,16 @@ def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tu
     return envelope, payload
 
 
-def compose_command(command: ModelCommand, *, agent: str, client: str) -> tuple[Envelope, bytes]:
-    """The envelope of a model command, and its payload."""
+def compose_command(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """The envelope of a model command, and its payload.
+
+    Args:
+        asked: the fields of `ModelCommand`.
+
+    Raises:
+        BadRequest: it is not valid. The error does not quote it.
+    """
+    command, payload = _validated(ModelCommand, asked, "name a model")
     envelope = Envelope(
         id=command.id,
         client=client,
@@ -124,7 +132,7 @@ def compose_command(command: ModelCommand, *, agent: str, client: str) -> tuple[
         needs=Needs(model=command.model, lane=command.lane),
         time_to_live_ms=command.time_to_live_ms,
     )
-    return envelope, command.to_wire()
+    return envelope, payload
 
 
 def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
@@ -182,7 +190,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _refuse_half_characters(request: ChatRequest | EmbedRequest) -> None:
+def _refuse_half_characters(request: ChatRequest | EmbedRequest | ModelCommand) -> None:
     # pydantic refuses lone surrogates in text, but replaces them in the keys of JSON values without a word.
     json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
 

@@ -8,7 +8,8 @@ __all__ = ["sized"]
 def sized(number: float) -> str:
     """`12.3 MB`, in powers of a thousand."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        digits = 0 if unit == "B" else 1
+        if round(number, digits) < 1000:
+            return f"{number:.{digits}f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from contextlib import aclosing
 from typing import Annotated, Literal
@@ -30,6 +31,9 @@ from .asking import carry_out, printable
 __all__ = ["models"]
 
 _SAY_EVERY_S = 2.0
+_SAY_WAITING_EVERY_S = 60.0
+"""Where nothing changes but numbers in words, as for how long a lane has been away."""
+_NUMBERS = re.compile(r"\d+")
 
 models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -165,12 +169,12 @@ class _Shown:
 
     def _say(self, progress: Progress) -> None:
         now = asyncio.get_running_loop().time()
-        part = progress.step, progress.total_bytes is not None
+        part = _NUMBERS.sub("", progress.step), progress.total_bytes is not None
         if part == self._part and now < self._say_at:
             return
         if part != self._part or self._from is None:
             self._from = now, progress.done_bytes
-        self._part, self._say_at = part, now + _SAY_EVERY_S
+        self._part, self._say_at = part, now + (_SAY_EVERY_S if progress.done_bytes else _SAY_WAITING_EVERY_S)
         typer.echo(printable(_told(progress, *self._from, now)))
 
 

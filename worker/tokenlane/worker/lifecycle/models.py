@@ -114,7 +114,9 @@ class LaneModels:
         model = command.model or ""
         match command.action:
             case "list":
-                return ModelReport(models=tuple(await self._provider.models()))
+                here = {"provider": self._settings.provider, "lane": self.name}
+                models = await self._provider.models()
+                return ModelReport(models=tuple(info.model_copy(update=here) for info in models))
             case "pull":
                 await self.pull(model, tell)
             case "verify":

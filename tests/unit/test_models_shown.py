@@ -1,0 +1,61 @@
+"""What `tokenlane models` shows of a command that takes time, and what a lane lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenlane.config.values import LaneSettings
+from tokenlane.producer.commands.models import _Shown
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.messages import ModelCommand, ModelInfo, Progress
+from tokenlane.routing.sizes import sized
+from tokenlane.worker.lifecycle import LaneModels
+
+
+async def test_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """What waits says so once, not whenever a number in the words changes; another reason is told."""
+    with _Shown(as_json=False) as shown:
+        for seconds in range(5):
+            shown._say_at -= 3  # as if time had passed
+            shown(Progress(step=f"lanes that are away: 'gpu0' (last seen {seconds} s ago)"))
+        shown(Progress(step="pulling"))
+    assert capsys.readouterr().out.splitlines() == ["lanes that are away: 'gpu0' (last seen 0 s ago)", "pulling"]
+
+
+async def test_bytes_are_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress in bytes goes on being told, every few seconds."""
+    with _Shown(as_json=False) as shown:
+        for done in (100, 200, 300):
+            shown._say_at -= 3
+            shown(Progress(step="pulling", done_bytes=done, total_bytes=400))
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (999.6, "1.0 kB"), (999_950, "1.0 MB"), (999_949, "999.9 kB"), (2e9, "2.0 GB")],
+)
+def test_sizes(number: float, text: str) -> None:
+    """What rounds to a thousand of a unit is one of the next."""
+    assert sized(number) == text
+
+
+async def test_a_list_says_where_its_models_are() -> None:
+    """A model in a list names its provider and lane, whether or not the provider did so."""
+
+    class Bare:
+        async def models(self) -> list[ModelInfo]:
+            return [ModelInfo(name="m")]
+
+    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), 1)
+
+    async def look() -> Announcement:
+        return announced
+
+    async def tell(progress: Progress) -> None:
+        raise AssertionError(progress)
+
+    settings = LaneSettings("gpu0", "parrot", "http://gpu0")
+    lane = LaneModels(settings, Bare(), announced, look, lambda _: None)  # type: ignore[arg-type]  # all a list needs
+    (found,) = (await lane.carry_out(ModelCommand(action="list"), tell)).models
+    assert (found.name, found.provider, found.lane) == ("m", "parrot", "gpu0")
