@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from tests.integration import life
@@ -14,6 +15,7 @@ from tokenlane.routing.errors import Duplicate, QueueFull, RequestLost
 from tokenlane.routing.lanes import Fault, Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Started
 
 Call = Callable[[Pool, Asked], Awaitable[object]]
 
@@ -28,6 +30,7 @@ def outdated(asked: Asked) -> int:
 # Each: its name, the states it is refused in, the call, what it answers.
 REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("dispatch", _STATES[1:2] + _STATES[3:], lambda pool, it: life.dispatch(pool, it.id), None),
+    ("dispatch and start", _STATES[1:2] + _STATES[3:], lambda pool, it: _dispatch_and_start(pool, it), None),
     ("start", tuple({*_STATES} - {"dispatched", "running", "flagged"}), lambda pool, it: _start(pool, it), None),
     ("start old", _STATES[1:], lambda pool, it: pool.start(it.id, outdated(it), WORKER), None),
     ("start by another", ("running", "flagged", *ENDED), lambda pool, it: pool.start(it.id, it.attempt, "w2"), None),
@@ -60,6 +63,13 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
     ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
 ]  # fmt: skip
+
+
+async def _dispatch_and_start(pool: Pool, asked: Asked) -> Started | None:
+    """What there is to run; the time that is left is another one each time."""
+    head = await life.head(pool, asked.id)
+    started = await pool.dispatch_and_start(head, LANE.lane, "m1", "the same", WORKER)
+    return started and replace(started, left_ms=0)
 
 
 async def _start(pool: Pool, asked: Asked) -> object:
@@ -157,6 +167,8 @@ async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
 TWICE: list[tuple[str, str, Call]] = [
     ("dispatch", "waiting", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
     ("dispatch again", "requeued", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
+    ("dispatch and start", "waiting", lambda pool, it: _dispatch_and_start(pool, it)),
+    ("dispatch and start again", "requeued", lambda pool, it: _dispatch_and_start(pool, it)),
     ("requeue dispatched", "dispatched", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     ("requeue", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     ("requeue later", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, 60_000)),

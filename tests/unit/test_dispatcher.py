@@ -13,7 +13,7 @@ from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Kind, Needs, new_id
+from tokenlane.routing.messages import Envelope, Kind, Needs, new_id
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
@@ -88,11 +88,16 @@ class OneSlot:
     kind: Kind = "chat"
     given_up = 0
 
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
     def reserve(self) -> bool:
         return True
 
     def take(self, started: Started | None, request_id: str) -> None:
-        self.given_up += 1
+        self.given_up += started is None
+        if started is not None:
+            self.runs.append(request_id)
 
 
 async def test_a_router_that_ends_leaves_nothing_behind() -> None:
@@ -104,3 +109,32 @@ async def test_a_router_that_ends_leaves_nothing_behind() -> None:
         assert worker.given_up == 0
     assert worker.given_up == 1
     assert asyncio.all_tasks() == before
+
+
+class LostReplies(AbsentPool):
+    """A pool whose answers to a start are lost, but for the third. `tokens`: of all that were sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: list[object] = []
+
+    async def dispatch_and_start(self, *asked: object) -> Started | None:
+        head, _, _, token, _ = asked
+        assert isinstance(head, Head)
+        self.tokens.append(token)
+        if len(self.tokens) < 3:
+            raise PoolUnavailable("gone")
+        if len(self.tokens) > 3:
+            return None
+        envelope = Envelope(id=head.id, client="client", agent="agent", role="planner")
+        return Started(1, envelope, b"", "m", 1, 1000, 0, cancelled=False)
+
+
+async def test_a_start_whose_answer_was_lost_is_asked_for_again() -> None:
+    """It is the same start each time, and what comes of it is run once."""
+    pool, worker = LostReplies(), OneSlot()
+    async with background() as tasks:
+        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here", own=[worker]))
+        await until(lambda: bool(worker.runs))
+    assert len(worker.runs) == 1
+    assert len(set(pool.tokens[:3])) == 1

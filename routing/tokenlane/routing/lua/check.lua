@@ -3,8 +3,8 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  then ids, at most 128
 -- reply {routers that live, lanes that live, lanes that are away as {name, ms since the last beat}, those seen last
---       first and 3 at most, lanes that pull models as {name, JSON: models and how far}, then for each id {state, attempt, worker, end position, error code,
---       owner}}: state is 'missing' if the server does not know the id; what there is none of is ''
+--       first and 3 at most, lanes that pull models as {name, JSON: models and how far}, then for each id {state,
+--       attempt, worker, end position, error code, owner}}: state is 'missing' if the server does not know the id; what there is none of is ''
 
 local client, now = ARGV[1], now_ms()
 begin()
