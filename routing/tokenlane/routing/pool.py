@@ -52,7 +52,8 @@ from .replies import (
 )
 from .scripts import RULES, sources
 from .seal import seal
-from .watch.snapshot import Snapshot, read_snapshot
+from .watch.reading import read_snapshot
+from .watch.snapshot import Snapshot
 
 __all__ = ["Pool", "connect"]
 
