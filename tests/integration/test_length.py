@@ -62,6 +62,21 @@ async def test_ollama_by_its_size() -> None:
             await answer_of(provider, ask(WORDS))
 
 
+async def test_ollama_says_no_numbers() -> None:
+    """When it refuses a prompt, the error names the context its model was loaded with, and an estimate."""
+    refusal = Reply({"error": "prompt is longer than the context length, currently at 16 tokens"}, 400)
+    page = {"models": [{"name": "m:latest", "context_length": 16}, {"name": "n:latest", "context_length": 99}]}
+    for pages_, words in (
+        ({"GET /api/ps": page}, r"has about \d+ tokens and does not fit the model's context of 16:"),
+        ({"GET /api/ps": {"models": None}}, r"has about \d+ tokens and does not fit the model's context:"),
+        ({}, r"has about \d+ tokens and does not fit the model's context:"),
+    ):
+        async with driven("ollama", {"POST /api/chat": refusal, **pages_}) as (provider, _):
+            with pytest.raises(ContextTooLong, match=words) as raised:
+                await answer_of(provider, ask(WORDS))
+            assert raised.value.provider == "ollama"
+
+
 async def test_what_surely_fits_is_not_counted() -> None:
     """A token is a byte at least, so a short prompt costs no round trip; without a limit none does."""
     for limit in (4096, None):

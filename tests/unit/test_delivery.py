@@ -260,6 +260,15 @@ def test_cancelled_and_expired_end_at_once(ending: ChannelMessage, error: type[L
     assert texts_of(delivery) == ["a"]
 
 
+def test_an_expired_answer_says_where_it_ran() -> None:
+    """A time to live that passes in the middle of an answer names lane and model, and what to do."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a"))
+    delivery.receive(Expired(attempt=1))
+    assert str(delivery.error).endswith("(lane 'l1', model 'm1')")
+    assert "time_to_live_ms" in str(delivery.error)
+
+
 def test_a_failure_comes_after_what_was_said_before() -> None:
     """The error of a failed request is raised after the deltas up to it; one about the request stays itself."""
     delivery = Delivery(ID)

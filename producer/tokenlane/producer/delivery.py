@@ -217,6 +217,8 @@ class Delivery:
         self._held.clear()
 
     def _seen_by_agent(self, error: LlmError) -> LlmError:
+        if isinstance(error, DeadlineExceeded):
+            return error.at(lane=self._draft.lane, model=self._draft.model)
         if isinstance(error, Interrupted):
             error.partial = self.text
             return error

@@ -65,17 +65,24 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
             "(max_input_tokens): shorten it, or raise the limit of a lane",
             model=needs.model,
         )
+    of, asked = "", needs.provider
+    if asked is not None:
+        there = ", ".join(sorted(f"{lane.name} ({lane.provider})" for lane in lanes))
+        lanes = [lane for lane in lanes if lane.provider == asked]
+        if not lanes:
+            return ProviderDown(f"no lane has provider {asked!r}; connected lanes: {there}", retryable=False)
+        of = f" of provider {asked!r}"
     served = sorted({name for lane in lanes for name in lane.models_for(queue.kind)})
     if queue.kind == "embed" and not served:
         return ProviderDown(
-            "no lane can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text --lane LANE`"
-            f"{_no_fallback(policy, needs)}; connected lanes: {names}",
+            f"no lane{of} can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text "
+            f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {names}",
             retryable=False,
             model=needs.model,
         )
     if needs.model is not None and served_name(needs.model, served) is None:
         what = {"chat": "this model", "embed": "this model for embeddings"}[queue.kind]
-        return ModelNotFound(f"no lane serves {what}; served are: {', '.join(served)}", model=needs.model)
+        return ModelNotFound(f"no lane{of} serves {what}; served are: {', '.join(served) or 'none'}", model=needs.model)
     return ProviderDown(
         f"no lane may serve role {queue.role!r} with what this request asks for: change the role's route, or start a "
         f"worker on a lane that it names (`tokenlane probe` finds model servers); connected lanes: {names}",

@@ -175,7 +175,7 @@ class RequestCancelled(LlmError):
 
 
 class DeadlineExceeded(LlmError):
-    """The request's time to live passed before it ended."""
+    """The request's time to live passed before it ended: give it more (time_to_live_ms), or ask for less."""
 
     code = "deadline_exceeded"
 

@@ -9,7 +9,7 @@ from tokenlane.routing.messages import ChatRequest
 from .protocol import CountsTokens, LlmProvider
 from .too_long import context_too_long
 
-__all__ = ["check_length"]
+__all__ = ["check_length", "estimated_tokens"]
 
 _BYTES_PER_TOKEN = 4
 """As agents estimate."""
@@ -29,14 +29,23 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
     limit = lane.max_input_tokens
     if limit is None:
         return
-    size = len(request.model_dump_json(include={"messages", "tools"}, exclude_unset=True).encode())
+    size = _size(request)
     if size + _TEMPLATE_TOKENS * len(request.messages) <= limit:
         return
     tokens = await _counted(provider, request, model)
     about = tokens is None
-    tokens = size // _BYTES_PER_TOKEN if tokens is None else tokens
+    tokens = estimated_tokens(request) if tokens is None else tokens
     if tokens > limit:
         raise context_too_long(limit, tokens, about=about, of="the lane's max_input_tokens")
+
+
+def estimated_tokens(request: ChatRequest) -> int:
+    """About how many tokens a prompt has, by its size."""
+    return _size(request) // _BYTES_PER_TOKEN
+
+
+def _size(request: ChatRequest) -> int:
+    return len(request.model_dump_json(include={"messages", "tools"}, exclude_unset=True).encode())
 
 
 async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:

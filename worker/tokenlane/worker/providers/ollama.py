@@ -12,16 +12,17 @@ import httpx
 from pydantic_core import from_json
 
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
 from .body import continued, image_urls
 from .filters import Continuation, Thinking
-from .length import check_length
+from .length import check_length, estimated_tokens
 from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader, full_name
 from .ollama_body import ollama_body
 from .ollama_models import BEFORE, OllamaModels
+from .too_long import context_too_long
 from .vectors import unit_vectors
 
 __all__ = ["OllamaProvider"]
@@ -53,10 +54,11 @@ class OllamaProvider(OllamaModels):
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        lines = LineReader()
+        lines, sent = LineReader(), False
         try:
             await check_length(self, self._lane, request, model)
             body, answer = await self._asked(request, model, resume)
+            sent = True
             async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
                 async for chunk in chunks:
                     for line in lines.feed(chunk):
@@ -65,6 +67,8 @@ class OllamaProvider(OllamaModels):
                             yield delta
             yield answer.last()
         except LlmError as error:
+            if sent and isinstance(error, ContextTooLong):
+                error.message = (await self._too_long(request, model)).message
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
 
@@ -102,6 +106,16 @@ class OllamaProvider(OllamaModels):
         page = await self._page("/api/version")
         said = page.get("version") if isinstance(page, dict) else None
         return said[:64] if isinstance(said, str) else None
+
+    async def _too_long(self, request: ChatRequest, model: str) -> ContextTooLong:
+        """The error with its numbers, which Ollama leaves out: what the loaded model was given, and an estimate."""
+        limit = None
+        with suppress(LlmError, KeyError, TypeError, AttributeError):
+            running = await self._page("/api/ps")
+            limits = {entry["name"]: entry["context_length"] for entry in running["models"]}
+            limit = limits.get(full_name(model))
+        tokens = estimated_tokens(request)
+        return context_too_long(limit, tokens if limit is None or tokens > limit else None, about=True)
 
     async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
         if any(image_urls(request)) and not await self._sees(model):
