@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import cast
 
@@ -14,7 +15,7 @@ from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Envelope, Kind, Needs, new_id
-from tokenlane.routing.policy import Policy
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
 from tokenlane.routing.replies import Started, Survey, Swept
@@ -138,3 +139,54 @@ async def test_a_start_whose_answer_was_lost_is_asked_for_again() -> None:
         await until(lambda: bool(worker.runs))
     assert len(worker.runs) == 1
     assert len(set(pool.tokens[:3])) == 1
+
+
+class TwoLanes(BusyPool):
+    """Lanes `first` and `second`, with one slot each, that are always seen free. `given`: lane by request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, str] = {}
+        self.surveys = 0
+        self.waiting: tuple[Head, ...] = ()
+        self.hear: Callable[[bytes], None] = lambda _: None
+
+    async def survey(self) -> Survey:
+        self.surveys += 1
+        lanes = (LaneView(name, name, "http://there", ("m",), 1, 0, 1, 0) for name in ("first", "second"))
+        heads, self.waiting = self.waiting, ()
+        return Survey(0, 0, heads, tuple(lanes))
+
+    async def policy(self) -> Policy:
+        route = (Candidate(lane="first"), Candidate(lane="second"))
+        return Policy(roles={"planner": RolePolicy(route=route)})
+
+    async def dispatch(self, head: Head, lane: str, *_: object) -> int | None:
+        self.given[head.id] = lane
+        return 1
+
+    async def subscribe(self, channel: str, receive: object, missed: Callable[[], None]) -> None:
+        await super().subscribe(channel, receive, missed)
+        self.hear = cast("Callable[[bytes], None]", receive)
+
+    def submit(self) -> str:
+        """A request comes, and its bell says that it waits alone."""
+        head = Head(
+            Queue("planner", "chat", "normal", Needs()), "agent", new_id(), 0, more=False, served=0, waited_ms=0
+        )
+        self.waiting = (head,)
+        self.hear(json.dumps([head.queue.name, head.agent, head.id, 0, 0]).encode())
+        return head.id
+
+
+async def test_a_bell_places_on_the_first_choice_or_has_the_pool_looked_at() -> None:
+    """What rings is placed without a look at the pool, but not on a second choice because of what was seen before: the
+    lane that was full by then may be free."""
+    pool = TwoLanes()
+    async with background() as tasks:
+        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here"))
+        await until(lambda: pool.surveys >= 1)
+        for _ in range(5):
+            rung = pool.submit()
+            await until(lambda rung=rung: rung in pool.given)  # type: ignore[misc]  # bound per turn
+    assert set(pool.given.values()) == {"first"}

@@ -67,12 +67,14 @@ class OwnWorker(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """A request that a lane is to have, and the model to use there. `shared`: several workers serve the lane."""
+    """A request that a lane is to have, and the model to use there. `shared`: several workers serve the lane.
+    `preferred`: it is the first choice, not taken because another had no credit."""
 
     head: Head
     lane: str
     model: str
     shared: bool = False
+    preferred: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,12 @@ def plan(survey: Survey, policy: Policy) -> Plan:
                 wishes[wish] = None
             elif head.waited_ms >= policy.patience_ms:
                 refusals.append(Refusal(head, wish))
-        for lane, model in options:
+        for rank, (lane, model) in enumerate(options):
             slots = lane.name, kind
             left = credit.setdefault(slots, lane.credit_for(kind))
             if left > 0 and reserved.get(slots, priority) == priority:
                 credit[slots] = left - 1
-                placements.append(Placement(head, lane.name, model, shared=lane.workers > 1))
+                placements.append(Placement(head, lane.name, model, shared=lane.workers > 1, preferred=rank == 0))
                 break
         if head.more:
             for lane, _ in options:
@@ -230,7 +232,8 @@ class _Router:
             return False
         heads = [_head(bell, self._policy.revision) for bell in rung]
         chosen = plan(replace(self._seen, heads=tuple(head for head in heads if head is not None)), self._policy)
-        if len(chosen.placements) < len(heads):
+        # A lane that was full by what was seen may be free again.
+        if sum(placement.preferred for placement in chosen.placements) < len(heads):
             return False
         if not all(await together(*(self._place(placement) for placement in chosen.placements))):
             return False
