@@ -29,5 +29,5 @@ def _source(name: str, database: int) -> str:
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     head = f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
-    common, own = (folder.joinpath(f"{part}.lua").read_text() for part in ("common", name))
+    common, own = (folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
     return own if name in _ALONE else head + common + own

@@ -1,4 +1,4 @@
-"""Tasks that live beside a block of code, and no longer."""
+"""Tasks that live beside a block of code and no longer, and those that are awaited together."""
 
 from __future__ import annotations
 
