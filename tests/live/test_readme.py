@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tokenlane.benches.simulator import Simulator
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import builtin_server
 
@@ -22,18 +23,22 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BIN = Path(sys.executable).parent
-PLACES = {"redis://gpu-hub:6379": "REDIS", "http://localhost:8000": "ENDPOINT"}
+SIMULATOR = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+PLACES = {"redis://gpu-hub:6379": "REDIS", "http://localhost:8000": "ENDPOINT", "11434": "PORT"}
+OLLAMA = "tokenlane worker --redis redis://gpu-hub:6379 --lane ollama0 --provider ollama --endpoint"
+"""The lane the README's models are pulled on."""
 STAYING = {
     "tokenlane up": "Stop:  Ctrl-C",
     "tokenlane worker --redis": "lane      gpu0",
+    "tokenlane simulate": '{"url"',
     "tokenlane router": "until Ctrl-C",
     "arq ": "Starting worker for",
 }
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    """A page's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -59,7 +64,7 @@ def up(home: Path) -> Iterator[Command]:
 def run(command: str, home: Path, endpoint: str) -> Command:
     """Start one of the README's commands."""
     redis = f"unix://{home}/redis/redis.sock?db=0"
-    ours = {"REDIS": redis, "ENDPOINT": endpoint}
+    ours = {"REDIS": redis, "ENDPOINT": endpoint, "PORT": "0"}
     for theirs, place in PLACES.items():
         command = command.replace(theirs, shlex.quote(ours[place]))
     settings = {"PATH": f"{BIN}:/usr/bin:/bin"}
@@ -76,27 +81,32 @@ async def test_every_command_works(home: Path, endpoint: str) -> None:
     """The README's commands do what they say, in their order; those that stay end with 0 when interrupted."""
     policy, _ = blocks("toml")
     (home / "ops.toml").write_text(policy, encoding="utf-8")
+    (home / "faults.toml").write_text(blocks("toml", SIMULATOR)[0], encoding="utf-8")
     staying: list[Command] = []
-    try:
-        for line in commands():
-            command = run(line, home, endpoint)
-            awaited = next((text for start, text in STAYING.items() if line.startswith(start)), None)
-            if awaited is not None:
-                staying.append(command)
-                await asyncio.to_thread(command.says, awaited)
-                continue
-            try:
-                assert await asyncio.to_thread(command.ends) == 0, f"{line}\n{command.output}"
-            finally:
+    async with Simulator(api="ollama", pullable=["qwen3:8b"]) as ollama:
+        try:
+            for line in commands():
+                if line == "tokenlane models ls":
+                    staying.append(run(f"{OLLAMA} {ollama.url}", home, endpoint))
+                    await asyncio.to_thread(staying[-1].says, "lane      ollama0")
+                command = run(line, home, endpoint)
+                awaited = next((text for start, text in STAYING.items() if line.startswith(start)), None)
+                if awaited is not None:
+                    staying.append(command)
+                    await asyncio.to_thread(command.says, awaited)
+                    continue
+                try:
+                    assert await asyncio.to_thread(command.ends) == 0, f"{line}\n{command.output}"
+                finally:
+                    command.kill()
+                assert command.output.strip()
+            assert len(staying) == len(STAYING) + 1
+            for command in reversed(staying):
+                command.process.send_signal(signal.SIGINT)
+                assert await asyncio.to_thread(command.ends) == 0, command.output
+        finally:
+            for command in staying:
                 command.kill()
-            assert command.output.strip()
-        assert len(staying) == len(STAYING)
-        for command in reversed(staying):
-            command.process.send_signal(signal.SIGINT)
-            assert await asyncio.to_thread(command.ends) == 0, command.output
-    finally:
-        for command in staying:
-            command.kill()
 
 
 def test_the_python_example_works(home: Path, up: Command) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenlane.config.values import LaneSettings
-from tokenlane.producer.commands.models import _Shown
+from tokenlane.producer.commands.models import _Shown, _table
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import ModelCommand, ModelInfo, Progress
 from tokenlane.routing.sizes import sized
@@ -29,6 +29,13 @@ async def test_bytes_are_told_again(capsys: pytest.CaptureFixture[str]) -> None:
             shown._say_at -= 3
             shown(Progress(step="pulling", done_bytes=done, total_bytes=400))
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_list_fits_a_screen() -> None:
+    """A digest is cut where it does nothing but tell two models apart."""
+    digest = "sha256:" + "0123456789abcdef" * 4
+    rows = _table([ModelInfo(name="a", digest=digest), ModelInfo(name="b")]).rows
+    assert [row[-1] for row in rows] == ["0123456789ab", "-"]
 
 
 @pytest.mark.parametrize(

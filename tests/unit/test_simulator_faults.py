@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.benches.commands.simulate import simulate
+from tokenlane.benches.simulator.dialects.asking import parse
 from tokenlane.benches.simulator.faults import Fault, Faults, parse_faults, read_faults
+from tokenlane.benches.simulator.refused import Refused
 from tokenlane.config.exits import ConfigError
 
 CHAT = "/api/chat"
@@ -112,3 +116,24 @@ def test_where_it_is_wrong(text: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_faults(text, "f", as_json=False)
     assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("option", "run"),
+    [
+        ("--ttft-ms", lambda: simulate(ttft_ms=math.inf)),
+        ("--itl-ms", lambda: simulate(itl_ms=math.inf)),
+        ("--load-ms", lambda: simulate(load_ms=math.inf)),
+        ("--pull-ms", lambda: simulate(pull_ms=math.inf)),
+    ],
+)
+def test_pauses_without_end_are_refused(option: str, run: Callable[[], None]) -> None:
+    """Infinity is no number of milliseconds."""
+    with pytest.raises(ConfigError, match=f"{option}: inf"):
+        run()
+
+
+def test_a_body_nested_without_end_is_no_json() -> None:
+    """It is refused as what it is, rather than failing the server."""
+    with pytest.raises(Refused):
+        parse(b"[" * 100_000)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
 import signal
 import socket
 import sys
@@ -49,6 +50,14 @@ def simulate(
     ] = None,
 ) -> None:
     """Imitate a model server until Ctrl-C; one line of JSON tells its URL."""
+    for option, pause_ms in (
+        ("--ttft-ms", ttft_ms),
+        ("--itl-ms", itl_ms),
+        ("--load-ms", load_ms),
+        ("--pull-ms", pull_ms),
+    ):
+        if not math.isfinite(pause_ms):
+            raise ConfigError(f"{option}: {pause_ms} is no number of milliseconds.")
     served = _list("--models", models)
     if not served:
         raise ConfigError("--models names no model.")

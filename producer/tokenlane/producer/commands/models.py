@@ -200,11 +200,16 @@ def _table(found: list[ModelInfo]) -> Table:
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",
-            info.digest or "-",
+            _short(info.digest),
         )
         for info in found
     ]
     return Table(headings, rows, {})
+
+
+def _short(digest: str | None) -> str:
+    """Enough of a digest to tell models apart, as Ollama's own list has it; `verify` and JSON have all of it."""
+    return "-" if digest is None else digest.removeprefix("sha256:")[:12]
 
 
 def _line(document: dict[str, object]) -> None:

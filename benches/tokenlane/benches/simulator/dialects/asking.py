@@ -25,7 +25,7 @@ def parse(body: bytes) -> dict[str, JsonValue]:
     """
     try:
         parsed = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused("bad_request", f"the body is no JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise Refused("bad_request", "the body is no JSON object")
