@@ -181,7 +181,12 @@ def _refused(hub: Any, error: Exception) -> LlmError:
         )
     if isinstance(error, kinds.RepositoryNotFoundError | kinds.RevisionNotFoundError):
         return ModelNotFound("the hub has no such repository or revision, or shows it to others only (HF_TOKEN)")
-    return ProviderDown("the hub does not answer as it should: pulling again goes on where it was", detail=detail)
+    host = urlsplit(hub.constants.ENDPOINT).netloc.rpartition("@")[2]
+    return ProviderDown(
+        f"the hub, {host} (HF_ENDPOINT on the worker's host), does not answer as it should: pulling again goes on "
+        "where it was",
+        detail=detail,
+    )
 
 
 def _literal(path: str) -> str:
