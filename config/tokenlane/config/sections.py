@@ -73,7 +73,10 @@ Text = Annotated[str, Field(min_length=1, description="a text")]
 YesOrNo = Annotated[bool, Field(description="true or false")]
 Digest = Annotated[
     str,
-    Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 digits of 0-9 a-f, as `models ls` has it"),
+    Field(
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="sha256: and 64 digits of 0-9 a-f, as `tokenlane models verify` prints it",
+    ),
 ]
 
 
