@@ -104,6 +104,16 @@ async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator
     assert arrival.problems == ("the back end does not have model 'nope'; it has sim",)
 
 
+@pytest.mark.parametrize("pinned", ["sim", "other"])
+async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
+    """A pinned model that the lane leaves out is a problem; a pin on what is not there is none."""
+    async with Simulator(api="ollama") as ollama:
+        settings = LaneSettings("gpu0", "ollama", endpoint=ollama.url, digests={pinned: f"sha256:{'0' * 64}"})
+        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto for ollama")
+    said = ["model 'sim' is pinned, and not served, since it is another or cannot be checked: the log says which"]
+    assert list(arrival.problems) == (said if pinned == "sim" else [])
+
+
 async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
     """A lane's name that workers of another endpoint hold is a problem before it is one."""
     await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), 1))

@@ -163,7 +163,13 @@ async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, c
             capacity_source=capacity_source,
             lane=lane,
             seen=seen,
-            problems=(*problem, *_not_listed(settings, listed), *_taken(lane, seen), *_locked(ring, seen)),
+            problems=(
+                *problem,
+                *_not_listed(settings, listed),
+                *_not_as_pinned(settings, listed, lane),
+                *_taken(lane, seen),
+                *_locked(ring, seen),
+            ),
         )
 
 
@@ -185,6 +191,15 @@ async def _listed(provider: LlmProvider) -> tuple[float | None, tuple[str, ...],
 def _not_listed(settings: LaneSettings, listed: tuple[str, ...]) -> tuple[str, ...]:
     missing = [model for model in settings.models if listed and served_name(model, listed) is None]
     return tuple(f"the back end does not have model {model!r}; it has {', '.join(listed)}" for model in missing)
+
+
+def _not_as_pinned(settings: LaneSettings, listed: tuple[str, ...], lane: Announcement | None) -> tuple[str, ...]:
+    wanted = [name for name in settings.digests if not settings.models or served_name(name, settings.models)]
+    return tuple(
+        f"model {name!r} is pinned, and not served, since it is another or cannot be checked: the log says which"
+        for name in wanted
+        if lane and served_name(name, listed) and not served_name(name, lane.models)
+    )
 
 
 def _taken(lane: Announcement | None, seen: Snapshot) -> tuple[str, ...]:
