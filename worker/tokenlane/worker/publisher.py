@@ -25,7 +25,7 @@ __all__ = ["Outlet", "Publisher", "Rest"]
 
 logger = logging.getLogger(__name__)
 
-GATHER_S = 0.002
+GATHER_S = 0.004
 """How long a busy worker waits after a flush for the next one to grow."""
 KEPT_S = 60.0
 KEPT_BYTES = 64 * 1024 * 1024

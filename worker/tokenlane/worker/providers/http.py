@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -27,7 +28,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 
-__all__ = ["TRANSPORT_ERRORS", "open_client", "proxy_for", "reading", "send", "transport_error"]
+__all__ = ["TRANSPORT_ERRORS", "LaneClient", "open_client", "proxy_for", "reading", "send", "transport_error"]
 
 # Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost.
 KEEPALIVE_S = 4.0
@@ -75,7 +76,16 @@ _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
 )
 
 
-def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
+class LaneClient(httpx.AsyncClient):
+    """A client with its transport at hand: `send` has no use for redirects, cookies and authentication in steps, which
+    cost as much as sending."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, **options: Any) -> None:
+        super().__init__(transport=transport, **options)
+        self.transport = transport
+
+
+def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
     """The lane's client. Its base URL is `endpoint`; redirects are not followed, so credentials stay with that host.
 
     Raises:
@@ -88,7 +98,7 @@ def open_client(lane: LaneSettings, endpoint: str) -> httpx.AsyncClient:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
     trusting = _trusting(ssl.get_default_verify_paths())
-    return httpx.AsyncClient(
+    return LaneClient(
         base_url=url,
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
@@ -133,7 +143,7 @@ async def reading(response: httpx.Response) -> AsyncIterator[Callable[[], Awaita
         yield lambda: anext(chunks, b"")
 
 
-async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+async def send(client: LaneClient, request: httpx.Request) -> httpx.Response:
     """Send the request and return the response, its body still unread. Connecting is tried again for under a second.
 
     A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
@@ -148,12 +158,12 @@ async def send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Respo
     return response
 
 
-async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+async def _sent(client: LaneClient, request: httpx.Request) -> httpx.Response:
     try:
-        return await client.send(request, stream=True)
+        return await _handled(client, request)
     except TRANSPORT_ERRORS as error:
         if _hung_up(error):
-            return await client.send(request, stream=True)
+            return await _handled(client, request)
         if not _never_connected(error):
             raise
     # Set up only when it is needed: it costs as much as sending.
@@ -164,8 +174,14 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Resp
         reraise=True,
     ):
         with attempt:
-            return await client.send(request, stream=True)
+            return await _handled(client, request)
     raise AssertionError("tenacity reraises")
+
+
+async def _handled(client: LaneClient, request: httpx.Request) -> httpx.Response:
+    response = await client.transport.handle_async_request(request)
+    response.request = request
+    return response
 
 
 async def _bound(response: httpx.Response, coding: str) -> None:
