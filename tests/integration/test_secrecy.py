@@ -104,7 +104,7 @@ async def test_nothing_said_is_logged(
     errors = await ask_everything(redis_url)
     assert len(errors) == len(FATES) - 1
     said = await stopped(worker)
-    assert said.count("\n") > 20, "the loggers say nothing"
+    assert said.count(" failed: ") >= len(errors), "the loggers say nothing"
     assert marked(said) == []
     assert marked(caplog.text) == []
     assert f"Bearer {KEY}" in {received.headers.get("Authorization") for received in backend.log}
