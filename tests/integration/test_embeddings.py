@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 from tests.integration.farm import EVERY_LOG, eventually, farm
-from tests.integration.life import audit, dump, raw
+from tests.integration.life import PREFIX, audit, dump, raw
 from tests.workshop import FakeProvider, until
 
 from tokenlane.benches.simulator import Simulator
@@ -21,6 +21,7 @@ from tokenlane.config.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
 from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.lanes import LEFT_GRACE_MS
 from tokenlane.routing.messages import Kind, ModelInfo
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
@@ -258,6 +259,20 @@ async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool) -> 
         await eventually(lambda: _waits(pool))
         async with at_work(redis_url, Mapper(), "lane2"):
             assert (await waiting).lane == "lane2"
+
+
+@fallback_only
+async def test_a_lane_that_was_stopped_is_not_waited_for(redis_url: str, pool: Pool) -> None:
+    """Once it had time for a restart, the fallback embeds what waits for it."""
+    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
+        async with at_work(redis_url, Mapper(), "lane2") as lane:
+            await lane.lease.withdraw()
+        waiting = asyncio.create_task(client.embed("a", role="indexer"))
+        await eventually(lambda: _waits(pool))
+        state = f"{PREFIX}lane:lane2:state"
+        left_at = int(await raw(pool).hget(state, "seen"))
+        await raw(pool).hset(state, "seen", left_at - LEFT_GRACE_MS)
+        assert (await waiting).is_fallback
 
 
 async def _waits(pool: Pool) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.lanes import LaneView, Offer
+from tokenlane.routing.lanes import LEFT_GRACE_MS, LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates, pullers
 
@@ -162,6 +162,33 @@ def test_the_fallback_embeds_where_no_other_lane_could() -> None:
     assert found(Needs(model="other"), talker, last, kind="embed") == {}
     strict = Policy(fallback="error")
     assert list(candidates(strict, "r", Needs(), (talker, last), "embed")) == []
+
+
+def test_a_lane_that_left_is_waited_for_a_minute() -> None:
+    """One that was stopped keeps neither embeddings from the fallback nor wishes from other lanes, once it had time for
+    a restart; one that vanished does, and so does a model that is asked for by name. Chats wait for either."""
+
+    def away(place: LaneView, left_ms: int | None) -> LaneView:
+        return replace(place, workers=0, left_ms=left_ms)
+
+    mapper = able("mapper", {"nomic": ("embed",)}, longest=1024)
+    last = replace(able("fallback", {"words": ("embed",)}), provider="fasttext")
+    seeing, plain = able("seeing", {"eyes": ("chat", "vision")}), able("plain", {"small": ("chat",)})
+    for left_ms in (None, LEFT_GRACE_MS):
+        assert found(Needs(), away(mapper, left_ms), last, kind="embed") == {"mapper": "nomic"}
+        assert found(Needs(input=5120), away(mapper, left_ms), last, kind="embed") == {}
+        assert found(Needs(can=("vision",)), away(seeing, left_ms), plain) == {"seeing": "eyes"}
+    left = LEFT_GRACE_MS + 1
+    assert found(Needs(), away(mapper, left), last, kind="embed") == {"fallback": "words"}
+    assert found(Needs(input=5120), away(mapper, left), last, kind="embed") == {"fallback": "words"}
+    assert found(Needs(), away(mapper, left), replace(mapper, name="other"), last, kind="embed").keys() >= {"other"}
+    assert found(Needs(), away(mapper, left), kind="embed") == {"mapper": "nomic"}
+    assert found(Needs(model="nomic"), away(mapper, left), last, kind="embed") == {"mapper": "nomic"}
+    assert found(Needs(can=("vision",)), away(seeing, left), plain) == {"seeing": "eyes", "plain": "small"}
+    assert found(Needs(), away(plain, left)) == {"plain": "small"}
+    strict = Policy(fallback="error")
+    places = candidates(strict, "r", Needs(), (away(mapper, left), last), "embed")
+    assert [lane.name for lane, _ in places] == ["mapper"]
 
 
 def test_the_fallback_serves_what_names_it() -> None:

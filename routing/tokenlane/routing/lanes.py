@@ -11,9 +11,12 @@ from tokenlane.config.values import FALLBACK_LANE
 
 from .messages import Kind, Progress
 
-__all__ = ["Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running"]
+__all__ = ["LEFT_GRACE_MS", "Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running"]
 
 _SAYS_NOTHING = ("chat",)
+
+LEFT_GRACE_MS = 60_000
+"""How long a lane that was stopped counts as being restarted."""
 
 
 class Offer(BaseModel):
@@ -98,7 +101,8 @@ class Hits:
 class LaneView:
     """A lane as routers see it. `workers`: those that beat and take new work. `seen_ms` is server time.
 
-    `limit` and `queued` are chat's; `beside`: what is queued of the other kinds.
+    `limit` and `queued` are chat's; `beside`: what is queued of the other kinds. `left_ms`: since it was stopped in
+    order; None for one that is there, and for one that vanished.
     """
 
     name: str
@@ -111,11 +115,17 @@ class LaneView:
     seen_ms: int
     offer: Offer = field(default_factory=Offer)
     beside: Mapping[Kind, int] = field(default_factory=dict)
+    left_ms: int | None = None
 
     @property
     def live(self) -> bool:
         """Whether the lane takes new work."""
         return self.workers > 0
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it was stopped in order, and not just to be restarted."""
+        return self.left_ms is not None and self.left_ms > LEFT_GRACE_MS
 
     @property
     def credit(self) -> int:

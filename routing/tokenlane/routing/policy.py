@@ -85,7 +85,8 @@ def candidates(
     Order: the route's; within one candidate the lane with the most credit. A lane is named once. If some of
     their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
     decides nothing. Commands follow no route: they go to the lane they name, or to any. The fallback lane serves what
-    names it, and embeds where no other lane could, whatever the length of the texts.
+    names it, and embeds where no other lane could, whatever the length of the texts. A lane that has left keeps
+    nothing from those two second choices; one that vanished does.
     """
     there = [lane for lane in lanes if needs.lane in (None, lane.name)]
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
@@ -98,9 +99,10 @@ def candidates(
             model = _model_for(candidate, needs, lane, kind)
             if model is not None:
                 found.setdefault(lane.name, (lane, model))
-    if not found and kind == "embed" and policy.fallback != "error":
-        return _fallback(policy, role, needs, there)
-    able = [place for place in found.values() if _can_all(*place, needs)] if needs.can else []
+    awaited = [place for place in found.values() if not place[0].has_left]
+    if not awaited and kind == "embed" and policy.fallback != "error":
+        return iter(list(_fallback(policy, role, needs, there)) or found.values())
+    able = [place for place in awaited if _can_all(*place, needs)] if needs.can else []
     return iter(able or found.values())
 
 
@@ -108,7 +110,8 @@ def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]
     """The fallback lane, unless something is asked for that it is not, or another lane would take shorter texts."""
     shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
     chosen = needs.model or needs.provider or needs.lane
-    if not chosen and next(candidates(strict, role, shorter, lanes, "embed"), None) is None:
+    others = [lane for lane in lanes if not lane.has_left]
+    if not chosen and next(candidates(strict, role, shorter, others, "embed"), None) is None:
         yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
 
 

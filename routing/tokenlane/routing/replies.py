@@ -198,7 +198,8 @@ def read_checked(reply: Reply) -> Checked:
 def read_survey(reply: Reply) -> Survey:
     now_ms, revision, heads, lanes = as_list(reply)
     known = (head for head in map(_head, as_list(heads)) if head is not None)
-    return Survey(as_int(now_ms), as_int(revision), tuple(known), tuple(map(_lane, as_list(lanes))))
+    now = as_int(now_ms)
+    return Survey(now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)))
 
 
 def _standing(reply: Reply) -> Standing:
@@ -232,8 +233,8 @@ def _head(reply: Reply) -> Head | None:
     )
 
 
-def _lane(reply: Reply) -> LaneView:
-    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands = as_list(reply)
+def _lane(reply: Reply, now_ms: int) -> LaneView:
+    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands, left = as_list(reply)
     return LaneView(
         name=as_text(name),
         provider=as_text(provider),
@@ -245,6 +246,7 @@ def _lane(reply: Reply) -> LaneView:
         seen_ms=as_int(seen_ms),
         offer=_offer(as_bytes(offer)),
         beside={"embed": as_int(embeds), "command": as_int(commands)},
+        left_ms=now_ms - as_int(seen_ms) if as_int(left) and not as_int(workers) else None,
     )
 
 

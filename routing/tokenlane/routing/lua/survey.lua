@@ -6,7 +6,7 @@
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
---       queued to embed, queued commands}
+--       queued to embed, queued commands, its last beat was of a worker that stops: 0 or 1}
 
 local MOST_HEADS = 16
 local now = now_ms()
@@ -15,13 +15,14 @@ local heads, lanes, room = {}, {}, 0
 
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'offer')
+    'offer', 'left')
   if state[1] then
     local workers = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf')
     local limit, queued = tonumber(state[4]), redis.call('ZCARD', lane_queue(name, 'chat'))
     if workers > 0 then room = room + math.max(0, limit - queued) end
     lanes[#lanes + 1] = { name, state[1], state[2], state[3], limit, queued, workers, tonumber(state[5]),
-      state[6] or '{}', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')) }
+      state[6] or '{}', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
+      tonumber(state[7] or 0) }
   end
 end
 local most = math.max(1, math.min(MOST_HEADS, room))

@@ -201,6 +201,7 @@ class Snapshot:
                 seen_ms=self.time_ms - lane.beat_ms,
                 offer=lane.offer,
                 beside={kind: slots.running + slots.queued for kind, slots in lane.beside.items()},
+                left_ms=lane.beat_ms if lane.state == "left" else None,
             )
             for lane in self.lanes
         )
