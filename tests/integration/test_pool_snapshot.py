@@ -9,7 +9,7 @@ import pytest
 from tests.integration import life
 from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
 
-from tokenlane.routing.lanes import Announcement, Fault
+from tokenlane.routing.lanes import Announcement, Fault, Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus
@@ -25,6 +25,25 @@ async def role(pool: Pool) -> RoleStatus:
     """The pool's only role."""
     (found,) = (await pool.snapshot()).roles
     return found
+
+
+async def at_work_beside_a_newer_version(pool: Pool) -> None:
+    """Two requests that wait and two that run, of each one a newer agent's."""
+    server, newest = raw(pool), f"{ROLE}:paint:normal:64::"
+    await life.beat(pool, WORKER, Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10))
+    await life.bring(pool, "running")
+    newer = await life.bring(pool, "running")
+    await server.hset(f"{PREFIX}request:{newer.id}", "queue", f"{ROLE}:chat:urgent:64::")
+    await life.submit(pool)
+    waiting = await life.submit(pool)
+    await server.zrem(f"{PREFIX}queue:{ROLE}:chat:normal:64:::agent:agent1", waiting)
+    await server.sadd(f"{PREFIX}queues", newest)
+    await server.zadd(f"{PREFIX}queue:{newest}:agents", {"agent1": 1})
+    await server.zadd(f"{PREFIX}queue:{newest}:agent:agent1", {waiting: 1})
+    await server.hset(f"{PREFIX}lane:lane1:state", "offer", '{"limits": ["paint"]}')
+    (counter,) = await server.keys(f"{PREFIX}rates:*")
+    await server.hset(counter, mapping={f"{ROLE}:urgent:accepted": 1, f"{ROLE}:normal:paused": 1})
+    await server.hset(f"{PREFIX}policy", mapping={"revision": 7, "document": '{"fallback": "dreams"}'})
 
 
 async def test_an_empty_pool(pool: Pool) -> None:
@@ -197,3 +216,17 @@ async def test_queues_are_told_apart(pool: Pool) -> None:
         (ROLE, "org/model:8b", "org/model:8b")
     ]
     assert isinstance((await pool.snapshot()).queues[0], QueueStatus)
+
+
+async def test_what_a_newer_version_wrote(pool: Pool) -> None:
+    """A kind of work, a priority, an offer, an end and a policy that this version does not know: they are named, and
+    all the rest is shown."""
+    await at_work_beside_a_newer_version(pool)
+    seen = await pool.snapshot()
+    assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [(ROLE, "normal", 1, 1)]
+    assert [queue.waiting for queue in seen.queues] == [1]
+    (only,) = seen.lanes
+    assert (only.state, only.running, only.offer) == ("open", 2, Offer())
+    assert (seen.revision, seen.policy) == (7, Policy(revision=7))
+    for word, found in zip(("policy", ":paint:", "lane1", "urgent", "paused"), seen.unknown, strict=True):
+        assert word in found

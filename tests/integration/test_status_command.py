@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from tests.integration import life
-from tests.integration.life import LANE, WORKER
+from tests.integration.life import LANE, PREFIX, WORKER, raw
 from tests.integration.servers import free_port
 
 from tokenlane.config import exits
@@ -69,6 +69,18 @@ async def test_json(pool: Pool) -> None:
     assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
     assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
     assert document.keys() == {field.name for field in fields(Snapshot)} - {"policy"} | {"problems"}
+
+
+async def test_what_is_not_understood_is_named(pool: Pool) -> None:
+    """Work of a kind that only a newer version knows stops neither people's view of the pool nor a monitor's."""
+    await at_work(pool)
+    await raw(pool).sadd(f"{PREFIX}queues", "planner:paint:normal:64::")
+    code, out, error = await status(pool.url)
+    assert (code, error) == (exits.OK, "")
+    assert re.search(r"^unknown .*paint", out, re.MULTILINE)
+    assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
+    code, out, _ = await status(pool.url, "--check")
+    assert code == exits.OK
 
 
 def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:

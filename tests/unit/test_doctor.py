@@ -105,12 +105,12 @@ def test_distance_and_clock() -> None:
 
 
 def test_the_pool() -> None:
-    """No key and a policy that was not seen by all are warnings, no router is a failure."""
+    """No key, a policy that was not seen by all and what is not understood are warnings, no router is a failure."""
     well = replace(WELL, key_id="0123")
     assert [check.status for check in check_pool(well)] == ["ok", "ok", "ok"]
-    ill = replace(WELL, routers=(), lagging=("w1",))
+    ill = replace(WELL, routers=(), lagging=("w1",), unknown=("a queue",))
     assert [(check.name, check.status) for check in check_pool(ill)] == [
-        ("key id", "warn"), ("routers", "fail"), ("policy", "warn")]  # fmt: skip
+        ("key id", "warn"), ("routers", "fail"), ("policy", "warn"), ("not understood", "warn")]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def _summary(seen: Snapshot) -> str:
             f"routers  {len(seen.routers)}, {deciding} of them deciding",
             f"clients  {seen.clients.known}{silent}",
             f"work     {_waiting(seen)} waiting{delayed}, {_running(seen)} running",
+            *(f"unknown  {what}; it is of a newer tokenlane" for what in seen.unknown),
         )
     )
 

@@ -26,6 +26,7 @@ Reached = Literal["answers", "refuses", "not from here"]
 
 _CONNECT_S = 2.0
 _MEBI = 1024 * 1024
+_ONE_VERSION = "install one version of tokenlane everywhere"
 _DENIED = "the server does not let this user ask (ACL, or a managed server)"
 
 
@@ -209,6 +210,9 @@ def check_pool(seen: Snapshot) -> Iterator[Check]:
         yield Check("policy", "warn", f"revision {seen.revision}, not seen by {', '.join(seen.lagging)}", means, advice)
     else:
         yield Check("policy", "ok", f"revision {seen.revision}", means)
+    if seen.unknown:
+        means = "a newer tokenlane has written what this command cannot read"
+        yield Check("not understood", "warn", "; ".join(seen.unknown), means, _ONE_VERSION)
 
 
 def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> Iterator[Check]:
@@ -245,7 +249,7 @@ def check_versions(seen: Snapshot) -> Iterator[Check]:
         if not theirs:
             yield Check(name, "unknown", "it has not told yet", means, "look again in 10 s")
         elif theirs.get("tokenlane") != ours.get("tokenlane"):
-            yield Check(name, "warn", _versions(theirs), means, "install one version of tokenlane everywhere")
+            yield Check(name, "warn", _versions(theirs), means, _ONE_VERSION)
         else:
             yield Check(name, "ok", _versions(theirs), means)
 

@@ -1,13 +1,17 @@
-"""Reads a snapshot out of the reply of lua/snapshot.lua, where each part of that is described."""
+"""Reads a snapshot out of the reply of lua/snapshot.lua, where each part of that is described.
+
+What a newer version of tokenlane has written is left out where it cannot be read, and named in `Snapshot.unknown`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeGuard, get_args
 
-from pydantic import Json, TypeAdapter
+from pydantic import Json, TypeAdapter, ValidationError
 
 from tokenlane.routing.lanes import Hits, Offer
 from tokenlane.routing.messages import Kind, Priority
@@ -32,6 +36,7 @@ from .snapshot import (
 __all__ = ["read_snapshot"]
 
 _ROUTER_SILENT_MS = 3_000
+_COUNTED = {field.name for field in fields(Rates)}
 
 
 class _QueueReply(NamedTuple):
@@ -44,7 +49,7 @@ class _Job(NamedTuple):
     state: Literal["running", "dispatched"]
     worker: str
     role: str
-    priority: Priority
+    priority: str
     kind: Kind
 
 
@@ -57,7 +62,7 @@ class _LaneReply(NamedTuple):
     seen: int
     left: bool
     jobs: list[_Job]
-    offer: Json[Offer]
+    offer: str
 
 
 class _WorkerReply(NamedTuple):
@@ -87,7 +92,7 @@ class _ClientsReply(NamedTuple):
 
 class _Count(NamedTuple):
     role: str
-    priority: Priority
+    priority: str
     what: str
     requests: int
 
@@ -120,9 +125,8 @@ def _adapter() -> TypeAdapter[_Reply]:
 def read_snapshot(pool: str, answer: object) -> Snapshot:
     """The snapshot in the answer of the script."""
     reply = _adapter().validate_python(_decoded(answer))
-    policy = Policy() if reply.document is None else Policy.model_validate_json(reply.document)
-    policy = policy.model_copy(update={"revision": reply.revision})
-    queues = tuple(sorted(map(_queue, reply.queues), key=lambda queue: (queue.role, _rank(queue.priority))))
+    policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
+    queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
     routers = tuple(
         RouterStatus(router.name, reply.now - router.beat, router.revision)
@@ -145,7 +149,50 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
         swept_ms=reply.now - reply.swept if reply.swept else None,
         lagging=tuple(name for name, revision in seen if revision not in (None, reply.revision)),
         policy=policy,
+        unknown=tuple(_unknown(reply)),
     )
+
+
+def _unknown(reply: _Reply) -> Iterator[str]:
+    """What cannot be read, for people."""
+    if _policy(reply.document) is None:
+        yield f"the policy, revision {reply.revision}: its defaults are shown"
+    for queue in reply.queues:
+        if _parsed(queue.name) is None:
+            yield f"the queue {queue.name!r}, in which {queue.waiting} wait"
+    for lane in reply.lanes:
+        if _offer(lane.offer) is None:
+            yield f"the offer of lane {lane.name!r}: it is shown as one for chats alone"
+    jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
+    for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
+        yield f"requests of priority {priority!r}"
+    for what in sorted({count.what for count in reply.rates.counts} - _COUNTED):
+        yield f"requests that were counted as {what!r}"
+
+
+def _policy(document: str | None) -> Policy | None:
+    try:
+        return Policy() if document is None else Policy.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _parsed(name: str) -> Queue | None:
+    try:
+        return Queue.parse(name)
+    except ValueError:
+        return None
+
+
+def _offer(document: str) -> Offer | None:
+    try:
+        return Offer.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _is_priority(word: str) -> TypeGuard[Priority]:
+    return word in get_args(Priority)
 
 
 def _decoded(answer: object) -> object:
@@ -159,22 +206,25 @@ def _rank(priority: Priority) -> int:
     return get_args(Priority).index(priority)
 
 
-def _queue(reply: _QueueReply) -> QueueStatus:
-    queue = Queue.parse(reply.name)
-    needs = queue.needs
-    return QueueStatus(
-        role=queue.role,
-        kind=queue.kind,
-        priority=queue.priority,
-        provider=needs.provider,
-        model=needs.model,
-        lane=needs.lane,
-        size=needs.size,
-        input=needs.input,
-        can=needs.can,
-        waiting=reply.waiting,
-        oldest_ms=reply.oldest_ms,
-    )
+def _queues(reply: _Reply) -> Iterator[QueueStatus]:
+    for it in reply.queues:
+        queue = _parsed(it.name)
+        if queue is None:
+            continue
+        needs = queue.needs
+        yield QueueStatus(
+            role=queue.role,
+            kind=queue.kind,
+            priority=queue.priority,
+            provider=needs.provider,
+            model=needs.model,
+            lane=needs.lane,
+            size=needs.size,
+            input=needs.input,
+            can=needs.can,
+            waiting=it.waiting,
+            oldest_ms=it.oldest_ms,
+        )
 
 
 def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
@@ -202,6 +252,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
     absent: LaneState = "left" if lane.left else "gone"
     errors = [worker.error for worker in own if worker.error is not None]
     count = Counter((job.kind, job.state) for job in lane.jobs)
+    offer = _offer(lane.offer) or Offer()
     return LaneStatus(
         name=lane.name,
         state="open" if "open" in states else closed if "closed" in states else absent,
@@ -214,19 +265,20 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         beat_ms=reply.now - lane.seen,
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
-        offer=lane.offer,
+        offer=offer,
         beside={
-            kind: Slots(lane.offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
+            kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
             for kind in get_args(Kind)
-            if kind in lane.offer.limits
+            if kind in offer.limits
         },
     )
 
 
 def _roles(reply: _Reply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
     """Every role and priority of which something waits, runs, or was counted lately."""
-    running = Counter((job.role, job.priority) for lane in reply.lanes for job in lane.jobs)
-    counted = {(count.role, count.priority) for count in reply.rates.counts}
+    jobs = (job for lane in reply.lanes for job in lane.jobs)
+    running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
+    counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}
     waits = {(queue.role, queue.priority) for queue in queues}
     for role, priority in sorted({*running, *counted, *waits}, key=lambda key: (key[0], _rank(key[1]))):
         here = [queue for queue in queues if (queue.role, queue.priority) == (role, priority)]
@@ -241,5 +293,6 @@ def _roles(reply: _Reply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatu
 
 
 def _rates(reply: _RatesReply, role: str, priority: Priority) -> Rates:
-    counts = {count.what: count.requests for count in reply.counts if (count.role, count.priority) == (role, priority)}
+    own = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _COUNTED)
+    counts = {count.what: count.requests for count in own}
     return Rates(**{what: round(1000 * requests / reply.window_ms, 3) for what, requests in counts.items()})

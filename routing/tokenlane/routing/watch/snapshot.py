@@ -165,6 +165,7 @@ class Snapshot:
 
     `key_id`: of the key that seals it, None if none does. `delayed`: requests that wait for a time. `swept_ms`: since a
     router last swept, None if none has. `lagging`: routers and workers that have not seen the policy's newest revision.
+    `unknown`: what a newer version has written and this one cannot read, for people.
     """
 
     v: int
@@ -181,6 +182,7 @@ class Snapshot:
     swept_ms: int | None
     lagging: tuple[str, ...]
     policy: Policy
+    unknown: tuple[str, ...] = ()
 
     @property
     def without_fallback(self) -> tuple[LaneStatus, ...]:
