@@ -23,7 +23,7 @@ class OllamaShelf:
     """An Ollama: `registry` is what can be pulled, `models` what is there, by name; a content stands for a model.
 
     A pull waits for `go` between its layers, and ends with `last_lines`; `pulls` counts those begun. A load waits for
-    `may_load`.
+    `may_load`, a list of what is there for `may_list`.
     """
 
     def __init__(self, **models: str) -> None:
@@ -33,6 +33,8 @@ class OllamaShelf:
         self.loading: list[str] = []
         self.may_load = asyncio.Event()
         self.may_load.set()
+        self.may_list = asyncio.Event()
+        self.may_list.set()
         self.go = asyncio.Event()
         self.go.set()
         self.last_lines: list[dict[str, Any]] = [{"status": "success"}]
@@ -51,12 +53,14 @@ class OllamaShelf:
                 web.delete("/api/delete", self._delete),
                 web.post("/api/generate", self._generate),
                 web.post("/api/chat", self._chat),
+                web.post("/api/embed", self._embed),
             ]
         )
 
     async def _tags(self, _: web.Request) -> web.Response:
+        await self.may_list.wait()
         models = [
-            {"name": name, "digest": digest_of(content), "size": 12, "details": {}, "capabilities": ["completion"]}
+            {"name": name, "digest": digest_of(content), "size": 12, "details": {}, "capabilities": _can(name)}
             for name, content in self.models.items()
         ]
         return web.json_response({"models": models or None})
@@ -138,9 +142,21 @@ class OllamaShelf:
         body = "".join(json.dumps(line) + "\n" for line in lines)
         return web.Response(body=body.encode(), content_type="application/x-ndjson")
 
+    async def _embed(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        name = _tagged(asked["model"])
+        if name not in self.models:
+            return web.json_response({"error": f"model '{name}' not found"}, status=404)
+        self.served.append((name, self.models[name]))
+        return web.json_response({"model": name, "embeddings": [[1.0, 0.0] for _ in asked["input"]]})
+
 
 def _tagged(name: str) -> str:
     return name if ":" in name else f"{name}:latest"
+
+
+def _can(name: str) -> list[str]:
+    return ["embedding"] if "embed" in name else ["completion"]
 
 
 class LmStudioShelf:

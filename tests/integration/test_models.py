@@ -175,6 +175,82 @@ async def test_a_pinned_model_is_the_pinned_one(redis_url: str) -> None:
         assert shelf.loaded == set()
 
 
+async def test_what_is_not_checked_is_not_served(redis_url: str) -> None:
+    """While a pinned model is pulled, and when it has come but is not checked, its name stands for the one before."""
+    before = {"phi:4b": "as pinned", "embed:1b": "as pinned"}
+    shelf = OllamaShelf(**before)
+    shelf.registry = dict.fromkeys(before, "changed")
+    pins = dict.fromkeys(before, f"sha256:{digest_of('as pinned')}")
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+
+        async def asked() -> None:
+            answer = await client.complete("hi", role="planner", model="phi:4b")
+            assert (answer.text, answer.model) == ("as pinned", "phi:4b")
+            assert (await client.embed("hi", role="indexer", model="embed:1b")).model == "embed:1b"
+
+        for model in before:
+            shelf.go.clear()
+            pulling = asyncio.create_task(steps_of(client, model))
+            await until(lambda: shelf.pulling == 1)
+            await asked()
+            shelf.may_list.clear()
+            shelf.go.set()
+            await until(lambda model=model: shelf.models[model] == "changed")
+            await asked()
+            shelf.may_list.set()
+            while not pulling.done():
+                await asked()
+            with pytest.raises(DigestMismatch):
+                await pulling
+            await asked()
+            assert [info.name for info in await client.models()] == list(before)
+    assert shelf.models == before
+    assert {content for _, content in shelf.served} == {"as pinned"}
+
+
+async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(redis_url: str) -> None:
+    """Where nobody waits for the check any more, the name stands for the pinned content again."""
+    shelf = OllamaShelf(**{"phi:4b": "as pinned"})
+    shelf.registry["phi:4b"] = "changed"
+    shelf.go.clear()
+    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
+    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+        pulling = asyncio.create_task(steps_of(client, "phi:4b"))
+        await until(lambda: shelf.pulling == 1)
+        shelf.may_list.clear()
+        shelf.go.set()
+        await until(lambda: shelf.models["phi:4b"] == "changed")
+        pulling.cancel()
+        await asyncio.wait({pulling})
+        await until(lambda: shelf.models["phi:4b"] == "as pinned")
+        shelf.may_list.set()
+        await until(lambda: shelf.models == {"phi:4b": "as pinned"})
+
+
+async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, pool: Pool) -> None:
+    """A pinned model that the lane is to serve, and that comes with other content, answers nobody."""
+    await pool.set_policy(Policy(patience_ms=100))
+    shelf = OllamaShelf()
+    shelf.registry["phi:4b"] = "changed"
+    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
+    lane = ollama("", digests=pins, models=("phi:4b",))
+    async with served(shelf) as url, lane_of(redis_url, replace(lane, endpoint=url)), Client(redis_url) as client:
+        shelf.go.clear()
+        pulling = asyncio.create_task(steps_of(client, "phi:4b"))
+        await until(lambda: shelf.pulling == 1)
+        shelf.may_list.clear()
+        shelf.go.set()
+        await until(lambda: "phi:4b" in shelf.models)
+        waiting = asyncio.create_task(client.complete("hi", role="planner", model="phi:4b"))
+        await asyncio.wait({waiting}, timeout=0.5)
+        shelf.may_list.set()
+        with pytest.raises(DigestMismatch):
+            await pulling
+        with pytest.raises(ModelNotFound):
+            await waiting
+    assert shelf.served == []
+
+
 async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool: Pool) -> None:
     """A lane that comes with other content than pinned leaves that model out, and serves the others."""
     await pool.set_policy(Policy(patience_ms=100))

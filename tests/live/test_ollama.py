@@ -201,15 +201,16 @@ async def test_models_are_loaded_unloaded_and_verified(provider: LlmProvider, se
     digest = next(entry["digest"] for entry in tags if entry["name"] == "smollm2:latest")
     assert await provider.verify("smollm2") == f"sha256:{digest}"
     before = await listed()
-    await provider.keep_before("smollm2")
+    await provider.keep_before("smollm2", as_it_is=True)
     assert await listed() == before
     assert len((await server.get("/api/tags")).json()["models"]) == len(tags) + 1
+    assert await answer(provider, request(max_tokens=1))
     await provider.put_back("smollm2")
     await provider.forget_before("smollm2")
     assert (await server.get("/api/tags")).json()["models"][0]["digest"] == digest
     assert len((await server.get("/api/tags")).json()["models"]) == len(tags)
     for _ in range(2):
-        await provider.keep_before("unknown")
+        await provider.keep_before("unknown", as_it_is=True)
         await provider.forget_before("unknown")
     for refused in (provider.load("unknown"), provider.unload("unknown"), provider.verify("unknown")):
         with pytest.raises(ModelNotFound):

@@ -11,8 +11,9 @@ from pydantic import JsonValue
 
 from tokenlane.routing.errors import BadRequest, ContextTooLong, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
-from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader, full_name
+from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
 from tokenlane.worker.providers.ollama_body import ollama_body
+from tokenlane.worker.providers.ollama_names import full_name
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
 TOOL: dict[str, JsonValue] = {"type": "function", "function": {"name": "add", "parameters": {}}}

@@ -150,20 +150,20 @@ class LaneModels:
     async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch, check and announce the model; one that is not as it was pinned makes room for the one before."""
         keeps = provider if isinstance(provider, KeepsBefore) and pin_of(self._settings, model) else None
-        if keeps is not None and await self._is_as_pinned(model):
-            await keeps.keep_before(model)
+        if keeps is not None:
+            await keeps.keep_before(model, as_it_is=await self._is_as_pinned(model))
+        checked = False
         try:
             async with aclosing(provider.pull(model)) as pulling:
                 async for progress in pulling:
                     yield progress
-            try:
-                await check_pin(self._settings, self._provider, model)
-            except LlmError:
-                if keeps is not None:
-                    await keeps.put_back(model)
-                raise
+            await check_pin(self._settings, self._provider, model)
+            checked = True
         finally:
             if keeps is not None:
+                if not checked:
+                    await keeps.put_back(model)
+                    await self._say_anew()  # before the name is served again: there may have been none to put back
                 await keeps.forget_before(model)
         await self._say_anew()
 

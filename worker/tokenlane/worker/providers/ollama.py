@@ -19,9 +19,10 @@ from .body import continued, image_urls
 from .filters import Continuation, Thinking
 from .length import check_length, estimated_tokens
 from .ndjson import LineReader
-from .ollama_answer import OllamaAnswerReader, full_name
+from .ollama_answer import OllamaAnswerReader
 from .ollama_body import ollama_body
-from .ollama_models import BEFORE, OllamaModels
+from .ollama_models import OllamaModels
+from .ollama_names import BEFORE, full_name
 from .too_long import context_too_long
 from .vectors import unit_vectors
 
@@ -55,42 +56,40 @@ class OllamaProvider(OllamaModels):
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
         lines, sent = LineReader(), False
-        try:
-            await check_length(self, self._lane, request, model)
-            body, answer = await self._asked(request, model, resume)
-            sent = True
-            async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
-                async for chunk in chunks:
-                    for line in lines.feed(chunk):
-                        delta = answer.take(line)
-                        if delta is not None:
-                            yield delta
-            yield answer.last()
-        except LlmError as error:
-            if sent and isinstance(error, ContextTooLong):
-                error.message = (await self._too_long(request, model)).message
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
+        with self._asking(model) as name:
+            try:
+                await check_length(self, self._lane, request, model)
+                body, answer = await self._asked(request, model, name, resume)
+                sent = True
+                async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
+                    async for chunk in chunks:
+                        for line in lines.feed(chunk):
+                            delta = answer.take(line)
+                            if delta is not None:
+                                yield delta
+                yield answer.last()
+            except ContextTooLong as error:
+                if sent:
+                    error.message = (await self._too_long(request, model)).message
+                raise
 
     async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
         """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
         if not inputs:
             return []
-        page = await self._work("/api/embed", {"model": model, "input": list(inputs), "truncate": False}, model)
-        try:
-            return unit_vectors(page["embeddings"], len(inputs))
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/api/embed").at(model=model) from None
+        with self._asking(model) as name:
+            page = await self._work("/api/embed", {"model": name, "input": list(inputs), "truncate": False}, model)
+            try:
+                return unit_vectors(page["embeddings"], len(inputs))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise self._no_page("/api/embed") from None
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""
         tags, running = await asyncio.gather(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
-            loaded = {entry["name"] for entry in running["models"] or ()}
+            loaded = {entry["name"].removesuffix(BEFORE) for entry in running["models"] or ()}
             await self._learn_of(loaded)
             entries = [entry for entry in tags["models"] or () if not entry["name"].endswith(BEFORE)]
             return await asyncio.gather(*(self._model_info(entry, loaded, showing) for entry in entries))
@@ -117,20 +116,22 @@ class OllamaProvider(OllamaModels):
         tokens = estimated_tokens(request)
         return context_too_long(limit, tokens if limit is None or tokens > limit else None, about=True)
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
-        if any(image_urls(request)) and not await self._sees(model):
+    async def _asked(
+        self, request: ChatRequest, model: str, name: str, resume: str | None
+    ) -> tuple[bytes, OllamaAnswerReader]:
+        if any(image_urls(request)) and not await self._sees(name):
             raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
         if resume is None:
-            return ollama_body(request, model), OllamaAnswerReader(model, [Thinking()])
+            return ollama_body(request, name), OllamaAnswerReader(model, [Thinking()], name)
         request, begun = continued(request, resume)
         if request.reasoning_effort is None:
             request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
-        if not await self._continues(request, model):
+        if not await self._continues(request, name):
             raise BadRequest(
                 "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
                 "does not tell: send the request again without."
             )
-        return ollama_body(request, model), OllamaAnswerReader(model, [Continuation(begun)])
+        return ollama_body(request, name), OllamaAnswerReader(model, [Continuation(begun)], name)
 
     async def _sees(self, model: str) -> bool:
         """Whether the model takes images; a version that does not say is left to decide."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -9,16 +10,26 @@ from pydantic_core import to_json
 from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
 
 from .answer import AnswerReader, wrong_model
+from .filters import TextFilter
+from .ollama_names import full_name
 from .refusal import refusal_in_stream
 
-__all__ = ["OllamaAnswerReader", "full_name"]
+__all__ = ["OllamaAnswerReader"]
 
 _FINISH: dict[str | None, FinishReason] = {None: "stop", "": "stop", "stop": "stop", "length": "length"}
 """Of a line with `done`. Others are no answer: `load` and `unload` say that the model was only moved."""
 
 
 class OllamaAnswerReader(AnswerReader):
-    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole."""
+    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole.
+
+    Args:
+        name: that of the model there, if it is another.
+    """
+
+    def __init__(self, asked: str, filters: Sequence[TextFilter] = (), name: str | None = None) -> None:
+        super().__init__(asked, filters)
+        self._name = name or asked
 
     def take(self, line: bytes) -> TokenDelta | None:
         """The delta this line holds, if it holds one.
@@ -33,7 +44,7 @@ class OllamaAnswerReader(AnswerReader):
         if line.get("error") is not None:
             raise refusal_in_stream(line["error"])
         model = line.get("model")
-        if model and model != self._asked and full_name(model) != full_name(self._asked):
+        if model and model != self._name and full_name(model) != full_name(self._name):
             raise wrong_model(model)
         delta = self._piece(line["message"])
         if line.get("done"):
@@ -70,9 +81,3 @@ class OllamaAnswerReader(AnswerReader):
             self._usage = Usage(
                 prompt_tokens=line.get("prompt_eval_count") or 0, completion_tokens=line.get("eval_count") or 0
             )
-
-
-def full_name(model: str) -> str:
-    """A model's name with its tag, in the one case: without one Ollama means `latest`."""
-    name = model.lower()
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 
+from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import Progress
 
 from .base import HttpProvider
-from .ollama_answer import full_name
+from .ollama_names import full_name, name_before
 
-__all__ = ["BEFORE", "OllamaModels"]
-
-BEFORE = "-before-pull"
-"""Ends the tag under which a model is kept while another of its name is pulled."""
+__all__ = ["OllamaModels"]
 
 STALL_S = 900.0
 """Without a word. A large model is verified in silence."""
@@ -27,6 +25,11 @@ MAX_STATUS = 64
 
 class OllamaModels(HttpProvider):
     """Pulls, verifies, loads and unloads. Ollama checks what it downloads, and resumes what was broken off."""
+
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._kept: dict[str, str] = {}
+        """Where models are kept whose names are being pulled."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch the model; see `Pulls.pull`."""
@@ -66,17 +69,32 @@ class OllamaModels(HttpProvider):
         """Free the model's memory; see `Loads.unload`."""
         await self._keep(model, 0)
 
-    async def keep_before(self, model: str) -> None:
-        """See `KeepsBefore`. A copy shares its layers, so it costs nothing."""
-        await self._copy(model, _before(model))
+    async def keep_before(self, model: str, *, as_it_is: bool) -> None:
+        """See `KeepsBefore`. A copy shares its layers, so it costs nothing, and what was loaded stays so."""
+        if as_it_is:
+            await self._copy(model, name_before(model))
+        self._kept[full_name(model)] = name_before(model)
 
     async def put_back(self, model: str) -> None:
         """See `KeepsBefore`."""
-        await self._copy(_before(model), model)
+        await self._copy(name_before(model), model)
 
     async def forget_before(self, model: str) -> None:
         """See `KeepsBefore`."""
-        await self._do("/api/delete", {"model": _before(model)}, method="DELETE", missing_is_fine=True)
+        self._kept.pop(full_name(model), None)
+        await self._do("/api/delete", {"model": name_before(model)}, method="DELETE", missing_is_fine=True)
+
+    @contextmanager
+    def _asking(self, model: str) -> Iterator[str]:
+        """The name by which the model is to be asked; an error says where it happened."""
+        name = self._kept.get(full_name(model), model) if self._kept else model
+        try:
+            yield name
+        except LlmError as error:
+            if name != model and isinstance(error, ModelNotFound):
+                error.retryable = True  # it has been forgotten meanwhile, or none was kept, and one is coming
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
 
     async def _copy(self, source: str, destination: str) -> None:
         await self._do("/api/copy", {"source": source, "destination": destination}, missing_is_fine=True)
@@ -119,11 +137,6 @@ class OllamaModels(HttpProvider):
 
     def _told(self, error: LlmError, model: str) -> LlmError:
         return error.at(provider=self._lane.provider, lane=self._lane.name, model=model or None)
-
-
-def _before(model: str) -> str:
-    name, _, tag = model.rpartition(":")
-    return f"{name}:{tag}{BEFORE}" if name and "/" not in tag else f"{model}:latest{BEFORE}"
 
 
 def _progress(status: str, layers: dict[str, tuple[int, int]]) -> Progress:

@@ -129,10 +129,17 @@ class Pulls(Protocol):
 
 @runtime_checkable
 class KeepsBefore(Protocol):
-    """A provider whose server replaces a model when it pulls one of the same name, and can keep the one before."""
+    """A provider whose server replaces a model when it pulls one of the same name, and can keep the one before.
 
-    async def keep_before(self, model: str) -> None:
-        """Keep the model as it is now until `forget_before`; nothing if it is not there."""
+    From `keep_before` to `forget_before` chats and embeddings of that name are answered by the model that is kept.
+    """
+
+    async def keep_before(self, model: str, *, as_it_is: bool) -> None:
+        """Keep the model as it is now; nothing if it is not there.
+
+        Args:
+            as_it_is: False: what was kept before and not forgotten stays, if anything was.
+        """
         ...
 
     async def put_back(self, model: str) -> None:
