@@ -34,6 +34,31 @@ async def test_ollamas_dialect() -> None:
         assert server.asked == [("/api/embed", {"model": "m", "input": ["a"], "truncate": False})]
 
 
+@pytest.mark.parametrize("name", [*OPENAI, "ollama"])
+async def test_dimensions_are_passed_on(name: str) -> None:
+    """A server is told how many numbers a vector is to have, where the request says so."""
+    pages_of: dict[str, Any] = {"POST /v1/embeddings": LIST, "POST /api/embed": {"embeddings": [[3, 4], [3, 4]]}}
+    async with driven(name, pages_of) as (provider, server):
+        await provider.embed(["a", "b"], "m", 2)
+        assert [question["dimensions"] for _, question in server.asked] == [2]
+
+
+async def test_a_model_that_cannot_choose_is_asked_without() -> None:
+    """A model that refuses to be told gives what it has; what it refuses otherwise is refused."""
+
+    def answer(question: dict[str, Any]) -> Reply:
+        message = "does not support matryoshka representation" if "dimensions" in question else "too hot"
+        good = "dimensions" not in question and question["input"] != ["hot", "b"]
+        return Reply(LIST) if good else Reply({"error": {"message": message, "code": 400}}, 400)
+
+    async with driven("vllm", {"POST /v1/embeddings": answer}) as (provider, server):
+        assert await provider.embed(["a", "b"], "m", 2) == [[0.6, 0.8], [0.0, 1.0]]
+        with pytest.raises(BadRequest) as raised:
+            await provider.embed(["hot", "b"], "m", 2)
+        assert "too hot" in raised.value.detail
+        assert ["dimensions" in question for _, question in server.asked] == [True, False] * 2
+
+
 async def test_tgi_has_none() -> None:
     """It does not say that it can."""
     async with driven("tgi", {}) as (provider, _):

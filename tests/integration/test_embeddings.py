@@ -29,6 +29,7 @@ from tokenlane.routing.tasks import background
 from tokenlane.worker.embeddings import step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
 from tokenlane.worker.lane import arq_redis
+from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.serve import open_fallback, open_lane, start_workers
 from tokenlane.worker.served import Lane
 
@@ -52,7 +53,7 @@ class Mapper(FakeProvider):
     async def models(self) -> list[ModelInfo]:
         return list(self.there)
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         self.calls.append(list(inputs))
         await self.open.wait()
         if "bad" in inputs:
@@ -67,7 +68,7 @@ def vector(text: str) -> list[float]:
 @asynccontextmanager
 async def at_work(
     redis_url: str,
-    provider: FakeProvider,
+    provider: LlmProvider,
     name: str = "lane1",
     *,
     cache: CacheSettings | None = None,
@@ -179,8 +180,8 @@ async def test_another_build_of_a_model_has_its_own_vectors(redis_url: str, pool
             assert provider.calls == [["a"]]
 
     class Smaller(Mapper):
-        async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
-            return [one[:2] for one in await super().embed(inputs, model)]
+        async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+            return [one[:2] for one in await super().embed(inputs, model, dimensions)]
 
     provider = Smaller()
     async with at_work(redis_url, provider, "lane3", cache=cache), Client(redis_url) as client:
@@ -273,6 +274,35 @@ async def test_a_lane_that_was_stopped_is_not_waited_for(redis_url: str, pool: P
         left_at = int(await raw(pool).hget(state, "seen"))
         await raw(pool).hset(state, "seen", left_at - LEFT_GRACE_MS)
         assert (await waiting).is_fallback
+
+
+@pytest.mark.parametrize(
+    ("api", "model", "fails"),
+    [
+        ("openai", "embedder", ""),
+        ("ollama", "embedder", ""),
+        ("vllm", "matryoshka-embedder", ""),
+        ("vllm", "embedder", "have 64 dimensions, not 8"),
+        ("lmstudio", "embedder", "have 64 dimensions, not 8"),
+        ("llamacpp", "embedder", "have 64 dimensions, not 8"),
+    ],
+)
+async def test_as_many_dimensions_as_are_asked_for(
+    redis_url: str, tmp_path: Path, api: str, model: str, fails: str
+) -> None:
+    """A server that can makes vectors of the size that is asked for, whatever it made before; of others it is said."""
+    cache = CacheSettings(tmp_path / "vectors.sqlite3", 8 * MIB)
+    async with Simulator(api=api, models=[model]) as simulator, Client(redis_url) as client:
+        lane = LaneSettings("lane1", api, simulator.url)
+        async with at_work(redis_url, default_registry().create(lane), cache=cache):
+            assert (await client.embed("a", role="indexer")).dimensions == 64
+            assert (await client.embed("a", role="indexer", dimensions=64)).dimensions == 64
+            for _ in range(2):
+                if fails:
+                    with pytest.raises(BadRequest, match=fails):
+                        await client.embed("a", role="indexer", dimensions=8)
+                else:
+                    assert (await client.embed("a", role="indexer", dimensions=8)).dimensions == 8
 
 
 async def _waits(pool: Pool) -> bool:

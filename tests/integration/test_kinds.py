@@ -45,7 +45,7 @@ class Household(FakeProvider):
     async def models(self) -> list[ModelInfo]:
         return list(self.there)
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         self.texts.append(list(inputs))
         await self._happen(-1)
         return [[float(len(text)), 1.0, 0.5] for text in inputs]

@@ -103,6 +103,28 @@ async def test_how_answers_end() -> None:
         assert message[field] if field else message["content"].startswith("<think>")
 
 
+@pytest.mark.parametrize(
+    ("api", "model", "status", "dimensions"),
+    [
+        ("openai", "embed", 200, 8),
+        ("ollama", "embed", 200, 8),
+        ("vllm", "matryoshka-embed", 200, 8),
+        ("vllm", "embed", 400, None),
+        ("lmstudio", "embed", 200, 64),
+        ("llamacpp", "embed", 200, 64),
+    ],
+)
+async def test_dimensions(api: str, model: str, status: int, dimensions: int | None) -> None:
+    """Vectors are cut to the size that is asked for by servers that do so; vLLM refuses it unless the model is made
+    for it."""
+    async with served(api, models=[model]) as (_, client):
+        asked = {"model": model, "input": "a", "dimensions": 8}
+        response = await client.post("/v1/embeddings", json=asked)
+        assert response.status_code == status
+        if dimensions is not None:
+            assert len(response.json()["data"][0]["embedding"]) == dimensions
+
+
 async def test_ollama_moves_models() -> None:
     """Without messages a model is loaded or unloaded; `keep_alive` says how long it stays; a name may lack its tag."""
     async with served("ollama", models=["sim", "embed"]) as (simulator, client):

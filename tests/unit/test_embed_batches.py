@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import struct
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,7 +31,7 @@ class Back:
         self.open.set()
         self.cancelled = 0
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         self.calls.append((model, list(inputs)))
         try:
             await self.open.wait()
@@ -41,7 +41,7 @@ class Back:
         for text in inputs:
             if text in self.refused:
                 raise self.refused[text]
-        return [numbers(model, text) for text in inputs]
+        return [numbers(model, text)[:dimensions] for text in inputs]
 
 
 def numbers(model: str, text: str) -> list[float]:
@@ -49,8 +49,8 @@ def numbers(model: str, text: str) -> list[float]:
     return [float(byte) for byte in digest[:DIMENSIONS]]
 
 
-def expected(model: str, texts: Sequence[str]) -> list[bytes]:
-    return [struct.pack(f"<{DIMENSIONS}f", *numbers(model, text)) for text in texts]
+def expected(model: str, texts: Sequence[str], dimensions: int | None = None) -> list[bytes]:
+    return [array("f", numbers(model, text)[:dimensions]).tobytes() for text in texts]
 
 
 @asynccontextmanager
@@ -74,14 +74,19 @@ async def held(batches: Batches, back: Back) -> asyncio.Task[list[bytes]]:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b"]), st.lists(st.text("xyz", max_size=2), max_size=9), st.booleans()),
+        st.tuples(
+            st.sampled_from(["a", "b"]),
+            st.lists(st.text("xyz", max_size=2), max_size=9),
+            st.sampled_from([None, 2, 3]),
+            st.booleans(),
+        ),
         max_size=8,
     ),
     st.integers(1, 9),
     st.integers(1, 4),
 )
 async def test_everybody_gets_their_own_in_their_order(
-    asked: list[tuple[str, list[str], bool]], most: int, turn: int
+    asked: list[tuple[str, list[str], int | None, bool]], most: int, turn: int
 ) -> None:
     """However requests, models and sizes fall together, each gets its texts' vectors in its texts' order."""
     back = Back()
@@ -89,8 +94,13 @@ async def test_everybody_gets_their_own_in_their_order(
         patch.setattr(batch, "BATCH_TEXTS", most)
         patch.setattr(batch, "_TURN_TEXTS", turn)
         async with batching(back) as batches:
-            found = await asyncio.gather(*(batches.vectors(model, texts, alone=alone) for model, texts, alone in asked))
-    assert found == [expected(model, texts) for model, texts, _ in asked]
+            found = await asyncio.gather(
+                *(
+                    batches.vectors(model, texts, dimensions=dimensions, alone=alone)
+                    for model, texts, dimensions, alone in asked
+                )
+            )
+    assert found == [expected(model, texts, dimensions) for model, texts, dimensions, _ in asked]
     assert all(0 < len(texts) <= most for _, texts in back.calls)
 
 
@@ -199,8 +209,8 @@ async def test_too_few_vectors_are_no_answer() -> None:
     """A back end that answers with another number of vectors has failed."""
 
     class Short(Back):
-        async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
-            return (await super().embed(inputs, model))[1:]
+        async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+            return (await super().embed(inputs, model, dimensions))[1:]
 
     async with batching(Short()) as batches:
         with pytest.raises(ProviderDown, match="number of vectors"):

@@ -36,9 +36,9 @@ class Mapper(FakeProvider):
             raise ProviderDown
         return [ModelInfo(name=name, digest=f"sha256:{name}", capabilities=("embed",)) for name in ("one", "two")]
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         self.asked += inputs
-        return [numbers(model, text) for text in inputs]
+        return [numbers(model, text)[:dimensions] for text in inputs]
 
 
 def numbers(model: str, text: str) -> list[float]:
@@ -68,26 +68,30 @@ async def embedding(
 @given(
     st.booleans(),
     st.lists(
-        st.tuples(st.sampled_from(["one", "two"]), st.lists(st.text("abc", max_size=2), min_size=1, max_size=6)),
+        st.tuples(
+            st.sampled_from(["one", "two"]),
+            st.sampled_from([None, 3, 5]),
+            st.lists(st.text("abc", max_size=2), min_size=1, max_size=6),
+        ),
         max_size=10,
     ),
 )
 async def test_the_cache_says_what_the_back_end_says(
-    tmp_path_factory: pytest.TempPathFactory, with_cache: bool, requests: list[tuple[str, list[str]]]
+    tmp_path_factory: pytest.TempPathFactory, with_cache: bool, requests: list[tuple[str, int | None, list[str]]]
 ) -> None:
-    """Whatever is asked in which order, of which model: the vectors are the back end's, and no text of a model is sent
-    twice if there is a cache."""
+    """Whatever is asked in which order, of which model, in which size: the vectors are the back end's, and no text of a
+    model is sent twice for one size if there is a cache."""
     provider = Mapper()
     async with embedding(provider, tmp_path_factory if with_cache else None) as embedder:
-        for model, texts in requests:
-            found = await embedder.embed(EmbedRequest(role="r", inputs=texts), model)
-            assert unpacked(found) == [numbers(model, text) for text in texts]
-        told = {(model, text) for model, texts in requests for text in texts}
+        for model, dimensions, texts in requests:
+            found = await embedder.embed(EmbedRequest(role="r", inputs=texts, dimensions=dimensions), model)
+            assert unpacked(found) == [numbers(model, text)[:dimensions] for text in texts]
+        told = {(model, dimensions, text) for model, dimensions, texts in requests for text in texts}
         if with_cache:
             assert len(provider.asked) == len(told)
             hits = embedder.hits()
             assert hits is not None
-            assert hits.asked == sum(len(texts) for _, texts in requests)
+            assert hits.asked == sum(len(texts) for *_, texts in requests)
         else:
             assert embedder.hits() is None
 
@@ -105,6 +109,25 @@ async def test_a_back_end_that_is_away_does_not_keep_the_cache_from_answering(
         embedder._builds._asked_at = float("-inf")
         assert await embedder.embed(request, "one") == first
         assert provider.listed == 2
+
+
+async def test_vectors_of_another_size_are_not_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A back end that does not take the dimensions asked for is an error each time, until it does."""
+
+    class Stubborn(Mapper):
+        can = False
+
+        async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+            return await super().embed(inputs, model, dimensions if self.can else None)
+
+    provider = Stubborn()
+    async with embedding(provider, tmp_path_factory) as embedder:
+        request = EmbedRequest(role="r", inputs=["a"], dimensions=3)
+        for _ in range(2):
+            with pytest.raises(BadRequest, match="8 dimensions, not 3"):
+                await embedder.embed(request, "one")
+        provider.can = True
+        assert (await embedder.embed(request, "one")).dimensions == 3
 
 
 async def test_what_is_asked_of_a_vector_is_checked() -> None:

@@ -17,6 +17,7 @@ __all__ = ["PULL_STEPS", "Download", "Instance", "Model", "Models", "parse_bytes
 
 _UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", re.IGNORECASE)
+_ABILITIES = (("embeds", "embed"), ("thinks", "think"), ("sees", "vision"), ("shortens", "matryoshka"))
 PULL_STEPS = 12
 """In how many a pull arrives, spread over its layers in turns."""
 
@@ -35,7 +36,8 @@ def parse_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class Model:
-    """A model. Unless told, `embed` in its name makes embeddings, `think` reasons, `vision` sees."""
+    """A model. Unless told, `embed` in its name makes embeddings, `think` reasons, `vision` sees, `matryoshka` makes
+    embeddings that may be cut short."""
 
     name: str
     size_bytes: int = 1_000_000_000
@@ -46,6 +48,8 @@ class Model:
     """True: it makes embeddings and does not chat."""
     thinks: bool | None = None
     sees: bool | None = None
+    shortens: bool | None = None
+    """Servers that ask a model cut its embeddings to the `dimensions` wanted."""
     corrupt: bool = False
     """What is pulled does not have the hash it should."""
     digest: str = ""
@@ -53,7 +57,7 @@ class Model:
 
     def __post_init__(self) -> None:
         name = self.name.lower()
-        for ability, word in (("embeds", "embed"), ("thinks", "think"), ("sees", "vision")):
+        for ability, word in _ABILITIES:
             if getattr(self, ability) is None:
                 object.__setattr__(self, ability, word in name)
         if not self.digest:

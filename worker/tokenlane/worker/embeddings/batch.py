@@ -1,4 +1,4 @@
-"""Batches: what waiting requests ask of one model goes to the back end in one call.
+"""Batches: what waiting requests ask of one model, for vectors of one size, goes to the back end in one call.
 
 One call at a time: what comes meanwhile is the next batch, so nothing waits for company. A batch takes texts of all
 that wait, in turns, so a large request does not keep small ones waiting.
@@ -30,11 +30,17 @@ class _Asked:
     """What one request asks. `begun`: how many of its texts have been put into batches; `vectors`: those that came."""
 
     model: str
+    dimensions: int | None
     texts: Sequence[str] = field(repr=False)
     alone: bool
     vectors: list[bytes] = field(repr=False)
     ended: asyncio.Future[None]
     begun: int = 0
+
+    @property
+    def kind(self) -> tuple[str, int | None]:
+        """What all of a batch have in common."""
+        return self.model, self.dimensions
 
     @property
     def rest(self) -> int:
@@ -59,10 +65,13 @@ class Batches:
         self._calling: asyncio.Task[list[list[float]]] | None = None
         self._called_for: Sequence[_Part] = ()
 
-    async def vectors(self, model: str, texts: Sequence[str], *, alone: bool = False) -> list[bytes]:
+    async def vectors(
+        self, model: str, texts: Sequence[str], *, dimensions: int | None = None, alone: bool = False
+    ) -> list[bytes]:
         """The vectors of the texts, in their order, as little-endian float32.
 
         Args:
+            dimensions: how many numbers each is to have, if the model can choose.
             alone: in calls of its own, because it may be what made an earlier one fail.
 
         Raises:
@@ -72,7 +81,7 @@ class Batches:
         """
         if not texts:
             return []
-        asked = _Asked(model, texts, alone, [], asyncio.get_running_loop().create_future())
+        asked = _Asked(model, dimensions, texts, alone, [], asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         self._work.set()
         try:
@@ -96,7 +105,7 @@ class Batches:
         if not self._waiting:
             return []
         first = self._waiting[0]
-        together = [asked for asked in self._waiting if asked.model == first.model and not asked.alone]
+        together = [asked for asked in self._waiting if asked.kind == first.kind and not asked.alone]
         taken = _in_turns([first] if first.alone else together)
         self._waiting = deque(
             [asked for asked in self._waiting if asked not in taken] + [asked for asked in taken if asked.rest]
@@ -125,7 +134,7 @@ class Batches:
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
         """The vector of each text."""
-        self._calling = asyncio.create_task(self._provider.embed(texts, batch[0].asked.model))
+        self._calling = asyncio.create_task(self._provider.embed(texts, *batch[0].asked.kind))
         self._called_for = batch
         try:
             vectors = await self._calling

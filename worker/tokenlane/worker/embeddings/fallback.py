@@ -48,7 +48,7 @@ class FastText:
         """The model's file by its hash: workers with another one are of another space, and not of the same lane."""
         return f"fasttext:{_digest()[:16]}"
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         """One vector an input, of length 1; for the same text always the same, whatever the text."""
         return [await asyncio.to_thread(_vector, text) for text in inputs]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from base64 import b64encode
 from collections.abc import Sequence
+from functools import partial
 
 from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.lanes import Hits
@@ -74,35 +76,34 @@ class Embedder:
             BadRequest: the back end cannot embed, or not as asked; or the vectors are too many for one reply.
             LlmError: as the provider raises.
         """
-        vectors = await self._vectors(request.inputs, model, alone)
-        dimensions = len(vectors[0]) // _FLOAT_BYTES
-        if request.dimensions not in (None, dimensions):
-            raise BadRequest(f"The model's vectors have {dimensions} dimensions, not {request.dimensions}.")
-        return _packed(vectors, dimensions)
+        vectors = await self._vectors(request, model, alone)
+        return _packed(vectors, len(vectors[0]) // _FLOAT_BYTES)
 
-    async def _vectors(self, texts: Sequence[str], model: str, alone: bool) -> Sequence[bytes]:
+    async def _vectors(self, request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
+        texts, ask = request.inputs, partial(self._asked, model, dimensions=request.dimensions, alone=alone)
         if self._cache is None:
-            return await self._asked(model, texts, alone)
-        origin = Origin(self._name, model, await self._builds.of(model))
+            return await ask(texts)
+        parameters = "" if request.dimensions is None else json.dumps({"dimensions": request.dimensions})
+        origin = Origin(self._name, model, await self._builds.of(model), parameters)
         known = await self._cache.get(origin, texts)
         lacking = list(dict.fromkeys(text for text, vector in zip(texts, known, strict=True) if vector is None))
-        fresh = dict(zip(lacking, await self._asked(model, lacking, alone), strict=True))
+        fresh = dict(zip(lacking, await ask(lacking), strict=True))
         vectors = [vector or fresh[text] for text, vector in zip(texts, known, strict=True)]
         if len({len(vector) for vector in vectors}) > 1:
             # Another model goes by this name now, and its server did not tell.
             lacking = list(dict.fromkeys(texts))
-            fresh = dict(zip(lacking, await self._asked(model, lacking, alone), strict=True))
+            fresh = dict(zip(lacking, await ask(lacking), strict=True))
             vectors = [fresh[text] for text in texts]
         self._cache.put(origin, lacking, [fresh[text] for text in lacking])
         return vectors
 
-    async def _asked(self, model: str, texts: Sequence[str], alone: bool) -> Sequence[bytes]:
+    async def _asked(self, model: str, texts: Sequence[str], *, dimensions: int | None, alone: bool) -> Sequence[bytes]:
         if self._batches is None:
             raise BadRequest(
                 "Embeddings are not supported by this lane's provider: ask a lane with a model that can embed."
             )
         try:
-            return await self._batches.vectors(model, texts, alone=alone)
+            vectors = await self._batches.vectors(model, texts, dimensions=dimensions, alone=alone)
         except ContextTooLong as error:
             longest = max(map(len, texts))
             raise ContextTooLong(
@@ -110,6 +111,10 @@ class Embedder:
                 "it, and embed the parts",
                 detail=error.detail,
             ) from None
+        found = {len(vector) // _FLOAT_BYTES for vector in vectors}
+        if dimensions is not None and found - {dimensions}:
+            raise BadRequest(f"The model's vectors have {max(found)} dimensions, not {dimensions}.")
+        return vectors
 
 
 class _Builds:

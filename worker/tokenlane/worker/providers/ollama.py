@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from typing import Any, ClassVar
 
 import httpx
+from pydantic import JsonValue
 from pydantic_core import from_json
 
 from tokenlane.config.values import LaneSettings
@@ -73,12 +74,15 @@ class OllamaProvider(OllamaModels):
                     error.message = (await self._too_long(request, model)).message
                 raise
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
         if not inputs:
             return []
         with self._asking(model) as name:
-            page = await self._work("/api/embed", {"model": name, "input": list(inputs), "truncate": False}, model)
+            question: dict[str, JsonValue] = {"model": name, "input": [*inputs], "truncate": False}
+            if dimensions is not None:
+                question["dimensions"] = dimensions
+            page = await self._work("/api/embed", question, model)
             try:
                 return unit_vectors(page["embeddings"], len(inputs))
             except (KeyError, TypeError, ValueError, AttributeError):

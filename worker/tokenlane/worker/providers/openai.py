@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.routing.errors import BadRequest, LlmError
+from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .answer import wrong_model
@@ -115,12 +115,23 @@ class OpenAiChatProvider(HttpProvider):
 class OpenAiProvider(OpenAiChatProvider):
     """Any OpenAI-compatible server: it has embeddings too. Subclasses say where theirs differs."""
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         """The vectors of the inputs; see `Embeds.embed`."""
         if not inputs:
             return []
         # OpenAI's own client asks for base64 unless told, which LM Studio does not know.
-        question = {"model": model, "input": list(inputs), "encoding_format": "float"}
+        question: dict[str, JsonValue] = {"model": model, "input": [*inputs], "encoding_format": "float"}
+        if dimensions is None:
+            return await self._embedded(question, inputs, model)
+        try:
+            return await self._embedded({**question, "dimensions": dimensions}, inputs, model)
+        except ContextTooLong:
+            raise
+        except BadRequest:
+            # A model that cannot choose is often not to be told, not even what it has.
+            return await self._embedded(question, inputs, model)
+
+    async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:
         page = await self._work("/v1/embeddings", question, model)
         try:
             said = page.get("model")

@@ -101,8 +101,11 @@ class CountsTokens(Protocol):
 class Embeds(Protocol):
     """A provider that can turn texts into vectors. Which of its models can is in their `capabilities`."""
 
-    async def embed(self, inputs: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         """One vector an input, in their order, all of one length, each of Euclidean length 1.
+
+        Args:
+            dimensions: how many numbers each is to have, for models that can choose; others give what they have.
 
         Raises:
             LlmError: as `chat`; if one input fails, all do.

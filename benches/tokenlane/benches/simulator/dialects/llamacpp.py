@@ -137,6 +137,10 @@ class LlamaCppDialect(OpenAiDialect):
             raise Refused("cannot_embed", model=name)
         return model
 
+    def kept(self, model: Model, wanted: int | None) -> int | None:
+        """All: `dimensions` is not read."""
+        return None
+
     def no_route(self, request: web.Request) -> web.Response:
         """Its own words for a path that is not there."""
         said: JsonValue = {"code": 404, "message": "File Not Found", "type": "not_found_error"}

@@ -103,6 +103,10 @@ class LmStudioDialect(OpenAiDialect):
         super().__init__(engine)
         self._jobs: dict[str, _Job] = {}
 
+    def kept(self, model: Model, wanted: int | None) -> int | None:
+        """All: `dimensions` is not read."""
+        return None
+
     def voices(self) -> Mapping[str, Voice]:
         """Chat, and prompts."""
         return {**super().voices(), "/v1/completions": CompletionVoice(self.voice())}

@@ -304,7 +304,7 @@ class OpenAiDialect(Dialect):
         if inputs is None:
             raise Refused("bad_request", "input must be a string or a list of strings", parameter="input")
         instance = await self.engine.instance(model, visit.script)
-        kept = integer(body, "dimensions")
+        kept = self.kept(model, integer(body, "dimensions"))
         counts = [count_tokens(text) for text in inputs]
         if counts and max(counts) > self.context(instance):
             raise Refused("too_long", model=model.name, tokens=max(counts), limit=self.context(instance))
@@ -319,6 +319,14 @@ class OpenAiDialect(Dialect):
         usage: JsonValue = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
         name = visit.script.answers_as or model.name
         return web.json_response({"object": "list", "data": data, "model": name, "usage": usage, **self.stamp()})
+
+    def kept(self, model: Model, wanted: int | None) -> int | None:
+        """How many numbers of a vector are kept; None: all.
+
+        Raises:
+            Refused: the model has no say in that.
+        """
+        return wanted
 
     floats_only: ClassVar[bool] = False
     """`encoding_format` is ignored."""

@@ -141,6 +141,16 @@ class VllmDialect(OpenAiDialect):
         """Only what begins with `/v1`."""
         return path.startswith("/v1")
 
+    def kept(self, model: Model, wanted: int | None) -> int | None:
+        """As many as are wanted, of models that are made for it."""
+        if wanted is not None and not model.shortens:
+            message = (
+                f'Model "{model.name}" does not support matryoshka representation, changing output dimensions will '
+                "lead to poor results."
+            )
+            raise Refused("bad_request", message)
+        return wanted
+
     def chosen(self, ask: Ask) -> Model:
         """Without a name, the base model."""
         if not ask.model:
