@@ -21,7 +21,7 @@ from tests.integration.life import audit
 
 from tokenlane.benches.simulator import Received, Simulator
 from tokenlane.config.exits import OK, USAGE
-from tokenlane.producer import Answer, ChatStream, Client, ModelNotFound, ProviderDown
+from tokenlane.producer import Answer, ChatStream, Client, Interrupted, ModelNotFound, ProviderDown
 from tokenlane.routing import scripts
 from tokenlane.routing.messages import Priority
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
@@ -236,6 +236,15 @@ async def test_what_nobody_serves_is_refused(town: Town) -> None:
         await town.client.complete("hi", role="planner", model="omega")
     with pytest.raises(ProviderDown, match="role 'planner'"):
         await town.client.complete("hi", role="planner", model="beta")
+
+
+async def test_an_answer_beyond_all_bounds_is_interrupted(town: Town) -> None:
+    """What came before a line without end is told; where nothing came, the back end is at fault."""
+    with pytest.raises(Interrupted) as raised:
+        await town.client.complete("hi", role="planner", extra=simulate(huge_line_after=2))
+    assert (raised.value.partial, raised.value.retryable) == ("w0 w1 ", False)
+    with pytest.raises(ProviderDown):
+        await town.client.complete("hi", role="planner", extra=simulate(huge_line_after=0))
 
 
 async def test_a_lane_name_in_use(town: Town) -> None:

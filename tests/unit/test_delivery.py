@@ -286,9 +286,16 @@ def test_a_retryable_failure_before_anything_came_is_itself() -> None:
     assert isinstance(delivery.error, ProviderDown)
 
 
-@pytest.mark.parametrize("error", [ProviderDown("gone", lane="l1"), LlmError("odd", lane="l1")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProviderDown("gone", lane="l1"),
+        ProviderDown("too large", lane="l1", retryable=False),
+        LlmError("odd", lane="l1"),
+    ],
+)
 def test_a_broken_answer_is_interrupted(error: LlmError) -> None:
-    """A retryable or unknown failure after a part is Interrupted, with the part and the cause."""
+    """A retryable or unknown failure after a part, or a back end's own, is Interrupted, with the part and the cause."""
     delivery = Delivery(ID)
     delivery.receive(deltas(0, "half"))
     delivery.receive(failed(error, 1, 1))

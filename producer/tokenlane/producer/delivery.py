@@ -10,7 +10,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
-from tokenlane.routing.errors import DeadlineExceeded, Interrupted, LlmError, RequestCancelled, RequestLost
+from tokenlane.routing.errors import (
+    DeadlineExceeded,
+    Interrupted,
+    LlmError,
+    ProviderDown,
+    RequestCancelled,
+    RequestLost,
+)
 from tokenlane.routing.messages import (
     Answer,
     Attached,
@@ -222,7 +229,7 @@ class Delivery:
         if isinstance(error, Interrupted):
             error.partial = self.text
             return error
-        broke_off = error.retryable or isinstance(error, RequestLost) or type(error) is LlmError
+        broke_off = error.retryable or isinstance(error, RequestLost | ProviderDown) or type(error) is LlmError
         if not broke_off or self.position == 0:
             return error
         interrupted = Interrupted(f"the answer broke off: {error.message}")
