@@ -262,6 +262,20 @@ async def test_vllm_does_not_tell_what_it_was_started_for(tools: bool, sees: boo
         assert {body["max_tokens"] for _, body in server.asked} == {1}
 
 
+async def test_vllm_is_asked_once_of_a_model() -> None:
+    """What it was started for is asked again of another model, and where the answer was none."""
+    entry = {"id": "m", "owned_by": "vllm", "root": "org/m", "max_model_len": 64}
+    replies = [Reply({"error": "The model is currently scaling"}, 503), *[Reply({"error": {"code": 400}}, 400)] * 9]
+    listed = {"GET /v1/models": lambda _: Reply({"data": [entry]}), f"POST {CHAT}": lambda _: replies.pop(0)}
+    async with driven("vllm", {**listed, "GET /openapi.json": {"paths": {CHAT: {}}}}) as (provider, server):
+        counts = []
+        for root in ("org/m", "org/m", "org/m", "org/n", "org/n"):
+            entry["root"] = root
+            assert (await provider.models())[0].capabilities == ("chat", "schema", "prefill")
+            counts.append(len(server.asked))
+    assert counts == [2, 3, 3, 5, 5]
+
+
 async def test_vllm_always_gets_a_model() -> None:
     """Without one it would take its base model."""
     assert (await asked("vllm", text("a")))[1]["model"] == "m"

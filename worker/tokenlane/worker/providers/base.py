@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout
 from tokenlane.routing.messages import FinishReason
 
 from .http import TRANSPORT_ERRORS, open_client, reading, send, transport_error
@@ -193,16 +193,18 @@ class HttpProvider:
         except ValueError:
             raise self._no_page(path) from None
 
-    async def _takes(self, path: str, question: object) -> bool:
-        """Whether the server takes this question, which is worth a token. It refuses at once what it was not started
-        for, so one that lets us wait is only busy."""
+    async def _takes(self, path: str, question: object) -> bool | None:
+        """Whether the server takes this question, which is worth a token; None if it fails otherwise than by refusing.
+        It refuses at once what it was not started for, so one that lets us wait is only busy."""
         try:
             async with asyncio.timeout(REFUSAL_S):
                 await self._page(path, question)
         except TimeoutError:
             return True
-        except LlmError:
+        except BadRequest:
             return False
+        except LlmError:
+            return None
         return True
 
     async def _work(self, path: str, question: object, model: str) -> Any:

@@ -16,6 +16,7 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
+from .at_once import at_once
 from .body import continued, image_urls
 from .filters import Continuation, Thinking
 from .length import check_length, estimated_tokens
@@ -90,13 +91,13 @@ class OllamaProvider(OllamaModels):
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""
-        tags, running = await asyncio.gather(self._page("/api/tags"), self._page("/api/ps"))
+        tags, running = await at_once(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
             loaded = {entry["name"].removesuffix(BEFORE) for entry in running["models"] or ()}
             await self._learn_of(loaded)
             entries = [entry for entry in tags["models"] or () if not entry["name"].endswith(BEFORE)]
-            return await asyncio.gather(*(self._model_info(entry, loaded, showing) for entry in entries))
+            return await at_once(*(self._model_info(entry, loaded, showing) for entry in entries))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/api/tags") from None
 

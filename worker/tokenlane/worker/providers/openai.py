@@ -59,7 +59,9 @@ class OpenAiChatProvider(HttpProvider):
 
     async def models(self) -> list[ModelInfo]:
         """The models the server lists."""
-        page = await self._page("/v1/models")
+        return self._infos(await self._page("/v1/models"))
+
+    def _infos(self, page: Any) -> list[ModelInfo]:
         try:
             return [self._model_info(entry) for entry in page["data"]]
         except (KeyError, TypeError, ValueError, AttributeError):

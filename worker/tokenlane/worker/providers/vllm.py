@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
+from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
+from .at_once import at_once
 from .body import messages_of
 from .filters import Continuation, TextFilter
 from .on_host import HubModels
@@ -44,9 +45,16 @@ class VllmProvider(HubModels, OpenAiProvider):
     }
     echoes: ClassVar[bool] = False
 
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._asked_of: tuple[object, ...] = ()
+        self._can: dict[str, bool] = {}
+        """What is known of that model."""
+
     async def models(self) -> list[ModelInfo]:
         """The model and its adapters. What the server was started for is told by its routes, and of tools by asking."""
-        models = await super().models()
+        page = await self._page("/v1/models")
+        models = self._infos(page)
         try:
             routes = (await self._page("/openapi.json"))["paths"]
             chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
@@ -54,7 +62,7 @@ class VllmProvider(HubModels, OpenAiProvider):
             chats, embeds = True, False
         can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
         if chats and models:
-            can += await self._more(models[0].name)
+            can += await self._more(page["data"][0])
         if embeds:
             can += ("embed",)
         return [model.model_copy(update={"capabilities": can}) for model in models]
@@ -80,14 +88,22 @@ class VllmProvider(HubModels, OpenAiProvider):
             raise self._no_page("/tokenize")
         return count
 
-    async def _more(self, model: str) -> tuple[str, ...]:
-        """What the server does not tell: it is started with a parser of tools or without, its model sees or not."""
+    async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
+        is asked once of a model."""
+        model = tuple(base.get(name) for name in ("id", "root", "max_model_len"))
+        if model != self._asked_of:
+            self._asked_of, self._can = model, {}
         words: JsonValue = {"type": "text", "text": "a"}
-        seeing, calling = await asyncio.gather(
-            self._takes(_CHAT, _short(model, [words, {"type": "image_url", "image_url": {"url": _PIXEL}}])),
-            self._takes(_CHAT, {**_short(model, [words]), "tools": [_A_TOOL]}),
-        )
-        return (*(("tools",) if calling else ()), *(("vision",) if seeing else ()))
+        questions = {
+            "tools": {**_short(base["id"], [words]), "tools": [_A_TOOL]},
+            "vision": _short(base["id"], [words, {"type": "image_url", "image_url": {"url": _PIXEL}}]),
+        }
+        can = self._can
+        unknown = [name for name in questions if name not in can]
+        answers = await at_once(*(self._takes(_CHAT, questions[name]) for name in unknown))
+        can |= {name: takes for name, takes in zip(unknown, answers, strict=True) if takes is not None}
+        return tuple(name for name in questions if can.get(name))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         for name in sorted(request.extra or ()):
