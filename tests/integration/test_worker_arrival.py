@@ -98,6 +98,44 @@ async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None
     assert await life.dump(pool.redis) == {}
 
 
+@pytest.mark.parametrize(
+    ("api", "provider", "said"),
+    [
+        ("ollama", "openai", 'this is Ollama: provider = "ollama" knows more of it'),
+        ("ollama", "vllm", 'this is Ollama, not vLLM: set provider = "ollama"'),
+        ("llamacpp", "lmstudio", 'this is llama.cpp, not LM Studio: set provider = "llamacpp"'),
+        ("ollama", "ollama", None),
+        ("openai", "openai", None),
+        ("openai", "vllm", None),
+    ],
+)
+async def test_a_server_that_is_not_the_providers(pool: Pool, api: str, provider: str, said: str | None) -> None:
+    """Which server answers is told in a line where it is another; it is no problem of its own."""
+    async with Simulator(api=api) as simulator:
+        settings = LaneSettings("gpu0", provider, simulator.url)
+        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto")
+    assert block(arrival.text()).get("server") == said
+    assert arrival.document()["server"] == api
+    if provider != "lmstudio":  # whose own pages are not there
+        assert arrival.problems == ()
+
+
+async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path) -> None:
+    """It is told as that, with the variable it came from, or how to name one."""
+    config = tmp_path / "llm.toml"
+    async with Simulator(api="vllm", api_key="right") as backend:
+        config.write_text(f'[lanes.gpu0]\nprovider = "vllm"\nendpoint = "{backend.url}"\napi_key_env = "GPU_KEY"\n')
+        worker = ("worker", "--check", "--lane", "gpu0")
+        named = await (await processes.tokenlane(*worker, "--config", str(config), GPU_KEY="wrong-key")).ended()
+        lacking = await (await processes.tokenlane(*worker, "--provider", "vllm", "--endpoint", backend.url)).ended()
+    for ended in (named, lacking):
+        assert (ended.code, ended.error) == (exits.FAILED, "")
+        assert block(ended.out)["endpoint"] == f"{backend.url}, refused the key"
+    assert "refused the API key (HTTP 401): check GPU_KEY, the environment variable" in block(named.out)["problem"]
+    assert "wrong-key" not in named.out
+    assert "the lane has none: api_key_env" in block(lacking.out)["problem"]
+
+
 async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator) -> None:
     """A model that is to be served and is not there is a problem, told with those that are."""
     arrival = await arrive_at(pool, backend.url, "nope")

@@ -288,8 +288,9 @@ def configured_back_ends() -> list[LaneSettings]:
     for name in provider_names():
         section = settings.document.provider(name)
         if section.endpoint not in (None, *(lane.endpoint for lane in found)):
-            key = _api_key(section.api_key_env, name)
-            found.append(LaneSettings(default_lane(name), name, section.endpoint, api_key=key))
+            key, variable = _api_key(section.api_key_env, name)
+            lane = LaneSettings(default_lane(name), name, section.endpoint, api_key=key, api_key_from=variable)
+            found.append(lane)
     return [lane for lane in found if lane.endpoint or lane.provider != "builtin"]
 
 
@@ -318,13 +319,15 @@ def _lane_settings(settings: Settings, name: str) -> LaneSettings:
         if milliseconds is not None
     }
     assert lane.provider is not None
+    key, variable = _api_key(lane.api_key_env, name)
     return LaneSettings(
         name=name,
         provider=lane.provider,
         endpoint=lane.endpoint,
         models=tuple(lane.models or ()),
         capacity=None if lane.capacity == "auto" else lane.capacity,
-        api_key=_api_key(lane.api_key_env, name),
+        api_key=key,
+        api_key_from=variable,
         max_input_tokens=lane.max_input_tokens,
         auto_pull=bool(lane.auto_pull),
         digests={model: pin.digest for model, pin in settings.document.models.items() if pin.digest},
@@ -332,14 +335,17 @@ def _lane_settings(settings: Settings, name: str) -> LaneSettings:
     )
 
 
-def _api_key(variable: str | None, lane: str) -> SecretStr | None:
+def _api_key(variable: str | None, lane: str) -> tuple[SecretStr | None, str | None]:
+    """The key, and the variable that holds it."""
     key = _environment().api_key
-    if key is not None or variable is None:
-        return key
+    if key is not None:
+        return key, f"{_PREFIX}API_KEY"
+    if variable is None:
+        return None, None
     found = key_in(variable)
     if found is None:
         raise ConfigError(f"Lane {lane!r}: its api_key_env names {variable}, which is not set: export {variable}=…")
-    return found
+    return found, variable
 
 
 def key_in(variable: str) -> SecretStr | None:

@@ -88,6 +88,7 @@ class LaneSettings:
     models: tuple[str, ...] = ()  # none named: what the back end says it has
     capacity: int | None = None  # requests at once; None: what the provider says
     api_key: SecretStr | None = None
+    api_key_from: str | None = None  # the environment variable that holds it
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 300.0  # a cold model loads before its first token
     token_timeout_s: float = 60.0  # between two tokens

@@ -18,21 +18,13 @@ from tokenlane.routing.errors import LlmError, ProviderDown
 from .providers import default_registry
 from .providers.base import read_body
 from .providers.http import TRANSPORT_ERRORS, open_client, transport_error
-from .providers.recognise import PAGES, recognise
+from .providers.recognise import NAMES, PAGES, recognise
 
-__all__ = ["Place", "Sighting", "default_places", "look", "look_at_all"]
+__all__ = ["Place", "Sighting", "default_places", "kind_at", "look", "look_at_all"]
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
-NAMES = {
-    "ollama": "Ollama",
-    "lmstudio": "LM Studio",
-    "vllm": "vLLM",
-    "tgi": "TGI",
-    "llamacpp": "llama.cpp",
-    "openai": "an OpenAI-compatible server",
-}
 _NO_MODEL = {
     "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
     "lmstudio": "it has no model that can chat: download one in LM Studio",
@@ -94,6 +86,15 @@ async def look(place: Place) -> Sighting:
     except (LlmError, ConfigError) as error:
         why = error.message if isinstance(error, LlmError) else str(error)
         return Sighting(place.lane, place.provider, why_not=why)
+
+
+async def kind_at(lane: LaneSettings) -> str | None:
+    """The provider for the server at the lane's endpoint; None if it is not recognised, or does not answer in time."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return recognise(await _pages(lane))
+    except (TimeoutError, LlmError):
+        return None
 
 
 async def _seen(place: Place, lane: LaneSettings) -> Sighting:

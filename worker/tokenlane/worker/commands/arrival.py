@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
-from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.errors import LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.policy import served_name
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.announce import announce
+from tokenlane.worker.probe import kind_at
 from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.providers.recognise import NAMES
 from tokenlane.worker.served import Lane
 
 __all__ = ["Arrival", "arrive", "as_line", "look_around"]
@@ -25,13 +27,34 @@ _LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
+class Listed:
+    """How a back end answered when it was asked for its models: after how long with which, or with an error."""
+
+    after_ms: float | None = None
+    models: tuple[str, ...] = ()
+    error: LlmError | None = None
+
+    def said(self) -> str:
+        """Whether it answered."""
+        if self.after_ms is not None:
+            return f"answered in {self.after_ms:.0f} ms"
+        if isinstance(self.error, Unauthorized):
+            return "refused the key"
+        return "did not answer" if self.error is None or self.error.retryable else "did not list its models"
+
+    def problem(self) -> tuple[str, ...]:
+        """What is wrong."""
+        return () if self.error is None else (str(self.error),)
+
+
+@dataclass(frozen=True)
 class Arrival:
     """A lane beside the pool it comes to.
 
-    `key_id`: of the key that seals its requests, None if none does. `endpoint`: as this worker reaches it.
-    `answered_ms`: how long the back end took to list its models, None if it did not. `lane`: what is announced, None if
-    the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`: what is wrong, one line
-    each.
+    `key_id`: of the key that seals its requests, None if none does. `endpoint`: as this worker reaches it. `listed`:
+    how the back end answered. `server`: the provider for what answers there, None if it is not recognised. `lane`: what
+    is announced, None if the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`:
+    what is wrong, one line each.
     """
 
     name: str
@@ -39,7 +62,8 @@ class Arrival:
     endpoint: str
     redis: str
     key_id: str | None
-    answered_ms: float | None
+    listed: Listed
+    server: str | None
     capacity_source: str
     lane: Announcement | None
     seen: Snapshot | None
@@ -73,7 +97,8 @@ class Arrival:
             "models": lane.models if lane else (),
             "capacity": lane.limit if lane else None,
             "capacity_source": self.capacity_source,
-            "answered_ms": self.answered_ms,
+            "server": self.server,
+            "answered_ms": self.listed.after_ms,
             "revision": self.seen.revision if self.seen else None,
             "key_id": self.key_id,
             "roles": found.routed if found else (),
@@ -84,20 +109,31 @@ class Arrival:
 
     def text(self) -> str:
         """The arrival for people."""
-        answered = "did not answer" if self.answered_ms is None else f"answered in {self.answered_ms:.0f} ms"
         lane, seen = self.lane, self.seen
         revision = f", policy revision {seen.revision}" if seen and seen.revision else ""
         lines = [
             f"pool      {seen.pool if seen else 'does not answer'} at {self.redis}{revision}",
             f"key       {self.key_id or 'none: requests are not sealed'}",
             f"lane      {self.name}, provider {self.provider}",
-            f"endpoint  {self.endpoint}, {answered}",
+            f"endpoint  {self.endpoint}, {self.listed.said()}",
+            *self._other_server(),
             f"models    {', '.join(lane.models) if lane else 'unknown'}",
             f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
             *(f"problem   {problem}" for problem in self.problems),
         ]
         return "\n".join(lines)
+
+    def _other_server(self) -> list[str]:
+        """Which server answers, if it is not that of the lane's provider. One that only speaks OpenAI's dialect may be
+        any, with something before it."""
+        if self.server in (None, self.provider, "openai"):
+            return []
+        assert self.server is not None
+        name, instead = NAMES[self.server], f'provider = "{self.server}"'
+        if self.provider == "openai":
+            return [f"server    this is {name}: {instead} knows more of it"]
+        return [f"server    this is {name}, not {NAMES[self.provider]}: set {instead}"]
 
     def _roles(self) -> list[str]:
         found = self.reach
@@ -117,7 +153,7 @@ class Arrival:
 
 async def look_around(lane: Lane, settings: LaneSettings, redis: RedisSettings, capacity_source: str) -> Arrival:
     """The arrival of a lane that takes work already; never raises an `LlmError`."""
-    answered_ms, listed, problem = await _listed(lane.provider)
+    listed, server = await _looked(settings, lane.provider)
     try:
         seen = await lane.pool.snapshot()
     except LlmError:
@@ -128,11 +164,12 @@ async def look_around(lane: Lane, settings: LaneSettings, redis: RedisSettings, 
         endpoint=masked(lane.provider.endpoint),
         redis=redis.safe_url,
         key_id=lane.pool.keychain.key_id,
-        answered_ms=answered_ms,
+        listed=listed,
+        server=server,
         capacity_source=capacity_source,
         lane=lane.announcement,
         seen=seen,
-        problems=(*problem, *_not_listed(settings, listed)),
+        problems=(*listed.problem(), *_not_listed(settings, listed.models)),
     )
 
 
@@ -144,8 +181,8 @@ async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, c
         ConfigError: there is no such provider, or its endpoint cannot be used.
     """
     async with connect(redis.url, pool_name) as pool, default_registry().create(settings) as provider:
-        answered_ms, listed, problem = await _listed(provider)
-        lane = None
+        listed, server = await _looked(settings, provider)
+        lane, problem = None, listed.problem()
         if not problem:
             try:
                 lane = await announce(settings, provider)
@@ -159,33 +196,44 @@ async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, c
             endpoint=masked(provider.endpoint),
             redis=redis.safe_url,
             key_id=seen.key_id or next(iter(ring.ids), None),
-            answered_ms=answered_ms,
+            listed=listed,
+            server=server,
             capacity_source=capacity_source,
             lane=lane,
             seen=seen,
             problems=(
                 *problem,
-                *_not_listed(settings, listed),
-                *_not_as_pinned(settings, listed, lane),
+                *_not_listed(settings, listed.models),
+                *_not_as_pinned(settings, listed.models, lane),
                 *_taken(lane, seen),
                 *_locked(ring, seen),
             ),
         )
 
 
-async def _listed(provider: LlmProvider) -> tuple[float | None, tuple[str, ...], tuple[str, ...]]:
-    """How long the back end took to list its models, their names, and what is wrong."""
+async def _looked(settings: LaneSettings, provider: LlmProvider) -> tuple[Listed, str | None]:
+    """How the back end lists its models, and the provider for the server it is."""
+    if settings.provider not in NAMES:
+        return await _listed(provider), None
+    async with asyncio.TaskGroup() as tasks:
+        listing = tasks.create_task(_listed(provider))
+        kind = tasks.create_task(kind_at(replace(settings, endpoint=provider.endpoint)))
+    return listing.result(), kind.result()
+
+
+async def _listed(provider: LlmProvider) -> Listed:
     clock = asyncio.get_running_loop().time
     start = clock()
     try:
         async with asyncio.timeout(_LOOK_S):
             models = await provider.models()
     except TimeoutError:
-        slow = ProviderDown(f"the back end did not list its models within {_LOOK_S:g} s: is the endpoint right?")
-        return None, (), (str(slow),)
+        return Listed(
+            error=ProviderDown(f"the back end did not list its models within {_LOOK_S:g} s: is the endpoint right?")
+        )
     except LlmError as error:
-        return None, (), (str(error),)
-    return round(1000 * (clock() - start), 1), tuple(model.name for model in models), ()
+        return Listed(error=error)
+    return Listed(round(1000 * (clock() - start), 1), tuple(model.name for model in models))
 
 
 def _not_listed(settings: LaneSettings, listed: tuple[str, ...]) -> tuple[str, ...]:

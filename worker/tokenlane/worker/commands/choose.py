@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
-from tokenlane.worker.probe import NAMES, Place, Sighting, look, look_at_all
+from tokenlane.worker.probe import Place, Sighting, look, look_at_all
+from tokenlane.worker.providers.recognise import NAMES
 
 from .probe import places
 

@@ -62,7 +62,8 @@ def _use_remote() -> int:
     key = key_in(variable) if variable else None
     if variable and key is None:
         raise UserError(f"{variable} is not set: export {variable}=… here, and run `tokenlane probe` again.")
-    seen = asyncio.run(look(Place(LaneSettings("remote", "openai", endpoint, api_key=key), "openai")))
+    lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
+    seen = asyncio.run(look(Place(lane, "openai")))
     if not seen.found:
         raise UserError(f"{seen.endpoint} cannot be used: {seen.why_not}")
     model = _chosen_model(seen)

@@ -254,7 +254,7 @@ class _Worker:
 
     def _ready(self, facts: dict[str, object]) -> None:
         again, self._was_ready = self._was_ready, True
-        text = f"lane    {facts['lane']}, {facts['capacity']} requests at once"
+        text = f"lane    {facts['lane']}, {facts['capacity']} at once"
         self._unready.discard(self._settings.name)
         if not again and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'

@@ -13,12 +13,13 @@ from pydantic_core import from_json, to_json
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout, Unauthorized
 from tokenlane.routing.messages import FinishReason
 
 from .http import TRANSPORT_ERRORS, open_client, reading, send, transport_error
 from .ndjson import LineReader
 from .patience import Patience
+from .recognise import NAMES
 from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
 
 __all__ = ["HttpProvider", "Reading", "read_body"]
@@ -154,7 +155,20 @@ class HttpProvider:
 
     def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
         """What an HTTP answer other than 200 stands for."""
-        return refusal(response.status_code, body, response.headers.get("retry-after"))
+        error = refusal(response.status_code, body, response.headers.get("retry-after"))
+        if isinstance(error, Unauthorized):
+            error.message = self._unauthorized(response.status_code)
+        return error
+
+    def _unauthorized(self, status: int) -> str:
+        if self._lane.api_key is None:
+            return (
+                f"The back end wants an API key (HTTP {status}), and the lane has none: api_key_env names the variable "
+                "that holds it."
+            )
+        variable = self._lane.api_key_from
+        source = f"{variable}, the environment variable it comes from" if variable else "the lane's"
+        return f"The back end refused the API key (HTTP {status}): check {source}."
 
     def _grace_s(self, answer: Reading) -> float:
         if answer.done:
@@ -291,8 +305,9 @@ class HttpProvider:
         return response, body
 
     def _no_page(self, path: str) -> ProviderDown:
+        server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
         return ProviderDown(
-            f"The back end gives no usable answer to {path}: is the endpoint a {self._lane.provider} server?",
+            f"The back end gives no usable answer to {path}: is it {server} that answers at the endpoint?",
             retryable=False,
             provider=self._lane.provider,
             lane=self._lane.name,

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PAGES", "recognise"]
+__all__ = ["NAMES", "PAGES", "recognise"]
+
+NAMES = {
+    "ollama": "Ollama",
+    "lmstudio": "LM Studio",
+    "vllm": "vLLM",
+    "tgi": "TGI",
+    "llamacpp": "llama.cpp",
+    "openai": "an OpenAI-compatible server",
+}
+"""What the providers' servers are called."""
 
 PAGES = (
     "/lmstudio-greeting",
