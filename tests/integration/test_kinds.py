@@ -204,7 +204,7 @@ async def test_commands_go_to_the_lane_they_name_one_after_another(redis_url: st
         two.go_on.set()
         await asyncio.gather(pulling, later)
         assert (one.done, two.done) == (["loaded talker"], ["pulled new", "unloaded talker"])
-        with pytest.raises(ProviderDown, match=r"no lane is called 'lane3'; connected lanes: lane1, lane2"):
+        with pytest.raises(BadRequest, match=r"no lane is called 'lane3'; connected lanes: lane1, lane2"):
             await command(client, "list", lane="lane3")
 
 

@@ -343,7 +343,7 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
     ):
         with pytest.raises(BadRequest, match="lanes gpu0, gpu1: say which one"):
             await client.load("a:1b")
-        with pytest.raises(ProviderDown, match="no lane is called 'gpu7'"):
+        with pytest.raises(BadRequest, match="no lane is called 'gpu7'; connected lanes: gpu0, gpu1"):
             await client.load("a:1b", lane="gpu7")
         assert [(info.name, info.lane) for info in await client.models()] == [("a:1b", "gpu0"), ("b:1b", "gpu1")]
         assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
@@ -462,7 +462,8 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
         ]
         assert (await run("verify", "old")).split() == [f"sha256:{digest_of('I am old')}", "old:latest"]
         assert "check its name" in await run("pull", "typo", code=1)
-        assert "no lane is called" in await run("pull", "new:1b", "--lane", "gpu9", code=1)
+        for words in (("pull", "new:1b"), ("verify", "old"), ("ls",)):
+            assert "connected lanes: gpu0" in await run(*words, "--lane", "gpu9", code=2)
         shelf.go.clear()
         pulling = await opened.tokenlane("models", "pull", "new:1b")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 from tokenlane.routing.advice import no_lane
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown
+from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
 
@@ -104,16 +104,18 @@ class Models:
         """The lane of this name, or the only one that is open.
 
         Raises:
-            BadRequest: several are open, and none is named.
-            ProviderDown: there is none, or none of this name.
+            BadRequest: several are open, and none is named; or none has this name.
+            ProviderDown: there is none.
         """
         if name is not None:
             lanes = await self._courier.lanes()
             for lane in lanes:
                 if lane.name == name:
                     return lane
-            there = ", ".join(sorted(lane.name for lane in lanes)) or "none"
-            raise ProviderDown(f"no lane is called {name!r}; connected lanes: {there}", retryable=False)
+            there = sorted(lane.name for lane in lanes if not lane.is_fallback)
+            if not there:
+                raise no_lane()
+            raise BadRequest(f"no lane is called {name!r}; connected lanes: {', '.join(there)}")
         live = await self._open_lanes()
         if len(live) > 1:
             raise BadRequest(f"there are the lanes {', '.join(lane.name for lane in live)}: say which one")

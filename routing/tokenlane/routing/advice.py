@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import ContextTooLong, ErrorReport, LlmError, ModelNotFound, ProviderDown
+from .errors import BadRequest, ContextTooLong, ErrorReport, LlmError, ModelNotFound, ProviderDown
 from .lanes import LaneView
 from .messages import Needs
 from .policy import Policy, candidates, served_name
@@ -52,7 +52,7 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     lanes = [lane for lane in lanes if not lane.is_fallback] or lanes
     needs, names = queue.needs, ", ".join(sorted(lane.name for lane in lanes))
     if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
-        return ProviderDown(f"no lane is called {needs.lane!r}; connected lanes: {names}", retryable=False)
+        return BadRequest(f"no lane is called {needs.lane!r}; connected lanes: {names}")
     if queue.kind == "command":
         return ProviderDown(f"no lane takes commands: start a newer worker; connected lanes: {names}", retryable=False)
     shorter = needs.model_copy(update={"input": 0})
