@@ -63,6 +63,32 @@ def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
     assert "hunter2" not in result.stdout + result.stderr
 
 
+def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    """What has the prefix and is not ours is named, with what may have been meant, and is no error; its value is not
+    shown. Those that are read, tests' own, empty ones and the keys of back ends are not named."""
+    (tmp_path / "llm.toml").write_text('[openai]\napi_key_env = "TOKENLANE_OPENAI_TOKEN"\n', encoding="utf-8")
+    environment = {
+        "TOKENLANE_REDIS": "hunter2",
+        "TOKENLANE_OLLAMA_ENDPOINT": "http://hunter2",
+        "TOKENLANE_COLOUR_SCHEME": "hunter2",
+        "TOKENLANE_OPENAI_TOKEN": "read",
+        "TOKENLANE_LANE": "read",
+        "TOKENLANE_VLLM__TIMEOUT_MS": "7",
+        "TOKENLANE_TEST_VLLM": "1",
+        "TOKENLANE_EMPTY": "",
+    }
+    result = run(tmp_path, "config", **environment)
+    assert (result.returncode, result.stderr) == (OK, "")
+    assert [line for line in result.stdout.splitlines() if line.startswith("unknown")] == [
+        "unknown: TOKENLANE_COLOUR_SCHEME, which nothing reads.",
+        "unknown: TOKENLANE_OLLAMA_ENDPOINT, which nothing reads. Did you mean 'TOKENLANE_OLLAMA__ENDPOINT'?",
+        "unknown: TOKENLANE_REDIS, which nothing reads. Did you mean 'TOKENLANE_REDIS_URL'?",
+    ]
+    assert "hunter2" not in result.stdout
+    document = json.loads(run(tmp_path, "config", "--json", **environment).stdout)
+    assert document["unknown"] == ["TOKENLANE_COLOUR_SCHEME", "TOKENLANE_OLLAMA_ENDPOINT", "TOKENLANE_REDIS"]
+
+
 def test_the_command_line_wins(tmp_path: Path) -> None:
     """All that follows --llm is taken, wherever it stands, and --config names the file."""
     file = tmp_path / "other.toml"

@@ -9,6 +9,7 @@ from tests.unit.test_health import LANE, WELL
 from tokenlane.routing.watch.doctor import (
     Check,
     Reached,
+    check_environment,
     check_lanes,
     check_pool,
     check_server,
@@ -146,3 +147,13 @@ def test_versions() -> None:
     gone = replace(WORKER, name="w4", state="silent", versions={})
     lane = replace(LANE, workers=(WORKER, old, new, gone))
     assert [check.status for check in check_versions(replace(WELL, lanes=(lane,)))] == ["ok", "ok", "warn", "unknown"]
+
+
+def test_variables_that_nothing_reads() -> None:
+    """They are a warning that names each."""
+    assert [check.status for check in check_environment({})] == ["ok"]
+    (check,) = check_environment({"TOKENLANE_REDIS": " Did you mean 'TOKENLANE_REDIS_URL'?", "TOKENLANE_X": ""})
+    assert check.status == "warn"
+    assert check.found == (
+        "nothing reads TOKENLANE_REDIS. Did you mean 'TOKENLANE_REDIS_URL'?; nothing reads TOKENLANE_X."
+    )

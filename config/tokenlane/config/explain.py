@@ -43,10 +43,10 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
     return "\n".join(lines.values())
 
 
-def did_you_mean(name: str, names: list[str]) -> str:
-    """` Did you mean …?`, or nothing if no name is near."""
-    near = get_close_matches(name, names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: str, names: list[str], *, prefix: str = "") -> str:
+    """` Did you mean …?`, or nothing if no name is near. `prefix`: what the name begins with, and `names` lack."""
+    near = get_close_matches(name.removeprefix(prefix), names, n=1)
+    return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
 def _unknown(root: _Schema, path: Path, key: str, node: _Schema) -> str:

@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 
 from platformdirs import user_config_path
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
@@ -67,11 +67,14 @@ __all__ = [
     "pool_settings",
     "read",
     "take_command_line",
+    "unknown_variables",
 ]
 
 _PREFIX = "TOKENLANE_"
 _SEPARATOR = "__"
 _CACHE_MB = 256
+_READ_ELSEWHERE = ("HOME",)  # by `running`
+_OF_TESTS = f"{_PREFIX}TEST_"
 
 
 class NoPool(ConfigError):
@@ -417,6 +420,38 @@ def _variables() -> Layer:
             raise ConfigError(f"{variable}: no section is called {section!r}.{near}")
         texts.append((tuple(part.lower() for part in (section, *rest)), value))
     return text_layer(texts, lambda path: _PREFIX + _SEPARATOR.join(map(str, path)).upper())
+
+
+def unknown_variables() -> dict[str, str]:
+    """The variables with our prefix that nothing reads, each with ` Did you mean …?` or nothing. They are no error: the
+    prefix is not ours alone.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    settings = read()
+    keys = [setting for path, setting in settings.leaves.items() if path[-1] == "api_key_env"]
+    keys += [setting for key, setting in settings.own.items() if key == "api_key_env"]
+    short = [*(name.upper() for name in _Environment.model_fields), *_READ_ELSEWHERE]
+    known = {*(_PREFIX + name for name in short), *(str(key.value) for key in keys)}
+    meant = [*short, *_section_keys()]
+    return {
+        variable: did_you_mean(variable, meant, prefix=_PREFIX)
+        for variable, value in sorted(os.environ.items())
+        if variable.startswith(_PREFIX) and value and _SEPARATOR not in variable
+        if variable not in known and not variable.startswith(_OF_TESTS)
+    }
+
+
+def _section_keys() -> list[str]:
+    """The keys of sections as variables without the prefix, but for those of tables by name."""
+    sections = dict(document_type()())
+    return [
+        f"{name}{_SEPARATOR}{key}".upper()
+        for name, section in sections.items()
+        if isinstance(section, BaseModel)
+        for key in type(section).model_fields
+    ]
 
 
 def _aliases(environment: _Environment) -> Layer:

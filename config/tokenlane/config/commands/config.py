@@ -13,7 +13,7 @@ import typer
 from tokenlane.config import output
 from tokenlane.config.effective import Setting, Settings
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import NoPool, find_pool, given_secrets, own_lane, read
+from tokenlane.config.load import NoPool, find_pool, given_secrets, own_lane, read, unknown_variables
 from tokenlane.config.values import masked
 
 __all__ = ["config"]
@@ -40,14 +40,19 @@ def show(
         return
     settings = read(own_lane(lane=lane))
     rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
+    unknown = unknown_variables()
     if as_json:
         file = str(settings.file) if settings.file else None
-        output.show_json({"file": file, "settings": [row._asdict() for row in rows]})
+        output.show_json({"file": file, "settings": [row._asdict() for row in rows], "unknown": list(unknown)})
         return
     cells = [(row.key, _text(row.value), row.source) for row in rows]
     styles = {row.source: "dim" if row.source.startswith("default") else "green" for row in rows}
     file = str(settings.file or "none; `tokenlane config init` writes one")
-    output.show(f"file: {file}", output.Table(("setting", "value", "source"), cells, styles))
+    output.show(
+        f"file: {file}",
+        output.Table(("setting", "value", "source"), cells, styles),
+        *(f"unknown: {variable}, which nothing reads.{near}" for variable, near in unknown.items()),
+    )
 
 
 @config.command()

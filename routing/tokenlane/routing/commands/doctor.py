@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.exits import FAILED, OK, ConfigError
-from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.load import find_pool, pool_name, unknown_variables
 from tokenlane.config.output import Table, show, show_json
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import connect
-from tokenlane.routing.watch.doctor import Check, examine
+from tokenlane.routing.watch.doctor import Check, check_environment, examine
 
 __all__ = ["doctor"]
 
@@ -29,7 +29,7 @@ def doctor(
     """Check server, clock, key, lanes and versions; exit code 1 if a check fails."""
     where, name = find_pool(redis), pool_name(pool)
     try:
-        checks = asyncio.run(_examine(where.url, name))
+        checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables()))
     except PoolUnavailable as error:
         raise ConfigError(str(error)) from error
     if as_json:

@@ -19,7 +19,16 @@ from tokenlane.routing.pool import Pool
 from .server import ServerFacts, ask_server
 from .snapshot import LaneStatus, Snapshot
 
-__all__ = ["Check", "Status", "check_lanes", "check_pool", "check_server", "check_versions", "examine"]
+__all__ = [
+    "Check",
+    "Status",
+    "check_environment",
+    "check_lanes",
+    "check_pool",
+    "check_server",
+    "check_versions",
+    "examine",
+]
 
 Status = Literal["ok", "warn", "fail", "unknown"]
 Reached = Literal["answers", "refuses", "not from here"]
@@ -252,6 +261,17 @@ def check_versions(seen: Snapshot) -> Iterator[Check]:
             yield Check(name, "warn", _versions(theirs), means, _ONE_VERSION)
         else:
             yield Check(name, "ok", _versions(theirs), means)
+
+
+def check_environment(unknown: Mapping[str, str]) -> Iterator[Check]:
+    """The check of this command's own variables: those that nothing reads, each with what may have been meant."""
+    means = "a variable with a wrong name changes nothing, and nobody says so"
+    if unknown:
+        found = "; ".join(f"nothing reads {variable}.{near}" for variable, near in unknown.items())
+        advice = "correct or unset them, if they are meant for tokenlane; `tokenlane config` shows what holds"
+        yield Check("environment", "warn", found, means, advice)
+    else:
+        yield Check("environment", "ok", "every variable TOKENLANE_… is one that is read", means)
 
 
 def own_versions() -> dict[str, str]:
