@@ -367,6 +367,25 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
             await client.models(lane="gpu0")
 
 
+async def test_a_command_that_is_tried_again_says_why(redis_url: str, pool: Pool) -> None:
+    """What a lane cannot do because its back end is away is tried again, and who waits is told what for."""
+    await pool.set_policy(Policy(max_starts=2))
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    async with AsyncExitStack() as going, Client(redis_url) as client:
+        url = await going.enter_async_context(served(shelf))
+        async with lane_of(redis_url, ollama(url)):
+            await going.aclose()
+            said: list[str] = []
+
+            async def load() -> None:
+                async for progress in client._models().follow("load", "old", None):
+                    said.append(progress.step)
+
+            with pytest.raises(ProviderDown, match="cannot be reached"):
+                await load()
+    assert said == ["loading", "lane gpu0: The back end cannot be reached; trying again", "loading"]
+
+
 async def test_code_that_is_not_asynchronous(redis_url: str) -> None:
     """The client for threads lists, pulls, verifies, loads and unloads as well; closing a pull stops the download."""
     shelf = OllamaShelf(**{"old:latest": "I am old"})

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TypeAlias, assert_never
 
@@ -29,8 +29,6 @@ from tokenlane.routing.messages import (
     Handover,
     Kind,
     ModelCommand,
-    Progress,
-    Progressed,
     Result,
     Resume,
     Usage,
@@ -41,7 +39,7 @@ from tokenlane.routing.telemetry import process_span
 
 from .runs import Run, StopReason
 from .served import Lane
-from .settle import Answered, Broken, Outcome, Stopped, policy_of, settle
+from .settle import Answered, Broken, Outcome, Stopped, policy_of, settle, tell
 from .transcript import log_request, logged
 
 __all__ = ["run_request"]
@@ -211,16 +209,10 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
                 alone = run.started.starts > 1
                 result = await lane.embedder.embed(request, run.started.model, alone=alone)
         case ModelCommand():
-            result = await lane.models.carry_out(request, partial(_tell, lane, run))
+            result = await lane.models.carry_out(request, partial(tell, lane, run))
         case _:
             assert_never(request)
     return Answered(_timed(Usage(), run), result)
-
-
-async def _tell(lane: Lane, run: Run, progress: Progress) -> None:
-    told = Progressed(attempt=run.attempt, worker=lane.worker, lane=lane.name, progress=progress)
-    with suppress(LlmError):  # the next one says more
-        await lane.pool.publish([(lane.pool.keys.deltas(run.id), told.to_wire())])
 
 
 async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:

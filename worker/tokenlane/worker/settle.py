@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, assert_never
 
 from tokenlane.routing.errors import Interrupted, LlmError, PoolKeyMismatch
-from tokenlane.routing.messages import Cancelled, ChannelMessage, Completed, Expired, Failed, Result, Usage
+from tokenlane.routing.messages import (
+    Cancelled,
+    ChannelMessage,
+    Completed,
+    Expired,
+    Failed,
+    Progress,
+    Progressed,
+    Result,
+    Usage,
+)
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Ending
@@ -19,7 +30,7 @@ from .publisher import Rest
 from .runs import Run, StopReason
 from .served import Lane
 
-__all__ = ["Answered", "Broken", "Outcome", "Stopped", "policy_of", "settle"]
+__all__ = ["Answered", "Broken", "Outcome", "Stopped", "policy_of", "settle", "tell"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +104,9 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
     if isinstance(decision, Requeue):
+        if run.started.envelope.kind == "command":
+            why = error.message.partition(":")[0]
+            await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
         await _requeue(lane, run, decision.due_ms)
     else:
         await _fail(lane, run, error, rest)
@@ -160,6 +174,13 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
         # Outdated is also what was ended by a call whose answer was lost: the next one tells.
         outdated = run.reason == "stale"
         await asyncio.sleep(INSIST_EVERY_S)
+
+
+async def tell(lane: Lane, run: Run, progress: Progress) -> None:
+    """Let who waits for the request know how far it is."""
+    told = Progressed(attempt=run.attempt, worker=lane.worker, lane=lane.name, progress=progress)
+    with suppress(LlmError):  # the next one says more
+        await lane.pool.publish([(lane.pool.keys.deltas(run.id), told.to_wire())])
 
 
 async def policy_of(pool: Pool) -> Policy:
