@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
@@ -147,3 +148,31 @@ def test_a_data_directory_that_cannot_be_made_is_one_message(tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
     assert str(taken) in result.stderr
     assert "TOKENLANE_HOME" in result.stderr
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "tokenlane.config.overrides", "tokenlane.routing.watch.health", "redis"])
+def test_ctrl_c_while_modules_are_imported(module: str, tmp_path: Path) -> None:
+    """At whichever module it comes, the installed command ends with 130 and says nothing."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    entry, function = project["project"]["scripts"]["tokenlane"].split(":")
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED.format(module=module), encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-c", f"from {entry} import {function}; {function}()", "status"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (exits.CANCELLED, "", "")

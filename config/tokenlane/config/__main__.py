@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tokenlane.config.cli import main
+from tokenlane.config.entry import main
 
 main()
