@@ -70,11 +70,14 @@ def test_path_and_model() -> None:
 def test_both_forms(tmp_path: Path) -> None:
     """TOML tables and JSON objects say the same."""
     toml, as_json = tmp_path / "f.toml", tmp_path / "f.json"
-    toml.write_text('[[fault]]\nmodel = "m"\ncut_after = 3\n\n[[fault]]\nstatus = 429\nretry_after = "7"\n')
-    as_json.write_text(json.dumps([{"model": "m", "cut_after": 3}, {"status": 429, "retry_after": "7"}]))
-    assert (
-        read_faults(toml) == read_faults(as_json) == [Fault(model="m", cut_after=3), Fault(status=429, retry_after="7")]
+    toml.write_text(
+        '[[fault]]\nmodel = "m"\ncut_after = 3\nttft_ms = 5\npieces = ["a"]\n\n'
+        '[[fault]]\nstatus = 429\nretry_after = "7"\n'
     )
+    cut = {"model": "m", "cut_after": 3, "ttft_ms": 5, "pieces": ["a"]}
+    as_json.write_text(json.dumps([cut, {"status": 429, "retry_after": "7"}]))
+    both = [Fault(model="m", cut_after=3, ttft_ms=5, pieces=("a",)), Fault(status=429, retry_after="7")]
+    assert read_faults(toml) == read_faults(as_json) == both
     toml.write_text("")
     assert read_faults(toml) == []
 
@@ -106,6 +109,9 @@ def test_any_keys(entries: list[dict[str, object]]) -> None:
         ("[[fault]]\ncut_aftr = 1", "f, line 2: 'cut_aftr' is no key of a fault. Did you mean 'cut_after'? Allowed: "),
         ("\n[[fault]]\n\nrequest = 0", "f, line 4: request: input should be greater than or equal to 1."),
         ("[[fault]]\n[[fault]]\nstatus = 'x'", "f, line 3: status: input should be a valid integer"),
+        ("[[fault]]\ncut_after = true", "f, line 2: cut_after: input should be a valid integer"),
+        ("[[fault]]\nttft_ms = false", "f, line 2: ttft_ms: input should be a valid number"),
+        ("[[fault]]\ndrop = 1", "f, line 2: drop: input should be a valid boolean"),
         ("faults = []", "f, line 1: 'faults' is unknown here. Allowed: [[fault]] tables."),
         ("[fault]\nstatus = 500", "f, line 1: write [[fault]] with two brackets"),
         ("fault = [1]", "f, line 1: a fault is a table of keys."),

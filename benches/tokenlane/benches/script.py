@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
 __all__ = ["Script"]
 
@@ -13,11 +15,11 @@ class Script(BaseModel):
     `*_after` count tokens already sent, of a pull its lines of progress.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)  # `true` is no number, nor is "5"
 
     # What the answer holds.
     tokens: int | None = Field(None, ge=0)
-    pieces: tuple[str, ...] | None = None
+    pieces: Annotated[tuple[str, ...], Strict(False)] | None = None  # a list in a file
     """The text token by token, as it is: stop strings and limits do not apply."""
     ttft_ms: float | None = Field(None, ge=0)
     itl_ms: float | None = Field(None, ge=0)
