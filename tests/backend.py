@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from tests.loopback import served
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.messages import ChatRequest
@@ -64,13 +65,8 @@ async def back_end(answers: Mapping[str, Answering | Mapping[str, Any]]) -> Asyn
 
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield BackEnd(f"http://127.0.0.1:{runner.addresses[0][1]}", known, asked)
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield BackEnd(url, known, asked)
 
 
 @asynccontextmanager

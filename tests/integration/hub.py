@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-__all__ = ["COMMIT", "Hub", "served_hub"]
+__all__ = ["COMMIT", "Hub"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -108,16 +106,3 @@ def _hashes(content: bytes) -> dict[str, object]:
         return {"blobId": _git_sha1(content)}
     lfs = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
     return {"blobId": _git_sha1(b"pointer" + content[:20]), "lfs": lfs}
-
-
-@asynccontextmanager
-async def served_hub(hub: Hub) -> AsyncIterator[str]:
-    """The hub behind a port; its URL."""
-    runner = web.AppRunner(hub.app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
-__all__ = ["LmStudioShelf", "OllamaShelf", "digest_of", "served"]
+__all__ = ["LmStudioShelf", "OllamaShelf", "digest_of"]
 
 
 def digest_of(content: str) -> str:
@@ -218,17 +216,3 @@ class LmStudioShelf:
                 here.remove(instance)
                 return web.json_response({"instance_id": instance})
         return web.json_response({"error": {"type": "invalid_request", "message": "no such instance"}}, status=400)
-
-
-@asynccontextmanager
-async def served(shelf: OllamaShelf | LmStudioShelf) -> AsyncIterator[str]:
-    """The shelf behind a port; its URL."""
-    # A handler is cancelled when its client goes away, as those servers stop a download then.
-    runner = web.AppRunner(shelf.app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.integration.farm import eventually, farm
-from tests.integration.hub import COMMIT, Hub, served_hub
+from tests.integration.hub import COMMIT, Hub
+from tests.loopback import served
 from tests.workshop import until
 
 from tokenlane.benches.simulator import Simulator
@@ -36,7 +37,7 @@ async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     hub = Hub()
     hub.repositories["org/toy"] = {"config.json": CONFIG, "sub/model.safetensors": WEIGHTS}
     hub.repositories["org/ggufs"] = {"a.Q4.gguf": GGUF, "b.Q8.gguf": GGUF + b"8", "README.md": b"read me"}
-    async with served_hub(hub) as url:
+    async with served(hub.app) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
@@ -173,7 +174,7 @@ async def test_a_gguf_file_of_a_repository(hub: Hub) -> None:
 async def test_a_gguf_file_by_url(hub: Hub, tmp_path: Path) -> None:
     """A file by URL is pulled, resumed and verified; what is no GGUF, or not there, is refused."""
     hub.repositories["files"] = {"dir/my model.gguf": GGUF, "page.gguf": b"<html>" + WEIGHTS}
-    async with served_hub(hub) as url, provider("llamacpp") as of:
+    async with served(hub.app) as url, provider("llamacpp") as of:
         model = f"{url}/files/dir/my%20model.gguf?download=true"
         hub.stop_after = 1000
         await broken_off(of, model, tmp_path, 1000)

@@ -17,7 +17,8 @@ from typing import get_args
 import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.life import raw
-from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of, served
+from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of
+from tests.loopback import served
 from tests.workshop import until
 
 from tokenlane.benches.simulator import Simulator
@@ -76,7 +77,7 @@ async def test_ollama_pulls(redis_url: str) -> None:
     """A pull adds up its layers, and the model is served at once; verify, load and unload do what they say."""
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
         with pytest.raises(ModelNotFound):
             await client.complete("hi", role="planner", model="new:1b")
         last = (await steps_of(client, "new:1b"))[-1]
@@ -95,7 +96,7 @@ async def test_an_empty_ollama_gets_its_first_model(redis_url: str, pool: Pool) 
     await pool.set_policy(Policy(patience_ms=100))
     shelf = OllamaShelf()
     shelf.registry["new:1b"] = "I am new"
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
         assert await client.models() == []
         with pytest.raises(LlmError):
             await client.complete("hi", role="planner")
@@ -107,7 +108,7 @@ async def test_a_pull_that_fails_says_why(redis_url: str) -> None:
     """An error in HTTP 200, an end without a success mark, a digest that is wrong: none is a success."""
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
-    async with served(shelf) as url, default_registry().create(ollama(url)) as provider:
+    async with served(shelf.app) as url, default_registry().create(ollama(url)) as provider:
         assert isinstance(provider, Pulls)
         with pytest.raises(ModelNotFound, match="lane 'gpu0', model 'typo'"):
             _ = [step async for step in provider.pull("typo")]
@@ -128,7 +129,7 @@ async def test_leaving_a_pull_stops_the_download(redis_url: str) -> None:
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
     shelf.go.clear()
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
         async with aclosing(client.pull("new:1b")) as steps:
             async for progress in steps:
                 if progress.total_bytes:
@@ -145,7 +146,7 @@ async def test_a_lane_that_pulls_is_listed_without_waiting(redis_url: str) -> No
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
     shelf.go.clear()
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
         pulling = asyncio.create_task(steps_of(client, "new:1b"))
         await until(lambda: shelf.pulling == 1)
         assert [(info.name, info.lane) for info in await client.models()] == [("old:latest", "gpu0")]
@@ -158,7 +159,7 @@ async def test_a_pinned_model_is_the_pinned_one(redis_url: str) -> None:
     shelf = OllamaShelf(**{"phi:4b": "as pinned", "free:1b": "any"})
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
         with pytest.raises(DigestMismatch, match="is pinned") as raised:
             await steps_of(client, "phi:4b")
         assert (raised.value.lane, raised.value.model) == ("gpu0", "phi:4b")
@@ -181,7 +182,7 @@ async def test_what_is_not_checked_is_not_served(redis_url: str) -> None:
     shelf = OllamaShelf(**before)
     shelf.registry = dict.fromkeys(before, "changed")
     pins = dict.fromkeys(before, f"sha256:{digest_of('as pinned')}")
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
 
         async def asked() -> None:
             answer = await client.complete("hi", role="planner", model="phi:4b")
@@ -214,7 +215,7 @@ async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(red
     shelf.registry["phi:4b"] = "changed"
     shelf.go.clear()
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
         pulling = asyncio.create_task(steps_of(client, "phi:4b"))
         await until(lambda: shelf.pulling == 1)
         shelf.may_list.clear()
@@ -234,7 +235,7 @@ async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, 
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     lane = ollama("", digests=pins, models=("phi:4b",))
-    async with served(shelf) as url, lane_of(redis_url, replace(lane, endpoint=url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, replace(lane, endpoint=url)), Client(redis_url) as client:
         shelf.go.clear()
         pulling = asyncio.create_task(steps_of(client, "phi:4b"))
         await until(lambda: shelf.pulling == 1)
@@ -256,7 +257,7 @@ async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool:
     await pool.set_policy(Policy(patience_ms=100))
     shelf = OllamaShelf(**{"phi:4b": "changed", "free:1b": "any"})
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
         assert (await client.complete("hi", role="planner")).text == "any"
         with pytest.raises(ModelNotFound):
             await client.complete("hi", role="planner", model="phi:4b")
@@ -267,7 +268,7 @@ async def test_the_one_before_is_put_back_after_a_crash(redis_url: str) -> None:
     """A worker that died between a pull and its check has left the pinned content aside: the next one puts it back."""
     shelf = OllamaShelf(**{"phi:4b": "changed", "phi:4b-before-pull": "as pinned"})
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
         assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
         assert [info.name for info in await client.models()] == ["phi:4b"]
         shelf.models["phi:4b"] = "changed beside us"
@@ -281,7 +282,7 @@ async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:
     """A lane loads one model at a time; leaving a load closes its request, and the next is begun."""
     shelf = OllamaShelf(**{"a:1b": "a", "b:1b": "b"})
     shelf.may_load.clear()
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
         first = asyncio.create_task(client.load("a:1b"))
         await until(lambda: shelf.loading == ["a:1b"])
         second = asyncio.create_task(client.load("b:1b"))
@@ -304,7 +305,7 @@ async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         {"status": "paused", "downloaded_bytes": 60},
         {"status": "completed", "downloaded_bytes": 100},
     ]
-    async with served(shelf) as url, default_registry().create(LaneSettings("gpu0", "lmstudio", url)) as provider:
+    async with served(shelf.app) as url, default_registry().create(LaneSettings("gpu0", "lmstudio", url)) as provider:
         assert isinstance(provider, Pulls)
         assert isinstance(provider, Loads)
         told = [(one.step, one.done_bytes, one.total_bytes) async for one in provider.pull("new")]
@@ -325,7 +326,7 @@ async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         shelf.statuses = [{"status": "failed"}]
         with pytest.raises(ProviderDown, match="ended as 'failed'"):
             _ = [one async for one in provider.pull("bad")]
-    async with served(shelf) as url, Client(redis_url) as client:
+    async with served(shelf.app) as url, Client(redis_url) as client:
         async with lane_of(redis_url, LaneSettings("gpu0", "lmstudio", url)):
             with pytest.raises(BadRequest, match=r"not supported by lmstudio: .*~/\.lmstudio/models"):
                 await client.verify("old")
@@ -335,8 +336,8 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
     """Where several lanes are open a command names one; a lane nobody knows is told from those there are."""
     one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
     async with (
-        served(one) as url_one,
-        served(two) as url_two,
+        served(one.app) as url_one,
+        served(two.app) as url_two,
         lane_of(redis_url, LaneSettings("gpu0", "ollama", url_one)),
         lane_of(redis_url, LaneSettings("gpu1", "ollama", url_two)),
         Client(redis_url) as client,
@@ -354,9 +355,9 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
     await pool.set_policy(Policy(max_starts=1))
     one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
     async with AsyncExitStack() as going, AsyncExitStack() as staying:
-        gone = await going.enter_async_context(served(one))
+        gone = await going.enter_async_context(served(one.app))
         await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu0", "ollama", gone)))
-        there = await staying.enter_async_context(served(two))
+        there = await staying.enter_async_context(served(two.app))
         await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu1", "ollama", there)))
         client = await staying.enter_async_context(Client(redis_url))
         await going.aclose()
@@ -372,7 +373,7 @@ async def test_a_command_that_is_tried_again_says_why(redis_url: str, pool: Pool
     await pool.set_policy(Policy(max_starts=2))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with AsyncExitStack() as going, Client(redis_url) as client:
-        url = await going.enter_async_context(served(shelf))
+        url = await going.enter_async_context(served(shelf.app))
         async with lane_of(redis_url, ollama(url)):
             await going.aclose()
             said: list[str] = []
@@ -405,7 +406,7 @@ async def test_code_that_is_not_asynchronous(redis_url: str) -> None:
             return [done, *loaded, client.verify("new:1b").digest or ""]
 
     shelf.go.clear()
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)):
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)):
         assert await asyncio.to_thread(agent) == ["success", "new:1b", f"sha256:{digest_of('I am new')}"]
     assert shelf.loaded == set()
 
@@ -430,7 +431,7 @@ async def test_a_pull_outlives_its_worker(redis_url: str, pool: Pool, tmp_path: 
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
     shelf.go.clear()
-    async with served(shelf) as url, farm(tmp_path, redis_url) as opened, Client(redis_url) as client:
+    async with served(shelf.app) as url, farm(tmp_path, redis_url) as opened, Client(redis_url) as client:
         first = await worker(opened, url)
         pulling = asyncio.create_task(steps_of(client, "new:1b"))
         await until(lambda: shelf.pulling == 1)
@@ -447,7 +448,7 @@ async def test_a_bar_on_a_terminal(redis_url: str, tmp_path: Path) -> None:
     """On a terminal a pull shows one bar with what has come, of how much, and how fast."""
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
-    async with served(shelf) as url, lane_of(redis_url, ollama(url)):
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url)):
         ours, theirs = pty.openpty()
         try:
             command = (sys.executable, "-m", "tokenlane.config", "models", "pull", "new:1b", "--redis", redis_url)
@@ -467,7 +468,7 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
     """`models` does as the client does: lines for people, JSON for programs, exit codes; Ctrl-C stops the download."""
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
-    async with served(shelf) as url, farm(tmp_path, redis_url) as opened:
+    async with served(shelf.app) as url, farm(tmp_path, redis_url) as opened:
         await worker(opened, url)
 
         async def run(*words: str, code: int = 0) -> str:
@@ -516,7 +517,7 @@ async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: st
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
     shelf.go.clear()
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
         async with client.chat("hi", role="planner", model="new:1b") as stream:
             others = [asyncio.create_task(client.complete("hi", role=f"r{n}", model="new:1b")) for n in range(5)]
             await until(lambda: "pulls 'new:1b': pulling: 10 B of 40 B" in (stream.waiting or ""))
@@ -536,7 +537,7 @@ async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: 
     """A pull for requests that fails ends them with its error, and is not begun again for each that comes."""
     await pool.set_policy(Policy(patience_ms=100))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
-    async with served(shelf) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
+    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
         for _ in range(2):
             with pytest.raises(ModelNotFound, match=r"could not pull this model.*models pull typo:1b --lane gpu0"):
                 await client.complete("hi", role="planner", model="typo:1b")
@@ -549,7 +550,7 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
     shelf = OllamaShelf()
     shelf.registry = {"mine:1b": "I am mine", "other:1b": "I am not"}
     named = ollama("", auto_pull=True, models=("mine:1b",))
-    async with served(shelf) as url, Client(redis_url) as client:
+    async with served(shelf.app) as url, Client(redis_url) as client:
         async with lane_of(redis_url, replace(named, endpoint=url)):
             with pytest.raises(ModelNotFound):
                 await client.complete("hi", role="planner", model="other:1b")
