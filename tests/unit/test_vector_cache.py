@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlane.config.poolkey import PoolKey
-from tokenlane.worker.embeddings.cache import open_cache
+from tokenlane.worker.embeddings.cache import VectorCache, open_cache
 from tokenlane.worker.embeddings.rows import Origin, Rows
 
 MIB = 1024 * 1024
@@ -220,6 +220,28 @@ async def test_a_file_damaged_while_it_is_open_is_told_of_once(file: Path, caplo
                 cache.put(HERE, [f"new {number}"], [bytes(60)])
                 await _quiet(cache._unwritten.__len__)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("failing", ["_read", "_write"])
+async def test_an_error_that_nobody_expects_is_told_of_once(
+    file: Path, failing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is not SQLite's ends the cache in the same way; its text, which may quote anything, is in no log."""
+
+    async def fail(*_: object) -> None:
+        raise ValueError("a marked text")
+
+    monkeypatch.setattr(VectorCache, failing, fail)
+    with caplog.at_level(logging.WARNING):
+        async with asyncio.timeout(10), open_cache(file, MIB) as cache:
+            for _ in range(3):
+                cache.put(HERE, ["a"], [vector("a")])
+                await cache.get(HERE, ["b"])
+                await _quiet(cache._unwritten.__len__)
+            assert await cache.get(HERE, ["a"]) == [None]
+    assert len(caplog.records) == 1
+    assert "ValueError" in caplog.text
+    assert "marked" not in caplog.text
 
 
 async def test_a_file_that_others_hold_is_waited_for_by_nobody(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 Reading writes nothing: what was read is noted, and told to the file with the next write or at the end. Writing happens
 behind the answers, many vectors in one transaction, by one task. What cannot be written in time is dropped.
-A file that cannot be used is told of once, and then there is no cache in this process.
+A file that cannot be used, for whatever reason, is told of once, and then there is no cache in this process.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class VectorCache:
         try:
             for start in range(0, len(sought), _READ_AT_ONCE):
                 found |= await self._read(sought[start : start + _READ_AT_ONCE])
-        except sqlite3.Error as error:
+        except Exception as error:
             self._failed(error)
         vectors = [found.get(name) for name in names]
         there = sum(vector is not None for vector in vectors)
@@ -152,7 +152,7 @@ class VectorCache:
             while self._file is not None and (self._unwritten or self._touched):
                 try:
                     await self._write(self._file)
-                except sqlite3.Error as error:
+                except Exception as error:
                     self._failed(error)
                     await asyncio.sleep(_BUSY_PAUSE_S)
             if self._closing:
@@ -189,7 +189,7 @@ class VectorCache:
         if await _number(file, "PRAGMA page_count") > self._limit_pages:
             await file.executescript("PRAGMA incremental_vacuum")  # which steps to the end
 
-    def _failed(self, error: sqlite3.Error) -> None:
+    def _failed(self, error: Exception) -> None:
         if not _busy(error):
             self._give_up(error)
 
@@ -204,7 +204,7 @@ class VectorCache:
             "the cache of vectors, %s, cannot be used: %s; this worker goes on without. Check the disk and the file's "
             "owner; if the file is damaged, remove it. Then start the worker again.",
             self._path,
-            (error.strerror if isinstance(error, OSError) else None) or error,
+            _reason(error),
         )
 
 
@@ -247,7 +247,14 @@ async def _prepare(file: aiosqlite.Connection) -> None:
         await asyncio.sleep(_BUSY_PAUSE_S)
 
 
-def _busy(error: sqlite3.Error) -> bool:
+def _reason(error: Exception) -> str:
+    """An error that nobody expects is told by its class alone: its text may quote what was to be written."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+
+
+def _busy(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
