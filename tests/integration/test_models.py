@@ -42,7 +42,7 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lane import arq_redis
-from tokenlane.worker.providers import Loads, Pulls, default_registry
+from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
 from tokenlane.worker.serve import drain, open_lane, start_workers
 
 
@@ -207,6 +207,23 @@ async def test_what_is_not_checked_is_not_served(redis_url: str) -> None:
             assert [info.name for info in await client.models()] == list(before)
     assert shelf.models == before
     assert {content for _, content in shelf.served} == {"as pinned"}
+
+
+async def test_what_is_listed_is_what_answers() -> None:
+    """While a model is kept, its name is listed with that, of which vectors and abilities are; its copy never is."""
+    shelf = OllamaShelf(**{"phi:4b": "as pinned", "free:1b": "any"})
+    async with served(shelf.app) as url, default_registry().create(ollama(url)) as provider:
+        assert isinstance(provider, KeepsBefore)
+
+        async def content() -> dict[str, str | None]:
+            return {info.name: info.digest for info in await provider.models()}
+
+        before = await content()
+        await provider.keep_before("phi:4b", as_it_is=True)
+        shelf.models["phi:4b"] = "changed"
+        assert await content() == before
+        await provider.forget_before("phi:4b")
+        assert await content() == {**before, "phi:4b": f"sha256:{digest_of('changed')}"}
 
 
 async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(redis_url: str) -> None:
@@ -584,6 +601,34 @@ async def test_the_simulators_pull_load_and_unload(redis_url: str, api: str, mon
         assert not [info.name for info in await client.models() if info.loaded]
         with pytest.raises(ModelNotFound):
             await steps_of(client, "typo:1b")
+
+
+async def test_the_simulators_other_content_is_not_served(redis_url: str) -> None:
+    """While a pull brings other content than pinned, chats are answered by the pinned one, which is loaded once."""
+    pinned, other = (Model("phi:4b", digest=digest_of(content)) for content in ("as pinned", "changed"))
+    pins = {"phi:4b": f"sha256:{pinned.digest}"}
+    async with (
+        Simulator(api="ollama", models=[pinned], pullable=[other], pull_ms=150) as backend,
+        lane_of(redis_url, LaneSettings("gpu0", "ollama", backend.url, digests=pins)),
+        Client(redis_url) as client,
+    ):
+        over = False
+
+        async def chat() -> None:
+            while not over:
+                assert (await client.complete("hi", role="planner", model="phi:4b")).model == "phi:4b"
+
+        async with background() as tasks:
+            chatting = [tasks.create_task(chat()) for _ in range(3)]
+            await until(lambda: len(backend.log) > 3)
+            with pytest.raises(DigestMismatch, match="is pinned"):
+                await steps_of(client, "phi:4b")
+            over = True
+            await asyncio.wait(chatting)
+        assert [model.digest for model in backend.models.on_disk.values()] == [pinned.digest]
+        assert [instance.model.digest for instance in backend.models.loaded()] == [pinned.digest]
+        asked = {received.model for received in backend.log if received.path == "/api/chat"}
+        assert asked == {"phi:4b", "phi:4b-before-pull"}
 
 
 async def test_a_pull_of_corrupt_content_is_no_model(redis_url: str) -> None:

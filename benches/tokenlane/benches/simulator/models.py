@@ -195,8 +195,9 @@ class Models:
         return next((instance for instance in self.loaded() if instance.id == instance_id), None)
 
     def instances_of(self, model: Model) -> list[Instance]:
-        """All that is in memory of a model."""
-        return [instance for instance in self.loaded() if instance.model.name == model.name and not instance.leaving]
+        """All that is in memory of a model, under whatever name it was loaded."""
+        there = (instance for instance in self.loaded() if not instance.leaving)
+        return [instance for instance in there if instance.model.digest == model.digest]
 
     def put(self, model: Model, context_length: int | None = None) -> Instance:
         """Load at once, whatever fits: what a server has when it starts."""
@@ -222,10 +223,10 @@ class Models:
             return await self._load(model, context_length)
         if present := self.instances_of(model):
             return present[0]
-        task = self._loading.get(model.name)
+        task = self._loading.get(model.digest)
         if task is None or task.done():
             task = asyncio.create_task(self._load(model, context_length))
-            self._loading[model.name] = task
+            self._loading[model.digest] = task
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
@@ -304,8 +305,10 @@ class Models:
         return True
 
     def delete(self, model: Model) -> None:
-        """Remove it from disk and memory."""
+        """Remove it from the disk; from memory too, if that was the last name it had."""
         del self.on_disk[model.name]
+        if any(other.digest == model.digest for other in self.on_disk.values()):
+            return
         for instance in self.instances_of(model):
             self.unload(instance)
 

@@ -96,7 +96,7 @@ class OllamaProvider(OllamaModels):
         try:
             loaded = {entry["name"].removesuffix(BEFORE) for entry in running["models"] or ()}
             await self._learn_of(loaded)
-            entries = [entry for entry in tags["models"] or () if not entry["name"].endswith(BEFORE)]
+            entries = self._as_answered(tags["models"] or ())
             return await at_once(*(self._model_info(entry, loaded, showing) for entry in entries))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/api/tags") from None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import Any
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.messages import Progress
 
 from .base import HttpProvider
-from .ollama_names import full_name, name_before
+from .ollama_names import BEFORE, full_name, name_before
 
 __all__ = ["OllamaModels"]
 
@@ -73,7 +74,7 @@ class OllamaModels(HttpProvider):
         """See `KeepsBefore`. A copy shares its layers, so it costs nothing, and what was loaded stays so."""
         if as_it_is:
             await self._copy(model, name_before(model))
-        self._kept[full_name(model)] = name_before(model)
+        self._kept[full_name(model)] = full_name(name_before(model))
 
     async def put_back(self, model: str) -> None:
         """See `KeepsBefore`."""
@@ -83,6 +84,16 @@ class OllamaModels(HttpProvider):
         """See `KeepsBefore`."""
         self._kept.pop(full_name(model), None)
         await self._do("/api/delete", {"model": name_before(model)}, method="DELETE", missing_is_fine=True)
+
+    def _as_answered(self, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What is listed, each name with the model that answers to it."""
+        there = {full_name(entry["name"]): entry for entry in listed}
+        kept = {name: there[before] for name, before in self._kept.items() if before in there}
+        return [
+            {**kept.get(full_name(entry["name"]), entry), "name": entry["name"]}
+            for entry in listed
+            if not entry["name"].endswith(BEFORE)
+        ]
 
     @contextmanager
     def _asking(self, model: str) -> Iterator[str]:
