@@ -287,6 +287,35 @@ async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None
             os.killpg(pid, signal.SIGKILL)
 
 
+OWNER_OF_A_PARENT = """
+import asyncio
+from tokenlane.config.children import spawn
+
+async def main():
+    parent = ["sh", "-c", "sleep 300 & echo; wait"]
+    child = await spawn(*parent, output=asyncio.subprocess.PIPE, errors=asyncio.subprocess.DEVNULL)
+    await child.process.stdout.readline()
+    print(child.process.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_child_s_own_children_go_too() -> None:
+    """What a child has started in its turn ends with its owner, though the child does nothing about it."""
+    owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER_OF_A_PARENT, stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    child = int(await owner.stdout.readline())
+    try:
+        owner.kill()
+        await owner.wait()
+        await until_gone(child)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+
+
 async def test_the_terminal_s_interrupt_does_not_reach_it() -> None:
     """The server is in a process group of its own, so Ctrl-C reaches its owner only."""
     async with EmbeddedServer() as server:

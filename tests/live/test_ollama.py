@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 from tests.matrix import agrees
 
+from tokenlane.config.children import spawn
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ModelNotFound
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
@@ -52,15 +53,14 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[http
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     with (tmp_path_factory.mktemp("ollama") / "log").open("wb") as log:
         environment = {**os.environ, "OLLAMA_HOST": address}
-        process = await asyncio.create_subprocess_exec(command, env=environment, stdout=log, stderr=log)
+        served = await spawn(command, output=log, errors=log, environment=environment)
         try:
             async with httpx.AsyncClient(base_url=f"http://{address}", timeout=120) as client:
                 await until_it_answers(client)
                 await register(client, Path(PLACE) / "model.gguf")
                 yield client
         finally:
-            process.terminate()
-            await process.wait()
+            await served.end(30)
 
 
 async def until_it_answers(client: httpx.AsyncClient) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ import pytest_asyncio
 from tests.backend import answer_of, ask
 from tests.matrix import agrees
 
+from tokenlane.config.children import spawn
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ContextTooLong
 from tokenlane.worker.probe import Place, look
@@ -56,24 +56,15 @@ async def serving(command: str, log: Path, *options: str) -> AsyncIterator[str]:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     with log.open("wb") as written:
-        process = await asyncio.create_subprocess_exec(
-            *(command, "--port", str(port), *options), stdout=written, stderr=written, start_new_session=True
-        )
+        server = await spawn(command, "--port", str(port), *options, output=written, errors=written)
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(300):
                 while not await healthy(client):
-                    assert process.returncode is None, log.read_text()[-2000:]
+                    assert server.process.returncode is None, log.read_text()[-2000:]
                     await asyncio.sleep(0.2)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            try:
-                async with asyncio.timeout(30):
-                    await process.wait()
-            finally:
-                if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    await process.wait()
+            await server.end(30)
 
 
 async def healthy(client: httpx.AsyncClient) -> bool:

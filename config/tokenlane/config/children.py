@@ -1,4 +1,4 @@
-"""Child processes that do not outlive this one, however it dies."""
+"""Child processes that do not outlive this one, however it dies; nor do theirs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import IO
 __all__ = ["Child", "ended", "spawn"]
 
 # The shell becomes the command. What it leaves behind waits for the end of its input, which comes when this process
-# dies, SIGKILL included; then it ends the command and removes a directory, if one was given ($1). A command that just
-# dies may still finish making a file there, and one may not obey: so it is killed, and the directory removed until
-# both are gone. Where nobody reaps the dead, as in some containers, it always looks alive: three seconds do.
+# dies, SIGKILL included; then it tells the command's whole group to end, and removes a directory, if one was given
+# ($1). A command that just dies may still finish making a file there, and one may not obey: so it is killed, and the
+# directory removed until both are gone. Where nobody reaps the dead, as in some containers, it always looks alive:
+# three seconds do.
 _WITH_US = """\
 left=$1; shift
 exec 3<&0 </dev/null
 {
     read -r _ <&3
-    kill $$
+    trap '' TERM
+    kill -TERM -$$
     test -n "$left" || exit
     tries=0
     while { kill -9 $$ || test -e "$left"; } && test $tries -lt 60; do
