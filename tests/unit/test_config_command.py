@@ -73,6 +73,7 @@ def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
         "TOKENLANE_COLOUR_SCHEME": "hunter2",
         "TOKENLANE_OPENAI_TOKEN": "read",
         "TOKENLANE_LANE": "read",
+        "TOKENLANE_capacity": "4",
         "TOKENLANE_VLLM__TIMEOUT_MS": "7",
         "TOKENLANE_TEST_VLLM": "1",
         "TOKENLANE_EMPTY": "",

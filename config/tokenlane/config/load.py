@@ -430,16 +430,16 @@ def unknown_variables() -> dict[str, str]:
         ConfigError: as `read`.
     """
     settings = read()
-    keys = [setting for path, setting in settings.leaves.items() if path[-1] == "api_key_env"]
-    keys += [setting for key, setting in settings.own.items() if key == "api_key_env"]
+    keys = {setting.value for path, setting in settings.leaves.items() if path[-1] == "api_key_env"}
+    keys |= {setting.value for key, setting in settings.own.items() if key == "api_key_env"}
     short = [*(name.upper() for name in _Environment.model_fields), *_READ_ELSEWHERE]
-    known = {*(_PREFIX + name for name in short), *(str(key.value) for key in keys)}
+    known = {_PREFIX + name for name in short}
     meant = [*short, *_section_keys()]
     return {
         variable: did_you_mean(variable, meant, prefix=_PREFIX)
         for variable, value in sorted(os.environ.items())
         if variable.startswith(_PREFIX) and value and _SEPARATOR not in variable
-        if variable not in known and not variable.startswith(_OF_TESTS)
+        if variable.upper() not in known and variable not in keys and not variable.startswith(_OF_TESTS)
     }
 
 
