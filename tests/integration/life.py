@@ -250,7 +250,8 @@ _TABLE: Final = {
     r"swept|drain:[^:]+|policy": "hash",
     r"worker:[^:]+|rates:\d+": "hash",
     r"router:[^:]+": "string",
-    r"sequence|key": "string",
+    r"sequence|changes|key": "string",
+    r"shortcuts": "hash",
     r"failed": "stream",
 }
 _ARQ: Final = r"arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -39,6 +40,21 @@ class Town:
     backend: Simulator
     worker: Child
 
+    async def shorten(self) -> None:
+        """Have a lone request started by submitting it."""
+        async with self.client.chat("hi", role="planner") as stream:
+            await stream.answer()
+        queue = await raw(self.pool).hget(f"{{main}}:request:{stream.request_id}", "queue")
+        (worker,) = await raw(self.pool).zrange("{main}:lane:gpu0:workers", 0, -1)
+        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode()]
+        await raw(self.pool).hset("{main}:shortcuts", queue, json.dumps(place))
+        await raw(self.pool).delete(f"{{main}}:request:{stream.request_id}")
+        self.backend.log.clear()
+
+    async def lengthen(self) -> None:
+        """Have it given to its lane by a router."""
+        await raw(self.pool).delete("{main}:shortcuts")
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
@@ -66,6 +82,8 @@ class State:
     name: str
     script: Script | None = None
     sent: int = 0
+    frozen: bool = False
+    """Its worker is, and has not heard of it."""
 
     async def prepare(self, town: Town) -> asyncio.Task[object] | None:
         """Make ready for a request to get into the state and stay; what keeps the lane busy, if anything does."""
@@ -74,7 +92,8 @@ class State:
             blocker = asyncio.create_task(town.client.complete("block", role="planner", extra=extra))
             await town.backend.held()
             return blocker
-        if self.name == "dispatched":
+        if self.frozen:
+            await (town.lengthen() if self.name == "dispatched" else town.shorten())
             town.worker.freeze()
         elif self.script is not None:
             town.backend.faults.append(self.script)
@@ -98,6 +117,9 @@ class State:
 
     async def check(self, town: Town, blocker: asyncio.Task[object] | None, request_id: str) -> None:
         """Assert that the request is over, was closed at the back end, and that the lane works at full capacity."""
+        if self.frozen:  # an agent that only drops its stream is not heard at once
+            field = "cancel" if self.name == "running" else "state"
+            await eventually(lambda: _is(town.pool, request_id, "cancelled", field))
         town.worker.thaw()
         await eventually(lambda: _is(town.pool, request_id, "cancelled"))
         if blocker is not None:
@@ -105,7 +127,7 @@ class State:
             await blocker
         await town.backend.wait_for(lambda: town.backend.running == 0)
         received = list(town.backend.log)
-        if self.name == "running":
+        if self.name == "running" and not self.frozen:
             assert [(one.ended, one.sent) for one in received] == [("disconnected", self.sent)]
         else:
             assert [one.ended for one in received] == {"waiting": ["completed"], "delayed": ["refused"]}.get(
@@ -121,14 +143,15 @@ class State:
         assert set((await audit(town.pool.redis)).values()) <= {"cancelled", "completed"}
 
 
-async def _is(pool: Pool, request_id: str, state: str) -> bool:
-    return bool((await raw(pool).hget(f"{{main}}:request:{request_id}", "state")).decode() == state)
+async def _is(pool: Pool, request_id: str, value: str, field: str = "state") -> bool:
+    return bool(await raw(pool).hget(f"{{main}}:request:{request_id}", field) == value.encode())
 
 
 STATES = (
     State("waiting"),
     State("delayed", Script(status=429, retry_after="300")),
-    State("dispatched"),
+    State("dispatched", frozen=True),
+    State("running", frozen=True),
     State("running", Script(hold_after=0)),
     State("running", Script(hold_after=2), sent=2),
 )
@@ -191,7 +214,9 @@ async def begun(stream: ChatStream, state: State) -> None:
         await anext(stream)
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: f"{state.name}{state.sent or ''}")
+@pytest.mark.parametrize(
+    "state", STATES, ids=lambda state: f"{state.name}{state.sent or ''}{' unheard' * state.frozen}"
+)
 @pytest.mark.parametrize("cancel", [by_cancel, by_leaving, by_dropping, by_cancelling_the_task, by_sigint])
 async def test_cancelled(town: Town, state: State, cancel: Callable[[Town, State], Awaitable[str]]) -> None:
     """Every way to cancel, in every state."""

@@ -173,7 +173,7 @@ async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
     await life.sweep(pool)
     assert (await pool.survey()).lanes == ()
     left = set(await life.dump(pool.redis))
-    assert left == {f"{PREFIX}routers", f"{PREFIX}swept"}
+    assert left == {f"{PREFIX}routers", f"{PREFIX}swept", f"{PREFIX}changes"}
 
 
 @pytest.mark.parametrize("gap", ["never swept", "long ago", "a short lease ago"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
+import pytest
 from tests.workshop import until
 
-from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.dispatcher import plan, run_router
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
@@ -120,7 +121,7 @@ class LostReplies(AbsentPool):
         self.tokens: list[object] = []
 
     async def dispatch_and_start(self, *asked: object) -> Started | None:
-        head, _, _, token, _ = asked
+        head, _, _, token, *_ = asked
         assert isinstance(head, Head)
         self.tokens.append(token)
         if len(self.tokens) < 3:
@@ -190,3 +191,13 @@ async def test_a_bell_places_on_the_first_choice_or_has_the_pool_looked_at() -> 
             rung = pool.submit()
             await until(lambda rung=rung: rung in pool.given)  # type: ignore[misc]  # bound per turn
     assert set(pool.given.values()) == {"first"}
+
+
+@pytest.mark.parametrize(("names", "sole_by"), [(("first",), "7:3"), (("first", "second"), "")])
+def test_a_placement_says_whether_another_lane_could_have_had_it(names: Sequence[str], sole_by: str) -> None:
+    """A lane that has no credit, or is away, could have it later."""
+    queue = Queue("planner", "chat", "normal", Needs())
+    head = Head(queue, "agent", new_id(), 0, more=False, served=0, waited_ms=0)
+    lanes = tuple(LaneView(name, "p", "http://there", ("m",), 1, 0, int(name == "first"), 0) for name in names)
+    (placement,) = plan(Survey(0, 7, (head,), lanes, "7:3"), Policy()).placements
+    assert (placement.lane, placement.sole_by) == ("first", sole_by)

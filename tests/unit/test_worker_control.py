@@ -44,6 +44,16 @@ async def test_each_message_reaches_the_run_it_is_about() -> None:
     assert run.reason == "expired"
 
 
+async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does() -> None:
+    """It was started for this worker, which hears of that and of the end at once."""
+    bench = Workbench()
+    bench.control.receive(Cancel(id=bench.run.id, attempt=5, reason="cancelled").to_wire())
+    for _ in range(200):
+        bench.control.receive(Cancel(id=new_id(), attempt=5).to_wire())
+    with bench.runs.holding(bench.run):
+        assert bench.run.reason == "cancelled"
+
+
 async def test_what_is_about_another_attempt_changes_nothing() -> None:
     """A message for an older or unknown attempt reaches no run."""
     bench = Workbench()

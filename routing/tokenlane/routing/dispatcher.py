@@ -68,13 +68,15 @@ class OwnWorker(Protocol):
 @dataclass(frozen=True)
 class Placement:
     """A request that a lane is to have, and the model to use there. `shared`: several workers serve the lane.
-    `preferred`: it is the first choice, not taken because another had no credit."""
+    `preferred`: it is the first choice, not taken because another had no credit. `sole_by`: the view by which no other
+    lane can have what comes into the queue, '' if one can."""
 
     head: Head
     lane: str
     model: str
     shared: bool = False
     preferred: bool = True
+    sole_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def plan(survey: Survey, policy: Policy) -> Plan:
             left = credit.setdefault(slots, lane.credit_for(kind))
             if left > 0 and reserved.get(slots, priority) == priority:
                 credit[slots] = left - 1
-                placements.append(Placement(head, lane.name, model, shared=lane.workers > 1, preferred=rank == 0))
+                sole_by = survey.view if len(options) == 1 else ""
+                placements.append(Placement(head, lane.name, model, lane.workers > 1, rank == 0, sole_by))
                 break
         if head.more:
             for lane, _ in options:
@@ -286,7 +289,7 @@ class _Router:
         while True:
             try:
                 return await self._pool.dispatch_and_start(
-                    placement.head, placement.lane, placement.model, token, worker
+                    placement.head, placement.lane, placement.model, token, worker, placement.sole_by
                 )
             except LlmError as error:
                 if not failing:

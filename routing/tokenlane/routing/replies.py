@@ -38,6 +38,7 @@ __all__ = [
     "read_started",
     "read_survey",
     "read_swept",
+    "read_told",
 ]
 
 logger = logging.getLogger(__name__)
@@ -138,12 +139,13 @@ class Swept:
 
 @dataclass(frozen=True)
 class Survey:
-    """What routers decide on, all of one moment."""
+    """What routers decide on, all of one moment. `view`: a word for the policy and the lanes, new when they are."""
 
     now_ms: int
     revision: int
     heads: tuple[Head, ...]
     lanes: tuple[LaneView, ...]
+    view: str = ""
 
 
 def read_started(reply: Reply) -> Started | None:
@@ -151,10 +153,8 @@ def read_started(reply: Reply) -> Started | None:
     if as_text(outcome) != "run":
         return None
     attempt, document, payload, model, starts, left_ms, waited_ms, cancelled = rest
-    try:
-        envelope = Envelope.model_validate_json(as_bytes(document))
-    except ValidationError:
-        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
+    envelope = _envelope(as_bytes(document))
+    if envelope is None:
         return None
     return Started(
         attempt=as_int(attempt),
@@ -166,6 +166,36 @@ def read_started(reply: Reply) -> Started | None:
         waited_ms=as_int(waited_ms),
         cancelled=as_int(cancelled) == 1,
     )
+
+
+def read_told(told: bytes) -> Started | None:
+    """What `submit` tells a worker that it has started: two lines, facts and envelope, then the payload."""
+    try:
+        head, document, payload = told.split(b"\n", 2)
+        facts = json.loads(head)
+        envelope = _envelope(document)
+        if envelope is None:
+            return None
+        return Started(
+            attempt=int(facts["attempt"]),
+            envelope=envelope,
+            payload=payload,
+            model=str(facts["model"]),
+            starts=int(facts["starts"]),
+            left_ms=int(facts["left_ms"]),
+            waited_ms=int(facts["waited_ms"]),
+            cancelled=False,
+        )
+    except (ValueError, TypeError, KeyError):  # of a newer version; anybody may write to the channel
+        return None
+
+
+def _envelope(document: bytes) -> Envelope | None:
+    try:
+        return Envelope.model_validate_json(document)
+    except ValidationError:
+        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
+        return None
 
 
 def read_beat(reply: Reply) -> Beat:
@@ -196,10 +226,12 @@ def read_checked(reply: Reply) -> Checked:
 
 
 def read_survey(reply: Reply) -> Survey:
-    now_ms, revision, heads, lanes = as_list(reply)
+    now_ms, revision, heads, lanes, view = as_list(reply)
     known = (head for head in map(_head, as_list(heads)) if head is not None)
     now = as_int(now_ms)
-    return Survey(now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)))
+    return Survey(
+        now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)), as_text(view)
+    )
 
 
 def _standing(reply: Reply) -> Standing:

@@ -35,9 +35,7 @@ class Control:
             return
         match message:
             case Cancel():
-                run = self._runs.get(message.id, message.attempt)
-                if run is not None:
-                    run.stop(message.reason)
+                self._runs.stop(message.id, message.attempt, message.reason)
             case Replay():
                 self._publisher.replay(message.id, message.attempt, message.after)
             case Handover():

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Kind
-from tokenlane.routing.replies import Started
+from tokenlane.routing.replies import Started, read_told
 
 from .job import run_request
 from .served import Lane
@@ -129,9 +129,21 @@ class LaneWorker(arq.worker.Worker):
         self._look_at = 0.0
         self._woken.set()
 
-    def ring(self, job_id: bytes) -> None:
-        """This job is new in the queue: start it now, without looking."""
-        self._start_all([job_id.decode()])
+    def ring(self, bell: bytes) -> None:
+        """A job is new in the queue: start it now, without looking. The bell is its id, or all that `start` would say.
+
+        Whatever cannot be started now is found in the queue when there is room.
+        """
+        if b"\n" not in bell:
+            job_id = bell.decode()
+        elif (told := read_told(bell)) is not None and self._has_room():
+            job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
+            if job_id not in self.tasks:
+                self._started[job_id] = told
+                self._lane.lease.confirm()
+        else:
+            return
+        self._start_all([job_id])
 
     def reserve(self) -> bool:
         """Keep a slot free; False if there is none, or no more jobs are to be started."""

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _BEATS_A_LEASE = 3
 _RETRY_S = 0.1
+_CONFIRM_S = 0.25
 
 
 class Lease:
@@ -46,6 +47,7 @@ class Lease:
         self._failing = False
         self._conflict: str | None = None
         self._hurry = asyncio.Event()
+        self._confirming: asyncio.TimerHandle | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def open(self) -> None:
@@ -77,6 +79,15 @@ class Lease:
     def hurry(self) -> None:
         """Beat now: something may have been missed."""
         self._hurry.set()
+
+    def confirm(self) -> None:
+        """Beat soon: something was started here that has only a short lease until then."""
+        if self._confirming is None:
+            self._confirming = asyncio.get_running_loop().call_later(_CONFIRM_S, self._confirm)
+
+    def _confirm(self) -> None:
+        self._confirming = None
+        self.hurry()
 
     def announce(self, announcement: Announcement) -> None:
         """Say from now on this of the lane: its models or what they can do may have changed, nothing else."""

@@ -15,6 +15,8 @@ from .publisher import Outlet
 
 __all__ = ["Run", "Runs", "StopReason"]
 
+_MOST_UNBEGUN = 256
+
 StopReason = Literal["cancelled", "expired", "stale", "draining"]
 """Why an attempt is to stop: the agent does not want it, its deadline passed, a newer attempt runs, we shut down."""
 
@@ -83,6 +85,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, int], Run] = {}
+        self._unbegun: dict[tuple[str, int], StopReason] = {}
         self.closing = False
 
     def __iter__(self) -> Iterator[Run]:
@@ -95,9 +98,21 @@ class Runs:
         """The run of that attempt, if it is here."""
         return self._runs.get((request_id, attempt))
 
+    def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
+        """Stop the run of that attempt; if it is not here it may be about to begin, and is stopped then."""
+        run = self.get(request_id, attempt)
+        if run is not None:
+            run.stop(reason)
+            return
+        self._unbegun[request_id, attempt] = reason
+        if len(self._unbegun) > _MOST_UNBEGUN:
+            del self._unbegun[next(iter(self._unbegun))]
+
     @contextmanager
     def holding(self, run: Run) -> Iterator[None]:
         """Count the run among those of the worker for as long as the block lasts."""
+        if (reason := self._unbegun.pop((run.id, run.attempt), None)) is not None:
+            run.stop(reason)
         if self.closing:
             run.stop("draining")
         self._runs[run.id, run.attempt] = run

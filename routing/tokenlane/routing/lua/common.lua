@@ -242,8 +242,47 @@ local function cancel_one(id, reason)
   return 'flagged'
 end
 
--- dispatched -> running. By a worker that the attempt may be given to; reply as of `start`.
-local function start_one(id, request, worker)
+-- Why a lane takes no request of a kind now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
+local function closed_to(lane, kind)
+  local limit = lane_limit(lane, kind)
+  local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now_ms() - rule('lease_ms')), '+inf')
+  if limit == 0 or alive == 0 then return 'closed' end
+  if redis.call('ZCARD', lane_queue(lane, kind)) >= limit then return 'full' end
+end
+
+-- waiting -> dispatched, to a lane that takes it. Charges the agent one turn. Returns the job.
+local function dispatch_one(id, request, lane, model, token)
+  local now = now_ms()
+  local queue = P .. 'queue:' .. request.queue
+  local start_tag = tonumber(redis.call('ZSCORE', queue .. ':agents', request.agent) or tag(queue, request.agent))
+  local attempt = int(math.max(tonumber(request.attempt) + 1, now))
+
+  local busy = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. request.agent) > 1
+  dequeue(id, request.queue, request.agent)
+  local sequence = int(redis.call('INCR', P .. 'sequence'))
+  if busy then
+    local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
+    redis.call('ZADD', queue .. ':paid', start_tag + 1, request.agent)
+    redis.call('ZREMRANGEBYSCORE', queue .. ':paid', '-inf', clock)
+    redis.call('HSET', queue .. ':clock', 'clock', clock, 'served', sequence)
+    redis.call('ZADD', queue .. ':agents', 'XX', start_tag + 1, request.agent)
+  end
+  redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
+    'token', token, 'charge', busy and '1' or '0')
+  request.state, request.attempt, request.lane, request.model = 'dispatched', attempt, lane, model
+  local job = TAG .. id .. ':' .. attempt
+  redis.call('SET', 'arq:job:' .. job,
+    '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
+  redis.call('ZADD', lane_queue(lane, request.kind), sequence, job)
+  return job
+end
+
+local function ring_lane(lane, kind, message)
+  redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (kind == 'chat' and '' or ':' .. kind), message)
+end
+
+-- dispatched -> running. By a worker that the attempt may be given to, for a lease so long; reply as of `start`.
+local function start_one(id, request, worker, lease_ms)
   local now = now_ms()
   local again = request.state == 'running'
   local left = tonumber(request.deadline) - now
@@ -264,9 +303,22 @@ local function start_one(id, request, worker)
     request.started = int(now)
     redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
       'starts', request.starts)
-    redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
   end
-  redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
+  redis.call('ZADD', P .. 'leases', int(now + lease_ms), id)
   return { 'run', tonumber(request.attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
     tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
+end
+
+-- As `start_one`, for a worker that hears it from the reply: nobody who reads the lane's queue is to start the job.
+local function start_marked(id, request, worker)
+  local reply = start_one(id, request, worker, rule('lease_ms'))
+  if reply[1] == 'run' then
+    redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
+  end
+  return reply
+end
+
+-- What routers decide by, as a word: the policy, and which lanes there are and what they serve. It changes with these.
+local function view()
+  return (redis.call('HGET', P .. 'policy', 'revision') or '0') .. ':' .. (redis.call('GET', P .. 'changes') or '0')
 end

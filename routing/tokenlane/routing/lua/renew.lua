@@ -15,7 +15,8 @@ local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane 
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
 if takes ~= '1' then redis.call('ZREM', workers, worker) end
 
-local known = redis.call('HGET', state, 'endpoint')
+local said = redis.call('HMGET', state, 'provider', 'endpoint', 'models', 'limit', 'offer')
+local known = said[2]
 local others = redis.call('ZCARD', workers) - (redis.call('ZSCORE', workers, worker) and 1 or 0)
 local status = 'ok'
 if known and known ~= endpoint and others > 0 then
@@ -33,6 +34,8 @@ else
   else
     redis.call('HDEL', P .. 'pulls', lane)
   end
+  local new = said[1] ~= provider or said[2] ~= endpoint or said[3] ~= models or said[4] ~= limit or said[5] ~= offer
+  if opened or new then redis.call('INCR', P .. 'changes') end
   if opened then ring() end
 end
 

@@ -2,7 +2,7 @@
 -- (16 at most), in the order in which they are to be served.
 --
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, heads, lanes}
+-- reply {now ms, policy revision, heads, lanes, view}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
@@ -68,4 +68,4 @@ local function heads_of(name)
 end
 
 for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do heads_of(name) end
-return { now, tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), heads, lanes }
+return { now, tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), heads, lanes, view() }
