@@ -18,6 +18,7 @@ from tests.integration.servers import free_port, valkey
 from tokenlane.routing import connection
 from tokenlane.routing.errors import PoolUnavailable, QueueFull
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.replies import Checked
 
 SECRET = "s3cr3t-pass"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -193,6 +194,22 @@ async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch:
         with pytest.raises(PoolUnavailable):
             await call
     await pool.redis.aclose()
+
+
+async def test_more_commands_at_once_than_connections(pool: Pool) -> None:
+    """All are answered, whichever are cancelled meanwhile, and every connection is free afterwards."""
+    for _ in range(3):
+        asked = [asyncio.create_task(pool.check("client1")) for _ in range(200)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in asked[::3]:
+            task.cancel()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for number, answer in enumerate(answers):
+            assert isinstance(answer, Checked if number % 3 else asyncio.CancelledError), answer
+    connections = pool.redis.connection_pool
+    assert not connections._in_use_connections
+    assert len(connections._available_connections) <= connections.max_connections
 
 
 async def test_connections_cut_while_they_greet(redis_url: str) -> None:

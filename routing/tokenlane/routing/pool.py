@@ -304,7 +304,10 @@ class Pool:
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages on channels, in order, in one round trip."""
-        await self._run("publish", *(part for message in messages for part in message))
+        if len(messages) == 1:
+            await self._ask("PUBLISH", *messages[0])
+        else:
+            await self._run("publish", *(part for message in messages for part in message))
 
     # The seal.
 
@@ -357,13 +360,18 @@ class Pool:
         return as_text(outcome), as_text(ids)
 
     async def _run(self, name: str, *args: bytes | str | int) -> Reply:
+        try:
+            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
+        except redis_errors.NoScriptError:
+            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+
+    async def _ask(self, *parts: bytes | str | int) -> Reply:
         # Without `connection.asking`, which costs as much as the command.
         try:
             async with asyncio.timeout(connection.COMMAND_TIMEOUT_S):
-                try:
-                    return await connection.command(self.redis, "EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
-                except redis_errors.NoScriptError:
-                    return await connection.command(self.redis, "EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+                return await connection.short_command(self.redis, *parts)
+        except redis_errors.NoScriptError:
+            raise
         except (redis_errors.RedisError, OSError) as error:
             raise connection.as_ours(error, self.url) from error
 
