@@ -126,7 +126,8 @@ class World:
             lane, token = self.dice.choice(["lane1", "lane2"]), new_id()
             times = self.dice.randint(1, 2)
             given = await asyncio.gather(*(self.pool.dispatch(head, lane, "m1", token) for _ in range(times)))
-            assert len(set(given)) == 1
+            # What happens between the two may let only one of them through.
+            assert len(set(given) - {None}) <= 1
 
     async def pick_up(self) -> None:
         worker = self._worker()

@@ -154,8 +154,8 @@ local function priority_of(queue)
 end
 
 -- what: accepted, or how it ended. A new field may be a new hash's first.
-local function count(request, what)
-  local rates = P .. 'rates:' .. int(math.floor(now_ms() / RATE_MS))
+local function count(request, what, now)
+  local rates = P .. 'rates:' .. int(math.floor(now / RATE_MS))
   local field = request.role .. ':' .. priority_of(request.queue) .. ':' .. what
   if redis.call('HINCRBY', rates, field, 1) == 1 then
     redis.call('PEXPIRE', rates, RATE_MS * (RATE_BUCKETS + 2))
@@ -178,7 +178,7 @@ local function end_one(id, request, ending, message, code)
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
   if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
   note_drain(request.role, now, idle)
-  count(request, ending)
+  count(request, ending, now)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
@@ -250,6 +250,15 @@ local function closed_to(lane, kind)
   if redis.call('ZCARD', lane_queue(lane, kind)) >= limit then return 'full' end
 end
 
+-- Gives an attempt to ARQ. Returns the job.
+local function put_job(id, attempt, jobs, sequence, now)
+  local job = TAG .. id .. ':' .. attempt
+  redis.call('SET', 'arq:job:' .. job,
+    '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
+  redis.call('ZADD', jobs, sequence, job)
+  return job
+end
+
 -- waiting -> dispatched, to a lane that takes it. Charges the agent one turn. Returns the job.
 local function dispatch_one(id, request, lane, model, token)
   local now = now_ms()
@@ -270,19 +279,15 @@ local function dispatch_one(id, request, lane, model, token)
   redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
     'token', token, 'charge', busy and '1' or '0')
   request.state, request.attempt, request.lane, request.model = 'dispatched', attempt, lane, model
-  local job = TAG .. id .. ':' .. attempt
-  redis.call('SET', 'arq:job:' .. job,
-    '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
-  redis.call('ZADD', lane_queue(lane, request.kind), sequence, job)
-  return job
+  return put_job(id, attempt, lane_queue(lane, request.kind), sequence, now)
 end
 
 local function ring_lane(lane, kind, message)
   redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (kind == 'chat' and '' or ':' .. kind), message)
 end
 
--- dispatched -> running. By a worker that the attempt may be given to, for a lease so long; reply as of `start`.
-local function start_one(id, request, worker, lease_ms)
+-- dispatched -> running. By a worker that the attempt may be given to and that hears it from the reply: that of `start`.
+local function start_one(id, request, worker)
   local now = now_ms()
   local again = request.state == 'running'
   local left = tonumber(request.deadline) - now
@@ -304,18 +309,11 @@ local function start_one(id, request, worker, lease_ms)
     redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
       'starts', request.starts)
   end
-  redis.call('ZADD', P .. 'leases', int(now + lease_ms), id)
+  -- Nobody who reads the lane's queue is to start it.
+  redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
+  redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
   return { 'run', tonumber(request.attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
     tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
-end
-
--- As `start_one`, for a worker that hears it from the reply: nobody who reads the lane's queue is to start the job.
-local function start_marked(id, request, worker)
-  local reply = start_one(id, request, worker, rule('lease_ms'))
-  if reply[1] == 'run' then
-    redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
-  end
-  return reply
 end
 
 -- What routers decide by, as a word: the policy, and which lanes there are and what they serve. It changes with these.

@@ -13,7 +13,7 @@ local id, queue_name, agent, lane, model, token, worker, sole_by = unpack(ARGV, 
 begin()
 local request = read(id)
 if request and request.token == token then
-  if request.state == 'running' and request.worker == worker then return start_marked(id, request, worker) end
+  if request.state == 'running' and request.worker == worker then return start_one(id, request, worker) end
   return { 'dispatched', tonumber(request.attempt) }
 end
 if not request or request.state ~= 'waiting' then
@@ -31,7 +31,7 @@ if worker ~= '' then
     redis.call('HSET', P .. 'shortcuts', queue_name, cjson.encode({ sole_by, lane, model, worker }))
     redis.call('EXPIRE', P .. 'shortcuts', SHORTCUTS_KEPT_S)
   end
-  return start_marked(id, request, worker)
+  return start_one(id, request, worker)
 end
 redis.call('ZADD', P .. 'leases', int(now_ms() + rule('start_lease_ms')), id)
 ring_lane(lane, request.kind, job)

@@ -15,4 +15,4 @@ if request.state ~= 'dispatched' and not again then return { 'gone' } end
 if not again and marked == '0' and redis.call('EXISTS', 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
   return { 'gone' }
 end
-return start_marked(id, request, worker)
+return start_one(id, request, worker)
