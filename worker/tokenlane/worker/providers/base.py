@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -16,7 +16,7 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout, Unauthorized
 from tokenlane.routing.messages import FinishReason
 
-from .http import TRANSPORT_ERRORS, open_client, reading, send, transport_error
+from .http import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
 from .ndjson import LineReader
 from .patience import Patience
 from .recognise import NAMES
@@ -77,8 +77,7 @@ class HttpProvider:
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
         self._lane = lane
         self._http = open_client(lane, self.endpoint)
-        # Joining endpoint and path costs httpx half of what building a request does.
-        self._url = lru_cache(lambda path: httpx.URL(f"{self.endpoint}{path}"))
+        self._posting = lru_cache(self._posting_to)
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,10 +103,7 @@ class HttpProvider:
         loop = asyncio.get_running_loop()
         start = loop.time()
         first_until = start + self._lane.first_token_timeout_s
-        headers = {"Content-Type": "application/json", "Accept": self.stream_type}
-        if not self.keeps_alive:
-            headers["Connection"] = "close"
-        request = self._http.build_request("POST", self._url(path), content=content, headers=headers)
+        request = self._posting(path)(content)
         with Patience() as patience:
             try:
                 response = await patience.wait(send(self._http, request), first_until)
@@ -131,6 +127,13 @@ class HttpProvider:
             except TRANSPORT_ERRORS as error:
                 if answer.finish_reason is None:
                     raise self._failure(error, answer, start) from None
+
+    def _posting_to(self, path: str) -> Callable[[bytes], httpx.Request]:
+        """Makes requests for a stream of what they hold."""
+        headers = {"Content-Type": "application/json", "Accept": self.stream_type}
+        if not self.keeps_alive:
+            headers["Connection"] = "close"
+        return posting(self._http, path, headers)
 
     async def _check_stream(self, response: httpx.Response) -> None:
         """Raise what the response stands for unless it is a stream."""
