@@ -92,7 +92,8 @@ class Courier:
         if idempotency_key:
             envelope = envelope.model_copy(update={"idempotency": self._pool.keychain.fingerprint(idempotency_key)})
         with trace.use_span(send_span(envelope.role, envelope.id), end_on_exit=True) as span:
-            envelope = envelope.model_copy(update={"trace": inject(span)})
+            if context := inject(span):
+                envelope = envelope.model_copy(update={"trace": context})
             exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))
             self._limit(exchange, envelope.time_to_live_ms)
             await self._enter(exchange, partial(self._submit, exchange, envelope, payload))

@@ -25,6 +25,7 @@ _BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
 _IMAGE_TOKENS = 1024
 _FEW_TOKENS = 1024
+_REPLACED = "\ufffd".encode()
 _FIELDS = frozenset().union(*(form.model_fields for form in (ChatRequest, EmbedRequest, ModelCommand, Message)))
 
 
@@ -139,7 +140,8 @@ def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) 
     try:
         request = form.model_validate(asked)
         payload = request.to_wire()
-        _refuse_half_characters(request)
+        if _REPLACED in payload:
+            _refuse_half_characters(request)
     except ValidationError as error:
         raise BadRequest(_explained(error)) from None
     except (PydanticSerializationError, UnicodeError):
@@ -191,7 +193,7 @@ def _encodable(text: str) -> str:
 
 
 def _refuse_half_characters(request: ChatRequest | EmbedRequest | ModelCommand) -> None:
-    # pydantic refuses lone surrogates in text, but replaces them in the keys of JSON values without a word.
+    # pydantic refuses lone surrogates in text, but replaces them by `_REPLACED` in the keys of JSON values.
     json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
 
 
