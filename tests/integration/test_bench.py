@@ -6,10 +6,11 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE
 
+from tokenlane.benches.cost import Cost
 from tokenlane.benches.overhead import Overhead, table
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli import main; main()", "bench", "overhead")
-LEVELS = [1, 64]
+LEVELS = [1, 1, 64]
 
 
 async def test_overhead_measures_all_it_promises() -> None:
@@ -19,12 +20,30 @@ async def test_overhead_measures_all_it_promises() -> None:
     assert b"Traceback" not in error, error.decode()
     found = Overhead.model_validate_json(out)
     assert process.returncode == (0 if all(bar.held for bar in found.bars) else 1)
-    assert found.floor_ms.p50 > 0
+    assert [level.floor_ms is not None and level.floor_ms.p50 > 0 for level in found.levels] == [True, True, False]
     assert [level.streams for level in found.levels] == LEVELS
     for level in found.levels:
         assert level.direct_first_ms.samples == level.added_first_ms.samples == level.answers > 0
         assert level.direct_token_ms.samples == level.added_token_ms.samples == level.answers * (level.tokens - 1)
         assert all(cpu_us > 0 for cpu_us in level.cpu_us.model_dump().values())
-    assert [bar.limit for bar in found.bars] == [5, 10, 1.5]
+    assert [bar.limit for bar in found.bars] == [5, 10, 5, 10, 1.5]
     assert all(bar.held == (bar.measured <= bar.limit) for bar in found.bars)
     assert table(found).count("\n| ") == 1 + len(LEVELS)
+
+
+async def test_the_simulators_cost_is_told_at_each_pace() -> None:
+    """For each dialect, beside what writing alone costs; the bar is that of a process that is never idle."""
+    command = (*COMMAND[:-1], "simulator", "--quick", "--json", "--check")
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    out, error = await process.communicate()
+    assert b"Traceback" not in error, error.decode()
+    found = Cost.model_validate_json(out)
+    assert process.returncode == (0 if found.held else 1)
+    assert [at.spacing_ms for at in found.paces] == [0, 2]
+    for at in found.paces:
+        assert set(at.cpu_us) == {"vllm", "ollama"}
+        assert all(cost > 0 for cost in (at.write_us, *at.cpu_us.values()))
+    busy, idle = (max(at.cpu_us.values()) for at in found.paces)
+    for limit in (busy, busy - 0.01, idle + 1):
+        assert found.model_copy(update={"limit_us": limit}).held == (limit >= busy)
+    assert f"writing alone {found.paces[0].write_us:.1f}" in found.told()

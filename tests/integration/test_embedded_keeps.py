@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -17,7 +18,7 @@ from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
 from tokenlane.routing.errors import PoolUnavailable
-from tokenlane.routing.pool import connect
+from tokenlane.routing.pool import Pool, connect
 from tokenlane.worker.commands.listening import bind_address, known_as, lines_to_paste
 
 
@@ -28,6 +29,12 @@ async def kill(server: EmbeddedServer) -> None:
     await server.ended()
 
 
+async def unwritten(pool: Pool) -> int:
+    """Bytes that the server has not written yet, because the disk is busy with what it wrote before."""
+    found = await life.raw(pool).info("persistence")
+    return int(found["aof_buffer_length"])
+
+
 @pytest.mark.parametrize("how", ["stop", "kill", "revive"])
 async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
     """What a pool accepted is there after the server was stopped or killed, sealed with the same key."""
@@ -36,6 +43,9 @@ async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
     try:
         async with connect(server.url, keys=KeyRing(), opens=True) as pool:
             request_id, key_id = await life.submit(pool), pool.keychain.key_id
+            async with asyncio.timeout(10):
+                while await unwritten(pool):
+                    await asyncio.sleep(0.01)
         if how != "stop":
             await kill(server)
         if how == "revive":

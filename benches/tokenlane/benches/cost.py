@@ -1,27 +1,38 @@
-"""What a token costs the simulator: CPU of its process, requests and idling included, over the tokens it sent."""
+"""What a token costs the simulator: CPU of its process, requests and idling included, over the tokens it sent.
+
+Beside it stands what nothing but the system call costs, writing as many bytes at the same pace: no server can be below.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from statistics import median
+from typing import TypeAlias
 
 from pydantic import BaseModel
 
 from .party import Party, Tasks, party
 from .simulator import Simulator
 
-__all__ = ["FULL", "QUICK", "Cost", "Plan", "measure", "server"]
+__all__ = ["FULL", "QUICK", "Cost", "Plan", "measure", "server", "writer"]
 
 BAR_US = 10.0
 APIS = ("vllm", "ollama")
 """One that streams events, one that streams lines."""
+_TOKEN = b"x" * 250
+"""About what either sends for one."""
 
 
-class Plan(BaseModel):
-    """How much is asked: answers of `tokens`, one in each stream, `rounds` times, the first of them to warm up."""
+class Level(BaseModel):
+    """How much is asked: answers of `tokens`, one in each stream, `rounds` times, the first of them to warm up.
+
+    Args:
+        spacing_ms: between the tokens of a stream; 0: none, so that the process is never idle.
+    """
 
     streams: int = 64
     tokens: int
@@ -29,61 +40,92 @@ class Plan(BaseModel):
     rounds: int
 
 
-FULL = Plan(tokens=1000, spacing_ms=10, rounds=4)
-QUICK = Plan(tokens=50, spacing_ms=2, rounds=2)
+Plan: TypeAlias = tuple[Level, ...]
+
+FULL: Plan = (Level(tokens=4000, spacing_ms=0, rounds=4), Level(tokens=1000, spacing_ms=10, rounds=4))
+QUICK: Plan = (Level(tokens=100, spacing_ms=0, rounds=2), Level(tokens=50, spacing_ms=2, rounds=2))
 
 
-class Cost(BaseModel):
-    """Microseconds of CPU for a token, by dialect: the median of the rounds."""
+class AtPace(BaseModel):
+    """Microseconds of CPU for a token, the median of the rounds: by dialect, and for writing it alone."""
 
     streams: int
     tokens: int
     spacing_ms: float
     cpu_us: dict[str, float]
+    write_us: float
+
+
+class Cost(BaseModel):
+    """A whole measurement. The bar is that of a process that is never idle: else it is mostly that of waking up."""
+
+    paces: list[AtPace]
     limit_us: float = BAR_US
 
     @property
     def held(self) -> bool:
-        """Whether none is above the limit."""
-        return max(self.cpu_us.values()) <= self.limit_us
+        """Whether no dialect is above the limit."""
+        return all(cost <= self.limit_us for at in self.paces if not at.spacing_ms for cost in at.cpu_us.values())
 
     def told(self) -> str:
         """As lines of text."""
-        asked = f"{self.streams} streams, answers of {self.tokens} tokens, one every {self.spacing_ms:g} ms each"
-        lines = [f"- {api}: {cost:.2f} us of CPU a token" for api, cost in self.cpu_us.items()]
+        lines = []
+        for at in self.paces:
+            pace = f"one every {at.spacing_ms:g} ms each" if at.spacing_ms else "without a pause"
+            costs = ", ".join(f"{api} {cost:.1f}" for api, cost in at.cpu_us.items())
+            lines.append(
+                f"- {at.streams} streams, answers of {at.tokens} tokens, {pace}: {costs} us of CPU a token; "
+                f"writing alone {at.write_us:.1f}"
+            )
         verdict = "held" if self.held else "FALLS SHORT"
-        return "\n".join([f"{asked}:", *lines, f"- bar {self.limit_us:g} us: {verdict}"])
+        return "\n".join([*lines, f"- bar {self.limit_us:g} us, without a pause: {verdict}"])
 
 
 async def measure(plan: Plan, progress: Callable[[str], None]) -> Cost:
-    """Measure each dialect, in a process of its own."""
+    """Measure each dialect at each pace, in a process of its own."""
+    return Cost(paces=[await _at(level, progress) for level in plan])
+
+
+async def _at(level: Level, progress: Callable[[str], None]) -> AtPace:
     cpu_us: dict[str, float] = {}
     for api in APIS:
-        async with party(f"{__name__}:server", api=api, streams=plan.streams, spacing_ms=plan.spacing_ms) as backend:
-            host, port = await backend.ask(tuple[str, int], "address")
-            found = [await _round(backend, api, host, port, plan) for _ in range(plan.rounds)]
-        cpu_us[api] = median(found[1:])
-        progress(f"{api}: {cpu_us[api]:.2f} us")
-    return Cost(streams=plan.streams, tokens=plan.tokens, spacing_ms=plan.spacing_ms, cpu_us=cpu_us)
+        at = f"{__name__}:{server.__name__}"
+        async with party(at, api=api, streams=level.streams, spacing_ms=level.spacing_ms) as backend:
+            cpu_us[api] = await _cost(backend, level, _question(api, level.tokens))
+        progress(f"{api}, {level.spacing_ms:g} ms: {cpu_us[api]:.2f} us")
+    at = f"{__name__}:{writer.__name__}"
+    async with party(at, streams=level.streams, tokens=level.tokens, spacing_ms=level.spacing_ms) as bare:
+        write_us = await _cost(bare, level, b"")
+    progress(f"writing alone, {level.spacing_ms:g} ms: {write_us:.2f} us")
+    return AtPace(**level.model_dump(exclude={"rounds"}), cpu_us=cpu_us, write_us=write_us)
 
 
-async def _round(backend: Party, api: str, host: str, port: int, plan: Plan) -> float:
+async def _cost(backend: Party, level: Level, question: bytes) -> float:
+    host, port = await backend.ask(tuple[str, int], "address")
+    return median([await _round(backend, host, port, question, level) for _ in range(level.rounds)][1:])
+
+
+async def _round(backend: Party, host: str, port: int, question: bytes, level: Level) -> float:
     before = await backend.cpu_s()
     async with asyncio.TaskGroup() as group:
-        for _ in range(plan.streams):
-            group.create_task(_ask(api, host, port, plan.tokens))
-    return (await backend.cpu_s() - before) / (plan.streams * plan.tokens) * 1e6
+        for _ in range(level.streams):
+            group.create_task(_ask(host, port, question))
+    return (await backend.cpu_s() - before) / (level.streams * level.tokens) * 1e6
 
 
-async def _ask(api: str, host: str, port: int, tokens: int) -> None:
-    """One answer, read to the end of its connection and thrown away: reading costs the same machine."""
+def _question(api: str, tokens: int) -> bytes:
     path = "/api/chat" if api == "ollama" else "/v1/chat/completions"
     limit = {"options": {"num_predict": tokens}} if api == "ollama" else {"max_tokens": tokens}
     messages = [{"role": "user", "content": "How much is a token?"}]
     body = json.dumps({"model": "sim", "messages": messages, "stream": True, **limit}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def _ask(host: str, port: int, question: bytes) -> None:
+    """One answer, read to the end of its connection and thrown away: reading costs the same machine."""
     reader, writer = await asyncio.open_connection(host, port)
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    writer.write(question)
     try:
         while await reader.read(65_536):
             pass
@@ -102,3 +144,43 @@ async def server(api: str, streams: int, spacing_ms: float) -> AsyncIterator[Tas
             return host, int(port)
 
         yield {"address": address}
+
+
+@asynccontextmanager
+async def writer(streams: int, tokens: int, spacing_ms: float) -> AsyncIterator[Tasks]:
+    """Who only writes, as a process: to `streams` connections at a time, at one beat. `address` tells where."""
+    arrived: list[asyncio.StreamWriter] = []
+
+    async def beat(clients: list[asyncio.StreamWriter]) -> None:
+        files = [client.get_extra_info("socket").fileno() for client in clients]
+        clock = asyncio.get_running_loop().time
+        next_at = clock()
+        for _ in range(tokens):
+            next_at = max(next_at + spacing_ms / 1000, clock())
+            await asyncio.sleep(next_at - clock())
+            for file in files:
+                _write(file)
+        for client in clients:
+            client.close()
+
+    async def arrive(_: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        arrived.append(client)
+        if len(arrived) == streams:
+            clients, arrived[:] = list(arrived), []
+            await beat(clients)
+
+    listening = await asyncio.start_server(arrive, "127.0.0.1", 0)
+
+    async def address() -> tuple[str, int]:
+        host, port = listening.sockets[0].getsockname()
+        return host, port
+
+    async with listening:
+        yield {"address": address}
+
+
+def _write(file: int) -> None:
+    try:
+        os.write(file, _TOKEN)
+    except BlockingIOError:  # its reader is behind; the next one goes
+        return

@@ -48,10 +48,14 @@ def stamps(text: str) -> tuple[int, int]:
 class _Clock:
     """Beats for all connections that have an answer under way."""
 
-    def __init__(self, first_ms: float, spacing_ms: float) -> None:
-        self._first_s = first_ms / 1000
-        self._spacing_s = spacing_ms / 1000
+    def __init__(self) -> None:
+        self._first_s = 0.0
+        self._spacing_s = 0.001
         self._beating: dict[_Connection, None] = {}
+
+    def set(self, first_ms: float, spacing_ms: float) -> None:
+        """How long an answer's first token takes from now on, and each later one."""
+        self._first_s, self._spacing_s = first_ms / 1000, spacing_ms / 1000
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -127,16 +131,20 @@ def _chunk(data: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def metronome(first_ms: float, spacing_ms: float) -> AsyncIterator[Tasks]:
-    """The back end, as a process. The task `url` tells where it listens. An answer has `max_tokens` tokens."""
-    clock = _Clock(first_ms, spacing_ms)
+async def metronome() -> AsyncIterator[Tasks]:
+    """The back end, as a process. The task `url` tells where it listens, `pace` sets the clock. An answer has
+    `max_tokens` tokens."""
+    clock = _Clock()
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(clock), "127.0.0.1", 0)
 
     async def url() -> str:
         host, port = server.sockets[0].getsockname()
         return f"http://{host}:{port}"
 
+    async def pace(first_ms: float, spacing_ms: float) -> None:
+        clock.set(first_ms, spacing_ms)
+
     async with background() as tasks:
         tasks.create_task(clock.run())
-        yield {"url": url}
+        yield {"url": url, "pace": pace}
     server.close()

@@ -2,14 +2,15 @@
 
 The same requests go to the same simulated back end, by turns: from a bare HTTP client, and from an agent through an
 embedded server and a worker. Everything has a process of its own. Before every turn with one stream the floor is
-measured too, so all figures are of one run, and ratios hold when the machine's speed drifts.
+measured too, with the same rest before each, so all figures are of one run, and ratios hold when the machine's speed
+drifts.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
+from typing import TypeAlias
 
 from pydantic import BaseModel
 from redis.asyncio import Redis
@@ -38,25 +40,43 @@ WORKER_CPU_STREAMS = 64
 @dataclass(frozen=True)
 class Level:
     """How much is asked at once: `answers` of `tokens` each, one after another, in each of `streams`; `rounds` times
-    directly and as often through tokenlane, by turns."""
+    directly and as often through tokenlane, by turns.
+
+    Args:
+        first_ms: when the back end says its first token.
+        spacing_ms: and each later one.
+        rest_ms: between one stream's first tokens, about; the floor is measured with that rest. None: it is not.
+    """
 
     streams: int
     tokens: int
     answers: int
     rounds: int
+    first_ms: float = 10
+    spacing_ms: float = 20
+    rest_ms: float | None = None
+
+    @property
+    def spread_s(self) -> float:
+        """The time of one answer."""
+        return (self.first_ms + self.spacing_ms * self.tokens) / 1000
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that is measured. `first_ms` and `spacing_ms`: when the back end says its first token, and each later one."""
+Plan: TypeAlias = tuple[Level, ...]
+"""All that is measured. At one stream twice: with a back end that answers at once, and with one that takes its time."""
 
-    levels: tuple[Level, ...]
-    first_ms: float
-    spacing_ms: float
-
-
-FULL = Plan((Level(1, 4, 20, 20), Level(16, 128, 3, 4), Level(64, 128, 2, 4), Level(256, 128, 1, 4)), 10, 20)
-QUICK = Plan((Level(1, 2, 5, 1), Level(64, 8, 1, 1)), 1, 2)
+FULL: Plan = (
+    Level(1, 2, 100, 10, first_ms=0, spacing_ms=1, rest_ms=0),
+    Level(1, 4, 20, 20, rest_ms=90),
+    Level(16, 128, 3, 4),
+    Level(64, 128, 2, 4),
+    Level(256, 128, 1, 4),
+)
+QUICK: Plan = (
+    Level(1, 2, 5, 1, first_ms=0, spacing_ms=1, rest_ms=0),
+    Level(1, 2, 5, 1, first_ms=5, spacing_ms=5, rest_ms=15),
+    Level(64, 8, 1, 1, first_ms=1, spacing_ms=2),
+)
 
 
 class Times(BaseModel):
@@ -85,11 +105,16 @@ class Cpu(BaseModel):
 
 
 class AtStreams(BaseModel):
-    """What was measured at one number of streams. `added_…`: through tokenlane, less the median of directly."""
+    """What was measured at one number of streams. `added_…`: through tokenlane, less the median of directly.
+    `floor_ms`: with that rest before each; after one, processor and caches are cold, for the floor as for a request."""
 
     streams: int
     tokens: int
     answers: int
+    first_ms: float
+    spacing_ms: float
+    rest_ms: float | None
+    floor_ms: Times | None
     direct_first_ms: Times
     added_first_ms: Times
     direct_token_ms: Times
@@ -107,16 +132,11 @@ class Bar(BaseModel):
 
 
 class Overhead(BaseModel):
-    """A whole measurement. `floor_ms`, which the bars mean, was taken without a pause, `floor_at_pace_ms` at the pace
-    of the requests at one stream: after a rest processor and caches are cold, for the floor as for a request."""
+    """A whole measurement."""
 
     measured_at: str
     machine: str
     versions: str
-    first_ms: float
-    spacing_ms: float
-    floor_ms: Times
-    floor_at_pace_ms: Times
     levels: list[AtStreams]
     bars: list[Bar]
 
@@ -139,11 +159,11 @@ class _Scene:
 
 @asynccontextmanager
 async def _scene(plan: Plan) -> AsyncIterator[_Scene]:
-    most = max(level.streams for level in plan.levels)
+    most = max(level.streams for level in plan)
     async with (
         EmbeddedServer() as server,
         Redis.from_url(server.url) as redis,
-        party(_name(metronome.metronome), first_ms=plan.first_ms, spacing_ms=plan.spacing_ms) as backend,
+        party(_name(metronome.metronome)) as backend,
         party(_name(floor.echo), redis=server.url),
         party(_name(floor.asking), redis=server.url) as asking,
     ):
@@ -172,7 +192,7 @@ class _Turn:
         return 1e6 * self.cpu_s[who] / (len(self.heard.first_ms) + len(self.heard.delta_ms))
 
 
-async def _turn(scene: _Scene, client: str, level: Level, spread_s: float) -> _Turn:
+async def _turn(scene: _Scene, client: str, level: Level) -> _Turn:
     async def used() -> dict[str, float]:
         clocks = {name: getattr(scene, name).cpu_s for name in ("backend", "worker", "bare", "agent")}
         clocks["server"] = scene.server_cpu_s
@@ -181,7 +201,7 @@ async def _turn(scene: _Scene, client: str, level: Level, spread_s: float) -> _T
     asking: Party = getattr(scene, client)
     before = await used()
     heard = await asking.ask(
-        Heard, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=spread_s
+        Heard, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=level.spread_s
     )
     after = await used()
     return _Turn(heard, {name: after[name] - before[name] for name in after})
@@ -193,41 +213,35 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
     Raises:
         UserError: a process failed; it said on standard error why.
     """
-    floor_ms: list[float] = []
-    at_pace_ms: list[float] = []
     levels: list[AtStreams] = []
     async with _scene(plan) as scene:
         for client in (scene.floor, scene.bare, scene.agent):
             await client.cpu_s()  # all are up before anything is timed
-        for level in plan.levels:
-            spread_s = (plan.first_ms + plan.spacing_ms * level.tokens) / 1000
-            turn = partial(_turn, scene, level=level, spread_s=spread_s)
+        for level in plan:
+            await scene.backend.ask(type(None), "pace", first_ms=level.first_ms, spacing_ms=level.spacing_ms)
+            turn = partial(_turn, scene, level=level)
             await turn("bare")
             await turn("agent")
+            floor_ms: list[float] = []
             direct, through = [], []
             for number in range(level.rounds):
                 progress(f"{level.streams} streams, round {number + 1} of {level.rounds}")
-                if level.streams == 1:
-                    at_pace_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=spread_s)
-                    floor_ms += await scene.floor.ask(list[float], "times", count=level.answers, pause_s=0)
+                if level.rest_ms is not None:
+                    count, pause_s = level.answers, level.rest_ms / 1000
+                    floor_ms += await scene.floor.ask(list[float], "times", count=count, pause_s=pause_s)
                 direct.append(await turn("bare"))
                 through.append(await turn("agent"))
-            levels.append(_at(level, direct, through))
-    floor_times = Times.of(floor_ms)
+            levels.append(_at(level, floor_ms, direct, through))
     return Overhead(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=_machine(),
         versions=_versions(),
-        first_ms=plan.first_ms,
-        spacing_ms=plan.spacing_ms,
-        floor_ms=floor_times,
-        floor_at_pace_ms=Times.of(at_pace_ms),
         levels=levels,
-        bars=_bars(floor_times, levels),
+        bars=list(_bars(levels)),
     )
 
 
-def _at(level: Level, direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtStreams:
+def _at(level: Level, floor_ms: Sequence[float], direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtStreams:
     def pooled(turns: Sequence[_Turn], kind: str) -> list[float]:
         return [time_ms for turn in turns for time_ms in getattr(turn.heard, kind)]
 
@@ -237,6 +251,10 @@ def _at(level: Level, direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtSt
         streams=level.streams,
         tokens=level.tokens,
         answers=direct_first.samples,
+        first_ms=level.first_ms,
+        spacing_ms=level.spacing_ms,
+        rest_ms=level.rest_ms,
+        floor_ms=Times.of(floor_ms) if floor_ms else None,
         direct_first_ms=direct_first,
         added_first_ms=Times.of(pooled(through, "first_ms"), less=direct_first.p50),
         direct_token_ms=direct_token,
@@ -252,19 +270,20 @@ def _at(level: Level, direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtSt
     )
 
 
-def _bars(floor_ms: Times, levels: Sequence[AtStreams]) -> list[Bar]:
-    at = {level.streams: level for level in levels}
-    first_ms = at[1].added_first_ms
-    figures = (
-        ("added time to first token at 1 stream, p50, in floors", first_ms.p50 / floor_ms.p50, IDLE_P50_BAR),
-        ("added time to first token at 1 stream, p99, in floors", first_ms.p99 / floor_ms.p99, IDLE_P99_BAR),
-        (
-            f"worker's CPU a token at {WORKER_CPU_STREAMS} streams, in bare clients",
-            at[WORKER_CPU_STREAMS].cpu_us.worker_over_bare,
-            WORKER_CPU_BAR,
-        ),
-    )
-    return [Bar(name=name, measured=found, limit=limit, held=found <= limit) for name, found, limit in figures]
+def _bars(levels: Sequence[AtStreams]) -> Iterator[Bar]:
+    for level in levels:
+        if level.floor_ms is not None:
+            when = "after a rest" if level.rest_ms else "without a rest"
+            name = f"added time to first token at 1 stream, {when}, in floors"
+            yield _bar(f"{name}, p50", level.added_first_ms.p50 / level.floor_ms.p50, IDLE_P50_BAR)
+            yield _bar(f"{name}, p99", level.added_first_ms.p99 / level.floor_ms.p99, IDLE_P99_BAR)
+        if level.streams == WORKER_CPU_STREAMS:
+            name = f"worker's CPU a token at {WORKER_CPU_STREAMS} streams, in bare clients"
+            yield _bar(name, level.cpu_us.worker_over_bare, WORKER_CPU_BAR)
+
+
+def _bar(name: str, measured: float, limit: float) -> Bar:
+    return Bar(name=name, measured=measured, limit=limit, held=measured <= limit)
 
 
 def _machine() -> str:
@@ -284,17 +303,18 @@ def _versions() -> str:
 def table(found: Overhead) -> str:
     """The measurement as Markdown, for benches/README.md."""
     rows = [
-        "| streams | answers | direct, first | added to first | direct, token | added to token "
+        "| streams | answers | tokens at | floor | direct, first | added to first | direct, token | added to token "
         "| bare | worker | agent | server | back end |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for at in found.levels:
-        times = (at.direct_first_ms, at.added_first_ms, at.direct_token_ms, at.added_token_ms)
+        times = (at.floor_ms, at.direct_first_ms, at.added_first_ms, at.direct_token_ms, at.added_token_ms)
         cpu = at.cpu_us
         cells = [
             str(at.streams),
             f"{at.answers} x {at.tokens}",
-            *(f"{time.p50:.2f} / {time.p99:.2f}" for time in times),
+            f"{at.first_ms:g} + {at.spacing_ms:g}",
+            *("" if time is None else f"{time.p50:.2f} / {time.p99:.2f}" for time in times),
             *(f"{used:.0f}" for used in (cpu.bare, cpu.worker, cpu.agent, cpu.server, cpu.backend)),
         ]
         rows.append(f"| {' | '.join(cells)} |")
@@ -302,12 +322,9 @@ def table(found: Overhead) -> str:
         f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {'held' if bar.held else 'FALLS SHORT'}"
         for bar in found.bars
     ]
-    floor_ms, paced_ms, idle_ms = found.floor_ms, found.floor_at_pace_ms, found.levels[0].added_first_ms
     return "\n".join(
         [
             f"{found.measured_at}, {found.machine}; {found.versions}.",
-            f"Back end: first token after {found.first_ms:g} ms, then one every {found.spacing_ms:g} ms.",
-            f"Floor: {floor_ms.p50:.2f} / {floor_ms.p99:.2f} ms ({floor_ms.samples} times).",
             "",
             "Times are p50 / p99 in milliseconds, CPU is microseconds a token.",
             "",
@@ -315,7 +332,15 @@ def table(found: Overhead) -> str:
             "",
             *bars,
             "",
-            f"No bar: at the pace of the requests the floor is {paced_ms.p50:.2f} / {paced_ms.p99:.2f} ms, "
-            f"and the added time {idle_ms.p50 / paced_ms.p50:.2f} / {idle_ms.p99 / paced_ms.p99:.2f} of it.",
+            _across(found.levels),
         ]
     )
+
+
+def _across(levels: Sequence[AtStreams]) -> str:
+    """What nobody should compare, and everybody will."""
+    added_ms = next(level.added_first_ms for level in levels if level.rest_ms)
+    floor_ms = next(level.floor_ms for level in levels if level.rest_ms == 0)
+    assert floor_ms is not None
+    p50, p99 = added_ms.p50 / floor_ms.p50, added_ms.p99 / floor_ms.p99
+    return f"No bar: the time added after a rest, in floors without one: {p50:.2f} / {p99:.2f}."
