@@ -9,6 +9,7 @@ import pytest
 
 from tokenlane.config import sections
 from tokenlane.config.effective import Setting
+from tokenlane.config.environment import take_command_line
 from tokenlane.config.exits import USAGE, ConfigError
 from tokenlane.config.load import (
     configured_redis,
@@ -18,7 +19,6 @@ from tokenlane.config.load import (
     pool_name,
     pool_settings,
     read,
-    take_command_line,
 )
 from tokenlane.config.poolkey import PoolKey, write_key_file
 

@@ -135,14 +135,14 @@ def _command(name: str, function: Any) -> Any:
 
 def _take_config(config: Path | None) -> None:
     if config is not None:
-        from tokenlane.config.load import take_command_line
+        from tokenlane.config.environment import take_command_line
 
         take_command_line(config)
 
 
 def _take_llm(llm: list[str] | None) -> None:
     if llm:
-        from tokenlane.config.load import take_command_line
+        from tokenlane.config.environment import take_command_line
 
         take_command_line(llm=llm)
 

@@ -4,36 +4,21 @@ never do.
 Each wins over those after it:
 
 1. `--llm`, and a verb's own options,
-2. the environment: `TOKENLANE_<SECTION>__<KEY>`, such as TOKENLANE_OLLAMA__ENDPOINT, and the names below,
+2. the environment: `TOKENLANE_<SECTION>__<KEY>`, and the short names in `environment`,
 3. llm.toml: that of `--config`, else of TOKENLANE_CONFIG, else ./llm.toml, else that of the user's configuration
    directory,
 4. the defaults.
-
-    TOKENLANE_REDIS_URL   [redis] url: the pool's Redis
-    TOKENLANE_POOL        [redis] pool: the pool's name (default: main)
-    TOKENLANE_POOL_KEY    the pool's keys, the newest first (default: [redis] key_file, else the file beside the socket)
-    TOKENLANE_LANE        the lane's name (default: <hostname>-<provider>)
-    TOKENLANE_PROVIDER    the kind of back end (default: builtin)
-    TOKENLANE_ENDPOINT    the back end's URL (default: the provider's own)
-    TOKENLANE_MODEL       the models it serves, comma separated
-    TOKENLANE_CAPACITY    requests at once
-    TOKENLANE_API_KEY     what the back end wants as a bearer token; only here, since arguments show in process lists
-    TOKENLANE_CONFIG      the file to read
-    TOKENLANE_LLM         what `--llm` says, for a command that has no such option
-    SC_DEBUG              `llm`: log requests and answers, prompts included
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import SecretStr
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, read_key_file
@@ -41,11 +26,11 @@ from tokenlane.config.running import announced_url, data_dir
 from tokenlane.config.values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, default_lane, is_name
 
 from .effective import DEFAULT, Layer, Setting, Settings
-from .explain import did_you_mean
+from .environment import PREFIX, key_in, lane_variables, section_variables, short_names
 from .layers import file_layer, lane_layer, text_layer
 from .overrides import OPTION as _LLM
 from .overrides import assignment
-from .sections import Lane, document_type, provider_names
+from .sections import Lane, provider_names
 
 __all__ = [
     "NoPool",
@@ -53,12 +38,9 @@ __all__ = [
     "cache_settings",
     "configured_back_ends",
     "configured_redis",
-    "debugging",
     "file_settings",
     "find_file",
     "find_pool",
-    "given_secrets",
-    "key_in",
     "lane_settings",
     "names_provider",
     "own_lane",
@@ -66,61 +48,13 @@ __all__ = [
     "pool_name",
     "pool_settings",
     "read",
-    "take_command_line",
-    "unknown_variables",
 ]
 
-_PREFIX = "TOKENLANE_"
-_SEPARATOR = "__"
 _CACHE_MB = 256
-_READ_ELSEWHERE = ("HOME",)  # by `running`
-_OF_TESTS = f"{_PREFIX}TEST_"
 
 
 class NoPool(ConfigError):
     """No Redis was named and no `tokenlane up` of this user runs."""
-
-
-class _Environment(BaseSettings):
-    # An empty variable counts as not set. Errors must not quote the input: it may be a key.
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
-
-    redis_url: str | None = None
-    pool_key: SecretStr | None = None
-    pool: str | None = None
-    lane: str | None = None
-    provider: str | None = None
-    endpoint: str | None = None
-    model: str | None = None
-    capacity: str | None = None
-    api_key: SecretStr | None = None
-    config: File | None = None
-    llm: str = ""
-
-
-class _Debug(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="SC_", env_ignore_empty=True)
-
-    debug: str = ""
-
-
-def debugging(subject: str) -> bool:
-    """Whether SC_DEBUG, a comma separated list, names the subject."""
-    return subject in (name.strip() for name in _Debug().debug.split(","))
-
-
-def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> None:
-    """Let `--config` and `--llm` hold for the rest of this process, and for the commands it starts.
-
-    Raises:
-        ConfigError: one of `llm` is not `key=value`.
-    """
-    if config is not None:
-        os.environ[f"{_PREFIX}CONFIG"] = str(config.absolute())
-    for text in llm:
-        assignment(text)
-    if llm:
-        os.environ[f"{_PREFIX}LLM"] = shlex.join(llm)
 
 
 def find_pool(explicit: str | None = None) -> RedisSettings:
@@ -171,7 +105,7 @@ def pool_keys(settings: Settings | None = None) -> KeyRing:
 
 
 def _given_keys() -> KeyRing:
-    text = _environment().pool_key
+    text = short_names().pool_key
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
     except ValueError as error:
@@ -255,7 +189,7 @@ def pool_settings(
     """
     settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
     names = settings.lanes_served()
-    if len(names) > 1 and _environment().api_key is not None:
+    if len(names) > 1 and short_names().api_key is not None:
         raise ConfigError(
             f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
         )
@@ -268,13 +202,6 @@ def asked_for() -> tuple[str | None, str | None]:
     models = named.get("models")
     provider = named.get("provider")
     return (str(provider) if provider else None, str(models[0]) if isinstance(models, list) and models else None)
-
-
-def given_secrets() -> list[str]:
-    """The names of the variables that hold secrets of ours and are set."""
-    environment = _environment()
-    secrets = {"API_KEY": environment.api_key, "POOL_KEY": environment.pool_key}
-    return [f"{_PREFIX}{name}" for name, secret in secrets.items() if secret is not None]
 
 
 def configured_back_ends() -> list[LaneSettings]:
@@ -340,21 +267,15 @@ def _lane_settings(settings: Settings, name: str) -> LaneSettings:
 
 def _api_key(variable: str | None, lane: str) -> tuple[SecretStr | None, str | None]:
     """The key, and the variable that holds it."""
-    key = _environment().api_key
+    key = short_names().api_key
     if key is not None:
-        return key, f"{_PREFIX}API_KEY"
+        return key, f"{PREFIX}API_KEY"
     if variable is None:
         return None, None
     found = key_in(variable)
     if found is None:
         raise ConfigError(f"Lane {lane!r}: its api_key_env names {variable}, which is not set: export {variable}=…")
     return found, variable
-
-
-def key_in(variable: str) -> SecretStr | None:
-    """Return the key that the environment variable of this name holds; None if it is not set or empty."""
-    value = os.environ.get(variable)
-    return SecretStr(value) if value else None
 
 
 def _key_file(settings: Settings) -> File | None:
@@ -374,11 +295,11 @@ def read(own: Mapping[str, Setting] | None = None) -> Settings:
     Raises:
         ConfigError: something is set wrongly; every wrong key is named with its place and what is allowed.
     """
-    environment = _environment()
-    file = find_file(environment.config)
-    sections, flat = _command_line(environment.llm)
-    layers = [file_layer(file) if file else {}, _aliases(environment), _variables(), sections]
-    return Settings(layers, {**_lane_variables(environment), **flat, **(own or {})}, file)
+    short = short_names()
+    file = find_file(short.config)
+    sections, flat = _command_line(short.llm)
+    layers = [file_layer(file) if file else {}, *section_variables(short), sections]
+    return Settings(layers, {**lane_variables(short), **flat, **(own or {})}, file)
 
 
 def file_settings(file: File) -> Settings:
@@ -403,77 +324,6 @@ def _command_line(text: str) -> tuple[Layer, dict[str, Setting]]:
     try:
         assignments = [assignment(part) for part in shlex.split(text)]
     except ValueError as error:
-        raise ConfigError(f"{_PREFIX}LLM: {error}; it is written as on a command line.") from None
+        raise ConfigError(f"{PREFIX}LLM: {error}; it is written as on a command line.") from None
     sections = text_layer(((path, value) for path, value in assignments if len(path) > 1), lambda _: _LLM)
     return sections, lane_layer({path[0]: Setting(value, _LLM) for path, value in assignments if len(path) == 1})
-
-
-def _variables() -> Layer:
-    names = document_type().model_fields
-    texts = []
-    for variable, value in os.environ.items():
-        section, *rest = variable.removeprefix(_PREFIX).split(_SEPARATOR)
-        if not variable.startswith(_PREFIX) or not rest or not value:
-            continue
-        if section.lower() not in names:
-            near = did_you_mean(section, [name.upper() for name in names])
-            raise ConfigError(f"{variable}: no section is called {section!r}.{near}")
-        texts.append((tuple(part.lower() for part in (section, *rest)), value))
-    return text_layer(texts, lambda path: _PREFIX + _SEPARATOR.join(map(str, path)).upper())
-
-
-def unknown_variables() -> dict[str, str]:
-    """The variables with our prefix that nothing reads, each with ` Did you mean …?` or nothing. They are no error: the
-    prefix is not ours alone.
-
-    Raises:
-        ConfigError: as `read`.
-    """
-    settings = read()
-    keys = {setting.value for path, setting in settings.leaves.items() if path[-1] == "api_key_env"}
-    keys |= {setting.value for key, setting in settings.own.items() if key == "api_key_env"}
-    short = [*(name.upper() for name in _Environment.model_fields), *_READ_ELSEWHERE]
-    known = {_PREFIX + name for name in short}
-    meant = [*short, *_section_keys()]
-    return {
-        variable: did_you_mean(variable, meant, prefix=_PREFIX)
-        for variable, value in sorted(os.environ.items())
-        if variable.startswith(_PREFIX) and value and _SEPARATOR not in variable
-        if variable.upper() not in known and variable not in keys and not variable.startswith(_OF_TESTS)
-    }
-
-
-def _section_keys() -> list[str]:
-    """The keys of sections as variables without the prefix, but for those of tables by name."""
-    sections = dict(document_type()())
-    return [
-        f"{name}{_SEPARATOR}{key}".upper()
-        for name, section in sections.items()
-        if isinstance(section, BaseModel)
-        for key in type(section).model_fields
-    ]
-
-
-def _aliases(environment: _Environment) -> Layer:
-    named = {("redis", "url"): environment.redis_url, ("redis", "pool"): environment.pool}
-    texts = [(path, value) for path, value in named.items() if value is not None]
-    return text_layer(texts, lambda path: _PREFIX + ("REDIS_URL" if path[-1] == "url" else "POOL"))
-
-
-def _lane_variables(environment: _Environment) -> dict[str, Setting]:
-    texts = {key: getattr(environment, key) for key in ("lane", "provider", "endpoint", "model", "capacity")}
-    return lane_layer(
-        {
-            "name" if key == "lane" else key: Setting(text, f"{_PREFIX}{key.upper()}")
-            for key, text in texts.items()
-            if text is not None
-        }
-    )
-
-
-def _environment() -> _Environment:
-    try:
-        return _Environment()
-    except ValidationError as error:
-        wrong = "; ".join(f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"Environment: {wrong}") from None

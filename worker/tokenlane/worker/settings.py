@@ -26,8 +26,9 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tokenlane.config.environment import debugging
 from tokenlane.config.exits import FAILED, USAGE, UserError
-from tokenlane.config.load import cache_settings, debugging, find_pool, lane_settings, pool_name
+from tokenlane.config.load import cache_settings, find_pool, lane_settings, pool_name
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router

@@ -12,8 +12,9 @@ import typer
 
 from tokenlane.config import output
 from tokenlane.config.effective import Setting, Settings
+from tokenlane.config.environment import given_secrets, unknown_variables
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import NoPool, find_pool, given_secrets, own_lane, read, unknown_variables
+from tokenlane.config.load import NoPool, find_pool, own_lane, read
 from tokenlane.config.values import masked
 
 __all__ = ["config"]
@@ -40,7 +41,7 @@ def show(
         return
     settings = read(own_lane(lane=lane))
     rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
-    unknown = unknown_variables()
+    unknown = unknown_variables(settings)
     if as_json:
         file = str(settings.file) if settings.file else None
         output.show_json({"file": file, "settings": [row._asdict() for row in rows], "unknown": list(unknown)})

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from tokenlane.config.environment import unknown_variables
 from tokenlane.config.exits import FAILED, OK, ConfigError
-from tokenlane.config.load import find_pool, pool_name, unknown_variables
+from tokenlane.config.load import find_pool, pool_name, read
 from tokenlane.config.output import Table, show, show_json
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import connect
@@ -29,7 +30,7 @@ def doctor(
     """Check server, clock, key, lanes and versions; exit code 1 if a check fails."""
     where, name = find_pool(redis), pool_name(pool)
     try:
-        checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables()))
+        checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables(read())))
     except PoolUnavailable as error:
         raise ConfigError(str(error)) from error
     if as_json:

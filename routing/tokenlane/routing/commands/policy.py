@@ -12,8 +12,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from tokenlane.config.effective import Settings
+from tokenlane.config.environment import take_command_line
 from tokenlane.config.exits import FAILED, ConfigError, UserError
-from tokenlane.config.load import find_pool, pool_name, read, take_command_line
+from tokenlane.config.load import find_pool, pool_name, read
 from tokenlane.config.values import RedisSettings
 from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.policy import Policy, PolicyChanged

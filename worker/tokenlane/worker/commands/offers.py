@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
+from tokenlane.config.environment import key_in
 from tokenlane.config.exits import FAILED, OK, UserError
-from tokenlane.config.load import key_in
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.probe import Place, Sighting, look

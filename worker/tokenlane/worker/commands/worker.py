@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
+from tokenlane.config.environment import debugging
 from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
 from tokenlane.config.load import (
     cache_settings,
-    debugging,
     find_pool,
     lane_settings,
     names_provider,
