@@ -38,7 +38,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `changes`               | string | counts changes of lanes: of what they are and serve, | stays                    |
 |                         |        | and workers that come                                |                          |
 | `shortcuts`             | hash   | by queue, JSON: `view` by which only one worker can  | itself, after 60 s;      |
-|                         |        | have what comes; its lane, the model, the worker     | useless once view changes|
+|                         |        | have what comes; its lane, the model, the worker     | of no use with a new one |
 | `drain:ROLE`            | hash   | last end `at`, `mean` ms between ends                | 1 h past the role's last |
 | `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
 | `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |
@@ -50,8 +50,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | of the same id                                       |                          |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers), `wishes:L` (of models, to the same). The scripts build the same names from
-the prefix: a change here is a change there.
+`doorbell:L:KIND` (to the lane's workers: a job, or a request that `submit` has started), `wishes:L` (of models, to the
+same). The scripts build the same names from the prefix: a change here is a change there.
 """
 
 from __future__ import annotations
