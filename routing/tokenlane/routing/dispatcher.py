@@ -134,7 +134,9 @@ def plan(survey: Survey, policy: Policy) -> Plan:
             if left > 0 and reserved.get(slots, priority) == priority:
                 credit[slots] = left - 1
                 sole_by = survey.view if len(options) == 1 else ""
-                placements.append(Placement(head, lane.name, model, lane.workers > 1, rank == 0, sole_by))
+                placements.append(
+                    Placement(head, lane.name, model, shared=lane.workers > 1, preferred=rank == 0, sole_by=sole_by)
+                )
                 break
         if head.more:
             for lane, _ in options:

@@ -262,10 +262,7 @@ class Pool:
         Raises:
             PoolUnavailable: also if what is stored is none that this version can read.
         """
-        async with connection.asking(self.url):
-            revision, document = as_list(
-                await connection.command(self.redis, "HMGET", self.keys.policy, "revision", "document")
-            )
+        revision, document = as_list(await self._ask("HMGET", self.keys.policy, "revision", "document"))
         if document is None:
             return Policy()
         try:
@@ -347,8 +344,8 @@ class Pool:
 
     async def sealed_with(self, key_ids: Sequence[str]) -> int:
         """How many requests that have not ended are sealed with one of these keys."""
+        ids = as_list(await self._ask("ZRANGE", self.keys.deadlines, 0, -1))
         async with connection.asking(self.url):
-            ids = as_list(await connection.command(self.redis, "ZRANGE", self.keys.deadlines, 0, -1))
             async with self.redis.pipeline(transaction=False) as pipe:
                 for request_id in ids:
                     pipe.hget(self.keys.request(as_text(request_id)), "key")
@@ -366,7 +363,7 @@ class Pool:
             return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args)
 
     async def _ask(self, *parts: bytes | str | int) -> Reply:
-        # Without `connection.asking`, which costs as much as the command.
+        # As in `connection.asking`, which itself costs as much as the command.
         try:
             async with asyncio.timeout(connection.COMMAND_TIMEOUT_S):
                 return await connection.short_command(self.redis, *parts)

@@ -37,9 +37,10 @@ from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Started
 from tokenlane.routing.telemetry import process_span
 
+from .progress import tell
 from .runs import Run, StopReason
 from .served import Lane
-from .settle import Answered, Broken, Outcome, Stopped, policy_of, settle, tell
+from .settle import Answered, Broken, Outcome, Stopped, policy_of, settle
 from .transcript import log_request, logged
 
 __all__ = ["run_request"]

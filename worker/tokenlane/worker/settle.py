@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, assert_never
 
@@ -17,7 +16,6 @@ from tokenlane.routing.messages import (
     Expired,
     Failed,
     Progress,
-    Progressed,
     Result,
     Usage,
 )
@@ -26,11 +24,12 @@ from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Ending
 from tokenlane.routing.retry import Budget, Requeue, decide
 
+from .progress import tell
 from .publisher import Rest
 from .runs import Run, StopReason
 from .served import Lane
 
-__all__ = ["Answered", "Broken", "Outcome", "Stopped", "policy_of", "settle", "tell"]
+__all__ = ["Answered", "Broken", "Outcome", "Stopped", "policy_of", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,13 +173,6 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
         # Outdated is also what was ended by a call whose answer was lost: the next one tells.
         outdated = run.reason == "stale"
         await asyncio.sleep(INSIST_EVERY_S)
-
-
-async def tell(lane: Lane, run: Run, progress: Progress) -> None:
-    """Let who waits for the request know how far it is."""
-    told = Progressed(attempt=run.attempt, worker=lane.worker, lane=lane.name, progress=progress)
-    with suppress(LlmError):  # the next one says more
-        await lane.pool.publish([(lane.pool.keys.deltas(run.id), told.to_wire())])
 
 
 async def policy_of(pool: Pool) -> Policy:

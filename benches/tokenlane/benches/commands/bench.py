@@ -43,7 +43,7 @@ def overhead(
 def simulator(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A second: to see that it works, not to quote.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
 ) -> None:
     """What a token costs the simulator, in CPU."""
 

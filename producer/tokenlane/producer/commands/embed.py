@@ -23,7 +23,7 @@ def embed(
     texts: Annotated[list[str], typer.Argument(help="Texts; - reads them from standard input, one a line.")],
     role: Annotated[str, typer.Option(help="The role to ask as: what the pool routes by.")] = "default",
     model: Annotated[str | None, typer.Option(help="The model that is to embed.")] = None,
-    dimensions: Annotated[int | None, typer.Option(help="Numbers a vector, where the model can choose.", min=1)] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Numbers a vector must have.", min=1)] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Not by the small fallback model.")] = False,
     priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
     as_json: Annotated[

@@ -27,7 +27,7 @@ def doctor(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
     pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
 ) -> None:
-    """Check server, clock, key, lanes and versions; exit code 1 if a check fails."""
+    """Check server, clock, key, lanes, versions and variables; exit code 1 if a check fails."""
     where, name = find_pool(redis), pool_name(pool)
     try:
         checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables(read())))

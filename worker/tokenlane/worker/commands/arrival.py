@@ -127,10 +127,10 @@ class Arrival:
     def _other_server(self) -> list[str]:
         """Which server answers, if it is not that of the lane's provider. One that only speaks OpenAI's dialect may be
         any, with something before it."""
-        if self.server in (None, self.provider, "openai"):
+        server = self.server
+        if server is None or server in (self.provider, "openai"):
             return []
-        assert self.server is not None
-        name, instead = NAMES[self.server], f'provider = "{self.server}"'
+        name, instead = NAMES[server], f'provider = "{server}"'
         if self.provider == "openai":
             return [f"server    this is {name}: {instead} knows more of it"]
         return [f"server    this is {name}, not {NAMES[self.provider]}: set {instead}"]

@@ -1,0 +1,20 @@
+"""Lets who waits for a request know how far it is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from tokenlane.routing.errors import LlmError
+from tokenlane.routing.messages import Progress, Progressed
+
+from .runs import Run
+from .served import Lane
+
+__all__ = ["tell"]
+
+
+async def tell(lane: Lane, run: Run, progress: Progress) -> None:
+    """Say it once: what is lost is not said again."""
+    told = Progressed(attempt=run.attempt, worker=lane.worker, lane=lane.name, progress=progress)
+    with suppress(LlmError):  # the next one says more
+        await lane.pool.publish([(lane.pool.keys.deltas(run.id), told.to_wire())])
