@@ -148,7 +148,7 @@ class LaneModels:
                 self._show()
 
     async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch, check and announce the model. A pinned one that does not get that far makes room for the one before."""
+        """Fetch, check and announce the model. A pinned one that does not get so far makes room for that before."""
         keeps = provider if isinstance(provider, KeepsBefore) and pin_of(self._settings, model) else None
         if keeps is not None:
             await keeps.keep_before(model, as_it_is=await self._is_as_pinned(model))
