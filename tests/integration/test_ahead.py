@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterator
 
 import pytest
 from tests.integration.stand_in import StandIn
@@ -24,6 +25,14 @@ async def ready(client: Client, count: int) -> None:
     courier = client._courier
     assert courier is not None
     await until(lambda: len(courier.ahead._ready) >= count)
+
+
+@pytest.fixture
+def swept() -> Iterator[None]:
+    """Only what the test makes is garbage to be looked for: looking through all that was imported takes its time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 async def test_a_request_finds_its_channel_subscribed(client: Client, worker: StandIn, pool: Pool) -> None:
@@ -48,6 +57,7 @@ async def test_ids_are_made_ready_again(client: Client, worker: StandIn) -> None
     await ready(client, 9)
 
 
+@pytest.mark.usefixtures("swept")
 async def test_an_id_of_a_stream_that_was_never_entered_is_used_again(client: Client) -> None:
     """Streams that are made and dropped take no channels with them."""
     await ready(client, 16)
@@ -70,6 +80,7 @@ async def test_unsubscribed_when_the_answer_has_ended(client: Client, worker: St
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.usefixtures("swept")
 async def test_an_id_of_a_request_that_was_not_valid_is_used_again(client: Client) -> None:
     """Requests that are refused before they are sent take no channels with them."""
     await ready(client, 16)

@@ -30,7 +30,7 @@ from tokenlane.worker.embeddings import step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.serve import open_fallback, open_lane, start_workers
+from tokenlane.worker.serve import drain, open_fallback, open_lane, start_workers
 from tokenlane.worker.served import Lane
 
 fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
@@ -90,6 +90,7 @@ async def at_work(
         tasks.create_task(run_router(lane.pool, lane.hub, host="here", own=workers))
         try:
             yield lane
+            await drain(lane, workers, 0)
         finally:
             await asyncio.gather(*(worker.abandon() for worker in workers))
 

@@ -114,7 +114,7 @@ def command(redis: Redis, *parts: bytes | str | int) -> Awaitable[Reply]:
 
 
 async def short_command(redis: Redis, *parts: bytes | str | int) -> Reply:
-    """A command whose reply is taken as it comes, for half of what redis-py's way costs. It is bounded by its caller."""
+    """A command whose reply is taken as it comes, for half of what redis-py's way costs. Its caller bounds it."""
     connections = redis.connection_pool
     connection = await connections.get_connection()
 
