@@ -22,6 +22,7 @@ from tokenlane.producer import (
     TokenDelta,
 )
 from tokenlane.routing.messages import new_id
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
 
@@ -283,6 +284,7 @@ async def test_an_unsent_request_of_another_that_is_lost(first: Client, second: 
     request_id = await submit(pool)
     async with second.attach(request_id) as joined:
         await raw(pool).flushall()
+        await pool.set_policy(Policy(lease_ms=300))
         with pytest.raises(RequestLost):
             await joined.answer()
 

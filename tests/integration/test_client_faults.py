@@ -288,8 +288,9 @@ async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: St
         assert await texts(stream) == ["a", "b"]
 
 
-async def test_streams_wait_while_the_server_is_away(tmp_path: Path) -> None:
+async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away a stream says so and waits; cancelling is made up for when it is back."""
+    monkeypatch.setattr("tokenlane.routing.connection.COMMAND_TIMEOUT_S", 1)
     async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
         stream = await client.chat("hello", role="planner").__aenter__()
         await server.stop()

@@ -115,12 +115,18 @@ def test_any_keys(entries: list[dict[str, object]]) -> None:
         ("faults = []", "f, line 1: 'faults' is unknown here. Allowed: [[fault]] tables."),
         ("[fault]\nstatus = 500", "f, line 1: write [[fault]] with two brackets"),
         ("fault = [1]", "f, line 1: a fault is a table of keys."),
+        ("[[fault]\n", "f: not TOML"),
+        ('[{\n "nosuch": 1}]', "f, line 2: 'nosuch' is no key of a fault. Allowed: answers_as, "),
+        ("{", "f, line 1: not JSON"),
+        ("[1]", "f, line 1: a fault is a table of keys"),
+        ("{}", "f, line 1: faults in JSON are a list of objects."),
     ],
 )
 def test_where_it_is_wrong(text: str, said: str) -> None:
-    """The message has the line, the key and what is allowed."""
+    """The message has the line, the key and what is allowed; the last four are JSON."""
+    as_json = text.startswith(("{", "[{", "[1"))
     with pytest.raises(ConfigError) as raised:
-        parse_faults(text, "f", as_json=False)
+        parse_faults(text, "f", as_json=as_json)
     assert str(raised.value).startswith(said)
 
 
