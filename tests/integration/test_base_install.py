@@ -77,12 +77,12 @@ print(redis.__version__, *(name for name in extras if importlib.util.find_spec(n
 async def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The interpreter of a virtual environment in which tokenlane is installed without extras, nothing pinned."""
     directory = tmp_path_factory.mktemp("base")
-    made = await asyncio.create_subprocess_exec(sys.executable, "-m", "venv", str(directory))
+    made = await asyncio.create_subprocess_exec(sys.executable, "-m", "venv", "--without-pip", str(directory))
     assert await made.wait() == 0
     python = str(directory / "bin" / "python")
-    options = ("--quiet", "--disable-pip-version-check", "--no-input", str(ROOT))
+    options = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", str(ROOT))
     pip = await asyncio.create_subprocess_exec(
-        *(python, "-m", "pip", "install", *options), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "pip", "--python", python, "install", *options), stderr=asyncio.subprocess.PIPE
     )
     _, said = await pip.communicate()
     complaint = said.decode(errors="replace").strip()

@@ -15,27 +15,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from redis.asyncio import Redis
+from tests.processes import until_gone
 
 from tokenlane.config import children, embedded
 from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
 from tokenlane.config.exits import USAGE
 from tokenlane.config.running import answers
-
-
-def group_is_gone(pid: int) -> bool:
-    """Whether no process of the server's group is left."""
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-async def until_gone(pid: int) -> None:
-    """Wait for the last process of the server's group."""
-    async with asyncio.timeout(10):
-        while not group_is_gone(pid):
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

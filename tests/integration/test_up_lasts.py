@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from tests.integration.farm import eventually
 from tests.integration.servers import free_port
 from tests.live.commands import Command, left_running, running, surroundings
+from tests.processes import is_gone
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
@@ -43,15 +44,6 @@ def up(backend: Simulator, *options: str) -> list[str]:
     return ["up", "--provider", "openai", "--endpoint", backend.url, "--capacity", "1", *options]
 
 
-async def ended(pid: int) -> bool:
-    """Whether that process is no more."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 async def pid_of(home: Path) -> int:
     """The process id of the server, as it says itself."""
     async with Redis.from_url(f"unix://{home}/redis/redis.sock") as redis:
@@ -64,6 +56,9 @@ async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
     async def gone() -> bool:
         return not left_running(home)
 
+    async def ended() -> bool:
+        return is_gone(server)
+
     with running(*up(backend), home=home) as first:
         await asyncio.to_thread(first.says, READY)
         async with Client(f"unix://{home}/redis/redis.sock") as client:
@@ -73,7 +68,7 @@ async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
                     assert (await anext(runs)).text == "one"
                     server = await pid_of(home)
                     first.process.kill()
-                    await eventually(lambda: ended(server))
+                    await eventually(ended)
                     with running(*up(backend), home=home) as second:
                         await asyncio.to_thread(second.says, READY)
                         backend.release()
