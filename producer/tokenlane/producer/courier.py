@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import get_args
 
@@ -35,8 +35,9 @@ from tokenlane.routing.replies import Ending
 from tokenlane.routing.telemetry import inject, send_span
 
 from .ahead import Ahead
-from .delivery import Delivery, ToWorker
+from .delivery import Delivery
 from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange
+from .outbox import Outbox
 
 __all__ = ["Courier"]
 
@@ -47,9 +48,6 @@ _DEADLINE_GRACE_S = 2.0
 _ENDED_LEFT_MS = 30_000
 _GOODBYE_S = 2.0
 _CANCEL_AGAIN_S = 0.5
-_SPEAK_EVERY_S = 0.25
-_OUTBOX = 4096
-_BATCH = 256
 
 
 class Courier:
@@ -63,8 +61,7 @@ class Courier:
         self._tasks = tasks
         self._client = client
         self._withdrawals: set[asyncio.Task[None]] = set()
-        self._outbox: asyncio.Queue[ToWorker] = asyncio.Queue(_OUTBOX)
-        self._words = asyncio.Event()
+        self._outbox = Outbox(pool, self.exchanges)
         self._closed = False
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -201,16 +198,8 @@ class Courier:
         await self.ahead.run(self._hub, self._pool.keys.deltas, self._listener)
 
     async def speak(self) -> None:
-        """Send what is to be said to workers, for ever. What is lost here is said again: everything is repeated."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_SPEAK_EVERY_S):
-                    await self._words.wait()
-            self._words.clear()
-            while words := self._to_say():
-                with suppress(LlmError):
-                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for to, said in words])
-                    self._asked(words)
+        """Send what is to be said to workers, for ever."""
+        await self._outbox.run()
 
     # The rest.
 
@@ -286,7 +275,7 @@ class Courier:
         delivery.attempt = standing.attempt
         exchange.missed()
         exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S if ended else UNCERTAIN_EVERY_S)
-        self._words.set()
+        self._outbox.hurry()
         return None
 
     async def _withdraw(self, exchange: Exchange, leaving: str) -> None:
@@ -324,10 +313,10 @@ class Courier:
         exchange.heard(asyncio.get_running_loop().time(), progress=before != (delivery.attempt, delivery.position))
         if isinstance(message, Progressed):
             exchange.waiting = f"lane {message.lane!r}: {message.progress.step}"
-        if answer is not None and not self._outbox.full():
-            self._outbox.put_nowait(answer)
-        if answer is not None or exchange.question is not None:
-            self._words.set()
+        if answer is not None:
+            self._outbox.answer(answer)
+        if exchange.question is not None:
+            self._outbox.hurry()
         if delivery.ended:
             self.abandon(exchange)
         exchange.changed.set()
@@ -335,28 +324,11 @@ class Courier:
     def _miss_all(self, request_id: str) -> None:
         for exchange in self.exchanges.get(request_id, ()):
             exchange.missed()
-        self._words.set()
+        self._outbox.hurry()
 
     def _expire(self, exchange: Exchange) -> None:
         exchange.delivery.fail(DeadlineExceeded())
         self.abandon(exchange)
-
-    def _to_say(self) -> list[ToWorker]:
-        now = asyncio.get_running_loop().time()
-        words = [self._outbox.get_nowait() for _ in range(min(self._outbox.qsize(), _BATCH))]
-        for exchange in self:
-            question = exchange.question
-            if question is not None and question.due <= now and len(words) < _BATCH:
-                question.due = now + question.every_s
-                words.append(ToWorker(question.worker, exchange.delivery.replay(question.attempt)))
-        return words
-
-    def _asked(self, words: Iterable[ToWorker]) -> None:
-        now = asyncio.get_running_loop().time()
-        for word in words:
-            for exchange in self.exchanges.get(word.message.id, ()):
-                if exchange.question is not None and exchange.question.since is None:
-                    exchange.question.since = now
 
     def _channel(self, exchange: Exchange) -> str:
         return self._pool.keys.deltas(exchange.id)
