@@ -267,8 +267,8 @@ async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool) -> 
 async def test_a_lane_that_was_stopped_is_not_waited_for(redis_url: str, pool: Pool) -> None:
     """Once it had time for a restart, the fallback embeds what waits for it."""
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
-        async with at_work(redis_url, Mapper(), "lane2") as lane:
-            await lane.lease.withdraw()
+        async with at_work(redis_url, Mapper(), "lane2"):
+            pass
         waiting = asyncio.create_task(client.embed("a", role="indexer"))
         await eventually(lambda: _waits(pool))
         state = f"{PREFIX}lane:lane2:state"

@@ -13,8 +13,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from tokenlane.config import cli
+from tokenlane.config.effective import Settings
 from tokenlane.config.exits import OK, USAGE
-from tokenlane.config.load import file_settings
+from tokenlane.config.layers import file_layer
 
 FILE = """\
 [redis]
@@ -139,7 +140,7 @@ def test_init_writes_a_file_that_changes_nothing_and_is_never_overwritten(tmp_pa
     """The file is valid and sets nothing; a second `init` is refused and leaves it."""
     assert run(tmp_path, "config", "init").returncode == OK
     file = tmp_path / "llm.toml"
-    assert not any(setting.value for setting in file_settings(file).leaves.values())
+    assert not any(setting.value for setting in Settings([file_layer(file)], {}, file).leaves.values())
     file.write_text("# mine", encoding="utf-8")
     again = run(tmp_path, "config", "init")
     assert (again.returncode, file.read_text()) == (USAGE, "# mine")
@@ -153,7 +154,7 @@ def test_every_example_in_the_written_file_is_valid(tmp_path: Path) -> None:
     assert (Path(__file__).parents[2] / "config" / "llm.toml").read_text(encoding="utf-8") == template
     file = tmp_path / "llm.toml"
     file.write_text(re.sub(r"^# (?=\[|\w+ = )", "", template, flags=re.MULTILINE), encoding="utf-8")
-    found = file_settings(file)
+    found = Settings([file_layer(file)], {}, file)
     assert found.document.has_policy
     policy = found.document.policy
     assert policy.model_fields_set == type(policy).model_fields.keys()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenlane.config.effective import Setting, Settings
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.layers import file_layer
-from tokenlane.config.load import file_settings
 from tokenlane.config.sections import PolicyRules
 from tokenlane.routing.policy import Candidate, Limits, Policy, RolePolicy
 from tokenlane.routing.policy_file import as_toml, policy_of
@@ -29,7 +28,7 @@ weight = 3
 def settings(text: str, tmp_path: Path) -> Settings:
     file = tmp_path / "llm.toml"
     file.write_text(text, encoding="utf-8")
-    return file_settings(file)
+    return Settings([file_layer(file)], {}, file)
 
 
 def test_a_file_is_a_whole_policy(tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ __all__ = [
     "cache_settings",
     "configured_back_ends",
     "configured_redis",
-    "file_settings",
     "find_file",
     "find_pool",
     "lane_settings",
@@ -300,15 +299,6 @@ def read(own: Mapping[str, Setting] | None = None) -> Settings:
     sections, flat = _command_line(short.llm)
     layers = [file_layer(file) if file else {}, *section_variables(short), sections]
     return Settings(layers, {**lane_variables(short), **flat, **(own or {})}, file)
-
-
-def file_settings(file: File) -> Settings:
-    """Read a file alone, without command line and environment.
-
-    Raises:
-        ConfigError: as `read`.
-    """
-    return Settings([file_layer(file)], {}, file)
 
 
 def find_file(named: File | None = None) -> File | None:
