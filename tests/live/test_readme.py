@@ -101,12 +101,9 @@ async def test_every_command_works(home: Path, endpoint: str) -> None:
                     command.kill()
                 assert command.output.strip()
             assert len(staying) == len(STAYING) + 1
-            up, *others = staying
-            for together in (others, [up]):
-                for command in together:
-                    command.process.send_signal(signal.SIGINT)
-                for command in together:
-                    assert await asyncio.to_thread(command.ends) == 0, command.output
+            for command in reversed(staying):
+                command.process.send_signal(signal.SIGINT)
+                assert await asyncio.to_thread(command.ends) == 0, command.output
         finally:
             for command in staying:
                 command.kill()
