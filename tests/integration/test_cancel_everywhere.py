@@ -46,7 +46,8 @@ class Town:
             await stream.answer()
         queue = await raw(self.pool).hget(f"{{main}}:request:{stream.request_id}", "queue")
         (worker,) = await raw(self.pool).zrange("{main}:lane:gpu0:workers", 0, -1)
-        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode()]
+        (router,) = await raw(self.pool).zrange("{main}:routers", -1, -1)  # heard last
+        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode(), router.decode()]
         await raw(self.pool).hset("{main}:shortcuts", queue, json.dumps(place))
         await raw(self.pool).delete(f"{{main}}:request:{stream.request_id}")
         self.backend.log.clear()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration import life
-from tests.integration.life import AGENT, CLIENT, LANE, PAYLOAD, PREFIX, ROLE, WORKER, audit, raw
+from tests.integration.life import AGENT, CLIENT, LANE, PAYLOAD, PREFIX, ROLE, ROUTER, WORKER, audit, raw
 from tests.workshop import Asker, FakeProvider, ask, serving, until
 
 from tokenlane.routing.dispatcher import run_router
@@ -32,10 +32,11 @@ async def hub(pool: Pool) -> AsyncIterator[Hub]:
 
 async def make_shortcut(pool: Pool, worker: str = WORKER, of: Envelope | None = None) -> None:
     """A router has placed a request of the queue on the only lane that can have it, and it has ended."""
+    await pool.sweep(ROUTER)
     asked = await life.submit(pool, of)
     survey = await pool.survey()
     head = await life.head(pool, asked)
-    started = await pool.dispatch_and_start(head, LANE.lane, "m1", new_id(), worker, survey.view)
+    started = await pool.dispatch_and_start(head, LANE.lane, "m1", new_id(), worker, survey.view, ROUTER)
     assert started is not None
     done = life.ended_message(started.attempt)
     assert await pool.finish(asked, started.attempt, worker, "completed", 3, "", done)
@@ -103,14 +104,14 @@ async def test_whoever_did_not_hear_it_starts_it_all_the_same(pool: Pool) -> Non
     assert len(await raw(pool).keys("arq:in-progress:*")) == 1
 
 
-async def test_a_dead_worker_has_it_for_a_start_lease(pool: Pool) -> None:
-    """Until its worker renews it the lease is short; then it waits again, and the lane takes nothing."""
+async def test_a_dead_worker_has_it_for_a_lease(pool: Pool) -> None:
+    """Then it waits again, and the lane takes nothing."""
     await life.open_lane(pool)
     await make_shortcut(pool)
     asked = await life.submit(pool)
     now_ms = (await pool.survey()).now_ms
     lapses_ms = await raw(pool).zscore(f"{PREFIX}leases", asked)
-    assert now_ms < lapses_ms <= now_ms + Policy().start_lease_ms
+    assert now_ms + Policy().start_lease_ms < lapses_ms <= now_ms + Policy().lease_ms
     await life.pass_lease(pool, asked)
     assert (await life.sweep(pool)).requeued == 1
     assert await life.state_of(pool, asked) == "waiting"
@@ -118,16 +119,14 @@ async def test_a_dead_worker_has_it_for_a_start_lease(pool: Pool) -> None:
     await audit(pool.redis)
 
 
-async def test_a_renewed_one_has_a_whole_lease(pool: Pool) -> None:
-    """The worker's beat prolongs it."""
+async def test_a_renewed_one_is_no_matter_of_others(pool: Pool) -> None:
+    """The worker's beat puts ARQ's mark on it, so that a worker that joins does not ask for it again and again."""
     await life.open_lane(pool)
     await make_shortcut(pool)
     asked = await life.submit(pool)
     (standing,) = (await pool.check(CLIENT, [asked])).standings
-    held = life.hold(life.Asked(asked, standing.attempt))
-    assert (await pool.renew(WORKER, LANE, [held], takes_new_work=True)).holds == ("mine",)
-    now_ms = (await pool.survey()).now_ms
-    assert await raw(pool).zscore(f"{PREFIX}leases", asked) > now_ms + Policy().start_lease_ms
+    assert await life.beat(pool, WORKER, LANE, life.hold(life.Asked(asked, standing.attempt))) == ("mine",)
+    assert await raw(pool).keys("arq:in-progress:*") == [f"arq:in-progress:{{main}}{asked}:{standing.attempt}".encode()]
 
 
 async def _none(pool: Pool) -> None:
@@ -158,6 +157,10 @@ async def _silent(pool: Pool) -> None:
     await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
 
 
+async def _asleep(pool: Pool) -> None:
+    await raw(pool).zincrby(f"{PREFIX}routers", -600, ROUTER)
+
+
 async def _full(pool: Pool) -> None:
     for _ in range(LANE.limit):
         assert await life.state_of(pool, await life.submit(pool)) == "running"
@@ -175,6 +178,7 @@ CHANGES: list[Callable[[Pool], Awaitable[None]]] = [
     _second_worker,
     _withdrawn,
     _silent,
+    _asleep,
     _full,
     _another_waits,
 ]
@@ -207,7 +211,8 @@ async def test_a_choice_by_an_old_view_makes_no_shortcut(pool: Pool) -> None:
     view = (await pool.survey()).view
     await _other_lane(pool)
     asked = await life.submit(pool)
-    assert await pool.dispatch_and_start(await life.head(pool, asked), "lane1", "m1", "t", WORKER, view) is not None
+    head = await life.head(pool, asked)
+    assert await pool.dispatch_and_start(head, "lane1", "m1", "t", WORKER, view, ROUTER) is not None
     assert await life.state_of(pool, await life.submit(pool)) == "waiting"
 
 
@@ -300,17 +305,36 @@ async def test_a_worker_without_a_free_slot_runs_it_later(redis_url: str, pool: 
     await audit(pool.redis)
 
 
-async def test_a_worker_confirms_what_it_runs(redis_url: str, pool: Pool, hub: Hub) -> None:
-    """Its beat comes before the short lease is over, though the next one is not due."""
-    provider = FakeProvider(hold_after=1)
-    async with serving(redis_url, provider) as (lane, _):
+async def test_a_bell_heard_twice_is_one(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Nor is what was found in the queue run again, when its bell comes at last."""
+    provider = FakeProvider()
+    heard: list[bytes] = []
+    await hub.subscribe(pool.keys.lane_doorbell("lane1"), heard.append)
+    async with serving(redis_url, provider, bell=False) as (lane, worker):
         asker = await short(pool, hub, lane.worker)
-        lapsed = (await pool.survey()).now_ms + Policy().start_lease_ms
-        async with asyncio.timeout(Policy().start_lease_ms / 1000):
-            while await raw(pool).zscore(f"{PREFIX}leases", asker.id) <= lapsed:
-                await asyncio.sleep(0.01)
-        provider.go.set()
         await asker.completed()
+        await until(lambda: not worker.tasks)
+        worker.ring(heard[-1])
+        assert not worker.tasks
+    assert len(provider.requests) == 1
+
+
+async def test_a_bell_heard_late_is_none(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """A worker that has not beaten for a lease asks the server whether what it is told of is still its own."""
+    provider = FakeProvider()
+    heard: list[bytes] = []
+    await hub.subscribe(pool.keys.lane_doorbell("lane1"), heard.append)
+    async with serving(redis_url, provider, bell=False) as (lane, worker):
+        worker.allow_pick_jobs = False
+        asker = await short(pool, hub, lane.worker)
+        await life.pass_lease(pool, asker.id)
+        assert (await life.sweep(pool)).requeued == 1
+        worker.allow_pick_jobs = True
+        lane.lease._holds_until = 0.0
+        worker.ring(heard[-1])
+        assert not worker.tasks
+    assert provider.requests == []
+    await audit(pool.redis)
 
 
 async def test_a_draining_worker_gives_back_what_it_did_not_start(redis_url: str, pool: Pool, hub: Hub) -> None:

@@ -291,7 +291,7 @@ class _Router:
         while True:
             try:
                 return await self._pool.dispatch_and_start(
-                    placement.head, placement.lane, placement.model, token, worker, placement.sole_by
+                    placement.head, placement.lane, placement.model, token, worker, placement.sole_by, self._name
                 )
             except LlmError as error:
                 if not failing:

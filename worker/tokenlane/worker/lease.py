@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 _BEATS_A_LEASE = 3
 _RETRY_S = 0.1
-_CONFIRM_S = 0.25
 
 
 class Lease:
@@ -47,7 +46,7 @@ class Lease:
         self._failing = False
         self._conflict: str | None = None
         self._hurry = asyncio.Event()
-        self._confirming: asyncio.TimerHandle | None = None
+        self._holds_until = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     async def open(self) -> None:
@@ -80,14 +79,10 @@ class Lease:
         """Beat now: something may have been missed."""
         self._hurry.set()
 
-    def confirm(self) -> None:
-        """Beat soon: something was started here that has only a short lease until then."""
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().call_later(_CONFIRM_S, self._confirm)
-
-    def _confirm(self) -> None:
-        self._confirming = None
-        self.hurry()
+    @property
+    def holds(self) -> bool:
+        """The last beat is younger than a lease: what came since is still this worker's."""
+        return asyncio.get_running_loop().time() < self._holds_until
 
     def announce(self, announcement: Announcement) -> None:
         """Say from now on this of the lane: its models or what they can do may have changed, nothing else."""
@@ -120,7 +115,7 @@ class Lease:
     async def _renew(self) -> Beat:
         # One at a time, or an older beat could take a withdrawal back.
         async with self._one_at_a_time:
-            held, fault = list(self._runs), self._fault
+            held, fault, now = list(self._runs), self._fault, asyncio.get_running_loop().time()
             beat = await self._pool.renew(
                 self._worker,
                 self._announcement,
@@ -129,7 +124,8 @@ class Lease:
                 fault=fault,
                 hits=self._hits(),
             )
-        self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
+        lease_s = beat.lease_ms / 1000
+        self._pause_s, self._holds_until = lease_s / _BEATS_A_LEASE, now + lease_s
         for run, hold in zip(held, beat.holds, strict=True):
             if hold != "mine":
                 run.stop(hold)

@@ -259,6 +259,11 @@ local function put_job(id, attempt, jobs, sequence, now)
   return job
 end
 
+-- ARQ's mark on a job: nobody who reads the lane's queue is to start it.
+local function mark(id, attempt)
+  redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. attempt, '1', 'PX', JOB_KEPT_MS)
+end
+
 -- waiting -> dispatched, to a lane that takes it. Charges the agent one turn. Returns the job.
 local function dispatch_one(id, request, lane, model, token)
   local now = now_ms()
@@ -309,8 +314,7 @@ local function start_one(id, request, worker)
     redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
       'starts', request.starts)
   end
-  -- Nobody who reads the lane's queue is to start it.
-  redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. request.attempt, '1', 'PX', JOB_KEPT_MS)
+  mark(id, request.attempt)
   redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
   return { 'run', tonumber(request.attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
     tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }

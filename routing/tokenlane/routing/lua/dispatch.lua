@@ -5,11 +5,12 @@
 -- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use there  6 token: new for each decision, so that the same call
 --       sent twice is known for one  7 worker that starts it, or ''
 --       8 where nobody but this worker can have what comes into the queue: the view by which that is so; else ''
+--       9 router that says so, in the worker's process; else ''
 -- reply {'dispatched', attempt} | what `start` replies | {'gone'} it does not wait | {'expired'} its deadline has passed, sweep ends it
 --       | {'closed'} no worker of the lane takes new work | {'full'} no credit
 
 local SHORTCUTS_KEPT_S = 60
-local id, queue_name, agent, lane, model, token, worker, sole_by = unpack(ARGV, 1, 8)
+local id, queue_name, agent, lane, model, token, worker, sole_by, router = unpack(ARGV, 1, 9)
 begin()
 local request = read(id)
 if request and request.token == token then
@@ -28,7 +29,7 @@ if closed then return { closed } end
 local job = dispatch_one(id, request, lane, model, token)
 if worker ~= '' then
   if sole_by ~= '' then
-    redis.call('HSET', P .. 'shortcuts', queue_name, cjson.encode({ sole_by, lane, model, worker }))
+    redis.call('HSET', P .. 'shortcuts', queue_name, cjson.encode({ sole_by, lane, model, worker, router }))
     redis.call('EXPIRE', P .. 'shortcuts', SHORTCUTS_KEPT_S)
   end
   return start_one(id, request, worker)

@@ -59,12 +59,11 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
     redis.call('ZADD', P .. 'clients', 'NX', int(now), client)
     redis.call('SADD', P .. 'client:' .. client, id)
     redis.call('SADD', P .. 'agent:' .. agent, id)
-    local job = TAG .. id .. ':' .. attempt
-    redis.call('ZADD', lane_queue(lane, kind), 1, job)
-    redis.call('SET', 'arq:in-progress:' .. job, '1', 'PX', JOB_KEPT_MS)
+    redis.call('ZADD', lane_queue(lane, kind), 1, TAG .. id .. ':' .. attempt)
   elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
     return 'stale'
   end
+  mark(id, attempt) -- what `submit` has started has none
   redis.call('ZADD', P .. 'leases', int(now + lease), id)
   if request and request.cancel then return request.cancel end
   return 'mine'

@@ -10,10 +10,10 @@
 --       | {'key', ids of the pool's keys}: it is sealed with none of them
 --       | {'known', policy revision, id, state}: the agent has submitted that idempotency key before
 
-local SHORT_BYTES, CONFIRMED_MS = 262144, 1000
+local SHORT_BYTES, ROUTER_SILENT_MS = 262144, 500
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight',
-  'lease_ms', 'start_lease_ms')
+  'lease_ms')
 local revision = tonumber(policy[1] or 0)
 local announced = redis.call('GET', P .. 'key')
 local sealed, keys = ARGV[11], announced or ARGV[11]
@@ -36,19 +36,22 @@ if redis.call('SCARD', P .. 'agent:' .. agent) >= tonumber(policy[4] or policy[5
   return full('agent')
 end
 
+local now = now_ms()
+
 -- The lane, the model and the worker that have this request without a router; nothing if that is for a router to say.
+-- The router that has said it sweeps in the worker's own process: while it is heard, the worker is not dead or asleep.
 local function shortcut()
   if #ARGV[10] > SHORT_BYTES or redis.call('EXISTS', P .. 'queues') == 1 then return end
   local cut = redis.call('HGET', P .. 'shortcuts', queue)
   if not cut then return end
-  local by, lane, model, worker = unpack(cjson.decode(cut))
+  local by, lane, model, worker, router = unpack(cjson.decode(cut))
   local workers = P .. 'lane:' .. lane .. ':workers'
   if by ~= view() or redis.call('ZCARD', workers) ~= 1 or not redis.call('ZSCORE', workers, worker) then return end
+  if now - tonumber(redis.call('ZSCORE', P .. 'routers', router) or 0) > ROUTER_SILENT_MS then return end
   if not closed_to(lane, kind) then return lane, model, worker end
 end
 
 local lane, model, worker = shortcut()
-local now = now_ms()
 local left = tonumber(ARGV[7])
 local floor = tonumber(ARGV[8])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
@@ -76,9 +79,7 @@ count(request, 'accepted', now)
 
 if lane then
   put_job(id, request.attempt, lane_queue(lane, kind), request.seq, now)
-  -- A lease so short that a worker that has died has not got it for long; one that lives renews it at once.
-  local lease, start_lease = tonumber(policy[6] or RULES.lease_ms), tonumber(policy[7] or RULES.start_lease_ms)
-  redis.call('ZADD', P .. 'leases', int(now + math.min(lease, math.max(start_lease, CONFIRMED_MS))), id)
+  redis.call('ZADD', P .. 'leases', int(now + tonumber(policy[6] or RULES.lease_ms)), id)
   local told = cjson.encode({ attempt = tonumber(request.attempt), model = model, starts = starts, left_ms = left, waited_ms = 0 })
   ring_lane(lane, kind, told .. '\n' .. ARGV[9] .. '\n' .. ARGV[10])
 else
