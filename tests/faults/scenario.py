@@ -1,4 +1,4 @@
-"""Agents that ask and a plan of faults, both drawn from a seed, over three workers on two lanes."""
+"""Agents that ask and a plan of faults, both drawn from a seed, over three workers on two lanes, or one on one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.workshop import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Interrupted, LlmError
+from tokenlane.routing.hub import Listener, open_hub
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import connect
 
@@ -44,13 +45,18 @@ POLICY: Final = Policy(
 
 @dataclass
 class Site:
-    """A server, a back end a lane, and the workers that live."""
+    """A server, a back end a lane, and the workers that live. `told`: requests that `submit` itself has started."""
 
     server: Server
     farm: Farm
     backends: dict[str, Simulator]
     workers: dict[Child, str] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
+    told: int = 0
+
+    def hear(self, bell: bytes) -> None:
+        """A lane's bell."""
+        self.told += b"\n" in bell
 
     async def open(self, lane: str) -> Child:
         """One more worker of that lane."""
@@ -69,11 +75,15 @@ async def site(directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] 
     """A server that keeps its data, and a ready worker for each lane named."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(directory))
-        async with connect(server.url) as pool:
-            await pool.set_policy(policy)
+        pool = await stack.enter_async_context(connect(server.url))
+        await pool.set_policy(policy)
+        hub = await stack.enter_async_context(open_hub(pool))
         backends = {lane: await stack.enter_async_context(Simulator(capacity=64)) for lane in set(lanes)}
         opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends)
         await asyncio.gather(*(opened.open(lane) for lane in lanes))
+        await hub.subscribe_all(
+            {pool.keys.lane_doorbell(lane): Listener(opened.hear, lambda: None) for lane in backends}
+        )
         yield opened
 
 
@@ -109,8 +119,10 @@ async def ask(
     return "completed"
 
 
-async def converse(url: str, history: list[Event], rng: random.Random, agent: str, requests: int) -> None:
-    """One agent: asks, a few at once, again until the pool has accepted as many as that."""
+async def converse(
+    url: str, history: list[Event], rng: random.Random, agent: str, requests: int, at_once: int = 3
+) -> None:
+    """One agent: asks, so many at once, again until the pool has accepted as many as that."""
     async with Client(url, agent=agent) as client:
         todo = deque((number, rng.randrange(1 << 32)) for number in range(requests))
 
@@ -126,7 +138,7 @@ async def converse(url: str, history: list[Event], rng: random.Random, agent: st
                     todo.append((number, seed))
                     await asyncio.sleep(0.1)
 
-        await asyncio.gather(*(work() for _ in range(3)))
+        await asyncio.gather(*(work() for _ in range(at_once)))
 
 
 # What may go wrong. Each sets right again what it did.
