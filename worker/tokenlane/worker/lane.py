@@ -132,16 +132,18 @@ class LaneWorker(arq.worker.Worker):
     def ring(self, bell: bytes) -> None:
         """A job is new in the queue: start it now, without looking. The bell is its id, or all that `start` would say.
 
-        Whatever cannot be started now is found in the queue when there is room. So is what a worker that has slept
-        for long hears: others may have it by now, which `start` knows.
+        Whatever cannot be started now is found in the queue when there is room. A worker that has slept for long asks
+        `start` all the same: others may have by now what it hears of.
         """
         if b"\n" not in bell:
             self._start_all([bell.decode()])
-        elif self._has_room() and self._lane.lease.holds and (told := read_told(bell)) is not None:
+        elif self._has_room() and (told := read_told(bell)) is not None:
             job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
-            if job_id not in self.tasks and not self._lane.publisher.knows(told.envelope.id, told.attempt):
+            if job_id in self.tasks or self._lane.publisher.knows(told.envelope.id, told.attempt):
+                return
+            if self._lane.lease.holds:
                 self._started[job_id] = told
-                self._start_all([job_id])
+            self._start_all([job_id])
 
     def reserve(self) -> bool:
         """Keep a slot free; False if there is none, or no more jobs are to be started."""
