@@ -251,7 +251,7 @@ _TABLE: Final = {
     r"worker:[^:]+|rates:\d+": "hash",
     r"router:[^:]+": "string",
     r"sequence|changes|key": "string",
-    r"shortcuts": "hash",
+    r"shortcut:.+": "string",
     r"failed": "stream",
 }
 _ARQ: Final = r"arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"

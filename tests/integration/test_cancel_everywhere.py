@@ -48,13 +48,14 @@ class Town:
         (worker,) = await raw(self.pool).zrange("{main}:lane:gpu0:workers", 0, -1)
         (router,) = await raw(self.pool).zrange("{main}:routers", -1, -1)  # heard last
         place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode(), router.decode()]
-        await raw(self.pool).hset("{main}:shortcuts", queue, json.dumps(place))
+        await raw(self.pool).set(f"{{main}}:shortcut:{queue.decode()}", json.dumps(place))
         await raw(self.pool).delete(f"{{main}}:request:{stream.request_id}")
         self.backend.log.clear()
 
     async def lengthen(self) -> None:
         """Have it given to its lane by a router."""
-        await raw(self.pool).delete("{main}:shortcuts")
+        for key in await raw(self.pool).keys("{main}:shortcut:*"):
+            await raw(self.pool).delete(key)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -16,7 +16,7 @@ from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import ChatRequest, Envelope, Message, new_id
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Started, read_told
+from tokenlane.routing.replies import Started, read_bell
 from tokenlane.routing.tasks import background
 from tokenlane.worker.serve import drain
 
@@ -53,8 +53,8 @@ class Bells:
     def told(self) -> Started:
         """The one request that was told to be started."""
         (bell,) = self.rung
-        told = read_told(bell)
-        assert told is not None
+        told = read_bell(bell)
+        assert isinstance(told, Started)
         return told
 
 
@@ -132,7 +132,7 @@ async def test_a_renewed_one_is_no_matter_of_others(pool: Pool) -> None:
 
 
 async def _none(pool: Pool) -> None:
-    await raw(pool).delete(f"{PREFIX}shortcuts")
+    assert await raw(pool).delete(*await raw(pool).keys(f"{PREFIX}shortcut:*")) == 1
 
 
 async def _other_policy(pool: Pool) -> None:
@@ -218,6 +218,16 @@ async def test_a_choice_by_an_old_view_makes_no_shortcut(pool: Pool) -> None:
     assert await life.state_of(pool, await life.submit(pool)) == "waiting"
 
 
+async def test_each_goes_by_itself(pool: Pool) -> None:
+    """Queues that are not used any more leave nothing, however busy others are."""
+    await life.open_lane(pool)
+    for priority in ("normal", "high"):
+        await make_shortcut(pool, of=life.envelope(priority=priority))
+    keys = await raw(pool).keys(f"{PREFIX}shortcut:*")
+    assert len(keys) == 2
+    assert all([0 < await raw(pool).ttl(key) <= 60 for key in keys])
+
+
 async def test_a_beat_that_says_nothing_new_changes_no_view(pool: Pool) -> None:
     """Else every beat would undo all shortcuts."""
     await life.open_lane(pool)
@@ -241,7 +251,7 @@ async def test_one_sent_again_after_a_loss_is_no_first_start(pool: Pool, hub: Hu
 @pytest.mark.parametrize("bell", [b"\n", b"{}\n{}\n", b"[1]\n\n", b"\xff\n\xff\n\xff", b'{"attempt":1}\n{"v":2}\nx'])
 def test_a_bell_that_says_nothing_is_none(bell: bytes) -> None:
     """Anybody may write to the channel, and newer versions may write otherwise."""
-    assert read_told(bell) is None
+    assert read_bell(bell) is None
 
 
 # The worker's side.

@@ -37,9 +37,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `changes`               | string | counts changes of lanes: of what they are and serve, | stays                    |
 |                         |        | and workers that come                                |                          |
-| `shortcuts`             | hash   | by queue, JSON: `view` by which only one worker can  | itself, after 60 s;      |
-|                         |        | have what comes; its lane, the model, the worker,    | of no use with a new one |
-|                         |        | the router beside it                                 | or when that is silent   |
+| `shortcut:Q`            | string | JSON: the `view` by which only one worker can have   | itself, after 60 s; of   |
+|                         |        | what comes into the queue; its lane, the model, the  | no use once the view is  |
+|                         |        | worker, the router beside it                         | new or the router silent |
 | `drain:ROLE`            | hash   | last end `at`, `mean` ms between ends                | 1 h past the role's last |
 | `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
 | `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |

@@ -34,11 +34,11 @@ __all__ = [
     "as_text",
     "read_attachment",
     "read_beat",
+    "read_bell",
     "read_checked",
     "read_started",
     "read_survey",
     "read_swept",
-    "read_told",
 ]
 
 logger = logging.getLogger(__name__)
@@ -168,13 +168,16 @@ def read_started(reply: Reply) -> Started | None:
     )
 
 
-def read_told(told: bytes) -> Started | None:
-    """What `submit` tells a worker that it has started: two lines, facts and envelope, then the payload."""
+def read_bell(bell: bytes) -> str | Started | None:
+    """What a lane's bell says to its workers: the id of a job that is theirs to start, or all of a request that
+    `submit` has started for the only one: two lines, facts and envelope, then the payload. None if it cannot be read.
+    """
+    if b"\n" not in bell:
+        return bell.decode("utf-8", "replace")
     try:
-        head, document, payload = told.split(b"\n", 2)
+        head, document, payload = bell.split(b"\n", 2)
         facts = json.loads(head)
-        envelope = _envelope(document)
-        if envelope is None:
+        if (envelope := _envelope(document)) is None:
             return None
         return Started(
             attempt=int(facts["attempt"]),

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.messages import Kind
-from tokenlane.routing.replies import Started, read_told
+from tokenlane.routing.replies import Started, read_bell
 
 from .job import run_request
 from .served import Lane
@@ -130,14 +130,15 @@ class LaneWorker(arq.worker.Worker):
         self._woken.set()
 
     def ring(self, bell: bytes) -> None:
-        """A job is new in the queue: start it now, without looking. The bell is its id, or all that `start` would say.
+        """A job is new in the queue: start it now, without looking.
 
         Whatever cannot be started now is found in the queue when there is room. A worker that has slept for long asks
         `start` all the same: others may have by now what it hears of.
         """
-        if b"\n" not in bell:
-            self._start_all([bell.decode()])
-        elif self._has_room() and (told := read_told(bell)) is not None:
+        told = read_bell(bell)
+        if isinstance(told, str):
+            self._start_all([told])
+        elif told is not None and self._has_room():
             job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
             if job_id in self.tasks or self._lane.publisher.knows(told.envelope.id, told.attempt):
                 return

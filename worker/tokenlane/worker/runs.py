@@ -16,6 +16,7 @@ from .publisher import Outlet
 __all__ = ["Run", "Runs", "StopReason"]
 
 _MOST_UNBEGUN = 256
+"""Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining"]
 """Why an attempt is to stop: the agent does not want it, its deadline passed, a newer attempt runs, we shut down."""

@@ -9,7 +9,7 @@
 -- reply {'dispatched', attempt} | what `start` replies | {'gone'} it does not wait | {'expired'} its deadline has passed, sweep ends it
 --       | {'closed'} no worker of the lane takes new work | {'full'} no credit
 
-local SHORTCUTS_KEPT_S = 60
+local SHORTCUT_KEPT_S = 60
 local id, queue_name, agent, lane, model, token, worker, sole_by, router = unpack(ARGV, 1, 9)
 begin()
 local request = read(id)
@@ -29,8 +29,8 @@ if closed then return { closed } end
 local job = dispatch_one(id, request, lane, model, token)
 if worker ~= '' then
   if sole_by ~= '' then
-    redis.call('HSET', P .. 'shortcuts', queue_name, cjson.encode({ sole_by, lane, model, worker, router }))
-    redis.call('EXPIRE', P .. 'shortcuts', SHORTCUTS_KEPT_S)
+    local cut = cjson.encode({ sole_by, lane, model, worker, router })
+    redis.call('SET', P .. 'shortcut:' .. queue_name, cut, 'EX', SHORTCUT_KEPT_S)
   end
   return start_one(id, request, worker)
 end

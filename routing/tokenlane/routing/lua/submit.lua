@@ -12,9 +12,11 @@
 
 local SHORT_BYTES, ROUTER_SILENT_MS = 262144, 500
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
-local policy = redis.call('HMGET', P .. 'policy', 'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight',
-  'lease_ms')
-local revision = tonumber(policy[1] or 0)
+-- In one step: rule() would ask for each. Limits are the role's own, else the pool's.
+local revision, role_depth, depth, role_in_flight, in_flight, lease_ms = unpack(redis.call('HMGET', P .. 'policy',
+  'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight', 'lease_ms'))
+revision, lease_ms = tonumber(revision or 0), tonumber(lease_ms or RULES.lease_ms)
+depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
 local announced = redis.call('GET', P .. 'key')
 local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
@@ -29,12 +31,9 @@ local function full(whose)
   return { 'full', whose, math.ceil(math.max(mean, 100)) }
 end
 
--- Limits are the role's own, else the pool's.
 local stream = P .. 'role:' .. role
-if redis.call('XLEN', stream) >= tonumber(policy[2] or policy[3] or RULES.depth) then return full('role') end
-if redis.call('SCARD', P .. 'agent:' .. agent) >= tonumber(policy[4] or policy[5] or RULES.in_flight) then
-  return full('agent')
-end
+if redis.call('XLEN', stream) >= depth then return full('role') end
+if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return full('agent') end
 
 local now = now_ms()
 
@@ -42,7 +41,7 @@ local now = now_ms()
 -- The router that has said it sweeps in the worker's own process: while it is heard, the worker is not dead or asleep.
 local function shortcut()
   if #ARGV[10] > SHORT_BYTES or redis.call('EXISTS', P .. 'queues') == 1 then return end
-  local cut = redis.call('HGET', P .. 'shortcuts', queue)
+  local cut = redis.call('GET', P .. 'shortcut:' .. queue)
   if not cut then return end
   local by, lane, model, worker, router = unpack(cjson.decode(cut))
   local workers = P .. 'lane:' .. lane .. ':workers'
@@ -79,7 +78,7 @@ count(request, 'accepted', now)
 
 if lane then
   put_job(id, request.attempt, lane_queue(lane, kind), request.seq, now)
-  redis.call('ZADD', P .. 'leases', int(now + tonumber(policy[6] or RULES.lease_ms)), id)
+  redis.call('ZADD', P .. 'leases', int(now + lease_ms), id)
   local told = cjson.encode({ attempt = tonumber(request.attempt), model = model, starts = starts, left_ms = left, waited_ms = 0 })
   ring_lane(lane, kind, told .. '\n' .. ARGV[9] .. '\n' .. ARGV[10])
 else
