@@ -12,7 +12,7 @@ from tests.faults.history import check_history
 from tests.faults.scenario import converse, misfortune, settled, site
 
 SEEDS = range(int(os.environ.get("TOKENLANE_FAULT_SEEDS", "6")))
-AGENTS, REQUESTS, LONE, FAULTS = 4, 10, 40, 4
+AGENTS, REQUESTS, LONE, FAULTS = 4, 10, 24, 4
 
 
 @pytest.mark.timeout(120)
@@ -36,7 +36,7 @@ async def test_a_random_scenario(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[::2])  # they take longer
 async def test_a_random_scenario_of_lone_requests(seed: int, tmp_path: Path) -> None:
     """One agent asks one after another of one worker, so that most requests are started by submitting them."""
     rng = random.Random(seed)
