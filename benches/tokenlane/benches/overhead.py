@@ -271,15 +271,22 @@ def _at(level: Level, floor_ms: Sequence[float], direct: Sequence[_Turn], throug
 
 
 def _bars(levels: Sequence[AtStreams]) -> Iterator[Bar]:
+    in_a_loop = next(level.floor_ms for level in levels if level.rest_ms == 0)
     for level in levels:
         if level.floor_ms is not None:
             when = "after a rest" if level.rest_ms else "without a rest"
-            name = f"added time to first token at 1 stream, {when}, in floors"
-            yield _bar(f"{name}, p50", level.added_first_ms.p50 / level.floor_ms.p50, IDLE_P50_BAR)
-            yield _bar(f"{name}, p99", level.added_first_ms.p99 / level.floor_ms.p99, IDLE_P99_BAR)
+            yield from _in_floors(f"{when}, in floors", level.added_first_ms, level.floor_ms)
+            if level.rest_ms and in_a_loop is not None:
+                yield from _in_floors(f"{when}, in floors without one", level.added_first_ms, in_a_loop)
         if level.streams == WORKER_CPU_STREAMS:
             name = f"worker's CPU a token at {WORKER_CPU_STREAMS} streams, in bare clients"
             yield _bar(name, level.cpu_us.worker_over_bare, WORKER_CPU_BAR)
+
+
+def _in_floors(how: str, added_ms: Times, floor_ms: Times) -> Iterator[Bar]:
+    name = f"added time to first token at 1 stream, {how}"
+    yield _bar(f"{name}, p50", added_ms.p50 / floor_ms.p50, IDLE_P50_BAR)
+    yield _bar(f"{name}, p99", added_ms.p99 / floor_ms.p99, IDLE_P99_BAR)
 
 
 def _bar(name: str, measured: float, limit: float) -> Bar:
@@ -331,16 +338,5 @@ def table(found: Overhead) -> str:
             *rows,
             "",
             *bars,
-            "",
-            _across(found.levels),
         ]
     )
-
-
-def _across(levels: Sequence[AtStreams]) -> str:
-    """What nobody should compare, and everybody will."""
-    added_ms = next(level.added_first_ms for level in levels if level.rest_ms)
-    floor_ms = next(level.floor_ms for level in levels if level.rest_ms == 0)
-    assert floor_ms is not None
-    p50, p99 = added_ms.p50 / floor_ms.p50, added_ms.p99 / floor_ms.p99
-    return f"No bar: the time added after a rest, in floors without one: {p50:.2f} / {p99:.2f}."
