@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,9 @@ class Town:
             await stream.answer()
         queue = await raw(self.pool).hget(f"{{main}}:request:{stream.request_id}", "queue")
         (worker,) = await raw(self.pool).zrange("{main}:lane:gpu0:workers", 0, -1)
-        (router,) = await raw(self.pool).zrange("{main}:routers", -1, -1)  # heard last
-        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode(), router.decode()]
+        router = "beside/0"  # always just heard, unlike that of a frozen worker, however long an agent takes to start
+        await raw(self.pool).zadd("{main}:routers", {router: int((time.time() + 3600) * 1000)})
+        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode(), router]
         await raw(self.pool).set(f"{{main}}:shortcut:{queue.decode()}", json.dumps(place))
         await raw(self.pool).delete(f"{{main}}:request:{stream.request_id}")
         self.backend.log.clear()
@@ -123,6 +125,7 @@ class State:
             field = "cancel" if self.name == "running" else "state"
             await eventually(lambda: _is(town.pool, request_id, "cancelled", field))
         town.worker.thaw()
+        await town.lengthen()
         await eventually(lambda: _is(town.pool, request_id, "cancelled"))
         if blocker is not None:
             town.backend.release()
