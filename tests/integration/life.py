@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -240,6 +240,7 @@ _TABLE: Final = {
     r"queue:.+:agent:[^:]+": "zset",
     r"queue:.+:paid": "zset",
     r"queue:.+:clock": "hash",
+    r"turn:[^:]+:[^:]+:[^:]+": "hash",
     r"leases|delayed|deadlines|lanes|workers|routers|clients": "zset",
     r"lane:[^:]+(:embed|:command)?": "zset",
     r"lane:[^:]+(:embed|:command)?:health-check": "string",
@@ -396,6 +397,8 @@ def _queues(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:
     assert held.get(f"{PREFIX}queues", set()) == set(agents)
     assert {name.removesuffix(":clock") for name in kept if name.endswith(":clock")} == set(agents)
     assert {name.removesuffix(":paid") for name in kept if name.endswith(":paid")} <= set(agents)
+    turns = {key.removeprefix(f"{PREFIX}turn:"): int(value["queues"]) for key, value in _under(held, "turn:")}
+    assert turns == Counter(":".join(queue.split(":")[:3]) for queue in agents)
     for queue in agents:
         clock, paid = float(kept[f"{queue}:clock"].get("clock", 0)), kept.get(f"{queue}:paid", {})
         assert all(tag > clock for tag in paid.values()), (clock, paid)

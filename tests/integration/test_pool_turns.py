@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
@@ -9,19 +12,19 @@ from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, r
 from tokenlane.routing.errors import QueueFull
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import Priority, new_id
-from tokenlane.routing.policy import Policy
+from tokenlane.routing.policy import Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue, order
 
 WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10_000)
 
 
-async def serve(pool: Pool, times: int) -> list[tuple[Head, int]]:
+async def serve(pool: Pool, times: int, weights: Mapping[str, int] | None = None) -> list[tuple[Head, int]]:
     """Dispatch one head after another, as a router with one free place would."""
     await life.beat(pool, WORKER, WIDE)
     served = []
     for _ in range(times):
-        head = order((await pool.survey()).heads)[0]
+        head = order((await pool.survey()).heads, weights or {})[0]
         attempt = await pool.dispatch(head, WIDE.lane, "m1", new_id())
         assert attempt is not None
         served.append((head, attempt))
@@ -56,14 +59,14 @@ async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> 
         for agent, times in (("a", 9), ("b", 1), ("c", 30), ("d", 4)):
             await ask(pool, agent, times, role=role)
     at_once: list[str] = []
-    while heads := [head for head in order((await pool.survey()).heads) if head.queue.role == "at-once"]:
+    while heads := [head for head in order((await pool.survey()).heads, {}) if head.queue.role == "at-once"]:
         assert len(heads) == min(16, 44 - len(at_once))
         assert {head.more for head in heads} == {len(at_once) + len(heads) < 44}
         for head in heads:
             assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
             at_once.append(head.agent)
     one_by_one: list[str] = []
-    while heads := order((await pool.survey()).heads):
+    while heads := order((await pool.survey()).heads, {}):
         assert await pool.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
         one_by_one.append(heads[0].agent)
     assert at_once == one_by_one
@@ -158,6 +161,64 @@ async def test_queues_of_one_priority_take_turns(pool: Pool) -> None:
     await audit(pool.redis)
 
 
+async def weigh(pool: Pool, **weights: int) -> Mapping[str, int]:
+    """Give roles these weights."""
+    await pool.set_policy(Policy(roles={role: RolePolicy(weight=weight) for role, weight in weights.items()}))
+    return weights
+
+
+async def test_a_role_has_turns_as_long_as_its_weight(pool: Pool) -> None:
+    """Where roles wait for the same lane, as many of each are served as their weights say."""
+    weights = await weigh(pool, planner=3, critic=2)
+    for role in ("planner", "coder", "critic"):
+        await ask(pool, "a", 20, role=role)
+    served = [head.queue.role for head, _ in await serve(pool, 18, weights)]
+    for begin in range(0, 18, 6):
+        assert Counter(served[begin : begin + 6]) == {"planner": 3, "critic": 2, "coder": 1}
+    await audit(pool.redis)
+
+
+async def test_a_role_has_one_turn_however_many_queues_it_has(pool: Pool) -> None:
+    """Requests that need different things are in different queues, and count as one role all the same; its queues take
+    turns."""
+    for role, model in (("planner", None), ("planner", "m1"), ("coder", None)):
+        for _ in range(9):
+            await life.submit(pool, life.envelope(agent="a", role=role, model=model))
+    served = [head.queue for head, _ in await serve(pool, 12)]
+    assert [queue.role for queue in served].count("coder") == 6
+    assert [queue.needs.model for queue in served].count("m1") == 3
+    await audit(pool.redis)
+
+
+async def test_all_heads_at_once_are_ordered_as_one_by_one(pool: Pool) -> None:
+    """Placing all heads of each survey serves roles as placing one head of each does, whatever their weights."""
+    weights = await weigh(pool, planner=3, critic=2)
+    orders = []
+    for at_once in (False, True):
+        await life.beat(pool, WORKER, WIDE)
+        for role, times in (("planner", 12), ("coder", 5), ("critic", 9)):
+            await ask(pool, "a", times, role=role)
+        served: list[str] = []
+        while heads := order((await pool.survey()).heads, weights):
+            for head in heads if at_once else heads[:1]:
+                assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
+                served.append(head.queue.role)
+        orders.append(served)
+    assert orders[0] == orders[1]
+
+
+async def test_a_role_that_comes_back_has_no_turns_left_over(pool: Pool) -> None:
+    """A role of which nothing waits any more keeps nothing of its turn."""
+    weights = await weigh(pool, planner=4)
+    await ask(pool, "a", 1, role="planner")
+    await ask(pool, "a", 20, role="coder")
+    assert [head.queue.role for head, _ in await serve(pool, 2, weights)] == ["planner", "coder"]
+    await ask(pool, "a", 20, role="planner")
+    served = [head.queue.role for head, _ in await serve(pool, 10, weights)]
+    assert served == ["coder", *["planner"] * 4, "coder", *["planner"] * 4]
+    await audit(pool.redis)
+
+
 async def test_a_queue_that_empties_and_fills_does_not_come_first_for_ever(pool: Pool) -> None:
     """A queue that ran empty and fills again takes its place behind those that wait."""
     await ask(pool, "hog", 20, role="planner")
@@ -175,7 +236,7 @@ async def test_an_empty_queue_keeps_no_books(pool: Pool) -> None:
     await serve(pool, 4)
     assert [key for key in await life.dump(pool.redis) if key.endswith((":paid", ":clock"))]
     await serve(pool, 2)
-    assert not [key for key in await life.dump(pool.redis) if ":queue" in key]
+    assert not [key for key in await life.dump(pool.redis) if ":queue" in key or ":turn" in key]
 
 
 async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:

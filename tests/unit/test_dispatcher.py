@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -191,6 +192,19 @@ async def test_a_bell_places_on_the_first_choice_or_has_the_pool_looked_at() -> 
             rung = pool.submit()
             await until(lambda rung=rung: rung in pool.given)  # type: ignore[misc]  # bound per turn
     assert set(pool.given.values()) == {"first"}
+
+
+def test_lanes_go_to_roles_by_weight() -> None:
+    """Where there is less room than what waits, the policy's weights say whose it is."""
+    heads = [
+        Head(Queue(role, "chat", "normal", Needs()), "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place)
+        for role in ("planner", "coder")
+        for place in range(8)
+    ]
+    lane = LaneView("first", "p", "http://there", ("m",), 8, 0, 1, 0)
+    policy = Policy(roles={"coder": RolePolicy(weight=3)})
+    placed = plan(Survey(0, 7, tuple(heads), (lane,), "7:3"), policy).placements
+    assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
 
 
 @pytest.mark.parametrize(("names", "sole_by"), [(("first",), "7:3"), (("first", "second"), "")])

@@ -76,7 +76,22 @@ def test_order() -> None:
         head("low", 0, 1000),
     ]
     shuffled = random.Random(1).sample(ordered, len(ordered))
-    assert order(shuffled) == ordered
+    assert order(shuffled, {}) == ordered
+
+
+def of_role(role: str, turn: int, used: int, place: int) -> Head:
+    """A head of a role that has had so much of its turn."""
+    queue = Queue(role, "chat", "normal", Needs())
+    return Head(queue, "a", new_id(), 0, more=False, served=0, waited_ms=0, place=place, turn=turn, used=used)
+
+
+def test_a_role_that_has_had_less_than_its_turn_goes_on() -> None:
+    """Whose turn ended longest ago is served first, as often as its weight still says; then the others."""
+    heads = [of_role("planner", 5, 1, place) for place in range(6)]
+    heads += [of_role("coder", 7, 0, place) for place in range(3)]
+    shuffled = random.Random(1).sample(heads, len(heads))
+    told = [head.queue.role for head in order(shuffled, {"planner": 3})]
+    assert told == ["planner"] * 2 + ["coder"] + ["planner"] * 3 + ["coder"] + ["planner"] + ["coder"]
 
 
 def test_what_every_lane_can_do_makes_no_longer_names() -> None:

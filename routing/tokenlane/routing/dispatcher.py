@@ -119,7 +119,8 @@ def plan(survey: Survey, policy: Policy) -> Plan:
     placements: list[Placement] = []
     refusals: list[Refusal] = []
     wishes: dict[Wish, None] = {}
-    for head in order(survey.heads):
+    weights = {name: role.weight for name, role in policy.roles.items()}
+    for head in order(survey.heads, weights):
         priority, kind = head.queue.priority, head.queue.kind
         options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes, kind))
         if not options:

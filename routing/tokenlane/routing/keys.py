@@ -14,6 +14,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `queue:Q:paid`          | zset   | agents by finish tag, where later than the clock     | queue empty              |
 | `queue:Q:clock`         | hash   | virtual time `clock`; `served`: `sequence` when last | queue empty              |
 |                         |        | served, or when something began to wait              |                          |
+| `turn:ROLE:KIND:PRIO`   | hash   | of a role's queues in which something waits: how     | last one leaving         |
+|                         |        | many `queues`, `served`: `sequence` when its turn    |                          |
+|                         |        | ended or it began to wait, `used`: served since      |                          |
 | `leases`                | zset   | dispatched and running ids, by lapse of lease (ms)   | the attempt's end        |
 | `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |

@@ -45,7 +45,7 @@ class Limits(_Frozen):
 
 
 class RolePolicy(_Frozen):
-    """What holds for one role. `weight` is kept for an order by weights; there is none yet, so it has no effect."""
+    """What holds for one role. `weight`: how many of its requests are served where roles of weight 1 have one each."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()

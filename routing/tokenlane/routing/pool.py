@@ -287,6 +287,7 @@ class Pool:
         for name, role in policy.roles.items():
             limits = role.limits.model_dump(exclude_none=True)
             fields |= {f"{limit}:{name}": value for limit, value in limits.items()}
+            fields[f"weight:{name}"] = role.weight
         outcome, revision = as_list(
             await self._run(
                 "set_policy",

@@ -1,13 +1,15 @@
 """Queues: what waits together, and in which order queues are served.
 
 All requests of a queue have the same role, kind, priority and needs, so the same lanes can serve them and nobody waits
-behind another's special wish. Inside a queue agents take turns (`lua/common.lua`, `tag`); between queues the higher
-priority is served first and queues of one priority take turns. `order` is the one place that says so.
+behind another's special wish. Inside a queue agents take turns (`lua/common.lua`, `tag`). Between queues the higher
+priority is served first; roles of one priority take turns as long as their weights (`take_turn`), and within them their
+queues, one request each. `order` is the one place that says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import cast, get_args
@@ -72,7 +74,8 @@ class Head:
     """One of the requests that are next in their queue.
 
     `attempt`: its newest so far, 0 if none. `more`: others wait that are no heads. `served`: when its queue was last
-    served, as a dispatch sequence. `place`: how many heads of its queue come before it.
+    served, as a dispatch sequence. `place`: how many heads of its queue come before it. `turn`: when its role last had
+    its turn, as a dispatch sequence; `used`: how many were served of the turn it has now.
     """
 
     queue: Queue
@@ -83,10 +86,22 @@ class Head:
     served: int
     waited_ms: int
     place: int = 0
+    turn: int = 0
+    used: int = 0
 
 
-def order(heads: Sequence[Head]) -> list[Head]:
-    """The heads in the order in which they are to be served."""
-    return sorted(
-        heads, key=lambda head: (_RANK[head.queue.priority], head.place, head.served, -head.waited_ms, head.id)
-    )
+def order(heads: Sequence[Head], weights: Mapping[str, int]) -> list[Head]:
+    """The heads in the order in which they are to be served.
+
+    Args:
+        weights: of roles, where it is not 1.
+    """
+    of_roles: defaultdict[tuple[str, Kind, Priority], list[Head]] = defaultdict(list)
+    for head in sorted(heads, key=lambda head: (head.place, head.served, -head.waited_ms, head.id)):
+        of_roles[head.queue.role, head.queue.kind, head.queue.priority].append(head)
+    rounds = {
+        head.id: ((head.used + number) // weights.get(role, 1), head.turn, number)
+        for (role, _, _), those in of_roles.items()
+        for number, head in enumerate(those)
+    }
+    return sorted(heads, key=lambda head: (_RANK[head.queue.priority], *rounds[head.id], -head.waited_ms, head.id))

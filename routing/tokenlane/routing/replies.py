@@ -251,7 +251,7 @@ def _standing(reply: Reply) -> Standing:
 
 def _head(reply: Reply) -> Head | None:
     """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
-    name, agent, request_id, attempt, more, served, waited_ms, place = as_list(reply)
+    name, agent, request_id, attempt, more, served, waited_ms, place, turn, used = as_list(reply)
     try:
         queue = Queue.parse(as_text(name))
     except ValueError:
@@ -265,6 +265,8 @@ def _head(reply: Reply) -> Head | None:
         served=as_int(served),
         waited_ms=as_int(waited_ms),
         place=as_int(place),
+        turn=as_int(turn),
+        used=as_int(used),
     )
 
 

@@ -68,11 +68,19 @@ local function tag(queue, agent)
   return math.max(clock, paid)
 end
 
--- A queue that was empty comes after those that wait already; an agent that waits already keeps its place.
+-- The turn that the queues of a role, kind and priority have together.
+local function turn_of(queue_name)
+  return P .. 'turn:' .. string.match(queue_name, '^[^:]*:[^:]*:[^:]*')
+end
+
+-- A queue that was empty comes after those that wait already, and so does a role; an agent that waits already keeps its
+-- place.
 local function enqueue(id, request)
-  local queue = P .. 'queue:' .. request.queue
+  local queue, turn = P .. 'queue:' .. request.queue, turn_of(request.queue)
   if redis.call('SADD', P .. 'queues', request.queue) == 1 then
-    redis.call('HSET', queue .. ':clock', 'served', redis.call('GET', P .. 'sequence') or 0)
+    local sequence = redis.call('GET', P .. 'sequence') or 0
+    redis.call('HSET', queue .. ':clock', 'served', sequence)
+    if redis.call('HINCRBY', turn, 'queues', 1) == 1 then redis.call('HSET', turn, 'served', sequence) end
   end
   redis.call('ZADD', queue .. ':agent:' .. request.agent, request.seq, id)
   redis.call('ZADD', queue .. ':agents', 'LT', tag(queue, request.agent), request.agent)
@@ -85,8 +93,19 @@ local function dequeue(id, queue_name, agent)
   if redis.call('EXISTS', mine) == 1 then return end
   redis.call('ZREM', queue .. ':agents', agent)
   if redis.call('EXISTS', queue .. ':agents') == 1 then return end
-  redis.call('SREM', P .. 'queues', queue_name)
   redis.call('DEL', queue .. ':paid', queue .. ':clock')
+  local turn = turn_of(queue_name)
+  if redis.call('SREM', P .. 'queues', queue_name) == 1 and redis.call('HINCRBY', turn, 'queues', -1) <= 0 then
+    redis.call('DEL', turn)
+  end
+end
+
+-- One more request of the role is served; after as many as its weight it comes after the others.
+local function take_turn(request, sequence)
+  local turn = turn_of(request.queue)
+  if redis.call('EXISTS', turn) == 0 then return end
+  local weight = tonumber(redis.call('HGET', P .. 'policy', 'weight:' .. request.role) or 1)
+  if redis.call('HINCRBY', turn, 'used', 1) >= weight then redis.call('HSET', turn, 'served', sequence, 'used', 0) end
 end
 
 -- Gives the agent back what its dispatch charged.
@@ -274,6 +293,7 @@ local function dispatch_one(id, request, lane, model, token)
   local busy = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. request.agent) > 1
   dequeue(id, request.queue, request.agent)
   local sequence = int(redis.call('INCR', P .. 'sequence'))
+  take_turn(request, sequence)
   if busy then
     local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
     redis.call('ZADD', queue .. ':paid', start_tag + 1, request.agent)

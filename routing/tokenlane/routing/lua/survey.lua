@@ -4,7 +4,8 @@
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, heads, lanes, view}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
---       queue's last dispatch, ms waited, place among the heads of its queue from 0}
+--       queue's last dispatch, ms waited, place among the heads of its queue from 0, sequence of the dispatch that ended
+--       its role's last turn, dispatches of its role's turn so far}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
 --       queued to embed, queued commands, its last beat was of a worker that stops: 0 or 1}
 
@@ -60,10 +61,11 @@ local function heads_of(name)
   local more = redis.call('ZCARD', queue .. ':agents') > #agents
   for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
   local served = tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0)
+  local turn, used = unpack(redis.call('HMGET', turn_of(name), 'served', 'used'))
   for place, pick in ipairs(picked) do
     local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt'))
     heads[#heads + 1] = { name, pick[1], pick[2], tonumber(attempt or 0), more and 1 or 0, served,
-      now - tonumber(created or now), place - 1 }
+      now - tonumber(created or now), place - 1, tonumber(turn or 0), tonumber(used or 0) }
   end
 end
 
