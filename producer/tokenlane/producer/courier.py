@@ -16,8 +16,6 @@ from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import get_args
 
-from opentelemetry import trace
-
 from tokenlane.routing.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -32,7 +30,7 @@ from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Attached, Envelope, Progressed, channel_message
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Ending
-from tokenlane.routing.telemetry import inject, send_span
+from tokenlane.routing.telemetry import inject, sending
 
 from .ahead import Ahead
 from .delivery import Delivery
@@ -88,7 +86,7 @@ class Courier:
         """
         if idempotency_key:
             envelope = envelope.model_copy(update={"idempotency": self._pool.keychain.fingerprint(idempotency_key)})
-        with trace.use_span(send_span(envelope.role, envelope.id), end_on_exit=True) as span:
+        with sending(envelope.role, envelope.id) as span:
             if context := inject(span):
                 envelope = envelope.model_copy(update={"trace": context})
             exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))

@@ -26,6 +26,7 @@ _ANSWER_TOKENS = 256
 _IMAGE_TOKENS = 1024
 _FEW_TOKENS = 1024
 _REPLACED = "\ufffd".encode()
+_OPTIONS = frozenset(ChatOptions.__annotations__)
 _FIELDS = frozenset().union(*(form.model_fields for form in (ChatRequest, EmbedRequest, ModelCommand, Message)))
 
 
@@ -35,10 +36,10 @@ def refuse_unknown(options: Mapping[str, object]) -> None:
     Raises:
         TypeError: there is another.
     """
-    unknown = sorted(options.keys() - ChatOptions.__annotations__.keys())
-    if unknown:
-        known = ", ".join(sorted(ChatOptions.__annotations__))
-        raise TypeError(f"unknown option {unknown[0]!r}; there are: {known} (`extra` goes to the back end as it is)")
+    if options.keys() <= _OPTIONS:
+        return
+    unknown, known = min(options.keys() - _OPTIONS), ", ".join(sorted(_OPTIONS))
+    raise TypeError(f"unknown option {unknown!r}; there are: {known} (`extra` goes to the back end as it is)")
 
 
 def compose(
@@ -57,7 +58,7 @@ def compose(
         BadRequest: it is not valid or too large. The error does not quote it.
     """
     if isinstance(messages, str):
-        messages = [Message(role="user", content=_encodable(messages))]
+        messages = [{"role": "user", "content": _encodable(messages)}]
     asked = {"id": request_id, "role": role, "messages": list(messages), **options}
     if response_format is not None:
         asked["response_format"] = response_format

@@ -7,6 +7,7 @@ agent said or was told (messages, text, tool arguments) is part of a `repr`, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Generic, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -231,13 +232,20 @@ _TEXT_ALONE = {"text"}
 
 def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, list[TokenDelta]], bytes]:
     """Writes the `Deltas` of one answer, from `first` and `deltas`: a third of the cost of a message model for each."""
-    message = Deltas(attempt=attempt, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
-    head = message.removesuffix(b'0,"deltas":[]}')
+    before, after = _around_attempt(worker, lane, model)
+    head = b"%b%d%b" % (before, attempt, after)
 
     def write(first: int, deltas: list[TokenDelta]) -> bytes:
         return b'%b%d,"deltas":[%b]}' % (head, first, b",".join(map(_piece, deltas)))
 
     return write
+
+
+@lru_cache(maxsize=64)
+def _around_attempt(worker: str, lane: str, model: str) -> tuple[bytes, bytes]:
+    message = Deltas(attempt=0, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
+    before, _, after = message.removesuffix(b'0,"deltas":[]}').partition(b'"attempt":0')
+    return before + b'"attempt":', after
 
 
 def _piece(delta: TokenDelta) -> bytes:

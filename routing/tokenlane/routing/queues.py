@@ -41,10 +41,11 @@ class Queue:
         """The queue as part of key names: `role:kind:priority:size:provider:model`, and, where the needs say more,
         `:input:lane:can`. Provider and model are percent-encoded, what `can` says is joined by `+`."""
         needs = self.needs
-        wishes = (quote(wish or "", safe="") for wish in (needs.provider, needs.model))
-        more = (str(needs.input), needs.lane or "", "+".join(needs.can))
-        parts = (self.role, self.kind, self.priority, str(needs.size), *wishes)
-        return ":".join(parts if more == ("0", "", "") else (*parts, *more))
+        provider, model = quote(needs.provider or "", safe=""), quote(needs.model or "", safe="")
+        name = f"{self.role}:{self.kind}:{self.priority}:{needs.size}:{provider}:{model}"
+        if needs.input or needs.lane or needs.can:
+            name += f":{needs.input}:{needs.lane or ''}:{'+'.join(needs.can)}"
+        return name
 
     @classmethod
     @lru_cache(maxsize=1024)  # routers meet the same few again and again

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from .lanes import LaneView, Offer
 from .messages import Envelope, Progress
@@ -176,7 +177,7 @@ def read_bell(bell: bytes) -> str | Started | None:
         return bell.decode("utf-8", "replace")
     try:
         head, document, payload = bell.split(b"\n", 2)
-        facts = json.loads(head)
+        facts = from_json(head)
         if (envelope := _envelope(document)) is None:
             return None
         return Started(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +25,11 @@ _VERSION = b"\x01"
 _NONCE_BYTES = 12
 
 
+@lru_cache(maxsize=8)
+def _cipher(secret: bytes) -> AESGCM:
+    return AESGCM(secret)
+
+
 def fingerprint(text: str, key: PoolKey | None) -> str:
     """A hash by which a text is known again, and cannot be guessed without the key."""
     return hashlib.blake2b(
@@ -34,7 +40,7 @@ def fingerprint(text: str, key: PoolKey | None) -> str:
 def seal(payload: bytes, request_id: str, key: PoolKey) -> bytes:
     """The payload as it is written to the request's stream entry."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    return _VERSION + nonce + AESGCM(key.secret).encrypt(nonce, payload, request_id.encode())
+    return _VERSION + nonce + _cipher(key.secret).encrypt(nonce, payload, request_id.encode())
 
 
 def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
@@ -47,7 +53,7 @@ def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
         raise BadRequest("the request is sealed in a way this worker does not know: give the worker a newer tokenlane")
     nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
     try:
-        return AESGCM(key.secret).decrypt(nonce, ciphertext, request_id.encode())
+        return _cipher(key.secret).decrypt(nonce, ciphertext, request_id.encode())
     except (InvalidTag, ValueError):
         raise BadRequest(
             f"the request's payload was changed in Redis, or is another request's: it does not open with key {key.id}"

@@ -6,13 +6,15 @@ are still in development, so their names stand here only.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from .messages import Envelope, Kind
 
-__all__ = ["context_of", "inject", "process_span", "send_span", "tracer"]
+__all__ = ["context_of", "inject", "processing", "sending", "tracer"]
 
 _SYSTEM = "tokenlane"
 _OPERATIONS: dict[Kind, str] = {"chat": "chat", "embed": "embeddings", "command": "command"}
@@ -28,10 +30,10 @@ def _untraced() -> bool:
     return isinstance(tracer(), trace.ProxyTracer) and trace.get_current_span() is trace.INVALID_SPAN
 
 
-def send_span(role: str, request_id: str) -> Span:
-    """The span of submitting a request; its context travels with the request."""
+def sending(role: str, request_id: str) -> AbstractContextManager[Span]:
+    """The span around submitting a request; its context travels with the request."""
     if _untraced():
-        return trace.INVALID_SPAN
+        return nullcontext(trace.INVALID_SPAN)
     attributes = {
         "messaging.system": _SYSTEM,
         "messaging.operation.name": "send",
@@ -39,7 +41,8 @@ def send_span(role: str, request_id: str) -> Span:
         "messaging.destination.name": role,
         "messaging.message.id": request_id,
     }
-    return tracer().start_span(f"send {role}", kind=SpanKind.PRODUCER, attributes=attributes)
+    span = tracer().start_span(f"send {role}", kind=SpanKind.PRODUCER, attributes=attributes)
+    return trace.use_span(span, end_on_exit=True)
 
 
 def inject(span: Span) -> dict[str, str]:
@@ -56,10 +59,11 @@ def context_of(envelope: Envelope) -> Context:
     return propagate.extract(envelope.trace)
 
 
-def process_span(envelope: Envelope, lane: str, attempt: int, model: str) -> Span:
-    """The span of one attempt on a lane: child of the sender's span, and linked to it."""
+def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> AbstractContextManager[Span]:
+    """The span around one attempt on a lane: child of the sender's span, and linked to it. It records no exception: the
+    text of one may quote a prompt."""
     if not envelope.trace and _untraced():
-        return trace.INVALID_SPAN
+        return nullcontext(trace.INVALID_SPAN)
     parent = context_of(envelope)
     sender = trace.get_current_span(parent).get_span_context()
     attributes: dict[str, str | int] = {
@@ -74,6 +78,7 @@ def process_span(envelope: Envelope, lane: str, attempt: int, model: str) -> Spa
         "tokenlane.attempt": attempt,
     }
     links = [Link(sender)] if sender.is_valid else []
-    return tracer().start_span(
+    span = tracer().start_span(
         f"process {envelope.role}", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links
     )
+    return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)

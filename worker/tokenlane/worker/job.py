@@ -18,7 +18,6 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TypeAlias, assert_never
 
-from opentelemetry import trace
 from pydantic import ValidationError
 
 from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ProviderDown
@@ -35,7 +34,7 @@ from tokenlane.routing.messages import (
 )
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Started
-from tokenlane.routing.telemetry import process_span
+from tokenlane.routing.telemetry import processing
 
 from .progress import tell
 from .runs import Run, StopReason
@@ -78,7 +77,8 @@ async def run_request(
     if started is None:
         return
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
-    with lane.runs.holding(run), _span(lane, run) as span:
+    span_of = processing(started.envelope, lane.name, attempt, started.model)
+    with lane.runs.holding(run), span_of as span:
         try:
             outcome = await produce(lane, run)
         except asyncio.CancelledError:
@@ -88,14 +88,6 @@ async def run_request(
         if not isinstance(outcome, Answered):
             span.set_attribute("error.type", outcome.error.code if isinstance(outcome, Broken) else outcome.reason)
         await settle(lane, run, outcome)
-
-
-@contextmanager
-def _span(lane: Lane, run: Run) -> Iterator[trace.Span]:
-    span = process_span(run.started.envelope, lane.name, run.attempt, run.started.model)
-    # An exception's text may quote a prompt, so the span must not record it.
-    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        yield span
 
 
 async def claim(lane: Lane, request_id: str, attempt: int, *, marked: bool) -> Started | None:

@@ -341,6 +341,6 @@ local function start_one(id, request, worker)
 end
 
 -- What routers decide by, as a word: the policy, and which lanes there are and what they serve. It changes with these.
-local function view()
-  return (redis.call('HGET', P .. 'policy', 'revision') or '0') .. ':' .. (redis.call('GET', P .. 'changes') or '0')
+local function view(revision, changes)
+  return int(revision) .. ':' .. (changes or '0')
 end

@@ -17,7 +17,7 @@ local revision, role_depth, depth, role_in_flight, in_flight, lease_ms = unpack(
   'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight', 'lease_ms'))
 revision, lease_ms = tonumber(revision or 0), tonumber(lease_ms or RULES.lease_ms)
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
-local announced = redis.call('GET', P .. 'key')
+local announced, changes, cut = unpack(redis.call('MGET', P .. 'key', P .. 'changes', P .. 'shortcut:' .. queue))
 local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
@@ -40,14 +40,13 @@ local now = now_ms()
 -- The lane, the model and the worker that have this request without a router; nothing if that is for a router to say.
 -- The router that has said it sweeps in the worker's own process: while it is heard, the worker is not dead or asleep.
 local function shortcut()
-  if #ARGV[10] > SHORT_BYTES or redis.call('EXISTS', P .. 'queues') == 1 then return end
-  local cut = redis.call('GET', P .. 'shortcut:' .. queue)
-  if not cut then return end
+  if not cut or #ARGV[10] > SHORT_BYTES or redis.call('EXISTS', P .. 'queues') == 1 then return end
   local by, lane, model, worker, router = unpack(cjson.decode(cut))
-  local workers = P .. 'lane:' .. lane .. ':workers'
-  if by ~= view() or redis.call('ZCARD', workers) ~= 1 or not redis.call('ZSCORE', workers, worker) then return end
+  if by ~= view(revision, changes) then return end
+  local workers = redis.call('ZRANGE', P .. 'lane:' .. lane .. ':workers', 0, 1, 'WITHSCORES')
+  if #workers ~= 2 or workers[1] ~= worker or now - tonumber(workers[2]) > lease_ms then return end
   if now - tonumber(redis.call('ZSCORE', P .. 'routers', router) or 0) > ROUTER_SILENT_MS then return end
-  if not closed_to(lane, kind) then return lane, model, worker end
+  if redis.call('ZCARD', lane_queue(lane, kind)) < lane_limit(lane, kind) then return lane, model, worker end
 end
 
 local lane, model, worker = shortcut()

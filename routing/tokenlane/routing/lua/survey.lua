@@ -70,4 +70,5 @@ local function heads_of(name)
 end
 
 for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do heads_of(name) end
-return { now, tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), heads, lanes, view() }
+local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
+return { now, revision, heads, lanes, view(revision, redis.call('GET', P .. 'changes')) }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -103,10 +103,10 @@ class HttpProvider:
         loop = asyncio.get_running_loop()
         start = loop.time()
         first_until = start + self._lane.first_token_timeout_s
-        request = self._posting(path)(content)
+        post = self._posting(path)
         with Patience() as patience:
             try:
-                response = await patience.wait(send(self._http, request), first_until)
+                response = await patience.wait(post(content), first_until)
                 try:
                     await patience.wait(self._check_stream(response), first_until)
                     until, ends_at = first_until, start + self._lane.total_timeout_s
@@ -128,8 +128,8 @@ class HttpProvider:
                 if answer.finish_reason is None:
                     raise self._failure(error, answer, start) from None
 
-    def _posting_to(self, path: str) -> Callable[[bytes], httpx.Request]:
-        """Makes requests for a stream of what they hold."""
+    def _posting_to(self, path: str) -> Callable[[bytes], Awaitable[httpx.Response]]:
+        """Sends what it is given, and asks for a stream."""
         headers = {"Content-Type": "application/json", "Accept": self.stream_type}
         if not self.keeps_alive:
             headers["Connection"] = "close"
