@@ -222,6 +222,25 @@ async def test_a_job_that_rang_needs_no_look_at_the_queue(redis_url: str, pool: 
         await settled(pool)
 
 
+async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is_free(
+    redis_url: str, pool: Pool, hub: Hub
+) -> None:
+    """What the doorbell named then needs no look at the queue either."""
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider) as (_, worker):
+        worker.max_jobs = 1
+        worker._look_at = float("inf")
+        first, second = await ask(pool, hub), await ask(pool, hub)
+        await give(pool, first)
+        await until(lambda: provider.holding == 1)
+        await give(pool, second)
+        await until(lambda: len(worker._passed_over) == 1)
+        provider.go.set()
+        await first.completed()
+        await second.completed()
+        await settled(pool)
+
+
 async def test_an_attempt_outlives_arqs_record_of_it(redis_url: str, pool: Pool, hub: Hub) -> None:
     """What runs is run to its end though ARQ does not find its record of the job."""
     provider = FakeProvider()

@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tokenlane.config.exits import ConfigError
@@ -66,7 +67,7 @@ class PoolKey:
 
         return cls(secret)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """What the key is called in public: the first 16 hexadecimal digits of a SHA-256 over it."""
         return hashlib.sha256(b"tokenlane pool key\n" + self.secret).hexdigest()[:16]

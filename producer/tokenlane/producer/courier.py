@@ -118,7 +118,8 @@ class Courier:
         Args:
             everywhere: end the request even if others read it, or own it.
         """
-        exchange.delivery.fail(RequestCancelled())
+        if not exchange.delivery.ended:
+            exchange.delivery.fail(RequestCancelled())
         exchange.waiting = None
         exchange.changed.set()
         others = self.exchanges.get(exchange.id, [])

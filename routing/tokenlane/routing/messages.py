@@ -282,7 +282,7 @@ class Completed(_FromAttempt):
     first: int
     end: int
     usage: Usage
-    deltas: list[TokenDelta] = Field(default=[], repr=False)
+    deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
     result: Result | None = Field(default=None, repr=False)
 
 
@@ -296,7 +296,7 @@ class Failed(_FromAttempt):
     first: int = 0
     end: int = 0
     error: ErrorReport
-    deltas: list[TokenDelta] = Field(default=[], repr=False)
+    deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
 
 
 class Cancelled(_FromAttempt):

@@ -192,5 +192,5 @@ class Envelope(Versioned):
     key_id: str | None = None
     idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
     """The agent's idempotency key, as a keyed hash."""
-    trace: dict[str, str] = Field(default={})
+    trace: dict[str, str] = Field(default_factory=dict)
     """W3C trace context: `traceparent` and, if any, `tracestate`."""

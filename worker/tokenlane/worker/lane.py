@@ -1,8 +1,8 @@
 """The worker loop of a lane: ARQ's, and all that is overridden of it.
 
 ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the
-job, and sleeps half a second between two looks at the queue. This one goes on, and is woken by the lane's doorbell,
-which names the job, and by its own jobs' ends. What a router in its own process gives to its lane has been started
+job, and sleeps half a second between two looks at the queue. This one goes on, and starts what the lane's doorbell
+names, at once or when a slot of its own is free. What a router in its own process gives to its lane has been started
 when it comes. It does without ARQ's record of a job: the id says all, and the pool's scripts clear up behind it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _DAY_S = 86_400
+_MOST_PASSED_OVER = 256
 _BROKEN = (RedisError, OSError)
 
 
@@ -103,6 +105,7 @@ class LaneWorker(arq.worker.Worker):
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._started: dict[str, Started] = {}
+        self._passed_over: deque[str] = deque(maxlen=_MOST_PASSED_OVER)
         self._reserved = 0
         self._all_taken = asyncio.Event()
         self._all_taken.set()
@@ -132,17 +135,18 @@ class LaneWorker(arq.worker.Worker):
     def ring(self, bell: bytes) -> None:
         """A job is new in the queue: start it now, without looking.
 
-        Whatever cannot be started now is found in the queue when there is room. A worker that has slept for long asks
-        `start` all the same: others may have by now what it hears of.
+        What comes while all slots are taken is asked for when one is free: the bell of the next job may be quicker than
+        the end of the one before. A worker that has slept for long asks `start` all the same: others may have by now
+        what it hears of.
         """
         told = read_bell(bell)
         if isinstance(told, str):
             self._start_all([told])
-        elif told is not None and self._has_room():
+        elif told is not None:
             job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
             if job_id in self.tasks or self._lane.publisher.knows(told.envelope.id, told.attempt):
                 return
-            if self._lane.lease.holds:
+            if self._has_room() and self._lane.lease.holds:
                 self._started[job_id] = told
             self._start_all([job_id])
 
@@ -229,9 +233,13 @@ class LaneWorker(arq.worker.Worker):
 
     def _start_all(self, job_ids: list[str]) -> None:
         for job_id in job_ids:
-            if job_id not in self.tasks and self._has_room():
+            if job_id in self.tasks:
+                continue
+            if self._has_room():
                 self.job_counter += 1
                 self._run(job_id)
+            elif self.allow_pick_jobs:
+                self._passed_over.append(job_id)
 
     def _has_room(self) -> bool:
         return self.allow_pick_jobs and self.job_counter < self.max_jobs
@@ -249,9 +257,9 @@ class LaneWorker(arq.worker.Worker):
             self._complain("a job is left to its lease", error)
 
     def _free_slot(self) -> None:
-        if self.job_counter == self.max_jobs:
-            self.wake()
         self.job_counter -= 1
+        if self._passed_over:
+            self._start_all([self._passed_over.popleft()])
 
     async def run_job(self, job_id: str, score: int) -> None:
         # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
