@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from tokenlane.worker.embeddings.cache import open_cache
@@ -73,11 +74,11 @@ async def test_a_writer_killed_in_the_middle_spoils_nothing(tmp_path: Path) -> N
                 texts += [f"victim{number} {batch} {part}" for batch in range(len(rest) + 1) for part in range(20)]
                 found = await cache.get(ORIGIN, texts)
             assert all(vector in (None, _vector(text)) for text, vector in zip(texts, found, strict=True))
-            with sqlite3.connect(path) as file:
+            with closing(sqlite3.connect(path)) as file, file:
                 assert file.execute("SELECT count(*) FROM vectors").fetchone() > (0,)
     finally:
         with survivor:
             survivor.kill()
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file, file:
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert path.stat().st_size <= MIB

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ async def written(path: Path, count: int) -> None:
 
 
 def _rows(path: Path) -> int:
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file, file:
         return int(file.execute("SELECT COUNT(*) FROM vectors").fetchone()[0])
 
 
@@ -88,7 +89,7 @@ async def test_a_row_that_was_changed_is_not_given(file: Path, key: PoolKey | No
     """A vector that was altered in the file, or moved to another name, counts as absent."""
     async with open_cache(file, MIB, key) as cache:
         cache.put(HERE, ["a", "b"], [vector("a"), vector("b")])
-    with sqlite3.connect(file, isolation_level=None) as raw:
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw, raw:
         (first,), (second,) = raw.execute("SELECT vector FROM vectors ORDER BY rowid").fetchall()
         async with open_cache(file, MIB, key) as cache:
             assert await cache.get(HERE, ["a", "b"]) == [vector("a"), vector("b")]
@@ -151,7 +152,7 @@ async def test_reading_writes_only_now_and_then(file: Path, monkeypatch: pytest.
     async with open_cache(file, MIB) as cache:
         cache.put(HERE, ["a"], [vector("a")])
     now += 3600
-    with sqlite3.connect(file) as raw:
+    with closing(sqlite3.connect(file)) as raw, raw:
         async with open_cache(file, MIB) as cache:
             before = raw.execute("PRAGMA data_version").fetchone()
             for _ in range(1000):
@@ -181,7 +182,7 @@ def _a_folder(path: Path) -> None:
 
 
 def _another_table(path: Path) -> None:
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file, file:
         file.execute("CREATE TABLE vectors (something TEXT)")
     file.close()
 
@@ -248,7 +249,7 @@ async def test_a_file_that_others_hold_is_waited_for_by_nobody(file: Path) -> No
     """While another process writes, opening, putting and reading go on; what was put is written when it is done."""
     async with open_cache(file, MIB):
         pass
-    with sqlite3.connect(file, isolation_level=None) as raw:
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw, raw:
         raw.execute("BEGIN IMMEDIATE")
         async with open_cache(file, MIB) as cache:
             cache.put(HERE, ["a"], [vector("a")])
