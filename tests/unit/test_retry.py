@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, RateLimited, Timeout
-from tokenlane.routing.retry import Budget, Fail, Requeue, RetryHere, decide
+from tokenlane.routing.retry import Budget, Fail, Requeue, decide
 
 budgets = st.builds(
     Budget,
@@ -19,23 +19,15 @@ budgets = st.builds(
 pauses = st.none() | st.floats(0, 1000) | st.just(math.inf)
 
 
-@given(budgets, pauses, st.booleans(), st.booleans())
-def test_every_failure_is_decided(
-    budget: Budget, retry_after_s: float | None, retryable: bool, connecting: bool
-) -> None:
+@given(budgets, pauses, st.booleans())
+def test_every_failure_is_decided(budget: Budget, retry_after_s: float | None, retryable: bool) -> None:
     """Again only what is retryable, undelivered, within its starts and able to start before its deadline."""
     error = RateLimited("slow down", retry_after_s=retry_after_s, retryable=retryable)
-    match decide(error, budget, connecting=connecting):
+    match decide(error, budget):
         case Fail(failed):
             assert failed is error
-            assert not (connecting and retryable and budget.delivered == 0)
-        case RetryHere():
-            assert connecting
-            assert retryable
-            assert budget.delivered == 0
         case Requeue(due_ms):
             assert retryable
-            assert not connecting
             assert budget.delivered == 0
             assert budget.starts < budget.max_starts
             assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, budget.left_ms)

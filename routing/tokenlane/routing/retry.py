@@ -1,4 +1,8 @@
-"""What becomes of a request whose attempt failed. Decided here and nowhere else."""
+"""What becomes of a request whose attempt failed. Decided here and nowhere else.
+
+That a back end could not even be reached is an attempt's failure only after its client has tried to connect again for
+under a second.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TypeAlias
 
 from .errors import LlmError
 
-__all__ = ["Budget", "Decision", "Fail", "Requeue", "RetryHere", "decide"]
+__all__ = ["Budget", "Decision", "Fail", "Requeue", "decide"]
 
 _BASE_MS = 200
 _CAP_MS = 30_000
@@ -25,11 +29,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class RetryHere:
-    """Try the same back end again, at once. For connecting only, where nothing was sent yet."""
-
-
-@dataclass(frozen=True)
 class Requeue:
     """Give it back to the queue, to wait `due_ms` before any lane may have it."""
 
@@ -43,10 +42,10 @@ class Fail:
     error: LlmError
 
 
-Decision: TypeAlias = RetryHere | Requeue | Fail
+Decision: TypeAlias = Requeue | Fail
 
 
-def decide(error: LlmError, budget: Budget, *, connecting: bool = False) -> Decision:
+def decide(error: LlmError, budget: Budget) -> Decision:
     """Choose for one failed attempt.
 
     What is not retryable fails. So does what the agent has seen a part of: a second attempt would say something else.
@@ -55,8 +54,6 @@ def decide(error: LlmError, budget: Budget, *, connecting: bool = False) -> Deci
     """
     if not error.retryable or budget.delivered > 0:
         return Fail(error)
-    if connecting:
-        return RetryHere()
     if budget.starts >= budget.max_starts:
         return Fail(error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**budget.starts))
