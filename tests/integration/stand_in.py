@@ -189,7 +189,7 @@ class StandIn:
 
     async def _take_in(self) -> None:
         survey = await self._pool.survey()
-        for head in order(survey.heads, {}):
+        for head in order(survey.heads, {}, self._lane.lane):
             if head.queue.needs.model not in (None, *self._lane.models):
                 continue
             attempt = await self._pool.dispatch(head, self._lane.lane, MODEL, new_id())

@@ -123,7 +123,7 @@ class World:
         self.accepted.extend(ids - {*self.accepted})
 
     async def route(self) -> None:
-        heads = order((await self.pool.survey()).heads, {})
+        heads = order((await self.pool.survey()).heads, {}, "lane1")
         for head in heads:
             lane, token = self.dice.choice(["lane1", "lane2"]), new_id()
             times = self.dice.randint(1, 2)

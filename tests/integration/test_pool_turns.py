@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
 
+from tokenlane.routing.dispatcher import plan
 from tokenlane.routing.errors import QueueFull
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.messages import Priority, new_id
@@ -24,7 +26,7 @@ async def serve(pool: Pool, times: int, weights: Mapping[str, int] | None = None
     await life.beat(pool, WORKER, WIDE)
     served = []
     for _ in range(times):
-        head = order((await pool.survey()).heads, weights or {})[0]
+        head = next(order((await pool.survey()).heads, weights or {}, WIDE.lane))
         attempt = await pool.dispatch(head, WIDE.lane, "m1", new_id())
         assert attempt is not None
         served.append((head, attempt))
@@ -59,14 +61,14 @@ async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> 
         for agent, times in (("a", 9), ("b", 1), ("c", 30), ("d", 4)):
             await ask(pool, agent, times, role=role)
     at_once: list[str] = []
-    while heads := [head for head in order((await pool.survey()).heads, {}) if head.queue.role == "at-once"]:
+    while heads := [head for head in order((await pool.survey()).heads, {}, WIDE.lane) if head.queue.role == "at-once"]:
         assert len(heads) == min(16, 44 - len(at_once))
         assert {head.more for head in heads} == {len(at_once) + len(heads) < 44}
         for head in heads:
             assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
             at_once.append(head.agent)
     one_by_one: list[str] = []
-    while heads := order((await pool.survey()).heads, {}):
+    while heads := list(order((await pool.survey()).heads, {}, WIDE.lane)):
         assert await pool.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
         one_by_one.append(heads[0].agent)
     assert at_once == one_by_one
@@ -199,12 +201,46 @@ async def test_all_heads_at_once_are_ordered_as_one_by_one(pool: Pool) -> None:
         for role, times in (("planner", 12), ("coder", 5), ("critic", 9)):
             await ask(pool, "a", times, role=role)
         served: list[str] = []
-        while heads := order((await pool.survey()).heads, weights):
+        while heads := list(order((await pool.survey()).heads, weights, WIDE.lane)):
             for head in heads if at_once else heads[:1]:
                 assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
                 served.append(head.queue.role)
         orders.append(served)
     assert orders[0] == orders[1]
+
+
+async def route(pool: Pool) -> list[tuple[str, str]]:
+    """Place what a router would place now, and end it; lane and role of each."""
+    placed = plan(await pool.survey(), Policy()).placements
+    for placement in placed:
+        assert await pool.dispatch(placement.head, placement.lane, placement.model, new_id()) is not None
+        await pool.cancel(placement.head.id)
+    return [(placement.lane, placement.head.queue.role) for placement in placed]
+
+
+async def test_what_another_lane_does_for_a_role_costs_it_no_turn(pool: Pool) -> None:
+    """A role that is served by a lane of its own all the time has its turns at the lane that others use too."""
+    await life.beat(pool, WORKER, replace(LANE, limit=1))
+    await life.beat(pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), limit=1))
+    for role, model in (("planner", "m1"), ("planner", "x1"), ("coder", "m1")):
+        for _ in range(9):
+            await life.submit(pool, life.envelope(agent="a", role=role, model=model))
+    served = Counter([place for _ in range(8) for place in await route(pool)])
+    assert served == {("lane2", "planner"): 8, ("lane1", "planner"): 4, ("lane1", "coder"): 4}
+    await audit(pool.redis)
+
+
+@pytest.mark.parametrize("model", ["nobody-has", "x1"])
+async def test_what_cannot_be_placed_keeps_nothing_of_its_role_waiting(model: str, pool: Pool) -> None:
+    """A role of which a request waits for another lane, or for one that is not there, has its turns all the same."""
+    await life.beat(pool, WORKER, replace(LANE, limit=1))
+    await life.beat(pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), limit=0))
+    await life.submit(pool, life.envelope(agent="a", role="planner", model=model))
+    await ask(pool, "a", 9, role="planner")
+    await ask(pool, "a", 9, role="coder")
+    served = Counter([role for _ in range(8) for _, role in await route(pool)])
+    assert served == {"planner": 4, "coder": 4}
+    await audit(pool.redis)
 
 
 async def test_a_role_that_comes_back_has_no_turns_left_over(pool: Pool) -> None:

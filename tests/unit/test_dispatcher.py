@@ -16,7 +16,7 @@ from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Envelope, Kind, Needs, new_id
+from tokenlane.routing.messages import Envelope, Kind, Needs, Priority, new_id
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
@@ -205,6 +205,25 @@ def test_lanes_go_to_roles_by_weight() -> None:
     policy = Policy(roles={"coder": RolePolicy(weight=3)})
     placed = plan(Survey(0, 7, tuple(heads), (lane,), "7:3"), policy).placements
     assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
+
+
+def test_who_finds_the_best_lane_taken_has_the_next() -> None:
+    """Lanes fill up one after another; a lane for which more of a priority waits is left alone by lower ones."""
+
+    def heads(role: str, priority: Priority, times: int) -> list[Head]:
+        queue = Queue(role, "chat", priority, Needs())
+        return [Head(queue, "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place) for place in range(times)]
+
+    room = {"first": 2, "second": 3, "third": 3}
+    lanes = tuple(LaneView(name, "p", "http://there", ("m",), limit, 0, 1, 0) for name, limit in room.items())
+    routes = {"planner": ("first", "second"), "coder": ("second", "third")}
+    roles = {role: RolePolicy(route=tuple(Candidate(lane=it) for it in route)) for role, route in routes.items()}
+    waiting = (*heads("coder", "low", 4), *heads("planner", "normal", 4))
+    placed = plan(Survey(0, 7, waiting, lanes, "7:3"), Policy(roles=roles)).placements
+    told = [(placement.head.queue.role, placement.lane, placement.preferred) for placement in placed]
+    assert (
+        told == [("planner", "first", True)] * 2 + [("planner", "second", False)] * 2 + [("coder", "third", False)] * 3
+    )
 
 
 @pytest.mark.parametrize(("names", "sole_by"), [(("first",), "7:3"), (("first", "second"), "")])

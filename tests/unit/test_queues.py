@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.messages import Envelope, Kind, Needs, Priority, new_id
-from tokenlane.routing.queues import Head, Queue, order
+from tokenlane.routing.queues import Head, Queue, Turn, order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
@@ -76,13 +76,13 @@ def test_order() -> None:
         head("low", 0, 1000),
     ]
     shuffled = random.Random(1).sample(ordered, len(ordered))
-    assert order(shuffled, {}) == ordered
+    assert list(order(shuffled, {}, "lane1")) == ordered
 
 
-def of_role(role: str, turn: int, used: int, place: int) -> Head:
-    """A head of a role that has had so much of its turn."""
-    queue = Queue(role, "chat", "normal", Needs())
-    return Head(queue, "a", new_id(), 0, more=False, served=0, waited_ms=0, place=place, turn=turn, used=used)
+def of_role(role: str, ended: int, used: int, place: int) -> Head:
+    """A head of a role that has had so much of its turn at a lane."""
+    queue, turn = Queue(role, "chat", "normal", Needs()), Turn(0, {"lane1": (ended, used), "lane2": (1, 2)})
+    return Head(queue, "a", new_id(), 0, more=False, served=0, waited_ms=0, place=place, turn=turn)
 
 
 def test_a_role_that_has_had_less_than_its_turn_goes_on() -> None:
@@ -90,7 +90,7 @@ def test_a_role_that_has_had_less_than_its_turn_goes_on() -> None:
     heads = [of_role("planner", 5, 1, place) for place in range(6)]
     heads += [of_role("coder", 7, 0, place) for place in range(3)]
     shuffled = random.Random(1).sample(heads, len(heads))
-    told = [head.queue.role for head in order(shuffled, {"planner": 3})]
+    told = [head.queue.role for head in order(shuffled, {"planner": 3}, "lane1")]
     assert told == ["planner"] * 2 + ["coder"] + ["planner"] * 3 + ["coder"] + ["planner"] + ["coder"]
 
 

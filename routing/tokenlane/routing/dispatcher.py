@@ -11,17 +11,18 @@ import json
 import logging
 import random
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeAlias, get_args
 
 from .advice import nobody, not_pulled
 from .errors import LlmError
 from .hub import Hub
 from .lanes import LaneView
-from .messages import Failed, Kind
+from .messages import Failed, Kind, Priority
 from .policy import Policy, candidates, pullers
 from .pool import Pool
 from .queues import Head, Queue, order
@@ -36,6 +37,10 @@ _SWEEP_EVERY_S = 0.25
 _SECOND_WAITS_S = 0.01
 _WORKING_RANKS = 2
 _MOST_RUNG = 64
+_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+_Slots: TypeAlias = tuple[str, Kind]
+_Options: TypeAlias = list[tuple[LaneView, str]]
 
 
 class OwnWorker(Protocol):
@@ -110,39 +115,72 @@ class Plan:
 
 
 def plan(survey: Survey, policy: Policy) -> Plan:
-    """Choose lanes for the heads of all queues: first come, first chosen, in the order of `queues.order`.
+    """Choose lanes for the heads of all queues, those of the highest priority first.
 
-    A lane for which more of a higher priority waits than could be chosen now is left alone by lower ones of that kind.
+    Each asks for the best of its lanes that has credit. A lane takes as many as it has credit for, in the order of
+    `queues.order`; who is left asks again. A lane for which more of a priority waits than could be chosen now is left
+    alone by lower ones of that kind.
     """
-    credit: dict[tuple[str, Kind], int] = {}
-    reserved: dict[tuple[str, Kind], str] = {}
+    weights = {name: role.weight for name, role in policy.roles.items()}
+    options: dict[str, _Options] = {}
+    for queue in {head.queue.name: head.queue for head in survey.heads}.values():
+        options[queue.name] = list(candidates(policy, queue.role, queue.needs, survey.lanes, queue.kind))
+    credit: dict[_Slots, int] = {}
     placements: list[Placement] = []
+    placed: set[str] = set()
     refusals: list[Refusal] = []
     wishes: dict[Wish, None] = {}
-    weights = {name: role.weight for name, role in policy.roles.items()}
-    for head in order(survey.heads, weights):
-        priority, kind = head.queue.priority, head.queue.kind
-        options = list(candidates(policy, head.queue.role, head.queue.needs, survey.lanes, kind))
-        if not options:
-            wish = _wish(head, policy, survey.lanes)
-            if isinstance(wish, Wish):
-                wishes[wish] = None
-            elif head.waited_ms >= policy.patience_ms:
-                refusals.append(Refusal(head, wish))
-        for rank, (lane, model) in enumerate(options):
-            slots = lane.name, kind
-            left = credit.setdefault(slots, lane.credit_for(kind))
-            if left > 0 and reserved.get(slots, priority) == priority:
-                credit[slots] = left - 1
-                sole_by = survey.view if len(options) == 1 else ""
-                placements.append(
-                    Placement(head, lane.name, model, shared=lane.workers > 1, preferred=rank == 0, sole_by=sole_by)
-                )
-                break
-        if head.more:
-            for lane, _ in options:
-                reserved.setdefault((lane.name, kind), priority)
+    for priority in _PRIORITIES:
+        heads = left = [head for head in survey.heads if head.queue.priority == priority]
+        while left and (asked := _asked(left, options, credit)):
+            for slots, those in asked.items():
+                taken = list(islice(order(those, weights, slots[0]), credit[slots]))
+                placements += [_placement(head, slots[0], options, survey.view) for head in taken]
+                credit[slots] -= len(taken)
+                placed |= {head.id for head in taken}
+            left = [head for head in left if head.id not in placed]
+        for head in heads:
+            if head.more:
+                credit |= {(lane.name, head.queue.kind): 0 for lane, _ in options[head.queue.name]}
+            if not options[head.queue.name]:
+                wish = _wish(head, policy, survey.lanes)
+                if isinstance(wish, Wish):
+                    wishes[wish] = None
+                elif head.waited_ms >= policy.patience_ms:
+                    refusals.append(Refusal(head, wish))
     return Plan(tuple(placements), tuple(refusals), tuple(wishes))
+
+
+def _asked(
+    heads: Sequence[Head], options: Mapping[str, _Options], credit: dict[_Slots, int]
+) -> dict[_Slots, list[Head]]:
+    """The heads by what each asks for; without those whose lanes have no credit left."""
+    asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
+    best: dict[str, _Slots | None] = {}
+    for head in heads:
+        name = head.queue.name
+        if name not in best:
+            best[name] = _best(options[name], head.queue.kind, credit)
+        if (slots := best[name]) is not None:
+            asked[slots].append(head)
+    return asked
+
+
+def _best(options: _Options, kind: Kind, credit: dict[_Slots, int]) -> _Slots | None:
+    for lane, _ in options:
+        slots = lane.name, kind
+        if slots not in credit:
+            credit[slots] = lane.credit_for(kind)
+        if credit[slots] > 0:
+            return slots
+    return None
+
+
+def _placement(head: Head, name: str, options: Mapping[str, _Options], view: str) -> Placement:
+    places = options[head.queue.name]
+    rank, (lane, model) = next((rank, place) for rank, place in enumerate(places) if place[0].name == name)
+    sole_by = view if len(places) == 1 else ""
+    return Placement(head, name, model, shared=lane.workers > 1, preferred=rank == 0, sole_by=sole_by)
 
 
 def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:

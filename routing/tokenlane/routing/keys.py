@@ -15,8 +15,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `queue:Q:clock`         | hash   | virtual time `clock`; `served`: `sequence` when last | queue empty              |
 |                         |        | served, or when something began to wait              |                          |
 | `turn:ROLE:KIND:PRIO`   | hash   | of a role's queues in which something waits: how     | last one leaving         |
-|                         |        | many `queues`, `served`: `sequence` when its turn    |                          |
-|                         |        | ended or it began to wait, `used`: served since      |                          |
+|                         |        | many `queues`; `served`: `sequence` when it began to |                          |
+|                         |        | wait, `served:LANE`: when its turn at a lane ended,  |                          |
+|                         |        | `used:LANE`: served there since                      |                          |
 | `leases`                | zset   | dispatched and running ids, by lapse of lease (ms)   | the attempt's end        |
 | `delayed`               | zset   | ids that wait for a time, by that time (ms)          | `sweep`, the end         |
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from .lanes import LaneView, Offer
 from .messages import Envelope, Progress
-from .queues import Head, Queue
+from .queues import Head, Queue, Turn
 
 __all__ = [
     "Accepted",
@@ -230,8 +230,9 @@ def read_checked(reply: Reply) -> Checked:
 
 
 def read_survey(reply: Reply) -> Survey:
-    now_ms, revision, heads, lanes, view = as_list(reply)
-    known = (head for head in map(_head, as_list(heads)) if head is not None)
+    now_ms, revision, heads, lanes, view, told = as_list(reply)
+    turns = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(told))}
+    known = (head for head in (_head(head, turns) for head in as_list(heads)) if head is not None)
     now = as_int(now_ms)
     return Survey(
         now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)), as_text(view)
@@ -250,9 +251,16 @@ def _standing(reply: Reply) -> Standing:
     )
 
 
-def _head(reply: Reply) -> Head | None:
+def _turn(fields: list[Reply]) -> Turn:
+    values = {as_text(name): int(as_text(value)) for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    began = values.get("served", 0)
+    lanes = {name.partition(":")[2] for name in values if ":" in name}
+    return Turn(began, {it: (values.get(f"served:{it}", began), values.get(f"used:{it}", 0)) for it in lanes})
+
+
+def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
     """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
-    name, agent, request_id, attempt, more, served, waited_ms, place, turn, used = as_list(reply)
+    name, agent, request_id, attempt, more, served, waited_ms, place = as_list(reply)
     try:
         queue = Queue.parse(as_text(name))
     except ValueError:
@@ -266,8 +274,7 @@ def _head(reply: Reply) -> Head | None:
         served=as_int(served),
         waited_ms=as_int(waited_ms),
         place=as_int(place),
-        turn=as_int(turn),
-        used=as_int(used),
+        turn=turns.get(queue.turn, Turn()),
     )
 
 

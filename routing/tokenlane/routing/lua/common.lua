@@ -100,12 +100,14 @@ local function dequeue(id, queue_name, agent)
   end
 end
 
--- One more request of the role is served; after as many as its weight it comes after the others.
-local function take_turn(request, sequence)
+-- A lane serves one more request of the role; after as many as its weight the role comes after the others there.
+local function take_turn(request, lane, sequence)
   local turn = turn_of(request.queue)
   if redis.call('EXISTS', turn) == 0 then return end
   local weight = tonumber(redis.call('HGET', P .. 'policy', 'weight:' .. request.role) or 1)
-  if redis.call('HINCRBY', turn, 'used', 1) >= weight then redis.call('HSET', turn, 'served', sequence, 'used', 0) end
+  if redis.call('HINCRBY', turn, 'used:' .. lane, 1) >= weight then
+    redis.call('HSET', turn, 'served:' .. lane, sequence, 'used:' .. lane, 0)
+  end
 end
 
 -- Gives the agent back what its dispatch charged.
@@ -293,7 +295,7 @@ local function dispatch_one(id, request, lane, model, token)
   local busy = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. request.agent) > 1
   dequeue(id, request.queue, request.agent)
   local sequence = int(redis.call('INCR', P .. 'sequence'))
-  take_turn(request, sequence)
+  take_turn(request, lane, sequence)
   if busy then
     local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
     redis.call('ZADD', queue .. ':paid', start_tag + 1, request.agent)

@@ -2,12 +2,12 @@
 -- (16 at most), in the order in which they are to be served.
 --
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, heads, lanes, view}
+-- reply {now ms, policy revision, heads, lanes, view, turns}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
---       queue's last dispatch, ms waited, place among the heads of its queue from 0, sequence of the dispatch that ended
---       its role's last turn, dispatches of its role's turn so far}
+--       queue's last dispatch, ms waited, place among the heads of its queue from 0}
 --       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
 --       queued to embed, queued commands, its last beat was of a worker that stops: 0 or 1}
+--       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
 local now = now_ms()
@@ -61,14 +61,21 @@ local function heads_of(name)
   local more = redis.call('ZCARD', queue .. ':agents') > #agents
   for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
   local served = tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0)
-  local turn, used = unpack(redis.call('HMGET', turn_of(name), 'served', 'used'))
   for place, pick in ipairs(picked) do
     local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt'))
     heads[#heads + 1] = { name, pick[1], pick[2], tonumber(attempt or 0), more and 1 or 0, served,
-      now - tonumber(created or now), place - 1, tonumber(turn or 0), tonumber(used or 0) }
+      now - tonumber(created or now), place - 1 }
   end
 end
 
-for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do heads_of(name) end
+local turns, told = {}, {}
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
+  heads_of(name)
+  local turn = turn_of(name)
+  if not told[turn] then
+    told[turn] = true
+    turns[#turns + 1] = { string.sub(turn, #P + #'turn:' + 1), redis.call('HGETALL', turn) }
+  end
+end
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
-return { now, revision, heads, lanes, view(revision, redis.call('GET', P .. 'changes')) }
+return { now, revision, heads, lanes, view(revision, redis.call('GET', P .. 'changes')), turns }
