@@ -14,6 +14,7 @@ from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Cancelled, Expired, Failed, Replay, new_id
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Started
 from tokenlane.worker.serve import drain, open_lane
 
 
@@ -235,6 +236,77 @@ async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is
         await until(lambda: provider.holding == 1)
         await give(pool, second)
         await until(lambda: len(worker._passed_over) == 1)
+        provider.go.set()
+        await first.completed()
+        await second.completed()
+        await settled(pool)
+
+
+async def test_a_bell_heard_twice_keeps_no_slot_from_the_next(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Of what rang while all slots were taken, each slot that is freed gets one that is not running yet."""
+    provider = FakeProvider(hold_after=1, slots=4)
+    async with serving(redis_url, provider) as (_, worker):
+        worker.max_jobs = 2
+        worker._look_at = float("inf")
+        askers = [await ask(pool, hub) for _ in range(4)]
+        for asker in askers:
+            attempt = await give(pool, asker)
+            worker.ring(f"{pool.keys.tag}{asker.id}:{attempt}".encode())
+        await until(lambda: len(worker._passed_over) >= 2)
+        for running, asker in enumerate(askers[:2], start=3):
+            await pool.cancel(asker.id)
+            await until(lambda running=running: len(provider.requests) == running)  # type: ignore[misc]  # bound per turn
+        provider.go.set()
+        for asker in askers[2:]:
+            await asker.completed()
+        await settled(pool)
+
+
+async def test_what_other_workers_started_meanwhile_is_not_asked_for(
+    redis_url: str, pool: Pool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of what rang while all slots were taken is gone, what waits is started at once."""
+    provider = FakeProvider(hold_after=1)
+    monkeypatch.setattr("tokenlane.worker.lane.POLL_S", 60.0)
+    async with serving(redis_url, provider) as (lane, worker):
+        worker.max_jobs = 1
+        first, second = await ask(pool, hub), await ask(pool, hub)
+        await give(pool, first)
+        await until(lambda: provider.holding == 1)
+        asked: list[str] = []
+        start = lane.pool.start
+
+        async def count(request_id: str, attempt: int, name: str, *, marked: bool = False) -> Started | None:
+            asked.append(request_id)
+            return await start(request_id, attempt, name, marked=marked)
+
+        monkeypatch.setattr(lane.pool, "start", count)
+        for number in range(1000):
+            worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
+        await give(pool, second)
+        for number in range(1000):
+            worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
+        provider.go.set()
+        await second.completed()
+        assert len(asked) <= 2
+        await settled(pool)
+
+
+async def test_what_was_missed_while_all_slots_were_taken_is_looked_for_when_one_is_free(
+    redis_url: str, pool: Pool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bells of a connection that broke then are not waited for until the next look is due."""
+    monkeypatch.setattr("tokenlane.worker.lane.POLL_S", 60.0)
+    provider = FakeProvider(hold_after=1)
+    async with serving(redis_url, provider, bell=False) as (_, worker):
+        worker.max_jobs = 1
+        first, second = await ask(pool, hub), await ask(pool, hub)
+        await give(pool, first)
+        worker.wake()
+        await until(lambda: provider.holding == 1)
+        await give(pool, second)
+        worker.wake()
+        await until(lambda: not worker._woken.is_set())
         provider.go.set()
         await first.completed()
         await second.completed()

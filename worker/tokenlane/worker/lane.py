@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _DAY_S = 86_400
-_MOST_PASSED_OVER = 256
 _BROKEN = (RedisError, OSError)
 
 
@@ -105,7 +103,7 @@ class LaneWorker(arq.worker.Worker):
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._started: dict[str, Started] = {}
-        self._passed_over: deque[str] = deque(maxlen=_MOST_PASSED_OVER)
+        self._passed_over: dict[str, None] = {}
         self._reserved = 0
         self._all_taken = asyncio.Event()
         self._all_taken.set()
@@ -128,7 +126,7 @@ class LaneWorker(arq.worker.Worker):
         await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
 
     def wake(self) -> None:
-        """Look at the queue now."""
+        """Look at the queue now, or as soon as a slot is free."""
         self._look_at = 0.0
         self._woken.set()
 
@@ -239,13 +237,21 @@ class LaneWorker(arq.worker.Worker):
                 self.job_counter += 1
                 self._run(job_id)
             elif self.allow_pick_jobs:
-                self._passed_over.append(job_id)
+                self._pass_over(job_id)
+
+    def _pass_over(self, job_id: str) -> None:
+        if len(self._passed_over) < self.max_jobs:
+            self._passed_over[job_id] = None
+        else:  # by more than the lane holds: other workers of it have most of that
+            self._passed_over.clear()
+            self._look_at = 0.0
 
     def _has_room(self) -> bool:
         return self.allow_pick_jobs and self.job_counter < self.max_jobs
 
     def _run(self, job_id: str) -> None:
         """Run a job in a slot that was counted."""
+        self._passed_over.pop(job_id, None)
         task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
         task.add_done_callback(partial(self._ended, job_id))
 
@@ -258,8 +264,10 @@ class LaneWorker(arq.worker.Worker):
 
     def _free_slot(self) -> None:
         self.job_counter -= 1
-        if self._passed_over:
-            self._start_all([self._passed_over.popleft()])
+        while self._passed_over and self._has_room():
+            self._start_all([next(iter(self._passed_over))])
+        if self._look_at == 0.0:
+            self._woken.set()
 
     async def run_job(self, job_id: str, score: int) -> None:
         # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
