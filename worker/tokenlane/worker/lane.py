@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -229,7 +230,7 @@ class LaneWorker(arq.worker.Worker):
         marks = await self.pool.mget([in_progress_key_prefix + job_id for job_id in job_ids])
         return [job_id for job_id, mark in zip(job_ids, marks, strict=True) if mark is None]
 
-    def _start_all(self, job_ids: list[str]) -> None:
+    def _start_all(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             if job_id in self.tasks:
                 continue
@@ -264,8 +265,9 @@ class LaneWorker(arq.worker.Worker):
 
     def _free_slot(self) -> None:
         self.job_counter -= 1
-        while self._passed_over and self._has_room():
-            self._start_all([next(iter(self._passed_over))])
+        if self._passed_over:
+            passed_over, self._passed_over = self._passed_over, {}
+            self._start_all(passed_over)
         if self._look_at == 0.0:
             self._woken.set()
 

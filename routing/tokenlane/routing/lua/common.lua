@@ -143,7 +143,7 @@ local function drop_job(jobs, job)
   redis.call('DEL', 'arq:job:' .. job, 'arq:in-progress:' .. job, 'arq:retry:' .. job)
 end
 
--- Takes a request out of wherever its state keeps it. Only deletes, so scripts may start with it when memory is full.
+-- Takes a request out of wherever its state keeps it. Deletes first, so scripts may start with it when memory is full.
 local function remove(id, request)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('ZREM', P .. 'delayed', id)
