@@ -254,6 +254,12 @@ def test_a_bell_that_says_nothing_is_none(bell: bytes) -> None:
     assert read_bell(bell) is None
 
 
+def test_a_bell_with_a_number_that_is_none_is_none() -> None:
+    """JSON has no infinity, and readers of it do."""
+    facts = b'{"attempt":Infinity,"model":"m1","starts":1,"left_ms":1,"waited_ms":0}'
+    assert read_bell(b"%b\n%b\nx" % (facts, life.envelope().to_wire())) is None
+
+
 # The worker's side.
 
 

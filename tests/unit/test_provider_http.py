@@ -192,6 +192,15 @@ def test_an_unusable_key_is_refused_without_being_quoted() -> None:
     assert "top" not in str(refused.value)
 
 
+def test_a_key_beside_a_user_in_the_endpoint_is_refused_without_being_quoted() -> None:
+    """One request cannot carry both; the error shows neither."""
+    lane = LaneSettings("gpu0", "openai", "http://user:hidden@h", api_key=SecretStr("topsecret"))
+    with pytest.raises(ConfigError, match="gpu0") as refused:
+        default_registry().create(lane)
+    assert "hidden" not in str(refused.value)
+    assert "topsecret" not in str(refused.value)
+
+
 def test_an_unknown_provider_is_refused_with_those_there_are() -> None:
     """The error lists the names a lane may use."""
     with pytest.raises(ConfigError, match=r"'nosuch'.*builtin, llamacpp, lmstudio, ollama, openai, tgi, vllm"):

@@ -190,7 +190,7 @@ def read_bell(bell: bytes) -> str | Started | None:
             waited_ms=int(facts["waited_ms"]),
             cancelled=False,
         )
-    except (ValueError, TypeError, KeyError):  # of a newer version; anybody may write to the channel
+    except (ValueError, TypeError, KeyError, OverflowError):  # of a newer version; anybody may write to the channel
         return None
 
 

@@ -106,6 +106,8 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
+    if url.userinfo and lane.api_key is not None:
+        raise ConfigError(f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them.")
     trusting = _trusting(ssl.get_default_verify_paths())
     return LaneClient(
         base_url=url,
