@@ -31,7 +31,7 @@ def outdated(asked: Asked) -> int:
 REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("dispatch", _STATES[1:2] + _STATES[3:], lambda pool, it: life.dispatch(pool, it.id), None),
     ("dispatch and start", _STATES[1:2] + _STATES[3:], lambda pool, it: _dispatch_and_start(pool, it), None),
-    ("start", tuple({*_STATES} - {"dispatched", "running", "flagged"}), lambda pool, it: _start(pool, it), None),
+    ("start", (*_STATES[:3], *ENDED), lambda pool, it: _start(pool, it), None),
     ("start old", _STATES[1:], lambda pool, it: pool.start(it.id, outdated(it), WORKER), None),
     ("start by another", ("running", "flagged", *ENDED), lambda pool, it: pool.start(it.id, it.attempt, "w2"), None),
     (

@@ -254,10 +254,12 @@ _WEIGHTS: dict[Callable[[World], Awaitable[None]], int] = {
 }
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, random.SystemRandom().getrandbits(32)])
-async def test_every_accepted_request_ends_once(pool: Pool, seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, None])
+async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) -> None:
     """Whatever happens in whatever order: the server's keys are sound after each step, each request ends exactly
-    once, and in the end all lanes have all their credit."""
+    once, and in the end all lanes have all their credit. Without a seed, one that was never tried."""
+    seed = seed or random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")  # noqa: T201  # pytest shows it with the failure
     world = World(pool, seed)
     async with life.listen(pool) as ear:
         for worker, lane in LANES.items():
