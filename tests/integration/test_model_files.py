@@ -7,6 +7,7 @@ import hashlib
 import signal
 import zipfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,19 @@ async def pulled(of: HubModels, model: str) -> str:
     return steps[-1].step.removeprefix("stored in ")
 
 
+def begun(home: Path) -> set[int]:
+    """How much has come of each file that is not whole yet."""
+    sizes = set()
+    for part in home.rglob("*.part"):
+        with suppress(FileNotFoundError):  # it has just become whole
+            sizes.add(part.stat().st_size)
+    return sizes
+
+
 async def broken_off(of: HubModels, model: str, home: Path, size: int) -> None:
     """Pull the model, and leave that when so many bytes of a file have come."""
     pulling = asyncio.create_task(pulled(of, model))
-    await until(lambda: any(part.stat().st_size == size for part in home.rglob("*.part")))
+    await until(lambda: size in begun(home))
     pulling.cancel()
     await asyncio.gather(pulling, return_exceptions=True)
 
@@ -248,7 +258,7 @@ async def test_through_the_queue(hub: Hub, redis_url: str, tmp_path: Path) -> No
 
         await eventually(ready, 40)
         pulling = await opened.tokenlane("models", "pull", "org/toy")
-        await until(lambda: any(part.stat().st_size == hub.stop_after for part in tmp_path.rglob("*.part")))
+        await until(lambda: hub.stop_after in begun(tmp_path))
         assert (await pulling.end(signal.SIGINT)).code == 130
         await until(lambda: hub.stopped == 0)
         hub.stop_after = None
