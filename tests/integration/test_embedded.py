@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from redis.asyncio import Redis
+from tests.integration.servers import free_port
 from tests.processes import until_gone
 
 from tokenlane.config import children, embedded
@@ -55,9 +56,7 @@ async def test_a_server_on_a_private_socket_keeps_nothing() -> None:
 
 async def test_a_given_directory_and_a_fixed_port(tmp_path: Path) -> None:
     """With a port it listens on loopback too; it starts again in the same directory on the same port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = EmbeddedServer(tmp_path / "deep" / "er", port=port)
     for _ in range(2):
         async with server:

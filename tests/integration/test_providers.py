@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
@@ -303,9 +304,7 @@ async def test_nobody_listens() -> None:
 
 async def test_a_back_end_that_comes_up_is_waited_for() -> None:
     """A connection that is refused at first and then accepted is no error."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     async with default_registry().create(lane(f"http://127.0.0.1:{port}")) as provider:
         asking = asyncio.create_task(answer(provider))
         await asyncio.sleep(0.1)  # the first tries are refused
