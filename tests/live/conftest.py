@@ -20,6 +20,14 @@ def model_file() -> Path:
     return asyncio.run(model.fetch())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _waits_asleep() -> Iterator[None]:
+    """The threads of a model server wait for each other asleep: spinning, two servers on as many cores all but stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_WAIT_POLICY", "passive")
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path, model_file: Path) -> Iterator[Path]:
     """A data directory with the model in it. At the end, nothing may run that uses it."""
