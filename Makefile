@@ -21,8 +21,9 @@ install: $(READY) ## create .venv and install everything, in the tested versions
 run: $(READY) ## start everything needed, stream answers from a real model, stop everything
 	@$(BIN)/tokenlane demo
 
-test: $(READY) ## run all tests
-	$(BIN)/pytest
+# A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml.
+test: $(READY) ## run all tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-live: $(READY) ## run the tests that need a real Ollama and a real vLLM, installing both first (Linux on x86_64, 4 GB)
 	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} \
