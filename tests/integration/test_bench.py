@@ -6,9 +6,7 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE
 
-import pytest
-
-from tokenlane.benches.cost import AtPace, Cost
+from tokenlane.benches.cost import Cost
 from tokenlane.benches.overhead import Overhead, table
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli import main; main()", "bench", "overhead")
@@ -28,15 +26,13 @@ async def test_overhead_measures_all_it_promises() -> None:
         assert level.direct_first_ms.samples == level.added_first_ms.samples == level.answers > 0
         assert level.direct_token_ms.samples == level.added_token_ms.samples == level.answers * (level.tokens - 1)
         assert all(cpu_us > 0 for cpu_us in level.cpu_us.model_dump().values())
-    assert [bar.limit for bar in found.bars] == [5, 10, 5, 10, 1.5]
+    assert [bar.limit for bar in found.bars] == [5, 10, 5, 10, 5, 10, 1.5]
     assert all(bar.held == (bar.measured <= bar.limit) for bar in found.bars)
-    assert [figure.measured > 0 for figure in found.unlike] == [True, True]
     assert table(found).count("\n| ") == 1 + len(LEVELS)
-    assert table(found).count("\n- ") == len(found.bars) + len(found.unlike)
 
 
 async def test_the_simulators_cost_is_told_at_each_pace() -> None:
-    """For each dialect, beside what writing alone costs; `--check` fails exactly when a bar is not held."""
+    """For each dialect, beside what writing alone costs; the bar is that of every pace."""
     command = (*COMMAND[:-1], "simulator", "--quick", "--json", "--check")
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     out, error = await process.communicate()
@@ -47,15 +43,7 @@ async def test_the_simulators_cost_is_told_at_each_pace() -> None:
     for at in found.paces:
         assert set(at.cpu_us) == {"vllm", "ollama"}
         assert all(cost > 0 for cost in (at.write_us, *at.cpu_us.values()))
+    most = max(cost for at in found.paces for cost in at.cpu_us.values())
+    for limit in (most, most - 0.01):
+        assert found.model_copy(update={"limit_us": limit}).held == (limit >= most)
     assert f"writing alone {found.paces[0].write_us:.1f}" in found.told()
-
-
-@pytest.mark.parametrize(
-    ("spacing_ms", "most_us", "held"), [(0, 10, True), (0, 10.1, False), (10, 16, True), (10, 16.1, False)]
-)
-def test_the_simulators_bars(spacing_ms: float, most_us: float, held: bool) -> None:
-    """Ten microseconds where it is never idle, two writes at a beat; of the dialect that costs most."""
-    cpu_us = {"vllm": 1.0, "ollama": most_us}
-    at = AtPace(streams=64, tokens=1, spacing_ms=spacing_ms, cpu_us=cpu_us, write_us=8)
-    idle = AtPace(streams=64, tokens=1, spacing_ms=0, cpu_us={"vllm": 1}, write_us=8)
-    assert Cost(paces=[idle, at]).held == held

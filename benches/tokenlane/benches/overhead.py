@@ -35,7 +35,6 @@ IDLE_P50_BAR = 5.0
 IDLE_P99_BAR = 10.0
 WORKER_CPU_BAR = 1.5
 WORKER_CPU_STREAMS = 64
-_ADDED = "added time to first token at 1 stream"
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,6 @@ class Bar(BaseModel):
     held: bool
 
 
-class Unlike(BaseModel):
-    """A figure that compares unlike things, and so has no bar."""
-
-    name: str
-    measured: float
-
-
 class Overhead(BaseModel):
     """A whole measurement."""
 
@@ -147,7 +139,6 @@ class Overhead(BaseModel):
     versions: str
     levels: list[AtStreams]
     bars: list[Bar]
-    unlike: list[Unlike]
 
 
 @dataclass(frozen=True)
@@ -247,7 +238,6 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
         versions=_versions(),
         levels=levels,
         bars=list(_bars(levels)),
-        unlike=list(_unlike(levels)),
     )
 
 
@@ -281,24 +271,22 @@ def _at(level: Level, floor_ms: Sequence[float], direct: Sequence[_Turn], throug
 
 
 def _bars(levels: Sequence[AtStreams]) -> Iterator[Bar]:
+    in_a_loop = next(level.floor_ms for level in levels if level.rest_ms == 0)
     for level in levels:
         if level.floor_ms is not None:
-            name = f"{_ADDED}, {'after a rest' if level.rest_ms else 'without a rest'}, in floors"
-            added_ms, floor_ms = level.added_first_ms, level.floor_ms
-            yield _bar(f"{name}, p50", added_ms.p50 / floor_ms.p50, IDLE_P50_BAR)
-            yield _bar(f"{name}, p99", added_ms.p99 / floor_ms.p99, IDLE_P99_BAR)
+            when = "after a rest" if level.rest_ms else "without a rest"
+            yield from _in_floors(f"{when}, in floors", level.added_first_ms, level.floor_ms)
+            if level.rest_ms and in_a_loop is not None:
+                yield from _in_floors(f"{when}, in floors without one", level.added_first_ms, in_a_loop)
         if level.streams == WORKER_CPU_STREAMS:
             name = f"worker's CPU a token at {WORKER_CPU_STREAMS} streams, in bare clients"
             yield _bar(name, level.cpu_us.worker_over_bare, WORKER_CPU_BAR)
 
 
-def _unlike(levels: Sequence[AtStreams]) -> Iterator[Unlike]:
-    in_a_loop = next(level.floor_ms for level in levels if level.rest_ms == 0)
-    for level in levels:
-        if level.rest_ms and in_a_loop is not None:
-            name = f"{_ADDED}, after a rest, in floors without one"
-            yield Unlike(name=f"{name}, p50", measured=level.added_first_ms.p50 / in_a_loop.p50)
-            yield Unlike(name=f"{name}, p99", measured=level.added_first_ms.p99 / in_a_loop.p99)
+def _in_floors(how: str, added_ms: Times, floor_ms: Times) -> Iterator[Bar]:
+    name = f"added time to first token at 1 stream, {how}"
+    yield _bar(f"{name}, p50", added_ms.p50 / floor_ms.p50, IDLE_P50_BAR)
+    yield _bar(f"{name}, p99", added_ms.p99 / floor_ms.p99, IDLE_P99_BAR)
 
 
 def _bar(name: str, measured: float, limit: float) -> Bar:
@@ -341,7 +329,6 @@ def table(found: Overhead) -> str:
         f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {'held' if bar.held else 'FALLS SHORT'}"
         for bar in found.bars
     ]
-    bars += [f"- {figure.name}: {figure.measured:.2f}; no bar" for figure in found.unlike]
     return "\n".join(
         [
             f"{found.measured_at}, {found.machine}; {found.versions}.",
