@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,10 +15,23 @@ from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ContextTooLong
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
+from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers.llamacpp import LlamaCppProvider
 
 pytestmark = pytest.mark.live
 
+# llama.cpp's server listens at a Unix socket where its host's name ends with .sock.
+AT_SOCKET = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, at = sys.argv[1:]
+params.model_alias = {"smollm2"}
+params.hostnames = [at]
+params.n_ctx = 2048
+params.verbosity = -1
+server = xllamacpp.Server(params)
+sys.stdin.read()
+"""
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 
@@ -85,3 +101,24 @@ async def test_a_json_object(provider: LlamaCppProvider) -> None:
     """`json_object` without a schema is obeyed."""
     asked = ask("Tell me about Paris as JSON.", max_tokens=8, temperature=0, response_format={"type": "json_object"})
     assert (await answer_of(provider, asked, MODEL_NAME)).lstrip().startswith("{")
+
+
+async def test_at_a_unix_socket(tmp_path: Path) -> None:
+    """It is recognised there, and answers."""
+    at = tmp_path / "llama.sock"
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AT_SOCKET, str(await model.fetch()), str(at)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not (seen := await look(Place(LaneSettings("probe", "openai", f"unix://{at}")))).found:
+                assert server.returncode is None
+        assert (seen.provider, seen.models) == ("llamacpp", ("smollm2",))
+        async with LlamaCppProvider(LaneSettings("gpu0", "llamacpp", f"unix://{at}")) as provider:
+            assert "Paris" in await answer_of(provider, ask(QUESTION, temperature=0, max_tokens=24), "smollm2")
+    finally:
+        server.kill()
+        await server.wait()

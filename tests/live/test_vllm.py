@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from tests.backend import answer_of, ask
+from tests.integration.servers import free_port
 from tests.matrix import agrees
 
 from tokenlane.config.children import spawn
@@ -50,19 +50,22 @@ async def serve() -> str:
 
 
 @asynccontextmanager
-async def serving(command: str, log: Path, *options: str) -> AsyncIterator[str]:
-    """A server with these options, once it is ready; its URL."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+async def serving(command: str, log: Path, *options: str, at: Path | None = None) -> AsyncIterator[str]:
+    """A server with these options, once it is ready; its URL. `at`: a Unix socket for it, instead of a port."""
+    if at is None:
+        port = free_port()
+        where, url, base = ("--port", str(port)), f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}"
+    else:
+        where, url, base = ("--uds", str(at)), f"unix://{at}", "http://localhost"
+    transport = httpx.AsyncHTTPTransport(uds=None if at is None else str(at))
     with log.open("wb") as written:
-        server = await spawn(command, "--port", str(port), *options, output=written, errors=written)
+        server = await spawn(command, *where, *options, output=written, errors=written)
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(300):
+            async with httpx.AsyncClient(base_url=base, transport=transport) as client, asyncio.timeout(300):
                 while not await healthy(client):
                     assert server.process.returncode is None, log.read_text()[-2000:]
                     await asyncio.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
+            yield url
         finally:
             await server.end(30)
 
@@ -153,7 +156,9 @@ async def test_what_its_model_cannot_do(provider: VllmProvider) -> None:
 
 
 async def test_conformance(serve: str, endpoint: str, tmp_path: Path) -> None:
-    """No promise is broken, and what works is what is written down; embeddings have a server of their own."""
+    """No promise is broken, and what works is what is written down; embeddings have a server of their own, at a Unix
+    socket."""
     chats = await checked(endpoint)
-    async with serving(serve, tmp_path / "log", "--runner", "pooling", "--convert", "embed") as embeds:
+    pooling = ("--runner", "pooling", "--convert", "embed")
+    async with serving(serve, tmp_path / "log", *pooling, at=tmp_path / "vllm.sock") as embeds:
         agrees("vllm", "real server", chats, await checked(embeds, ["embed"]))

@@ -223,6 +223,7 @@ WRONG = {
     "[ollama]\ntimeout_ms = 0": (":2: ollama.timeout_ms must be a whole number of milliseconds, at least 1 ",),
     "[ollama]\ntimeout_ms = true": (":2: ollama.timeout_ms",),
     '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint must be a URL, http://",),
+    '[ollama]\nendpoint = "unix://host/run/s"': (":2: ollama.endpoint must be a URL", "or unix:///PATH"),
     '[openai]\napi_key = "sk-hunter2"': (":2: 'api_key' in [openai]", "api_key_env"),
     '[openai]\napi_key_env = "sk-hunter2"': (":2: openai.api_key_env must be the name of an environment variable",),
     '[redis]\nurl = "http://me:hunter2@h"': (":2: redis.url must be redis://",),

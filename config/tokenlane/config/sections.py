@@ -48,7 +48,13 @@ def _split(value: object, info: ValidationInfo) -> object:
 Name = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
 ]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]", description="a URL, http://HOST:PORT or https://HOST:PORT")]
+Url = Annotated[
+    str,
+    Field(
+        pattern=r"^(https?://[^\s/]|unix:///[^\s/])",
+        description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH",
+    ),
+]
 RedisUrl = Annotated[
     str, Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH")
 ]

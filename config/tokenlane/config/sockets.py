@@ -1,4 +1,4 @@
-"""Unix sockets as Redis URLs: their paths are quoted there, for they may hold blanks, `?` and `%`."""
+"""Unix sockets as URLs, of Redis servers and of back ends: their paths are quoted, for they may hold blanks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def socket_url(path: Path, password: str | None = None) -> str:
 
 
 def socket_of(url: str) -> Path | None:
-    """The socket that a Redis URL names; None if it names none."""
+    """The socket that a URL names; None if it names none."""
     parts = urlsplit(url) if url.startswith("unix://") else None
     return Path(unquote(parts.path)) if parts and parts.path.strip("/") else None

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from tokenlane.config.sockets import socket_of
 from tokenlane.config.values import LaneSettings, masked
 from tokenlane.routing.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
 from tokenlane.routing.lanes import Announcement, Offer
@@ -124,7 +125,9 @@ def _has(listed: Sequence[ModelInfo], model: str) -> bool:
 
 
 def _known_to_all(endpoint: str) -> str:
-    """An endpoint as all hosts may know it: loopback is this host's own."""
+    """An endpoint as all hosts may know it: loopback and sockets are this host's own."""
+    if socket_of(endpoint) is not None:
+        return endpoint.replace("unix://", f"unix://{socket.gethostname()}", 1)
     host = urlsplit(endpoint).hostname or ""
     if not _LOOPBACK.match(host):
         return masked(endpoint)

@@ -8,10 +8,10 @@ import errno
 import json
 import math
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from socket import gaierror
 from typing import Annotated, Literal, TypeVar
 
 import typer
@@ -31,6 +31,7 @@ def simulate(
     ] = "openai",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
+    socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on, instead of a port.")] = None,
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0)] = 0,
     itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens in an answer.", min=0)] = 16,
@@ -65,6 +66,7 @@ def simulate(
         api=api,
         host=host,
         port=port,
+        socket=socket,
         ttft_ms=ttft_ms,
         itl_ms=itl_ms,
         tokens=tokens,
@@ -82,9 +84,11 @@ def simulate(
     try:
         asyncio.run(_serve(simulator))
     except OSError as error:
+        if socket is not None:
+            raise ConfigError(f"--socket {socket} cannot be listened on: {error}.") from error
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"Port {port} is taken: name another with --port, or 0 for a free one.") from error
-        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, socket.gaierror):
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, gaierror):
             raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error}.") from error
         raise
 

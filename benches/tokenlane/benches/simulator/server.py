@@ -8,8 +8,10 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -61,6 +63,7 @@ class Simulator:
         api_key: it must be sent where the server it imitates wants it.
         faults: what the first chats meet, in order, or faults from a file.
         tls: to be reached by https.
+        socket: to listen there, and at no port.
     """
 
     def __init__(
@@ -84,12 +87,14 @@ class Simulator:
         api_key: str | None = None,
         faults: Sequence[Script] = (),
         tls: ssl.SSLContext | None = None,
+        socket: Path | None = None,
     ) -> None:
         self.log = Log()
         self.url = ""
         self.faults = deque(fault for fault in faults if not isinstance(fault, Fault))
         self._scripted = Faults(fault for fault in faults if isinstance(fault, Fault))
         self._host, self._port, self._tls, self._key = host, port, tls, api_key
+        self._socket = socket
         kind = DIALECTS[api]
         self.models = Models(
             map(_model, models),
@@ -135,8 +140,12 @@ class Simulator:
             app.router.add_route(method, path, page)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls).start()
-        self.url = f"{'https' if self._tls else 'http'}://{self._host}:{self._runner.addresses[0][1]}"
+        if self._socket is not None:
+            await web.UnixSite(self._runner, self._socket).start()
+            self.url = f"unix://{quote(str(self._socket.absolute()))}"
+        else:
+            await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls).start()
+            self.url = f"{'https' if self._tls else 'http'}://{self._host}:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(
@@ -146,6 +155,8 @@ class Simulator:
         self.release()
         await self.models.aclose()
         await self._runner.cleanup()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
 
     @property
     def running(self) -> int:

@@ -11,9 +11,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from tokenlane.config.sockets import socket_of
 from tokenlane.routing.pool import Pool
 
 from .server import ServerFacts, ask_server
@@ -295,9 +297,12 @@ async def _reach(lanes: list[LaneStatus]) -> dict[str, Reached]:
 
 
 async def _connect(endpoint: str) -> Reached:
-    """Whether anything accepts a connection there. This host's own loopback was announced by the host's name."""
+    """Whether anything accepts a connection there. This host's own loopback and sockets were announced by the host's
+    name."""
     parts = urlsplit(endpoint)
     own = parts.hostname == socket.gethostname().lower()
+    if (path := socket_of(endpoint)) is not None:
+        return await _connect_to(path) if own else "not from here"
     hosts = [host for host in ((parts.hostname or "", "127.0.0.1") if own else (parts.hostname or "",)) if host]
     port = parts.port or (443 if parts.scheme == "https" else 80)
     answers: set[Reached] = set()
@@ -312,3 +317,15 @@ async def _connect(endpoint: str) -> Reached:
         except (OSError, TimeoutError):
             continue
     return "refuses" if "refuses" in answers else "not from here"
+
+
+async def _connect_to(path: Path) -> Reached:
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            _, writer = await asyncio.open_unix_connection(path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return "refuses"
+    except (OSError, TimeoutError):
+        return "not from here"
+    writer.close()
+    return "answers"

@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -25,6 +26,7 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.sockets import socket_of
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 
@@ -43,6 +45,8 @@ __all__ = [
 KEEPALIVE_S = 4.0
 CONNECT_RETRY_S = 0.9
 _READER = "tokenlane.reader"
+_AT_SOCKET = "http://localhost"
+"""What a server at a Unix socket is told as its host."""
 
 TRANSPORT_ERRORS = (
     httpx.HTTPError,
@@ -60,7 +64,7 @@ _SLOW = "The back end took too long."
 _LOST = "The connection to the back end was lost before the answer was whole."
 _NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model server?"
 _PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
-_ADDRESS = "The lane's endpoint is not a usable http:// or https:// address."
+_ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
 _TLS = "No secure connection to the back end: its certificate was not accepted. SSL_CERT_FILE may name a private CA's."
 
 # The first that fits decides. (error, ours, message, worth another try)
@@ -95,13 +99,15 @@ class LaneClient(httpx.AsyncClient):
 
 
 def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
-    """The lane's client. Its base URL is `endpoint`; redirects are not followed, so credentials stay with that host.
+    """The lane's client. Its base URL is `endpoint`, localhost's where that is a Unix socket. Redirects are not
+    followed, so credentials stay with that host.
 
     Raises:
         ConfigError: endpoint, API key or proxy cannot be used.
     """
+    socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
     try:
-        url = httpx.URL(endpoint)
+        url = httpx.URL(endpoint if socket is None else _AT_SOCKET)
     except httpx.InvalidURL:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}") from None
     if url.scheme not in ("http", "https") or not url.host:
@@ -114,16 +120,22 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(None, connect=lane.connect_timeout_s),
-        transport=Transport(client=lambda: _session(trusting), verify=trusting, trust_env=False, proxy=proxy_for(url)),
+        transport=Transport(
+            client=lambda: _session(trusting, socket), verify=trusting, trust_env=False, proxy=proxy_for(url)
+        ),
         follow_redirects=False,
         trust_env=False,
     )
 
 
-def _session(trusting: ssl.SSLContext) -> aiohttp.ClientSession:
+def _session(trusting: ssl.SSLContext, socket: Path | None) -> aiohttp.ClientSession:
     """A session that keeps no cookies: a back end's could fill memory, and have no use."""
     # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=trusting)
+    connector = (
+        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=trusting)
+        if socket is None
+        else aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=KEEPALIVE_S)
+    )
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 

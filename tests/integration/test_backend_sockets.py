@@ -1,0 +1,116 @@
+"""Back ends at a Unix socket: found, checked and asked as those at a port are."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from tests.backend import answer_of, ask
+from tests.integration.farm import Farm, farm
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.dialects import DIALECTS
+from tokenlane.config import exits
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.lanes import Announcement, Facts
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.watch.doctor import Check, examine
+from tokenlane.worker.announce import announce
+from tokenlane.worker.probe import Place, look
+from tokenlane.worker.providers import default_registry
+
+
+@pytest.fixture
+async def processes(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
+    async with farm(tmp_path, redis_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[Simulator]:
+    """A model server at a socket whose path needs quoting."""
+    async with Simulator(socket=tmp_path / "a model server?.sock", tokens=3) as simulator:
+        yield simulator
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_every_server_is_recognised_and_answers(api: str, tmp_path: Path) -> None:
+    """Whatever its dialect, with its key where it wants one; the request names localhost as its host."""
+    key = SecretStr("right")
+    async with Simulator(api=api, socket=tmp_path / "s", tokens=3, api_key="right") as backend:
+        seen = await look(Place(LaneSettings("probe", "openai", backend.url, api_key=key), api))
+        assert (seen.provider, seen.models[0].partition(":")[0], seen.why_not) == (api, "sim", "")
+        async with default_registry().create(LaneSettings("gpu0", api, backend.url, api_key=key)) as provider:
+            assert await answer_of(provider, ask(), model="sim") == "w0 w1 w2 "
+        assert {received.headers["Host"] for received in backend.log} == {"localhost"}
+    assert not (tmp_path / "s").exists()
+
+
+async def test_a_worker_and_its_check(processes: Farm, backend: Simulator) -> None:
+    """A worker takes such an endpoint on its command line, and an agent is answered."""
+    serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", backend.url)
+    checked = await (await processes.tokenlane("worker", "--check", *serving)).ended()
+    assert (checked.code, f"endpoint  {backend.url}, answered in" in checked.out) == (exits.OK, True)
+    await processes.tokenlane("worker", *serving)
+    answered = await (await processes.tokenlane("chat", "Hello?", "--role", "planner")).ended()
+    assert (answered.code, answered.out.strip()) == (exits.OK, "w0 w1 w2")
+
+
+@pytest.mark.parametrize("name", ["none.sock", "n" * 120])
+async def test_no_server_there(tmp_path: Path, name: str) -> None:
+    """A socket that is not there, or cannot be, is a back end that cannot be reached."""
+    url = f"unix://{tmp_path}/{name}"
+    async with default_registry().create(LaneSettings("gpu0", "openai", url)) as provider:
+        with pytest.raises(ProviderDown, match="cannot be reached"):
+            await answer_of(provider, ask())
+    assert (await look(Place(LaneSettings("probe", "openai", url)))).why_not == "nothing answers there"
+
+
+async def test_a_socket_of_another_host() -> None:
+    """A socket is on this host: an address with a host, as `status` shows it, cannot be asked."""
+    with pytest.raises(ConfigError, match="unix:///"):
+        default_registry().create(LaneSettings("gpu0", "openai", "unix://gpu-hub/run/vllm.sock"))
+
+
+async def test_others_know_it_by_its_host(backend: Simulator) -> None:
+    """Two hosts may have a socket of the same path: the pool is told which host's it is."""
+    settings = LaneSettings("gpu0", "llamacpp", backend.url)
+    async with default_registry().create(settings) as provider:
+        told = await announce(settings, provider)
+    assert told.endpoint == f"unix://{socket.gethostname()}{backend.url.removeprefix('unix://')}"
+
+
+async def doctors_check(pool: Pool, host: str, path: Path) -> Check:
+    """What the doctor says of a lane whose back end is at a socket of that host."""
+    lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), 1)
+    await pool.register("w1", "gpu0", Facts(host))
+    await pool.renew("w1", lane, [], takes_new_work=True)
+    return next(check for check in await examine(pool) if check.name == "lane gpu0")
+
+
+async def test_the_doctor_looks_at_it(pool: Pool, tmp_path: Path) -> None:
+    """While it listens it answers; a socket that is left over refuses; one of another host is not looked at."""
+    host, path = socket.gethostname(), tmp_path / "s"
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(path))
+        listening.listen()
+        check = await doctors_check(pool, host, path)
+        assert (check.status, "answers from here" in check.found) == ("ok", True)
+    check = await doctors_check(pool, host, path)
+    assert (check.status, "refuses from here" in check.found) == ("fail", True)
+    path.unlink()
+    check = await doctors_check(pool, host, path)
+    assert (check.status, "refuses from here" in check.found) == ("fail", True)
+
+
+async def test_the_doctor_cannot_look_at_anothers(pool: Pool, tmp_path: Path) -> None:
+    """A socket of another host is not looked for here."""
+    check = await doctors_check(pool, "another-host", tmp_path / "s")
+    assert (check.status, "not from here" in check.found) == ("ok", True)
