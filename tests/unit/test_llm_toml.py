@@ -12,6 +12,7 @@ from tokenlane.config.effective import Setting
 from tokenlane.config.environment import take_command_line
 from tokenlane.config.exits import USAGE, ConfigError
 from tokenlane.config.load import (
+    configured_back_ends,
     configured_redis,
     find_pool,
     lane_settings,
@@ -156,6 +157,87 @@ def test_a_key_goes_to_its_own_endpoint_only(monkeypatch: pytest.MonkeyPatch) ->
     assert lane_settings(lane="gpu1", endpoint="http://elsewhere").api_key is None
     given = lane_settings(lane="gpu0", provider="openai").api_key
     assert given is not None
+
+
+HOSTED = """\
+[openai]
+endpoint = "https://a"
+api_key_env = "OPENAI_KEY"
+[lanes.own]
+provider = "openai"
+endpoint = "https://b"
+api_key_env = "OWN_KEY"
+[lanes.shared]
+provider = "openai"
+[lanes.half]
+provider = "openai"
+api_key_env = "HALF_KEY"
+"""
+
+
+@pytest.mark.parametrize(
+    ("lane", "section", "key"),
+    [
+        ("own", "lanes.own", "own"),
+        ("shared", "openai", "openai"),
+        ("half", "openai", "half"),
+        ("half", "lanes.half", "half"),
+    ],
+)
+@pytest.mark.parametrize("by", ["--llm", "variable"])
+def test_a_key_does_not_follow_an_endpoint_of_a_stronger_layer(
+    monkeypatch: pytest.MonkeyPatch, lane: str, section: str, key: str, by: str
+) -> None:
+    """A key in the file is for the endpoint in the file; one that is named beside the new endpoint goes there."""
+    write(HOSTED)
+    for name in ("OPENAI_KEY", "OWN_KEY", "HALF_KEY", "NEW_KEY"):
+        monkeypatch.setenv(name, name.removesuffix("_KEY").lower())
+
+    said: list[str] = []
+
+    def say(leaf: str, value: str) -> None:
+        if by == "--llm":
+            said.append(f"{section}.{leaf}={value}")
+            take_command_line(llm=said)
+        else:
+            monkeypatch.setenv(f"TOKENLANE_{section.replace('.', '__')}__{leaf}".upper(), value)
+
+    def found() -> tuple[str | None, str | None]:
+        settings = lane_settings(lane=lane)
+        return settings.endpoint, settings.api_key.get_secret_value() if settings.api_key else None
+
+    assert found()[1] == key
+    say("endpoint", "https://new")
+    assert found() == ("https://new", None)
+    say("api_key_env", "NEW_KEY")
+    assert found() == ("https://new", "new")
+
+
+def test_a_key_waits_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section with a key and no endpoint gives it to the one that a stronger layer names there."""
+    write('[lanes.a]\nprovider = "openai"\napi_key_env = "OPENAI_KEY"')
+    monkeypatch.setenv("OPENAI_KEY", "sesame")
+    take_command_line(llm=["lanes.a.endpoint=https://new"])
+    assert lane_settings().api_key is not None
+
+
+def test_one_key_is_for_one_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TOKENLANE_API_KEY goes to the only back end, or to the lane of this process; never to several."""
+    monkeypatch.setenv("TOKENLANE_API_KEY", "sesame")
+
+    def keyed() -> dict[str | None, bool]:
+        return {back_end.endpoint: back_end.api_key is not None for back_end in configured_back_ends()}
+
+    write('[openai]\nendpoint = "https://a"')
+    assert keyed() == {"https://a": True}
+    write('[openai]\nendpoint = "https://a"\n[vllm]\nendpoint = "https://b"')
+    assert keyed() == {"https://a": False, "https://b": False}
+    take_command_line(llm=["provider=vllm"])
+    assert keyed() == {"https://a": False, "https://b": True}
+    take_command_line(llm=[])
+    write('[lanes.a]\nendpoint = "https://a"\n[lanes.b]\nendpoint = "https://b"')
+    with pytest.raises(ConfigError, match=r"for one lane, and there are a, b.*--lane"):
+        configured_back_ends()
 
 
 def test_a_key_that_is_not_set_is_told() -> None:

@@ -56,7 +56,8 @@ class Settings:
     def __init__(self, layers: Iterable[Layer], own: Mapping[str, Setting], file: File | None = None) -> None:
         self.file = file
         self.own = own
-        self.leaves = {path: setting for layer in layers for path, setting in layer.items()}
+        self._layers = tuple(layers)
+        self.leaves = _merged(self._layers)
 
     @cached_property
     def document(self) -> Document:
@@ -98,18 +99,12 @@ class Settings:
         return name
 
     def lane(self, name: str) -> dict[str, Setting]:
-        """All of a lane: what its process says, else its section, else its provider's section, else the default.
-
-        An `api_key_env` goes with the endpoint that held where it is set: where another endpoint is set closer, the key
-        is not sent there.
-        """
+        """All of a lane: what its process says, else its section, else its provider's section, else the default."""
         provider = self._provider(name)
         kind = str(provider.value)
-        scopes = [
-            {key: self.own[key] for key in Lane.model_fields if key in self.own},
-            self._scope(("lanes", name)),
-            self._scope((kind,)),
-        ]
+        own = {key: self.own[key] for key in Lane.model_fields if key in self.own}
+        sections: tuple[Path, ...] = (("lanes", name), (kind,))
+        scopes = [own, *map(self._scope, sections)]
         found = {"provider": provider}
         for key in Lane.model_fields:
             fallback = Setting(_TIMEOUTS_MS.get(key, "auto" if key == "capacity" else None))
@@ -117,13 +112,34 @@ class Settings:
         if found["models"].value is None and "provider" not in scopes[1]:
             model = self.get("defaults", "model")
             found["models"] = Setting(None if model.value is None else [model.value], model.source)
-        keys = (
-            scope["api_key_env"]
-            for depth, scope in enumerate(scopes)
-            if "api_key_env" in scope and _endpoint(scopes[depth:]) == found["endpoint"].value
-        )
-        found["api_key_env"] = next(keys, Setting(None))
+        found["api_key_env"] = own.get("api_key_env") or self.api_key_env(found["endpoint"].value, *sections)
         return found
+
+    def api_key_env(self, endpoint: object, *sections: Path) -> Setting:
+        """The variable with the key for this endpoint.
+
+        A key goes with the endpoint that held where it is set: where a closer section, or a stronger layer, names
+        another, it is not sent there.
+
+        Args:
+            sections: where it may be set, the closest first.
+        """
+        keys = (
+            self.leaves[*section, "api_key_env"]
+            for depth, section in enumerate(sections)
+            if (*section, "api_key_env") in self.leaves and self._endpoint_beside(*sections[depth:]) == endpoint
+        )
+        return next(keys, Setting(None))
+
+    def _endpoint_beside(self, *sections: Path) -> object:
+        """The endpoint of the first section's key: that of its layer and the weaker ones, if they know any."""
+        key = (*sections[0], "api_key_env")
+        layer = max(number for number, layer in enumerate(self._layers) if key in layer)
+        for leaves in (_merged(self._layers[: layer + 1]), self.leaves):
+            for section in sections:
+                if found := leaves.get((*section, "endpoint")):
+                    return found.value
+        return None
 
     def _provider(self, lane: str | None) -> Setting:
         for setting in (self.own.get("provider"), self.leaves.get(("lanes", lane or "", "provider"))):
@@ -140,8 +156,8 @@ class Settings:
         }
 
 
-def _endpoint(scopes: Iterable[Mapping[str, Setting]]) -> object:
-    return next((scope["endpoint"].value for scope in scopes if "endpoint" in scope), None)
+def _merged(layers: Iterable[Layer]) -> dict[Path, Setting]:
+    return {path: setting for layer in layers for path, setting in layer.items()}
 
 
 def _nested(leaves: Layer) -> dict[str, Any]:

@@ -188,10 +188,7 @@ def pool_settings(
     """
     settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
     names = settings.lanes_served()
-    if len(names) > 1 and short_names().api_key is not None:
-        raise ConfigError(
-            f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
-        )
+    _one_for_the_key(names)
     return [_lane_settings(settings, name) for name in names]
 
 
@@ -207,20 +204,24 @@ def configured_back_ends() -> list[LaneSettings]:
     """Return the back ends that somebody named, as lanes: this host's lanes, then those of providers' sections.
 
     The provider is `builtin` where only an endpoint was named, the endpoint None where only a provider was.
+    TOKENLANE_API_KEY is for this host's only lane, or for the only back end there is.
 
     Raises:
-        ConfigError: something is set wrongly.
+        ConfigError: something is set wrongly, or TOKENLANE_API_KEY is set and there are several lanes.
     """
     settings = read()
-    lanes = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
-    found = [_lane_settings(settings, name) for name in lanes]
-    for name in provider_names():
-        section = settings.document.provider(name)
-        if section.endpoint not in (None, *(lane.endpoint for lane in found)):
-            key, variable = _api_key(section.api_key_env, name)
-            lane = LaneSettings(default_lane(name), name, section.endpoint, api_key=key, api_key_from=variable)
-            found.append(lane)
-    return [lane for lane in found if lane.endpoint or lane.provider != "builtin"]
+    names = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
+    _one_for_the_key(names)
+    lanes = [_lane_settings(settings, name) for name in names]
+    lanes = [lane for lane in lanes if lane.endpoint or lane.provider != "builtin"]
+    sections = {name: settings.document.provider(name).endpoint for name in provider_names()}
+    others = {name: at for name, at in sections.items() if at not in (None, *(lane.endpoint for lane in lanes))}
+    alone = len(others) == 1 and not lanes
+    for name, endpoint in others.items():
+        named = settings.api_key_env(endpoint, (name,)).value
+        key, variable = _api_key(named, name) if alone else _named_key(named, name)
+        lanes.append(LaneSettings(default_lane(name), name, endpoint, api_key=key, api_key_from=variable))
+    return lanes
 
 
 def names_provider(own: Mapping[str, Setting] | None = None) -> bool:
@@ -264,12 +265,22 @@ def _lane_settings(settings: Settings, name: str) -> LaneSettings:
     )
 
 
-def _api_key(variable: str | None, lane: str) -> tuple[SecretStr | None, str | None]:
+def _one_for_the_key(lanes: Sequence[str]) -> None:
+    """Refuse to send one key to several back ends."""
+    if len(lanes) > 1 and short_names().api_key is not None:
+        raise ConfigError(
+            f"TOKENLANE_API_KEY is for one lane, and there are {', '.join(lanes)}: use api_key_env, or --lane."
+        )
+
+
+def _api_key(variable: object, lane: str) -> tuple[SecretStr | None, str | None]:
     """The key, and the variable that holds it."""
     key = short_names().api_key
-    if key is not None:
-        return key, f"{PREFIX}API_KEY"
-    if variable is None:
+    return _named_key(variable, lane) if key is None else (key, f"{PREFIX}API_KEY")
+
+
+def _named_key(variable: object, lane: str) -> tuple[SecretStr | None, str | None]:
+    if not isinstance(variable, str):
         return None, None
     found = key_in(variable)
     if found is None:
