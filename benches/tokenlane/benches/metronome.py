@@ -55,21 +55,24 @@ class _Clock:
         self._first_s = 0.0
         self._spacing_s = 0.001
         self._beating: dict[_Connection, None] = {}
+        self._wanted = asyncio.Event()
 
     def set(self, first_ms: float, spacing_ms: float) -> None:
         """How long an answer's first token takes from now on, and each later one."""
         self._first_s, self._spacing_s = first_ms / 1000, spacing_ms / 1000
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Beat as long as there is who needs it."""
         loop = asyncio.get_running_loop()
         next_at = loop.time()
-        while True:
+        while await self._wanted.wait():
             next_at = max(next_at + self._spacing_s, loop.time())
             await asyncio.sleep(next_at - loop.time())
             for connection in list(self._beating):
                 if not connection.beat():
                     del self._beating[connection]
+            if not self._beating:
+                self._wanted.clear()
 
     def start(self, connection: _Connection) -> None:
         """An answer begins: its first token goes at its own time, all others with the beat."""
@@ -82,6 +85,7 @@ class _Clock:
     def _first(self, connection: _Connection) -> None:
         if connection.beat():
             self._beating[connection] = None
+            self._wanted.set()
 
 
 class _Connection(asyncio.Protocol):
