@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from threading import Thread
-from typing import Generic, Self, TypeVar, Unpack
+from typing import Generic, Self, Unpack
 
 from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
 
 from . import client, stream
 from .embeddings import Embeddings, EmbedOptions
 from .forms import Form
+from .loop import LoopThread
 from .request import Messages
 
 __all__ = ["ChatStream", "Client"]
 
-T = TypeVar("T")
 
-
-class Client:
+class Client(LoopThread[client.Client]):
     """A context manager with the methods of `tokenlane.producer.Client`, for any number of threads.
 
     Arguments and errors are those of the asynchronous client. A call that is interrupted (Ctrl-C) cancels its request.
@@ -32,8 +27,7 @@ class Client:
     def __init__(
         self, url: str | None = None, *, pool: str | None = None, agent: str | None = None, key: client.Keys = ()
     ) -> None:
-        self._client = client.Client(url, pool=pool, agent=agent, key=key)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(client.Client(url, pool=pool, agent=agent, key=key))
 
     def chat(
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
@@ -41,7 +35,7 @@ class Client:
         """Ask for an answer, as a stream to enter and to iterate over."""
 
         async def ask() -> stream.ChatStream[Parsed]:  # an id is taken, which wakes a task
-            return self._client.chat(messages, role=role, response_format=response_format, **options)
+            return self._kept.chat(messages, role=role, response_format=response_format, **options)
 
         return ChatStream(self, self._call(ask))
 
@@ -61,18 +55,16 @@ class Client:
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
         """Turn a text, or several, into vectors."""
-        return self._call(
-            lambda: self._client.embed(texts, role=role, allow_other_models=allow_other_models, **options)
-        )
+        return self._call(lambda: self._kept.embed(texts, role=role, allow_other_models=allow_other_models, **options))
 
     def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """The models of all open lanes, or of one."""
-        return self._call(lambda: self._client.models(lane=lane))
+        return self._call(lambda: self._kept.models(lane=lane))
 
     def pull(self, model: str, *, lane: str | None = None) -> Generator[Progress, None, None]:
         """Have a lane fetch a model: how far it is, until the model is there. Closing the iterator cancels it."""
         self._running()
-        steps = self._client.pull(model, lane=lane)
+        steps = self._kept.pull(model, lane=lane)
 
         async def step() -> Progress | None:
             return await anext(steps, None)
@@ -86,73 +78,24 @@ class Client:
 
     def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
         """Have a lane compute or look up a model's digest."""
-        return self._call(lambda: self._client.verify(model, lane=lane))
+        return self._call(lambda: self._kept.verify(model, lane=lane))
 
     def load(self, model: str, *, lane: str | None = None) -> None:
         """Have a lane load a model into memory."""
-        self._call(lambda: self._client.load(model, lane=lane))
+        self._call(lambda: self._kept.load(model, lane=lane))
 
     def unload(self, model: str, *, lane: str | None = None) -> None:
         """Have a lane free a model's memory."""
-        self._call(lambda: self._client.unload(model, lane=lane))
+        self._call(lambda: self._kept.unload(model, lane=lane))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request, as a stream of everything after the position given."""
         self._running()
-        return ChatStream(self, self._client.attach(request_id, after=after))
+        return ChatStream(self, self._kept.attach(request_id, after=after))
 
     def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever sent or reads it."""
-        return self._call(lambda: self._client.cancel(request_id))
-
-    def __enter__(self) -> Self:
-        self._process, self._closing, opened = os.getpid(), asyncio.Event(), Future[None]()
-        self._failed, self._loop = Future[None](), asyncio.new_event_loop()
-        self._thread = Thread(target=self._run, args=(self._loop, opened), name="tokenlane client", daemon=True)
-        self._thread.start()
-        try:
-            opened.result()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        loop, self._loop = self._loop, None
-        if loop is None or os.getpid() != self._process:
-            return
-        with suppress(RuntimeError):  # the thread has ended already
-            loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join()
-        if self._failed.done():
-            self._failed.result()
-
-    def _run(self, loop: asyncio.AbstractEventLoop, opened: Future[None]) -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._live(opened))
-        except BaseException as error:
-            (self._failed if opened.done() else opened).set_exception(error)
-
-    async def _live(self, opened: Future[None]) -> None:
-        async with self._client:
-            opened.set_result(None)
-            await self._closing.wait()
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            raise RuntimeError("the client is not connected: use `with Client() as client`")
-        if os.getpid() != self._process:
-            raise RuntimeError(f"the client belongs to process {self._process}, of which this is a fork: open one here")
-        return self._loop
-
-    def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
-        loop = self._running()
-        future = asyncio.run_coroutine_threadsafe(ask(), loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # if the thread that waits was interrupted
+        return self._call(lambda: self._kept.cancel(request_id))
 
 
 class ChatStream(Generic[Parsed]):
@@ -173,11 +116,11 @@ class ChatStream(Generic[Parsed]):
 
     def cancel(self) -> None:
         """Cancel the request for all who read it."""
-        self._call(self._inner.cancel)
+        self._running()._call(self._inner.cancel)
 
     def answer(self) -> Answer[Parsed]:
         """Wait for the end; the whole answer."""
-        return self._call(self._inner.answer)
+        return self._running()._call(self._inner.answer)
 
     def __enter__(self) -> Self:
         self._owner._call(self._inner.__aenter__)
@@ -193,11 +136,11 @@ class ChatStream(Generic[Parsed]):
 
     def __next__(self) -> TokenDelta:
         try:
-            return self._call(self._inner.__anext__)
+            return self._running()._call(self._inner.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
 
-    def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
+    def _running(self) -> Client:
         if not self._entered:
             raise RuntimeError("the stream is not entered: use `with client.chat(...) as stream`")
-        return self._owner._call(ask)
+        return self._owner

@@ -1,0 +1,93 @@
+"""An event loop on a thread of its own, which keeps an async context manager open for threads that have no loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, suppress
+from threading import Lock, Thread
+from typing import Any, Generic, Self, TypeVar
+
+__all__ = ["LoopThread"]
+
+T = TypeVar("T")
+Kept = TypeVar("Kept", bound=AbstractAsyncContextManager[Any])
+
+
+class LoopThread(Generic[Kept]):
+    """A context manager, one block at a time: entering it starts the loop and opens what is kept there.
+
+    Args:
+        kept: is opened and closed on the loop, and may be again with the next block. Errors call it the client.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._entering = Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The loop.
+
+        Raises:
+            RuntimeError: there is none outside the block, nor in a fork.
+        """
+        if self._loop is None:
+            raise RuntimeError("the client is not connected: use `with Client() as client`")
+        if os.getpid() != self._process:
+            raise RuntimeError(f"the client belongs to process {self._process}, of which this is a fork: open one here")
+        return self._loop
+
+    def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Have the loop run this, and wait for it; an interruption, such as Ctrl-C, cancels it.
+
+        Raises:
+            RuntimeError: as `_running`.
+        """
+        loop = self._running()
+        future = asyncio.run_coroutine_threadsafe(ask(), loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # if the thread that waits was interrupted
+
+    def __enter__(self) -> Self:
+        with self._entering:
+            if self._loop is not None:
+                self._running()
+                raise RuntimeError("the client is connected already: enter it once, and share it")
+            self._process, self._closing, self._failed = os.getpid(), asyncio.Event(), Future[None]()
+            loop, opened = asyncio.new_event_loop(), Future[None]()
+            self._thread = Thread(target=self._run, args=(loop, opened), name="tokenlane client", daemon=True)
+            self._thread.start()
+            self._loop = loop
+        try:
+            opened.result()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None or os.getpid() != self._process:
+            return
+        with suppress(RuntimeError):  # the thread has ended already
+            loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
+        if self._failed.done():
+            self._failed.result()
+
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: Future[None]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._live(opened))
+        except BaseException as error:
+            (self._failed if opened.done() else opened).set_exception(error)
+
+    async def _live(self, opened: Future[None]) -> None:
+        async with self._kept:
+            opened.set_result(None)
+            await self._closing.wait()
