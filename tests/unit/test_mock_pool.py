@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
 import pytest
@@ -15,6 +15,7 @@ from tokenlane.producer import (
     Answer,
     BadRequest,
     ChatStream,
+    DeadlineExceeded,
     Interrupted,
     LlmError,
     ProviderDown,
@@ -25,8 +26,8 @@ from tokenlane.producer import (
     TokenDelta,
     ToolCallDelta,
 )
-from tokenlane.producer.testing import MockPool
-from tokenlane.routing.messages import ChatRequest
+from tokenlane.producer.testing import Handler, MockPool
+from tokenlane.routing.messages import ChatRequest, EmbedRequest, new_id
 
 
 class City(BaseModel):
@@ -103,6 +104,124 @@ async def test_cancelling_stops_the_handler() -> None:
         with pytest.raises(RequestLost):
             await client.attach(stream.request_id).__aenter__()
     assert len(taken) < 10
+
+
+async def test_cancelling_says_whether_it_is_cancelled() -> None:
+    """As with a real pool: true of what runs or was cancelled, whoever asked it; false of an unknown or ended one."""
+
+    async def handler(request: ChatRequest) -> str:
+        return "done" if request.role == "quick" else await asyncio.Future()
+
+    async with MockPool(handler) as pool, pool.client() as client, pool.client() as other:
+        assert await client.cancel(new_id()) is False
+        answer = await client.complete("x", role="quick")
+        assert await client.cancel(answer.request_id) is False
+        async with client.chat("x", role="planner") as stream:
+            assert [await one.cancel(stream.request_id) for one in (other, client)] == [True, True]
+            with pytest.raises(RequestCancelled):
+                await stream.answer()
+
+
+async def endless(request: ChatRequest | EmbedRequest) -> str:
+    """Waits for ever."""
+    return await asyncio.Future()
+
+
+async def endless_vectors(request: EmbedRequest) -> list[list[float]]:
+    return [[1.0]] if await endless(request) else []
+
+
+async def endless_pieces(request: ChatRequest) -> AsyncIterator[str]:
+    while True:
+        yield "a"
+
+
+def endless_plain_pieces(request: ChatRequest) -> Iterator[str]:
+    while True:
+        yield "a"
+
+
+@pytest.mark.parametrize("handler", [endless, endless_pieces, endless_plain_pieces])
+async def test_the_time_to_live_is_kept(handler: Handler) -> None:
+    """A handler that never ends is broken off when the request's time is over, with a real pool's error."""
+    async with MockPool(handler, embed=endless_vectors) as pool, pool.client() as client:
+        with pytest.raises(DeadlineExceeded, match="time_to_live_ms"):
+            await client.complete("x", role="planner", time_to_live_ms=50)
+        with pytest.raises(DeadlineExceeded):
+            await client.embed("x", role="indexer", time_to_live_ms=50)
+
+
+async def test_a_handler_may_be_cancelled() -> None:
+    """One that ends as cancelled, without having said so, cancels its request and no more."""
+
+    def handler(request: ChatRequest) -> str:
+        if request.role == "bad":
+            raise asyncio.CancelledError
+        return "fine"
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        with pytest.raises(RequestCancelled, match="handler broke off"):
+            await client.complete("x", role="bad")
+        assert (await client.complete("x", role="good")).text == "fine"
+
+
+async def test_handlers_may_be_asynchronous() -> None:
+    """Coroutine functions and async generators answer as plain ones do, with text, pieces, vectors and errors."""
+
+    async def whole(request: ChatRequest) -> str:
+        await asyncio.sleep(0)
+        return "whole"
+
+    async def listed(request: ChatRequest) -> list[str]:
+        return ["a", "b"]
+
+    async def pieces(request: ChatRequest) -> AsyncIterator[str | TokenDelta]:
+        yield "a"
+        await asyncio.sleep(0)
+        yield TokenDelta(text="b")
+        if request.role == "broken":
+            raise ProviderDown("gone")
+
+    async def vectors(request: EmbedRequest) -> list[list[float]]:
+        return [[0.0, 1.0] for _ in request.inputs]
+
+    handlers: list[tuple[Handler, str]] = [(whole, "whole"), (listed, "ab"), (pieces, "ab")]
+    for handler, text in handlers:
+        async with MockPool(handler, embed=vectors) as pool, pool.client() as client:
+            assert (await client.complete("x", role="planner")).text == text
+            assert list((await client.embed("x", role="indexer")).vector) == [0.0, 1.0]
+    async with MockPool(pieces) as pool, pool.client() as client:
+        with pytest.raises(Interrupted) as broken:
+            await client.complete("x", role="broken")
+    assert broken.value.partial == "ab"
+
+
+async def test_leaving_stops_an_asynchronous_handler() -> None:
+    """What a handler awaits is broken off when nobody wants its answer any more."""
+    stopped = asyncio.Event()
+
+    async def handler(request: ChatRequest) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.Future()
+        finally:
+            stopped.set()
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        async with client.chat("x", role="planner") as stream:
+            await anext(stream)
+        async with asyncio.timeout(10):
+            await stopped.wait()
+
+
+async def test_a_pool_that_is_not_entered() -> None:
+    """Before and after its block a pool says how to enter it."""
+    pool = MockPool()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"use `async with MockPool\(...\) as pool`"):
+            await pool.client().__aenter__()
+        async with pool, pool.client() as client:
+            assert (await client.complete("x", role="planner")).text == ""
 
 
 async def test_a_bug_in_the_handler_is_raised_from_the_block() -> None:
