@@ -161,6 +161,25 @@ async def test_what_cannot_be_joined(first: Client, worker: StandIn) -> None:
             first.attach(wrong, after=position)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("forgetful", [False, True])
+async def test_a_position_the_answer_never_comes_to(
+    first: Client, second: Client, worker: StandIn, lost: bool, forgetful: bool
+) -> None:
+    """Who joins a running request beyond its end is told so when it ends, as one is that comes later."""
+    async with first.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        run.forgetful = forgetful
+        await run.say("a")
+        assert [one.text for one in await read(stream, 1)] == ["a"]
+        async with second.attach(stream.request_id, after=5000) as joined:
+            await run.complete("b", lost=lost)
+            with pytest.raises(BadRequest, match="ended with position 2, before the one given"):
+                await joined.answer()
+            with pytest.raises(BadRequest):
+                await anext(joined)
+
+
 async def test_the_last_to_attach_owns_it(first: Client, second: Client, worker: StandIn, pool: Pool) -> None:
     """Who attached last owns the request: the other reads on, but its leaving cancels nothing; the owner's does."""
     async with first.chat("hello", role="planner") as stream:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenlane.producer.delivery import Delivery
 from tokenlane.routing.errors import (
     BadRequest,
+    ContextTooLong,
     DeadlineExceeded,
     Interrupted,
     LlmError,
@@ -244,6 +245,22 @@ def test_an_ending_waits_for_what_came_before_it() -> None:
     delivery.receive(deltas(0, "a", "b"))
     assert delivery.ended
     assert texts_of(delivery) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("first", [3, 5000])
+def test_an_answer_that_ends_before_the_first_position_wanted(first: int) -> None:
+    """Who wants what the answer never comes to is told so at its end; who has all of it is not, nor if it failed."""
+    delivery = Delivery(ID, position=first)
+    for message in over_the_wire([deltas(0, "a", "b"), completed(2, 2)]):
+        delivery.receive(message)
+    assert delivery.ended
+    assert isinstance(delivery.error, BadRequest)
+    assert "ended with position 1, before the one given" in str(delivery.error)
+    has_all, broken = Delivery(ID, position=2), Delivery(ID, position=first)
+    has_all.receive(completed(2, 2))
+    assert (has_all.ended, has_all.error) == (True, None)
+    broken.receive(failed(ContextTooLong("long"), 2, 2))
+    assert isinstance(broken.error, ContextTooLong)
 
 
 @pytest.mark.parametrize(

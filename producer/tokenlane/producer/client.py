@@ -136,6 +136,7 @@ class Client:
             BadRequest: the answer has ended before that position.
 
         Raises, iterated:
+            BadRequest: the answer ended, later, before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
         courier, position = self._entered(), 0 if after is None else after + 1

@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from typing import get_args
 
 from tokenlane.routing.errors import (
-    BadRequest,
     DeadlineExceeded,
     LlmError,
     PoolUnavailable,
@@ -261,10 +260,8 @@ class Courier:
             return RequestLost(
                 f"the pool knows no request {exchange.id}: it ended an hour ago, was lost or never was; ask again"
             )
-        if standing.end is not None and delivery.position > standing.end:
-            return BadRequest(
-                f"the answer of {exchange.id} ended with position {standing.end - 1}, before the one given"
-            )
+        if standing.end is not None and (beyond := delivery.beyond(standing.end)) is not None:
+            return beyond
         for other in self.exchanges.get(exchange.id, ()):
             other.owned = other is exchange
         ended = standing.state in get_args(Ending)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
 from tokenlane.routing.errors import (
+    BadRequest,
     DeadlineExceeded,
     Interrupted,
     LlmError,
@@ -86,6 +87,7 @@ class Delivery:
         self.error: LlmError | None = None
         self.progress: Progress | None = None
         self.result: Result | None = None
+        self._first = position
         self._draft = Draft()
         self._unread: deque[TokenDelta] = deque()
         self._held: dict[int, TokenDelta] = {}
@@ -120,6 +122,12 @@ class Delivery:
     def replay(self, attempt: int = 0) -> Replay:
         """The question for all that has not come."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
+
+    def beyond(self, end: int) -> BadRequest | None:
+        """The error of a whole answer of so many deltas if the first one wanted would come after them."""
+        if self._first <= end:
+            return None
+        return BadRequest(f"the answer of {self.request_id} ended with position {end - 1}, before the one given")
 
     def receive(self, message: ChannelMessage) -> ToWorker | None:
         """Take one message of the request's channel; returns the answer it wants."""
@@ -215,6 +223,8 @@ class Delivery:
         if isinstance(ending, Completed):
             self._draft.model, self._draft.lane = ending.model, ending.lane
             self.result = ending.result
+            if (beyond := self.beyond(ending.end)) is not None:
+                self.fail(beyond)
             self.complete(ending.usage)
         else:
             self.fail(LlmError.from_report(ending.error))

@@ -34,6 +34,7 @@ class ChatStream(Generic[Parsed]):
     Raises, iterated, after all deltas that came before:
         Interrupted: the answer broke off; `partial` holds what there is of its text.
         RequestCancelled, DeadlineExceeded: as they say.
+        BadRequest: the answer ended before the position attached at.
         LlmError: what else the request failed with.
     """
 

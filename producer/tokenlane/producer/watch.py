@@ -195,7 +195,8 @@ class Watch:
             return
         match standing.state:
             case "completed":
-                error: LlmError = Interrupted("the end of the answer was lost and no worker has it any more: ask again")
+                lost = Interrupted("the end of the answer was lost and no worker has it any more: ask again")
+                error: LlmError = lost if standing.end is None else delivery.beyond(standing.end) or lost
             case "cancelled":
                 error = LlmError.from_report(ErrorReport(code="cancelled"))
             case "expired":
