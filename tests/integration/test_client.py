@@ -31,6 +31,7 @@ from tokenlane.producer import (
     ToolCallDelta,
     Unauthorized,
 )
+from tokenlane.producer.watch import reason
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Checked
@@ -353,6 +354,7 @@ async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, mon
     await beat(pool)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
         await until(lambda: "waiting for lane 'lane1' (last seen" in (stream.waiting or ""))
+        assert reason(stream.waiting or "") == "no worker is connected to this pool; waiting for lane 'lane1'"
         await beat(pool)
         assert await dispatch(pool, stream.request_id) is not None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
@@ -23,7 +24,7 @@ from tokenlane.routing.replies import Checked, Standing
 from .courier import Courier
 from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange, Question
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "reason"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ _ENDED_PATIENCE_S = 3.0
 _RUNNING_PATIENCE_S = 10.0
 _BEAT_GRACE_S = 1.0
 _DESERTED_PATIENCE_S = 10.0  # a pool may be starting
+_AGE = re.compile(r" \(last seen \d+ s ago\)")
+
+
+def reason(waiting: str) -> str:
+    """Why a request waits, without for how long lanes have been away: that is another word every second."""
+    return _AGE.sub("", waiting)
 
 
 class Watch:

@@ -16,6 +16,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.producer.stream import ChatStream
+from tokenlane.producer.watch import reason
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
 from .asking import carry_out, printable, say
@@ -90,9 +91,9 @@ async def _tell_why(stream: ChatStream) -> None:
     told = None
     await asyncio.sleep(_PATIENCE_S)
     while True:
-        if stream.waiting not in (None, told):
-            told = stream.waiting
-            say(f"not started yet: {told}")
+        if stream.waiting is not None and reason(stream.waiting) != told:
+            told = reason(stream.waiting)
+            say(f"not started yet: {stream.waiting}")
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 

@@ -1,0 +1,54 @@
+"""What `tokenlane chat` says while nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tokenlane.producer.commands import chat
+
+ALONE = "no worker is connected to this pool; waiting for lane 'gpu1' (last seen {} s ago)"
+QUEUE = "waiting in the queue of role 'planner'; lanes that are away: 'gpu1' (last seen {} s ago)"
+OTHER = "waiting in the queue of role 'planner'; lanes that are away: 'gpu2' (last seen {} s ago)"
+
+
+class Stream:
+    """One that has these reasons to wait, one after another; the last ends who looks at it."""
+
+    def __init__(self, reasons: Sequence[str | None]) -> None:
+        self.waiting: str | None = None
+        self._reasons = iter(reasons)
+
+    async def next(self, _: float) -> None:
+        """Stands for a pause."""
+        try:
+            self.waiting = next(self._reasons)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        ([None, None], []),
+        ([ALONE.format(age) for age in (3, 5, 7)], [ALONE.format(3)]),
+        (
+            [ALONE.format(3), ALONE.format(5), QUEUE.format(7), OTHER.format(8)],
+            [ALONE.format(3), QUEUE.format(7), OTHER.format(8)],
+        ),
+        ([QUEUE.format(3), None, QUEUE.format(9)], [QUEUE.format(3)]),
+    ],
+)
+async def test_a_reason_is_told_once(
+    reasons: list[str | None], told: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again only when it changes: not because a lane has been away for longer."""
+    stream: Any = Stream(reasons)
+    monkeypatch.setattr(asyncio, "sleep", stream.next)
+    with suppress(asyncio.CancelledError):
+        await chat._tell_why(stream)
+    assert capsys.readouterr().err.splitlines() == [f"tokenlane: not started yet: {why}" for why in told]
