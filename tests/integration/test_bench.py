@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+from tests.processes import until_gone
 
 from tokenlane.benches.cost import Cost
 from tokenlane.benches.overhead import Overhead, table
+from tokenlane.config import exits
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli import main; main()", "bench", "overhead")
 LEVELS = [1, 1, 64]
@@ -47,3 +54,33 @@ async def test_the_simulators_cost_is_told_at_each_pace() -> None:
     for limit in (most, most - 0.01):
         assert found.model_copy(update={"limit_us": limit}).held == (limit >= most)
     assert f"writing alone {found.paces[0].write_us:.1f}" in found.told()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("measurement", ["overhead", "simulator"])
+async def test_a_measurement_is_broken_off(measurement: str, stop: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C, and whatever else ends it, ends all it started, without a traceback, and leaves no file behind."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND[:-1], measurement, "--quick"),
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            assert await process.stderr.readline()
+            if stop == signal.SIGINT:
+                os.killpg(process.pid, stop)  # as a terminal does
+            else:
+                process.send_signal(stop)
+            out, error = await process.communicate()  # whose ends all have that it started
+            assert (out, error.decode()) == (b"", "")
+            assert process.returncode == (exits.CANCELLED if stop == signal.SIGINT else -stop)
+            while list(tmp_path.iterdir()):
+                await asyncio.sleep(0.05)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await until_gone(process.pid)

@@ -1,13 +1,16 @@
 """The processes of a measurement: each does what it is asked, in JSON lines on its standard input and output.
 
 What a process can do is an async context manager, named `module:function`, that yields its tasks by name. Every process
-can also tell the CPU seconds it has used. It ends when its standard input does.
+can also tell the CPU seconds it has used. A measurement that is over says goodbye; where standard input just ends, it
+was broken off, if only because the parent died, and the process ends whatever it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -18,7 +21,9 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
 
-from tokenlane.config.exits import UserError
+from tokenlane.config.children import ended
+from tokenlane.config.exits import FAILED, UserError
+from tokenlane.routing.tasks import background
 
 __all__ = ["Party", "Tasks", "party"]
 
@@ -27,7 +32,10 @@ T = TypeVar("T")
 Tasks: TypeAlias = Mapping[str, Callable[..., Awaitable[object]]]
 
 _LONGEST_LINE = 64 * 1024 * 1024
+_GOODBYE = b"null\n"
 _END_S = 20.0
+_BROKEN_OFF_S = 2.0
+_DEATH_S = 0.5
 
 
 class Party:
@@ -60,18 +68,19 @@ class Party:
 async def party(name: str, **arguments: JsonValue) -> AsyncIterator[Party]:
     """Start a process for the tasks `name`, `module:function`, and end it with the block."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, name, json.dumps(arguments)), stdin=PIPE, stdout=PIPE, limit=_LONGEST_LINE
+        *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
+        stdin=PIPE,
+        stdout=PIPE,
+        limit=_LONGEST_LINE,
+        start_new_session=True,  # the terminal's Ctrl-C is for us
     )
     assert process.stdin is not None
     try:
         yield Party(name, process)
-        process.stdin.close()
-        async with asyncio.timeout(_END_S):
-            await process.wait()
+        process.stdin.write(_GOODBYE)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process.stdin.close()
+        await ended(process, _END_S)
 
 
 async def _cpu() -> float:
@@ -79,16 +88,46 @@ async def _cpu() -> float:
 
 
 async def _serve(name: str, arguments: str) -> None:
-    lines = asyncio.StreamReader()
+    lines, asked = asyncio.StreamReader(), asyncio.Queue[bytes]()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    try:
+        async with background() as tasks:
+            working = tasks.create_task(_work(name, arguments, asked))
+            async for line in lines:
+                asked.put_nowait(line)
+                if line == _GOODBYE:
+                    await working
+                    return
+            _hush()
+    except Exception:
+        if not await _ends(lines):
+            raise
+
+
+async def _work(name: str, arguments: str, asked: asyncio.Queue[bytes]) -> None:
     module, _, function = name.partition(":")
     opening: Callable[..., AbstractAsyncContextManager[Tasks]] = getattr(import_module(module), function)
     async with opening(**json.loads(arguments)) as own:
         tasks = {"cpu": _cpu, **own}
-        async for line in lines:
-            task, asked = json.loads(line)
-            sys.stdout.write(json.dumps(await tasks[task](**asked)) + "\n")
-            sys.stdout.flush()
+        while (line := await asked.get()) != _GOODBYE:
+            task, given = json.loads(line)
+            os.write(sys.stdout.fileno(), json.dumps(await tasks[task](**given)).encode() + b"\n")
+
+
+def _hush() -> None:
+    """The measurement was broken off: end soon, and without a word about what this process now misses."""
+    logging.disable()
+    asyncio.get_running_loop().call_later(_BROKEN_OFF_S, os._exit, FAILED)
+
+
+async def _ends(lines: asyncio.StreamReader) -> bool:
+    """Whether the measurement is broken off, and what failed here only missed what has ended already."""
+    try:
+        async with asyncio.timeout(_DEATH_S):
+            await lines.read()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _main() -> None:
