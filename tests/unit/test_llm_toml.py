@@ -213,6 +213,63 @@ def test_a_key_does_not_follow_an_endpoint_of_a_stronger_layer(
     assert found() == ("https://new", "new")
 
 
+SHORT = {
+    "PROVIDER": ("provider", "vllm", ["defaults.provider=lmstudio", "lanes.g.provider=lmstudio"], "lmstudio"),
+    "ENDPOINT": ("endpoint", "http://env", ["ollama.endpoint=http://llm", "lanes.g.endpoint=http://llm"], "http://llm"),
+    "MODEL": ("models", "env", ["defaults.model=llm", "lanes.g.models=llm"], ["llm"]),
+    "CAPACITY": ("capacity", "2", ["lanes.g.capacity=4"], 4),
+}
+
+
+@pytest.mark.parametrize("by", ["--llm", "variable"])
+@pytest.mark.parametrize(("name", "section"), [(name, said) for name in SHORT for said in SHORT[name][2]])
+@pytest.mark.parametrize("file", [SEED, '[defaults]\nprovider = "ollama"\n[lanes.g]\nendpoint = "http://file"'])
+def test_a_short_name_gives_way_to_a_section_and_the_file_to_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, section: str, file: str, by: str
+) -> None:
+    """What --llm, or a variable with a section, says of a lane or its provider wins over the short name."""
+    write(file)
+    key, short, _, said = SHORT[name]
+    monkeypatch.setenv(f"TOKENLANE_{name}", short)
+
+    def found() -> Setting:
+        settings = read()
+        return settings.lane("g")[key]
+
+    assert found().source == f"TOKENLANE_{name}"
+    path, _, value = section.partition("=")
+    variable = f"TOKENLANE_{path.replace('.', '__')}".upper()
+    if by == "--llm":
+        take_command_line(llm=[section])
+    else:
+        monkeypatch.setenv(variable, value)
+    assert found() == Setting(said, "--llm" if by == "--llm" else variable)
+    flat = {"models": "model"}.get(key, key)
+    take_command_line(llm=[section, f"{flat}={short}"])
+    assert found().source == "--llm"
+    assert found().value != said
+
+
+def test_a_short_name_has_no_key_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section's key stays with the section's endpoint, whether a short name or the section says what holds."""
+    write(HOSTED)
+    for name in ("OPENAI_KEY", "NEW_KEY"):
+        monkeypatch.setenv(name, name)
+    monkeypatch.setenv("TOKENLANE_ENDPOINT", "https://short")
+
+    def found(*llm: str) -> tuple[str | None, str | None]:
+        take_command_line(llm=llm)
+        settings = lane_settings(lane="shared")
+        return settings.endpoint, settings.api_key_from
+
+    assert found("timeout_ms=1") == ("https://short", None)
+    assert found("openai.endpoint=https://new") == ("https://new", None)
+    assert found("lanes.shared.endpoint=https://new") == ("https://new", None)
+    assert found("openai.endpoint=https://a") == ("https://a", "OPENAI_KEY")
+    assert found("openai.endpoint=https://new", "openai.api_key_env=NEW_KEY") == ("https://new", "NEW_KEY")
+    assert found("api_key_env=NEW_KEY") == ("https://short", "NEW_KEY")
+
+
 def test_a_key_waits_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A section with a key and no endpoint gives it to the one that a stronger layer names there."""
     write('[lanes.a]\nprovider = "openai"\napi_key_env = "OPENAI_KEY"')

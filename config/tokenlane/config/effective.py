@@ -1,7 +1,8 @@
 """The layers of settings put together: what holds, and where each value comes from.
 
-A layer says something of some keys, each with its source. Later layers win. What one process says of its own lane, by
-arguments, flat `--llm` keys or flat variables, is no part of any section: it wins over all of them.
+A layer says something of some keys, each with its source. Later layers win. What one process says of its own lane is no
+part of any section: by arguments or flat `--llm` keys it wins over all of them; by the environment's short names it
+stands in place of what the file says.
 """
 
 from __future__ import annotations
@@ -45,19 +46,28 @@ class Settings:
     """What holds in this process.
 
     Args:
-        layers: the weakest first; each validated by itself.
-        own: what this process says of the lane it serves, `name` among it.
+        layers: the weakest first, that of the file before all others; each validated by itself.
+        own: what the command line says of the lane this process serves, `name` among it.
         file: the file that was read.
+        short: what short names say of that lane: they win over the file, and over nothing else.
 
     Attributes:
         leaves: every value that is set, by its path.
     """
 
-    def __init__(self, layers: Iterable[Layer], own: Mapping[str, Setting], file: File | None = None) -> None:
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        own: Mapping[str, Setting],
+        file: File | None = None,
+        short: Mapping[str, Setting] | None = None,
+    ) -> None:
         self.file = file
         self.own = own
+        self._short = short or {}
         self._layers = tuple(layers)
         self.leaves = _merged(self._layers)
+        self._over_the_file = _merged(self._layers[1:])
 
     @cached_property
     def document(self) -> Document:
@@ -73,13 +83,18 @@ class Settings:
         """The names of the lanes that sections describe."""
         return list(self.document.lanes)
 
+    @property
+    def named(self) -> Setting | None:
+        """The name that this process gives to the lane it serves, if it does."""
+        return self._own("name")
+
     def lanes_served(self) -> list[str]:
         """The lanes of a whole host: all that there are, unless one is named.
 
         Raises:
             ConfigError: as `lane_name`; with several, also if something is said of one without its name.
         """
-        return [self.lane_name()] if self.own or len(self.lanes) < 2 else self.lanes
+        return [self.lane_name()] if self.own or self._short or len(self.lanes) < 2 else self.lanes
 
     def lane_name(self) -> str:
         """The lane this process serves: the one it names, the only one there is, or the one `[defaults]` makes.
@@ -87,7 +102,7 @@ class Settings:
         Raises:
             ConfigError: the name is none of those there are, or there are several and it names none.
         """
-        named, lanes = self.own.get("name"), self.lanes
+        named, lanes = self.named, self.lanes
         listed = f"{self.file or 'The configuration'} has the lanes {', '.join(lanes)}"
         if named is None:
             if len(lanes) > 1:
@@ -101,18 +116,19 @@ class Settings:
     def lane(self, name: str) -> dict[str, Setting]:
         """All of a lane: what its process says, else its section, else its provider's section, else the default."""
         provider = self._provider(name)
-        kind = str(provider.value)
-        own = {key: self.own[key] for key in Lane.model_fields if key in self.own}
-        sections: tuple[Path, ...] = (("lanes", name), (kind,))
-        scopes = [own, *map(self._scope, sections)]
+        sections: tuple[Path, ...] = (("lanes", name), (str(provider.value),))
         found = {"provider": provider}
-        for key in Lane.model_fields:
+        for key in (key for key in Lane.model_fields if key not in found):
+            paths = [(*section, key) for section in sections]
+            if key == "models" and (*sections[0], "provider") not in self.leaves:
+                paths.append(("defaults", "model"))
             fallback = Setting(_TIMEOUTS_MS.get(key, "auto" if key == "capacity" else None))
-            found.setdefault(key, next((scope[key] for scope in scopes if key in scope), fallback))
-        if found["models"].value is None and "provider" not in scopes[1]:
-            model = self.get("defaults", "model")
-            found["models"] = Setting(None if model.value is None else [model.value], model.source)
-        found["api_key_env"] = own.get("api_key_env") or self.api_key_env(found["endpoint"].value, *sections)
+            found[key] = self._own(key, *paths) or fallback
+        model = found["models"]
+        if isinstance(model.value, str):
+            found["models"] = Setting([model.value], model.source)
+        if "api_key_env" not in self.own:
+            found["api_key_env"] = self.api_key_env(found["endpoint"].value, *sections)
         return found
 
     def api_key_env(self, endpoint: object, *sections: Path) -> Setting:
@@ -142,18 +158,19 @@ class Settings:
         return None
 
     def _provider(self, lane: str | None) -> Setting:
-        for setting in (self.own.get("provider"), self.leaves.get(("lanes", lane or "", "provider"))):
-            if setting is not None:
-                return setting
-        return self.get("defaults", "provider", default="builtin")
+        paths = (("lanes", lane or "", "provider"), ("defaults", "provider"))
+        return self._own("provider", *paths) or Setting("builtin")
 
-    def _scope(self, section: Path) -> dict[str, Setting]:
-        end = len(section)
-        return {
-            str(path[end]): setting
-            for path, setting in self.leaves.items()
-            if path[:end] == section and len(path) == end + 1
-        }
+    def _own(self, key: str, *paths: Path) -> Setting | None:
+        """A key of this process's lane: what the command line says of it, else the first of the paths that is set.
+
+        A short name of it stands for all that the file has at these paths.
+        """
+        if key in self.own:
+            return self.own[key]
+        short = self._short.get(key)
+        leaves = self.leaves if short is None else self._over_the_file
+        return next((leaves[path] for path in paths if path in leaves), short)
 
 
 def _merged(layers: Iterable[Layer]) -> dict[Path, Setting]:

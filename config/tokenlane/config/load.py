@@ -4,7 +4,7 @@ never do.
 Each wins over those after it:
 
 1. `--llm`, and a verb's own options,
-2. the environment: `TOKENLANE_<SECTION>__<KEY>`, and the short names in `environment`,
+2. the environment: `TOKENLANE_<SECTION>__<KEY>`, then the short names in `environment`,
 3. llm.toml: that of `--config`, else of TOKENLANE_CONFIG, else ./llm.toml, else that of the user's configuration
    directory,
 4. the defaults.
@@ -210,7 +210,7 @@ def configured_back_ends() -> list[LaneSettings]:
         ConfigError: something is set wrongly, or TOKENLANE_API_KEY is set and there are several lanes.
     """
     settings = read()
-    names = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
+    names = [settings.lane_name()] if settings.named or not settings.lanes else settings.lanes
     _one_for_the_key(names)
     lanes = [_lane_settings(settings, name) for name in names]
     lanes = [lane for lane in lanes if lane.endpoint or lane.provider != "builtin"]
@@ -231,7 +231,7 @@ def names_provider(own: Mapping[str, Setting] | None = None) -> bool:
         own: what a verb's options say of this process's lane.
     """
     settings = read(own)
-    names = [settings.lane_name()] if "name" in settings.own or not settings.lanes else settings.lanes
+    names = [settings.lane_name()] if settings.named or not settings.lanes else settings.lanes
     return any(settings.lane(name)["provider"].source != DEFAULT for name in names)
 
 
@@ -309,7 +309,7 @@ def read(own: Mapping[str, Setting] | None = None) -> Settings:
     file = find_file(short.config)
     sections, flat = _command_line(short.llm)
     layers = [file_layer(file) if file else {}, *section_variables(short), sections]
-    return Settings(layers, {**lane_variables(short), **flat, **(own or {})}, file)
+    return Settings(layers, {**flat, **(own or {})}, file, lane_variables(short))
 
 
 def find_file(named: File | None = None) -> File | None:
