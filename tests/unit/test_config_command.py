@@ -6,11 +6,14 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import pytest
 
 from tokenlane.config import cli
 from tokenlane.config.effective import Settings
@@ -177,3 +180,71 @@ def test_what_is_wrong_in_the_options_is_told(tmp_path: Path) -> None:
         result = run(tmp_path, "chat", "why", *arguments, TOKENLANE_REDIS_URL="redis://127.0.0.1:1")
         assert result.returncode == USAGE, result.stderr
         assert said in result.stderr
+
+
+def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as somebody whom a directory's mode stops, after a shell's script."""
+    plain = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may enter every directory, and there is no setpriv")
+        plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    command = [*plain, sys.executable, "-m", "tokenlane.config", *arguments]
+    return subprocess.run(
+        ["sh", "-c", f'{script}\nexec "$@"', "sh", *command],
+        cwd=folder,
+        env=surroundings(folder, **environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
+    """One line says what is wrong."""
+    assert result.returncode == USAGE, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    for part in said:
+        assert part in result.stderr
+
+
+def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
+    """A file that cannot be looked for is not taken to be missing, and one that is named needs no looking."""
+    users = tmp_path / "tokenlane"
+    users.mkdir()
+    (users / "llm.toml").touch()
+    users.chmod(0)
+    refused(as_a_user(tmp_path, "config"), f"llm.toml cannot be looked for in {users}: Permission denied", "--config")
+    refused(as_a_user(tmp_path, "status"), str(users))
+    (tmp_path / "llm.toml").touch()
+    assert as_a_user(tmp_path, "config").returncode == OK
+    here = tmp_path / "here"
+    here.mkdir()
+    closed = as_a_user(here, "config", script="chmod 000 .", XDG_CONFIG_HOME=str(tmp_path / "none"))
+    refused(closed, "llm.toml cannot be looked for in the current directory: Permission denied", "--config")
+    named = as_a_user(here, "config", "--config", str(tmp_path / "llm.toml"))
+    here.chmod(0o700)
+    users.chmod(0o700)
+    assert named.returncode == OK, named.stderr
+
+
+def test_a_directory_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    """A loop of links in the place of the user's directory is no silence either."""
+    (tmp_path / "tokenlane").symlink_to("tokenlane")
+    refused(run(tmp_path, "config"), f"llm.toml cannot be looked for in {tmp_path / 'tokenlane'}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("config", "--config", "x.toml"), {}, "--config x.toml: the current directory cannot be found"),
+        (("status",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
+        (("up",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
+    ],
+)
+def test_a_current_directory_that_is_gone_is_told(
+    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], said: str
+) -> None:
+    """A path from a directory that was deleted is refused in one line."""
+    gone = "mkdir gone; cd gone; rmdir ../gone"
+    refused(as_a_user(tmp_path, *arguments, script=gone, **environment), said, "give the whole path")

@@ -138,3 +138,10 @@ def test_the_key_beside_a_socket(tmp_path: Path) -> None:
         assert beside(url) == ring
     for url in (f"unix://{tmp_path}/redis.sock", "unix://", "redis://localhost:6379", f"redis://{path}"):
         assert beside(url) == KeyRing()
+
+
+def test_a_key_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
+    """A socket's directory that leads nowhere does not pass for one without keys."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match=rf"pool\.key cannot be looked for in {tmp_path}/loop.*TOKENLANE_POOL_KEY"):
+        beside(f"unix://{tmp_path}/loop/redis.sock")

@@ -27,6 +27,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.places import absolute
 
 from .effective import Layer, Setting, Settings
 from .explain import did_you_mean
@@ -100,10 +101,10 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
     """Let `--config` and `--llm` hold for the rest of this process, and for the commands it starts.
 
     Raises:
-        ConfigError: one of `llm` is not `key=value`.
+        ConfigError: one of `llm` is not `key=value`; or `config` is in a current directory that is not there.
     """
     if config is not None:
-        os.environ[f"{PREFIX}CONFIG"] = str(config.absolute())
+        os.environ[f"{PREFIX}CONFIG"] = str(absolute(config, "--config"))
     for text in llm:
         assignment(text)
     if llm:

@@ -21,6 +21,7 @@ from platformdirs import user_config_path
 from pydantic import SecretStr
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.places import is_file
 from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.config.running import announced_url, data_dir
 from tokenlane.config.values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, default_lane, is_name
@@ -313,11 +314,15 @@ def read(own: Mapping[str, Setting] | None = None) -> Settings:
 
 
 def find_file(named: File | None = None) -> File | None:
-    """Return the file to read: `named`, whether it is there or not, else the nearest that is there."""
+    """Return the file to read: `named`, whether it is there or not, else the nearest that is there.
+
+    Raises:
+        ConfigError: it cannot be told whether one is there.
+    """
     if named is not None:
         return named
     user = user_config_path("tokenlane") / "llm.toml"
-    return next((file for file in (File("llm.toml"), user) if file.is_file()), None)
+    return next((file for file in (File("llm.toml"), user) if is_file(file, "name the file with --config")), None)
 
 
 def _command_line(text: str) -> tuple[Layer, dict[str, Setting]]:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.places import is_file
 from tokenlane.config.private import write_private
 from tokenlane.config.sockets import socket_of
 
@@ -171,8 +172,9 @@ def beside(url: str) -> KeyRing:
     """The keys of the embedded server at a Redis URL: those in the file beside its unix socket; none elsewhere.
 
     Raises:
-        ConfigError: there is a key file, and it cannot be used.
+        ConfigError: there is a key file, and it cannot be used; or it cannot be told whether there is one.
     """
     socket = socket_of(url)
     file = socket.with_name(FILE_NAME) if socket is not None else None
-    return read_key_file(file) if file is not None and file.exists() else KeyRing()
+    there = file is not None and is_file(file, "give the keys with TOKENLANE_POOL_KEY")
+    return read_key_file(file) if file is not None and there else KeyRing()
