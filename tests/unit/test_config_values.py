@@ -21,6 +21,14 @@ from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, m
         ("unix:///run/redis.sock?db=0&password=hunter2", "unix:///run/redis.sock?db=0&password=***"),
         ("rediss://host?ssl_password=hunter2&db=1", "rediss://host?ssl_password=***&db=1"),
         ("unix://me:hunter2@/run/redis.sock", "unix://me:***@/run/redis.sock"),
+        ("redis://us/er:hunter2@h:1/0", "redis://us/er:***@h:1/0"),
+        ("redis://us?er:hunter2@h:1", "redis://us?er:***@h:1"),
+        (":hunter2@host:6379", ":***@host:6379"),
+        ("me:hunter2@host", "me:***@host"),
+        ("http:/me:hunter2@host", "http:***@host"),
+        ("redis://host:6379/0?password=hun@ter2", "redis://host:***"),
+        ("unix:///run/redis.sock?password=hun:t@er2&db=1", "unix:///run/redis.sock?password=***&db=1"),
+        ("http://host:1/?api_key=hunter2&Token=hunter2&n=1", "http://host:1/?api_key=***&Token=***&n=1"),
     ],
 )
 def test_masked_url(url: str, shown: str) -> None:
@@ -28,11 +36,24 @@ def test_masked_url(url: str, shown: str) -> None:
     assert masked(url) == shown
 
 
-@given(password=st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1).map(lambda s: f"<{s}>"))
+_ODD = st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1)
+
+
+@given(password=_ODD.map(lambda text: f"<{text}>"))
 def test_no_password_is_ever_shown(password: str) -> None:
     """Whatever the password, neither repr nor str nor the safe URL shows it."""
     settings = RedisSettings(f"redis://me:{password}@host:6379/0")
     assert password not in f"{settings!r} {settings} {settings.safe_url}"
+
+
+@given(
+    start=st.sampled_from(["", "redis://", "unix://"]),
+    user=_ODD.filter(lambda text: not set(":@<") & set(text)),
+    password=_ODD.map(lambda text: f"<{text}>"),
+)
+def test_no_password_is_shown_beside_an_odd_user(start: str, user: str, password: str) -> None:
+    """Nor does it matter whose password it is, and whether the URL begins as one."""
+    assert password not in masked(f"{start}{user}:{password}@host:6379/0")
 
 
 def test_a_url_of_another_protocol_is_refused_without_its_password() -> None:

@@ -51,8 +51,9 @@ Name = Annotated[
 Url = Annotated[
     str,
     Field(
-        pattern=r"^(https?://[^\s/]|unix:///[^\s/])",
-        description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH",
+        pattern=r"^(https?://[^\s/?#]|unix:///[^\s/?#])[^?#]*$",
+        description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
+        "(api_key_env names the variable of a key)",
     ),
 ]
 RedisUrl = Annotated[

@@ -31,7 +31,11 @@ FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
 
 NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
-_PASSWORD = re.compile(r"(://[^:@/?]*):.*@|((?:^|[?&])[a-z_]*password=)[^&]*")
+# What follows the user, whatever the user's name holds, also where the scheme was forgotten; and in the query.
+_SECRETS = (
+    re.compile(r"(?:://|^(?![\w+.-]+://))[^:@]*:(.*)@", re.DOTALL),
+    re.compile(r"(?:^|[?&])[a-z_-]*(?:password|token|key|secret)=([^&]*)", re.IGNORECASE),
+)
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _SCHEMES = ("redis", "rediss", "unix")
@@ -43,8 +47,13 @@ def is_name(text: str) -> bool:
 
 
 def masked(url: str) -> str:
-    """Return `url` with every password in it as ***: safe to print and to log."""
-    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else f"{found[2]}***", url)
+    """Return `url` with every password and key in it as ***: safe to print and to log."""
+    shown, end = "", 0
+    for start, stop in sorted(found.span(1) for secret in _SECRETS for found in secret.finditer(url)):
+        if start >= end:
+            shown += f"{url[end:start]}***"
+        end = max(end, stop)
+    return shown + url[end:]
 
 
 @dataclass(frozen=True, repr=False)
