@@ -19,6 +19,7 @@ from tokenlane.config import cli
 from tokenlane.config.effective import Settings
 from tokenlane.config.exits import OK, USAGE
 from tokenlane.config.layers import file_layer
+from tokenlane.config.poolkey import PoolKey
 
 FILE = """\
 [redis]
@@ -55,7 +56,8 @@ def settings(folder: Path, *arguments: str, **environment: str) -> dict[str, tup
 def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
     """Every setting of every lane is there with its source, and no secret is."""
     (tmp_path / "llm.toml").write_text(FILE, encoding="utf-8")
-    result = run(tmp_path, "config", TOKENLANE_REDIS__POOL="blue", TOKENLANE_POOL_KEY="hunter2")
+    key = PoolKey.new().reveal()
+    result = run(tmp_path, "config", TOKENLANE_REDIS__POOL="blue", TOKENLANE_POOL_KEY=key)
     assert result.returncode == OK, result.stderr
     lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
     assert lines["redis.url"] == ["redis://:***@gpu-hub:6379", "llm.toml:2"]
@@ -65,6 +67,15 @@ def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
     assert lines["lanes.gpu0.capacity"] == ["auto", "default"]
     assert lines["TOKENLANE_POOL_KEY"] == ["***", "environment"]
     assert "hunter2" not in result.stdout + result.stderr
+    assert key not in result.stdout + result.stderr
+
+
+def test_a_pool_key_that_is_none_is_told(tmp_path: Path) -> None:
+    """It is refused, and not shown."""
+    for options in ((), ("--json",)):
+        result = run(tmp_path, "config", *options, TOKENLANE_POOL_KEY="tlk1-hunter2")
+        refused(result, "TOKENLANE_POOL_KEY holds no pool key")
+        assert "hunter2" not in result.stdout + result.stderr
 
 
 def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tokenlane.config.effective import Setting
 from tokenlane.config.environment import take_command_line
 from tokenlane.config.exits import USAGE, ConfigError
 from tokenlane.config.load import (
+    asked_for,
     configured_back_ends,
     configured_redis,
     find_pool,
@@ -363,6 +364,12 @@ WRONG = {
     "[ollama]\ntimeout_ms = true": (":2: ollama.timeout_ms",),
     '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint must be a URL, http://",),
     '[ollama]\nendpoint = "unix://host/run/s"': (":2: ollama.endpoint must be a URL", "or unix:///PATH"),
+    '[defaults]\nprovider = "olama"': (
+        ":2: defaults.provider must be one of builtin, llamacpp, lmstudio, ollama, openai, tgi, vllm.",
+        "Did you mean 'ollama'?",
+    ),
+    '[lanes.g]\nprovider = "hunter2"': (":2: lanes.g.provider must be one of builtin, llamacpp,",),
+    "[lanes.g]\nprovider = 1": (":2: lanes.g.provider must be one of builtin, llamacpp,",),
     '[openai]\nendpoint = "https://h/?api_key=hunter2"': (":2: openai.endpoint must be a URL", "api_key_env"),
     '[openai]\nendpoint = "https://h#hunter2"': (":2: openai.endpoint must be a URL", "no ? and no #"),
     '[openai]\nendpoint = "unix:///run/s?token=hunter2"': (":2: openai.endpoint must be a URL",),
@@ -412,6 +419,10 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
         ("TOKENLANE_LANES__GPU0__API_KEY", "hunter2", "api_key_env"),
         ("TOKENLANE_CAPACITY", "hunter2", "TOKENLANE_CAPACITY: capacity must be"),
         ("TOKENLANE_ENDPOINT", "http://h:1/?api_key=hunter2", "TOKENLANE_ENDPOINT: endpoint must be a URL"),
+        ("TOKENLANE_DEFAULTS__PROVIDER", "hunter2", "TOKENLANE_DEFAULTS__PROVIDER: defaults.provider must be one of"),
+        ("TOKENLANE_LLM", "lanes.g.provider=olama", "--llm: lanes.g.provider must be one of"),
+        ("TOKENLANE_LLM", "provider=", "--llm: provider must be one of"),
+        ("TOKENLANE_LANE", "hunter2 b", "TOKENLANE_LANE: the lane's name: use 1 to 128 of"),
         ("TOKENLANE_REDIS_URL", "http://hunter2", "TOKENLANE_REDIS_URL: redis.url must be"),
         ("TOKENLANE_LLM", "modl=hunter2", "--llm: unknown key 'modl'. Did you mean 'models'?"),
         ("TOKENLANE_LLM", "vllm.end_point=hunter2", "--llm: unknown key 'end_point' in [vllm]. Did you"),
@@ -428,6 +439,26 @@ def test_a_wrong_variable_or_override_is_told(
         read()
     assert said in str(wrong.value)
     assert "hunter2" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "source"),
+    [("TOKENLANE_PROVIDER", "olama", "TOKENLANE_PROVIDER"), ("TOKENLANE_LLM", "provider=olama", "--llm")],
+)
+def test_a_lane_of_no_provider_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, source: str) -> None:
+    """Outside the sections it is refused where there is a lane; who only asks may name what other hosts have."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=rf"^{source}: provider must be one of builtin, .*Did you mean 'ollama'\?"):
+        lane_settings()
+    assert asked_for()[0] == ("olama" if source == "--llm" else None)
+
+
+def test_an_option_of_no_provider_is_told() -> None:
+    """The options of a verb are checked as all else."""
+    with pytest.raises(ConfigError, match=r"^--provider: provider must be one of"):
+        lane_settings(provider="hunter2")
+    with pytest.raises(ConfigError, match=r"^--lane: the lane's name"):
+        lane_settings(lane="a b")
 
 
 def test_lists_and_names_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,6 +495,9 @@ def test_a_registered_provider_has_a_section(monkeypatch: pytest.MonkeyPatch) ->
     sections.document_type.cache_clear()
     try:
         assert lane_settings().endpoint == "http://acme"
+        assert lane_settings(provider="acme").endpoint == "http://acme"
+        with pytest.raises(ConfigError, match="vllm, acme"):
+            lane_settings(provider="hunter2")
     finally:
         sections.document_type.cache_clear()
 

@@ -17,7 +17,7 @@ from tokenlane.config.exits import ConfigError
 
 from .explain import did_you_mean
 from .positions import Path
-from .sections import Document, Lane, document_type
+from .sections import Document, Lane, document_type, not_a_provider
 from .values import default_lane
 
 __all__ = ["DEFAULT", "Layer", "Setting", "Settings"]
@@ -114,7 +114,11 @@ class Settings:
         return name
 
     def lane(self, name: str) -> dict[str, Setting]:
-        """All of a lane: what its process says, else its section, else its provider's section, else the default."""
+        """All of a lane: what its process says, else its section, else its provider's section, else the default.
+
+        Raises:
+            ConfigError: there is no such provider.
+        """
         provider = self._provider(name)
         sections: tuple[Path, ...] = (("lanes", name), (str(provider.value),))
         found = {"provider": provider}
@@ -159,7 +163,10 @@ class Settings:
 
     def _provider(self, lane: str | None) -> Setting:
         paths = (("lanes", lane or "", "provider"), ("defaults", "provider"))
-        return self._own("provider", *paths) or Setting("builtin")
+        provider = self._own("provider", *paths) or Setting("builtin")
+        if wrong := not_a_provider(provider.value):
+            raise ConfigError(f"{provider.source}: provider {wrong}")
+        return provider
 
     def _own(self, key: str, *paths: Path) -> Setting | None:
         """A key of this process's lane: what the command line says of it, else the first of the paths that is set.

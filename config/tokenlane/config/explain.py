@@ -11,7 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from .positions import Path
 
-__all__ = ["did_you_mean", "explained"]
+__all__ = ["WHOLE", "did_you_mean", "explained"]
+
+WHOLE = "whole"
+"""The type of an error whose text needs nothing but the key in front of it."""
 
 _SECRET = re.compile(r"(.*_)?(api_?key|key|auth_?token|access_?token|token|password|secret|bearer)", re.IGNORECASE)
 _SECRET_ADVICE = 'secrets do not stand here: put it into an environment variable and name that, api_key_env = "NAME"'
@@ -37,6 +40,8 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
         elif wrong["loc"][-1] == "[key]":
             path = wrong["loc"][:-1]
             text = f"[{_dotted(path)}]: the name must be {node['propertyNames']['description']}."
+        elif wrong["type"] == WHOLE:
+            text = f"{_dotted(path)} {wrong['msg']}"
         else:
             text = f"{_dotted(path)} must be {' or '.join(_descriptions(root, node)) or wrong['msg']}."
         lines.setdefault(path, f"{where(path)}: {text}")

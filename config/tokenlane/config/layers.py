@@ -14,7 +14,8 @@ from tokenlane.config.exits import ConfigError
 from .effective import Layer, Setting
 from .explain import explained
 from .positions import Path, leaves, line_of, lines_of
-from .sections import TEXTS, Lane, document_type
+from .sections import TEXTS, Lane, document_type, not_a_provider
+from .values import NAME_RULE, is_name
 
 __all__ = ["file_layer", "lane_layer", "text_layer"]
 
@@ -66,18 +67,26 @@ def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Pa
 def lane_layer(texts: Mapping[str, Setting]) -> dict[str, Setting]:
     """What is said of one lane without its section: `name`, and the keys of a lane, `model` for `models`.
 
+    Whether there is such a provider is not looked at: who serves no lane may name one that other hosts have.
+
     Raises:
         ConfigError: a key is not known, or its value wrong.
     """
     texts = {"models" if key == "model" else key: setting for key, setting in texts.items()}
+    taken = {key: setting for key, setting in texts.items() if key in ("name", "provider")}
+    for key, setting in taken.items():
+        if key == "name" and not is_name(str(setting.value)):
+            raise ConfigError(f"{setting.source}: the lane's name: {NAME_RULE}.")
+        if key == "provider" and not setting.value:
+            raise ConfigError(f"{setting.source}: provider {not_a_provider(setting.value)}")
     try:
         lane = Lane.model_validate(
-            {key: setting.value for key, setting in texts.items() if key != "name"}, context=TEXTS
+            {key: setting.value for key, setting in texts.items() if key not in taken}, context=TEXTS
         )
     except ValidationError as error:
         raise ConfigError(explained(error, Lane, lambda path: texts[str(path[0])].source)) from None
     checked = {key: Setting(value, texts[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
-    return checked | {key: setting for key, setting in texts.items() if key == "name"}
+    return checked | taken
 
 
 def _checked(content: dict[str, Any], where: Callable[[Path], str], *, strict: bool = False) -> Layer:

@@ -41,6 +41,7 @@ __all__ = [
     "configured_redis",
     "find_file",
     "find_pool",
+    "given_keys",
     "lane_settings",
     "names_provider",
     "own_lane",
@@ -73,7 +74,7 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
             "No pool to talk to. Start one here with `tokenlane up`, or name one with --redis redis://host:6379, "
             "TOKENLANE_REDIS_URL, or url in the section [redis] of llm.toml."
         )
-    return RedisSettings(announced, _given_keys())
+    return RedisSettings(announced, given_keys())
 
 
 def configured_redis(explicit: str | None = None, *, only_command_line: bool = False) -> RedisSettings | None:
@@ -100,11 +101,16 @@ def pool_keys(settings: Settings | None = None) -> KeyRing:
         ConfigError: they cannot be used.
     """
     file = _key_file(settings or read())
-    given = _given_keys()
+    given = given_keys()
     return given if given.keys or file is None else read_key_file(file)
 
 
-def _given_keys() -> KeyRing:
+def given_keys() -> KeyRing:
+    """Return the keys in TOKENLANE_POOL_KEY; none if it is not set.
+
+    Raises:
+        ConfigError: they cannot be used. The error does not quote them.
+    """
     text = short_names().pool_key
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()

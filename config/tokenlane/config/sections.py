@@ -11,6 +11,9 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
+from pydantic_core import PydanticCustomError
+
+from .explain import WHOLE, did_you_mean
 
 __all__ = [
     "BUILT_IN_PROVIDERS",
@@ -27,6 +30,7 @@ __all__ = [
     "Redis",
     "Role",
     "document_type",
+    "not_a_provider",
     "provider_names",
 ]
 
@@ -43,6 +47,14 @@ def _split(value: object, info: ValidationInfo) -> object:
     if info.context != TEXTS or not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _installed(value: object) -> object:
+    """A provider's name. Which there are is known only now, so no description can say it."""
+    wrong = not_a_provider(value)
+    if wrong:
+        raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
+    return value
 
 
 Name = Annotated[
@@ -77,6 +89,7 @@ def _milliseconds(least: int) -> Any:
 Milliseconds = Annotated[int, _milliseconds(1)]
 Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
+ProviderName = Annotated[str, BeforeValidator(_installed)]
 YesOrNo = Annotated[bool, Field(description="true or false")]
 Digest = Annotated[
     str,
@@ -96,7 +109,7 @@ class Section(BaseModel):
 class Defaults(Section):
     """`[defaults]`: what a lane is that says nothing else. With no `[lanes]` it makes one lane."""
 
-    provider: Text | None = Field(None, description="the kind of back end: one of the providers")
+    provider: ProviderName | None = None
     model: Text | None = Field(None, description="the model's name at that provider")
 
 
@@ -116,7 +129,7 @@ class Provider(Section):
 class Lane(Provider):
     """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
 
-    provider: Text | None = Field(None, description="the kind of back end: one of the providers")
+    provider: ProviderName | None = None
     models: Annotated[list[Text], BeforeValidator(_split), Field(description="a list of model names")] | None = None
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
 
@@ -211,6 +224,13 @@ def provider_names() -> tuple[str, ...]:
     """All providers that may have a section: those that come with tokenlane, and those other distributions register."""
     others = entry_points(group="tokenlane.providers").names
     return (*BUILT_IN_PROVIDERS, *sorted(others - {*BUILT_IN_PROVIDERS, *Document.model_fields}))
+
+
+def not_a_provider(name: object) -> str:
+    """What a provider's name has to be instead; nothing if it is one."""
+    if name in BUILT_IN_PROVIDERS or name in provider_names():  # the second looks through all distributions
+        return ""
+    return f"must be one of {', '.join(provider_names())}.{did_you_mean(str(name), list(provider_names()))}"
 
 
 @cache

@@ -14,7 +14,7 @@ from tokenlane.config import output
 from tokenlane.config.effective import Setting, Settings
 from tokenlane.config.environment import given_secrets, unknown_variables
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import NoPool, find_pool, own_lane, read
+from tokenlane.config.load import NoPool, find_pool, given_keys, own_lane, read
 from tokenlane.config.values import masked
 
 __all__ = ["config"]
@@ -40,6 +40,7 @@ def show(
     if context.invoked_subcommand is not None:
         return
     settings = read(own_lane(lane=lane))
+    given_keys()  # refused if they are none
     rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
     unknown = unknown_variables(settings)
     if as_json:
