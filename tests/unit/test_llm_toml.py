@@ -369,6 +369,16 @@ WRONG = {
         "Did you mean 'ollama'?",
     ),
     '[lanes.g]\nprovider = "hunter2"': (":2: lanes.g.provider must be one of builtin, llamacpp,",),
+    "[defaults]\nmodel = 3": (
+        ":2: defaults.model must be a text that is not empty: the model's name at that provider.",
+    ),
+    '[roles.a]\nroute = [""]': (":2: roles.a.route.0 must be a text that is not empty or a table.",),
+    '[roles.a]\nroute = [{ model = "" }]': (
+        ":2: roles.a.route.0.model must be a text that is not empty: a model's name",
+    ),
+    "[roles.a]\nroute = [{ provider = 1 }]": (":2: roles.a.route.0.provider must be a text that is not empty: a prov",),
+    '[lanes.g]\nmodels = [""]': (":2: lanes.g.models.0 must be a text that is not empty.",),
+    "[redis]\nkey_file = 1": (":2: redis.key_file must be a text that is not empty: a path",),
     "[lanes.g]\nprovider = 1": (":2: lanes.g.provider must be one of builtin, llamacpp,",),
     '[openai]\nendpoint = "https://h/?api_key=hunter2"': (":2: openai.endpoint must be a URL", "api_key_env"),
     '[openai]\nendpoint = "https://h#hunter2"': (":2: openai.endpoint must be a URL", "no ? and no #"),
@@ -410,6 +420,11 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
     ("variable", "value", "said"),
     [
         ("TOKENLANE_OLAMA__ENDPOINT", "http://h", "OLLAMA"),
+        (
+            "TOKENLANE_OLAMA__X",
+            "hunter2",
+            "Did you mean 'OLLAMA'? Allowed: DEFAULTS, REDIS, MODELS, EMBEDDINGS, LANES,",
+        ),
         ("TOKENLANE_OLLAMA__END_POINT", "http://h", "TOKENLANE_OLLAMA__END_POINT: unknown key 'end_point' in [ollama]"),
         (
             "TOKENLANE_VLLM__TIMEOUT_MS",

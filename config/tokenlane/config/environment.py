@@ -172,15 +172,15 @@ def _aliases(short: ShortNames) -> Layer:
 
 
 def _variables() -> Layer:
-    names = document_type().model_fields
+    sections = [name.upper() for name in document_type().model_fields]
     texts = []
     for variable, value in os.environ.items():
         section, *rest = variable.removeprefix(PREFIX).split(_SEPARATOR)
         if not variable.startswith(PREFIX) or not rest or not value:
             continue
-        if section.lower() not in names:
-            near = did_you_mean(section, [name.upper() for name in names])
-            raise ConfigError(f"{variable}: no section is called {section!r}.{near}")
+        if section.upper() not in sections:
+            near = did_you_mean(section, sections)
+            raise ConfigError(f"{variable}: no section is called {section!r}.{near} Allowed: {', '.join(sections)}.")
         texts.append((tuple(part.lower() for part in (section, *rest)), value))
     return text_layer(texts, lambda path: PREFIX + _SEPARATOR.join(map(str, path)).upper())
 

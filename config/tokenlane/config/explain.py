@@ -33,6 +33,8 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
     lines: dict[Path, str] = {}
     for wrong in error.errors(include_url=False, include_input=False):
         path, node = _known(root, wrong["loc"])
+        if path[-1:] == wrong["loc"][-1:] and len(path) < len(wrong["loc"]):
+            lines.pop(path[:-1], None)  # in a union: what was meant is the table
         if wrong["type"] == "extra_forbidden":
             key = str(wrong["loc"][-1])
             lines.pop(path, None)  # in a union: what was meant is the table
@@ -64,14 +66,14 @@ def _unknown(root: _Schema, path: Path, key: str, node: _Schema) -> str:
 
 
 def _known(root: _Schema, loc: Path) -> tuple[Path, _Schema]:
-    """The part of a location that the schema knows, and what stands there; the rest is pydantic's own."""
+    """The parts of a location that the schema knows, and what stands there; the rest is pydantic's own."""
     if loc[-1:] == ("[key]",):
         loc = loc[:-2]  # of a table, the name is wrong that follows
     node, path = root, loc[:0]
     for part in loc:
         inner = next(_members(root, node, part), None)
         if inner is None:
-            break
+            continue  # pydantic's own name for a part of a union
         node, path = inner, (*path, part)
     return path, node
 

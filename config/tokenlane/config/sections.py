@@ -88,7 +88,8 @@ def _milliseconds(least: int) -> Any:
 
 Milliseconds = Annotated[int, _milliseconds(1)]
 Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
-Text = Annotated[str, Field(min_length=1, description="a text")]
+_TEXT = "a text that is not empty"
+Text = Annotated[str, Field(min_length=1, description=_TEXT)]
 ProviderName = Annotated[str, BeforeValidator(_installed)]
 YesOrNo = Annotated[bool, Field(description="true or false")]
 Digest = Annotated[
@@ -110,7 +111,7 @@ class Defaults(Section):
     """`[defaults]`: what a lane is that says nothing else. With no `[lanes]` it makes one lane."""
 
     provider: ProviderName | None = None
-    model: Text | None = Field(None, description="the model's name at that provider")
+    model: Text | None = Field(None, description=f"{_TEXT}: the model's name at that provider")
 
 
 class Provider(Section):
@@ -145,7 +146,7 @@ class Redis(Section):
 
     url: RedisUrl | None = None
     pool: Name | None = None
-    key_file: Text | None = Field(None, description="a path, from the file's own folder")
+    key_file: Text | None = Field(None, description=f"{_TEXT}: a path, from the file's own folder")
 
 
 class Embeddings(Section):
@@ -164,8 +165,8 @@ class Limits(Section):
 class Candidate(Section):
     """A place in a route. What is not named may be anything."""
 
-    provider: Text | None = Field(None, description="a provider")
-    model: Text | None = Field(None, description="a model's name")
+    provider: Text | None = Field(None, description=f"{_TEXT}: a provider")
+    model: Text | None = Field(None, description=f"{_TEXT}: a model's name")
     lane: Name | None = None
 
 
