@@ -476,6 +476,14 @@ def test_an_option_of_no_provider_is_told() -> None:
         lane_settings(lane="a b")
 
 
+@pytest.mark.parametrize("name", ["phi3:8b", '"phi3:8b"'])
+def test_a_model_is_pinned_by_the_command_line(name: str) -> None:
+    """The names of models may hold what other names may not."""
+    digest = f"sha256:{'0' * 64}"
+    take_command_line(llm=[f"models.{name}.digest={digest}"])
+    assert lane_settings().digests == {"phi3:8b": digest}
+
+
 def test_lists_and_names_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable's list has commas, and it may make a lane that no file knows."""
     monkeypatch.setenv("TOKENLANE_LANES__GPU0__MODELS", "a, b")

@@ -14,6 +14,8 @@ from tokenlane.config.overrides import assignment, spread, verb_first
         ("worker --llm a=1 why b=2", "worker --llm a=1 why b=2"),
         ("worker --llm=a=1 b=2", "worker --llm a=1 --llm b=2"),
         ("worker --llm a=1 --llm b=2 c=3", "worker --llm a=1 --llm b=2 --llm c=3"),
+        ("worker --llm a=1 models.x/y:z.digest=2", "worker --llm a=1 --llm models.x/y:z.digest=2"),
+        ("chat --llm a=1 http://h/?b=2", "chat --llm a=1 http://h/?b=2"),
         ("worker --llm a=1 -- b=2", "worker --llm a=1 -- b=2"),
         ("worker -- --llm a=1", "worker -- --llm a=1"),
         ("worker --llm", "worker --llm"),
@@ -54,6 +56,10 @@ def test_the_verb_comes_first(given: str, seen: str) -> None:
         ("vllm.timeout_ms=80000", ("vllm", "timeout_ms"), "80000"),
         ("lanes.gpu0.capacity=4", ("lanes", "gpu0", "capacity"), "4"),
         ("lanes.gpu.0.capacity=4", ("lanes", "gpu.0", "capacity"), "4"),
+        ("models.phi3:8b.digest=sha256:0", ("models", "phi3:8b", "digest"), "sha256:0"),
+        ("models.hf.co/a/b-1.5:Q4.digest=a=b", ("models", "hf.co/a/b-1.5:Q4", "digest"), "a=b"),
+        ('models."phi3:8b".digest=0', ("models", "phi3:8b", "digest"), "0"),
+        ("models.'phi3:8b'.digest=0", ("models", "phi3:8b", "digest"), "0"),
         ("roles.coder.limits.depth=4", ("roles", "coder", "limits", "depth"), "4"),
         ("roles.limits.weight=4", ("roles", "limits", "weight"), "4"),
     ],
@@ -63,7 +69,9 @@ def test_a_dotted_key_names_section_and_key(text: str, path: tuple[str, ...], va
     assert assignment(text) == (path, value)
 
 
-@pytest.mark.parametrize("text", ["sk-hunter2", "=hunter2", "--json", "2=hunter2", ""])
+@pytest.mark.parametrize(
+    "text", ["sk-hunter2", "=hunter2", "--json", "2=hunter2", "", "a:b=hunter2", "models.a b=hunter2"]
+)
 def test_what_is_no_assignment_is_refused_and_not_quoted(text: str) -> None:
     """What is not `key=value` is refused with an example, and not shown: it may be a key that lost its name."""
     with pytest.raises(ConfigError, match="--llm provider=vllm") as refused:

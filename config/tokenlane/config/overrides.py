@@ -15,7 +15,8 @@ from tokenlane.config.exits import ConfigError
 __all__ = ["OPTION", "assignment", "spread", "verb_first"]
 
 OPTION = "--llm"
-_ASSIGNMENT = re.compile(r"([A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
+# Names of models hold what other names do not: `phi3:8b`, `hf.co/org/name:Q4`.
+_ASSIGNMENT = re.compile(r"(models\.[^\s=]+|[A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
 
 
 def spread(arguments: Iterable[str]) -> Iterator[str]:
@@ -54,8 +55,8 @@ def verb_first(arguments: Iterable[str]) -> list[str]:
 def assignment(text: str) -> tuple[tuple[str, ...], str]:
     """The path of a `key=value`, and the value, which may hold `=` itself.
 
-    A dotted key names a section first and a key last; all between is a name, dots included. Only
-    `roles.NAME.limits.KEY` is one deeper.
+    A dotted key names a section first and a key last; all between is a name, dots included, quoted as in TOML or not.
+    Only `roles.NAME.limits.KEY` is one deeper.
 
     Raises:
         ConfigError: it is not `key=value`.
@@ -68,4 +69,6 @@ def assignment(text: str) -> tuple[tuple[str, ...], str]:
     if len(rest) < 2:
         return (section, *rest), found[2]
     depth = 2 if section == "roles" and len(rest) > 2 and rest[-2] == "limits" else 1
-    return (section, ".".join(rest[:-depth]), *rest[-depth:]), found[2]
+    name = ".".join(rest[:-depth])
+    quoted = len(name) > 1 and name[0] == name[-1] and name[0] in "\"'"
+    return (section, name[1:-1] if quoted else name, *rest[-depth:]), found[2]
