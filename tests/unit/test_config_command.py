@@ -193,6 +193,23 @@ def test_what_is_wrong_in_the_options_is_told(tmp_path: Path) -> None:
         assert said in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["config", "status"])
+def test_a_key_that_stands_apart_from_llm_is_told(tmp_path: Path, verb: str) -> None:
+    """What --llm does not reach is no verb and no argument; its value is not shown."""
+    refused(
+        run(tmp_path, verb, "--llm", "provider=vllm", "--config", "f", "endpoint=hunter2"),
+        "tokenlane: endpoint=… belongs directly after --llm, as in: --llm provider=vllm model=phi3:8b",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--llm", "a=b"), ("--llm",), ("--config", "f"), ("--config=f",), ("--llm", "a=b", "--help")]
+)
+def test_options_without_a_verb_are_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """What all verbs take is not taken without one."""
+    refused(run(tmp_path, *arguments), "a verb is missing", "`tokenlane --help`")
+
+
 def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as somebody whom a directory's mode stops, after a shell's script."""
     plain = []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.overrides import assignment, spread, verb_first
+from tokenlane.config.overrides import apart, assignment, spread, verb_first
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,24 @@ def test_every_assignment_that_follows_belongs_to_llm(given: str, seen: str) -> 
 def test_the_verb_comes_first(given: str, seen: str) -> None:
     """What says how all is to be done may stand in front of what is to be done."""
     assert " ".join(verb_first(spread(given.split(" ")))) == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ("config --llm a=1 --config f b=2 c=3", ["b", "c"]),
+        ("config b=2 --llm a=1", ["b"]),
+        ("config --llm a=1 b=2", []),
+        ("config --llm a=1 why", []),
+        ("config --llm a=1 -- b=2", []),
+        ("config a=1", []),
+    ],
+)
+def test_what_stands_apart_from_llm(given: str, keys: list[str]) -> None:
+    """Each `key=value` that --llm does not reach is found, where there is one."""
+    assert list(apart(list(spread(given.split(" "))))) == [
+        (key, f"{key}={given.split(f'{key}=')[1][0]}") for key in keys
+    ]
 
 
 @pytest.mark.parametrize(

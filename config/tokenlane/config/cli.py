@@ -25,12 +25,13 @@ from typing import Annotated, Any, NamedTuple
 try:
     import typer
     from typer.core import TyperGroup
+    from typer.exceptions import TyperException
 except ModuleNotFoundError:
     sys.stderr.write("tokenlane: the command line is an extra: pip install 'tokenlane[cli]'\n")
     raise SystemExit(2) from None
 
 from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.overrides import spread, verb_first
+from tokenlane.config.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
 
 __all__ = ["main"]
 
@@ -73,6 +74,17 @@ class Root(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _load(_installed()[name]), rest
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what it does not take may have been meant for --llm."""
+        arguments = list(ctx.args)
+        try:
+            return super().invoke(ctx)
+        except TyperException as error:
+            for key, text in apart(arguments):
+                if text in str(error):  # the text is not quoted: a value may be a secret
+                    raise ConfigError(f"{key}=… belongs directly after {OPTION}, {EXAMPLE}") from None
+            raise
+
 
 def main() -> None:
     """Run the command line and exit."""
@@ -85,7 +97,10 @@ def main() -> None:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
         try:
-            app(args=verb_first(spread(sys.argv[1:])))
+            arguments = verb_first(spread(sys.argv[1:]))
+            if needs_verb(arguments):
+                raise ConfigError("a verb is missing: `tokenlane --help` lists them.")
+            app(args=arguments)
         finally:
             sys.stdout.flush()
     except Exception as error:

@@ -8,13 +8,15 @@ rewritten before typer sees them: one `--llm` in front of each. A key is one of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokenlane.config.exits import ConfigError
 
-__all__ = ["OPTION", "assignment", "spread", "verb_first"]
+__all__ = ["EXAMPLE", "OPTION", "apart", "assignment", "needs_verb", "spread", "verb_first"]
 
 OPTION = "--llm"
+EXAMPLE = f"as in: {OPTION} provider=vllm model=phi3:8b"
+_ANYWHERE = (OPTION, "--config")  # before the verb, or after it
 # Names of models hold what other names do not: `phi3:8b`, `hf.co/org/name:Q4`.
 _ASSIGNMENT = re.compile(r"(models\.[^\s=]+|[A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
 
@@ -46,10 +48,29 @@ def spread(arguments: Iterable[str]) -> Iterator[str]:
 def verb_first(arguments: Iterable[str]) -> list[str]:
     """The arguments, the verb put in front of `--llm` and `--config`, each with its value, if they come before it."""
     rest, before = list(arguments), list[str]()
-    while rest and rest[0].partition("=")[0] in (OPTION, "--config"):
+    while needs_verb(rest):
         length = 1 if "=" in rest[0] else 2
         before, rest = before + rest[:length], rest[length:]
     return [*rest[:1], *before, *rest[1:]] if rest and not rest[0].startswith("-") else before + rest
+
+
+def needs_verb(arguments: Sequence[str]) -> bool:
+    """Whether the arguments begin with one of the options that are a verb's and may stand before it."""
+    return bool(arguments) and arguments[0].partition("=")[0] in _ANYWHERE
+
+
+def apart(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each `key=value` that no --llm is in front of, where there is one elsewhere; with its key.
+
+    Args:
+        arguments: as `spread` leaves them.
+    """
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if OPTION in ours:
+        for before, text in zip(["", *ours], ours, strict=False):
+            found = _ASSIGNMENT.fullmatch(text)
+            if found is not None and before != OPTION:
+                yield found[1], text
 
 
 def assignment(text: str) -> tuple[tuple[str, ...], str]:
@@ -64,7 +85,7 @@ def assignment(text: str) -> tuple[tuple[str, ...], str]:
     found = _ASSIGNMENT.fullmatch(text)
     if found is None:
         # The text is not quoted: a value whose key was forgotten may be a secret.
-        raise ConfigError("--llm takes key=value, as in: --llm provider=vllm model=phi3:8b")
+        raise ConfigError(f"{OPTION} takes key=value, {EXAMPLE}")
     section, *rest = found[1].split(".")
     if len(rest) < 2:
         return (section, *rest), found[2]
