@@ -346,6 +346,13 @@ def test_the_pool_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool_name() == "red"
 
 
+def test_a_key_file_of_nobody_is_told() -> None:
+    """A home directory of a user who is not known here is refused, with the place."""
+    write('[redis]\nurl = "redis://h"\nkey_file = "~nosuchuser/pool.key"')
+    with pytest.raises(ConfigError, match=r"^llm\.toml:3: redis\.key_file begins with a home directory"):
+        find_pool()
+
+
 def test_no_redis_is_none() -> None:
     """Where nothing names a Redis there is none, whatever else is set."""
     write(SEED)

@@ -300,7 +300,12 @@ def _key_file(settings: Settings) -> File | None:
     if setting.value is None:
         return None
     folder = settings.file.parent if settings.file and setting.source.startswith(str(settings.file)) else File()
-    return folder / File(str(setting.value)).expanduser()
+    try:
+        return folder / File(str(setting.value)).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{setting.source}: redis.key_file begins with a home directory nobody knows here: give the whole path."
+        ) from None
 
 
 def read(own: Mapping[str, Setting] | None = None) -> Settings:
