@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import connect
 
 WORDS = ("one", "two")
@@ -84,6 +87,49 @@ async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer
             await opened.worker("gpu1", backend)
             answer = await stream.answer()
         assert answer.lane == "gpu1"
+
+
+async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, opened: Farm) -> None:
+    """A worker that has the pool's key ends such requests, waiting or given back, and goes on with all others."""
+    options: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=0).model_dump(mode="json")}
+    async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
+        await pool.set_policy(Policy(lease_ms=900))
+        first = await opened.worker("gpu0", backend, "--capacity", "1")
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(client.chat("old", role="planner", extra=options))]
+            await backend.held()
+            for _ in range(3):
+                streams.append(await stack.enter_async_context(client.chat("old", role="planner")))
+            assert (await key(opened, "rotate")).code == 0
+            dropped = await key(opened, "rotate", "--drop-old", "--now")
+            assert dropped.code == 0, dropped
+            await first.kill()
+            second = await opened.worker("gpu0", backend, "--capacity", "1")
+            assert (await client.complete("new", role="planner")).text
+            for stream in streams:
+                with pytest.raises(PoolKeyMismatch, match="send it again"):
+                    async with asyncio.timeout(20):
+                        await stream.answer()
+        assert (await client.complete("new", role="planner")).lane == "gpu0"
+        assert "takes no new work" not in second.error
+        assert [lane.state for lane in (await pool.snapshot()).without_fallback] == ["open"]
+
+
+async def test_a_key_that_is_to_go_opens_what_waits(server: EmbeddedServer, opened: Farm) -> None:
+    """Until its requests have ended, a worker without it does not start, and one with it answers them."""
+    async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
+        await pool.set_policy(Policy(patience_ms=60_000))
+        async with client.chat("old", role="planner") as stream:
+            assert (await key(opened, "rotate")).code == 0
+            newest, old = read_key_file(server.key_file).keys
+            assert (await key(opened, "rotate", "--drop-old")).code == 1
+            serving = ("worker", "--lane", "gpu0", "--provider", "openai", "--endpoint", backend.url)
+            lacking = await (await opened.tokenlane(*serving, TOKENLANE_POOL_KEY=newest.reveal())).ended()
+            assert (lacking.code, old.id in lacking.error) == (2, True), lacking
+            await opened.worker("gpu0", backend)
+            assert (await stream.answer()).text
+        assert (await key(opened, "rotate", "--drop-old")).code == 0
+        await opened.worker("gpu1", backend, TOKENLANE_POOL_KEY=newest.reveal())
 
 
 async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:

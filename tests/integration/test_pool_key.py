@@ -159,6 +159,36 @@ async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
         assert len(await raw(reads).xrange(f"{life.PREFIX}role:{life.ROLE}")) == 1
 
 
+async def test_who_may_open_what_a_worker_cannot(redis_url: str) -> None:
+    """A key that the pool has, or is about to drop, may be another worker's; one that it has dropped is nobody's."""
+    async with connect(redis_url, keys=ring(OLD)) as agent, connect(redis_url, keys=ring(OLD), opens=True) as worker:
+        async with connect(redis_url) as operator:
+            await operator.announce(ring(NEW, OLD))
+            async with connect(redis_url, keys=ring(NEW)) as other:
+                new = await entry(agent, await life.submit(other))
+            old = await entry(agent, await life.submit(agent))
+            assert await worker.unseal(*old) == PAYLOAD
+            with pytest.raises(PoolKeyMismatch, match=NEW.id) as lacking:
+                await worker.unseal(*new)
+            assert lacking.value.retryable
+            async with connect(redis_url, keys=ring(NEW, OLD), opens=True) as both:
+                both.keychain.ring = ring(NEW)
+                await operator.announce(ring(NEW), retiring=[OLD.id])
+                with pytest.raises(PoolKeyMismatch, match=OLD.id) as lacking:
+                    await both.unseal(*old)
+                assert lacking.value.retryable
+                assert OLD.id in await refused(redis_url, ring(NEW), opens=True)
+                with pytest.raises(PoolKeyMismatch, match=NEW.id):
+                    await life.submit(agent)
+                await operator.announce(ring(NEW))
+                with pytest.raises(PoolKeyMismatch, match=OLD.id) as dropped:
+                    await both.unseal(*old)
+                assert not dropped.value.retryable
+                assert await both.unseal(*new) == PAYLOAD
+            async with connect(redis_url, keys=ring(NEW), opens=True):
+                pass
+
+
 async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
     """A server that forgot everything is told the key by the first request, and all of its agents go on."""
     async with connect(redis_url, keys=ring(NEW, OLD)) as agent, connect(redis_url, keys=ring(OLD)) as other:

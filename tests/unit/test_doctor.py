@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.test_health import LANE, WELL
 
+from tokenlane.routing.errors import PoolKeyMismatch, ProviderDown
 from tokenlane.routing.watch.doctor import (
     Check,
     Reached,
@@ -17,7 +18,7 @@ from tokenlane.routing.watch.doctor import (
     own_versions,
 )
 from tokenlane.routing.watch.server import ServerFacts
-from tokenlane.routing.watch.snapshot import LaneState, WorkerStatus
+from tokenlane.routing.watch.snapshot import LaneState, LastError, WorkerStatus
 
 INFO = {
     "redis_version": "7.4.1",
@@ -133,6 +134,14 @@ def test_lanes(state: LaneState, reached: Reached, host: str, status: str) -> No
     (check,) = check_lanes(replace(WELL, lanes=(lane,)), {"gpu0": reached}, host)
     assert check.status == status
     assert bool(check.advice) == (status == "fail")
+
+
+def test_a_lane_whose_worker_lacks_a_key() -> None:
+    """A worker that withdrew for want of a key fails the check, one that is being stopped after an error does not."""
+    for code, status in ((PoolKeyMismatch.code, "fail"), (ProviderDown.code, "ok")):
+        lane = replace(LANE, state="draining", workers=(WORKER,), error=LastError(code, 9_000))
+        (check,) = check_lanes(replace(WELL, lanes=(lane,)), {"gpu0": "answers"}, "here")
+        assert (check.status, "key" in check.advice) == (status, status == "fail")
 
 
 def test_no_lane() -> None:

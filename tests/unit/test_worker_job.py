@@ -12,7 +12,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.workshop import FakeProvider, until
 
 from tokenlane.routing import telemetry
-from tokenlane.routing.errors import BadRequest, Interrupted, PoolUnavailable, ProviderDown, QueueFull, RateLimited
+from tokenlane.routing.errors import (
+    BadRequest,
+    Interrupted,
+    PoolKeyMismatch,
+    PoolUnavailable,
+    ProviderDown,
+    QueueFull,
+    RateLimited,
+)
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import Announcement
@@ -47,7 +55,8 @@ ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here
 
 
 class FakePool:
-    """A pool with one dispatched request. `outage`: how many more calls of `finish` and `requeue` fail."""
+    """A pool with one dispatched request. `outage`: how the next calls of `finish` and `requeue` fail, the last first;
+    `unseals`: the same of `unseal`."""
 
     def __init__(self) -> None:
         self.keys = Keys()
@@ -60,6 +69,7 @@ class FakePool:
         self.gone = False
         self.unavailable = False
         self.refused_starts = 0
+        self.unseals: list[Exception] = []
         self.outage: list[Exception] = []
         self.stale = False
         self.published: list[ChannelMessage] = []
@@ -78,11 +88,9 @@ class FakePool:
         envelope = Envelope(id=self.id, client="c", agent="a", role="r")
         return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
 
-    @property
-    def keychain(self) -> FakePool:
-        return self
-
-    def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
+    async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
+        if self.unseals:
+            raise self.unseals.pop()
         return payload
 
     async def finish(self, *args: Any) -> bool:
@@ -168,6 +176,18 @@ class Bench:
     def ending(self) -> tuple[str, int, str, ChannelMessage]:
         (ending,) = self.pool.endings
         return ending
+
+
+@pytest.mark.parametrize("others_may", [True, False])
+async def test_a_key_the_worker_lacks(others_may: bool) -> None:
+    """What another worker may open goes back, and no more is taken; what none can fails, and work goes on. The pool is
+    asked until it says which it is."""
+    bench = Bench()
+    bench.pool.unseals = [PoolKeyMismatch("lacking", retryable=others_may), PoolUnavailable("away")]
+    await bench.run()
+    assert bench.lease.withdrawn == others_may
+    assert len(bench.pool.requeued) == int(others_may)
+    assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
 
 
 async def test_a_whole_answer_completes_the_request() -> None:

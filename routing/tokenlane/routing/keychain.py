@@ -1,4 +1,6 @@
-"""The keys of a pool, as one who uses it knows them: those it has, and the ids of those that the pool announces."""
+"""The keys of a pool, as one who uses it knows them: those it has, and the ids of those that the pool announces.
+
+A key that the pool announces seals and opens; one that is retiring only opens what waits; any other was dropped."""
 
 from __future__ import annotations
 
@@ -18,13 +20,14 @@ class Keychain:
         self.ring = ring
         self._pool = pool
         self._announced: tuple[str, ...] = ()
+        self._retiring: tuple[str, ...] = ()
 
-    def learn(self, ids: str) -> None:
+    def learn(self, ids: str, retiring: str = "") -> None:
         """Hear which keys the pool has now. A ring with a file is read again if the newest is not in it."""
         announced = tuple(ids.split())
         if announced and announced != self._announced and self.ring.find(announced[0]) is None:
             self.ring = self.ring.reread()
-        self._announced = announced
+        self._announced, self._retiring = announced, tuple(retiring.split())
 
     def check(self, *, opens: bool) -> None:
         """Find the keys good enough: all of the pool's to open what others sealed, one to seal.
@@ -32,9 +35,10 @@ class Keychain:
         Raises:
             PoolKeyMismatch: they are not.
         """
-        missing = [key_id for key_id in self._announced if self.ring.find(key_id) is None]
-        if missing and (opens or len(missing) == len(self._announced)):
-            raise self.mismatch()
+        wanted = (*self._announced, *self._retiring) if opens else self._announced
+        missing = [key_id for key_id in wanted if self.ring.find(key_id) is None]
+        if missing and (opens or len(missing) == len(wanted)):
+            raise self.mismatch(wanted)
 
     @property
     def key_id(self) -> str | None:
@@ -52,21 +56,30 @@ class Keychain:
         """What an idempotency key is called on the server."""
         return fingerprint(idempotency_key, self.key)
 
+    def has(self, key_id: str | None) -> bool:
+        """Whether what is sealed with that key opens here. A ring with a file learns keys that came since."""
+        if key_id is None or self.ring.find(key_id) is not None:
+            return True
+        self.ring = self.ring.reread()
+        return self.ring.find(key_id) is not None
+
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
-        """The payload of a request as its agent wrote it. A ring with a file learns keys that came since.
+        """The payload of a request as its agent wrote it, by what was last heard of the pool's keys.
 
         Raises:
-            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is.
+            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is; `retryable` if
+                the pool still has that key.
             BadRequest: it was changed since, or is another request's.
         """
         if envelope.key_id is None:
             if not self.ring.keys:
                 return payload
             raise PoolKeyMismatch(f"the request is not sealed, and this pool is, with key {self.key_id}")
-        key = self.ring.find(envelope.key_id)
-        if key is None:
-            self.ring = self.ring.reread()
-            key = self.ring.find(envelope.key_id)
+        key = self.ring.find(envelope.key_id) if self.has(envelope.key_id) else None
+        if key is None and self._announced and envelope.key_id not in (*self._announced, *self._retiring):
+            raise PoolKeyMismatch(
+                f"the request is sealed with key {envelope.key_id}, which the pool has dropped since: send it again"
+            )
         if key is None:
             raise PoolKeyMismatch(
                 f"the request is sealed with key {envelope.key_id}, which its worker does not have: restart the worker "
@@ -75,10 +88,10 @@ class Keychain:
             )
         return unseal(payload, envelope.id, key)
 
-    def mismatch(self) -> PoolKeyMismatch:
-        """The error that says which keys are whose, and what to do."""
+    def mismatch(self, wanted: tuple[str, ...] = ()) -> PoolKeyMismatch:
+        """The error that says which keys are whose, and what to do. `wanted`: more than those that seal."""
         yours = f"yours is {', '.join(self.ring.ids)}" if self.ring.keys else "you gave none"
         return PoolKeyMismatch(
-            f"{self._pool} is sealed with key {', '.join(self._announced)}, and {yours}: set TOKENLANE_POOL_KEY, or "
-            "Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
+            f"{self._pool} is sealed with key {', '.join(wanted or self._announced)}, and {yours}: set "
+            "TOKENLANE_POOL_KEY, or Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
         )

@@ -50,6 +50,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | completed, failed, cancelled, expired                |                          |
 | `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |
 | `key`                   | string | ids of the keys that seal the pool, newest first     | stays                    |
+| `retiring`              | string | ids of those that seal no more, and still open what  | stays until they are     |
+|                         |        | waits                                                | dropped                  |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
 |                         |        | of the same id                                       |                          |

@@ -323,24 +323,42 @@ class Pool:
             self.keychain = Keychain(ring if ring.keys else beside(self.url), str(self))
         except ConfigError as error:
             raise PoolKeyMismatch(str(error)) from error
-        outcome, ids = await self._announce(self.keychain.ring)
+        outcome, ids, retiring = await self._announce(self.keychain.ring)
         if outcome == "open" and ids:
             raise PoolKeyMismatch(
                 f"{self} is in use without a key, and yours is {ids}: leave it out, or stop the pool's workers and "
                 "agents, and then the first to come with a key seals it"
             )
-        self.keychain.learn(ids)
+        self.keychain.learn(ids, retiring)
         self.keychain.check(opens=opens)
 
-    async def announce(self, ring: KeyRing) -> None:
-        """Have these keys, and no others, be the pool's."""
+    async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
+        """Have these keys, and no others, be the pool's.
+
+        Args:
+            retiring: ids of those that seal no more, and still open what waits.
+        """
         self.keychain = Keychain(ring, str(self))
-        _, ids = await self._announce(ring, "replace")
-        self.keychain.learn(ids)
+        _, *ids = await self._announce(ring, "replace", retiring)
+        self.keychain.learn(*ids)
+
+    async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
+        """The payload of a request as its agent wrote it.
+
+        Raises:
+            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is; `retryable` if
+                another worker may have that key.
+            BadRequest: it was changed since, or is another request's.
+        """
+        if not self.keychain.has(envelope.key_id):
+            # Keys may have come and gone since this worker joined; what is sealed with one of them was accepted.
+            _, *ids = await self._announce(KeyRing())
+            self.keychain.learn(*ids)
+        return self.keychain.unseal(envelope, payload)
 
     async def key_ids(self) -> tuple[str, ...]:
         """The ids of the pool's keys, the newest first; none if it is not sealed."""
-        _, ids = await self._announce(KeyRing())
+        _, ids, _ = await self._announce(KeyRing())
         return tuple(ids.split())
 
     async def sealed_with(self, key_ids: Sequence[str]) -> int:
@@ -353,9 +371,9 @@ class Pool:
                 used = await pipe.execute()
         return sum(key is not None and key.decode() in key_ids for key in used)
 
-    async def _announce(self, ring: KeyRing, how: str = "") -> tuple[str, str]:
-        outcome, ids = as_list(await self._run("announce", " ".join(ring.ids), how))
-        return as_text(outcome), as_text(ids)
+    async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str]:
+        outcome, ids, old = as_list(await self._run("announce", " ".join(ring.ids), how, " ".join(retiring)))
+        return as_text(outcome), as_text(ids), as_text(old)
 
     async def _run(self, name: str, *args: bytes | str | int) -> Reply:
         try:

@@ -20,7 +20,7 @@ from typing import TypeAlias, assert_never
 
 from pydantic import ValidationError
 
-from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ProviderDown
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, PoolUnavailable, ProviderDown
 from tokenlane.routing.messages import (
     ChatRequest,
     EmbedRequest,
@@ -111,7 +111,7 @@ async def produce(lane: Lane, run: Run) -> Outcome:
     """Everything from reading the request to the end of the back end's stream, which is closed when this returns."""
     try:
         async with run.stoppable():
-            request = read(lane.pool, run.started)
+            request = await read(lane.pool, run.started)
             await agree(lane, run)
             return await perform(lane, run, request)
     except _Stop as stop:
@@ -134,17 +134,20 @@ def _noting(lane: Lane) -> Iterator[None]:
         raise
 
 
-def read(pool: Pool, started: Started) -> Request:
-    """Open the payload.
+async def read(pool: Pool, started: Started) -> Request:
+    """Open the payload. The pool is asked about an unknown key until it answers.
 
     Raises:
         BadRequest: it is no request of its kind, or not as it was sealed.
-        PoolKeyMismatch: it is sealed with a key this worker does not have.
+        PoolKeyMismatch: it is sealed with a key this worker does not have; `retryable` if another may have it.
     """
     try:
-        return _FORMS[started.envelope.kind].model_validate_json(
-            pool.keychain.unseal(started.envelope, started.payload)
-        )
+        while True:
+            try:
+                payload = await pool.unseal(started.envelope, started.payload)
+                return _FORMS[started.envelope.kind].model_validate_json(payload)
+            except PoolUnavailable:
+                await asyncio.sleep(CLAIM_EVERY_S)
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None

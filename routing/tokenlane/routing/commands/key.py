@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -103,15 +103,18 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
     newest, *old = ring.keys
     if not old:
         raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.")
-    _announce(KeyRing((newest,)), where, pool)
-    waiting = _ask(where, pool, lambda opened: opened.sealed_with([one.id for one in old])) if where else 0
+    ids = [one.id for one in old]
+    _announce(KeyRing((newest,)), where, pool, retiring=ids)
+    waiting = _ask(where, pool, lambda opened: opened.sealed_with(ids)) if where else 0
     if waiting and not now:
         raise UserError(
             f"{waiting} requests are sealed with the old keys, and no more such are taken. Run this again when they "
             "have ended, or with --now, and they fail."
         )
+    # In this order a pool never asks for a key that is in no file.
+    _announce(KeyRing((newest,)), where, pool)
     _write(file, [newest])
-    typer.echo(f"key {newest.id} is the only one now; dropped: {_listed(tuple(one.id for one in old))}")
+    typer.echo(f"key {newest.id} is the only one now; dropped: {_listed(ids)}")
 
 
 def _ring(file: Path | None, redis: str | None) -> KeyRing:
@@ -154,9 +157,9 @@ def _write(file: Path, keys: list[PoolKey]) -> None:
         raise UserError(f"The key file {file} cannot be written: {error.strerror or error}. Run this again.") from error
 
 
-def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None) -> None:
+def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None, retiring: Sequence[str] = ()) -> None:
     if where is not None:
-        _ask(where, pool, lambda opened: opened.announce(ring))
+        _ask(where, pool, lambda opened: opened.announce(ring, retiring))
 
 
 def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
@@ -172,5 +175,5 @@ def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awai
         raise UserError(str(error)) from error
 
 
-def _listed(ids: tuple[str, ...]) -> str:
+def _listed(ids: Sequence[str]) -> str:
     return ", ".join(ids)

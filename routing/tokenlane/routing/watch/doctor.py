@@ -239,6 +239,9 @@ def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> It
         if lane.state in ("gone", "closed"):
             advice = f"start its worker again, on {_hosts(lane)}" if lane.state == "gone" else "see its worker's log"
             yield Check(name, "fail", found, means, advice)
+        elif lane.lacks_key:
+            advice = "start its worker again with the keys that `tokenlane key show --reveal` prints where the key is"
+            yield Check(name, "fail", f"{found}; its worker lacks a key of the pool's", means, advice)
         elif here == "refuses" and host in {worker.host for worker in lane.workers}:
             yield Check(name, "fail", found, means, "its worker runs on this host: is the model server running?")
         else:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tokenlane.routing.errors import PoolKeyMismatch
 from tokenlane.routing.policy import candidates
 
 from .snapshot import QueueStatus, Snapshot
@@ -66,12 +65,13 @@ def _lanes(seen: Snapshot) -> Iterator[Problem]:
                 f"lane {lane.name!r} ({lane.endpoint}): no live worker {silent}{error}; start its worker again "
                 "(a lane is forgotten an hour after its last beat)",
             )
-        elif lane.state == "draining" and lane.error and lane.error.code == PoolKeyMismatch.code:
+        elif lane.lacks_key:
             yield Problem(
                 "lane_closed",
                 lane.name,
-                f"lane {lane.name!r} ({lane.endpoint}): its worker lacks the pool's key {seen.key_id} and takes no "
-                "work; start it again with the keys that `tokenlane key show --reveal` prints where the key is",
+                f"lane {lane.name!r} ({lane.endpoint}): its worker lacks a key of the pool's, which its log "
+                "names, and takes no work; start it again with the keys that `tokenlane key show --reveal` prints "
+                "where the key is",
             )
         elif lane.state == "closed":
             yield Problem(

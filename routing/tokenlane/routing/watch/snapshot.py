@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenlane.config.values import FALLBACK_LANE
+from tokenlane.routing.errors import PoolKeyMismatch
 from tokenlane.routing.lanes import Hits, LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs, Priority
 from tokenlane.routing.policy import Policy
@@ -140,6 +141,11 @@ class LaneStatus:
     workers: tuple[WorkerStatus, ...]
     offer: Offer = field(default_factory=Offer)
     beside: Mapping[Kind, Slots] = field(default_factory=dict)
+
+    @property
+    def lacks_key(self) -> bool:
+        """Its workers take no new work since they met a request under a key of the pool's which they do not have."""
+        return self.state == "draining" and self.error is not None and self.error.code == PoolKeyMismatch.code
 
 
 @dataclass(frozen=True)
