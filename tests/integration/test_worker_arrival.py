@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -86,6 +90,44 @@ async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator)
     arrival = await arrive_at(pool, backend.url)
     assert block(arrival.text())["roles"] == "coder; and every role without a route"
     assert arrival.to_add == ()
+
+
+async def test_what_is_printed_for_the_policy_works_as_it_is(
+    processes: Farm, pool: Pool, backend: Simulator, tmp_path: Path
+) -> None:
+    """The commands, run in a directory with an llm.toml, send the role to the lane, and leave that file as it was."""
+    await pool.set_policy(ELSEWHERE)
+    said = (await check(processes, backend.url)).out
+    show, apply = re.findall(r"`(tokenlane policy [^`]+)`", said)
+    section, route = re.findall(r"^ {12}(\[roles\.coder\]|route = .*)$", said, re.MULTILINE)
+    own = tmp_path / "llm.toml"
+    own.write_text('[defaults]\nprovider = "vllm"\n')
+
+    async def run(line: str) -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        shell = await asyncio.create_subprocess_shell(line, cwd=tmp_path, env={**os.environ, "PATH": path})
+        assert await shell.wait() == exits.OK
+
+    await run(show)
+    ops = tmp_path / show.rpartition(" > ")[2]
+    changed, count = re.subn(rf"{re.escape(section)}\nroute = \[\n.*\n\]", f"{section}\n{route}", ops.read_text())
+    assert count == 1
+    ops.write_text(changed)
+    await run(apply)
+    assert own.read_text() == '[defaults]\nprovider = "vllm"\n'
+    assert block((await check(processes, backend.url)).out)["roles"] == "coder; and every role without a route"
+
+
+async def test_only_models_that_are_there_are_advised(pool: Pool, backend: Simulator) -> None:
+    """A route is not to lead to a model which the back end does not have."""
+    await pool.set_policy(ELSEWHERE)
+    assert (await arrive_at(pool, backend.url, "nope", "sim")).to_add == (
+        '[roles.coder]\nroute = ["vllm/m9", "llamacpp/sim"]',
+    )
+    arrival = await arrive_at(pool, backend.url, "nope")
+    assert arrival.to_add == ()
+    assert "leave this lane out" in block(arrival.text())["roles"]
+    assert "policy apply" not in arrival.text()
 
 
 async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None:

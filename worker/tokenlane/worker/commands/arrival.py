@@ -54,7 +54,7 @@ class Arrival:
     `key_id`: of the key that seals its requests, None if none does. `endpoint`: as this worker reaches it. `listed`:
     how the back end answered. `server`: the provider for what answers there, None if it is not recognised. `lane`: what
     is announced, None if the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`:
-    what is wrong, one line each.
+    what is wrong, one line each. `options`: those that the commands it advises need to find the pool.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Arrival:
     lane: Announcement | None
     seen: Snapshot | None
     problems: tuple[str, ...]
+    options: str = ""
 
     @property
     def reach(self) -> Reach | None:
@@ -78,13 +79,16 @@ class Arrival:
 
     @property
     def to_add(self) -> tuple[str, ...]:
-        """Sections of llm.toml that would send roles here, if no route does."""
+        """Sections of llm.toml that would send roles here, if no route does and there is a model for them."""
         found = self.reach
         if self.seen is None or self.lane is None or found is None or found.routed:
             return ()
+        listed, models = self.listed.models, self.lane.models
+        there = tuple(model for model in models if not listed or served_name(model, listed) is not None)
+        if models and not there:
+            return ()
         return tuple(
-            lines_to_add(self.seen.policy, role, provider=self.provider, models=self.lane.models)
-            for role in found.left_out
+            lines_to_add(self.seen.policy, role, provider=self.provider, models=there) for role in found.left_out
         )
 
     def document(self) -> dict[str, Any]:
@@ -143,15 +147,19 @@ class Arrival:
             return [f"roles     {', '.join(found.routed)}; and every role without a route"]
         if not found.left_out:
             return ["roles     all: the policy has no routes"]
-        return [
-            f"roles     those without a route; the policy's routes ({', '.join(found.left_out)}) leave this lane out.",
-            "          To let one come here: `tokenlane policy show > llm.toml`, change its lines to those below,",
-            "          and `tokenlane policy apply llm.toml`.",
-            *(f"            {line}" for section in self.to_add for line in section.splitlines()),
-        ]
+        lines = [f"those without a route; the policy's routes ({', '.join(found.left_out)}) leave this lane out."]
+        if self.to_add:  # not into llm.toml, which may be this host's own
+            lines += [
+                f"To let one come here: `tokenlane policy show{self.options} > ops.toml`,",
+                f"change its lines to those below, and `tokenlane policy apply ops.toml{self.options}`.",
+                *(f"  {line}" for section in self.to_add for line in section.splitlines()),
+            ]
+        return [f"{'' if number else 'roles':10}{line}" for number, line in enumerate(lines)]
 
 
-async def look_around(lane: Lane, settings: LaneSettings, redis: RedisSettings, capacity_source: str) -> Arrival:
+async def look_around(
+    lane: Lane, settings: LaneSettings, redis: RedisSettings, capacity_source: str, options: str = ""
+) -> Arrival:
     """The arrival of a lane that takes work already; never raises an `LlmError`."""
     listed, server = await _looked(settings, lane.provider)
     try:
@@ -170,10 +178,13 @@ async def look_around(lane: Lane, settings: LaneSettings, redis: RedisSettings, 
         lane=lane.announcement,
         seen=seen,
         problems=(*listed.problem(), *_not_listed(settings, listed.models)),
+        options=options,
     )
 
 
-async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str) -> Arrival:
+async def arrive(
+    settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str, options: str = ""
+) -> Arrival:
     """Look at the back end and the pool as a worker would, taking no work and announcing nothing.
 
     Raises:
@@ -208,6 +219,7 @@ async def arrive(settings: LaneSettings, redis: RedisSettings, pool_name: str, c
                 *_taken(lane, seen),
                 *_locked(ring, seen),
             ),
+            options=options,
         )
 
 

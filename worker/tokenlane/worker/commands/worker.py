@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -72,18 +73,20 @@ def worker(
     logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
     where, name = find_pool(redis), pool_name(pool)
-    told = _Told(where, name, source, as_json)
+    told = _Told(where, name, source, _options(redis and where.safe_url, pool), as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
     raise typer.Exit(run(_serve(settings, where, name, partial(serving, told=told), supervised)))
 
 
 @dataclass(frozen=True)
 class _Told:
-    """Where the worker is to go, and how it speaks. `source`: where the lane's capacity comes from."""
+    """Where the worker is to go, and how it speaks. `source`: where the lane's capacity comes from. `options`: what
+    other commands need to find the pool."""
 
     redis: RedisSettings
     pool: str
     source: str
+    options: str
     as_json: bool
 
     def __call__(self, event: str, arrival: Arrival, **more: object) -> None:
@@ -92,8 +95,14 @@ class _Told:
         sys.stdout.flush()
 
 
+def _options(redis: str | None, pool: str | None) -> str:
+    """The options that named the pool, for other commands: what else names it, they find by themselves."""
+    given = {"--redis": redis, "--pool": pool}
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+
+
 async def _check(settings: LaneSettings, *, stopping: asyncio.Event, told: _Told) -> int:
-    arrival = await arrive(settings, told.redis, told.pool, told.source)
+    arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
     told("checked", arrival)
     return FAILED if arrival.problems else OK
 
@@ -102,7 +111,8 @@ async def _work(
     settings: LaneSettings, *, stopping: asyncio.Event, told: _Told, drain_s: float, transcripts: bool
 ) -> int:
     async def ready(lane: Lane) -> None:
-        told("ready", await look_around(lane, settings, told.redis, told.source), worker=lane.worker)
+        arrival = await look_around(lane, settings, told.redis, told.source, told.options)
+        told("ready", arrival, worker=lane.worker)
 
     return await run_worker(
         settings,
