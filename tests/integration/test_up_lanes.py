@@ -75,6 +75,27 @@ async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Pa
     assert (policy.revision, policy.depth) == (1, 7)
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="arguments of processes are read from /proc")
+@pytest.mark.parametrize("by_option", [False, True])
+async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: bool) -> None:
+    """The worker of `up` is told the endpoint, whatever said it, where others cannot read it."""
+    async with Simulator() as simulator:
+        at = simulator.url.replace("://", "://user:hunter2@")
+        options = ("--llm", "endpoint=http://127.0.0.1:1", "--endpoint", at) if by_option else ()
+        up = await site.tokenlane(
+            *("up", "--supervised", "--provider", "openai", *options),
+            **({} if by_option else {"TOKENLANE_ENDPOINT": at}),
+        )
+        await says(up, "Stop:  Ctrl-C")
+        children = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()
+        arguments = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+        assert any(b"worker" in it.split(b"\0") for it in arguments)
+        assert not any(b"hunter2" in it for it in arguments)
+        async with Client(site.url) as client:
+            assert (await client.complete("hello", role="planner")).text
+        assert (await up.end()).code == OK
+
+
 async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:
     """A lane whose back end does not answer ends `up`, the workers of the other lanes with it."""
     async with Simulator() as simulator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
@@ -15,6 +16,7 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.children import ended
+from tokenlane.config.environment import short_names
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.values import LaneSettings, RedisSettings
@@ -196,18 +198,20 @@ class _Worker:
         self._was_ready = False
         command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
         command += ["--lane", settings.name, "--provider", settings.provider]
-        command += ["--endpoint", settings.endpoint] if settings.endpoint else []
         command += ["--capacity", str(settings.capacity)] if settings.capacity else []
         command += [part for model in settings.models for part in ("--model", model)]
         self._command = command
-        # Arguments show in process lists, and the URL may hold a password. Keys of a file are read there, again when
-        # they have changed.
+        # Arguments show in process lists, and URLs may hold passwords. Keys of a file are read there, again when they
+        # have changed.
         self._environment = {
             **os.environ,  # noqa: TID251 - handed on, not read
             "TOKENLANE_REDIS__URL": redis.url,
             "TOKENLANE_POOL_KEY": "" if redis.keys.file else redis.keys.reveal(),
             "TOKENLANE_REDIS__KEY_FILE": str(redis.keys.file or ""),
         }
+        if settings.endpoint:  # of all variables only this one wins over every other; its last word counts
+            endpoint = shlex.quote(f"endpoint={settings.endpoint}")
+            self._environment["TOKENLANE_LLM"] = f"{short_names().llm} {endpoint}"
 
     async def run(self, stopping: asyncio.Event) -> int:
         while True:
