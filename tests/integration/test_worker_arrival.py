@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import life
-from tests.integration.farm import Ended, Farm, farm
+from tests.integration.farm import Ended, Farm, Server, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
@@ -37,6 +37,13 @@ async def processes(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
 async def backend() -> AsyncIterator[Simulator]:
     async with Simulator() as simulator:
         yield simulator
+
+
+@pytest.fixture
+async def redis_port(tmp_path: Path) -> AsyncIterator[int]:
+    """The port of a program that is no model server."""
+    async with Server(tmp_path) as server:
+        yield server.port
 
 
 async def check(processes: Farm, endpoint: str, *more: str) -> Ended:
@@ -217,6 +224,65 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
     assert "0123456789abcdef" in arrival.problems[0]
     await life.raw(pool).set(f"{life.PREFIX}key", key.id)
     assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
+
+
+async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: Pool, tmp_path: Path) -> None:
+    """Nothing is downloaded and no server started; it tells what would be, and whether the model is there already."""
+    home = tmp_path / "home"
+    checking = ("worker", "--check", "--lane", "gpu0", "--provider", "builtin")
+    started = await processes.tokenlane(*checking, "--capacity", "2", TOKENLANE_HOME=str(home))
+    ended = await started.ended()
+    assert (ended.code, ended.error) == (exits.OK, "")
+    said = block(ended.out)
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles"]
+    assert said["endpoint"] == "a server of its own, which the worker starts"
+    assert said["models"] == "smollm2-135m-instruct, the built-in one, which is downloaded first (93 MB)"
+    assert said["capacity"] == "2 at once, from --capacity"
+    assert not [path for path in home.rglob("*") if path.is_file()]
+    file = home / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    ended = await (await processes.tokenlane(*checking, "--json", TOKENLANE_HOME=str(home))).ended()
+    document = json.loads(ended.out)
+    assert (document["models"], document["capacity"], document["problems"]) == (["smollm2-135m-instruct"], 4, [])
+    ended = await (await processes.tokenlane(*checking, TOKENLANE_HOME=str(home))).ended()
+    assert block(ended.out)["models"].endswith("which is downloaded already")
+    assert await life.dump(pool.redis) == {}
+
+
+async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
+    """Its block has the problem, and its error the endpoint, without the password."""
+    port = free_port()
+    serving = (
+        "worker",
+        "--lane",
+        "gpu0",
+        "--provider",
+        "ollama",
+        "--endpoint",
+        f"http://user:hunter2@127.0.0.1:{port}",
+    )
+    ended = await (await processes.tokenlane(*serving)).ended()
+    assert ended.code == exits.FAILED
+    said = block(ended.out)
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem"]
+    assert said["endpoint"] == f"http://user:***@127.0.0.1:{port}, did not answer"
+    assert "cannot be reached" in said["problem"]
+    assert f"http://user:***@127.0.0.1:{port}" in ended.error
+    assert "cannot be reached" in ended.error
+    assert "hunter2" not in ended.out + ended.error
+    assert await life.dump(pool.redis) == {}
+    ended = await (await processes.tokenlane(*serving, "--json")).ended()
+    document = json.loads(ended.out)
+    assert (document["event"], len(document["problems"])) == ("failed", 1)
+
+
+async def test_a_back_end_s_port_that_another_program_holds(processes: Farm, redis_port: int) -> None:
+    """The error of the start names the endpoint too."""
+    at = f"http://127.0.0.1:{redis_port}"
+    serving = ("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", at)
+    ended = await (await processes.tokenlane(*serving)).ended()
+    assert (ended.code, at in ended.error) == (exits.FAILED, True), ended
 
 
 async def test_no_pool(tmp_path: Path, backend: Simulator) -> None:

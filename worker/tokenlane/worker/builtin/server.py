@@ -20,7 +20,7 @@ from tokenlane.routing.tasks import background
 from . import MODEL_NAME
 from .model import Progress, fetch
 
-__all__ = ["SLOT_TOKENS", "builtin_server", "needs_server", "with_own_server"]
+__all__ = ["CAPACITY", "SLOT_TOKENS", "builtin_server", "needs_server", "with_own_server"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ SLOT_TOKENS = 2048
 """The context of one slot."""
 
 CAPACITY = 4
+"""Slots, where the lane does not say how many."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 STEADY_S = 10.0

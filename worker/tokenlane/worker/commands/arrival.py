@@ -16,6 +16,9 @@ from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.announce import announce
+from tokenlane.worker.builtin import MODEL_NAME
+from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
+from tokenlane.worker.builtin.server import CAPACITY, needs_server
 from tokenlane.worker.probe import kind_at
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.providers.recognise import NAMES
@@ -28,7 +31,10 @@ _LOOK_S = 5.0
 
 @dataclass(frozen=True)
 class Listed:
-    """How a back end answered when it was asked for its models: after how long with which, or with an error."""
+    """How a back end answered when it was asked for its models: after how long with which, or with an error.
+
+    Neither: it is still to be started.
+    """
 
     after_ms: float | None = None
     models: tuple[str, ...] = ()
@@ -36,11 +42,11 @@ class Listed:
 
     def said(self) -> str:
         """Whether it answered."""
-        if self.after_ms is not None:
-            return f"answered in {self.after_ms:.0f} ms"
+        if self.error is None:
+            return "which the worker starts" if self.after_ms is None else f"answered in {self.after_ms:.0f} ms"
         if isinstance(self.error, Unauthorized):
             return "refused the key"
-        return "did not answer" if self.error is None or self.error.retryable else "did not list its models"
+        return "did not answer" if self.error.retryable else "did not list its models"
 
     def problem(self) -> tuple[str, ...]:
         """What is wrong."""
@@ -55,6 +61,7 @@ class Arrival:
     how the back end answered. `server`: the provider for what answers there, None if it is not recognised. `lane`: what
     is announced, None if the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`:
     what is wrong, one line each. `options`: those that the commands it advises need to find the pool.
+    `own_model`: of a model that the worker brings itself, whether it is there.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Arrival:
     seen: Snapshot | None
     problems: tuple[str, ...]
     options: str = ""
+    own_model: str = ""
 
     @property
     def reach(self) -> Reach | None:
@@ -97,7 +105,7 @@ class Arrival:
         return {
             "lane": self.name,
             "provider": self.provider,
-            "endpoint": lane.endpoint if lane else self.endpoint,
+            "endpoint": (lane.endpoint or None) if lane else self.endpoint,
             "models": lane.models if lane else (),
             "capacity": lane.limit if lane else None,
             "capacity_source": self.capacity_source,
@@ -121,7 +129,7 @@ class Arrival:
             f"lane      {self.name}, provider {self.provider}",
             f"endpoint  {self.endpoint}, {self.listed.said()}",
             *self._other_server(),
-            f"models    {', '.join(lane.models) if lane else 'unknown'}",
+            f"models    {', '.join(lane.models) if lane else 'unknown'}{self.own_model}",
             f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
             *(f"problem   {problem}" for problem in self.problems),
@@ -185,12 +193,15 @@ async def look_around(
 async def arrive(
     settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str, options: str = ""
 ) -> Arrival:
-    """Look at the back end and the pool as a worker would, taking no work and announcing nothing.
+    """Look at the back end and the pool as a worker would, taking no work and announcing nothing. A server for the
+    built-in model is not started.
 
     Raises:
         PoolUnavailable: no pool answers there.
         ConfigError: there is no such provider, or its endpoint cannot be used.
     """
+    if needs_server(settings):
+        return await _before_its_server(settings, redis, pool_name, capacity_source, options)
     async with connect(redis.url, pool_name) as pool, default_registry().create(settings) as provider:
         listed, server = await _looked(settings, provider)
         lane, problem = None, listed.problem()
@@ -221,6 +232,32 @@ async def arrive(
             ),
             options=options,
         )
+
+
+async def _before_its_server(
+    settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str, options: str
+) -> Arrival:
+    """The arrival of a lane whose worker will start the built-in model's server."""
+    async with connect(redis.url, pool_name) as pool:
+        seen = await pool.snapshot()
+    ring = redis.keys if redis.keys.keys else beside(redis.url)
+    lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
+    when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
+    return Arrival(
+        name=settings.name,
+        provider=settings.provider,
+        endpoint="a server of its own",
+        redis=redis.safe_url,
+        key_id=seen.key_id or next(iter(ring.ids), None),
+        listed=Listed(models=(MODEL_NAME,)),
+        server=None,
+        capacity_source=capacity_source,
+        lane=lane,
+        seen=seen,
+        problems=(*_not_listed(settings, (MODEL_NAME,)), *_taken(lane, seen), *_locked(ring, seen)),
+        options=options,
+        own_model=f", the built-in one, which is downloaded {when}",
+    )
 
 
 async def _looked(settings: LaneSettings, provider: LlmProvider) -> tuple[Listed, str | None]:

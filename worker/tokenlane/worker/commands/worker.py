@@ -39,6 +39,8 @@ from .supervised import broken_off, told_to_stop, when_input_ends
 
 __all__ = ["run", "worker"]
 
+_SET_WRONGLY = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
+
 
 def worker(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis, as redis://HOST:6379.")] = None,
@@ -75,7 +77,7 @@ def worker(
     where, name = find_pool(redis), pool_name(pool)
     told = _Told(where, name, source, _options(redis and where.safe_url, pool), as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
-    raise typer.Exit(run(_serve(settings, where, name, partial(serving, told=told), supervised)))
+    raise typer.Exit(run(_serve(settings, told, partial(serving, told=told), supervised=supervised, starts=not check)))
 
 
 @dataclass(frozen=True)
@@ -110,38 +112,52 @@ async def _check(settings: LaneSettings, *, stopping: asyncio.Event, told: _Told
 async def _work(
     settings: LaneSettings, *, stopping: asyncio.Event, told: _Told, drain_s: float, transcripts: bool
 ) -> int:
+    came = False
+
     async def ready(lane: Lane) -> None:
+        nonlocal came
+        came = True
         arrival = await look_around(lane, settings, told.redis, told.source, told.options)
         told("ready", arrival, worker=lane.worker)
 
-    return await run_worker(
-        settings,
-        told.redis,
-        pool_name=told.pool,
-        cache=cache_settings(),
-        fallback=True,
-        drain_s=drain_s,
-        transcripts=transcripts,
-        ready=ready,
-        stopping=stopping,
-    )
+    try:
+        return await run_worker(
+            settings,
+            told.redis,
+            pool_name=told.pool,
+            cache=cache_settings(),
+            fallback=True,
+            drain_s=drain_s,
+            transcripts=transcripts,
+            ready=ready,
+            stopping=stopping,
+        )
+    except _SET_WRONGLY:
+        raise
+    except LlmError as error:
+        if came:
+            raise
+        arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
+        told("failed", arrival)
+        raise UserError(f"The lane cannot be served from {arrival.endpoint}. {error}") from error
 
 
 async def _serve(
     settings: LaneSettings,
-    redis: RedisSettings,
-    pool: str,
+    told: _Told,
     serving: Callable[..., Coroutine[object, object, int]],
+    *,
     supervised: bool,
+    starts: bool,
 ) -> int:
-    """Serve the lane, with a model server of its own if it needs one."""
+    """Serve the lane, with a model server of its own if it needs one and this is more than a look."""
     async with AsyncExitStack() as stack:
         stopping = stack.enter_context(told_to_stop())
         if supervised:
             stack.enter_context(when_input_ends(stopping.set))
         async with broken_off(stopping):
-            if needs_server(settings):
-                async with connect(redis.url, pool, keys=redis.keys):
+            if starts and needs_server(settings):
+                async with connect(told.redis.url, told.pool, keys=told.redis.keys):
                     pass  # a model is not fetched for a pool that is not there, or not ours
                 with download_bar() as advance:
                     settings = await stack.enter_async_context(with_own_server(settings, advance))
@@ -160,7 +176,7 @@ def run(serving: Coroutine[object, object, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serving)
-    except (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest) as error:
+    except _SET_WRONGLY as error:
         raise ConfigError(str(error)) from error
     except LlmError as error:
         raise UserError(str(error)) from error
