@@ -104,8 +104,10 @@ async def test_data_that_cannot_be_read(tmp_path: Path) -> None:
         await redis.set("second", 2)
     file = log_file(tmp_path)
     file.write_bytes(b"nonsense" + file.read_bytes()[8:])
-    with pytest.raises(EmbeddedServerFailed, match=f"move {tmp_path / 'appendonlydir'} away"):
+    with pytest.raises(EmbeddedServerFailed, match=f"move {tmp_path / 'appendonlydir'} away") as told:
         await EmbeddedServer(tmp_path, keeps=True).start()
+    assert "requests that waited and the pool's policy are lost" in str(told.value)
+    assert "`tokenlane policy apply FILE`" in str(told.value)
     (tmp_path / "appendonlydir").rename(tmp_path / "away")
     async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
         assert await redis.dbsize() == 0

@@ -283,8 +283,9 @@ class EmbeddedServer:
         kept = "" if self._temporary else f" Its log is {log}."
         if self._keeps and _ABOUT_DATA.search(last):
             kept += (
-                f" If it cannot read its data, move {self._home / 'appendonlydir'} away: requests that waited are lost "
-                "with it, nothing else."
+                f" If it cannot read its data, move {self._home / 'appendonlydir'} away: requests that waited and the "
+                "pool's policy are lost with it. Where llm.toml does not say the policy, `tokenlane policy apply FILE` "
+                "writes it again."
             )
         said = f" It said last:\n{last}" if last else " It said nothing; is there free disk?"
         return EmbeddedServerFailed(f"The embedded server {what}.{kept}{said}")
