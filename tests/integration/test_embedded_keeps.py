@@ -19,7 +19,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import Pool, connect
-from tokenlane.worker.commands.listening import bind_address, known_as, lines_to_paste
+from tokenlane.worker.commands.listening import bind_address, for_whom, known_as, lines_to_paste
 
 
 async def kill(server: EmbeddedServer) -> None:
@@ -167,6 +167,22 @@ def test_addresses_that_are_none(text: str) -> None:
     """What is no address of this machine is told before anything is started."""
     with pytest.raises(ConfigError, match="HOST or HOST:PORT"):
         bind_address(text)
+
+
+@pytest.mark.parametrize("text", ["*", "*:7000", "0.0.0.0:0", "127.0.0.1:0", "[::]:0"])
+def test_addresses_that_would_mean_another(text: str) -> None:
+    """A star, which is a name for loopback, and port 0, which Redis takes for none: refused, with what to give."""
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0" if "*" in text else "a port from 1 to 65535"):
+        bind_address(text)
+
+
+@pytest.mark.parametrize(("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("192.0.2.7", False)])
+def test_for_whom_the_lines_are(address: str, only_here: bool) -> None:
+    """Who listens at a loopback address is told that no other machine gets in."""
+    said = for_whom(address)
+    assert said.endswith(" for a worker there or an agent:")
+    assert ("only this machine" in said) is only_here
+    assert ("On another machine" in said) is not only_here
 
 
 def test_what_other_machines_call_this_one() -> None:

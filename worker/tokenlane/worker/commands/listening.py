@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import socket
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.poolkey import KeyRing
 
-__all__ = ["bind_address", "known_as", "lines_to_paste"]
+__all__ = ["bind_address", "for_whom", "known_as", "lines_to_paste"]
 
 _PORT = 6379
 _EVERYWHERE = {"0.0.0.0", "::"}
@@ -24,7 +25,13 @@ def bind_address(text: str) -> tuple[str, int]:
     try:
         bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
         parts = urlsplit(f"//[{text}]" if bare_ipv6 else f"//{text}")
-        host, port = parts.hostname, parts.port or _PORT
+        host, port = parts.hostname, _PORT if parts.port is None else parts.port
+        if host == "*":
+            raise ConfigError(
+                f"--listen {text}: for all of this machine's addresses give 0.0.0.0, or :: for those of IPv6."
+            )
+        if port == 0:
+            raise ConfigError(f"--listen {text}: give a port from 1 to 65535, or none for {_PORT}.")
         if not host or parts.netloc.strip("[]") == "" or parts.path or parts.username:
             raise ValueError
         address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
@@ -47,6 +54,16 @@ def known_as(address: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()
+
+
+def for_whom(address: str) -> str:
+    """Where the lines to paste are of use: what listens at a loopback address is out of other machines' reach."""
+    if ipaddress.ip_address(address).is_loopback:
+        return (
+            f"At {address} only this machine gets in; --listen with another address of it lets others in. In another "
+            "shell of it, for a worker there or an agent:"
+        )
+    return "On another machine, for a worker there or an agent:"
 
 
 def lines_to_paste(url: str, pool: str, keys: KeyRing) -> str:

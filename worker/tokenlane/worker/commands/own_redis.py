@@ -21,10 +21,12 @@ __all__ = ["OwnRedis", "own_redis"]
 
 @dataclass(frozen=True)
 class OwnRedis:
-    """Where the server is, for this user and, if it listens, for other machines; and the keys of its pools."""
+    """Where the server is, for this user and, if it listens, for other machines, and at which address; and the keys of
+    its pools."""
 
     here: RedisSettings
     public: RedisSettings | None = None
+    address: str = ""
 
     @property
     def keys(self) -> KeyRing:
@@ -57,7 +59,7 @@ async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRe
                 try:
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
-                        yield OwnRedis(here, public)
+                        yield OwnRedis(here, public, address[0] if address else "")
                 except ExceptionGroup as failed:  # it cannot be started again
                     raise failed.exceptions[0] from None
 

@@ -31,7 +31,7 @@ from tokenlane.worker.serve import DRAIN_S
 
 from .choose import choose, reason
 from .download import download_bar
-from .listening import lines_to_paste
+from .listening import for_whom, lines_to_paste
 from .own_redis import OwnRedis, own_redis
 from .supervised import broken_off, told_to_stop, when_input_ends
 
@@ -131,7 +131,7 @@ async def _start(
         report("policy", f"policy  {told}", policy=told)
     if isinstance(opened, OwnRedis) and opened.public is not None:
         lines = lines_to_paste(opened.public.url, pool, opened.keys)
-        text = f"\nOn another machine, for a worker there or an agent:\n\n{lines}\n"
+        text = f"\n{for_whom(opened.address)}\n\n{lines}\n"
         report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
     if seen is not None:
         report("model", f"model   {reason(seen)}", model=reason(seen), endpoint=seen.endpoint)
