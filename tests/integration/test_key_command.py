@@ -163,6 +163,33 @@ async def test_a_new_key(server: EmbeddedServer, opened: Farm, tmp_path: Path) -
     assert (second.code, key_id in second.error) == (2, True), second
 
 
+async def test_a_key_that_the_pool_refuses_leaves_no_file(server: EmbeddedServer, opened: Farm, tmp_path: Path) -> None:
+    """Whether the pool has another key, or is in use without one; and the same command works once it may."""
+    file = tmp_path / "new.key"
+    announcing = ("new", "--file", str(file), "--announce")
+    async with connect(server.url) as pool:
+        await pool.check("client1")
+        refused = await key(opened, *announcing)
+        assert (refused.code, refused.out, "in use without a key" in refused.error) == (2, "", True), refused
+        assert not file.exists()
+        await pool.leave("client1")
+        made = await key(opened, *announcing)
+        assert made.code == 0, made
+        assert await pool.key_ids() == read_key_file(file).ids
+
+
+async def test_who_has_no_key_is_told_which_it_takes(server: EmbeddedServer, opened: Farm) -> None:
+    """On a machine without the key the pool's is named, and how to give it; in a pool without one, how to make one."""
+    async with Client(server.url):
+        (key_id,) = read_key_file(server.key_file).ids
+    server.key_file.unlink()
+    for arguments in (["show"], ["show", "--reveal"]):
+        none = await key(opened, *arguments)
+        assert (none.code, none.out) == (2, "")
+        assert f"sealed with {key_id}" in none.error
+        assert all(way in none.error for way in ("TOKENLANE_POOL_KEY", "key_file", "tokenlane key show --reveal"))
+
+
 async def test_keys_that_cannot_change(server: EmbeddedServer, opened: Farm) -> None:
     """Keys of the environment have no file to be written to; a single key is not dropped; no key is told."""
     given = await key(opened, "rotate", TOKENLANE_POOL_KEY=PoolKey.new().reveal())

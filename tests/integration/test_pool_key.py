@@ -230,8 +230,8 @@ async def test_the_embedded_server_s_key_is_found(tmp_path: Path) -> None:
 
 
 def test_a_client_s_key() -> None:
-    """A client takes one key or several, shows none, and refuses what is none."""
-    for key in (OLD.reveal(), [NEW.reveal(), OLD.reveal()], ring(OLD)):
+    """A client takes one key or several, or None for none, shows none, and refuses what is none."""
+    for key in (OLD.reveal(), [NEW.reveal(), OLD.reveal()], ring(OLD), None):
         assert OLD.reveal() not in repr(Client("redis://host", key=key))
     with pytest.raises(ValueError, match="no pool key"):
         Client("redis://host", key="s3cret")

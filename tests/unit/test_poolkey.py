@@ -100,6 +100,14 @@ def test_a_key_is_not_overwritten(tmp_path: Path) -> None:
     assert [it.name for it in tmp_path.iterdir()] == [FILE_NAME]
 
 
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows put one in front; it is no part of the key."""
+    path, key = tmp_path / FILE_NAME, PoolKey.new()
+    path.touch(0o600)
+    path.write_text(f"{key.reveal()}\n", encoding="utf-8-sig")
+    assert read_key_file(path).keys == (key,)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     """A key others may read is none: the error says which command mends it."""

@@ -128,7 +128,7 @@ def read_key_file(path: Path) -> KeyRing:
         ConfigError: it cannot be read, holds no key, or others than its owner may read it.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a mark
             mode = os.fstat(file.fileno()).st_mode
             lines = file.read(65536).splitlines()
     except (OSError, UnicodeDecodeError) as error:

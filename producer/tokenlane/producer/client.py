@@ -32,8 +32,8 @@ from .watch import Watch
 
 __all__ = ["Client", "Keys"]
 
-Keys: TypeAlias = str | Sequence[str] | KeyRing
-"""Keys of a pool, the newest first."""
+Keys: TypeAlias = str | Sequence[str] | KeyRing | None
+"""Keys of a pool, the newest first; None gives none."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
@@ -75,7 +75,7 @@ class Client:
         if text is not None and not (isinstance(text, str) and text):
             given = "empty" if isinstance(text, str) else f"of type {type(text).__name__}"
             raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
-        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key))
+        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key or ()))
         if url is None:
             place = _found()
             url, keys = place.redis.url, keys if keys.keys else place.redis.keys

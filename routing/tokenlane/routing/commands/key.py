@@ -21,6 +21,11 @@ __all__ = ["key"]
 
 _Answer = TypeVar("_Answer")
 
+
+class _NoKey(ConfigError):
+    """No key was given, and none is found."""
+
+
 key = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _File = Annotated[Path | None, typer.Option(help="The key file; default the one in use, else that of `tokenlane up`.")]
@@ -36,7 +41,10 @@ def show(
     pool: _PoolName = None,
 ) -> None:
     """Print the ids of the keys in use here, and of those the pool is sealed with."""
-    ring = _ring(file, redis)
+    try:
+        ring = _ring(file, redis)
+    except _NoKey as error:
+        raise _with_the_pool_s(error, redis, pool) from None
     if reveal:
         typer.echo(ring.reveal())
         return
@@ -64,9 +72,15 @@ def new(
         raise ConfigError(f"{file} is there already, and is not overwritten: name another file.") from error
     except OSError as error:
         raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
+    if where is not None:
+        try:
+            _ask(RedisSettings(where.url), pool, lambda opened: opened.join(ring, opens=True))
+        except ConfigError as error:
+            if isinstance(error.__cause__, PoolKeyMismatch):  # else the pool may have it
+                file.unlink(missing_ok=True)
+            raise
     typer.echo(f"key {ring.ids[0]} is in {file}")
     if where is not None:
-        _ask(RedisSettings(where.url), pool, lambda opened: opened.join(ring, opens=True))
         typer.echo(f"pool {pool_name(pool)} is sealed with it")
 
 
@@ -130,10 +144,25 @@ def _ring(file: Path | None, redis: str | None) -> KeyRing:
         own = _own_file()
         ring = read_key_file(own) if own.exists() else ring
     if not ring.keys:
-        raise ConfigError(
+        raise _NoKey(
             "There is no key here. `tokenlane up` makes its own; for another Redis: tokenlane key new --file PATH"
         )
     return ring
+
+
+def _with_the_pool_s(error: _NoKey, redis: str | None, pool: str | None) -> ConfigError:
+    """The error, with what to do if the pool has a key, as far as it says."""
+    try:
+        announced = _ask(find_pool(redis), pool, Pool.key_ids)
+    except UserError:
+        return error
+    if not announced:
+        return error
+    return ConfigError(
+        f"There is no key here, and pool {pool_name(pool)} is sealed with {_listed(announced)}. Set TOKENLANE_POOL_KEY "
+        "to what `tokenlane key show --reveal` prints where the key is, or write that into a file of mode 0600 which "
+        "key_file names, in the section [redis] of llm.toml."
+    )
 
 
 def _own_file() -> Path:
