@@ -44,6 +44,17 @@ async def test_messages_reach_their_handlers_in_order(pool: Pool) -> None:
     assert one == two == [b"%d" % number for number in range(100)]
 
 
+async def test_what_is_wanted_just_when_a_silence_is_over(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel is subscribed to as at any other moment."""
+    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.0)
+    monkeypatch.setattr("tokenlane.routing.hub._DEAD_AFTER_SILENCES", 10**9)
+    async with open_hub(pool) as hub, asyncio.timeout(20):
+        for number in range(300):
+            await hub.subscribe(f"channel{number}", lambda _: None)
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+
+
 async def test_an_unsubscribed_channel_is_silent(pool: Pool) -> None:
     """After unsubscribing nothing is handed over, and the server is told."""
     one, two = Heard(), Heard()

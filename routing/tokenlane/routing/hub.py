@@ -109,7 +109,8 @@ class Hub:
         """Have the reading task tell the server what is wanted, and what no longer is."""
         self._pending = bool(self._wanted or self._unwanted)
         if self._pending and self._wake is not None:
-            self._wake.reschedule(asyncio.get_running_loop().time())
+            if not self._wake.expired():  # one that just ends wakes the task by itself, and cannot be rescheduled
+                self._wake.reschedule(asyncio.get_running_loop().time())
             self._wake = None
 
     async def _run(self) -> None:
