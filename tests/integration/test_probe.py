@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from tests import pages
 
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.dialects import DIALECTS
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker import probe
 from tokenlane.worker.probe import Place, Sighting, default_places, look, look_at_all
@@ -64,6 +65,16 @@ async def test_why_it_is_not_counted(served: pages.Pages, provider: str | None, 
         sighting = await seen(url, provider)
     assert not sighting.found
     assert why_not in sighting.why_not
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_an_endpoint_that_names_a_user(api: str) -> None:
+    """It is recognised like any other, and its password is not shown."""
+    async with Simulator(api=api) as simulator:
+        url = simulator.url.replace("://", "://user:word@")
+        sighting = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
+        assert (sighting.provider, sighting.why_not) == (api, "")
+    assert "word" not in sighting.endpoint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
-import httpx
 from pydantic_core import from_json
 
 from tokenlane.config.exits import ConfigError
@@ -17,7 +16,7 @@ from tokenlane.routing.errors import LlmError, ProviderDown
 
 from .providers import default_registry
 from .providers.base import read_body
-from .providers.http import TRANSPORT_ERRORS, open_client, transport_error
+from .providers.http import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
 from .providers.recognise import NAMES, PAGES, recognise
 
 __all__ = ["Place", "Sighting", "default_places", "kind_at", "look", "look_at_all"]
@@ -150,18 +149,18 @@ def _silent(error: Exception) -> LlmError:
     cause = error.__cause__
     if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, aiohttp.ClientSSLError):
         return ProviderDown("nothing answers there")
-    return transport_error(error)
+    return error if isinstance(error, LlmError) else transport_error(error)
 
 
-async def _page(client: httpx.AsyncClient, path: str) -> Any:
+async def _page(client: LaneClient, path: str) -> Any:
     """The page; None if it is no JSON, the error if it cannot be had."""
     try:
-        response = await client.send(client.build_request("GET", path), stream=True)
+        response = await send(client, client.build_request("GET", path), once=True)
         try:
             return from_json(await read_body(response, MAX_PAGE_BYTES))
         finally:
             await response.aclose()
-    except TRANSPORT_ERRORS as error:
+    except (LlmError, *TRANSPORT_ERRORS) as error:
         return error
     except ValueError:
         return None

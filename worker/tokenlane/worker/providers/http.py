@@ -203,22 +203,25 @@ def posting(client: LaneClient, path: str, headers: Mapping[str, str]) -> Callab
     return lambda content: _sent(partial(post, content))
 
 
-async def send(client: LaneClient, request: httpx.Request) -> httpx.Response:
+async def send(client: LaneClient, request: httpx.Request, *, once: bool = False) -> httpx.Response:
     """Send the request and return the response, its body still unread. Connecting is tried again for under a second.
 
     A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
     after a stream, which the next request may race.
 
+    Args:
+        once: nothing is tried again.
+
     Raises:
         ProviderDown: the body is packed in a way that is not unpacked.
     """
-    response = await _sent(partial(client.transport.handle_async_request, request))
+    response = await _sent(partial(client.transport.handle_async_request, request), once=once)
     response.request = request
     return response
 
 
-async def _sent(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    response = await _answered(ask)
+async def _sent(ask: Callable[[], Awaitable[httpx.Response]], *, once: bool = False) -> httpx.Response:
+    response = await (ask() if once else _answered(ask))
     if coding := response.headers.get("content-encoding"):
         await _bound(response, coding)
     return response
