@@ -124,6 +124,16 @@ async def test_the_simulators() -> None:
     assert (second.provider, second.models) == ("llamacpp", ("sim",))
 
 
+async def test_a_llama_cpp_that_only_embeds() -> None:
+    """Its model cannot chat, which its vocabulary tells."""
+    async with Simulator(models=("embed-mini",)) as simulator:
+        sighting = await look(Place(LaneSettings("p", "openai", simulator.url)))
+        async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
+            assert [model.capabilities for model in await backend.models()] == [("embed",)]
+    assert (sighting.provider, sighting.models) == ("llamacpp", ())
+    assert "no model that can chat" in sighting.why_not
+
+
 async def test_nobody_is_there() -> None:
     """A closed port, and an address that is none, are said to be just that."""
     assert "nothing answers" in (await seen(f"http://127.0.0.1:{free_port()}")).why_not

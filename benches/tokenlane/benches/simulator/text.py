@@ -12,8 +12,10 @@ from itertools import count, islice
 
 from pydantic import JsonValue
 
-__all__ = ["after", "count_tokens", "example", "pieces_of", "split_tokens", "token_ids", "words"]
+__all__ = ["VOCABULARY", "after", "count_tokens", "example", "pieces_of", "split_tokens", "token_ids", "words"]
 
+VOCABULARY = 32_000
+"""How many tokens the simulated tokenizer has."""
 _TOKEN = re.compile(r"\s*\S+\s?|\s+")
 _PIECE = re.compile(r"\w+|[^\w]")
 _DEEPEST = 16
@@ -90,7 +92,7 @@ def token_ids(text: str) -> list[int]:
 
 @lru_cache(maxsize=4096)
 def _token_id(token: str) -> int:
-    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % 32_000
+    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
 def example(schema: JsonValue) -> str:

@@ -26,6 +26,8 @@ _OF_CHAT_ALONE = {
     "logprobs",
     "top_logprobs",
 }
+_WORDPIECE = 3
+"""What llama.cpp calls the vocabulary of BERT and its kin alone, which embed and cannot chat."""
 
 
 class LlamaCppProvider(GgufModels, OpenAiProvider):
@@ -39,6 +41,8 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
     async def models(self) -> list[ModelInfo]:
         """The one model. What it was started for is told by its pages, and of embeddings by asking for one."""
         models = await super().models()
+        if not any(model.chats for model in models):
+            return models
         props = await self._page("/props")
         try:
             more = self._capabilities(props)
@@ -48,7 +52,10 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             more.append("prefill")
         if await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"}):
             more.append("embed")
-        return [model.model_copy(update={"capabilities": (*model.capabilities, *more)}) for model in models]
+        return [
+            model.model_copy(update={"capabilities": (*model.capabilities, *more)}) if model.chats else model
+            for model in models
+        ]
 
     async def capacity(self) -> int:
         """The server's slots, from `/props`."""
@@ -141,7 +148,7 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             quantisation=meta.get("ftype"),
             context_length=meta.get("n_ctx") or meta.get("n_ctx_train"),
             loaded=True,
-            capabilities=("chat", "schema"),
+            capabilities=("embed",) if meta.get("vocab_type") == _WORDPIECE else ("chat", "schema"),
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.models import Instance, Model
 from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import token_ids
+from tokenlane.benches.simulator.text import VOCABULARY, token_ids
 from tokenlane.benches.simulator.voice import Voice
 
 from .asking import integer, parse
@@ -21,6 +21,8 @@ from .openai import OpenAiDialect, OpenAiVoice
 
 __all__ = ["LlamaCppDialect"]
 
+_BPE, _WORDPIECE = 2, 3
+"""Its numbers for vocabularies; the second is of models that embed and cannot chat."""
 _LOADING = Words(503, "unavailable_error", "Loading model")
 _REFUSALS: Mapping[Reason, Words] = {
     "bad_request": Words(400, "invalid_request_error"),
@@ -149,9 +151,12 @@ class LlamaCppDialect(OpenAiDialect):
     def listed(self, model: Model) -> JsonValue:
         """With the facts of the file."""
         meta: JsonValue = {
+            "vocab_type": _WORDPIECE if model.embeds else _BPE,
+            "n_vocab": VOCABULARY,
             "n_ctx_train": model.context_length,
             "n_ctx": model.context_length,
             "n_embd": model.dimensions,
+            "n_params": model.size_bytes,
             "size": model.size_bytes,
         }
         entry: dict[str, JsonValue] = {"id": model.name, "object": "model", "created": 1_760_000_000}
