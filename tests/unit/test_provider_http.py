@@ -170,6 +170,29 @@ def test_the_proxy_is_never_used_for_loopback(monkeypatch: pytest.MonkeyPatch) -
         proxy_for(httpx.URL("http://gpu2:8000"))
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:hidden@host:port",
+        "http://[::1",
+        "http://",
+        "http://h:99999",
+        "http://user:hid#den@h:1",
+        "http://xn--:1",
+    ],
+)
+def test_a_proxy_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> None:
+    """It is one line that names the variable, and shows nothing of what may be a password."""
+    for other in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, address)
+    with pytest.raises(ConfigError, match=f"{name}.*http://HOST:PORT") as refused:
+        default_registry().create(LaneSettings("gpu0", "openai", "https://model.example"))
+    assert "\n" not in str(refused.value)
+    assert "hid" not in str(refused.value)
+
+
 async def test_the_key_is_in_no_repr() -> None:
     """The API key goes into the header and into no text about the client or the lane."""
     lane = LaneSettings("gpu0", "openai", "http://127.0.0.1:1", api_key=SecretStr("topsecret"))
@@ -178,7 +201,9 @@ async def test_the_key_is_in_no_repr() -> None:
         assert "topsecret" not in f"{client!r}{client.headers!r}{lane!r}"
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://host", "host:80", "http://", "http://[::1", None])
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://host", "host:80", "http://", "http://[::1", "http://h:99999", "http://xn--:1", None]
+)
 def test_an_unusable_endpoint_is_refused_at_once(endpoint: str | None) -> None:
     """A lane whose endpoint cannot be used is a configuration error that names the lane."""
     with pytest.raises(ConfigError, match="gpu0"):

@@ -106,11 +106,8 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
         ConfigError: endpoint, API key or proxy cannot be used.
     """
     socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
-    try:
-        url = httpx.URL(endpoint if socket is None else _AT_SOCKET)
-    except httpx.InvalidURL:
-        raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}") from None
-    if url.scheme not in ("http", "https") or not url.host:
+    url = _web_address(endpoint if socket is None else _AT_SOCKET)
+    if url is None or url.scheme not in ("http", "https"):
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
     if url.userinfo and lane.api_key is not None:
         raise ConfigError(f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them.")
@@ -288,18 +285,35 @@ def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
     """The proxy the environment names for this address; none for loopback, whatever the environment says.
 
     Raises:
-        ConfigError: the proxy speaks neither HTTP nor HTTPS.
+        ConfigError: what it names is no proxy's address, or a proxy that speaks neither HTTP nor HTTPS.
     """
     if _is_loopback(url.host) or proxy_bypass(url.netloc.decode()):
         return None
     proxies = getproxies()
-    address = proxies.get(url.scheme) or proxies.get("all")
+    kind = url.scheme if proxies.get(url.scheme) else "all"
+    address = proxies.get(kind)
     if not address:
         return None
-    proxy = httpx.URL(address if "://" in address else f"http://{address}")
+    variable = f"{kind.upper()}_PROXY"
+    proxy = _web_address(address if "://" in address else f"http://{address}")
+    if proxy is None:  # not quoted: it may hold a password
+        raise ConfigError(
+            f"{variable} in the environment is not a proxy's address: set it to http://HOST:PORT (with a user, "
+            "http://USER:PASSWORD@HOST:PORT, whose special characters are written as %XX), or name the back end's "
+            "host in NO_PROXY."
+        )
     if proxy.scheme not in ("http", "https"):
-        raise ConfigError(f"The environment names a {proxy.scheme} proxy; use an HTTP proxy or set NO_PROXY.")
+        raise ConfigError(f"{variable} in the environment names a {proxy.scheme} proxy; use an HTTP proxy or NO_PROXY.")
     return _with_credentials(httpx.Proxy(proxy))
+
+
+def _web_address(text: str) -> httpx.URL | None:
+    """The URL, if it is one with a host and a port that there can be."""
+    try:
+        url = httpx.URL(text)
+        return url if url.host and (url.port is None or 0 < url.port < 1 << 16) else None
+    except (httpx.InvalidURL, ValueError):  # the latter: a name that cannot be one of a host
+        return None
 
 
 def _with_credentials(proxy: httpx.Proxy) -> httpx.Proxy:
