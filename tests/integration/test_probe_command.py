@@ -266,6 +266,16 @@ def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
     assert shown.count("sk-top-secret") == 1  # the terminal's own echo
 
 
+def test_a_remote_endpoint_that_names_a_user(home: Path, nowhere: str) -> None:
+    """A password does not go into llm.toml, which others may read: it is said how a key is given."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", "https://me:top-secret@model.example")]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "environment variable" in shown
+    assert shown.count("top-secret") == 1  # the terminal's own echo
+    assert not (home / "llm.toml").exists()
+
+
 def test_the_builtin(home: Path, nowhere: str) -> None:
     """The built-in model is one command away, and told so."""
     code, shown = on_terminal(home, ["--endpoint", nowhere], [("Which (1-4)", "9"), ("Which (1-4)", "3")])

@@ -56,6 +56,11 @@ def _install() -> int:
 
 def _use_remote() -> int:
     endpoint = typer.prompt("The endpoint's URL, as https://HOST")
+    if "@" in endpoint.partition("://")[2].partition("/")[0]:  # not quoted: it may hold a password
+        raise UserError(
+            "That URL names a user, and llm.toml is no place for a password: give the URL without, and the name of the "
+            "environment variable that holds the endpoint's key. Run `tokenlane probe` again."
+        )
     variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
     if variable and not variable.isidentifier():  # not quoted: it may be the key itself
         raise UserError("That is no variable's name. Put the key into one, and name that: export NAME=…")
