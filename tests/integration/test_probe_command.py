@@ -138,6 +138,24 @@ async def test_found(home: Path) -> None:
     assert f"{url}  lmstudio  yes: openai/gpt-oss-20b" in ran.stdout
 
 
+async def test_a_models_name_cannot_draw(home: Path, nowhere: str) -> None:
+    """What would move the cursor or ring the bell is shown as a question mark, where models are chosen too."""
+    served = {"/v1/models": {"data": [{"id": "\x1b[2Jm\x07\nn", "owned_by": "vllm"}]}}
+    async with pages.serving(served) as url:
+        ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", url),
+            ("The environment variable", ""),
+            ("Which model [?[2Jm??n]", ""),
+            ("Write the configuration to", ""),
+        ]
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+    assert f"{url}  vllm      yes: ?[2Jm??n\n" in ran.stdout
+    assert (code, set(shown) & {"\x1b", "\x07"}) == (OK, set())
+    assert tomllib.loads((home / "llm.toml").read_text())["defaults"]["model"] == "\x1b[2Jm\x07\nn"
+
+
 async def test_the_configured_endpoints_come_first(home: Path) -> None:
     """Endpoints of llm.toml are looked at before the usual ports, with the provider they are said to have."""
     async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.OLLAMA) as wrong:

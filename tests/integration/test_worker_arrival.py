@@ -87,6 +87,19 @@ async def test_what_is_found_is_served(processes: Farm, backend: Simulator) -> N
     assert said["lane"].endswith("-llamacpp, provider llamacpp")
 
 
+async def test_a_models_name_cannot_draw(processes: Farm, pool: Pool) -> None:
+    """What would move the cursor or ring the bell is a question mark, and a name has no line of its own."""
+    drawing = "\x1b[2Jm\x07\nproblem   none"
+    async with Simulator(models=(drawing,)) as backend:
+        arrival = await arrive_at(pool, backend.url, "other")
+        found = await (await processes.tokenlane("worker", "--check", "--endpoint", backend.url)).ended()
+    for told in (arrival.text(), found.out):
+        assert "?[2Jm??problem   none" in told
+        assert not set(told) & {"\x1b", "\x07"}
+        assert "\nproblem   none" not in told
+    assert arrival.document()["problems"][0].endswith(drawing)
+
+
 async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
     """The lines to add are printed exactly; with a route that leads here the roles are, and nothing is to be added."""
     await pool.set_policy(ELSEWHERE)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Table", "age", "show", "show_json"]
+__all__ = ["Table", "age", "printable", "show", "show_json"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def show(*parts: str | Table) -> None:
         if number:
             typer.echo()
         if isinstance(part, str):
-            typer.echo("\n".join(_printable(line) for line in part.splitlines()))
+            typer.echo("\n".join(printable(line) for line in part.splitlines()))
         elif console is None:
             typer.echo(_aligned(part))
         else:
@@ -56,7 +56,7 @@ def age(milliseconds: int | None) -> str:
 
 
 def _aligned(table: Table) -> str:
-    cells = [[_printable(cell) for cell in row] for row in (table.headings, *table.rows)]
+    cells = [[printable(cell) for cell in row] for row in (table.headings, *table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
@@ -68,9 +68,10 @@ def _rich(table: Table) -> RichTable:
         drawn.add_column(heading, overflow="fold")
     for row in table.rows:
         # Text, not markup: a model's name may hold brackets.
-        drawn.add_row(*(Text(_printable(cell), style=table.styles.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(printable(cell), style=table.styles.get(cell, "")) for cell in row))
     return drawn
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """One line without control characters: what others named must not move the cursor, nor have lines of its own."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenlane.config.output import printable
 from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.errors import LlmError, ProviderDown, Unauthorized
@@ -134,7 +135,7 @@ class Arrival:
             *self._roles(),
             *(f"problem   {problem}" for problem in self.problems),
         ]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _other_server(self) -> list[str]:
         """Which server answers, if it is not that of the lane's provider. One that only speaks OpenAI's dialect may be

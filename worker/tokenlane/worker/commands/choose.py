@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.output import printable
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker.probe import Place, Sighting, look, look_at_all
 from tokenlane.worker.providers.recognise import NAMES
@@ -36,7 +37,7 @@ def choose(lane: LaneSettings) -> Sighting | None:
 def reason(seen: Sighting) -> str:
     """Which model server was chosen, and why, for a person."""
     assert seen.provider is not None
-    return (
-        f"{seen.lane.models[0] if seen.lane.models else seen.models[0]}, of {NAMES[seen.provider]} at {seen.endpoint}, "
-        "which was found there; no provider is configured"
+    model = seen.lane.models[0] if seen.lane.models else seen.models[0]
+    return printable(
+        f"{model}, of {NAMES[seen.provider]} at {seen.endpoint}, which was found there; no provider is configured"
     )

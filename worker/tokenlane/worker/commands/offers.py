@@ -12,6 +12,7 @@ import typer
 
 from tokenlane.config.environment import key_in
 from tokenlane.config.exits import FAILED, OK, UserError
+from tokenlane.config.output import printable
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.probe import Place, Sighting, look
@@ -88,11 +89,13 @@ def _use_remote() -> int:
 
 
 def _chosen_model(seen: Sighting) -> str:
-    typer.echo(f"It answers, and has {len(seen.models)} models: {', '.join(seen.models[:_SHOWN_MODELS])}")
+    models = {printable(model): model for model in seen.models}
+    shown = [*models]
+    typer.echo(f"It answers, and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
     model = ""
-    while model not in seen.models:
-        model = typer.prompt("Which model", default=seen.models[0])
-    return model
+    while model not in models:
+        model = typer.prompt("Which model", default=shown[0])
+    return models[model]
 
 
 def _llm_toml(endpoint: str, variable: str, model: str) -> str:

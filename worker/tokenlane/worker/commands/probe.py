@@ -12,6 +12,7 @@ import typer
 
 from tokenlane.config.exits import NOTHING_FOUND
 from tokenlane.config.load import configured_back_ends
+from tokenlane.config.output import printable
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.advice import GET_A_MODEL
 from tokenlane.worker.probe import Place, Sighting, default_places, look_at_all
@@ -64,7 +65,7 @@ def places() -> list[Place]:
 def table(sightings: list[Sighting]) -> str:
     """What was seen, a line a place."""
     rows = [("ENDPOINT", "PROVIDER", "FOUND")]
-    rows += [(seen.endpoint, seen.provider or "-", _verdict(seen)) for seen in sightings]
+    rows += [(printable(seen.endpoint), seen.provider or "-", printable(_verdict(seen))) for seen in sightings]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
 
