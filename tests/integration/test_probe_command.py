@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests import pages
 
+from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exits import FAILED, NOTHING_FOUND, OK, USAGE
 
 from .servers import free_port
@@ -140,8 +141,8 @@ async def test_found(home: Path) -> None:
 
 async def test_a_models_name_cannot_draw(home: Path, nowhere: str) -> None:
     """What would move the cursor or ring the bell is shown as a question mark, where models are chosen too."""
-    served = {"/v1/models": {"data": [{"id": "\x1b[2Jm\x07\nn", "owned_by": "vllm"}]}}
-    async with pages.serving(served) as url:
+    async with Simulator(api="vllm", models=("\x1b[2Jm\x07\nn",)) as server:
+        url = server.url
         ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
         dialogue = [
             ("Which (1-4)", "2"),
@@ -222,7 +223,8 @@ def test_an_install_that_fails(home: Path, nowhere: str) -> None:
 
 async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
     """The endpoint is tested with the key of the named variable, and llm.toml written; the key is not in it."""
-    async with pages.serving(pages.OTHER_OPENAI) as url:
+    async with Simulator(api="openai", models=("m",), api_key="sk-topsecret") as remote:
+        url = remote.url
         dialogue = [
             ("Which (1-4)", "2"),
             ("The endpoint's URL", f"{url}/v1"),
@@ -257,6 +259,27 @@ def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> Non
     assert not (home / "llm.toml").exists()
 
 
+async def test_a_remote_endpoint_that_guards_its_chats(home: Path, nowhere: str) -> None:
+    """One that lists its models for anybody is asked for a token as well; what it says to that is told."""
+    async with Simulator(api="tgi", api_key="sk-1") as remote:
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", remote.url),
+            ("The environment variable", ""),
+            ("Which model", ""),
+        ]
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+        assert code == FAILED
+        assert f"{remote.url} lists its models, but a chat with sim failed: The back end wants an API key" in shown
+        assert not (home / "llm.toml").exists()
+        dialogue[2] = ("The environment variable", "MY_KEY")
+        dialogue.append(("Write the configuration to", ""))
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, {"MY_KEY": "sk-1"})
+        assert code == OK, shown
+        *_, chat = remote.log
+        assert (chat.sent, json.loads(chat.body)["max_tokens"]) == (1, 1)
+
+
 async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
     """A folder that is not there is one message, with what was to be written."""
     dialogue = [
@@ -266,7 +289,8 @@ async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
         ("Which model", ""),
         ("Write the configuration to", "no/such/folder/llm.toml"),
     ]
-    async with pages.serving(pages.OTHER_OPENAI) as url:
+    async with Simulator(api="openai") as remote:
+        url = remote.url
         dialogue[1] = (dialogue[1][0], url)
         code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED

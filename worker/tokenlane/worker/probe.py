@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +13,15 @@ from pydantic_core import from_json
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings, masked
-from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown
+from tokenlane.routing.messages import ChatRequest, Message
 
-from .providers import default_registry
+from .providers import LlmProvider, default_registry
 from .providers.base import read_body
 from .providers.http import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
 from .providers.recognise import NAMES, PAGES, recognise
 
-__all__ = ["Place", "Sighting", "default_places", "kind_at", "look", "look_at_all"]
+__all__ = ["Place", "Sighting", "default_places", "first_token", "kind_at", "look", "look_at_all"]
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
@@ -94,6 +96,26 @@ async def kind_at(lane: LaneSettings) -> str | None:
             return recognise(await _pages(lane))
     except (TimeoutError, LlmError):
         return None
+
+
+async def first_token(lane: LaneSettings, model: str) -> None:
+    """Have the model say a token: that a server lists its models does not mean that it lets us chat.
+
+    Raises:
+        LlmError: it did not.
+    """
+    question = ChatRequest(role="probe", messages=[Message(role="user", content="Hello")], max_tokens=1)
+    async with default_registry().create(lane) as backend:
+        try:
+            await _begin(backend, question, model)
+        except BadRequest:  # some models of OpenAI's take no such limit
+            await _begin(backend, question.model_copy(update={"max_tokens": None}), model)
+
+
+async def _begin(backend: LlmProvider, question: ChatRequest, model: str) -> None:
+    async with aclosing(backend.chat(question, model)) as deltas:
+        async for _ in deltas:
+            return
 
 
 async def _seen(place: Place, lane: LaneSettings) -> Sighting:

@@ -14,8 +14,9 @@ from tokenlane.config.environment import key_in
 from tokenlane.config.exits import FAILED, OK, UserError
 from tokenlane.config.output import printable
 from tokenlane.config.values import LaneSettings
+from tokenlane.routing.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.probe import Place, Sighting, look
+from tokenlane.worker.probe import Place, Sighting, first_token, look
 
 __all__ = ["offer"]
 
@@ -73,6 +74,14 @@ def _use_remote() -> int:
     if not seen.found:
         raise UserError(f"{seen.endpoint} cannot be used: {seen.why_not}")
     model = _chosen_model(seen)
+    typer.echo(f"Asking {printable(model)} for a token ...")
+    try:
+        asyncio.run(first_token(lane, model))
+    except LlmError as error:
+        raise UserError(
+            f"{seen.endpoint} lists its models, but a chat with {printable(model)} failed: {error.message} "
+            "Nothing is written: run `tokenlane probe` again with another model, or the variable of another key."
+        ) from None
     text = _llm_toml(endpoint, variable, model)
     file = Path(typer.prompt("Write the configuration to", default="llm.toml")).expanduser()
     if file.exists():
