@@ -9,16 +9,18 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from tests import pages
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import FAILED, NOTHING_FOUND, OK, USAGE
+from tokenlane.config.exits import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
 
 from .servers import free_port
 
@@ -219,6 +221,42 @@ def test_an_install_that_fails(home: Path, nowhere: str) -> None:
     assert "https://ollama.com/download" in shown
     assert "Traceback" not in shown
     assert not (home / ".local").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
+def test_an_install_that_is_stopped(home: Path, name: str, code: int) -> None:
+    """It leaves nothing of what it fetched, and its exit code says by what it was stopped."""
+    scratch = home / "tmp"
+    scratch.mkdir()
+    curl = f'#!/bin/sh\nls "$TMPDIR" > "$HOME/called"\nkill -{name} 0\nexec sleep 20\n'
+    with stand_ins(home, curl=curl) as more:
+        script = str(files("tokenlane.worker") / "install_ollama.sh")
+        ran = subprocess.run(
+            ["sh", script],
+            env=surroundings(home, TMPDIR=str(scratch), **more),
+            start_new_session=True,
+            timeout=15,
+            check=False,
+        )
+    assert ran.returncode == code
+    assert (home / "called").read_text()
+    assert not list(scratch.iterdir())
+
+
+def test_ctrl_c_while_it_installs(home: Path, nowhere: str) -> None:
+    """The command ends as any that Ctrl-C ends, after the script has cleaned up, however long that takes."""
+    scratch = home / "tmp"
+    scratch.mkdir()
+    curl, rm = "#!/bin/sh\nkill -INT 0\nexec sleep 20\n", '#!/bin/sh\nsleep 1\nexec /bin/rm "$@"\n'
+    with stand_ins(home, curl=curl, rm=rm) as more:
+        dialogue = [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")]
+        code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue, {**more, "TMPDIR": str(scratch)})
+    assert code == CANCELLED, shown
+    assert "Traceback" not in shown
+    until = time.monotonic() + 10
+    while list(scratch.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(scratch.iterdir())
 
 
 async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:

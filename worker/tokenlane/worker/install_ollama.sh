@@ -14,8 +14,17 @@ case "$(uname -s)-$(uname -m)" in
         ;;
 esac
 
+clean_up() {
+    trap '' HUP INT TERM
+    rm -rf "$scratch"
+}
+
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+trap clean_up EXIT
+# Not every shell takes a signal for an exit.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 archive="$scratch/ollama"
 
 # Releases come packed with zstd; older ones, and this host if it has no zstd, take gzip.

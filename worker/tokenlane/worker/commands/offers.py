@@ -46,7 +46,9 @@ def _install() -> int:
         typer.echo(f"\n{script.read_text(encoding='utf-8')}")
         if not typer.confirm("Run this script?", default=False):
             return FAILED
-        code = subprocess.run(["sh", str(script)], check=False).returncode
+        # Not `subprocess.run`: that kills the script at Ctrl-C, which is to clean up.
+        with subprocess.Popen(["sh", str(script)]) as process:
+            code = process.wait()
     if code != 0:
         raise UserError(
             f"The script ended with code {code}, and Ollama is not installed: see above for why, or take its own "
