@@ -57,6 +57,20 @@ def test_text_in_the_finish_chunk_is_not_lost() -> None:
     assert answer.last().finish_reason == "stop"
 
 
+def test_a_refusal_is_text() -> None:
+    """What a model says instead of an answer is what it says, whichever field it comes in."""
+    answer = OpenAiAnswerReader("m")
+    first = answer.take(chunk({"role": "assistant", "content": None, "refusal": "I'm sorry, "}))
+    rest = answer.take(chunk({"refusal": "no."}, finish="stop"))
+    assert first is not None
+    assert rest is not None
+    assert first.text + rest.text == "I'm sorry, no."
+    assert answer.delivered
+    both = OpenAiAnswerReader("m").take(chunk({"content": "Well, ", "refusal": "no."}))
+    assert both is not None
+    assert both.text == "Well, no."
+
+
 @pytest.mark.parametrize("finish", ["abort", "error", "something_new"])
 def test_a_finish_that_is_none(finish: str) -> None:
     """A back end that dropped the request has not answered it."""

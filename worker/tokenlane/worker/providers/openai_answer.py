@@ -37,7 +37,7 @@ def same_model(said: str, asked: str) -> bool:
 
 
 class OpenAiAnswerReader(AnswerReader):
-    """Turns the events of one answer into deltas.
+    """Turns the events of one answer into deltas. A refusal, which OpenAI sends in a field of its own, is text.
 
     Args:
         same_model: whether the model an answer names is the one that was asked for, in that order.
@@ -94,6 +94,8 @@ class OpenAiAnswerReader(AnswerReader):
         if text and len(piece) == 1 and not self._filters:
             self.delivered = True
             return TokenDelta(text=text, model=self._model)
+        if refused := piece.get("refusal"):
+            text = (text or "") + refused
         reasoning = piece.get("reasoning") or piece.get("reasoning_content")
         calls = piece.get("tool_calls")
         self._called += len(calls or ())
