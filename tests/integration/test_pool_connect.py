@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
@@ -34,7 +36,7 @@ async def refusal(url: str) -> str:
 
 
 @asynccontextmanager
-async def listening(answer: Answer) -> AsyncIterator[int]:
+async def listening(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Something that listens on loopback; its port."""
     connections: set[asyncio.StreamWriter] = set()
 
@@ -42,7 +44,7 @@ async def listening(answer: Answer) -> AsyncIterator[int]:
         connections.add(writer)
         await answer(reader, writer)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -100,6 +102,35 @@ async def test_passwords(tmp_path: Path) -> None:
         async with connect(f"redis://:{SECRET}@127.0.0.1:{port}") as pool:
             await life.submit(pool)
             assert SECRET not in repr(pool)
+
+
+async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps TLS from working is said to be that, with what to check; a server that is not there is told apart."""
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.5)
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server"))
+    (tmp_path / "rubbish").write_text("x")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server")
+
+    async def said(port: int, files: str = "") -> str:
+        return await refusal(f"rediss://:{SECRET}@127.0.0.1:{port}{files}")
+
+    async with valkey(tmp_path) as plain, listening(closing) as shut, listening(http, tls) as web:
+        for port in (plain, shut):
+            assert "no Redis server answers by TLS" in await said(port)
+        told = await said(web)
+        assert "certificate" in told
+        assert "?ssl_ca_certs=PATH" in told
+        assert "is not a Redis server" in await said(web, f"?ssl_ca_certs={tmp_path}/ca")
+        for file in map(tmp_path.joinpath, ("none", "rubbish", ".")):
+            for query in (f"ssl_ca_certs={file}", f"ssl_certfile={file}&ssl_keyfile={file}"):
+                told = await said(web, f"?{query}")
+                assert "TLS to rediss://" in told
+                assert "check the files" in told
+    assert "no Redis server answers at" in await said(free_port())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from redis.backoff import ExponentialBackoff
 from tokenlane.config.values import masked
 
 from .errors import LlmError, PoolUnavailable, QueueFull
+from .redis_tls import tls_trouble
 from .replies import Reply
 
 try:
@@ -159,6 +160,8 @@ def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
                 return _wants_password(where)
             if isinstance(error.__cause__, redis_errors.ResponseError):  # and of what else it refused there
                 return PoolUnavailable(f"the Redis server at {where} refused: {error.__cause__}")
+            if url.startswith("rediss://") and (trouble := tls_trouble(error, where)):
+                return PoolUnavailable(trouble)
             return PoolUnavailable(
                 f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL"
             )
