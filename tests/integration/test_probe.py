@@ -83,9 +83,16 @@ async def test_an_endpoint_that_names_a_user(api: str) -> None:
 async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
     """A server that wants another key is recognised all the same."""
     async with pages.serving(served, status=401) as url:
-        sighting = await seen(url, kind)
-    assert not sighting.found
-    assert "key" in sighting.why_not
+        for sighting in (await seen(url, kind), await seen(url)):
+            assert not sighting.found
+            assert "key" in sighting.why_not
+            assert (sighting.provider, sighting.lane.provider) == (kind, kind)
+
+
+async def test_a_redirect() -> None:
+    """It is told, since none is followed."""
+    async with pages.serving({"*": {}}, status=302) as url:
+        assert "redirect (HTTP 302)" in (await seen(url)).why_not
 
 
 async def test_a_remote_endpoint_that_refuses_the_key() -> None:

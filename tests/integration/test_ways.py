@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
 from collections.abc import AsyncIterator
@@ -13,14 +14,17 @@ import trustme
 from pydantic import SecretStr
 
 from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import ProviderDown
 from tokenlane.routing.messages import ChatRequest, Message
+from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.base import read_body
 from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, posting, send
 
 from .proxy import Proxy, proxying
+from .servers import free_port
 
 HOST = "models.example"
 CHAT = "/v1/chat/completions"
@@ -73,6 +77,11 @@ async def ask(endpoint: str) -> str:
     async with default_registry().create(lane) as provider:
         request = ChatRequest(role="r", messages=[Message(role="user", content="q")])
         return "".join([delta.text async for delta in provider.chat(request, "sim")])
+
+
+async def why_not(endpoint: str) -> str:
+    """What `probe` says of it."""
+    return (await look(Place(LaneSettings("probe", "openai", endpoint)))).why_not
 
 
 async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:
@@ -159,3 +168,51 @@ async def test_a_certificate_for_another_host(authority: trustme.CA, trusted: No
         with pytest.raises(ProviderDown, match="certificate"):
             await ask(simulator.url)
         assert len(simulator.log) == 0
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), (b"no certificate", "no certificate in PEM")])
+async def test_certificates_that_cannot_be_used(
+    secure: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, why: str
+) -> None:
+    """A file of no use is told with its variable, before anything is sent; plain http has no use for it."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ConfigError, match=f"SSL_CERT_FILE.*{why}"):
+        await ask(secure.url)
+    assert why in await why_not(secure.url)
+    async with Simulator(tokens=2) as plain:
+        assert await ask(plain.url) == "w0 w1 "
+
+
+async def test_tls_where_there_is_none() -> None:
+    """A port of plain http is not said to have a bad certificate."""
+    async with Simulator() as plain:
+        url = plain.url.replace("http:", "https:")
+        with pytest.raises(ProviderDown, match="does not speak TLS") as refused:
+            await ask(url)
+        assert not refused.value.retryable
+        assert "does not speak TLS" in await why_not(url)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_wants_to_know_who_asks(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Its 407 is no answer of the back end's."""
+
+    async def who(self: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+
+    monkeypatch.setattr(Proxy, "serve", who)
+    with pytest.raises(ProviderDown, match="proxy to the back end wants a user") as refused:
+        await ask(f"{scheme}://{HOST}")
+    assert not refused.value.retryable
+    assert "proxy to the back end wants a user" in await why_not(f"{scheme}://{HOST}")
+
+
+async def test_a_proxy_that_is_not_there(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the proxy that does not answer, not the back end."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert "proxy to the back end" in await why_not(f"http://{HOST}")

@@ -95,6 +95,7 @@ def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmErr
         (401, Unauthorized, False),
         (403, Unauthorized, False),
         (404, ModelNotFound, False),
+        (407, ProviderDown, False),
         (408, Timeout, True),
         (422, BadRequest, False),
         (429, RateLimited, True),

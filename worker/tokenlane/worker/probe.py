@@ -20,12 +20,17 @@ from .providers import LlmProvider, default_registry
 from .providers.base import read_body
 from .providers.http import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
 from .providers.recognise import NAMES, PAGES, recognise
+from .providers.refusal import refusal
 
 __all__ = ["Place", "Sighting", "default_places", "first_token", "kind_at", "look", "look_at_all"]
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
+_BY_A_PROXY = 407
+"""The status of a proxy that wants to know who asks."""
+_ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
+"""Failures to connect that tell more than that nobody is there."""
 _NO_MODEL = {
     "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
     "lmstudio": "it has no model that can chat: download one in LM Studio",
@@ -128,7 +133,10 @@ async def _seen(place: Place, lane: LaneSettings) -> Sighting:
     assert provider is not None
     seen = replace(place.lane, provider=provider)
     async with default_registry().create(replace(lane, provider=provider)) as backend:
-        models = tuple(model.name for model in await backend.models() if model.chats)
+        try:
+            models = tuple(model.name for model in await backend.models() if model.chats)
+        except LlmError as error:
+            return Sighting(seen, provider, why_not=error.message)
     if lane.models:
         missing = [name for name in lane.models if name not in models and f"{name}:latest" not in models]
         if missing:
@@ -163,13 +171,15 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
     pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
     if not pages:
         raise _silent(answers[0])
+    if not any(pages.values()) and (turned_away := [each for each in answers if isinstance(each, LlmError)]):
+        raise turned_away[0]
     return pages
 
 
 def _silent(error: Exception) -> LlmError:
     """Why no page can be had: nothing is there, or what is there does not let us in."""
     cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, aiohttp.ClientSSLError):
+    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _ON_THE_WAY):
         return ProviderDown("nothing answers there")
     return error if isinstance(error, LlmError) else transport_error(error)
 
@@ -179,7 +189,9 @@ async def _page(client: LaneClient, path: str) -> Any:
     try:
         response = await send(client, client.build_request("GET", path), once=True)
         try:
-            return from_json(await read_body(response, MAX_PAGE_BYTES))
+            body = await read_body(response, MAX_PAGE_BYTES)
+            status = response.status_code
+            return refusal(status, body) if 300 <= status < 400 or status == _BY_A_PROXY else from_json(body)
         finally:
             await response.aclose()
     except (LlmError, *TRANSPORT_ERRORS) as error:

@@ -7,6 +7,7 @@ after the request was sent as one too) and others not as httpx errors at all, so
 
 from __future__ import annotations
 
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -29,6 +30,8 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.sockets import socket_of
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
+
+from .refusal import PROXY_WANTS_A_USER
 
 __all__ = [
     "TRANSPORT_ERRORS",
@@ -66,6 +69,7 @@ _NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model serve
 _PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
 _TLS = "No secure connection to the back end: its certificate was not accepted. SSL_CERT_FILE may name a private CA's."
+_NO_TLS = "No secure connection to the back end: it does not speak TLS at that port. Is the endpoint one of http://?"
 
 # The first that fits decides. (error, ours, message, worth another try)
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
@@ -103,7 +107,7 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
     followed, so credentials stay with that host.
 
     Raises:
-        ConfigError: endpoint, API key or proxy cannot be used.
+        ConfigError: endpoint, API key, proxy or SSL_CERT_FILE cannot be used.
     """
     socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
     url = _web_address(endpoint if socket is None else _AT_SOCKET)
@@ -111,7 +115,10 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
     if url.userinfo and lane.api_key is not None:
         raise ConfigError(f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them.")
-    trusting = _trusting(ssl.get_default_verify_paths())
+    paths = ssl.get_default_verify_paths()
+    if url.scheme == "https":
+        _check_certificates(paths.openssl_cafile_env)
+    trusting = _trusting(paths)
     return LaneClient(
         base_url=url,
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
@@ -275,6 +282,10 @@ class _Slices(httpx.AsyncByteStream):
 def transport_error(error: Exception) -> LlmError:
     """What a failure of the transport means. Its own text goes into `detail`: it may quote what was received."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status == 407:
+        return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
+    if isinstance(cause, aiohttp.ClientConnectorSSLError) and isinstance(cause.os_error, ssl.SSLError):
+        return ProviderDown(_NO_TLS, retryable=False, detail=str(cause)[:2048])
     for kind, ours, message, retryable in _MEANINGS:
         if isinstance(cause, kind):
             return ours(message, retryable=retryable, detail=str(cause)[:2048])
@@ -333,6 +344,24 @@ def _trusting(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
     """
     found = paths.cafile or paths.capath
     return ssl.create_default_context(cafile=None if found else certifi.where())
+
+
+def _check_certificates(variable: str) -> None:
+    """OpenSSL itself passes over a file that it cannot use, and would then trust nobody.
+
+    Raises:
+        ConfigError: the variable names such a file.
+    """
+    file = os.environ.get(variable)  # noqa: TID251 - what OpenSSL reads
+    if not file:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        why = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
+        raise ConfigError(
+            f"{variable} in the environment names {file!r}, which {why}: name a file of certificates, or unset it."
+        ) from None
 
 
 def _credentials(lane: LaneSettings) -> dict[str, str]:

@@ -22,9 +22,13 @@ from tokenlane.routing.errors import (
 
 from .too_long import too_long
 
-__all__ = ["MAX_DETAIL_BYTES", "refusal", "refusal_in_stream", "retry_after_s"]
+__all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "refusal", "refusal_in_stream", "retry_after_s"]
 
 MAX_DETAIL_BYTES = 2048
+PROXY_WANTS_A_USER = (
+    "The proxy to the back end wants a user and a password, or others (HTTP 407): put them into HTTP_PROXY and "
+    "HTTPS_PROXY, http://USER:PASSWORD@HOST:PORT, or name the back end's host in NO_PROXY."
+)
 LONGEST_RETRY_AFTER_S = 86_400.0
 
 _NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
@@ -132,6 +136,8 @@ def _by_status(status: int) -> LlmError:
             return ModelNotFound(
                 "The back end does not serve this model (HTTP 404), or is another kind of server than its provider."
             )
+        case 407:
+            return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
         case 408:
             return Timeout("The back end gave up on the request (HTTP 408).")
         case 429:
