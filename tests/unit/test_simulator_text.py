@@ -15,6 +15,28 @@ from tokenlane.benches.simulator.answer import Ask, Part, Tool, Turn, compose
 from tokenlane.benches.simulator.text import after, count_tokens, example, split_tokens, token_ids
 from tokenlane.benches.simulator.vectors import embedding
 
+NODE: JsonValue = {"$ref": "#/$defs/node"}
+TREE: dict[str, JsonValue] = {
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"v": {"type": "integer"}, "kids": {"type": "array", "items": NODE}},
+            "required": ["v", "kids"],
+        },
+        "endless": {
+            "type": "object",
+            "properties": {"next": {"$ref": "#/$defs/endless"}},
+            "required": ["next"],
+        },
+    },
+    "$ref": "#/$defs/node",
+}
+"""A part that holds a list of itself, and one that nothing fits."""
+CHAIN: JsonValue = {
+    "type": "object",
+    "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+    "required": ["v", "next"],
+}
 SEEDS = st.none() | st.integers(0, 1000)
 ROOM = 10_000
 
@@ -119,6 +141,10 @@ def test_calls() -> None:
             {"a": 1, "b": True},
         ),
         ({"type": "number", "exclusiveMinimum": 1}, 1.5),
+        ({"type": "array", "items": {"type": "string"}}, []),
+        (TREE, {"v": 1, "kids": []}),
+        (CHAIN, {"v": 1, "next": {"v": 1, "next": {"v": 1, "next": None}}}),
+        ({**TREE, "$ref": "#/$defs/endless"}, None),
         ({}, {}),
         (True, {}),
     ],
@@ -132,6 +158,7 @@ def test_a_schema_that_holds_itself() -> None:
     """It ends all the same."""
     schema: JsonValue = {"type": "object", "properties": {"next": {"$ref": "#"}}}
     assert json.loads(example(schema))["next"]
+    assert "null" not in example(schema)
 
 
 @given(st.text(max_size=200))

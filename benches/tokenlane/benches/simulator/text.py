@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import count, islice
 
@@ -18,8 +19,10 @@ VOCABULARY = 32_000
 """How many tokens the simulated tokenizer has."""
 _TOKEN = re.compile(r"\s*\S+\s?|\s+")
 _PIECE = re.compile(r"\w+|[^\w]")
+_UNFOLDED = 2
+"""How often a part of a schema is taken up inside itself."""
 _DEEPEST = 16
-"""Schemas that hold themselves end here."""
+"""How many references may lead from one part to another."""
 
 _PROSE = """
 the queue carries every token from a lane to its agent and none is lost while café naïve über 東京 données 🚀 workers
@@ -95,14 +98,29 @@ def _token_id(token: str) -> int:
     return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
+class _NoneFitsError(Exception):
+    """No JSON fits this part of a schema, or none that ends."""
+
+
 def example(schema: JsonValue) -> str:
-    """JSON that fits the schema: for each type the least that is allowed."""
-    return json.dumps(_instance(schema, schema, 0), ensure_ascii=False)
+    """JSON that fits the schema: for each type the least that is allowed. A property that need not be there is, unless
+    it would never end."""
+    try:
+        found = {} if schema is True else _instance(schema, schema, ())
+    except (_NoneFitsError, RecursionError):
+        found = None
+    return json.dumps(found, ensure_ascii=False)
 
 
-def _instance(schema: JsonValue, root: JsonValue, depth: int) -> JsonValue:
-    if not isinstance(schema, dict) or depth > _DEEPEST:
-        return {} if schema is not False and depth == 0 else None
+def _instance(schema: JsonValue, root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
+    """
+    Args:
+        opened: the references that led here.
+    """
+    if schema is False or len(opened) > _DEEPEST:
+        raise _NoneFitsError
+    if not isinstance(schema, dict):
+        return None
     if "const" in schema:
         return schema["const"]
     choices = schema.get("enum")
@@ -110,18 +128,27 @@ def _instance(schema: JsonValue, root: JsonValue, depth: int) -> JsonValue:
         return choices[0]
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _instance(_resolve(reference, root), root, depth + 1)
+        if opened.count(reference) == _UNFOLDED:
+            raise _NoneFitsError
+        return _instance(_resolve(reference, root), root, (*opened, reference))
     for key in ("anyOf", "oneOf"):
         options = schema.get(key)
         if isinstance(options, list) and options:
-            return _instance(options[0], root, depth + 1)
+            return _first_that_ends(options, root, opened)
     parts = schema.get("allOf")
     if isinstance(parts, list) and parts:
-        return _instance(_merged(parts, root), root, depth + 1)
-    return _of_type(schema, root, depth)
+        return _instance(_merged(parts, root), root, (*opened, "allOf"))
+    return _of_type(schema, root, opened)
 
 
-def _of_type(schema: Mapping[str, JsonValue], root: JsonValue, depth: int) -> JsonValue:
+def _first_that_ends(options: Sequence[JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
+    for option in options:
+        with suppress(_NoneFitsError):
+            return _instance(option, root, opened)
+    raise _NoneFitsError
+
+
+def _of_type(schema: Mapping[str, JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
     kind = schema.get("type")
     if isinstance(kind, list):
         kind = kind[0] if kind else None
@@ -136,13 +163,22 @@ def _of_type(schema: Mapping[str, JsonValue], root: JsonValue, depth: int) -> Js
             return None
         case "array":
             least = schema.get("minItems")
-            number = least if isinstance(least, int) else 1
-            return [_instance(schema.get("items", {"type": "string"}), root, depth + 1) for _ in range(number)]
+            number = least if isinstance(least, int) else 0
+            return [_instance(schema.get("items", {"type": "string"}), root, opened) for _ in range(number)]
         case _:
-            properties = schema.get("properties")
-            if not isinstance(properties, dict):
-                return {}
-            return {name: _instance(inner, root, depth + 1) for name, inner in properties.items()}
+            return _object(schema, root, opened)
+
+
+def _object(schema: Mapping[str, JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
+    properties, required = schema.get("properties"), schema.get("required")
+    found: dict[str, JsonValue] = {}
+    for name, inner in properties.items() if isinstance(properties, dict) else ():
+        try:
+            found[name] = _instance(inner, root, opened)
+        except _NoneFitsError:
+            if isinstance(required, list) and name in required:
+                raise
+    return found
 
 
 def _string(schema: Mapping[str, JsonValue]) -> str:
@@ -179,6 +215,7 @@ def _resolve(reference: str, root: JsonValue) -> JsonValue:
 def _merged(parts: Sequence[JsonValue], root: JsonValue) -> JsonValue:
     whole: dict[str, JsonValue] = {}
     properties: dict[str, JsonValue] = {}
+    required: list[JsonValue] = []
     for part in parts:
         if isinstance(part, dict):
             reference = part.get("$ref")
@@ -187,4 +224,6 @@ def _merged(parts: Sequence[JsonValue], root: JsonValue) -> JsonValue:
                 whole |= found
                 inner = found.get("properties")
                 properties |= inner if isinstance(inner, dict) else {}
-    return whole | {"properties": properties} if properties else whole
+                needed = found.get("required")
+                required += needed if isinstance(needed, list) else []
+    return whole | {"properties": properties, "required": required} if properties else whole
