@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from signal import SIGINT
 
 import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
+from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import OK
+from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
@@ -94,6 +96,36 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
         async with Client(site.url) as client:
             assert (await client.complete("hello", role="planner")).text
         assert (await up.end()).code == OK
+
+
+@pytest.mark.parametrize(
+    ("provider", "dialect", "told"),
+    [
+        ("ollama", None, "cannot be reached: is it running"),
+        ("ollama", "vllm", 'this is vLLM, not Ollama: set provider = "vllm"'),
+        ("vllm", "vllm", "the back end does not have model 'phi3'; it has sim"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["up", "demo"])
+async def test_a_back_end_that_cannot_work_is_told(
+    site: Farm, tmp_path: Path, pool: Pool, verb: str, provider: str, dialect: str | None, told: str
+) -> None:
+    """What is wrong with a configured back end is said at once, with where and what to do; `up` goes on waiting."""
+    file = tmp_path / "llm.toml"
+    async with Simulator(api=dialect or "ollama") as simulator:
+        url = simulator.url if dialect else f"http://127.0.0.1:{free_port()}"
+        file.write_text(f'[defaults]\nprovider = "{provider}"\nmodel = "phi3"\n[{provider}]\nendpoint = "{url}"\n')
+        code = "from tokenlane.config.cli import main\nmain()\n"
+        running = await site.python(code, verb, "--redis", site.url, TOKENLANE_CONFIG=str(file))
+        await says(running, "problem ")
+        (line,) = [line for line in running.out.splitlines() if line.startswith("problem ")]
+        assert line.startswith(f"problem {provider} at http://")
+        assert f"{url.rpartition(':')[2]}, for phi3: " in line
+        assert told in line
+        assert "`tokenlane probe`" in line
+        assert running.running
+        ended = await running.end(SIGINT)
+        assert ended.code == (OK if verb == "up" else CANCELLED)
 
 
 async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:

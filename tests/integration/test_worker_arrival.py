@@ -160,6 +160,14 @@ async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None
     assert await life.dump(pool.redis) == {}
 
 
+async def test_a_back_end_without_a_model(pool: Pool) -> None:
+    """An Ollama that has none lacks the one that is configured."""
+    async with Simulator(api="ollama", models=()) as simulator:
+        settings = LaneSettings("gpu0", "ollama", simulator.url, models=("phi3",))
+        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto")
+    assert arrival.problems == ("the back end does not have model 'phi3'; it has none",)
+
+
 @pytest.mark.parametrize(
     ("api", "provider", "said"),
     [

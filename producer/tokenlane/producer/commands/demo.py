@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -75,6 +75,8 @@ async def _demo(redis: str | None) -> int:
         console.print(
             f"The model: {model}.\nTo go on with it: `tokenlane up`, then `tokenlane chat`.\n", soft_wrap=True
         )
+        for problem in facts["problems"]:
+            console.print(Text(f"problem {problem}\n"), soft_wrap=True)
         show = _live if console.is_terminal else _plain
         # Its own pool's key is beside its socket.
         keys = pool_keys() if redis is not None else KeyRing()
@@ -91,7 +93,7 @@ async def _demo(redis: str | None) -> int:
 
 
 @asynccontextmanager
-async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, str] | None]]:
+async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
     """A pool in a child process: the process, and what it says of itself; None if it does not come up."""
     command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
     process = await asyncio.create_subprocess_exec(
@@ -109,12 +111,12 @@ async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Pro
         await ended(process, _STOP_TIMEOUT_S)
 
 
-async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, str] | None:
+async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
     assert process.stdout is not None
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     async for line in process.stdout:
         said = json.loads(line)
-        facts |= {name: value for name, value in said.items() if isinstance(value, str)}
+        facts |= said
         if said["event"] == "ready":
             return facts
     return None

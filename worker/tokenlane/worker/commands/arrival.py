@@ -53,6 +53,14 @@ class Listed:
         """What is wrong."""
         return () if self.error is None else (str(self.error),)
 
+    def lacks(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """What is wrong with the models that it has, if they are known."""
+        if self.error is not None:
+            return ()
+        missing = [model for model in wanted if served_name(model, self.models) is None]
+        has = ", ".join(self.models) or "none"
+        return tuple(f"the back end does not have model {model!r}; it has {has}" for model in missing)
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -118,6 +126,7 @@ class Arrival:
             "roles_left_out": found.left_out if found else (),
             "to_add": self.to_add,
             "problems": self.problems,
+            "hints": self._other_server(),
         }
 
     def text(self) -> str:
@@ -129,7 +138,7 @@ class Arrival:
             f"key       {self.key_id or 'none: requests are not sealed'}",
             f"lane      {self.name}, provider {self.provider}",
             f"endpoint  {self.endpoint}, {self.listed.said()}",
-            *self._other_server(),
+            *(f"server    {other}" for other in self._other_server()),
             f"models    {', '.join(lane.models) if lane else 'unknown'}{self.own_model}",
             f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
@@ -145,8 +154,8 @@ class Arrival:
             return []
         name, instead = NAMES[server], f'provider = "{server}"'
         if self.provider == "openai":
-            return [f"server    this is {name}: {instead} knows more of it"]
-        return [f"server    this is {name}, not {NAMES[self.provider]}: set {instead}"]
+            return [f"this is {name}: {instead} knows more of it"]
+        return [f"this is {name}, not {NAMES[self.provider]}: set {instead}"]
 
     def _roles(self) -> list[str]:
         found = self.reach
@@ -186,7 +195,7 @@ async def look_around(
         capacity_source=capacity_source,
         lane=lane.announcement,
         seen=seen,
-        problems=(*listed.problem(), *_not_listed(settings, listed.models)),
+        problems=(*listed.problem(), *listed.lacks(settings.models)),
         options=options,
     )
 
@@ -226,7 +235,7 @@ async def arrive(
             seen=seen,
             problems=(
                 *problem,
-                *_not_listed(settings, listed.models),
+                *listed.lacks(settings.models),
                 *_not_as_pinned(settings, listed.models, lane),
                 *_taken(lane, seen),
                 *_locked(ring, seen),
@@ -244,18 +253,19 @@ async def _before_its_server(
     ring = redis.keys if redis.keys.keys else beside(redis.url)
     lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
+    listed = Listed(models=(MODEL_NAME,))
     return Arrival(
         name=settings.name,
         provider=settings.provider,
         endpoint="a server of its own",
         redis=redis.safe_url,
         key_id=seen.key_id or next(iter(ring.ids), None),
-        listed=Listed(models=(MODEL_NAME,)),
+        listed=listed,
         server=None,
         capacity_source=capacity_source,
         lane=lane,
         seen=seen,
-        problems=(*_not_listed(settings, (MODEL_NAME,)), *_taken(lane, seen), *_locked(ring, seen)),
+        problems=(*listed.lacks(settings.models), *_taken(lane, seen), *_locked(ring, seen)),
         options=options,
         own_model=f", the built-in one, which is downloaded {when}",
     )
@@ -284,11 +294,6 @@ async def _listed(provider: LlmProvider) -> Listed:
     except LlmError as error:
         return Listed(error=error)
     return Listed(round(1000 * (clock() - start), 1), tuple(model.name for model in models))
-
-
-def _not_listed(settings: LaneSettings, listed: tuple[str, ...]) -> tuple[str, ...]:
-    missing = [model for model in settings.models if listed and served_name(model, listed) is None]
-    return tuple(f"the back end does not have model {model!r}; it has {', '.join(listed)}" for model in missing)
 
 
 def _not_as_pinned(settings: LaneSettings, listed: tuple[str, ...], lane: Announcement | None) -> tuple[str, ...]:

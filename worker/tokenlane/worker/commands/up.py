@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from tokenlane.config.children import ended
 from tokenlane.config.environment import short_names
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
+from tokenlane.config.output import printable
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.policy import Policy
@@ -256,14 +257,28 @@ class _Worker:
             if isinstance(facts, dict) and facts.get("event") == "ready":
                 self._ready(facts)
 
-    def _ready(self, facts: dict[str, object]) -> None:
+    def _ready(self, facts: dict[str, Any]) -> None:
         again, self._was_ready = self._was_ready, True
         text = f"lane    {facts['lane']}, {facts['capacity']} at once"
+        facts["problems"] = self._problems(facts)
+        text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
         if not again and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         facts.pop("event")
         self._report("ready", text, **facts)
+
+    def _problems(self, facts: dict[str, Any]) -> list[str]:
+        """What keeps the lane from working, where, and what to do; a line each."""
+        if not facts["problems"]:
+            return []
+        models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
+        where = f"{facts['provider']} at {facts['endpoint']}{models}"
+        next_step = "Requests wait until it works; `tokenlane probe` shows what is there."
+        return [
+            printable(". ".join([f"{where}: {problem}".rstrip("."), *facts["hints"], next_step]))
+            for problem in facts["problems"]
+        ]
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
