@@ -24,7 +24,8 @@ from tokenlane.routing.errors import (
     Unauthorized,
 )
 from tokenlane.worker.providers import ProviderRegistry, default_registry
-from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, proxy_for, transport_error
+from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, transport_error
+from tokenlane.worker.providers.proxies import proxy_for
 from tokenlane.worker.providers.refusal import refusal, refusal_in_stream, retry_after_s
 
 TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}

@@ -1,4 +1,4 @@
-"""The HTTP client of one lane: its transport, its proxy, its credentials, and what its failures mean.
+"""The HTTP client of one lane: its transport, its credentials, and what its failures mean.
 
 httpx with aiohttp's transport costs a third to an eighth of the CPU per streamed chunk of httpx's own. That transport
 reports some failures as the wrong httpx error (a refused connection as a connect time-out, and a connection dropped
@@ -7,20 +7,15 @@ after the request was sent as one too) and others not as httpx errors at all, so
 
 from __future__ import annotations
 
-import os
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import cache, partial
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import certifi
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
@@ -31,6 +26,8 @@ from tokenlane.config.sockets import socket_of
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 
+from .certificates import trusting
+from .proxies import proxy_for, web_address
 from .refusal import PROXY_WANTS_A_USER
 
 __all__ = [
@@ -38,7 +35,6 @@ __all__ = [
     "LaneClient",
     "open_client",
     "posting",
-    "proxy_for",
     "reading",
     "send",
     "transport_error",
@@ -110,33 +106,28 @@ def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
         ConfigError: endpoint, API key, proxy or SSL_CERT_FILE cannot be used.
     """
     socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
-    url = _web_address(endpoint if socket is None else _AT_SOCKET)
+    url = web_address(endpoint if socket is None else _AT_SOCKET)
     if url is None or url.scheme not in ("http", "https"):
         raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
     if url.userinfo and lane.api_key is not None:
         raise ConfigError(f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them.")
-    paths = ssl.get_default_verify_paths()
-    if url.scheme == "https":
-        _check_certificates(paths.openssl_cafile_env)
-    trusting = _trusting(paths)
+    tls = trusting(url.scheme)
     return LaneClient(
         base_url=url,
         headers={"Accept-Encoding": "identity", **_credentials(lane)},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(None, connect=lane.connect_timeout_s),
-        transport=Transport(
-            client=lambda: _session(trusting, socket), verify=trusting, trust_env=False, proxy=proxy_for(url)
-        ),
+        transport=Transport(client=lambda: _session(tls, socket), verify=tls, trust_env=False, proxy=proxy_for(url)),
         follow_redirects=False,
         trust_env=False,
     )
 
 
-def _session(trusting: ssl.SSLContext, socket: Path | None) -> aiohttp.ClientSession:
+def _session(tls: ssl.SSLContext, socket: Path | None) -> aiohttp.ClientSession:
     """A session that keeps no cookies: a back end's could fill memory, and have no use."""
     # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
     connector = (
-        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=trusting)
+        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
         if socket is None
         else aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=KEEPALIVE_S)
     )
@@ -292,78 +283,6 @@ def transport_error(error: Exception) -> LlmError:
     return ProviderDown(_LOST, detail=str(cause)[:2048])
 
 
-def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
-    """The proxy the environment names for this address; none for loopback, whatever the environment says.
-
-    Raises:
-        ConfigError: what it names is no proxy's address, or a proxy that speaks neither HTTP nor HTTPS.
-    """
-    if _is_loopback(url.host) or proxy_bypass(url.netloc.decode()):
-        return None
-    proxies = getproxies()
-    kind = url.scheme if proxies.get(url.scheme) else "all"
-    address = proxies.get(kind)
-    if not address:
-        return None
-    variable = f"{kind.upper()}_PROXY"
-    proxy = _web_address(address if "://" in address else f"http://{address}")
-    if proxy is None:  # not quoted: it may hold a password
-        raise ConfigError(
-            f"{variable} in the environment is not a proxy's address: set it to http://HOST:PORT (with a user, "
-            "http://USER:PASSWORD@HOST:PORT, whose special characters are written as %XX), or name the back end's "
-            "host in NO_PROXY."
-        )
-    if proxy.scheme not in ("http", "https"):
-        raise ConfigError(f"{variable} in the environment names a {proxy.scheme} proxy; use an HTTP proxy or NO_PROXY.")
-    return _with_credentials(httpx.Proxy(proxy))
-
-
-def _web_address(text: str) -> httpx.URL | None:
-    """The URL, if it is one with a host and a port that there can be."""
-    try:
-        url = httpx.URL(text)
-        return url if url.host and (url.port is None or 0 < url.port < 1 << 16) else None
-    except (httpx.InvalidURL, ValueError):  # the latter: a name that cannot be one of a host
-        return None
-
-
-def _with_credentials(proxy: httpx.Proxy) -> httpx.Proxy:
-    """The proxy with its user and password where aiohttp wants them: as a header, which it gives to the proxy alone."""
-    if proxy.raw_auth is None:
-        return proxy
-    user_and_password = b64encode(b":".join(proxy.raw_auth)).decode()
-    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {user_and_password}"})
-
-
-@cache
-def _trusting(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
-    """TLS that trusts the certificates this host trusts, or those SSL_CERT_FILE and SSL_CERT_DIR name.
-
-    Args:
-        paths: where those are now; a host that has none gets Mozilla's.
-    """
-    found = paths.cafile or paths.capath
-    return ssl.create_default_context(cafile=None if found else certifi.where())
-
-
-def _check_certificates(variable: str) -> None:
-    """OpenSSL itself passes over a file that it cannot use, and would then trust nobody.
-
-    Raises:
-        ConfigError: the variable names such a file.
-    """
-    file = os.environ.get(variable)  # noqa: TID251 - what OpenSSL reads
-    if not file:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-    except OSError as error:
-        why = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
-        raise ConfigError(
-            f"{variable} in the environment names {file!r}, which {why}: name a file of certificates, or unset it."
-        ) from None
-
-
 def _credentials(lane: LaneSettings) -> dict[str, str]:
     if lane.api_key is None:
         return {}
@@ -371,13 +290,6 @@ def _credentials(lane: LaneSettings) -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"Lane {lane.name!r}: its API key holds characters that no HTTP header can carry.")
     return {"Authorization": f"Bearer {key}"}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _never_connected(error: BaseException) -> bool:
