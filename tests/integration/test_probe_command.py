@@ -346,9 +346,10 @@ def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
     assert shown.count("sk-top-secret") == 1  # the terminal's own echo
 
 
-def test_a_remote_endpoint_that_names_a_user(home: Path, nowhere: str) -> None:
+@pytest.mark.parametrize("url", ["https://me:top-secret@model.example", "https://model.example/?key=top-secret"])
+def test_a_remote_endpoint_with_a_secret(home: Path, nowhere: str, url: str) -> None:
     """A password does not go into llm.toml, which others may read: it is said how a key is given."""
-    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", "https://me:top-secret@model.example")]
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", url)]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
     assert "environment variable" in shown

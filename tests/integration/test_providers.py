@@ -152,7 +152,7 @@ async def test_a_redirect_takes_the_key_nowhere(provider: LlmProvider) -> None:
     text=st.one_of(
         st.text(max_size=200),
         st.text(alphabet='"\\\n\r\t\0\u2028\u2029\x7f{}[]<|>\U0001f600\u4e2d\ufeff\ufffd\u0301', max_size=40),
-    )
+    ).filter(lambda text: not text.lstrip().startswith("<think>"))  # which would be reasoning
 )
 def test_what_is_sent_is_received(text: str) -> None:
     """Whatever a message, a stop word or a tool holds, the back end gets it as one JSON value, byte for byte."""

@@ -245,6 +245,11 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
     assert "0123456789abcdef" in arrival.problems[0]
     await life.raw(pool).set(f"{life.PREFIX}key", key.id)
     assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
+    for name, ids in (("key", f"{key.id} 0123456789abcdef"), ("retiring", "0123456789abcdef")):
+        await life.raw(pool).set(f"{life.PREFIX}{name}", ids)
+        (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
+        assert "0123456789abcdef" in problem
+        await life.raw(pool).set(f"{life.PREFIX}key", key.id)
 
 
 async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: Pool, tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ def test_a_directory_that_leads_nowhere_is_told(tmp_path: Path) -> None:
         (("config", "--config", "x.toml"), {}, "--config x.toml: the current directory cannot be found"),
         (("status",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
         (("up",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
+        (("key", "show", "--file", "k"), {}, "--file k: the current directory cannot be found"),
+        (("key", "new", "--file", "k"), {}, "--file k: the current directory cannot be found"),
     ],
 )
 def test_a_current_directory_that_is_gone_is_told(

@@ -356,6 +356,17 @@ class Pool:
             self.keychain.learn(*ids)
         return self.keychain.unseal(envelope, payload)
 
+    async def check_keys(self, ring: KeyRing) -> None:
+        """Find these keys good enough for a worker, as joining with them would, and leave the pool as it is.
+
+        Raises:
+            PoolKeyMismatch: the pool is sealed, and they are not.
+        """
+        _, *ids = await self._announce(KeyRing())
+        keychain = Keychain(ring, str(self))
+        keychain.learn(*ids)
+        keychain.check(opens=True)
+
     async def key_ids(self) -> tuple[str, ...]:
         """The ids of the pool's keys, the newest first; none if it is not sealed."""
         _, ids, _ = await self._announce(KeyRing())

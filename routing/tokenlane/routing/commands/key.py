@@ -11,6 +11,7 @@ import typer
 
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.load import NoPool, find_pool, pool_keys, pool_name
+from tokenlane.config.places import absolute
 from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.running import data_dir
 from tokenlane.config.values import RedisSettings
@@ -67,7 +68,7 @@ def new(
     """Write a key file with a new key, for a pool on a Redis of your own."""
     where = find_pool(redis) if announce else None
     try:
-        ring = write_key_file(file.absolute(), [PoolKey.new()], replace=False)
+        ring = write_key_file(absolute(file, "--file"), [PoolKey.new()], replace=False)
     except FileExistsError as error:
         raise ConfigError(f"{file} is there already, and is not overwritten: name another file.") from error
     except OSError as error:
@@ -134,7 +135,7 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
 def _ring(file: Path | None, redis: str | None) -> KeyRing:
     """The keys of a file, else those the user's commands use, else those of the embedded server."""
     if file is not None:
-        return read_key_file(file.absolute())
+        return read_key_file(absolute(file, "--file"))
     ring = pool_keys()
     if ring.keys:
         return ring

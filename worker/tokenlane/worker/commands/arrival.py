@@ -10,10 +10,10 @@ from typing import Any
 from tokenlane.config.output import printable
 from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
-from tokenlane.routing.errors import LlmError, ProviderDown, Unauthorized
+from tokenlane.routing.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.policy import served_name
-from tokenlane.routing.pool import connect
+from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.announce import announce
@@ -238,7 +238,7 @@ async def arrive(
                 *listed.lacks(settings.models),
                 *_not_as_pinned(settings, listed.models, lane),
                 *_taken(lane, seen),
-                *_locked(ring, seen),
+                *await _locked(pool, ring, seen),
             ),
             options=options,
         )
@@ -248,9 +248,10 @@ async def _before_its_server(
     settings: LaneSettings, redis: RedisSettings, pool_name: str, capacity_source: str, options: str
 ) -> Arrival:
     """The arrival of a lane whose worker will start the built-in model's server."""
+    ring = redis.keys if redis.keys.keys else beside(redis.url)
     async with connect(redis.url, pool_name) as pool:
         seen = await pool.snapshot()
-    ring = redis.keys if redis.keys.keys else beside(redis.url)
+        locked = await _locked(pool, ring, seen)
     lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
     listed = Listed(models=(MODEL_NAME,))
@@ -265,7 +266,7 @@ async def _before_its_server(
         capacity_source=capacity_source,
         lane=lane,
         seen=seen,
-        problems=(*listed.lacks(settings.models), *_taken(lane, seen), *_locked(ring, seen)),
+        problems=(*listed.lacks(settings.models), *_taken(lane, seen), *locked),
         options=options,
         own_model=f", the built-in one, which is downloaded {when}",
     )
@@ -313,11 +314,12 @@ def _taken(lane: Announcement | None, seen: Snapshot) -> tuple[str, ...]:
     )
 
 
-def _locked(ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
-    """Whether the pool's key is ours. Joining the pool would tell, but may also seal it."""
-    if seen.key_id is not None and ring.find(seen.key_id) is None:
-        yours = f"yours is {', '.join(ring.ids)}" if ring.keys else "you gave none"
-        return (f"the pool is sealed with key {seen.key_id}, and {yours}: set TOKENLANE_POOL_KEY",)
+async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
+    """Whether the pool's keys are ours. Joining the pool would tell, but may also seal it."""
+    try:
+        await pool.check_keys(ring)
+    except PoolKeyMismatch as error:
+        return (error.message,)
     if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
         return (f"the pool is in use without a key, and yours is {', '.join(ring.ids)}: leave it out",)
     return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -60,10 +61,11 @@ def _install() -> int:
 
 def _use_remote() -> int:
     endpoint = typer.prompt("The endpoint's URL, as https://HOST")
-    if "@" in endpoint.partition("://")[2].partition("/")[0]:  # not quoted: it may hold a password
+    host = endpoint.partition("://")[2].partition("/")[0]
+    if "@" in host or "?" in endpoint or "#" in endpoint:  # not quoted: it may hold a password or a key
         raise UserError(
-            "That URL names a user, and llm.toml is no place for a password: give the URL without, and the name of the "
-            "environment variable that holds the endpoint's key. Run `tokenlane probe` again."
+            "That URL names a user or has a query, and llm.toml is no place for a password: give the URL without, and "
+            "the name of the environment variable that holds the endpoint's key. Run `tokenlane probe` again."
         )
     variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
     if variable and not variable.isidentifier():  # not quoted: it may be the key itself
@@ -110,10 +112,11 @@ def _chosen_model(seen: Sighting) -> str:
 
 
 def _llm_toml(endpoint: str, variable: str, model: str) -> str:
-    # A JSON string is a TOML string.
-    lines = ["[defaults]", 'provider = "openai"', f"model = {json.dumps(model)}", ""]
-    lines += ["[openai]", f"endpoint = {json.dumps(endpoint)}"]
-    lines += [f"api_key_env = {json.dumps(variable)}"] if variable else []
+    # A JSON string is a TOML string, but for what it would escape in halves.
+    text = partial(json.dumps, ensure_ascii=False)
+    lines = ["[defaults]", 'provider = "openai"', f"model = {text(model)}", ""]
+    lines += ["[openai]", f"endpoint = {text(endpoint)}"]
+    lines += [f"api_key_env = {text(variable)}"] if variable else []
     return "\n".join(lines) + "\n"
 
 
