@@ -21,7 +21,7 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
 
-from tokenlane.config.children import ended
+from tokenlane.config.children import ended, started
 from tokenlane.config.exits import FAILED, UserError
 from tokenlane.routing.tasks import background
 
@@ -67,12 +67,14 @@ class Party:
 @asynccontextmanager
 async def party(name: str, **arguments: JsonValue) -> AsyncIterator[Party]:
     """Start a process for the tasks `name`, `module:function`, and end it with the block."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
-        stdin=PIPE,
-        stdout=PIPE,
-        limit=_LONGEST_LINE,
-        start_new_session=True,  # the terminal's Ctrl-C is for us
+    process = await started(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=_LONGEST_LINE,
+            start_new_session=True,  # the terminal's Ctrl-C is for us
+        )
     )
     assert process.stdin is not None
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["Child", "ended", "spawn"]
+__all__ = ["Child", "ended", "spawn", "started"]
 
 # The shell becomes the command. What it leaves behind waits for the end of its input, which comes when this process
 # dies, SIGKILL included; then it tells the command's whole group to end, and removes a directory, if one was given
@@ -46,7 +47,7 @@ class Child:
         """Terminate the command, kill it if that takes longer, or this is cancelled; may be called again."""
         try:
             if self.process.returncode is None:
-                self.process.terminate()
+                _send(self.process, signal.SIGTERM)
                 async with asyncio.timeout(within_s):
                     await self.process.wait()
         except TimeoutError:
@@ -81,15 +82,17 @@ async def spawn(
     """
     theirs, ours = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", _WITH_US, "sh", leaves or "", *command),
-            stdin=theirs,
-            stdout=output,
-            stderr=errors,
-            cwd=directory,
-            env=environment,
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
+        process = await started(
+            asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", _WITH_US, "sh", leaves or "", *command),
+                stdin=theirs,
+                stdout=output,
+                stderr=errors,
+                cwd=directory,
+                env=environment,
+                start_new_session=True,
+                pass_fds=tuple(pass_fds),
+            )
         )
     except BaseException:
         os.close(ours)
@@ -97,6 +100,20 @@ async def spawn(
     finally:
         os.close(theirs)
     return Child(process, ours)
+
+
+async def started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """A process that is being started, as `asyncio.create_subprocess_exec` does; killed should this be cancelled.
+
+    When that is cancelled itself, and the process has just died of the same Ctrl-C, it warns on standard error.
+    """
+    task = asyncio.create_task(starting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(OSError):  # there is no such command
+            await ended(await task, 0)
+        raise
 
 
 async def ended(process: asyncio.subprocess.Process, within_s: float) -> None:
@@ -108,5 +125,12 @@ async def ended(process: asyncio.subprocess.Process, within_s: float) -> None:
         pass
     finally:
         if process.returncode is None:
-            process.kill()
+            _send(process, signal.SIGKILL)
             await process.wait()
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # asyncio's own `kill` and `terminate` look first whether the process has ended; when it just has, that takes its
+    # exit code away from whoever waits for it.
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)

@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tokenlane.config.children import ended
+from tokenlane.config.children import ended, started
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import pool_keys
 from tokenlane.config.poolkey import KeyRing
@@ -96,12 +96,14 @@ async def _demo(redis: str | None) -> int:
 async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
     """A pool in a child process: the process, and what it says of itself; None if it does not come up."""
     command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        *(("--redis", redis) if redis else ()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # the terminal's Ctrl-C is for us
+    process = await started(
+        asyncio.create_subprocess_exec(
+            *command,
+            *(("--redis", redis) if redis else ()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # the terminal's Ctrl-C is for us
+        )
     )
     try:
         yield process, await _until_ready(process)

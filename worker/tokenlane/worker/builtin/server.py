@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tokenlane.config.children import ended
+from tokenlane.config.children import ended, started
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown
 from tokenlane.routing.tasks import background
@@ -97,12 +97,14 @@ async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> 
 
 @asynccontextmanager
 async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity), str(port)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
-        start_new_session=True,  # the terminal's Ctrl-C is for us; we drain first
+    process = await started(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity), str(port)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
+            start_new_session=True,  # the terminal's Ctrl-C is for us; we drain first
+        )
     )
     patience_s = 0.0
     try:

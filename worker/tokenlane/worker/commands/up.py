@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenlane.config.children import ended
+from tokenlane.config.children import ended, started
 from tokenlane.config.environment import short_names
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
@@ -216,12 +216,14 @@ class _Worker:
 
     async def run(self, stopping: asyncio.Event) -> int:
         while True:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=self._environment,
-                start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+            process = await started(
+                asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=self._environment,
+                    start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+                )
             )
             try:
                 code = await self._serve(process, stopping)
