@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from tokenlane.routing.tasks import background
-
 from .party import Tasks
 
 __all__ = ["MODEL", "metronome", "stamps"]
@@ -55,30 +53,18 @@ def stamps(text: str) -> tuple[int, int]:
 
 
 class _Clock:
-    """Beats for all connections that have an answer under way."""
+    """Beats for all connections that have an answer under way, and rests while there is none."""
 
     def __init__(self) -> None:
         self._first_s = 0.0
         self._spacing_s = 0.001
+        self._next_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._beating: dict[_Connection, None] = {}
-        self._wanted = asyncio.Event()
 
     def set(self, first_ms: float, spacing_ms: float) -> None:
         """How long an answer's first token takes from now on, and each later one."""
         self._first_s, self._spacing_s = first_ms / 1000, spacing_ms / 1000
-
-    async def run(self) -> None:
-        """Beat as long as there is who needs it."""
-        loop = asyncio.get_running_loop()
-        next_at = loop.time()
-        while await self._wanted.wait():
-            next_at = max(next_at + self._spacing_s, loop.time())
-            await asyncio.sleep(next_at - loop.time())
-            for connection in list(self._beating):
-                if not connection.beat():
-                    del self._beating[connection]
-            if not self._beating:
-                self._wanted.clear()
 
     def start(self, connection: _Connection) -> None:
         """An answer begins: its first token goes at its own time, all others with the beat."""
@@ -91,7 +77,21 @@ class _Clock:
     def _first(self, connection: _Connection) -> None:
         if connection.beat():
             self._beating[connection] = None
-            self._wanted.set()
+            if self._timer is None:
+                self._set(asyncio.get_running_loop().time())
+
+    def _set(self, last_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._next_s = max(last_s + self._spacing_s, loop.time())
+        self._timer = loop.call_at(self._next_s, self._beat)
+
+    def _beat(self) -> None:
+        self._timer = None
+        for connection in list(self._beating):
+            if not connection.beat():
+                del self._beating[connection]
+        if self._beating:
+            self._set(self._next_s)
 
 
 class _Connection(asyncio.Protocol):
@@ -157,7 +157,5 @@ async def metronome() -> AsyncIterator[Tasks]:
     with TemporaryDirectory(prefix="tokenlane-") as directory:
         at = Path(directory) / "metronome.sock"
         server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(clock), at)
-        async with background() as tasks:
-            tasks.create_task(clock.run())
-            yield {"url": url, "pace": pace}
+        yield {"url": url, "pace": pace}
         server.close()

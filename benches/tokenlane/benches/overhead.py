@@ -35,7 +35,9 @@ IDLE_P50_BAR = 5.0
 IDLE_P99_BAR = 10.0
 WORKER_CPU_BAR = 1.5
 BACK_END_CPU_BAR_US = 10.0
-CPU_STREAMS = 64
+WORKER_CPU_STREAMS = 64
+BACK_END_CPU_STREAMS = 256
+"""Where all cores are full, and what the back end takes is taken from those that are measured."""
 
 
 @dataclass(frozen=True)
@@ -279,10 +281,12 @@ def _bars(levels: Sequence[AtStreams]) -> Iterator[Bar]:
             yield from _in_floors(f"{when}, in floors", level.added_first_ms, level.floor_ms)
             if level.rest_ms and in_a_loop is not None:
                 yield from _in_floors(f"{when}, in floors without one", level.added_first_ms, in_a_loop)
-        if level.streams == CPU_STREAMS:
-            at = f"CPU a token at {CPU_STREAMS} streams"
-            yield _bar(f"worker's {at}, in bare clients", level.cpu_us.worker_over_bare, WORKER_CPU_BAR)
-            yield _bar(f"back end's {at}, in us", level.cpu_us.backend, BACK_END_CPU_BAR_US)
+        if level.streams == WORKER_CPU_STREAMS:
+            name = f"worker's CPU a token at {WORKER_CPU_STREAMS} streams, in bare clients"
+            yield _bar(name, level.cpu_us.worker_over_bare, WORKER_CPU_BAR)
+        if level.streams == BACK_END_CPU_STREAMS:
+            name = f"back end's CPU a token at {BACK_END_CPU_STREAMS} streams, in us"
+            yield _bar(name, level.cpu_us.backend, BACK_END_CPU_BAR_US)
 
 
 def _in_floors(how: str, added_ms: Times, floor_ms: Times) -> Iterator[Bar]:
