@@ -132,6 +132,21 @@ async def test_a_key_that_is_to_go_opens_what_waits(server: EmbeddedServer, open
         await opened.worker("gpu1", backend, TOKENLANE_POOL_KEY=newest.reveal())
 
 
+async def test_up_keeps_a_key_retiring(server: EmbeddedServer, opened: Farm) -> None:
+    """A key that seals no more does not seal again because `up` is started anew before it could go."""
+    async with connect(server.url) as pool:
+        old = read_key_file(server.key_file)
+        await pool.announce(old)
+        assert (await key(opened, "rotate")).code == 0
+        ring = read_key_file(server.key_file)
+        await pool.announce(KeyRing(ring.keys[:1]), old.ids)
+        await pool.announce_again(ring)  # as `up` does
+        assert await pool.key_ids() == ring.ids[:1]
+        await pool.check_keys(ring)
+        with pytest.raises(PoolKeyMismatch):
+            await pool.check_keys(KeyRing(ring.keys[:1]))
+
+
 async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
     """Ids are shown; the keys themselves only if asked for, alone, to be pasted; the environment's come first."""
     ring, other = read_key_file(server.key_file), PoolKey.new()

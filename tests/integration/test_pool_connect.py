@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import trustme
@@ -104,6 +106,30 @@ async def test_passwords(tmp_path: Path) -> None:
             assert SECRET not in repr(pool)
 
 
+@contextmanager
+def asks_for_a_certificate(own: Path) -> Iterator[int]:
+    """A server that lets in who has one, as Redis does by TLS unless it is told otherwise; asyncio's sends no alert."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(own)
+    tls.verify_mode, tls.maximum_version = ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_2
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client, suppress(ssl.SSLError), tls.wrap_socket(client, server_side=True):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        serving = Thread(target=serve)
+        serving.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+    serving.join()
+
+
 async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keeps TLS from working is said to be that, with what to check; a server that is not there is told apart."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.5)
@@ -118,6 +144,10 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def said(port: int, files: str = "") -> str:
         return await refusal(f"rediss://:{SECRET}@127.0.0.1:{port}{files}")
 
+    with asks_for_a_certificate(tmp_path / "server") as guarded:
+        told = await said(guarded, f"?ssl_ca_certs={tmp_path}/ca")
+        assert "refuses the TLS handshake" in told
+        assert "ssl_certfile=PATH" in told
     async with valkey(tmp_path) as plain, listening(closing) as shut, listening(http, tls) as web:
         for port in (plain, shut):
             assert "no Redis server answers by TLS" in await said(port)

@@ -22,6 +22,7 @@ from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, m
         ("rediss://host?ssl_password=hunter2&db=1", "rediss://host?ssl_password=***&db=1"),
         ("unix://me:hunter2@/run/redis.sock", "unix://me:***@/run/redis.sock"),
         ("redis://us/er:hunter2@h:1/0", "redis://us/er:***@h:1/0"),
+        ("redis://me@corp.example:hunter2@h:1/0", "redis://me@corp.example:***@h:1/0"),
         ("redis://us?er:hunter2@h:1", "redis://us?er:***@h:1"),
         (":hunter2@host:6379", ":***@host:6379"),
         ("me:hunter2@host", "me:***@host"),
@@ -48,7 +49,7 @@ def test_no_password_is_ever_shown(password: str) -> None:
 
 @given(
     start=st.sampled_from(["", "redis://", "unix://"]),
-    user=_ODD.filter(lambda text: not set(":@<") & set(text)),
+    user=_ODD.filter(lambda text: not set(":<") & set(text)),
     password=_ODD.map(lambda text: f"<{text}>"),
 )
 def test_no_password_is_shown_beside_an_odd_user(start: str, user: str, password: str) -> None:

@@ -256,6 +256,8 @@ def test_an_answer_that_ends_before_the_first_position_wanted(first: int) -> Non
     assert delivery.ended
     assert isinstance(delivery.error, BadRequest)
     assert "ended with position 1, before the one given" in str(delivery.error)
+    (nothing := Delivery(ID, position=first)).receive(completed(0, 0))
+    assert "is empty" in str(nothing.error)
     has_all, broken = Delivery(ID, position=2), Delivery(ID, position=first)
     has_all.receive(completed(2, 2))
     assert (has_all.ended, has_all.error) == (True, None)

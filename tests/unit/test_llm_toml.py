@@ -271,6 +271,24 @@ def test_a_short_name_has_no_key_of_a_section(monkeypatch: pytest.MonkeyPatch) -
     assert found("api_key_env=NEW_KEY") == ("https://short", "NEW_KEY")
 
 
+@pytest.mark.parametrize("by", ["option", "short name", "section", "defaults"])
+def test_a_key_does_not_follow_its_lane_to_another_provider(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """A lane's key is for the server of the provider that it has where the key stands."""
+    lane = '[lanes.a]\napi_key_env = "KEY"\n'
+    lane += "" if by == "defaults" else 'provider = "ollama"\n'
+    write(f'[defaults]\nprovider = "ollama"\n[ollama]\nendpoint = "http://x"\n[vllm]\nendpoint = "http://y"\n{lane}')
+    monkeypatch.setenv("KEY", "sesame")
+    assert lane_settings().api_key is not None
+    if by == "short name":
+        monkeypatch.setenv("TOKENLANE_PROVIDER", "vllm")
+    elif by == "section":
+        monkeypatch.setenv("TOKENLANE_LANES__A__PROVIDER", "vllm")
+    elif by == "defaults":
+        monkeypatch.setenv("TOKENLANE_DEFAULTS__PROVIDER", "vllm")
+    found = lane_settings(provider="vllm" if by == "option" else None)
+    assert (found.endpoint, found.api_key) == ("http://y", None)
+
+
 def test_a_key_waits_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A section with a key and no endpoint gives it to the one that a stronger layer names there."""
     write('[lanes.a]\nprovider = "openai"\napi_key_env = "OPENAI_KEY"')

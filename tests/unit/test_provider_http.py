@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import aiohttp
 import httpx
 import pytest
+from aiohttp.client_exceptions import UnixClientConnectorError
 from aiohttp.client_reqrep import ConnectionKey
 from pydantic import SecretStr
 
@@ -68,6 +70,13 @@ def test_every_error_of_httpx_has_a_meaning(kind: type[Exception]) -> None:
 KEY = ConnectionKey("h", 1, False, True, None, None, None)
 
 
+def because(reason: str) -> ssl.SSLError:
+    """What OpenSSL says."""
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("cause", "meaning", "words"),
     [
@@ -77,6 +86,10 @@ KEY = ConnectionKey("h", 1, False, True, None, None, None)
         (aiohttp.ServerDisconnectedError(), ProviderDown, "was lost"),
         (aiohttp.ClientPayloadError(), ProviderDown, "was lost"),
         (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "bad")), ProviderDown, "certificate"),
+        (aiohttp.ClientConnectorSSLError(KEY, because("WRONG_VERSION_NUMBER")), ProviderDown, "does not speak TLS"),
+        (aiohttp.ClientConnectorSSLError(KEY, because("SSLV3_ALERT_X")), ProviderDown, "refused the handshake"),
+        (UnixClientConnectorError("/s", KEY, PermissionError(13, "no")), ProviderDown, "may not open"),
+        (UnixClientConnectorError("/s", KEY, FileNotFoundError(2, "no")), ProviderDown, "cannot be reached"),
     ],
 )
 def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmError], words: str) -> None:

@@ -105,6 +105,7 @@ class _Connection(asyncio.Protocol):
         self._tokens = self._left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -129,14 +130,21 @@ class _Connection(asyncio.Protocol):
             os.write(self._socket, _PAGE_HEAD % len(_MODELS) + _MODELS)
 
     def beat(self) -> bool:
-        """Send the next token; whether there are more."""
+        """Send the next token; whether there are more. Who is so far behind that it does not take one is cut off."""
         if self._left <= 0:
             return False
+        try:
+            self._say()
+        except OSError:
+            self._left = 0
+            self._transport.close()
+        return self._left > 0
+
+    def _say(self) -> None:
         self._left -= 1
         os.write(self._socket, _PIECE % (self._came, time.monotonic_ns()))
         if self._left == 0:
             os.write(self._socket, _chunk(_END % (self._tokens, self._tokens + 8)) + _chunk(b""))
-        return self._left > 0
 
 
 @asynccontextmanager

@@ -152,10 +152,14 @@ class Settings:
         return next(keys, Setting(None))
 
     def _endpoint_beside(self, *sections: Path) -> object:
-        """The endpoint of the first section's key: that of its layer and the weaker ones, if they know any."""
-        key = (*sections[0], "api_key_env")
-        layer = max(number for number, layer in enumerate(self._layers) if key in layer)
+        """The endpoint of the first section's key: that of its layer and the weaker ones, if they know any. Of a lane's
+        key it may be that of the provider which the lane has there, and not of the one that it has in this process."""
+        first, *_ = sections
+        layer = max(number for number, layer in enumerate(self._layers) if (*first, "api_key_env") in layer)
         for leaves in (_merged(self._layers[: layer + 1]), self.leaves):
+            if first[0] == "lanes":
+                provider = leaves.get((*first, "provider")) or leaves.get(("defaults", "provider"))
+                sections = (first, (str(provider.value),)) if provider else (first,)
             for section in sections:
                 if found := leaves.get((*section, "endpoint")):
                     return found.value

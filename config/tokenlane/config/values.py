@@ -33,7 +33,7 @@ NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
 # What follows the user, whatever the user's name holds, also where the scheme was forgotten; and in the query.
 _SECRETS = (
-    re.compile(r"(?:://|^(?![\w+.-]+://))[^:@]*:(.*)@", re.DOTALL),
+    re.compile(r"(?:://|^(?![\w+.-]+://))[^:]*:(.*)@", re.DOTALL),
     re.compile(r"(?:^|[?&])[a-z_-]*(?:password|token|key|secret)=([^&]*)", re.IGNORECASE),
 )
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")

@@ -127,7 +127,8 @@ class Delivery:
         """The error of a whole answer of so many deltas if the first one wanted would come after them."""
         if self._first <= end:
             return None
-        return BadRequest(f"the answer of {self.request_id} ended with position {end - 1}, before the one given")
+        ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
+        return BadRequest(f"the answer of {self.request_id} {ended}")
 
     def receive(self, message: ChannelMessage) -> ToWorker | None:
         """Take one message of the request's channel; returns the answer it wants."""

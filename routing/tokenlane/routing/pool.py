@@ -342,6 +342,12 @@ class Pool:
         _, *ids = await self._announce(ring, "replace", retiring)
         self.keychain.learn(*ids)
 
+    async def announce_again(self, ring: KeyRing) -> None:
+        """Have these keys, and no others, be the pool's; those of them that are retiring go on doing so."""
+        *_, retiring = await self._announce(KeyRing())
+        old = [key_id for key_id in retiring.split() if ring.find(key_id) is not None]
+        await self.announce(KeyRing(tuple(key for key in ring.keys if key.id not in old)), old)
+
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         """The payload of a request as its agent wrote it.
 

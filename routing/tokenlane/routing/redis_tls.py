@@ -24,6 +24,11 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
             )
         case ssl.SSLError() as failed if any(part in str(failed) for part in _OF_FILES):
             return _unreadable(where, "one of its files holds no certificate or key in PEM")
+        case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
+            return (
+                f"the Redis server at {where} refuses the TLS handshake ({reason}): if it wants a client's "
+                "certificate, name that in the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
+            )
         case ssl.SSLError() | TimeoutError() | ConnectionResetError() | BrokenPipeError():
             return (
                 f"no Redis server answers by TLS at {where}: check that this port speaks TLS; for one that does not "

@@ -179,7 +179,8 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
 def _silent(error: Exception) -> LlmError:
     """Why no page can be had: nothing is there, or what is there does not let us in."""
     cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, _ON_THE_WAY):
+    nobody = isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause.os_error, PermissionError)
+    if nobody and not isinstance(cause, _ON_THE_WAY):
         return ProviderDown("nothing answers there")
     return error if isinstance(error, LlmError) else transport_error(error)
 

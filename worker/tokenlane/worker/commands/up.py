@@ -174,7 +174,7 @@ async def _prepare(
     """
     async with connect(where.url, pool, keys=None if ours else where.keys, opens=True) as opened:
         if ours:
-            await opened.announce(where.keys)
+            await opened.announce_again(where.keys)
         there = await opened.policy()
         same = wanted is None or wanted == there.model_copy(update={"revision": 0})
         if there.revision == 0 or (ours and not same):

@@ -7,8 +7,8 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -137,9 +137,13 @@ async def _work(
     except LlmError as error:
         if came:
             raise
-        arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
-        told("failed", arrival)
-        raise UserError(f"The lane cannot be served from {arrival.endpoint}. {error}") from error
+        where = "its endpoint"
+        with suppress(LlmError, ConfigError):  # what was wrong first is told
+            async with broken_off(stopping):
+                arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
+                told("failed", replace(arrival, problems=arrival.problems or (str(error),)))
+                where = arrival.endpoint
+        raise UserError(f"The lane cannot be served from {where}. {error}") from error
 
 
 async def _serve(
@@ -157,7 +161,7 @@ async def _serve(
             stack.enter_context(when_input_ends(stopping.set))
         async with broken_off(stopping):
             if starts and needs_server(settings):
-                async with connect(told.redis.url, told.pool, keys=told.redis.keys):
+                async with connect(told.redis.url, told.pool, keys=told.redis.keys, opens=True):
                     pass  # a model is not fetched for a pool that is not there, or not ours
                 with download_bar() as advance:
                     settings = await stack.enter_async_context(with_own_server(settings, advance))

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.client_exceptions import UnixClientConnectorError
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
@@ -65,6 +66,8 @@ _NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model serve
 _PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
 _TLS = "No secure connection to the back end: its certificate was not accepted. SSL_CERT_FILE may name a private CA's."
+_HANDSHAKE = "No secure connection to the back end: it refused the handshake. Does it want a certificate of ours?"
+_LOCKED = "This worker's user may not open the back end's socket: check the permissions of it and of its directories."
 _NO_TLS = "No secure connection to the back end: it does not speak TLS at that port. Is the endpoint one of http://?"
 
 # The first that fits decides. (error, ours, message, worth another try)
@@ -276,7 +279,10 @@ def transport_error(error: Exception) -> LlmError:
     if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status == 407:
         return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
     if isinstance(cause, aiohttp.ClientConnectorSSLError) and isinstance(cause.os_error, ssl.SSLError):
-        return ProviderDown(_NO_TLS, retryable=False, detail=str(cause)[:2048])
+        told = _HANDSHAKE if "ALERT" in (cause.os_error.reason or "") else _NO_TLS
+        return ProviderDown(told, retryable=False, detail=str(cause)[:2048])
+    if isinstance(cause, UnixClientConnectorError) and isinstance(cause.os_error, PermissionError):
+        return ProviderDown(_LOCKED, detail=str(cause)[:2048])
     for kind, ours, message, retryable in _MEANINGS:
         if isinstance(cause, kind):
             return ours(message, retryable=retryable, detail=str(cause)[:2048])
