@@ -172,6 +172,21 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
     assert (await pool.survey()).lanes[0].credit == LANE.limit
 
 
+async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool) -> None:
+    """Given back as none, however often, it uses up no start; sent twice, it gives back one."""
+    await life.bring(pool, "requeued")
+    (request_id,) = await audit(pool.redis)
+    for _ in range(3):
+        asked = await life.running(pool, request_id)
+        assert (await fields(pool, request_id))["starts"] == "2"
+        for _ in range(2):
+            assert await pool.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
+        assert (await fields(pool, request_id))["starts"] == "1"
+    asked = await life.dispatched(pool, request_id)
+    assert await pool.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
+    assert (await fields(pool, request_id))["starts"] == "1"
+
+
 @pytest.mark.parametrize("flag", ["cancelled", "expired"])
 async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
     """What was to be cancelled, or is too late, does not wait again."""

@@ -171,6 +171,7 @@ TWICE: list[tuple[str, str, Call]] = [
     ("dispatch and start again", "requeued", lambda pool, it: _dispatch_and_start(pool, it)),
     ("requeue dispatched", "dispatched", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     ("requeue", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
+    ("requeue as no start", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, counts=False)),
     ("requeue later", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, 60_000)),
     ("requeue flagged", "flagged", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),

@@ -167,7 +167,9 @@ class World:
     async def requeue(self) -> None:
         worker = self._worker()
         for request_id, attempt in self._some(worker):
-            await self.pool.requeue(request_id, attempt, worker, self.dice.choice([0, 60_000]))
+            counts, due_ms = self.dice.random() < 0.5, self.dice.choice([0, 60_000])
+            for _ in range(self.dice.randint(1, 2)):
+                await self.pool.requeue(request_id, attempt, worker, due_ms, counts=counts)
             self.runs[worker].pop(request_id, None)
 
     async def cancel(self) -> None:

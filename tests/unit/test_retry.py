@@ -15,6 +15,7 @@ budgets = st.builds(
     max_starts=st.integers(1, 10),
     delivered=st.integers(0, 3),
     left_ms=st.integers(0, 600_000),
+    reached=st.booleans(),
 )
 pauses = st.none() | st.floats(0, 1000) | st.just(math.inf)
 
@@ -26,11 +27,13 @@ def test_every_failure_is_decided(budget: Budget, retry_after_s: float | None, r
     match decide(error, budget):
         case Fail(failed):
             assert failed is error
-        case Requeue(due_ms):
+        case Requeue(due_ms, counts):
             assert retryable
             assert budget.delivered == 0
-            assert budget.starts < budget.max_starts
-            assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, budget.left_ms)
+            assert counts == budget.reached
+            assert budget.starts < budget.max_starts or not counts
+            if counts:
+                assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, budget.left_ms)
 
 
 @pytest.mark.parametrize("error", [LlmError(), BadRequest(), ProviderDown(retryable=False)])
@@ -50,3 +53,9 @@ def test_the_starts_are_counted() -> None:
     """The last allowed start is the last."""
     assert isinstance(decide(ProviderDown(), Budget(7, 8, 0, 60_000)), Requeue)
     assert isinstance(decide(ProviderDown(), Budget(8, 8, 0, 60_000)), Fail)
+
+
+def test_what_did_not_reach_its_back_end_waits_on() -> None:
+    """It waits again at once, as often as may be, and that is none of its starts."""
+    assert decide(ProviderDown(), Budget(8, 8, 0, 60_000, reached=False)) == Requeue(0, counts=False)
+    assert isinstance(decide(ProviderDown(retryable=False), Budget(1, 8, 0, 60_000, reached=False)), Fail)

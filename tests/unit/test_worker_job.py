@@ -74,7 +74,7 @@ class FakePool:
         self.stale = False
         self.published: list[ChannelMessage] = []
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
-        self.requeued: list[int] = []
+        self.requeued: list[tuple[int, bool]] = []
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
@@ -103,11 +103,11 @@ class FakePool:
         self.endings.append((ending, end, code, channel_message(message)))
         return True
 
-    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0) -> str:
+    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
         if self.outage:
             raise self.outage.pop()
         self.log.append(f"requeued {self.id}")
-        self.requeued.append(due_ms)
+        self.requeued.append((due_ms, counts))
         return "waiting"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -186,7 +186,7 @@ async def test_a_key_the_worker_lacks(others_may: bool) -> None:
     bench.pool.unseals = [PoolKeyMismatch("lacking", retryable=others_may), PoolUnavailable("away")]
     await bench.run()
     assert bench.lease.withdrawn == others_may
-    assert len(bench.pool.requeued) == int(others_may)
+    assert bench.pool.requeued == [(0, False)] * others_may
     assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
 
 
@@ -298,7 +298,7 @@ async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_deli
     bench = Bench(FakeProvider(error=RateLimited(retry_after_s=2.0)))
     await bench.run()
     assert bench.pool.requeued
-    assert bench.pool.requeued[0] >= 2000
+    assert bench.pool.requeued[0] >= (2000, True)
     assert bench.pool.endings == []
 
 

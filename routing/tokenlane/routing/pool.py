@@ -185,9 +185,13 @@ class Pool:
         """Say what does not change while a worker lives, for those who watch the pool."""
         await self._run("register", worker, lane, facts.host, json.dumps(dict(facts.versions)))
 
-    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0) -> str:
-        """Give an attempt back; the state the request is in now, or `stale`."""
-        return as_text(await self._run("requeue", request_id, attempt, worker, due_ms))
+    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
+        """Give an attempt back; the state the request is in now, or `stale`.
+
+        Args:
+            counts: the attempt is one of those a request has; False if it never reached its back end.
+        """
+        return as_text(await self._run("requeue", request_id, attempt, worker, due_ms, int(counts)))
 
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes

@@ -90,23 +90,25 @@ async def settle(lane: Lane, run: Run, outcome: Outcome) -> None:
 
 
 async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
+    keyless = isinstance(error, PoolKeyMismatch) and error.retryable
+    if keyless:
+        logger.error("lane %r takes no new work: %s", lane.name, error)
+        lane.lease.note(error.code)
+        await lane.lease.withdraw()
     budget = Budget(
         starts=run.started.starts,
         max_starts=(await policy_of(lane.pool)).max_starts,
         delivered=rest.first,
         left_ms=run.left_ms,
+        reached=not keyless,
     )
-    if isinstance(error, PoolKeyMismatch) and error.retryable:
-        logger.error("lane %r takes no new work: %s", lane.name, error)
-        lane.lease.note(error.code)
-        await lane.lease.withdraw()
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
     if isinstance(decision, Requeue):
         if run.started.envelope.kind == "command":
             why = error.message.partition(":")[0]
             await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
-        await _requeue(lane, run, decision.due_ms)
+        await _requeue(lane, run, decision)
     else:
         await _fail(lane, run, error, rest)
 
@@ -120,7 +122,7 @@ async def _settle_stop(lane: Lane, run: Run, reason: StopReason, rest: Rest) -> 
         case "expired":
             await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
         case "draining" if rest.first == 0:
-            await _requeue(lane, run, 0)
+            await _requeue(lane, run, Requeue(0))
         case "draining":
             error = Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane.name)
             await _fail(lane, run, error, rest)
@@ -151,8 +153,10 @@ async def _finish(lane: Lane, run: Run, ending: Ending, message: ChannelMessage,
         run.outlet.discard()
 
 
-async def _requeue(lane: Lane, run: Run, due_ms: int) -> None:
-    await _insist(lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, due_ms))
+async def _requeue(lane: Lane, run: Run, again: Requeue) -> None:
+    await _insist(
+        lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, again.due_ms, counts=again.counts)
+    )
     run.outlet.discard()
 
 
