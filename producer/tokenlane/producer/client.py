@@ -19,7 +19,7 @@ from tokenlane.routing.errors import LlmError, PoolUnavailable
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
 from tokenlane.routing.pool import connect
-from tokenlane.routing.tasks import background
+from tokenlane.routing.tasks import background, keep_going
 
 from .courier import Courier
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
@@ -232,6 +232,11 @@ class Client:
         """Have a lane free a model's memory. Raises as `pull`."""
         await self._models().do("unload", model, lane)
 
+    @property
+    def internal_errors(self) -> int:
+        """How many bugs of tokenlane's the client's tasks have survived; the log says where each was."""
+        return self._entered().internal_errors.count
+
     async def complete(
         self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
     ) -> Answer[Parsed]:
@@ -276,9 +281,12 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
                 await watch.beat()
                 try:
                     async with background() as beats:
-                        beats.create_task(courier.subscribe_ahead(), name="tokenlane subscriptions")
-                        beats.create_task(courier.speak(), name="tokenlane words to workers")
-                        beats.create_task(watch.run(), name="tokenlane client beat")
+                        for name, work in {
+                            "subscriptions": courier.subscribe_ahead,
+                            "words to workers": courier.speak,
+                            "client beat": watch.run,
+                        }.items():
+                            beats.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
                         yield courier
                 finally:
                     told = await courier.close_all()

@@ -53,6 +53,7 @@ class Courier:
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str) -> None:
         self.exchanges: dict[str, list[Exchange]] = {}
         self.idle_reason: str | None = None
+        self.internal_errors = pool.internal_errors
         self._pool = pool
         self._hub = hub
         self._tasks = tasks
@@ -223,13 +224,20 @@ class Courier:
             if exchange.delivery.error is not None:
                 raise exchange.delivery.error
             # A task of its own, so that an agent cancelled meanwhile leaves no doubt whether the request got there.
-            exchange.submission = self._tasks.create_task(submit())
+            exchange.submission = self._tasks.create_task(self._outcome(submit()))
             error = await asyncio.shield(exchange.submission)
             if error is not None:
                 raise error
         except BaseException:
             self.abandon(exchange)
             raise
+
+    async def _outcome(self, submitting: Coroutine[None, None, LlmError | None]) -> Exception | None:
+        try:
+            return await submitting
+        except Exception as error:  # ends this request, and no other
+            self.internal_errors.note("sending of a request", error)
+            return error
 
     async def _subscribe(self, exchange: Exchange) -> None:
         if len(self.exchanges[exchange.id]) > 1:
@@ -285,7 +293,9 @@ class Courier:
             try:
                 await self._pool.cancel(exchange.id, leaving)
                 return
-            except LlmError:
+            except Exception as error:
+                if not isinstance(error, LlmError):
+                    self.internal_errors.note("cancelling of a request", error)
                 if asyncio.get_running_loop().time() > exchange.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from tokenlane.routing.errors import LlmError, ProviderDown
+from tokenlane.routing.errors import ProviderDown
 from tokenlane.routing.messages import Envelope, Result
 
 from .delivery import Delivery
@@ -51,7 +51,7 @@ class Exchange:
     missing_since: float | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
-    submission: asyncio.Task[LlmError | None] | None = field(default=None, repr=False)
+    submission: asyncio.Task[Exception | None] | None = field(default=None, repr=False)
     known_as: str = ""
     withdrawal: asyncio.Task[None] | None = field(default=None, repr=False)
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from tokenlane.routing.errors import DeadlineExceeded, LlmError, RequestCancelled, RequestLost
 from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import Envelope
+from tokenlane.routing.tasks import InternalErrors
 
 from .courier import Courier
 from .delivery import Delivery
@@ -22,7 +23,7 @@ class MockCourier(Courier):
     """Of all clients of a `MockPool`. `ask` notes a request, and gives the messages that answer it."""
 
     def __init__(self, tasks: asyncio.TaskGroup, ask: Callable[[Envelope, bytes], Spoken]) -> None:
-        self.exchanges, self._tasks, self._ask = {}, tasks, ask
+        self.exchanges, self._tasks, self._ask, self.internal_errors = {}, tasks, ask, InternalErrors()
         self._answers = dict[str, asyncio.Task[None]]()
 
     async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:

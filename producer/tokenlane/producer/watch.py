@@ -76,7 +76,12 @@ class Watch:
         self._note_back(checked)
         for exchange, standing in zip(exchanges, checked.standings, strict=True):
             if not exchange.delivery.ended:
-                await self._judge(exchange, standing)
+                try:
+                    await self._judge(exchange, standing)
+                except LlmError:
+                    raise
+                except Exception as error:  # the other streams are judged all the same
+                    self._pool.internal_errors.note("watch of a stream", error)
                 exchange.changed.set()
 
     def _silent(self) -> list[Exchange]:

@@ -27,7 +27,7 @@ from .policy import Policy, candidates, pullers
 from .pool import Pool
 from .queues import Head, Queue, order
 from .replies import Started, Survey
-from .tasks import together
+from .tasks import keep_going, together
 
 __all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
 
@@ -197,7 +197,8 @@ def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmEr
 
 async def run_router(pool: Pool, hub: Hub, *, host: str, own: Sequence[OwnWorker] = ()) -> None:
     """Sweep and dispatch until cancelled. `host` is part of the router's name: ranks go to different hosts first."""
-    await _Router(pool, f"{host}/{secrets.token_hex(4)}", own).run(hub)
+    router = _Router(pool, f"{host}/{secrets.token_hex(4)}", own)
+    await keep_going("router", lambda: router.run(hub), pool.internal_errors)
 
 
 class _Router:

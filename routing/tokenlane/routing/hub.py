@@ -19,7 +19,7 @@ from redis.asyncio.connection import Connection
 
 from .connection import open_redis
 from .pool import Pool
-from .tasks import background
+from .tasks import InternalErrors, background, keep_going
 
 __all__ = ["Hub", "Listener", "open_hub"]
 
@@ -53,8 +53,9 @@ class Hub:
     through that task too: redis-py's PubSub has no lock of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, errors: InternalErrors) -> None:
         self._url = url
+        self._errors = errors
         self._subscriptions: dict[str, _Subscription] = {}
         self._wanted: dict[str, None] = {}
         self._unwanted: dict[str, None] = {}
@@ -193,18 +194,17 @@ class Hub:
                 self._call(subscription.listener.on_gap)
             subscription.confirmed.set()
 
-    @staticmethod
-    def _call(function: Callable[..., None], *args: bytes) -> None:
+    def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
         except Exception as error:  # one bad message must not silence all other streams
-            logger.error("a message could not be handled: %s", type(error).__name__)
+            self._errors.note("handler of a message", error)
 
 
 @asynccontextmanager
 async def open_hub(pool: Pool) -> AsyncIterator[Hub]:
     """Open a hub to the pool's server; its reading task lives as long as the block."""
-    hub = Hub(pool.url)
+    hub = Hub(pool.url, pool.internal_errors)
     async with background() as tasks:
-        tasks.create_task(hub._run(), name="tokenlane hub")
+        tasks.create_task(keep_going("hub", hub._run, pool.internal_errors), name="tokenlane hub")
         yield hub

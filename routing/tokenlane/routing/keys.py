@@ -32,8 +32,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
 | `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
 |                         |        | code and time of its newest error, vectors found in  | its beat                 |
-|                         |        | its cache and asked of it                            |                          |
-| `router:R`              | string | policy revision by which it decides                  | itself, after 3 s        |
+|                         |        | its cache and asked of it, internal errors survived  |                          |
+| `router:R`,             | string | policy revision by which it decides; internal errors | itself, after 3 s        |
+| `router:R:survived`     |        | its process has survived, if any                     |                          |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
 | `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end; of a  |
 |                         |        |                                                      | vanished client: `sweep` |

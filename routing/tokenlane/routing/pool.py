@@ -52,6 +52,7 @@ from .replies import (
 )
 from .scripts import RULES, sources
 from .seal import seal
+from .tasks import InternalErrors
 from .watch.reading import read_snapshot
 from .watch.snapshot import Snapshot
 
@@ -62,12 +63,15 @@ class Pool:
     """A connected pool. Get one with `connect`.
 
     All methods raise `PoolUnavailable` when the server does not answer, and `QueueFull` when it has no memory left.
+
+    `internal_errors`: those of the tasks that work for this pool; beats tell their number.
     """
 
     def __init__(self, redis: Redis, keys: Keys, url: str) -> None:
         self.redis = redis
         self.keys = keys
         self.url = url
+        self.internal_errors = InternalErrors()
         self.keychain = Keychain(KeyRing(), str(self))
         self._scripts = sources(keys.database)
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
@@ -177,7 +181,7 @@ class Pool:
         reply = await self._run(
             "renew",
             *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit, lane.offer.model_dump_json(), *told, *counted, *held),
+            *(lane.limit, lane.offer.model_dump_json(), *told, *counted, self.internal_errors.count, *held),
         )
         return read_beat(reply)
 
@@ -231,7 +235,8 @@ class Pool:
             revision: of the policy by which the router decides; None if it decides nothing.
         """
         decides_by = "" if revision is None else revision
-        return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by))
+        errors = self.internal_errors.count
+        return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by, errors))
 
     async def check(self, client: str, request_ids: Sequence[str] = ()) -> Checked:
         """A client's beat, and how those of its streams stand that it asks for (128 at most)."""

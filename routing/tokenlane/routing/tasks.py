@@ -1,15 +1,85 @@
-"""Tasks that live beside a block of code and no longer, and those that are awaited together."""
+"""Tasks that live beside a block of code and no longer, that outlive bugs, or that are awaited together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import logging
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-__all__ = ["background", "together"]
+__all__ = ["InternalErrors", "background", "keep_going", "together"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_WELL_AFTER_S = 10.0
+
+
+class InternalErrors:
+    """The errors that nobody expected, which the process has survived. `count`: how many there were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._alike: Counter[tuple[str, type[Exception]]] = Counter()
+
+    def note(self, what: str, error: Exception) -> None:
+        """Count an error, and log where it was raised.
+
+        Of errors that are alike the first is logged, the second, the fourth, the eighth and so on. Their texts are
+        never logged: they may quote a prompt or an answer.
+
+        Args:
+            what: the task or the step that failed, for people.
+        """
+        self.count += 1
+        self._alike[what, type(error)] += 1
+        alike = self._alike[what, type(error)]
+        if alike & (alike - 1) == 0:
+            logger.error("internal error in the %s, it goes on (%d like it so far):\n%s", what, alike, _traced(error))
+
+
+async def keep_going(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
+    """Do endless work. After an error that it did not expect, which is noted, it begins anew after a short pause.
+
+    Args:
+        what: the task, for people.
+        work: called for each beginning; what it returns is awaited.
+    """
+    clock = asyncio.get_running_loop().time
+    failures = 0
+    while True:
+        began = clock()
+        try:
+            return await work()
+        except Exception as error:
+            errors.note(what, error)
+        if clock() - began > _WELL_AFTER_S:
+            failures = 0
+        await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+        failures += 1
+
+
+def _traced(error: BaseException) -> str:
+    """Where an error and those before it were raised, and their types."""
+    return "\n".join(
+        "".join(traceback.format_tb(each.__traceback__)) + f"{type(each).__module__}.{type(each).__qualname__}"
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from _chain(before)
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _chain(member)
+    yield error
 
 
 class _Over(Exception):

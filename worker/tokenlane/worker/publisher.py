@@ -183,11 +183,13 @@ class Publisher:
             self._wake.clear()
             self._begun.clear()
             flying = list(self._dirty)
-            await self._send(self._collect())
-            for outlet in flying:
-                outlet._in_flight = False
-            self._landing.set()
-            self._landing = asyncio.Event()
+            try:
+                await self._send(self._collect())
+            finally:
+                for outlet in flying:
+                    outlet._in_flight = False
+                self._landing.set()
+                self._landing = asyncio.Event()
             if len(flying) > 1:
                 await self._gather()
 
@@ -201,11 +203,16 @@ class Publisher:
         asked, self._asked = self._asked, {}
         dirty, self._dirty = self._dirty, {}
         messages = [(outlet.channel, message) for outlet, after in asked.items() for message in outlet._again(after)]
-        for outlet in dirty:
-            outlet._in_flight = True
-            message = outlet._take()
-            messages.append((outlet.channel, message))
-            self._keep(outlet, len(message))
+        try:
+            for outlet in dirty:
+                outlet._in_flight = True
+                message = outlet._take()
+                messages.append((outlet.channel, message))
+                self._keep(outlet, len(message))
+        except Exception:
+            self._dirty = {outlet: None for outlet in dirty if outlet._waiting}
+            self._wake.set()
+            raise
         return messages
 
     async def _send(self, messages: list[tuple[str, bytes]]) -> None:

@@ -23,7 +23,7 @@ from tokenlane.routing.errors import LaneConflict
 from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.tasks import background
+from tokenlane.routing.tasks import background, keep_going
 
 from .announce import announce
 from .control import Control
@@ -140,11 +140,14 @@ async def _served(
     models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), lease.announce)
     await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
     async with background() as tasks:
-        tasks.create_task(publisher.run(), name="tokenlane publisher")
-        tasks.create_task(lease.run(), name="tokenlane lease")
-        tasks.create_task(models.run(), name="tokenlane models")
-        tasks.create_task(models.grant(), name="tokenlane pulls")
-        tasks.create_task(embedder.run(), name="tokenlane embeddings")
+        for name, work in {
+            "publisher": publisher.run,
+            "lease": lease.run,
+            "models": models.run,
+            "pulls": models.grant,
+            "embeddings": embedder.run,
+        }.items():
+            tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
         yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, transcripts)
 
 
@@ -208,7 +211,8 @@ async def start_workers(
     workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.announcement.limit_of(kind)]
     for worker in workers:
         await worker.listen()
-        tasks.create_task(worker.main(), name=f"tokenlane worker of {worker.queue_name}")
+        main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)
+        tasks.create_task(main, name=f"tokenlane worker of {worker.queue_name}")
     return workers
 
 

@@ -98,9 +98,18 @@ def _summary(seen: Snapshot) -> str:
             f"routers  {len(seen.routers)}, {deciding} of them deciding",
             f"clients  {seen.clients.known}{silent}",
             f"work     {_waiting(seen)} waiting{delayed}, {_running(seen)} running",
+            *_survived(seen),
             *(f"unknown  {what}; it is of a newer tokenlane" for what in seen.unknown),
         )
     )
+
+
+def _survived(seen: Snapshot) -> list[str]:
+    """A line on the processes that met bugs of tokenlane's, if any did."""
+    counts = {worker.name: worker.internal_errors for lane in seen.lanes for worker in lane.workers}
+    counts |= {router.name: router.internal_errors for router in seen.routers}
+    told = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
+    return [f"bugs     {told}: its log says where; please report it"] if told else []
 
 
 def _waiting(seen: Snapshot) -> int:

@@ -5,11 +5,13 @@
 -- ARGV  1 worker  2 lane  3 takes new work: 1 or 0  4 provider  5 endpoint  6 models, JSON  7 limit
 --       8 what else the lane takes, JSON  9 code of the worker's newest error, '' if there is none to tell
 --       10 ms since then  11 vectors found in the worker's cache  12 those asked of it in all
+--       13 internal errors its process has survived
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
 -- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, the worker's facts are known: 1 or 0,
 --       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
 
 local worker, lane, takes, provider, endpoint, models, limit, offer, fault, fault_age, found, asked = unpack(ARGV, 1, 12)
+local survived = ARGV[13]
 local now, lease = now_ms(), rule('lease_ms')
 local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
@@ -44,7 +46,7 @@ local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, int(3 * lease))
 if registered == 1 then
   redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'found', found,
-    'asked', asked)
+    'asked', asked, 'survived', survived)
   if fault ~= '' then redis.call('HSET', facts, 'error', fault, 'error_at', int(now - fault_age)) end
 end
 
@@ -70,7 +72,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
 end
 
 local reply = { status, known, lease, registered }
-for i = 13, #ARGV, 7 do
+for i = 14, #ARGV, 7 do
   reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     tonumber(ARGV[i + 6]))
 end

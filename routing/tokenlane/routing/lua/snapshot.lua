@@ -7,8 +7,8 @@
 --       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs, offer JSON}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       its time ms, vectors found in its cache, those asked of it}; host, versions and revision nil where the server lacks the worker's facts
---       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing}
+--       its time ms, vectors found in its cache, those asked of it, internal errors survived}; host, versions and revision nil where the server lacks the worker's facts
+--       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
 --       clients: {known, of them silent for 6 s}
 --       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
 --       delayed: requests that wait for a time; swept: the last sweep, ms, 0 if there was none
@@ -66,12 +66,14 @@ local function each_by_beat(key, visit)
 end
 each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
-    'found', 'asked')
+    'found', 'asked', 'survived')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', tonumber(facts[6] or 0), tonumber(facts[7] or 0), tonumber(facts[8] or 0) }
+    facts[4], facts[5] or '', tonumber(facts[6] or 0), tonumber(facts[7] or 0), tonumber(facts[8] or 0),
+    tonumber(facts[9] or 0) }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
-  routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name) }
+  routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),
+    tonumber(redis.call('GET', P .. 'router:' .. name .. ':survived') or 0) }
 end)
 
 local bucket = math.floor(now / RATE_MS)

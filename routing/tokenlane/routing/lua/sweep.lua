@@ -6,7 +6,7 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
---       3 policy revision it decides by, '' if it decides nothing
+--       3 policy revision it decides by, '' if it decides nothing  4 internal errors its process has survived
 -- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
@@ -17,6 +17,7 @@ local now = now_ms()
 redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', int(now - SILENT_MS))
 redis.call('ZADD', P .. 'routers', int(now), router)
 if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', 3 * SILENT_MS) end
+if ARGV[4] ~= '0' then redis.call('SET', P .. 'router:' .. router .. ':survived', ARGV[4], 'PX', 3 * SILENT_MS) end
 local function rank_of(name)
   local names, nth, places = redis.call('ZRANGE', P .. 'routers', 0, -1), {}, {}
   table.sort(names)

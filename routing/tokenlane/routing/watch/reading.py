@@ -77,12 +77,14 @@ class _WorkerReply(NamedTuple):
     error_at: int
     found: int
     asked: int
+    survived: int
 
 
 class _RouterReply(NamedTuple):
     name: str
     beat: int
     revision: int | None
+    survived: int
 
 
 class _ClientsReply(NamedTuple):
@@ -129,7 +131,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
     routers = tuple(
-        RouterStatus(router.name, reply.now - router.beat, router.revision)
+        RouterStatus(router.name, reply.now - router.beat, router.revision, router.survived)
         for router in sorted(reply.routers)
         if reply.now - router.beat <= _ROUTER_SILENT_MS
     )
@@ -242,6 +244,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             revision=worker.revision,
             error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
             cache=Hits(worker.found, worker.asked),
+            internal_errors=worker.survived,
         )
 
 

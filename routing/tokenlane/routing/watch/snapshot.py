@@ -100,7 +100,7 @@ class LastError:
 @dataclass(frozen=True)
 class WorkerStatus:
     """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `cache`:
-    what its cache of vectors was asked for since it started."""
+    what its cache of vectors was asked for since it started. `internal_errors`: how many its tasks have survived."""
 
     name: str
     lane: str
@@ -112,6 +112,7 @@ class WorkerStatus:
     revision: int | None
     error: LastError | None
     cache: Hits = field(default_factory=Hits)
+    internal_errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,13 @@ class LaneStatus:
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """A router. `revision`: of the policy by which it decides; None for one in reserve, which decides nothing."""
+    """A router. `revision`: of the policy by which it decides; None for one in reserve, which decides nothing.
+    `internal_errors`: how many its process has survived; for one in a worker these are the worker's."""
 
     name: str
     beat_ms: int
     revision: int | None
+    internal_errors: int = 0
 
 
 @dataclass(frozen=True)

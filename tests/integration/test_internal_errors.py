@@ -1,0 +1,124 @@
+"""Bugs in the background tasks of workers, routers and clients, put there by the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.workshop import FakeProvider
+
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.producer import Client
+from tokenlane.producer.ahead import Ahead
+from tokenlane.producer.outbox import Outbox
+from tokenlane.producer.watch import Watch
+from tokenlane.routing.commands.status import _summary
+from tokenlane.routing.hub import Hub
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.worker.lane import LaneWorker
+from tokenlane.worker.publisher import Publisher
+from tokenlane.worker.serve import run_worker
+
+SECRET = "words of a prompt"
+
+STEPS: list[tuple[type, str]] = [
+    (Pool, "renew"),
+    (Pool, "sweep"),
+    (Pool, "survey"),
+    (Pool, "dispatch_and_start"),
+    (Pool, "publish"),
+    (Pool, "check"),
+    (Hub, "_deliver_next"),
+    (Hub, "_deliver"),
+    (LaneWorker, "_poll_iteration"),
+    (Publisher, "_collect"),
+    (Watch, "_silent"),
+    (Outbox, "_batch"),
+    (Ahead, "run"),
+]
+
+
+class Bug:
+    """The step of a class fails the next times it is made, then does what it should."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, times: int) -> None:
+        self.left = times
+        right: Callable[..., Any] = getattr(owner, name)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise LookupError(SECRET)
+            return right(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, step)
+
+
+@asynccontextmanager
+async def working(url: str) -> AsyncIterator[None]:
+    """A worker that routes, in this process."""
+    ready, stopping = asyncio.Event(), asyncio.Event()
+
+    async def is_ready(_: object) -> None:
+        ready.set()
+
+    settings = LaneSettings("lane1", "fake")
+    serving = run_worker(settings, RedisSettings(url), provider=FakeProvider(), ready=is_ready, stopping=stopping)
+    async with asyncio.TaskGroup() as tasks:
+        worker = tasks.create_task(serving)
+        await ready.wait()
+        yield
+        stopping.set()
+        assert await worker == 0
+
+
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=lambda it: it if isinstance(it, str) else it.__name__)
+async def test_a_bug_in_a_background_task_ends_nothing(
+    owner: type,
+    name: str,
+    pool: Pool,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever step fails, workers and clients go on, what is asked then is answered, and the errors are counted and
+    logged without their texts."""
+    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
+    await pool.set_policy(Policy(lease_ms=1000))
+    async with working(redis_url), Client(redis_url, agent="agent1") as client:
+        with caplog.at_level(logging.ERROR):
+            bug = Bug(monkeypatch, owner, name, times=3)
+            if owner is Ahead:
+                client._entered().ahead._few.set()
+            async with asyncio.timeout(40):
+                while bug.left:
+                    assert (await client.complete("hi", role="planner")).text == "abc"
+                assert (await client.complete("hi", role="planner")).text == "abc"
+        async with asyncio.timeout(20):
+            while True:
+                seen = await pool.snapshot()
+                ((worker,),) = (lane.workers for lane in seen.lanes)
+                if worker.internal_errors + client.internal_errors >= 3:
+                    break
+                await asyncio.sleep(0.05)
+        assert "internal error" in caplog.text
+        assert SECRET not in caplog.text
+        assert (worker.name in _summary(seen)) == bool(worker.internal_errors)
+
+
+async def test_a_bug_in_sending_a_request_ends_that_request_alone(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is told; other requests and the client go on."""
+    async with working(redis_url), Client(redis_url, agent="agent1") as client:
+        bug = Bug(monkeypatch, Pool, "submit", times=1)
+        with pytest.raises(LookupError):
+            await client.complete("hi", role="planner")
+        assert bug.left == 0
+        assert (await client.complete("hi", role="planner")).text == "abc"
+        assert client.internal_errors == 1
