@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Table", "age", "printable", "show", "show_json"]
+__all__ = ["Table", "age", "note", "printable", "show", "show_json"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ def show(*parts: str | Table) -> None:
 def show_json(document: Mapping[str, object]) -> None:
     """Write a document as JSON."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def note(text: str, *, err: bool = False) -> None:
+    """Say how something that runs for long gets on. Where that cannot be written, as on a terminal that was closed, it
+    goes on in silence."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        typer.echo(text, err=err)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # for what is still buffered, and what is still to come
+        os.close(nowhere)
 
 
 def age(milliseconds: int | None) -> str:

@@ -8,14 +8,15 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import get_args
 
 from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
+from tokenlane.config.stopping import on_stop_signals
 from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
@@ -166,7 +167,7 @@ async def run_worker(
 ) -> int:
     """Serve a lane, and route, until told to stop; the exit code.
 
-    SIGTERM or SIGINT drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
+    SIGTERM, SIGINT or SIGHUP drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
 
     Args:
         cache: where vectors are kept; None: nowhere.
@@ -237,18 +238,9 @@ async def _close_at_once(lanes: Sequence[Lane], hurried: asyncio.Event) -> None:
         lane.runs.close()
 
 
-@contextmanager
-def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> Iterator[None]:
-    def interrupt() -> None:
-        (hurried if stopping.is_set() else stopping).set()
+def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> AbstractContextManager[None]:
+    def stop(number: signal.Signals) -> None:
+        # A terminal that closes may send SIGHUP twice, itself and by its shell.
+        (hurried if stopping.is_set() and number == signal.SIGINT else stopping).set()
 
-    loop = asyncio.get_running_loop()
-    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
-        loop.add_signal_handler(signal.SIGTERM, stopping.set)
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        with suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGTERM)
-            loop.remove_signal_handler(signal.SIGINT)
+    return on_stop_signals(stop)

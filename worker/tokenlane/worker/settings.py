@@ -4,13 +4,13 @@ ARQ's own loop runs here, without the overrides of `LaneWorker`: jobs are seen w
 short outage of Redis by redis-py's retries only, so run it supervised. `tokenlane worker` is the better one.
 
 What cannot be served ends the command as it does `tokenlane worker`: one message, exit code 2 where something is set
-wrongly, else 1. SIGTERM and SIGINT are handled here, since ARQ's own handlers leave the lane open while it drains.
+wrongly, else 1. SIGTERM, SIGINT and SIGHUP are handled here, since ARQ's own handlers leave the lane open while it
+drains.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tokenlane.config.environment import debugging
 from tokenlane.config.exits import FAILED, USAGE, UserError
 from tokenlane.config.load import cache_settings, find_pool, lane_settings, pool_name
+from tokenlane.config.stopping import stop_signals
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
@@ -161,8 +162,8 @@ async def _jobs_ended(within_s: float) -> None:
 
 def _on_signals(then: Callable[[], object]) -> None:
     with suppress(NotImplementedError):  # Windows
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, then)
+        for number in stop_signals():
+            asyncio.get_running_loop().add_signal_handler(number, then)
 
 
 def _arq_redis(redis: RedisSettings) -> ArqRedisSettings:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import math
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from socket import gaierror
@@ -19,6 +16,8 @@ import typer
 from tokenlane.benches.simulator import Model, Simulator, read_faults
 from tokenlane.benches.simulator.models import parse_bytes
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.output import note
+from tokenlane.config.stopping import told_to_stop
 
 __all__ = ["simulate"]
 
@@ -105,12 +104,7 @@ def _read(option: str, read: Callable[[str], T], text: str) -> T:
 
 
 async def _serve(simulator: Simulator) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-    async with simulator:
-        sys.stdout.write(json.dumps({"url": simulator.url}) + "\n")
-        sys.stdout.flush()
-        await stop.wait()
+    with told_to_stop() as stopping:
+        async with simulator:
+            note(json.dumps({"url": simulator.url}))
+            await stopping.wait()

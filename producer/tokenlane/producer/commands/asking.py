@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import TypeVar
 
 import typer
 
 from tokenlane.config.exits import FAILED, USAGE
 from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.stopping import until_stopped
 from tokenlane.producer.client import Client
 from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
 
@@ -38,7 +37,7 @@ def carry_out(
             answers.append(await ask(client))
 
     try:
-        stopped = asyncio.run(_until_stopped(asking()))
+        stopped = asyncio.run(until_stopped(asking()))
     except LlmError as error:
         say(f"{error}\n{error.detail}".rstrip())
         usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
@@ -56,24 +55,3 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Tell people something, on standard error."""
     typer.echo(f"tokenlane: {printable(text)}", err=True)
-
-
-async def _until_stopped(asking: Coroutine[object, object, None]) -> int | None:
-    """Ask, unless SIGTERM or SIGHUP cancels that; its number."""
-    task, stopped = asyncio.create_task(asking), list[int]()
-
-    def stop(number: int) -> None:
-        stopped.append(number)
-        task.cancel()
-
-    with suppress(NotImplementedError, AttributeError):  # Windows
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-                asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        return stopped[0]
-    return None

@@ -24,6 +24,7 @@ from tokenlane.config.children import ended, started
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import pool_keys
 from tokenlane.config.poolkey import KeyRing
+from tokenlane.config.stopping import until_stopped
 from tokenlane.producer.client import Client
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import Usage
@@ -62,7 +63,13 @@ def demo(
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
 ) -> None:
     """Start everything, stream two answers from the model that `up` would serve, say how it went, stop everything."""
-    raise typer.Exit(asyncio.run(_demo(redis)))
+    code = list[int]()
+
+    async def run() -> None:
+        code.append(await _demo(redis))
+
+    stopped = asyncio.run(until_stopped(run()))
+    raise typer.Exit(code[0] if stopped is None else 128 + stopped)
 
 
 async def _demo(redis: str | None) -> int:

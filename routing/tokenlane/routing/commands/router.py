@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from typing import Annotated
 
@@ -11,6 +10,8 @@ import typer
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.output import note
+from tokenlane.config.stopping import told_to_stop
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import open_hub
@@ -24,7 +25,7 @@ def router(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
     pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
 ) -> None:
-    """Sweep and dispatch for a pool until Ctrl-C or SIGTERM."""
+    """Sweep and dispatch for a pool until Ctrl-C, SIGTERM or SIGHUP."""
     try:
         asyncio.run(_route(find_pool(redis).url, pool_name(pool)))
     except PoolUnavailable as error:
@@ -32,11 +33,8 @@ def router(
 
 
 async def _route(url: str, pool_name: str) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stopping.set)
-    async with connect(url, pool_name) as pool, open_hub(pool) as hub, background() as tasks:
-        tasks.create_task(run_router(pool, hub, host=socket.gethostname()), name="tokenlane router")
-        typer.echo(f"routing for {pool!r}, until Ctrl-C", err=True)
-        await stopping.wait()
+    with told_to_stop() as stopping:
+        async with connect(url, pool_name) as pool, open_hub(pool) as hub, background() as tasks:
+            tasks.create_task(run_router(pool, hub, host=socket.gethostname()), name="tokenlane router")
+            note(f"routing for {pool!r}, until Ctrl-C", err=True)
+            await stopping.wait()

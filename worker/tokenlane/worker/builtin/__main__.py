@@ -14,8 +14,8 @@ from . import MODEL_NAME
 from .server import SLOT_TOKENS
 
 # What ends this process is the end of its input: who started it drains first. Before the import, which takes a while.
-for _name in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(_name, signal.SIG_IGN)
+for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
+    signal.signal(_number, signal.SIG_IGN)
 
 import xllamacpp  # noqa: E402 - see above
 

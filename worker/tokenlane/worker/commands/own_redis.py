@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import typer
-
 from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.output import note
 from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.config.running import alone, announcing, data_dir
 from tokenlane.config.values import RedisSettings
@@ -71,5 +70,5 @@ def _here(server: EmbeddedServer) -> RedisSettings:
 async def _keep_alive(server: EmbeddedServer) -> None:
     while True:
         code = await server.ended()
-        typer.echo(f"tokenlane: the embedded server ended with code {code}; starting it again", err=True)
+        note(f"tokenlane: the embedded server ended with code {code}; starting it again", err=True)
         await server.revive()

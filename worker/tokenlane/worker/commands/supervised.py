@@ -1,32 +1,15 @@
-"""When a process is to stop: it is told to, or the one that started it ends, however that dies."""
+"""When a process is to stop because the one that started it ends, however that dies; and work that is given up then."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 
-__all__ = ["broken_off", "told_to_stop", "when_input_ends"]
+__all__ = ["broken_off", "when_input_ends"]
 
 _STDIN = 0
-
-
-@contextmanager
-def told_to_stop() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, stopping.set)
-    try:
-        yield stopping
-    finally:
-        with suppress(NotImplementedError):
-            for name in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(name)
 
 
 @contextmanager
@@ -35,7 +18,11 @@ def when_input_ends(then: Callable[[], object]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def read() -> None:
-        if not os.read(_STDIN, 4096):
+        try:
+            more = os.read(_STDIN, 4096)
+        except OSError:  # of a terminal that was closed
+            more = b""
+        if not more:
             loop.remove_reader(_STDIN)
             then()
 

@@ -19,7 +19,8 @@ from tokenlane.config.children import ended, started
 from tokenlane.config.environment import short_names
 from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
-from tokenlane.config.output import printable
+from tokenlane.config.output import note, printable
+from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.policy import Policy
@@ -34,7 +35,7 @@ from .choose import choose, reason
 from .download import download_bar
 from .listening import for_whom, lines_to_paste
 from .own_redis import OwnRedis, own_redis
-from .supervised import broken_off, told_to_stop, when_input_ends
+from .supervised import broken_off, when_input_ends
 
 __all__ = ["up"]
 
@@ -50,9 +51,9 @@ class _Report:
 
     def __call__(self, event: str, text: str, **facts: object) -> None:
         if self.as_json:
-            typer.echo(json.dumps({"event": event, **facts}))
+            note(json.dumps({"event": event, **facts}))
         elif text:
-            typer.echo(text)
+            note(text)
 
 
 def up(
@@ -235,7 +236,7 @@ class _Worker:
                 return OK
             if not self._was_ready:
                 return code or FAILED
-            typer.echo(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
+            note(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
             await asyncio.sleep(_RESTART_AFTER_S)
 
     async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:

@@ -25,6 +25,8 @@ from tokenlane.config.load import (
     pool_name,
     read,
 )
+from tokenlane.config.output import note
+from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import connect
@@ -35,7 +37,7 @@ from tokenlane.worker.served import Lane
 from .arrival import Arrival, arrive, as_line, look_around
 from .choose import choose, reason
 from .download import download_bar
-from .supervised import broken_off, told_to_stop, when_input_ends
+from .supervised import broken_off, when_input_ends
 
 __all__ = ["run", "worker"]
 
@@ -93,8 +95,7 @@ class _Told:
 
     def __call__(self, event: str, arrival: Arrival, **more: object) -> None:
         text = as_line(event, self.pool, arrival, **more) if self.as_json else arrival.text()
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        note(text)
 
 
 def _options(redis: str | None, pool: str | None) -> str:

@@ -1,0 +1,79 @@
+"""The signals that ask a process to end, taken alike by all that runs for long: Ctrl-C, `kill`, a closed terminal.
+
+SIGHUP is what the processes of a terminal are sent when it closes. Where it is ignored from the start, as `nohup` has
+it, it stays so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+
+__all__ = ["on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
+
+_Handler = Callable[[signal.Signals], object]
+
+_handler: ContextVar[_Handler | None] = ContextVar("the handler of the innermost block", default=None)
+
+
+@contextmanager
+def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]:
+    """Call `then` with each signal that asks this process to end, for as long as the block runs; blocks may be nested.
+
+    Args:
+        interrupt: SIGINT as well; otherwise Ctrl-C stays a KeyboardInterrupt.
+    """
+    loop, outer = asyncio.get_running_loop(), _handler.get()
+    numbers = stop_signals(interrupt=interrupt)
+    token = _handler.set(then)
+    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
+        for number in numbers:
+            loop.add_signal_handler(number, then, number)
+    try:
+        yield
+    finally:
+        _handler.reset(token)
+        with suppress(NotImplementedError):
+            for number in numbers:
+                if outer is None:
+                    loop.remove_signal_handler(number)
+                else:
+                    loop.add_signal_handler(number, outer, number)
+
+
+@contextmanager
+def told_to_stop() -> Iterator[asyncio.Event]:
+    """An event that is set when this process is asked to end."""
+    stopping = asyncio.Event()
+    with on_stop_signals(lambda _: stopping.set()):
+        yield stopping
+
+
+async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals | None:
+    """Do the work, unless a signal other than Ctrl-C's cancels it; that signal."""
+    task, stopped = asyncio.create_task(work), list[signal.Signals]()
+
+    def stop(number: signal.Signals) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    with on_stop_signals(stop, interrupt=False):
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            return stopped[0]
+    return None
+
+
+def stop_signals(*, interrupt: bool = True) -> list[signal.Signals]:
+    """The signals that ask this process to end; SIGINT among them only if wanted."""
+    named = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        named.append(hangup)
+    return named

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tokenlane.config.stopping import on_stop_signals, stop_signals, told_to_stop, until_stopped
+
+
+@pytest.fixture
+def ignored() -> Iterator[None]:
+    """A process started by `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", stop_signals())
+async def test_each_asks_to_end(number: signal.Signals) -> None:
+    """The innermost block hears it; once that is left, the one around it does again."""
+    heard = list[signal.Signals]()
+    with told_to_stop() as stopping:
+        with on_stop_signals(heard.append):
+            os.kill(os.getpid(), number)
+            while not heard:
+                await asyncio.sleep(0)
+            assert not stopping.is_set()
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stopping.wait(), 5)
+    assert heard == [number]
+
+
+@pytest.mark.usefixtures("ignored")
+async def test_an_ignored_hang_up_is_none() -> None:
+    assert signal.SIGHUP not in stop_signals()
+    with told_to_stop() as stopping:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        assert not stopping.is_set()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_work_is_cancelled(number: signal.Signals) -> None:
+    """By all but Ctrl-C, which Python itself makes an exception of."""
+    cancelled = asyncio.Event()
+
+    async def work() -> None:
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    assert await until_stopped(work()) == number
+    assert cancelled.is_set()
+    assert signal.SIGINT not in stop_signals(interrupt=False)
