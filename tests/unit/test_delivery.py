@@ -18,6 +18,7 @@ from tokenlane.routing.errors import (
     LlmError,
     ProviderDown,
     RequestCancelled,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import (
     Cancelled,
@@ -32,6 +33,7 @@ from tokenlane.routing.messages import (
     Replay,
     Resume,
     TokenDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
     Vectors,
@@ -368,6 +370,28 @@ def test_only_plain_neighbours_are_merged() -> None:
     ]
     assert popped[2].tool_calls
     assert popped[4].finish_reason == "stop"
+
+
+def test_logprobs_are_kept_where_deltas_are_merged() -> None:
+    """Each token has its own, in the answer too, in the order they came."""
+    delivery = Delivery(ID, unread_deltas=1)
+    pieces = [TokenDelta(text=text, logprobs=(TokenLogprob(token=text, logprob=-1),)) for text in "abc"]
+    delivery.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
+    (merged,) = drained(delivery)
+    for said in (merged, delivery.answer()):
+        assert (said.text, [token.token for token in said.logprobs]) == ("abc", ["a", "b", "c"])
+
+
+def test_an_unreadable_answer_that_had_begun_keeps_its_part() -> None:
+    """The agent that has a part of the answer hears that it broke off, and why."""
+    delivery = Delivery(ID)
+    delivery.receive(deltas(0, "a"))
+    delivery.fail(UnreadableAnswer("choices is a number"))
+    assert isinstance(delivery.error, Interrupted)
+    assert (delivery.error.partial, delivery.error.retryable) == ("a", False)
+    nothing = Delivery(ID)
+    nothing.fail(UnreadableAnswer())
+    assert isinstance(nothing.error, UnreadableAnswer)
 
 
 def test_merging_takes_linear_time() -> None:

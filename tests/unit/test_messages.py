@@ -27,8 +27,10 @@ from tokenlane.routing.messages import (
     Replay,
     Resume,
     TokenDelta,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
+    TopLogprob,
     Usage,
     Vectors,
     channel_message,
@@ -50,6 +52,17 @@ delta = st.builds(
     tool_calls=st.lists(st.builds(ToolCallDelta, index=st.integers(0, 9), arguments=text), max_size=2).map(tuple),
     finish_reason=st.sampled_from([None, "stop", "length"]),
     usage=st.none() | usages,
+    logprobs=st.lists(
+        st.builds(
+            TokenLogprob,
+            token=text,
+            logprob=st.floats(-9999, 0),
+            top_logprobs=st.lists(st.builds(TopLogprob, token=text, logprob=st.floats(-9999, 0)), max_size=2).map(
+                tuple
+            ),
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 deltas = st.lists(delta, max_size=3)
 common = {"attempt": attempts, "worker": text, "lane": text, "model": text, "first": attempts}
@@ -109,7 +122,8 @@ def test_requests_survive_the_wire(content: str, model: str | None, time_to_live
 def full_of_content() -> list[BaseModel]:
     """One of every kind that may hold what an agent said or was told, full of it."""
     call = ToolCall(id="1", name="f", arguments=MARK)
-    piece = TokenDelta(text=MARK, reasoning=MARK, tool_calls=(ToolCallDelta(arguments=MARK),))
+    token = TokenLogprob(token=MARK, logprob=-1, top_logprobs=(TopLogprob(token=MARK, logprob=-1),))
+    piece = TokenDelta(text=MARK, reasoning=MARK, tool_calls=(ToolCallDelta(arguments=MARK),), logprobs=(token,))
     report = ErrorReport(code="error", detail=MARK)
     message = Message(role="user", content=[{"type": "text", "text": MARK}], tool_calls=[{"function": MARK}])
     request = ChatRequest(
@@ -125,8 +139,8 @@ def full_of_content() -> list[BaseModel]:
     )
     vectors = Vectors(dimensions=1, data=MARK)
     return [
-        *(call, piece, report, message, request),
-        Answer(request_id="1", text=MARK, reasoning=MARK, tool_calls=(call,)),
+        *(call, token, piece, report, message, request),
+        Answer(request_id="1", text=MARK, reasoning=MARK, tool_calls=(call,), logprobs=(token,)),
         Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=[piece]),
         Completed(attempt=1, worker="w", lane="l", model="m", first=0, end=1, usage=Usage(), deltas=[piece]),
         Failed(attempt=1, error=report, deltas=[piece]),
@@ -210,3 +224,9 @@ def test_the_writer_of_deltas_writes_what_the_message_is(first: int, deltas: lis
     """The fast way to write deltas gives the bytes of the message itself."""
     message = Deltas(attempt=7, worker="w1", lane="l1", model=model, first=first, deltas=deltas)
     assert deltas_writer(7, "w1", "l1", model)(first, deltas) == message.to_wire()
+
+
+def test_what_is_absent_costs_nothing() -> None:
+    """A delta of text alone is as short on the wire as it was before there was anything else."""
+    wire = deltas_writer(7, "w1", "l1", "m")(0, [TokenDelta(text="a")])
+    assert wire.endswith(b'"deltas":[{"text":"a"}]}')

@@ -23,6 +23,7 @@ from tokenlane.routing.errors import (
     SpaceMismatch,
     Timeout,
     Unauthorized,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import (
     Answer,
@@ -31,8 +32,10 @@ from tokenlane.routing.messages import (
     ModelInfo,
     Progress,
     TokenDelta,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
+    TopLogprob,
     Usage,
 )
 
@@ -70,8 +73,11 @@ __all__ = [
     "SpaceMismatch",
     "Timeout",
     "TokenDelta",
+    "TokenLogprob",
     "ToolCall",
     "ToolCallDelta",
+    "TopLogprob",
     "Unauthorized",
+    "UnreadableAnswer",
     "Usage",
 ]

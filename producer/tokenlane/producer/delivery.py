@@ -18,6 +18,7 @@ from tokenlane.routing.errors import (
     ProviderDown,
     RequestCancelled,
     RequestLost,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import (
     Answer,
@@ -47,6 +48,8 @@ LONGEST_ANSWER = 32 * 1024 * 1024  # characters
 _MOST_UNREAD = 64 * UNREAD_DELTAS
 _MERGED_SIZE = 4096  # characters; longer pieces grow no further, or merging would take quadratic time
 _HELD_DELTAS = 4096
+_BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
+"""Errors that an agent which has a part of the answer sees as `Interrupted`, besides those worth another try."""
 
 
 class ToWorker(NamedTuple):
@@ -240,7 +243,7 @@ class Delivery:
         if isinstance(error, Interrupted):
             error.partial = self.text
             return error
-        broke_off = error.retryable or isinstance(error, RequestLost | ProviderDown) or type(error) is LlmError
+        broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
         if not broke_off or self.position == 0:
             return error
         interrupted = Interrupted(f"the answer broke off: {error.message}")
@@ -252,13 +255,15 @@ class Delivery:
 
 def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
     """Append `delta` to `last` if both are plain text, or both plain reasoning, and `last` is not too long."""
-    if len(last.text) + len(last.reasoning) >= _MERGED_SIZE or not (_plain(last) and _plain(delta)):
+    size = len(last.text) + len(last.reasoning) + len(last.logprobs)
+    if size >= _MERGED_SIZE or not (_plain(last) and _plain(delta)):
         return False
     if bool(last.reasoning) != bool(delta.reasoning) or last.attempt != delta.attempt:
         return False
     last.text += delta.text
     last.reasoning += delta.reasoning
     last.tokens += delta.tokens
+    last.logprobs += delta.logprobs
     last.position = delta.position
     return True
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from io import StringIO
 
-from tokenlane.routing.messages import Answer, FinishReason, TokenDelta, ToolCall, ToolCallDelta, Usage
+from tokenlane.routing.messages import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
+from tokenlane.routing.tool_calls import ToolCalls
 
 __all__ = ["Draft"]
 
-
-@dataclass
-class _Call:
-    id: str = ""
-    name: str = ""
-    arguments: StringIO = field(default_factory=StringIO, repr=False)
+_LOGPROB_SIZE = 64
+"""What one counts as, and each alternative to it, in characters."""
 
 
 class Draft:
@@ -23,7 +19,8 @@ class Draft:
     def __init__(self) -> None:
         self._text = StringIO()
         self._reasoning = StringIO()
-        self._calls: dict[int, _Call] = {}
+        self._calls = ToolCalls()
+        self._logprobs: list[TokenLogprob] = []
         self.size = 0
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
@@ -40,7 +37,11 @@ class Draft:
         self._reasoning.write(delta.reasoning)
         self.size += len(delta.text) + len(delta.reasoning)
         for piece in delta.tool_calls:
-            self._add_call(piece)
+            self._calls.add(piece.index, piece.id, piece.name, piece.arguments)
+            self.size += len(piece.arguments)
+        for token in delta.logprobs:
+            self._logprobs.append(token)
+            self.size += _LOGPROB_SIZE * (1 + len(token.top_logprobs))
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.model = delta.model or self.model
@@ -52,19 +53,10 @@ class Draft:
             request_id=request_id,
             text=self.text,
             reasoning=self._reasoning.getvalue(),
-            tool_calls=tuple(
-                ToolCall(id=call.id or f"call_{index}", name=call.name, arguments=call.arguments.getvalue())
-                for index, call in sorted(self._calls.items())
-            ),
+            tool_calls=self._calls.calls(),
             finish_reason=self.finish_reason,
             usage=self.usage or Usage(),
             model=self.model,
             lane=self.lane,
+            logprobs=tuple(self._logprobs),
         )
-
-    def _add_call(self, piece: ToolCallDelta) -> None:
-        call = self._calls.setdefault(piece.index, _Call())
-        call.id = call.id or piece.id or ""
-        call.name = call.name or piece.name or ""
-        call.arguments.write(piece.arguments)
-        self.size += len(piece.arguments)

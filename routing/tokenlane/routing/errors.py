@@ -8,6 +8,7 @@
     ├── DigestMismatch      the model's files are not the ones that were pinned
     ├── RequestCancelled    the agent, or the loss of the agent, cancelled it
     ├── DeadlineExceeded    its time to live passed
+    ├── UnreadableAnswer    the back end's answer has a form we cannot read, as it will have the next time
     ├── Interrupted         the answer broke off after some of it was delivered (`partial`)
     ├── RequestLost         the pool no longer knows the request
     ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
@@ -18,7 +19,7 @@
     ├── LaneConflict        the lane's name is in use for another endpoint
     └── retryable
         ├── Timeout         the back end took too long (also a `TimeoutError`)
-        ├── ProviderDown    the back end does not answer, or answers nonsense
+        ├── ProviderDown    the back end does not answer, or failed
         ├── RateLimited     the back end asks to slow down (`retry_after_s`)
         └── QueueFull       the pool asks to slow down (`retry_after_s`)
 
@@ -55,6 +56,7 @@ __all__ = [
     "SpaceMismatch",
     "Timeout",
     "Unauthorized",
+    "UnreadableAnswer",
 ]
 
 
@@ -178,6 +180,12 @@ class DeadlineExceeded(LlmError):
     """The request's time to live passed before it ended: give it more (time_to_live_ms), or ask for less."""
 
     code = "deadline_exceeded"
+
+
+class UnreadableAnswer(LlmError):
+    """The back end's answer has a form that cannot be read: is it a server that the lane's provider can talk to?"""
+
+    code = "unreadable_answer"
 
 
 class Interrupted(LlmError):

@@ -67,8 +67,10 @@ __all__ = [
     "Result",
     "Resume",
     "TokenDelta",
+    "TokenLogprob",
     "ToolCall",
     "ToolCallDelta",
+    "TopLogprob",
     "Usage",
     "Vectors",
     "channel_message",
@@ -92,12 +94,28 @@ class ToolCall(Value):
 
 
 class ToolCallDelta(Value):
-    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated."""
+    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated. What comes from
+    other providers need not be so clear: `routing.tool_calls` says which piece belongs where."""
 
     index: int = 0
     id: str | None = None
     name: str | None = None
     arguments: str = Field(default="", repr=False)
+
+
+class TopLogprob(Value):
+    """A token the model might have said at this place. `logprob`: the natural logarithm of its probability, -9999 where
+    that is 0. `bytes`: its UTF-8, which need not be whole characters; None where the server does not say."""
+
+    token: str = Field(repr=False)
+    logprob: float
+    bytes: tuple[int, ...] | None = Field(default=None, repr=False)
+
+
+class TokenLogprob(TopLogprob):
+    """A token the model said, how likely it was, and the likeliest at its place if they were asked for."""
+
+    top_logprobs: tuple[TopLogprob, ...] = Field(default=(), repr=False)
 
 
 class Usage(Value):
@@ -117,7 +135,9 @@ class TokenDelta(Wire):
     """One piece of streamed output.
 
     `position` counts the deltas of an answer from 0, across attempts. `tokens` is how many tokens the piece holds as
-    far as the back end says, else 0. `usage` comes with the last piece only, from the provider.
+    far as the back end says, else 0. `usage` comes with the last piece only, from the provider. `logprobs`, if they
+    were asked for, are those of the tokens the back end sent with this piece; text that is held back for a moment, to
+    look for reasoning or a stop word in it, may come a piece later.
     """
 
     request_id: str = ""
@@ -131,10 +151,12 @@ class TokenDelta(Wire):
     model: str = ""
     lane: str = ""
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
 
 
 class Answer(Value, Generic[Parsed]):
-    """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools."""
+    """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools.
+    `logprobs`: of its tokens in their order, if they were asked for."""
 
     request_id: str
     text: str = Field(default="", repr=False)
@@ -144,6 +166,7 @@ class Answer(Value, Generic[Parsed]):
     usage: Usage = Usage()
     model: str = ""
     lane: str = ""
+    logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
     parsed: Parsed | None = Field(default=None, repr=False)
 
 

@@ -35,6 +35,7 @@ UNFLUSHED_BYTES = 256 * 1024
 REPLAY_BYTES = 1024 * 1024
 """Of one request in one flush, which live output must not wait for; the agent asks for the rest."""
 _DELTA_BYTES = 32
+_LOGPROB_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -269,4 +270,6 @@ def _size(delta: TokenDelta) -> int:
         size += len(delta.reasoning.encode())
     for call in delta.tool_calls:
         size += len(f"{call.id}{call.name}{call.arguments}".encode())
+    for token in delta.logprobs:
+        size += _LOGPROB_BYTES * (1 + len(token.top_logprobs))
     return size
