@@ -182,6 +182,8 @@ TWICE: list[tuple[str, str, Call]] = [
     ("renew draining", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False)),
     ("renew with an error", "running", lambda pool, it: _renew_registered(pool)),
     ("register", "running", lambda pool, it: pool.register(WORKER, LANE.lane, life.FACTS)),
+    ("bury", "running", lambda pool, it: pool.bury(WORKER)),
+    ("bury one that runs nothing", "running", lambda pool, it: pool.bury("worker2")),
     ("check", "running", lambda pool, it: pool.check(CLIENT, [it.id])),
     *((f"cancel leaving {state}", state, lambda pool, it: pool.cancel(it.id, CLIENT)) for state in _STATES),
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),

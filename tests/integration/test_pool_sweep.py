@@ -34,6 +34,21 @@ async def test_a_lapsed_running_lease_is_a_crash(pool: Pool) -> None:
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [b"worker2"]
 
 
+async def test_what_a_buried_worker_ran_waits_again(pool: Pool) -> None:
+    """Before its lease lapses, and while no other may; counted as a crash. What others run goes on."""
+    others = await life.running(pool)
+    await life.beat(pool, "worker2")
+    asked = await life.dispatched(pool)
+    assert await pool.start(asked.id, asked.attempt, "worker2") is not None
+    assert await pool.bury("worker2") == 1
+    assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [WORKER.encode()]
+    # A gap in sweeping, after which nothing lapses for a lease.
+    await raw(pool).delete(f"{PREFIX}swept")
+    assert (await pool.sweep(ROUTER)).requeued == 1
+    assert await audit(pool.redis) == {others.id: "running", asked.id: "waiting"}
+    assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
+
+
 async def test_too_many_crashes_fail_the_request(pool: Pool) -> None:
     """A request that takes down as many workers as the policy allows is given up, and its agent told."""
     await pool.set_policy(Policy(max_crashes=2))

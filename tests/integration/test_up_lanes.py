@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGKILL
 
 import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
 
+from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.producer import Client
@@ -61,6 +64,22 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
                 assert (await client.complete("hello", role=lane)).lane == lane
         assert (await up.end()).code == OK
         assert not any(lane.live for lane in (await pool.survey()).lanes)
+
+
+async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
+    """`up` sees its worker die, and no lease has to lapse before what that ran is run again."""
+    await pool.set_policy(Policy(lease_ms=600_000))
+    async with Simulator(faults=[Script(hold_after=0)]) as simulator, Client(site.url) as client:
+        up = await site.tokenlane("up", "--supervised", "--provider", "openai", "--endpoint", simulator.url)
+        await says(up, "Stop:  Ctrl-C")
+        async with client.chat("hello", role="planner") as stream:
+            await simulator.held()
+            (worker,) = [worker for lane in (await pool.snapshot()).without_fallback for worker in lane.workers]
+            os.kill(int(worker.name.split("-")[-2]), SIGKILL)
+            async with asyncio.timeout(30):
+                answer = await stream.answer()
+        assert (bool(answer.text), answer.usage.attempts) == (True, 2)
+        assert (await up.end()).code == OK
 
 
 async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Path, pool: Pool) -> None:

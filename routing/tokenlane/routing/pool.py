@@ -197,6 +197,10 @@ class Pool:
         """
         return as_text(await self._run("requeue", request_id, attempt, worker, due_ms, int(counts)))
 
+    async def bury(self, worker: str) -> int:
+        """Give back what a worker ran whose process has surely ended; how many requests that was."""
+        return as_int(await self._run("bury", worker))
+
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
     ) -> bool:

@@ -2,7 +2,7 @@
 -- client holds -> cancelled. At most 100 of each kind a call. Sent twice, the second finds less to do.
 --
 -- After a gap in sweeping of more than 5 s, or of a lease if that is shorter, nothing lapses until one full lease later:
--- workers renew first.
+-- workers renew first. What a dead worker ran, as `bury` has it, does not wait for that.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
@@ -46,8 +46,8 @@ end
 redis.call('HSET', swept, 'at', int(now))
 local more, requeued, revived, expired, orphaned = 0, 0, 0, 0, 0
 
-local function due(key)
-  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, BATCH)
+local function due(key, by)
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', int(by or now), 'LIMIT', 0, BATCH)
   if #ids == BATCH then more = 1 end
   return ids
 end
@@ -73,9 +73,8 @@ local function lapse(id)
   requeued = requeued + 1
 end
 
-if now >= tonumber(hold) then
-  for _, id in ipairs(due(P .. 'leases')) do lapse(id) end
-end
+-- What `bury` has set to 0 lapses also while nothing else does: its worker cannot renew it.
+for _, id in ipairs(due(P .. 'leases', now < tonumber(hold) and 0 or now)) do lapse(id) end
 
 for _, id in ipairs(due(P .. 'delayed')) do
   redis.call('ZREM', P .. 'delayed', id)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -41,6 +41,7 @@ __all__ = ["up"]
 
 _RESTART_AFTER_S = 1.0
 _KILL_AFTER_S = 15.0
+_BURY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,8 @@ class _Worker:
         self._report = report
         self._unready = unready  # names of the lanes still to come, shared with their workers
         self._was_ready = False
+        self._redis, self._pool = redis, pool
+        self._name: str | None = None  # in the pool, of the process that runs
         command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
         command += ["--lane", settings.name, "--provider", settings.provider]
         command += ["--capacity", str(settings.capacity)] if settings.capacity else []
@@ -232,12 +235,23 @@ class _Worker:
                 if process.returncode is None:
                     process.terminate()
                 await ended(process, DRAIN_S + _KILL_AFTER_S)
+            if code != OK:
+                await self._bury()
             if stopping.is_set():
                 return OK
             if not self._was_ready:
                 return code or FAILED
             note(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
             await asyncio.sleep(_RESTART_AFTER_S)
+
+    async def _bury(self) -> None:
+        """Have what the dead worker ran go on at once. Where that fails its leases lapse by themselves."""
+        name, self._name = self._name, None
+        if name is None:
+            return
+        with suppress(LlmError, TimeoutError):
+            async with asyncio.timeout(_BURY_S), connect(self._redis.url, self._pool) as pool:
+                await pool.bury(name)
 
     async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:
         async with asyncio.TaskGroup() as tasks:
@@ -262,6 +276,7 @@ class _Worker:
 
     def _ready(self, facts: dict[str, Any]) -> None:
         again, self._was_ready = self._was_ready, True
+        self._name = facts["worker"]
         text = f"lane    {facts['lane']}, {facts['capacity']} at once"
         facts["problems"] = self._problems(facts)
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
