@@ -223,7 +223,7 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
             held: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=2).model_dump(mode="json")}
             async with client.chat(PROMPT, role="planner", extra=held, metadata={"of": PROMPT}) as running:
                 await backend.held()
-                async with client.chat(PROMPT, role="planner", conversation_id=PROMPT, idempotency_key=PROMPT):
+                async with client.chat(PROMPT, role="planner", idempotency_key=PROMPT):
                     seen += [*await in_server(pool), *on_disk(home)]
                     await persist(pool)
                     seen += [*await in_server(pool), *on_disk(home)]

@@ -41,7 +41,7 @@ async def test_a_mock_pool_embeds() -> None:
 async def test_what_cannot_be_asked() -> None:
     """A wrong option, no text, too many texts, half a character: told before anything is sent, and not quoted."""
     async with MockPool() as pool, pool.client() as client:
-        with pytest.raises(TypeError, match="unknown option 'temperature'; there are: dimensions, fallback"):
+        with pytest.raises(TypeError, match="'temperature'"):
             await client.embed("a", role="indexer", temperature=1)  # type: ignore[call-arg]  # that is the point
         for texts in ([], ["a"] * 2049, ["secret \ud800"]):
             with pytest.raises(BadRequest) as raised:

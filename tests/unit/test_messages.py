@@ -135,7 +135,6 @@ def full_of_content() -> list[BaseModel]:
         response_format={"schema": MARK},
         extra={"prompt": MARK},
         metadata={"note": MARK},
-        conversation_id=MARK,
     )
     vectors = Vectors(dimensions=1, data=MARK)
     return [

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
@@ -117,7 +118,7 @@ class Client:
             envelope, payload = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
             return await courier.open(envelope, payload, options.get("idempotency_key"))
 
-        return ChatStream(request_id, courier, submit, form)
+        return ChatStream(request_id, courier, submit, form, options.get("metadata"))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
@@ -187,6 +188,7 @@ class Client:
         asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
         composed = compose_embed(asked, agent=self.agent, client=self._id)
         found = await embed(courier, *composed, options.get("idempotency_key"))
+        found = replace(found, metadata=options.get("metadata"))
         self._spaces.check(found, role, options, allow_other_models=allow_other_models)
         return found
 

@@ -11,6 +11,7 @@ from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
+from tokenlane.config.explain import did_you_mean
 from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.errors import SpaceMismatch
 from tokenlane.routing.messages import Envelope, Priority, Usage, Vectors
@@ -45,6 +46,7 @@ class Embeddings:
         dimensions: how many numbers each has.
         model: what made them. Only vectors of one model may be compared.
         is_fallback: no lane could embed, so the small fallback model did.
+        metadata: the request's.
     """
 
     request_id: str
@@ -53,6 +55,7 @@ class Embeddings:
     model: str
     lane: str
     usage: Usage
+    metadata: dict[str, JsonValue] | None = field(default=None, repr=False)
 
     @property
     def is_fallback(self) -> bool:
@@ -106,7 +109,8 @@ def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
     known = EmbedOptions.__annotations__
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+        near = did_you_mean(unknown[0], list(known))
+        raise TypeError(f"unknown option {unknown[0]!r}.{near} There are: {', '.join(sorted(known))}")
 
 
 async def embed(courier: Courier, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Embeddings:

@@ -9,21 +9,30 @@ from typing import TypeAlias, TypeVar
 from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from tokenlane.config.explain import did_you_mean
 from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatOptions, ChatRequest, EmbedRequest, Envelope, Message, ModelCommand, Needs
+from tokenlane.routing.estimate import BYTES_PER_TOKEN, bytes_of, estimated_tokens, parts_of
+from tokenlane.routing.messages import (
+    Answer,
+    ChatOptions,
+    ChatRequest,
+    EmbedRequest,
+    Envelope,
+    Message,
+    ModelCommand,
+    Needs,
+)
 
 __all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "compose_command", "compose_embed", "refuse_unknown"]
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
-Messages: TypeAlias = str | Sequence[Message | Mapping[str, object]]
-"""One question, or a conversation: `Message`s, or mappings of the same shape."""
+Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]
+"""One question, or a conversation: `Message`s, mappings of the same shape, and earlier `Answer`s."""
 
 _Request = TypeVar("_Request", ChatRequest, EmbedRequest, ModelCommand)
 
-_BYTES_PER_TOKEN = 4
 _ANSWER_TOKENS = 256
-_IMAGE_TOKENS = 1024
 _FEW_TOKENS = 1024
 _REPLACED = "\ufffd".encode()
 _OPTIONS = frozenset(ChatOptions.__annotations__)
@@ -38,8 +47,11 @@ def refuse_unknown(options: Mapping[str, object]) -> None:
     """
     if options.keys() <= _OPTIONS:
         return
-    unknown, known = min(options.keys() - _OPTIONS), ", ".join(sorted(_OPTIONS))
-    raise TypeError(f"unknown option {unknown!r}; there are: {known} (`extra` goes to the back end as it is)")
+    unknown, known = min(options.keys() - _OPTIONS), sorted(_OPTIONS)
+    raise TypeError(
+        f"unknown option {unknown!r}.{did_you_mean(unknown, known)} There are: {', '.join(known)} (`extra` goes to the "
+        "back end as it is)"
+    )
 
 
 def compose(
@@ -57,21 +69,18 @@ def compose(
     Raises:
         BadRequest: it is not valid or too large. The error does not quote it.
     """
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": _encodable(messages)}]
-    asked = {"id": request_id, "role": role, "messages": list(messages), **options}
+    asked = {"id": request_id, "role": role, "messages": _turns(messages), **options}
     if response_format is not None:
         asked["response_format"] = response_format
     request, payload = _validated(ChatRequest, asked, "shorten its messages")
-    images = [len(url) for url in _images(request)]
-    prompt = (len(payload) - sum(images)) // _BYTES_PER_TOKEN + _IMAGE_TOKENS * len(images)
+    prompt = estimated_tokens(request)
     tokens = prompt + (request.max_tokens or _ANSWER_TOKENS)
     needs = Needs(
         model=request.model,
         provider=request.provider,
         size=_size_class(tokens),
         input=_input_class(prompt),
-        can=tuple(_abilities(request, bool(images))),
+        can=tuple(_abilities(request)),
     )
     envelope = Envelope(
         id=request.id,
@@ -96,8 +105,8 @@ def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tu
         BadRequest: it is not valid or too large. The error does not quote it.
     """
     request, payload = _validated(EmbedRequest, asked, "send fewer or shorter texts at once")
-    tokens = len(payload) // _BYTES_PER_TOKEN + 1
-    longest = max(len(text.encode()) for text in request.inputs) // _BYTES_PER_TOKEN
+    sizes = [bytes_of(text) for text in request.inputs]
+    tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
     envelope = Envelope(
         id=request.id,
         client=client,
@@ -164,25 +173,27 @@ def _input_class(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def _abilities(request: ChatRequest, shows_images: bool) -> Iterator[str]:
+def _turns(messages: Messages) -> list[object]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": _encodable(messages)}]
+    if isinstance(messages, Mapping | Message | Answer):
+        raise BadRequest("`messages` is a single message: put it into a list")
+    for place, turn in enumerate(messages):
+        if isinstance(turn, Mapping) and {"request_id", "finish_reason"} <= turn.keys():
+            raise BadRequest(
+                f"messages.{place} is the mapping of an answer: append the answer itself, or its `.message`"
+            )
+    return [turn.message if isinstance(turn, Answer) else turn for turn in messages]
+
+
+def _abilities(request: ChatRequest) -> Iterator[str]:
     """What a model should be able to do to answer this, sorted."""
     if request.response_format is not None and request.response_format.get("type") == "json_schema":
         yield "schema"
     if request.tools:
         yield "tools"
-    if shows_images:
+    if any(part.get("type") == "image_url" for part in parts_of(request)):
         yield "vision"
-
-
-def _images(request: ChatRequest) -> Iterator[str]:
-    """The URLs of the images it shows; their bytes are no text."""
-    parts = (message.content for message in request.messages if isinstance(message.content, list))
-    for content in parts:
-        for part in content:
-            image = part.get("image_url")
-            url = image.get("url") if isinstance(image, dict) else None
-            if isinstance(url, str):
-                yield url
 
 
 def _encodable(text: str) -> str:

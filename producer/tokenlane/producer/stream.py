@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Generic, Self, cast
 
+from pydantic import JsonValue
+
 from tokenlane.routing.messages import Answer, Parsed, TokenDelta, Usage
 
 from .courier import Courier
@@ -44,11 +46,13 @@ class ChatStream(Generic[Parsed]):
         courier: Courier,
         submit: Callable[[], Awaitable[Exchange]],
         form: type[Parsed] | None = None,
+        metadata: dict[str, JsonValue] | None = None,
     ) -> None:
         self._request_id = request_id
         self._courier = courier
         self._submit = submit
         self._form = form
+        self._metadata = metadata
         self._exchange: Exchange | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,6 +99,8 @@ class ChatStream(Generic[Parsed]):
         if exchange.delivery.error is not None:
             raise exchange.delivery.error
         answer = exchange.delivery.answer()
+        if self._metadata is not None:
+            answer = answer.model_copy(update={"metadata": self._metadata})
         return cast("Answer[Parsed]", answer) if self._form is None else filled(answer, self._form)
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Generic, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import TypeVar
 
@@ -156,7 +156,7 @@ class TokenDelta(Wire):
 
 class Answer(Value, Generic[Parsed]):
     """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools.
-    `logprobs`: of its tokens in their order, if they were asked for."""
+    `logprobs`: of its tokens in their order, if they were asked for. `metadata`: the request's, if this agent sent it."""
 
     request_id: str
     text: str = Field(default="", repr=False)
@@ -168,6 +168,22 @@ class Answer(Value, Generic[Parsed]):
     lane: str = ""
     logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
     parsed: Parsed | None = Field(default=None, repr=False)
+    metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the conversation, to be sent again with what follows: what it said, the calls it asks
+        for, and what it thought before, which many models want to see again with the results of their calls."""
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+            for call in self.tool_calls
+        ]
+        turn: dict[str, object] = {"role": "assistant", "content": self.text}
+        if calls:
+            turn |= {"content": self.text or None, "tool_calls": calls}
+        if self.reasoning:
+            turn["reasoning_content"] = self.reasoning
+        return Message.model_validate(turn)
 
 
 class ModelInfo(Value):

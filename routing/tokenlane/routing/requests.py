@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Literal, Self, TypedDict
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, field_validator, model_validator
 
 from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned, new_id
+from .written import JsonObject, Written
 
 __all__ = [
     "COMMAND_TIME_TO_LIVE_MS",
@@ -33,19 +34,47 @@ EMBED_INPUTS = 2048
 ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 
 
-class Message(Value):
+class Message(Written):
     """One turn of a conversation, in OpenAI's shape.
 
     `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
     `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` keep OpenAI's nested shape and go to the back end
-    as they are.
+    as they are. `reasoning_content` is what the model thought before it answered, `reasoning` the same under the other
+    of the two names that servers have for it (Ollama's, `thinking`, is taken for that too). `refusal` is what it said
+    in place of an answer.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, JsonValue]] | None = Field(default=None, repr=False)
+    content: str | list[JsonObject] | None = Field(default=None, repr=False)
     name: str | None = None
-    tool_calls: list[dict[str, JsonValue]] | None = Field(default=None, repr=False)
+    tool_calls: list[JsonObject] | None = Field(default=None, repr=False)
     tool_call_id: str | None = None
+    reasoning: str | None = Field(default=None, repr=False)
+    reasoning_content: str | None = Field(default=None, repr=False)
+    refusal: str | None = Field(default=None, repr=False)
+
+    @property
+    def thought(self) -> str | None:
+        """What the model thought, by whichever name."""
+        return self.reasoning_content or self.reasoning
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_ollamas_name(cls, written: object) -> object:
+        if isinstance(written, dict) and "thinking" in written and "reasoning" not in written:
+            return {"reasoning" if name == "thinking" else name: value for name, value in written.items()}
+        return written
+
+    @field_validator("content")
+    @classmethod
+    def _addresses_in_objects(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
+        """An image may be given as its URL alone, as some libraries do."""
+        if not isinstance(content, list):
+            return content
+        return [
+            {**part, "image_url": {"url": part["image_url"]}} if isinstance(part.get("image_url"), str) else part
+            for part in content
+        ]
 
 
 class ChatOptions(TypedDict, total=False):
@@ -73,16 +102,15 @@ class ChatOptions(TypedDict, total=False):
     extra: dict[str, JsonValue] | None
     priority: Priority
     time_to_live_ms: int
-    conversation_id: str | None
     idempotency_key: str | None
     metadata: dict[str, JsonValue] | None
 
 
-class ChatRequest(Value):
+class ChatRequest(Written):
     """A chat request as an agent submits it.
 
     `time_to_live_ms` counts from when the pool accepts it. `extra` goes into the back end's request body as it is.
-    One answer a request: there is no `n`.
+    `metadata` comes back with the answer, and no back end sees it. One answer a request: there is no `n`.
     """
 
     id: RequestId = Field(default_factory=new_id)
@@ -91,35 +119,34 @@ class ChatRequest(Value):
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = None
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = None
-    min_p: float | None = Field(default=None, ge=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
     presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
     repetition_penalty: float | None = Field(default=None, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=1)
     stop: list[str] | str | None = Field(default=None, repr=False)
     seed: int | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, FiniteFloat] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0)
-    tools: list[dict[str, JsonValue]] | None = Field(default=None, repr=False)
-    tool_choice: str | dict[str, JsonValue] | None = Field(default=None, repr=False)
+    tools: list[JsonObject] | None = Field(default=None, repr=False)
+    tool_choice: str | JsonObject | None = Field(default=None, repr=False)
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, JsonValue] | None = Field(default=None, repr=False)
+    response_format: JsonObject | None = Field(default=None, repr=False)
     reasoning_effort: str | None = None
-    extra: dict[str, JsonValue] | None = Field(default=None, repr=False)
+    extra: JsonObject | None = Field(default=None, repr=False)
     priority: Priority = "normal"
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
-    conversation_id: str | None = Field(default=None, repr=False)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
-    metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
+    metadata: JsonObject | None = Field(default=None, repr=False)
 
     def model_post_init(self, context: object, /) -> None:
         self.model_fields_set.add("id")  # given or made here, it goes onto the wire
 
 
-class EmbedRequest(Value):
+class EmbedRequest(Written):
     """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose. `fallback`:
     "error" if the fallback model's vectors are of no use, whatever the pool's policy says."""
 
@@ -133,13 +160,13 @@ class EmbedRequest(Value):
     priority: Priority = "normal"
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
-    metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
+    metadata: JsonObject | None = Field(default=None, repr=False)
 
     def model_post_init(self, context: object, /) -> None:
         self.model_fields_set.add("id")
 
 
-class ModelCommand(Value):
+class ModelCommand(Written):
     """Something to do with a lane's models. `model`: None for `list` alone. `lane`: None where any will do."""
 
     id: RequestId = Field(default_factory=new_id)

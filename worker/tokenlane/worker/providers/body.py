@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -18,7 +19,10 @@ __all__ = [
     "image_urls",
     "messages_of",
     "options_of",
+    "retold",
     "stops_of",
+    "thought_and_refusal",
+    "with_text",
 ]
 
 _OPTIONS = (
@@ -80,7 +84,38 @@ def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, Json
 
 def messages_of(request: ChatRequest) -> list[JsonValue]:
     """The messages in OpenAI's shape."""
-    return [message.model_dump(exclude_unset=True) for message in request.messages]
+    turns = [message.model_dump(exclude_unset=True) for message in request.messages]
+    # Null is what was not said, but for a content: beside tool calls some servers want it to be there.
+    return [{name: value for name, value in turn.items() if value is not None or name == "content"} for turn in turns]
+
+
+def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
+    """The request with each turn as `retell` puts it."""
+    turns = [retell(message) for message in request.messages]
+    same = all(turn is message for turn, message in zip(turns, request.messages, strict=True))
+    return request if same else request.model_copy(update={"messages": turns})
+
+
+def thought_and_refusal(message: Message, thoughts: Literal["reasoning", "reasoning_content"]) -> Message:
+    """The turn as servers of open models know it: its reasoning under that name, and a refusal as its text."""
+    if not (message.thought or message.refusal):
+        return message
+    turn = message.model_dump(exclude_unset=True, exclude={"reasoning", "reasoning_content", "refusal"})
+    if message.thought:
+        turn[thoughts] = message.thought
+    if message.refusal:
+        turn["content"] = with_text(message.content, message.refusal)
+    return Message.model_validate(turn)
+
+
+def with_text(
+    content: str | list[dict[str, JsonValue]] | None, after: str = "", *, before: str = ""
+) -> str | list[dict[str, JsonValue]]:
+    """The content of a turn with text around it."""
+    if not isinstance(content, list):
+        return f"{before}{content or ''}{after}"
+    parts: list[dict[str, JsonValue]] = [{"type": "text", "text": before}, *content, {"type": "text", "text": after}]
+    return [part for part in parts if part != {"type": "text", "text": ""}]
 
 
 def image_urls(request: ChatRequest) -> Iterator[str]:

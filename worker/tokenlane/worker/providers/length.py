@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError
-from tokenlane.routing.messages import ChatRequest
+from tokenlane.routing.estimate import MEDIA_TOKENS, estimated_tokens, media, most_tokens
+from tokenlane.routing.messages import ChatRequest, Message
 
+from .body import retold
 from .protocol import CountsTokens, LlmProvider
 from .too_long import context_too_long
 
-__all__ = ["check_length", "estimated_tokens"]
-
-_BYTES_PER_TOKEN = 4
-"""As agents estimate."""
-_TEMPLATE_TOKENS = 32
-"""What a chat template may add to a message, its role and separators."""
+__all__ = ["check_length"]
 
 
 async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
     """Compare the prompt with the lane's `max_input_tokens`, if it has one.
 
     The server counts where it can, unless the prompt is so short that it fits however it is cut into tokens; elsewhere
-    the size tells, four bytes a token.
+    the size tells, as it told the agent.
 
     Raises:
         ContextTooLong: it is longer; the error names the limit and the tokens.
@@ -29,8 +26,7 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
     limit = lane.max_input_tokens
     if limit is None:
         return
-    size = _size(request)
-    if size + _TEMPLATE_TOKENS * len(request.messages) <= limit:
+    if most_tokens(request) <= limit:
         return
     tokens = await _counted(provider, request, model)
     about = tokens is None
@@ -39,22 +35,20 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
         raise context_too_long(limit, tokens, about=about, of="the lane's max_input_tokens")
 
 
-def estimated_tokens(request: ChatRequest) -> int:
-    """About how many tokens a prompt has, by its size."""
-    return _size(request) // _BYTES_PER_TOKEN
-
-
-def _size(request: ChatRequest) -> int:
-    return len(request.model_dump_json(include={"messages", "tools"}, exclude_unset=True).encode())
-
-
 async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:
-    """None where the server does not count."""
+    """None where the server does not count. Tokenizers know text alone; the rest is estimated."""
     if not isinstance(provider, CountsTokens):
         return None
     try:
-        return await provider.count_tokens(request, model)
+        return await provider.count_tokens(retold(request, _text_alone), model) + MEDIA_TOKENS * media(request)
     except BadRequest:
         raise
     except LlmError:
         return None
+
+
+def _text_alone(message: Message) -> Message:
+    if not isinstance(message.content, list):
+        return message
+    texts = [part for part in message.content if isinstance(part.get("text"), str)]
+    return message.model_copy(update={"content": texts or ""})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -35,6 +35,7 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
     health_path: ClassVar[str] = "/health"
+    thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -27,6 +27,7 @@ class LmStudioProvider(LmStudioModels):
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
+    thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been downloaded, by its own list: only that tells what each can do."""

@@ -14,12 +14,13 @@ from pydantic_core import from_json
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.estimate import estimated_tokens
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
 from .at_once import at_once
 from .body import continued, image_urls
 from .filters import Continuation, Thinking
-from .length import check_length, estimated_tokens
+from .length import check_length
 from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader
 from .ollama_body import ollama_body

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest, Message
 
-from .body import as_json, extra_of
+from .body import as_json, extra_of, with_text
 
 __all__ = ["ollama_body"]
 
@@ -104,11 +104,17 @@ def _messages(messages: list[Message]) -> Iterator[JsonValue]:
     called: dict[str, JsonValue] = {}
     """The names of the tools that were called, by the calls' ids: Ollama wants them with the results."""
     for message in messages:
-        text, images = _content(message.content)
+        if message.name and message.role != "tool":
+            raise BadRequest(
+                f"Ollama knows no `name` of who speaks, as a turn of the {message.role} has: leave it out."
+            )
+        text, images = _content(message.content if not message.refusal else with_text(message.content, message.refusal))
         turn: dict[str, JsonValue] = {
             "role": "system" if message.role == "developer" else message.role,
             "content": text,
         }
+        if message.thought:
+            turn["thinking"] = message.thought
         if images:
             turn["images"] = [*images]
         if message.tool_calls:
@@ -130,14 +136,22 @@ def _content(content: str | list[dict[str, JsonValue]] | None) -> tuple[str, lis
     images: list[str] = []
     for part in content:
         match part:
-            case {"type": "text", "text": str(text)}:
+            case {"type": "text", "text": str(text)} if len(part) == 2:
                 texts.append(text)
-            case {"type": "image_url", "image_url": {"url": str(url)}} if found := _IMAGE.match(url):
+            case {"type": "image_url", "image_url": {"url": str(url), **hints}} if len(part) == 2:
+                found = _IMAGE.match(url)
+                if found is None:
+                    raise BadRequest("Ollama fetches no images: send them as data:image/...;base64,... URLs.")
+                if hints not in ({}, {"detail": "auto"}):
+                    raise BadRequest("Ollama takes the `url` of an image and nothing beside it: leave the rest out.")
                 images.append(url[found.end() :])
-            case {"type": "image_url"}:
-                raise BadRequest("Ollama fetches no images: send them as data:image/...;base64,... URLs.")
+            case {"type": "image_url"} if len(part) == 2:
+                raise BadRequest('The image of a part of type image_url is an object: {"url": "data:image/..."}.')
             case _:
-                raise BadRequest("Ollama takes parts of type text and image_url only.")
+                raise BadRequest(
+                    "Ollama takes parts of `type` text, with their `text`, and image_url, with their `image_url`, and "
+                    "nothing beside these."
+                )
     return "\n".join(texts), images
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -13,7 +13,7 @@ from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .answer import wrong_model
 from .base import HttpProvider
-from .body import chat_body, continued
+from .body import chat_body, continued, retold, thought_and_refusal
 from .filters import Continuation, TextFilter, Thinking
 from .length import check_length
 from .openai_answer import OpenAiAnswerReader, same_model
@@ -33,6 +33,8 @@ class OpenAiChatProvider(HttpProvider):
     health_path: ClassVar[str] = "/v1/models"
     option_names: ClassVar[Mapping[str, str]] = {}
     """What the server calls an option, where that differs from our name."""
+    thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = None
+    """The field of a turn that holds its reasoning; None: as the agent wrote it, and a refusal too."""
     continuing: ClassVar[Mapping[str, JsonValue] | None] = None
     """What a request says besides if its last message is a begun answer; None: the server cannot continue one."""
     echoes: ClassVar[bool] = True
@@ -44,8 +46,9 @@ class OpenAiChatProvider(HttpProvider):
         """Stream the answer; see `LlmProvider.chat`."""
         events = SseReader()
         try:
+            request = self._adapted(self._retold(request))
             await check_length(self, self._lane, request, model)
-            path, body, answer = await self._asked(self._adapted(request), model, resume)
+            path, body, answer = await self._asked(request, model, resume)
             async with aclosing(self._stream(path, body, answer)) as chunks:
                 async for chunk in chunks:
                     for event in events.feed(chunk):
@@ -70,6 +73,16 @@ class OpenAiChatProvider(HttpProvider):
     async def capacity(self) -> int:
         """How many requests to run at once: a cautious guess, since the dialect has no word for it."""
         return 4
+
+    def _retold(self, request: ChatRequest) -> ChatRequest:
+        """The request with its turns in the words that this server knows.
+
+        Raises:
+            BadRequest: they say what it would ignore.
+        """
+        if (thoughts := self.thoughts) is None:
+            return request
+        return retold(request, lambda message: thought_and_refusal(message, thoughts))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         """The request as this server wants it, where more differs than the names of options.

@@ -12,7 +12,7 @@ from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
 from .answer import wrong_model
-from .body import continued, image_urls, messages_of, stops_of
+from .body import continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
 from .filters import StopCutter, TextFilter
 from .on_host import HubModels
 from .openai import Asked, OpenAiChatProvider
@@ -121,6 +121,9 @@ class TgiProvider(HubModels, OpenAiChatProvider):
             raise self._no_page("/chat_tokenize")
         return page
 
+    def _retold(self, request: ChatRequest) -> ChatRequest:
+        return retold(request, _turn)
+
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
         stops = stops_of(request)
         return OpenAiAnswerReader(model, [*filters, StopCutter(stops)] if stops else filters)
@@ -143,3 +146,20 @@ class TgiProvider(HubModels, OpenAiChatProvider):
                 return request.model_copy(update={"response_format": {"type": "json", "value": schema}})
             case _:
                 raise BadRequest("`response_format` for TGI must be of type text, or json_schema with a schema.")
+
+
+def _turn(message: Message) -> Message:
+    """TGI has no field for reasoning, which goes where the model put it: before the text. Of a turn that has a content
+    it reads no calls."""
+    message = thought_and_refusal(message, "reasoning")
+    if not (message.reasoning or message.tool_calls):
+        return message
+    turn = message.model_dump(exclude_unset=True, exclude={"reasoning"})
+    if message.reasoning:
+        turn["content"] = with_text(message.content, before=f"<think>\n{message.reasoning}\n</think>\n\n")
+    if message.tool_calls and turn.pop("content", None):
+        raise BadRequest(
+            "TGI takes a turn with text or reasoning, or one with calls of tools, not both in one: leave the text out, "
+            "or route this role to another provider."
+        )
+    return Message.model_validate(turn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -37,6 +37,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
+    thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     # The template adds a new turn unless it is told not to, and the two together are refused.
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {
         "continue_final_message": True,
