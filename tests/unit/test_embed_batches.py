@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
+from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.tasks import background
 from tokenlane.worker.embeddings import batch
 from tokenlane.worker.embeddings.batch import BATCH_TEXTS, Batches
+from tokenlane.worker.providers.refusal import refusal
 
 DIMENSIONS = 4
 
@@ -203,6 +204,93 @@ async def test_a_call_that_nobody_waits_for_is_cancelled() -> None:
         assert back.cancelled == 1
         back.open.set()
         assert await third == expected("m", ["third"])
+
+
+class Few(Back):
+    """Takes so many texts in one call, and says so in its words."""
+
+    def __init__(self, most: int, words: str = "", status: int = 400) -> None:
+        super().__init__()
+        self.most, self.words, self.status = most, words, status
+
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+        vectors = await super().embed(inputs, model, dimensions)
+        if len(inputs) > self.most:
+            raise refusal(self.status, self.words.format(len(inputs)).encode())
+        return vectors
+
+
+REFUSALS = {
+    "text-embeddings-inference": ("batch size {} > maximum allowed batch size 10", 422, True),
+    "text-embeddings-inference, 413": ("batch size {} > maximum allowed batch size 10", 413, True),
+    "OpenAI": (
+        "Invalid 'input': array too long. Expected an array with maximum length 10, but got one with length {}.",
+        400,
+        True,
+    ),
+    "DashScope": ("<400> InvalidParameter: batch size is invalid, it should not be larger than 10.: input", 400, True),
+    "Gemini": ("BatchEmbedContentsRequest.requests: at most 10 requests can be in one batch", 400, True),
+    "Cohere": ("invalid request: total number of texts must be at most 10", 400, True),
+    "Mistral": ("Too many inputs in request. Split into more batches.", 400, False),
+    "OpenAI, tokens": ('Requested 400000 tokens, max 300000 tokens per request. "max_tokens_per_request"', 400, False),
+    "a proxy": ("<html>Request Entity Too Large</html>", 413, False),
+}
+
+
+@pytest.mark.parametrize("server", REFUSALS)
+async def test_a_server_that_takes_fewer_texts_at_once(server: str) -> None:
+    """Whatever it says, a request of more is answered, in its order; what was learnt is kept to."""
+    words, status, says_how_many = REFUSALS[server]
+    back = Few(10, words, status)
+    texts = [f"text {number}" for number in range(47)]
+    async with batching(back) as batches:
+        for again in (False, True):
+            del back.calls[:]
+            assert await batches.vectors("m", texts) == expected("m", texts)
+            refused = [asked for _, asked in back.calls if len(asked) > back.most]
+            assert not refused if again else len(refused) <= (1 if says_how_many else 3)
+
+
+async def test_a_refusal_that_nobody_can_read() -> None:
+    """A server that refuses many texts in unknown words is asked for fewer; where all texts are refused, a few calls
+    tell, and the error is the server's."""
+    texts = [f"text {number}" for number in range(40)]
+    async with batching(Few(10, "zu viele")) as batches:
+        assert await batches.vectors("m", texts) == expected("m", texts)
+    back = Few(0, "kann ich nicht")
+    async with batching(back) as batches:
+        with pytest.raises(BadRequest) as refused:
+            await batches.vectors("m", texts)
+    assert refused.value.detail == "kann ich nicht"
+    assert len(back.calls) <= 7
+
+
+async def test_joined_requests_that_are_too_many_together() -> None:
+    """Nobody is refused for what others ask, and a text that cannot be taken fails its request alone."""
+    back = Few(10, "batch size {} > maximum allowed batch size 10", 413)
+    back.refused["bad"] = BadRequest("no")
+    async with batching(back) as batches:
+        first = await held(batches, back)
+        asked = [[f"{name} {number}" for number in range(8)] for name in "abcd"]
+        asked[2][4] = "bad"
+        others = [asyncio.create_task(batches.vectors("m", texts)) for texts in asked]
+        await asyncio.sleep(0)
+        back.open.set()
+        await first
+        found = await asyncio.gather(*others, return_exceptions=True)
+    assert [isinstance(one, BadRequest) for one in found] == [False, False, True, False]
+    assert found[3] == expected("m", asked[3])
+
+
+async def test_what_is_no_matter_of_how_many_is_not_asked_again() -> None:
+    """A text that is too long, a key that is refused or a server that is down are not asked for in parts."""
+    for error in (ContextTooLong("long"), Unauthorized("key"), ProviderDown("down")):
+        back = Back()
+        back.refused["a"] = error
+        async with batching(back) as batches:
+            with pytest.raises(type(error)):
+                await batches.vectors("m", ["a", "b", "c", "d"])
+        assert len(back.calls) == 1
 
 
 async def test_too_few_vectors_are_no_answer() -> None:

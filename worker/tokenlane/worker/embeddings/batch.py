@@ -1,7 +1,8 @@
 """Batches: what waiting requests ask of one model, for vectors of one size, goes to the back end in one call.
 
 One call at a time: what comes meanwhile is the next batch, so nothing waits for company. A batch takes texts of all
-that wait, in turns, so a large request does not keep small ones waiting.
+that wait, in turns, so a large request does not keep small ones waiting. A server that takes fewer texts in one call is
+given as many as it takes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tokenlane.routing.errors import LlmError, ModelNotFound, ProviderDown, Unauthorized
-from tokenlane.worker.providers import Embeds
+from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown, Unauthorized
+from tokenlane.worker.providers import Embeds, TooManyTexts
 
 __all__ = ["BATCH_CHARACTERS", "BATCH_TEXTS", "Batches"]
 
@@ -64,6 +65,8 @@ class Batches:
         self._work = asyncio.Event()
         self._calling: asyncio.Task[list[list[float]]] | None = None
         self._called_for: Sequence[_Part] = ()
+        self._most: dict[str, int] = {}
+        """How many texts the server takes in one call, by the models of which it has said so."""
 
     async def vectors(
         self, model: str, texts: Sequence[str], *, dimensions: int | None = None, alone: bool = False
@@ -106,7 +109,7 @@ class Batches:
             return []
         first = self._waiting[0]
         together = [asked for asked in self._waiting if asked.kind == first.kind and not asked.alone]
-        taken = _in_turns([first] if first.alone else together)
+        taken = _in_turns([first] if first.alone else together, self._most.get(first.model, BATCH_TEXTS))
         self._waiting = deque(
             [asked for asked in self._waiting if asked not in taken] + [asked for asked in taken if asked.rest]
         )
@@ -117,20 +120,30 @@ class Batches:
         if not batch:
             return
         texts = list(dict.fromkeys(text for part in batch for text in part.texts))
+        if len(texts) > self._most.get(batch[0].asked.model, len(texts)):
+            for half in _split(batch):
+                await self._make(half)
+            return
         try:
             vectors = await self._call(batch, texts)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
         except Exception as error:
-            half = len(batch) // 2
-            if half and _may_be_of_one(error):
-                await self._make(batch[:half])
-                await self._make(batch[half:])
-            else:
+            if isinstance(error, TooManyTexts) and len(texts) > 1:
+                self._learn(batch[0].asked.model, error.most, len(texts))
+            halves = _halves(batch, error)
+            if not halves:
                 _fail(batch, error)
+            for half in halves:
+                await self._make(half)
         else:
             _hand_out(batch, vectors)
+
+    def _learn(self, model: str, most: int | None, refused: int) -> None:
+        if most is None or most >= refused:
+            most = refused // 2
+        self._most[model] = min(most, self._most.get(model, most))
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
         """The vector of each text."""
@@ -145,15 +158,15 @@ class Batches:
         return dict(zip(texts, map(_written, vectors), strict=True))
 
 
-def _in_turns(waiting: Sequence[_Asked]) -> dict[_Asked, int]:
-    """How many texts of each go into the next batch; they count as begun."""
+def _in_turns(waiting: Sequence[_Asked], most: int) -> dict[_Asked, int]:
+    """How many texts of each go into the next batch, of that many at most; they count as begun."""
     taken: dict[_Asked, int] = {}
     turns = deque(waiting)
     texts = characters = 0
-    while turns and texts < BATCH_TEXTS:
+    while turns and texts < most:
         asked = turns.popleft()
         count = 0
-        while count < _TURN_TEXTS and asked.rest and texts < BATCH_TEXTS:
+        while count < _TURN_TEXTS and asked.rest and texts < most:
             characters += len(asked.texts[asked.begun])
             if texts and characters > BATCH_CHARACTERS:
                 return taken
@@ -174,10 +187,27 @@ def _hand_out(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
                 asked.ended.set_result(None)
 
 
-def _may_be_of_one(error: Exception) -> bool:
-    """Whether the texts of one request may be what made the call fail. What may pass is not tried again here: requests
-    that are run again come alone."""
-    return isinstance(error, LlmError) and not (error.retryable or isinstance(error, Unauthorized | ModelNotFound))
+def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part]]:
+    """What to try in place of a batch that failed; nothing if that would fail too.
+
+    The texts of one request may be what made it fail; and a server may take fewer texts at once, and say so in words
+    that nobody knows. What may pass is not tried again here: requests that are run again come alone.
+    """
+    if not isinstance(error, LlmError) or error.retryable or isinstance(error, Unauthorized | ModelNotFound):
+        return ()
+    if len(batch) == 1 and (not isinstance(error, BadRequest) or isinstance(error, ContextTooLong)):
+        return ()
+    return _split(batch)
+
+
+def _split(batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
+    """The batch as two, of several requests or of the texts of one; nothing if it is a single text."""
+    if len(batch) > 1:
+        half = len(batch) // 2
+        return batch[:half], batch[half:]
+    (part,) = batch
+    half = len(part.texts) // 2
+    return ([_Part(part.asked, part.texts[:half])], [_Part(part.asked, part.texts[half:])]) if half else ()
 
 
 def _fail(batch: Sequence[_Part], error: Exception) -> None:

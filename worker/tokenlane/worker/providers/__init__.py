@@ -15,6 +15,7 @@ from .protocol import (
     Verifies,
 )
 from .registry import ProviderFactory, ProviderRegistry, default_registry
+from .too_many import TooManyTexts
 
 __all__ = [
     "Advises",
@@ -28,6 +29,7 @@ __all__ = [
     "Pulls",
     "TellsHealth",
     "TellsVersion",
+    "TooManyTexts",
     "Verifies",
     "default_registry",
 ]

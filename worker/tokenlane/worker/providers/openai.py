@@ -18,6 +18,7 @@ from .filters import Continuation, TextFilter, Thinking
 from .length import check_length
 from .openai_answer import OpenAiAnswerReader, same_model
 from .sse import SseReader
+from .too_many import TooManyTexts
 from .vectors import listed_vectors
 
 __all__ = ["Asked", "OpenAiChatProvider", "OpenAiProvider"]
@@ -140,7 +141,7 @@ class OpenAiProvider(OpenAiChatProvider):
             return await self._embedded(question, inputs, model)
         try:
             return await self._embedded({**question, "dimensions": dimensions}, inputs, model)
-        except ContextTooLong:
+        except (ContextTooLong, TooManyTexts):
             raise
         except BadRequest:
             # A model that cannot choose is often not to be told, not even what it has.

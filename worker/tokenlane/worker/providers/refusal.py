@@ -21,6 +21,7 @@ from tokenlane.routing.errors import (
 )
 
 from .too_long import too_long
+from .too_many import TooManyTexts, too_many
 
 __all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "refusal", "refusal_in_stream", "retry_after_s"]
 
@@ -40,6 +41,7 @@ _NO_IMAGES = (b"image input is not supported", b"missing data required for image
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's words for a text to embed, with status 500."""
 _NO_CREDIT = b"insufficient_quota"
+_TOO_LARGE_A_BODY = "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the limit."
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
@@ -91,7 +93,7 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
     if status in (400, 500) and _says(body, _NO_IMAGES):
         return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
-        return too_long(body)
+        return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
     if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if status == 429 and _NO_CREDIT in body:
