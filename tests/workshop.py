@@ -76,11 +76,13 @@ class FakeProvider:
         self.most_running = 0
         self.holding = 0
         self.requests: list[ChatRequest] = []
+        self.resumed: list[str | None] = []
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         self.requests.append(request)
+        self.resumed.append(resume)
         self.log.append(f"opened {request.id}")
         self.running += 1
         self.most_running = max(self.most_running, self.running)

@@ -40,12 +40,19 @@ async def test_the_conversation_goes_on() -> None:
         assert [message.content for message in pool.requests[1].messages] == ["Name a prime.", "7", "A larger one."]
 
 
+async def test_a_begun_answer_is_continued() -> None:
+    """The option is the request's."""
+    async with MockPool(lambda request: " 2, 3 and 5.") as pool, pool.client() as client:
+        await run(examples("Conversations")[1], client=client, question={"role": "user", "content": "Primes?"})
+        assert pool.requests[0].continue_final
+
+
 async def test_a_picture_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file arrives as a data URL."""
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(b"cat")
     async with MockPool(lambda request: "a cat") as pool, pool.client() as client:
-        await run(examples("Conversations")[1], client=client, base64=base64, Path=Path)
+        await run(examples("Conversations")[2], client=client, base64=base64, Path=Path)
         content = pool.requests[0].messages[0].content
         assert isinstance(content, list)
         assert content[1]["image_url"] == {"url": "data:image/png;base64,Y2F0"}

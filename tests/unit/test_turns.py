@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import answer_of, driven, ndjson, sse
+from tests.backend import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest
+from tokenlane.worker.asked import begun
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 OURS: dict[str, Any] = {"role": "assistant", "content": "so"}
@@ -96,6 +97,47 @@ async def test_parts_of_a_content(part: dict[str, Any]) -> None:
         told = await sent(provider, {"role": "user", "content": [part]})
         assert told == {"role": "user", "content": [part]}
     assert await sent("ollama", {"role": "user", "content": [part]}) is None
+
+
+CONTINUED = sse({"model": "m", "choices": [{"delta": {"content": " France"}, "finish_reason": "stop"}]})
+CONTINUED_TEXT = sse({"model": "m", "choices": [{"text": " France", "finish_reason": "stop"}]})
+RENDERED = {"_debug_info": {"rendered_template": "q The capital of"}}
+
+
+def ollama(asked: Any) -> Reply:
+    if "_debug_render_only" in asked:
+        return Reply(RENDERED)
+    return ndjson({"model": "m", "message": {"content": " France"}, "done": True})
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_begun_answer_is_continued_or_refused(provider: str) -> None:
+    """Each server is asked in its way to go on, and what comes is what was missing; the dialect alone cannot be."""
+    begun_turn = {"role": "assistant", "content": "The capital of "}
+    request = ChatRequest.model_validate(
+        {"role": "r", "messages": [{"role": "user", "content": "q"}, begun_turn], "continue_final": True}
+    )
+    answers = {
+        **ANSWERS,
+        "POST /v1/chat/completions": CONTINUED,
+        "POST /v1/completions": CONTINUED_TEXT,
+        "POST /api/chat": ollama,
+        "POST /apply-template": {"prompt": "q The capital of"},
+        "POST /chat_tokenize": {"tokenize_response": [], "templated_text": "q The capital of"},
+    }
+    async with driven(provider, answers) as (driver, server):
+        asked, model, resume = begun(request, "m")
+        if provider == "openai":
+            with pytest.raises(BadRequest):
+                await answer_of(driver, asked, model, resume)
+            return
+        assert await answer_of(driver, asked, model, resume) == "France"
+        told = server.asked[-1][1]
+        if provider == "llamacpp":
+            assert told["prompt"] == "q The capital of"
+        else:
+            assert told["messages"][-1] == {"role": "assistant", "content": "The capital of"}
+        assert "continue_final" not in told
 
 
 async def test_a_reply_that_is_null_is_not_sent_on() -> None:

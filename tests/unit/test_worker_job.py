@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,6 +15,7 @@ from tokenlane.routing import telemetry
 from tokenlane.routing.errors import (
     BadRequest,
     Interrupted,
+    NoToolCall,
     PoolKeyMismatch,
     PoolUnavailable,
     ProviderDown,
@@ -34,6 +35,8 @@ from tokenlane.routing.messages import (
     Handover,
     Message,
     Resume,
+    TokenDelta,
+    ToolCallDelta,
     channel_message,
     new_id,
 )
@@ -205,6 +208,65 @@ async def test_a_whole_answer_completes_the_request() -> None:
     assert 0 < message.usage.first_token_ms <= message.usage.total_ms
     assert bench.pool.log == [f"opened {bench.pool.id}", f"closed {bench.pool.id}", f"finished {bench.pool.id}"]
     assert len(bench.runs) == 0
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+def asking(bench: Bench, *turns: Message, **options: object) -> None:
+    """Let the bench's request be this."""
+    messages = [Message(role="user", content="q"), *turns]
+    asked = {"id": bench.pool.id, "role": "r", "messages": messages, **options}
+    bench.pool.payload = ChatRequest.model_validate(asked).to_wire()
+
+
+@pytest.mark.parametrize("choice", ["required", "any", NAMED])
+async def test_prose_is_no_call(choice: object) -> None:
+    """An answer of prose where a call is required is an error of its own, whichever provider gave it; what it said was
+    delivered, and it is not asked for again."""
+    bench = Bench()
+    asking(bench, tools=[TOOL], tool_choice=choice)
+    await bench.run()
+    ending, end, code, _ = bench.ending
+    assert (ending, end, code) == ("failed", 4, NoToolCall.code)
+    assert bench.pool.requeued == []
+
+
+@pytest.mark.parametrize("options", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {}])
+async def test_prose_is_fine_where_no_call_is_required(options: dict[str, object]) -> None:
+    """A model that may call a tool may say something instead."""
+    bench = Bench()
+    asking(bench, tools=[TOOL], **options)
+    await bench.run()
+    assert bench.ending[0] == "completed"
+
+
+async def test_a_call_is_what_was_required() -> None:
+    """With a call the answer is whole."""
+    call = TokenDelta(tool_calls=(ToolCallDelta(index=0, id="c", name="f", arguments="{}"),), model="m1")
+
+    class Calls(FakeProvider):
+        async def chat(
+            self, request: ChatRequest, model: str, resume: str | None = None
+        ) -> AsyncGenerator[TokenDelta, None]:
+            yield call
+            yield TokenDelta(finish_reason="tool_calls", model=model)
+
+    bench = Bench(Calls())
+    asking(bench, tools=[TOOL], tool_choice="required")
+    await bench.run()
+    assert bench.ending[0] == "completed"
+
+
+async def test_a_begun_answer_is_the_providers_to_continue() -> None:
+    """The provider is asked to continue the text, and is given the conversation before it."""
+    bench = Bench()
+    asking(bench, Message(role="assistant", content="The capital of "), continue_final=True)
+    await bench.run()
+    (request,) = bench.provider.requests
+    assert [message.content for message in request.messages] == ["q"]
+    assert bench.provider.resumed == ["The capital of "]
 
 
 async def test_what_is_not_ours_is_not_run() -> None:

@@ -132,6 +132,43 @@ def test_a_single_message_is_told_to_be_one(messages: object) -> None:
         chat(messages)
 
 
+BEGUN = {"role": "assistant", "content": "The capital of"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALLING = {"role": "assistant", "content": "so", "tool_calls": [{"function": {"name": "f"}}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "options"),
+    [
+        ([*QUESTION, BEGUN], {}),
+        ([*QUESTION, BEGUN], {"continue_final": False}),
+        ([*QUESTION], {"continue_final": True}),
+        ([BEGUN], {"continue_final": True}),
+        ([*QUESTION, {**BEGUN, "content": " "}], {"continue_final": True}),
+        ([*QUESTION, {**BEGUN, "content": [{"type": "text", "text": "a"}]}], {"continue_final": True}),
+        ([*QUESTION, CALLING], {"continue_final": True}),
+        (QUESTION, {"tool_choice": "required"}),
+        (QUESTION, {"tool_choice": "required", "tools": []}),
+        (QUESTION, {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]}),
+    ],
+)
+def test_what_servers_would_understand_in_several_ways(messages: list[object], options: dict[str, object]) -> None:
+    """A last message of the assistant's that is not said to be continued, nor can be, and a call of a tool that is not
+    there, are refused before they are sent."""
+    with pytest.raises(BadRequest):
+        chat(messages, **options)
+
+
+def test_what_can_only_be_understood_in_one_way() -> None:
+    """A begun answer that is to be continued, and wishes for a model that can; tools that are there."""
+    assert chat([*QUESTION, BEGUN], continue_final=True).continue_final
+    assert chat([*QUESTION, BEGUN], extra={"continue_final_message": True, "add_generation_prompt": False}).extra
+    asked: ChatOptions = {"continue_final": True}
+    envelope, _ = compose(new_id(), cast("Messages", [*QUESTION, BEGUN]), "r", asked, agent="a", client="c")
+    assert envelope.needs.can == ("prefill",)
+    assert chat(tools=[TOOL], tool_choice=TOOL).tool == "f"
+
+
 ANSWER: Answer = Answer(
     request_id=new_id(),
     text="I look.",

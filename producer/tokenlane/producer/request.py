@@ -73,6 +73,7 @@ def compose(
     if response_format is not None:
         asked["response_format"] = response_format
     request, payload = _validated(ChatRequest, asked, "shorten its messages")
+    _refuse_contradictions(request)
     prompt = estimated_tokens(request)
     tokens = prompt + (request.max_tokens or _ANSWER_TOKENS)
     needs = Needs(
@@ -186,8 +187,33 @@ def _turns(messages: Messages) -> list[object]:
     return [turn.message if isinstance(turn, Answer) else turn for turn in messages]
 
 
+def _refuse_contradictions(request: ChatRequest) -> None:
+    """What no back end can do, or each would understand in another way."""
+    last = request.messages[-1]
+    if request.continue_final:
+        begun = (
+            last.role == "assistant" and not last.tool_calls and isinstance(last.content, str) and last.content.strip()
+        )
+        if not begun or len(request.messages) < 2:
+            raise BadRequest(
+                "`continue_final` wants a last message of the assistant, with the text that is to be continued"
+            )
+    elif last.role == "assistant" and not (request.extra or {}).get("continue_final_message"):
+        raise BadRequest(
+            "the last message is the assistant's, which some back ends continue and others answer: pass "
+            "continue_final=True to have it continued, or let a message of the user follow"
+        )
+    names = [function.get("name") for tool in request.tools or () if isinstance(function := tool.get("function"), dict)]
+    if request.must_call and not request.tools:
+        raise BadRequest("`tool_choice` requires the call of a tool, and there are no `tools`")
+    if request.tool is not None and request.tool not in names:
+        raise BadRequest("`tool_choice` names a tool that is not among `tools`")
+
+
 def _abilities(request: ChatRequest) -> Iterator[str]:
     """What a model should be able to do to answer this, sorted."""
+    if request.continue_final:
+        yield "prefill"
     if request.response_format is not None and request.response_format.get("type") == "json_schema":
         yield "schema"
     if request.tools:

@@ -11,6 +11,7 @@
     ├── UnreadableAnswer    the back end's answer has a form we cannot read, as it will have the next time
     ├── Interrupted         the answer broke off after some of it was delivered (`partial`)
     ├── RequestLost         the pool no longer knows the request
+    ├── NoToolCall          the answer is whole, and calls no tool, though it had to
     ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
     ├── SpaceMismatch       the vectors are whole, and of another model than those before
     ├── Duplicate           its idempotency key was used by a request that has ended
@@ -45,6 +46,7 @@ __all__ = [
     "LaneConflict",
     "LlmError",
     "ModelNotFound",
+    "NoToolCall",
     "PoolKeyMismatch",
     "PoolUnavailable",
     "ProviderDown",
@@ -199,6 +201,12 @@ class RequestLost(LlmError):
     """The pool no longer knows this request: send it again."""
 
     code = "request_lost"
+
+
+class NoToolCall(LlmError):
+    """The answer calls no tool, though `tool_choice` requires a call."""
+
+    code = "no_tool_call"
 
 
 class SchemaMismatch(LlmError):

@@ -156,7 +156,8 @@ class TokenDelta(Wire):
 
 class Answer(Value, Generic[Parsed]):
     """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools.
-    `logprobs`: of its tokens in their order, if they were asked for. `metadata`: the request's, if this agent sent it."""
+    `logprobs`: of its tokens in their order, if they were asked for. `metadata`: the request's, if this agent sent
+    it."""
 
     request_id: str
     text: str = Field(default="", repr=False)

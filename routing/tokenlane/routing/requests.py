@@ -99,6 +99,7 @@ class ChatOptions(TypedDict, total=False):
     tool_choice: str | dict[str, JsonValue] | None
     parallel_tool_calls: bool | None
     reasoning_effort: str | None
+    continue_final: bool | None
     extra: dict[str, JsonValue] | None
     priority: Priority
     time_to_live_ms: int
@@ -110,7 +111,8 @@ class ChatRequest(Written):
     """A chat request as an agent submits it.
 
     `time_to_live_ms` counts from when the pool accepts it. `extra` goes into the back end's request body as it is.
-    `metadata` comes back with the answer, and no back end sees it. One answer a request: there is no `n`.
+    `metadata` comes back with the answer, and no back end sees it. `continue_final`: the last message is an answer that
+    is begun, and what comes is its continuation alone. One answer a request: there is no `n`.
     """
 
     id: RequestId = Field(default_factory=new_id)
@@ -136,6 +138,7 @@ class ChatRequest(Written):
     parallel_tool_calls: bool | None = None
     response_format: JsonObject | None = Field(default=None, repr=False)
     reasoning_effort: str | None = None
+    continue_final: bool | None = None
     extra: JsonObject | None = Field(default=None, repr=False)
     priority: Priority = "normal"
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
@@ -144,6 +147,18 @@ class ChatRequest(Written):
 
     def model_post_init(self, context: object, /) -> None:
         self.model_fields_set.add("id")  # given or made here, it goes onto the wire
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that the answer must call, if one is named."""
+        function = self.tool_choice.get("function") if isinstance(self.tool_choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must call a tool: that one, or any."""
+        return self.tool is not None or self.tool_choice in ("required", "any")
 
 
 class EmbedRequest(Written):

@@ -36,6 +36,7 @@ from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Started
 from tokenlane.routing.telemetry import processing
 
+from .asked import begun, no_call
 from .progress import tell
 from .runs import Run, StopReason
 from .served import Lane
@@ -216,17 +217,20 @@ async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:
 
     Raises:
         LlmError: as the provider raises, or if the stream ends without saying that the answer is whole.
+        NoToolCall: it is whole, and calls no tool, though that was asked for.
     """
     outlet, model = run.outlet, run.started.model
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    stream = lane.provider.chat(request, model)
+    stream = lane.provider.chat(*begun(request, model))
     if lane.transcripts:
         log_request(request, run.attempt, model)
         stream = logged(stream, run.id, run.attempt)
+    called = False
     async with aclosing(stream):
         async for delta in stream:
             finish_reason = delta.finish_reason or finish_reason
+            called = called or bool(delta.tool_calls)
             if delta.usage is not None:
                 usage, delta.usage = delta.usage, None  # the ending says it, with the times
                 delta.model_fields_set.discard("usage")
@@ -235,6 +239,8 @@ async def answer(lane: Lane, run: Run, request: ChatRequest) -> Answered:
                 await outlet.room()
     if finish_reason is None:
         raise Interrupted("the back end's stream ended before the answer was whole", retryable=True)
+    if request.must_call and not called:
+        raise no_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
 
 

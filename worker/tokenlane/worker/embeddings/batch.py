@@ -121,29 +121,29 @@ class Batches:
             return
         texts = list(dict.fromkeys(text for part in batch for text in part.texts))
         if len(texts) > self._most.get(batch[0].asked.model, len(texts)):
-            for half in _split(batch):
-                await self._make(half)
-            return
+            return await self._make_each(_split(batch))
         try:
             vectors = await self._call(batch, texts)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
         except Exception as error:
-            if isinstance(error, TooManyTexts) and len(texts) > 1:
-                self._learn(batch[0].asked.model, error.most, len(texts))
-            halves = _halves(batch, error)
-            if not halves:
+            self._learn(batch[0].asked.model, error, len(texts))
+            if halves := _halves(batch, error):
+                await self._make_each(halves)
+            else:
                 _fail(batch, error)
-            for half in halves:
-                await self._make(half)
         else:
             _hand_out(batch, vectors)
 
-    def _learn(self, model: str, most: int | None, refused: int) -> None:
-        if most is None or most >= refused:
-            most = refused // 2
-        self._most[model] = min(most, self._most.get(model, most))
+    async def _make_each(self, batches: Sequence[Sequence[_Part]]) -> None:
+        for batch in batches:
+            await self._make(batch)
+
+    def _learn(self, model: str, error: Exception, refused: int) -> None:
+        if isinstance(error, TooManyTexts) and refused > 1:
+            most = error.most if error.most is not None and error.most < refused else refused // 2
+            self._most[model] = min(most, self._most.get(model, most))
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
         """The vector of each text."""

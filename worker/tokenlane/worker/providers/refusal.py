@@ -41,7 +41,10 @@ _NO_IMAGES = (b"image input is not supported", b"missing data required for image
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's words for a text to embed, with status 500."""
 _NO_CREDIT = b"insufficient_quota"
-_TOO_LARGE_A_BODY = "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the limit."
+_TOO_LARGE_A_BODY = (
+    "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the "
+    "limit there."
+)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
