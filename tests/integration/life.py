@@ -128,6 +128,9 @@ async def bring(pool: Pool, state: str) -> Asked:
         assert await pool.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000) == "delayed"
     elif state == "flagged":
         assert await pool.cancel(asked.id) == "flagged"
+    elif state == "lapsed":
+        await pass_lease(pool, asked.id)
+        await watched(pool)
     elif state == "requeued":
         assert await pool.requeue(asked.id, asked.attempt, WORKER) == "waiting"
     elif state in ENDED:
@@ -164,11 +167,16 @@ async def state_of(pool: Pool, request_id: str) -> str:
 # Time passes where the server keeps it.
 
 
-async def sweep(pool: Pool, router: str = ROUTER) -> Swept:
-    """A sweep of a pool that has been swept all the time: leases lapse at once, lanes are audited."""
+async def watched(pool: Pool) -> None:
+    """The pool has been looked at all the time: leases lapse at once, lanes are audited."""
     seconds, micros = await raw(pool).time()
-    mapping = {"at": int(seconds) * 1000 + int(micros) // 1000, "hold": 0, "audited": 0}
+    mapping = {"looked": int(seconds) * 1000 + int(micros) // 1000, "hold": 0, "audited": 0}
     await raw(pool).hset(f"{PREFIX}swept", mapping=mapping)
+
+
+async def sweep(pool: Pool, router: str = ROUTER) -> Swept:
+    """A sweep of a pool that has been swept all the time."""
+    await watched(pool)
     return await pool.sweep(router)
 
 
@@ -253,6 +261,7 @@ _TABLE: Final = {
     r"router:[^:]+": "string",
     r"sequence|changes|key": "string",
     r"shortcut:.+": "string",
+    r"unwanted:[0-9a-f]{32}": "string",
     r"failed": "stream",
 }
 _ARQ: Final = r"arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"

@@ -349,8 +349,8 @@ async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.
 async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose only lane was there within the hour waits for it, and says so."""
     monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.watch._DESERTED_PATIENCE_S", 0.0)
-    await pool.set_policy(Policy(lease_ms=300))
+    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 0)
+    await pool.set_policy(Policy(lease_ms=300, patience_ms=0))
     await beat(pool)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
         await until(lambda: "waiting for lane 'lane1' (last seen" in (stream.waiting or ""))
@@ -359,14 +359,27 @@ async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, mon
         assert await dispatch(pool, stream.request_id) is not None
 
 
-async def test_a_deserted_pool_ends_a_request(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no worker was within the hour, and no router says so, the client does: with what to do, and it cancels."""
+@pytest.mark.parametrize("patience_ms", [100, 600_000])
+async def test_a_deserted_pool_ends_a_request(
+    redis_url: str, pool: Pool, patience_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no worker was within the hour, and no router says so, the client does once the request has waited for as
+    long as the policy says: with what to do, and it cancels. A worker that lives has had the time to beat by then."""
     monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.watch._DESERTED_PATIENCE_S", 0.05)
-    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
-        with pytest.raises(ProviderDown, match="ollama pull"):
-            await stream.answer()
-        assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
+    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda lease_ms: lease_ms // 10)
+    await pool.set_policy(Policy(lease_ms=3_000, patience_ms=patience_ms))
+    async with Client(redis_url) as client:
+        await until(lambda: client._entered().idle_reason is not None)
+        async with client.chat("hello", role="planner") as stream:
+            began = asyncio.get_running_loop().time()
+            if patience_ms > 1_000:
+                await until(lambda: asyncio.get_running_loop().time() - began > 1)
+                assert "no worker is connected" in (stream.waiting or "")
+                return
+            with pytest.raises(ProviderDown, match="ollama pull"):
+                await stream.answer()
+            assert asyncio.get_running_loop().time() - began >= 0.3
+            assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
 
 
 async def test_a_slow_reader_loses_nothing(client: Client, worker: StandIn) -> None:
@@ -457,9 +470,9 @@ async def test_the_beat_asks_after_all_silent_streams(
     calls: list[tuple[str, ...]] = []
     check = Pool.check
 
-    async def recorded(self: Pool, client: str, request_ids: Sequence[str] = ()) -> Checked:
+    async def recorded(self: Pool, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
         calls.append(tuple(request_ids))
-        return await check(self, client, request_ids)
+        return await check(self, client, request_ids, held=held)
 
     monkeypatch.setattr(Pool, "check", recorded)
     monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)

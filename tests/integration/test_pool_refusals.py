@@ -11,7 +11,7 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
-from tokenlane.routing.errors import Duplicate, QueueFull, RequestLost
+from tokenlane.routing.errors import Duplicate, QueueFull, RequestCancelled, RequestLost
 from tokenlane.routing.lanes import Fault, Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
@@ -52,6 +52,9 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
         lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
         False,
     ),
+    ("interrupt", ("running", "flagged", *ENDED), lambda pool, it: _interrupt(pool, it), False),
+    ("interrupt old", _STATES[1:], lambda pool, it: _interrupt(pool, Asked(it.id, outdated(it))), False),
+    ("interrupt another's", _STATES, lambda pool, it: pool.interrupt("w2", it.id, it.attempt, 1, b"{}"), False),
     ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
     ("renew another's", _STATES[1:], lambda pool, it: _renew(pool, "w2", it), ("stale",)),
     ("renew", ("waiting", "requeued", "delayed", "dispatched", *ENDED), lambda pool, it: _renew(pool, WORKER, it),
@@ -94,6 +97,16 @@ async def _shape(pool: Pool) -> object:
     """What of a snapshot does not change with time."""
     seen = await pool.snapshot()
     return [role.running for role in seen.roles], [(lane.state, lane.running) for lane in seen.lanes]
+
+
+async def _check(pool: Pool, asked: Asked) -> object:
+    """What the client is told of the request; how long its lease lasts is another time each time."""
+    (standing,) = (await pool.check(CLIENT, [asked.id], held=1)).standings
+    return replace(standing, lapses_ms=None)
+
+
+async def _interrupt(pool: Pool, asked: Asked) -> object:
+    return await pool.interrupt(CLIENT, asked.id, asked.attempt, 1, life.refusal())
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
@@ -150,17 +163,35 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         lambda pool, it: pool.requeue(it.id, it.attempt, WORKER),
         lambda pool, it: life.finish(pool, it),
         lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
-        lambda pool, it: pool.cancel(it.id),
+        lambda pool, it: pool.cancel(it.id, "client2"),
+        lambda pool, it: pool.interrupt(CLIENT, it.id, it.attempt, 1, life.refusal()),
         lambda pool, it: pool.check(CLIENT, [it.id]),
         lambda pool, it: pool.attach(CLIENT, it.id),
     ],
 )
 async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
-    """Whatever is asked of a request the server does not know, it makes no key."""
+    """Whatever is asked of a request the server does not know, it makes no key; only that it was cancelled is kept, for
+    a minute."""
     await pool.check(CLIENT)
     with suppress(RequestLost):
         await call(pool, Asked("0" * 32, 1))
-    assert set(await life.dump(pool.redis)) == {f"{PREFIX}clients"}
+    kept = {key for key in await life.dump(pool.redis) if "unwanted:" not in key}
+    assert kept == {f"{PREFIX}clients", f"{PREFIX}swept"}
+
+
+@pytest.mark.parametrize("leaving", ["", CLIENT])
+async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, leaving: str) -> None:
+    """A request that was cancelled before it came is refused when it does, once or again, and leaves nothing."""
+    envelope = life.envelope()
+    for _ in range(2):
+        assert await pool.cancel(envelope.id, leaving) == "unknown"
+    for _ in range(2):
+        with pytest.raises(RequestCancelled):
+            await pool.submit(envelope, b"")
+    assert await audit(pool.redis) == {}
+    mark = f"{PREFIX}unwanted:{envelope.id}"
+    assert 0 < await raw(pool).pttl(mark) <= 60_000
+    assert {key for key in await life.dump(pool.redis) if not key.startswith("ttl ")} == {mark}
 
 
 # Each: its name, the state before, the call.
@@ -184,7 +215,10 @@ TWICE: list[tuple[str, str, Call]] = [
     ("register", "running", lambda pool, it: pool.register(WORKER, LANE.lane, life.FACTS)),
     ("bury", "running", lambda pool, it: pool.bury(WORKER)),
     ("bury one that runs nothing", "running", lambda pool, it: pool.bury("worker2")),
-    ("check", "running", lambda pool, it: pool.check(CLIENT, [it.id])),
+    ("check", "running", lambda pool, it: _check(pool, it)),
+    ("check of what has lapsed", "lapsed", lambda pool, it: _check(pool, it)),
+    ("cancel what is not known", "running", lambda pool, it: pool.cancel("0" * 32)),
+    *((f"interrupt {state}", state, lambda pool, it: _interrupt(pool, it)) for state in _STATES),
     *((f"cancel leaving {state}", state, lambda pool, it: pool.cancel(it.id, CLIENT)) for state in _STATES),
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
     ("leave", "running", lambda pool, it: pool.leave(CLIENT)),

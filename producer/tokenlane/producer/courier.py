@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
@@ -65,6 +66,11 @@ class Courier:
     def __iter__(self) -> Iterator[Exchange]:
         return iter([exchange for those in self.exchanges.values() for exchange in those])
 
+    @property
+    def held(self) -> int:
+        """How many requests the pool may have that are this client's."""
+        return sum(any(exchange.owned for exchange in those) for those in self.exchanges.values())
+
     # What streams call.
 
     @cached_property
@@ -91,7 +97,7 @@ class Courier:
                 envelope = envelope.model_copy(update={"trace": context})
             exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))
             self._limit(exchange, envelope.time_to_live_ms)
-            await self._enter(exchange, partial(self._submit, exchange, envelope, payload))
+            await self._enter(exchange, partial(self._submit, exchange))
         if exchange.known_as == exchange.id:
             return exchange
         exchange.owned = False
@@ -131,7 +137,7 @@ class Courier:
         if not others:
             del self.exchanges[exchange.id]
             self._hub.unsubscribe(self._channel(exchange))
-        if exchange.submission is None or exchange.delivery.settled:
+        if exchange.submission is None or (exchange.delivery.settled and exchange.submission.done()):
             return
         if everywhere or (exchange.owned and not others):
             exchange.withdrawal = self._tasks.create_task(self._withdraw(exchange, "" if everywhere else self._client))
@@ -172,6 +178,11 @@ class Courier:
         """
         return (await self._pool.survey()).lanes
 
+    async def send_again(self, exchange: Exchange) -> Exception | None:
+        """Submit a request that the pool has lost; the error that ended in. It may have been abandoned meanwhile."""
+        exchange.submission = self._tasks.create_task(self._outcome(self._submit_again(exchange)))
+        return await asyncio.shield(exchange.submission)
+
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever reads it; False if it has ended otherwise, or the pool does not know it.
 
@@ -206,7 +217,9 @@ class Courier:
         if self._closed:
             raise RequestCancelled("the client is being closed")
         now = asyncio.get_running_loop().time()
-        exchange = Exchange(delivery.request_id, role, copy, delivery, float("inf"), now, self._why(role))
+        exchange = Exchange(
+            delivery.request_id, role, copy, delivery, float("inf"), now, self._why(role), opened_at=now
+        )
         self.exchanges.setdefault(exchange.id, []).append(exchange)
         return exchange
 
@@ -250,13 +263,31 @@ class Courier:
         except TimeoutError as error:
             raise PoolUnavailable(f"{self._pool} confirms no subscription: is its Redis server there?") from error
 
-    async def _submit(self, exchange: Exchange, envelope: Envelope, payload: bytes) -> LlmError | None:
+    async def _submit(self, exchange: Exchange) -> LlmError | None:
+        """Its time to live counts from when the agent asked: what has passed since is taken off."""
+        assert exchange.copy is not None
+        envelope, payload = exchange.copy
+        left_s = exchange.deadline - _DEADLINE_GRACE_S - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            return DeadlineExceeded()
+        envelope = envelope.model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
         try:
-            accepted = await self._pool.submit(envelope, payload)
+            accepted = await self._pool.submit(envelope, payload, exchange.delivery.attempt)
         except LlmError as error:
             return error
         exchange.known_as = accepted.id
         return None
+
+    async def _submit_again(self, exchange: Exchange) -> LlmError | None:
+        error = await self._submit(exchange)
+        if error is not None:
+            return error
+        if exchange.known_as == exchange.id:
+            exchange.owned = True
+            return None
+        return RequestLost(
+            "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
+        )
 
     async def _take_over(self, exchange: Exchange) -> LlmError | None:
         try:
@@ -272,11 +303,13 @@ class Courier:
             return beyond
         for other in self.exchanges.get(exchange.id, ()):
             other.owned = other is exchange
+        if delivery.ended:  # by what came on its channel meanwhile
+            return None
         ended = standing.state in get_args(Ending)
         exchange.role = held.role
         exchange.waiting = None if ended or standing.state == "running" else self._why(held.role)
         self._limit(exchange, max(held.left_ms, _ENDED_LEFT_MS if ended else 0))
-        delivery.attempt = standing.attempt
+        delivery.attempt = max(delivery.attempt, standing.attempt)
         exchange.missed()
         exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S if ended else UNCERTAIN_EVERY_S)
         self._outbox.hurry()
@@ -284,12 +317,13 @@ class Courier:
 
     async def _withdraw(self, exchange: Exchange, leaving: str) -> None:
         assert exchange.submission is not None
-        if isinstance(await exchange.submission, QueueFull):
-            return
-        if leaving and (others := self.exchanges.get(exchange.id)):
-            others[-1].owned = True  # came while this one was still being submitted
+        refused = isinstance(await exchange.submission, QueueFull | RequestCancelled | DeadlineExceeded)
+        if refused and not exchange.known_as:
             return
         while True:
+            if leaving and (others := self.exchanges.get(exchange.id)):
+                others[-1].owned = True  # came while this one was still being submitted, or withdrawn
+                return
             try:
                 await self._pool.cancel(exchange.id, leaving)
                 return

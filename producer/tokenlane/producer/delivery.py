@@ -196,7 +196,7 @@ class Delivery:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
             # Agreed with the request's owner, who had less than this agent, which only listens.
-            self.fail(Interrupted("the answer was begun anew for another client that is attached to it: ask again"))
+            self.fail(Interrupted("the answer was begun anew, for another client that is attached to it: ask again"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._held:
                 continue

@@ -10,7 +10,7 @@ from tokenlane.routing.messages import Envelope, Result
 
 from .delivery import Delivery
 
-__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "Exchange"]
+__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "Exchange", "Question"]
 
 LACKING_EVERY_S = 0.5
 UNCERTAIN_EVERY_S = 2.0
@@ -36,6 +36,7 @@ class Exchange:
     `uncertain`: messages may have been lost. `waiting`: why the request has not started, for people.
     `submission`: gives the error that `submit` or `attach` ended in, or None. `known_as`: the id it was accepted under,
     another one if a request with its idempotency key still runs. `withdrawal`: tells the pool that nobody wants it.
+    `broken_since`: when the attempt that gave a part of the answer was seen to be over.
     """
 
     id: str
@@ -54,6 +55,8 @@ class Exchange:
     submission: asyncio.Task[Exception | None] | None = field(default=None, repr=False)
     known_as: str = ""
     withdrawal: asyncio.Task[None] | None = field(default=None, repr=False)
+    opened_at: float = 0
+    broken_since: float | None = None
 
     @property
     def accepted(self) -> bool:
@@ -72,7 +75,7 @@ class Exchange:
         """A message came; `progress`: with something new."""
         self.heard_at = now
         self.waiting = None
-        self.missing_since = None
+        self.missing_since = self.broken_since = None
         if self.delivery.lacking:
             if progress:
                 self.question = None

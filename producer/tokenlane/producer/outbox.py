@@ -10,7 +10,7 @@ from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import Pool
 
 from .delivery import ToWorker
-from .exchange import Exchange
+from .exchange import Exchange, Question
 
 __all__ = ["Outbox"]
 
@@ -51,22 +51,25 @@ class Outbox:
             self._something.clear()
             while words := self._batch():
                 with suppress(LlmError):
-                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for to, said in words])
-                    self._sent(words)
+                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for (to, said), _ in words])
+                    self._sent(question for _, question in words)
 
-    def _batch(self) -> list[ToWorker]:
+    def _batch(self) -> list[tuple[ToWorker, Question | None]]:
+        """What is to be said now, and the question that it asks."""
         now = asyncio.get_running_loop().time()
-        words = [self._answers.get_nowait() for _ in range(min(self._answers.qsize(), _BATCH))]
+        words: list[tuple[ToWorker, Question | None]] = [
+            (self._answers.get_nowait(), None) for _ in range(min(self._answers.qsize(), _BATCH))
+        ]
         for exchange in (one for those in self._exchanges.values() for one in those):
             question = exchange.question
             if question is not None and question.due <= now and len(words) < _BATCH:
                 question.due = now + question.every_s
-                words.append(ToWorker(question.worker, exchange.delivery.replay(question.attempt)))
+                words.append((ToWorker(question.worker, exchange.delivery.replay(question.attempt)), question))
         return words
 
-    def _sent(self, words: Iterable[ToWorker]) -> None:
+    def _sent(self, questions: Iterable[Question | None]) -> None:
+        """Those that were sent, which need not be what their exchanges ask by now."""
         now = asyncio.get_running_loop().time()
-        for word in words:
-            for exchange in self._exchanges.get(word.message.id, ()):
-                if exchange.question is not None and exchange.question.since is None:
-                    exchange.question.since = now
+        for question in questions:
+            if question is not None and question.since is None:
+                question.since = now

@@ -1,8 +1,11 @@
 """The client's beat: keeps its requests from being taken for orphans, and finds what pub/sub has lost.
 
-Every 2 s, whatever the streams do. Of streams silent for that long it asks how they stand. An end that did not come is
-asked of the worker, and told from the request's hash if no worker answers; a request the server no longer knows is sent
-again if nothing of it was delivered.
+Every 2 s, whatever the streams do. Of streams silent for that long it asks how they stand, and of one whose attempt has
+a lease when that is over: what becomes of an answer that broke off is decided here, whoever else is there. An end that
+did not come is asked of the worker, and told from the request's hash if no worker answers; a request the server no
+longer knows is sent again if nothing of it was delivered.
+
+How a stream stands is looked at in one go, without an await: what is to be asked of the pool then is asked afterwards.
 """
 
 from __future__ import annotations
@@ -10,16 +13,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import assert_never
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TypeAlias, assert_never
 
 from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.advice import no_lane
-from tokenlane.routing.errors import DeadlineExceeded, ErrorReport, Interrupted, LlmError, PoolUnavailable, RequestLost
-from tokenlane.routing.messages import Progress
-from tokenlane.routing.policy import served_name
+from tokenlane.routing.errors import (
+    DeadlineExceeded,
+    ErrorReport,
+    Interrupted,
+    LlmError,
+    PoolUnavailable,
+    QueueFull,
+    RequestLost,
+)
+from tokenlane.routing.messages import Failed, Progress
+from tokenlane.routing.policy import Policy, all_heard_ms, served_name
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Checked, Standing
+from tokenlane.routing.tasks import together
 
 from .courier import Courier
 from .exchange import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange, Question
@@ -29,12 +41,17 @@ __all__ = ["Watch", "reason"]
 logger = logging.getLogger(__name__)
 
 _PERIOD_S = 2.0
+_PERIODS_A_LEASE = 3
+_AWAY_S = 0.5
 _BATCH = 128
 _ENDED_PATIENCE_S = 3.0
 _RUNNING_PATIENCE_S = 10.0
-_BEAT_GRACE_S = 1.0
-_DESERTED_PATIENCE_S = 10.0  # a pool may be starting
+_TAKEN_UP_S = 0.5
+"""What another worker has to take up an answer that broke off."""
+_LAPSED_S = 0.01
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
+
+_Step: TypeAlias = Coroutine[None, None, None]
 
 
 def reason(waiting: str) -> str:
@@ -52,41 +69,89 @@ class Watch:
         self._away = False
         self._away_lanes = ""
         self._pulls: Mapping[str, Mapping[str, Progress]] = {}
+        self._lease_ms = Policy().lease_ms
+        self._patience_ms = Policy().patience_ms
         self._deserted_since: float | None = None
+        self._due: dict[Exchange, float] = {}
 
     async def run(self) -> None:
         """Beat for ever."""
+        clock = asyncio.get_running_loop().time
         while True:
             silent = self._silent()
             batches = [silent[i : i + _BATCH] for i in range(0, len(silent), _BATCH)] or [[]]
-            for batch in batches:
-                try:
-                    await self.beat(batch)
-                except LlmError as error:
-                    self._note_away(error)
-                await asyncio.sleep(_PERIOD_S / len(batches))
+            for number, batch in enumerate(batches):
+                await self._try_beat(batch, counting=number == 0)
+                await self._look_until(clock() + (_AWAY_S if self._away else self._period_s / len(batches)))
 
-    async def beat(self, exchanges: Sequence[Exchange] = ()) -> None:
+    async def beat(self, exchanges: Sequence[Exchange] = (), *, counting: bool = False) -> None:
         """Beat once, and see to these exchanges.
+
+        Args:
+            counting: ask for requests that the server has and this client does not hold, and cancel them.
 
         Raises:
             PoolUnavailable: the server does not answer.
         """
-        checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges])
+        clock = asyncio.get_running_loop().time
+        asked_at, held = clock(), self._courier.held if counting else None
+        checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges], held=held)
         self._note_back(checked)
+        steps: list[_Step] = []
         for exchange, standing in zip(exchanges, checked.standings, strict=True):
-            if not exchange.delivery.ended:
-                try:
-                    await self._judge(exchange, standing)
-                except LlmError:
-                    raise
-                except Exception as error:  # the other streams are judged all the same
-                    self._pool.internal_errors.note("watch of a stream", error)
-                exchange.changed.set()
+            # What was heard since is newer than what the pool says.
+            if exchange.delivery.ended or not exchange.accepted or exchange.heard_at > asked_at:
+                continue
+            try:
+                steps += self._judge(exchange, standing, clock())
+            except Exception as error:  # the other streams are judged all the same
+                self._pool.internal_errors.note("watch of a stream", error)
+            exchange.changed.set()
+        await together(*map(self._take, steps), self._turn_away(checked.strangers))
+
+    async def _try_beat(self, exchanges: Sequence[Exchange], *, counting: bool = False) -> None:
+        for exchange in exchanges:
+            self._due.pop(exchange, None)
+        try:
+            await self.beat(exchanges, counting=counting)
+        except LlmError as error:
+            self._note_away(error)
+
+    async def _look_until(self, until: float) -> None:
+        """Wait until then. Streams that are due before are seen to when they are."""
+        clock = asyncio.get_running_loop().time
+        while (now := clock()) < until:
+            due = [exchange for exchange, at in self._due.items() if at <= now]
+            if due:
+                await self._try_beat([exchange for exchange in due if not exchange.delivery.ended][:_BATCH])
+                for exchange in due:
+                    if exchange.delivery.ended:
+                        self._due.pop(exchange, None)
+            else:
+                await asyncio.sleep(min(until, *self._due.values(), until) - now)
+
+    async def _take(self, step: _Step) -> None:
+        try:
+            await step
+        except LlmError:
+            raise
+        except Exception as error:
+            self._pool.internal_errors.note("watch of a stream", error)
+
+    @property
+    def _period_s(self) -> float:
+        """A worker's death is to be noticed within a lease and a second, so a stream's silence within a lease."""
+        return min(_PERIOD_S, self._lease_ms / 1000 / _PERIODS_A_LEASE)
 
     def _silent(self) -> list[Exchange]:
-        since = asyncio.get_running_loop().time() - _PERIOD_S
+        since = asyncio.get_running_loop().time() - self._period_s
         return [one for one in self._courier if one.accepted and one.heard_at <= since]
+
+    async def _turn_away(self, strangers: Sequence[str]) -> None:
+        """Cancel what the server has of this client and nobody here wants: what was submitted too late, and what an
+        older snapshot of the server's has brought back."""
+        unwanted = [request_id for request_id in strangers if request_id not in self._courier.exchanges]
+        await together(*(self._pool.cancel(request_id, self._client) for request_id in unwanted))
 
     def _note_away(self, error: LlmError) -> None:
         if not self._away:
@@ -110,79 +175,118 @@ class Watch:
             self._courier.idle_reason = f"no worker is connected to this pool; waiting for lane {self._away_lanes}"
         else:
             self._courier.idle_reason = "no worker is connected to this pool: start one with `tokenlane worker`"
+        self._lease_ms, self._patience_ms = checked.lease_ms, checked.patience_ms
         if checked.routers or checked.lanes or checked.away:
             self._deserted_since = None
         elif self._deserted_since is None:
             self._deserted_since = asyncio.get_running_loop().time()
 
-    async def _judge(self, exchange: Exchange, standing: Standing) -> None:
-        if standing.state != "missing":
-            exchange.missing_since = None
-            await self._own(exchange, standing.owner)
+    def _judge(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
+        """Take in how a request stands; what is to be asked of the pool for that."""
+        if standing.state == "missing":
+            return self._missing(exchange, now)
+        exchange.missing_since = None
+        if standing.lapses_ms is not None:
+            self._due[exchange] = now + standing.lapses_ms / 1000 + _LAPSED_S
+        steps = self._own(exchange, standing.owner)
         match standing.state:
-            case "missing":
-                await self._missing(exchange)
             case "waiting" | "delayed" | "dispatched":
-                why = _pull(exchange, self._pulls) or _why(standing, exchange.role, self._away_lanes)
-                exchange.waiting = self._courier.idle_reason or why
-                if self._deserted():
-                    self._give_up(exchange, no_lane())
+                steps += self._waiting(exchange, standing, now)
             case "running":
-                exchange.waiting = None
+                exchange.waiting = exchange.broken_since = None
                 self._running(exchange, standing)
             case "completed" | "failed" | "cancelled" | "expired":
                 exchange.waiting = None
                 self._ended(exchange, standing)
             case _:
                 assert_never(standing.state)
+        return steps
 
-    def _deserted(self) -> bool:
-        """Whether no worker is coming: nobody has been there for a while, and nobody was within the hour.
+    def _waiting(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
+        if exchange.delivery.position > 0 and exchange.delivery.attempt > 0:
+            exchange.waiting = None
+            return self._broken_off(exchange, standing, now)
+        why = _pull(exchange, self._pulls) or _why(standing, exchange.role, self._away_lanes)
+        exchange.waiting = self._courier.idle_reason or why
+        if self._deserted(exchange, now):
+            self._give_up(exchange, no_lane())
+        return []
 
-        Where a router lives, it is the one to say so.
+    def _deserted(self, exchange: Exchange, now: float) -> bool:
+        """Whether no worker is coming: nobody has been there for as long as a request waits for one, and nobody was
+        within the hour. Where a router lives, it is the one to say so.
         """
-        since = self._deserted_since
-        return since is not None and asyncio.get_running_loop().time() - since >= _DESERTED_PATIENCE_S
+        if self._deserted_since is None:
+            return False
+        patience_s = max(self._patience_ms, all_heard_ms(self._lease_ms)) / 1000
+        return now - max(self._deserted_since, exchange.opened_at) >= patience_s
 
-    async def _own(self, exchange: Exchange, owner: str) -> None:
+    def _own(self, exchange: Exchange, owner: str) -> list[_Step]:
         if not exchange.owned or owner == self._client:
-            return
+            return []
         if owner:
             exchange.owned = False  # another client has attached, and pub/sub lost the news
         elif exchange.copy is None:
-            await self._pool.attach(self._client, exchange.id)
+            return [self._own_again(exchange)]
+        return []
 
-    async def _missing(self, exchange: Exchange) -> None:
-        now = asyncio.get_running_loop().time()
+    async def _own_again(self, exchange: Exchange) -> None:
+        await self._pool.attach(self._client, exchange.id)
+
+    def _broken_off(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
+        """The attempt that gave a part of the answer is over, and no other has begun."""
+        if exchange.broken_since is None:
+            exchange.broken_since = now
+        left_s = exchange.broken_since + _TAKEN_UP_S - now
+        if left_s > 0:
+            self._due[exchange] = now + left_s
+            return []
+        error = Interrupted(
+            "the worker that ran it went away after a part of the answer was delivered, and no other can continue it: "
+            "send it again"
+        )
+        if exchange.owned:
+            return [self._interrupt(exchange, standing.attempt, error)]
+        self._give_up(exchange, error)
+        return []
+
+    async def _interrupt(self, exchange: Exchange, attempt: int, error: Interrupted) -> None:
+        """End the request for all who read it. Another attempt that has begun meanwhile asks how far this has got."""
+        position = exchange.delivery.position
+        message = Failed(attempt=attempt, error=error.report()).to_wire()
+        if await self._pool.interrupt(self._client, exchange.id, attempt, position, message):
+            exchange.delivery.settled = True
+            self._give_up(exchange, error)
+
+    def _missing(self, exchange: Exchange, now: float) -> list[_Step]:
         exchange.ask(exchange.delivery.worker, exchange.delivery.attempt, UNCERTAIN_EVERY_S)
         if exchange.missing_since is None:
             exchange.missing_since = now
-            return
         # A worker that runs it writes it anew with its next beat.
-        policy = await self._pool.policy()
-        if now - exchange.missing_since <= policy.lease_ms / 3000 + _BEAT_GRACE_S:
-            return
-        exchange.missing_since = None
+        left_s = exchange.missing_since + all_heard_ms(self._lease_ms) / 1000 - now
+        if left_s > 0:
+            self._due[exchange] = now + left_s
+            return []
         if exchange.copy is None or exchange.delivery.position > 0:
             self._give_up(exchange, RequestLost())
+            return []
+        return [self._send_again(exchange)]
+
+    async def _send_again(self, exchange: Exchange) -> None:
+        error = await self._courier.send_again(exchange)
+        if exchange.delivery.ended:
             return
-        envelope, payload = exchange.copy
-        left_ms = max(1, int(1000 * (exchange.deadline - now)))
-        envelope = envelope.model_copy(update={"time_to_live_ms": left_ms})
-        try:
-            again = await self._pool.submit(envelope, payload, floor=exchange.delivery.attempt)
-        except PoolUnavailable:
-            raise
-        except LlmError as error:
-            self._give_up(exchange, error)
-            return
-        if again.id != exchange.id:
-            lost = (
-                "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
-            )
-            self._give_up(exchange, RequestLost(lost))
-            return
-        exchange.owned = True
+        match error:
+            case None:
+                exchange.missing_since = None
+            case PoolUnavailable():
+                raise error
+            case QueueFull():  # it was accepted once: it is sent again with each beat
+                exchange.waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
+            case LlmError():
+                self._give_up(exchange, error)
+            case _:
+                self._give_up(exchange, RequestLost())
 
     def _running(self, exchange: Exchange, standing: Standing) -> None:
         if exchange.uncertain:

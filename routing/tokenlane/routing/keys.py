@@ -38,7 +38,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
 | `client:C`, `agent:A`   | set    | live ids of a client, of an agent                    | the request's end; of a  |
 |                         |        |                                                      | vanished client: `sweep` |
-| `swept`                 | hash   | `at`: last sweep; `hold`: no lease lapses before     | stays                    |
+| `swept`                 | hash   | `at`: last sweep; `looked`: last sweep or client's   | stays                    |
+|                         |        | beat; `hold`: no lease lapses before                 |                          |
+| `unwanted:ID`           | string | the request was cancelled before it came             | itself, after 60 s       |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `changes`               | string | counts changes of lanes: of what they are and serve, | stays                    |
 |                         |        | and workers that come                                |                          |

@@ -16,7 +16,17 @@ from .lanes import LaneView
 from .messages import Kind, Needs
 from .wire import Name
 
-__all__ = ["Candidate", "Limits", "Policy", "PolicyChanged", "RolePolicy", "candidates", "pullers", "served_name"]
+__all__ = [
+    "Candidate",
+    "Limits",
+    "Policy",
+    "PolicyChanged",
+    "RolePolicy",
+    "all_heard_ms",
+    "candidates",
+    "pullers",
+    "served_name",
+]
 
 
 class PolicyChanged(LlmError):
@@ -75,6 +85,12 @@ class Policy(_Frozen):
     max_crashes: int = Field(default=3, ge=1)
     max_starts: int = Field(default=8, ge=1)
     fallback: Literal["fasttext", "error"] = "fasttext"
+
+
+def all_heard_ms(lease_ms: int) -> int:
+    """Within so many milliseconds of its first sight of a pool everybody has heard of all workers that live: they beat
+    three times a lease, and are given a second more."""
+    return lease_ms // 3 + 1000
 
 
 def candidates(

@@ -22,7 +22,7 @@ from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import masked
 
 from . import connection
-from .errors import Duplicate, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestLost
+from .errors import Duplicate, Interrupted, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestCancelled, RequestLost
 from .keychain import Keychain
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, Hits, Running
@@ -97,6 +97,7 @@ class Pool:
             Duplicate: the agent has submitted the idempotency key before, and that request has ended.
             QueueFull: the role or the agent has too many requests, or the server no memory.
             PoolKeyMismatch: the pool's keys have changed, and none of them is the agent's.
+            RequestCancelled: it was cancelled before it came.
         """
         queue = Queue.of(envelope)
         while True:
@@ -119,6 +120,8 @@ class Pool:
         if as_text(outcome) == "accepted":
             self.keychain.learn(as_text(rest[1]))
             return Accepted(envelope.id, as_int(rest[0]))
+        if as_text(outcome) == "cancelled":
+            raise RequestCancelled
         if as_text(outcome) == "known":
             revision, known, state = rest
             if as_text(state) in get_args(Ending):
@@ -209,14 +212,25 @@ class Pool:
         Raises:
             RequestLost: the server has forgotten the request; once the worker has beaten, it is known again.
         """
-        reply = as_text(await self._run("finish", request_id, attempt, worker, ending, end, code, message))
+        reply = as_text(await self._run("finish", request_id, attempt, worker, ending, end, code, message, ""))
         if reply == "unknown":
             raise RequestLost("the server was wiped while the request ran")
         return reply == "done"
 
     async def refuse(self, request_id: str, code: str, message: bytes) -> bool:
         """Fail a request that waits; False if it no longer does."""
-        return as_text(await self._run("finish", request_id, "", "", "failed", 0, code, message)) == "done"
+        return as_text(await self._run("finish", request_id, "", "", "failed", 0, code, message, "")) == "done"
+
+    async def interrupt(self, client: str, request_id: str, attempt: int, end: int, message: bytes) -> bool:
+        """Fail a request that waits although its client has a part of its answer; False if another client owns it, or
+        another attempt has begun.
+
+        Args:
+            attempt: the newest.
+            end: how many deltas the client has.
+        """
+        args = (request_id, attempt, "", "failed", end, Interrupted.code, message, client)
+        return as_text(await self._run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:
         """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, `unknown`, or `kept`.
@@ -242,9 +256,13 @@ class Pool:
         errors = self.internal_errors.count
         return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by, errors))
 
-    async def check(self, client: str, request_ids: Sequence[str] = ()) -> Checked:
-        """A client's beat, and how those of its streams stand that it asks for (128 at most)."""
-        return read_checked(await self._run("check", client, *request_ids))
+    async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
+        """A client's beat, and how those of its streams stand that it asks for (128 at most).
+
+        Args:
+            held: how many requests the client holds; None: it does not ask for `strangers`.
+        """
+        return read_checked(await self._run("check", client, "" if held is None else held, *request_ids))
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -95,7 +95,8 @@ class Beat:
 @dataclass(frozen=True)
 class Standing:
     """How a request stands. `end`: how many deltas its answer has, once it has ended. `owner`: the client that keeps it
-    alive; '' where the server has learnt of the request from its worker only."""
+    alive; '' where the server has learnt of the request from its worker only. `lapses_ms`: how long the lease of its
+    attempt lasts, if it is not renewed; None where there is no lease, or nobody has asked."""
 
     state: State
     attempt: int
@@ -103,6 +104,7 @@ class Standing:
     end: int | None
     code: str
     owner: str
+    lapses_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,17 @@ class Attachment:
 @dataclass(frozen=True)
 class Checked:
     """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since.
-    `pulls`: by lane, the models it pulls now."""
+    `pulls`: by lane, the models it pulls now. `lease_ms` and `patience_ms`: as the policy has them. `strangers`: ids
+    the server has of this client, if it has more than the client holds: all of them, or some."""
 
     routers: int
     lanes: int
     away: tuple[tuple[str, int], ...]
     pulls: Mapping[str, Mapping[str, Progress]]
     standings: tuple[Standing, ...]
+    lease_ms: int
+    patience_ms: int
+    strangers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,13 +225,16 @@ def read_swept(reply: Reply) -> Swept:
 
 
 def read_checked(reply: Reply) -> Checked:
-    routers, lanes, away, pulls, *standings = as_list(reply)
+    routers, lanes, away, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
     return Checked(
         routers=as_int(routers),
         lanes=as_int(lanes),
         away=tuple((as_text(name), as_int(ms)) for name, ms in map(as_list, as_list(away))),
         pulls={as_text(lane): _pulls.validate_json(as_bytes(told)) for lane, told in map(as_list, as_list(pulls))},
-        standings=tuple(map(_standing, standings)),
+        standings=tuple(_checked(as_list(standing)) for standing in standings),
+        lease_ms=as_int(lease_ms),
+        patience_ms=as_int(patience_ms),
+        strangers=tuple(map(as_text, as_list(strangers))),
     )
 
 
@@ -237,6 +246,12 @@ def read_survey(reply: Reply) -> Survey:
     return Survey(
         now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)), as_text(view)
     )
+
+
+def _checked(reply: list[Reply]) -> Standing:
+    *standing, lapses_ms = reply
+    lapses = as_int(lapses_ms)
+    return replace(_standing(standing), lapses_ms=lapses if lapses >= 0 else None)
 
 
 def _standing(reply: Reply) -> Standing:

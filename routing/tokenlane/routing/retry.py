@@ -22,8 +22,8 @@ _CAP_MS = 30_000
 class Budget:
     """What is left to a request. `starts`: how often it has been started; `delivered`: deltas its agent may have.
 
-    `reached`: the attempt got as far as its back end. One that did not is none: its lane was not ready, and takes no new
-    work by now.
+    `reached`: the attempt got as far as its back end. One that did not is none: its lane was not ready, and takes no
+    new work by now.
     """
 
     starts: int

@@ -1,13 +1,18 @@
--- A client's beat; and for the streams it has heard nothing of, how they stand.
+-- A client's beat; and for the streams it has heard nothing of, how they stand. A lease of theirs that is over lapses:
+-- a router that would sweep it may have died with the worker.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 client  then ids, at most 128
+-- ARGV  1 client  2 how many requests it holds, or '' not to be told of others  then ids, at most 128
 -- reply {routers that live, lanes that live, lanes that are away as {name, ms since the last beat}, those seen last
---       first and 3 at most, lanes that pull models as {name, JSON: models and how far}, then for each id {state,
---       attempt, worker, end position, error code, owner}}: state is 'missing' if the server does not know the id; what there is none of is ''
+--       first and 3 at most, lanes that pull models as {name, JSON: models and how far}, policy's lease ms and patience
+--       ms, ids of the client's, if the server knows of more than it holds: 1000 of them at most, then for each id {state, attempt, worker,
+--       end position, error code, owner, ms until its lease lapses or -1}}: state is 'missing' if the server does not
+--       know the id; what there is none of is ''
 
-local client, now = ARGV[1], now_ms()
+local SOME = 1000
+local client, held, now = ARGV[1], tonumber(ARGV[2]), now_ms()
 begin()
+local hold = look(now)
 redis.call('ZADD', P .. 'clients', int(now), client)
 local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
 local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')
@@ -23,8 +28,28 @@ for i = 1, #pulled, 2 do
   local beat = tonumber(redis.call('ZSCORE', P .. 'lanes', pulled[i]) or 0)
   if beat > now - rule('lease_ms') then pulls[#pulls + 1] = { pulled[i], pulled[i + 1] } end
 end
-local reply = { routers, lanes, away, pulls }
-for i = 2, #ARGV do
-  reply[#reply + 1] = standing(read(ARGV[i]))
+-- What a restarted server had of requests that ended since, and what was submitted after its client had given it up.
+-- Of what the server has learnt from a worker alone the owner may be another.
+local strangers, mine = {}, P .. 'client:' .. client
+if held and redis.call('SCARD', mine) > held then
+  for _, id in ipairs(redis.call('SRANDMEMBER', mine, SOME)) do
+    local entry = redis.call('HGET', P .. 'request:' .. id, 'entry')
+    if not entry then redis.call('SREM', mine, id) end
+    if entry and entry ~= '' then strangers[#strangers + 1] = id end
+  end
+end
+
+local reply = { routers, lanes, away, pulls, rule('lease_ms'), rule('patience_ms'), strangers }
+for i = 3, #ARGV do
+  local id, request = ARGV[i], read(ARGV[i])
+  local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or -1)
+  local lapses = lease > 0 and math.max(lease, hold) or lease -- 0: `bury` has it, its worker is dead
+  if request and lapses >= 0 and lapses <= now then
+    lapse(id, request)
+    request, lapses = read(id), -1
+  end
+  local how = standing(request)
+  how[#how + 1] = lapses > now and lapses - now or -1
+  reply[#reply + 1] = how
 end
 return reply

@@ -38,6 +38,20 @@ end
 
 local ALIVE = { waiting = true, delayed = true, dispatched = true, running = true }
 
+-- Until when no lease lapses: for a full one after nobody, neither a router nor a client, has looked for more than 5 s,
+-- or for a lease if that is shorter. The server may have been away, and workers renew first.
+local function look(now)
+  local swept = P .. 'swept'
+  local at, looked, hold = unpack(redis.call('HMGET', swept, 'at', 'looked', 'hold'))
+  local last = math.max(tonumber(at or 0), tonumber(looked or 0))
+  if not hold or now - last > math.min(5000, rule('lease_ms')) then
+    hold = int(now + rule('lease_ms'))
+    redis.call('HSET', swept, 'hold', hold)
+  end
+  redis.call('HSET', swept, 'looked', int(now))
+  return tonumber(hold)
+end
+
 -- How a request stands, as clients are told. owner: whose leaving cancels it; '' where the server had forgotten it and
 -- knows from its worker only who sent it.
 local function standing(request)
@@ -247,6 +261,23 @@ local function requeue_one(id, request, due_ms)
   redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting')
   ring()
   return 'waiting'
+end
+
+-- A lease that is over: the request waits again, or is given up. Returns whether it was not.
+local function lapse(id, request)
+  if request.state == 'dispatched' then
+    redis.call('DEL', P .. 'lane:' .. request.lane .. ':workers')
+  else
+    request.crashes = int(tonumber(request.crashes) + 1)
+    redis.call('ZREM', P .. 'lane:' .. request.lane .. ':workers', request.worker)
+    redis.call('HSET', P .. 'request:' .. id, 'crashes', request.crashes)
+    if tonumber(request.crashes) >= rule('max_crashes') and not request.cancel then
+      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it')
+      return false
+    end
+  end
+  requeue_one(id, request, 0)
+  return true
 end
 
 -- reason: cancelled or expired

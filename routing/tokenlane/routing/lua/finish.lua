@@ -1,8 +1,10 @@
 -- running -> completed, failed, cancelled, expired: by its worker, newest attempt only, after its HTTP stream is closed.
 -- waiting, delayed -> failed: by a router, with no worker and no attempt, for what no lane can serve.
+-- waiting, delayed, dispatched -> failed: by the client that owns it, which has a part of an answer that broke off.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
+--       8 client that owns it, or ''
 -- reply 'done' | 'stale': the attempt is not the worker's, or the request no longer waits
 --       | 'unknown': the server has forgotten the request; the worker's next beat writes it anew
 
@@ -12,7 +14,11 @@ local request = read(id)
 if not request then return worker == '' and 'stale' or 'unknown' end
 if worker == '' then
   if request.state == ending and request.code == ARGV[6] then return 'done' end
-  if request.state ~= 'waiting' and request.state ~= 'delayed' then return 'stale' end
+  local own = ARGV[8] ~= '' and request.client == ARGV[8] and request.attempt == attempt
+  if ARGV[8] ~= '' and not own then return 'stale' end
+  if request.state ~= 'waiting' and request.state ~= 'delayed' and not (own and request.state == 'dispatched') then
+    return 'stale'
+  end
 else
   if request.attempt ~= attempt or request.worker ~= worker then return 'stale' end
   if request.state == ending then return 'done' end

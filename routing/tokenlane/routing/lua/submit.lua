@@ -8,6 +8,7 @@
 --       12 hash of the agent's idempotency key, or ''
 -- reply {'accepted', policy revision, ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
 --       | {'key', ids of the pool's keys}: it is sealed with none of them
+--       | {'cancelled'}: it was, before it came
 --       | {'known', policy revision, id, state}: the agent has submitted that idempotency key before
 
 local SHORT_BYTES, ROUTER_SILENT_MS = 262144, 500
@@ -17,9 +18,11 @@ local revision, role_depth, depth, role_in_flight, in_flight, lease_ms = unpack(
   'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight', 'lease_ms'))
 revision, lease_ms = tonumber(revision or 0), tonumber(lease_ms or RULES.lease_ms)
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
-local announced, changes, cut = unpack(redis.call('MGET', P .. 'key', P .. 'changes', P .. 'shortcut:' .. queue))
+local announced, changes, cut, unwanted = unpack(redis.call('MGET', P .. 'key', P .. 'changes', P .. 'shortcut:' .. queue,
+  P .. 'unwanted:' .. id))
 local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
+if unwanted then return { 'cancelled' } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
 local once = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
 local known = once and redis.call('GET', P .. 'idem:' .. once)

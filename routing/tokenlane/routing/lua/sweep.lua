@@ -1,8 +1,7 @@
 -- What nobody else does: lapsed leases -> requeue; due delays -> waiting; passed deadlines -> expired; what a vanished
 -- client holds -> cancelled. At most 100 of each kind a call. Sent twice, the second finds less to do.
 --
--- After a gap in sweeping of more than 5 s, or of a lease if that is shorter, nothing lapses until one full lease later:
--- workers renew first. What a dead worker ran, as `bury` has it, does not wait for that.
+-- What lapses is up to `look`; what a dead worker ran, as `bury` has it, does not wait for that.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
@@ -10,7 +9,7 @@
 -- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
-local BATCH, GAP_MS, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, math.min(5000, rule('lease_ms')), 1000, 3600000, 5000
+local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 1000, 3600000, 5000
 local now = now_ms()
 
 -- A router silent for 1 s has no rank; each host's first router comes before any host's second.
@@ -37,12 +36,8 @@ end
 local rank = rank_of(router)
 if not sweeping then return { rank, 0, 0, 0, 0, 0 } end
 
-local swept = P .. 'swept'
-local last, hold, audited = unpack(redis.call('HMGET', swept, 'at', 'hold', 'audited'))
-if not last or now - tonumber(last) > GAP_MS then
-  hold = now + rule('lease_ms')
-  redis.call('HSET', swept, 'hold', int(hold))
-end
+local swept, hold = P .. 'swept', look(now)
+local audited = redis.call('HGET', swept, 'audited')
 redis.call('HSET', swept, 'at', int(now))
 local more, requeued, revived, expired, orphaned = 0, 0, 0, 0, 0
 
@@ -52,29 +47,15 @@ local function due(key, by)
   return ids
 end
 
-local function lapse(id)
-  local request = read(id)
-  if not request or (request.state ~= 'dispatched' and request.state ~= 'running') then
-    redis.call('ZREM', P .. 'leases', id)
-    return
-  end
-  if request.state == 'dispatched' then
-    redis.call('DEL', P .. 'lane:' .. request.lane .. ':workers')
-  else
-    request.crashes = int(tonumber(request.crashes) + 1)
-    redis.call('ZREM', P .. 'lane:' .. request.lane .. ':workers', request.worker)
-    redis.call('HSET', P .. 'request:' .. id, 'crashes', request.crashes)
-    if tonumber(request.crashes) >= rule('max_crashes') and not request.cancel then
-      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it')
-      return
-    end
-  end
-  requeue_one(id, request, 0)
-  requeued = requeued + 1
-end
-
 -- What `bury` has set to 0 lapses also while nothing else does: its worker cannot renew it.
-for _, id in ipairs(due(P .. 'leases', now < tonumber(hold) and 0 or now)) do lapse(id) end
+for _, id in ipairs(due(P .. 'leases', now < hold and 0 or now)) do
+  local request = read(id)
+  if request and (request.state == 'dispatched' or request.state == 'running') then
+    if lapse(id, request) then requeued = requeued + 1 end
+  else
+    redis.call('ZREM', P .. 'leases', id)
+  end
+end
 
 for _, id in ipairs(due(P .. 'delayed')) do
   redis.call('ZREM', P .. 'delayed', id)
@@ -92,7 +73,7 @@ for _, id in ipairs(due(P .. 'deadlines')) do
   if cancel_one(id, 'expired') ~= 'unknown' then expired = expired + 1 end
 end
 
-if now >= tonumber(hold) then
+if now >= hold then
   local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
   if #gone == BATCH then more = 1 end
   for _, client in ipairs(gone) do
