@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,12 +16,18 @@ from tests.integration.farm import Ended, Farm, farm
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
+from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file, write_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
-from tokenlane.routing.policy import Policy
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import connect
 
 WORDS = ("one", "two")
+SAYS_NO_KEYS = """
+import tokenlane.routing.scripts as scripts
+source = scripts._source
+scripts._source = lambda name, database: source(name, database).replace("'keys', ARGV[5],", "")
+"""
+"""An older worker."""
 
 
 @pytest.fixture
@@ -35,12 +42,90 @@ async def opened(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Farm]:
         yield opened
 
 
+def home_of(opened: Farm) -> str:
+    return str(Path(opened.url.removeprefix("unix://").partition("?")[0]).parent / "home")
+
+
 async def key(opened: Farm, *arguments: str, **environment: str) -> Ended:
     """Run the command to its end; what it says to an error is one line."""
-    home = str(Path(opened.url.removeprefix("unix://").partition("?")[0]).parent / "home")
-    ended = await (await opened.tokenlane("key", *arguments, TOKENLANE_HOME=home, **environment)).ended()
+    ended = await (await opened.tokenlane("key", *arguments, TOKENLANE_HOME=home_of(opened), **environment)).ended()
     assert "Traceback" not in ended.error
     return ended
+
+
+def session() -> list[list[str]]:
+    """The commands of the session in docs/security.md that changes a pool's key."""
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    (block,) = [part for part in page.split("```")[1::2] if part.startswith("console\n")]
+    lines = [line.removeprefix("$ tokenlane ") for line in block.splitlines() if line.startswith("$ tokenlane ")]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> None:
+    """Step by step, beside a worker that reads the key file and one that was given the key: no lane ever closes."""
+    (old,) = read_key_file(server.key_file).keys
+    prepare, show, check, rotate, drop = session()
+
+    async def run(command: list[str]) -> Ended:
+        return await (await opened.tokenlane(*command, TOKENLANE_HOME=home_of(opened))).ended()
+
+    async with Simulator() as backend, connect(server.url) as pool, Client(server.url) as client:
+        routes = {lane: RolePolicy(route=(Candidate(lane=lane),)) for lane in ("gpu0", "gpu1")}
+        await pool.set_policy(Policy(lease_ms=900, roles=routes))
+        await opened.worker("gpu0", backend)
+        remote = await opened.worker("gpu1", backend, TOKENLANE_POOL_KEY=old.reveal())
+
+        async def both_answer() -> None:
+            for lane in ("gpu0", "gpu1"):
+                assert (await client.complete("hello", role=lane)).lane == lane
+
+        assert (await run(prepare)).code == 0
+        ring = read_key_file(server.key_file)
+        (new,) = ring.prepared
+        assert (await pool.key_ids(), ring.keys) == ((old.id,), (old,))
+        await both_answer()
+        refused = await run(rotate)
+        assert (refused.code, remote.name in refused.error, new.id in refused.error) == (1, True, True), refused
+        checked = await run([*check, "--json"])
+        assert checked.code == 1
+        assert "key_missing" in checked.out
+        await both_answer()
+        shown = (await run(show)).out.strip()
+        assert (await remote.end()).code == 0
+        await opened.worker("gpu1", backend, TOKENLANE_POOL_KEY=shown)
+        assert (await run(check)).code == 0
+        for step in (rotate, drop):
+            ended = await run(step)
+            assert ended.code == 0, ended
+            await both_answer()
+        assert await pool.key_ids() == (new.id,)
+        assert read_key_file(server.key_file).opening == (new.id,)
+
+
+async def test_a_prepared_key_outlives_a_restart(server: EmbeddedServer) -> None:
+    """`up` that starts anew announces it as prepared: it does not seal before it is rotated to."""
+    async with connect(server.url) as pool:
+        new = PoolKey.new()
+        ring = write_key_file(server.key_file, read_key_file(server.key_file).keys, [new])
+        await pool.announce_again(read_key_file(server.key_file))
+        seen = await pool.snapshot()
+        assert (seen.keys, seen.prepared) == (ring.ids, (new.id,))
+
+
+async def test_a_worker_that_does_not_say_its_keys_is_not_taken_to_have_them(
+    server: EmbeddedServer, opened: Farm
+) -> None:
+    """One of an older version is named before the switch; `--now` switches all the same."""
+    async with Simulator() as backend, connect(server.url) as pool:
+        await pool.set_policy(Policy(lease_ms=900))
+        worker = await opened.worker("gpu0", backend, shim=SAYS_NO_KEYS)
+        refused = await key(opened, "rotate")
+        assert (refused.code, worker.name in refused.error) == (1, True), refused
+        new = read_key_file(server.key_file).prepared[0]
+        assert (await key(opened, "rotate", "--now")).code == 0
+        assert (await pool.key_ids())[0] == new.id
+        async with Client(server.url) as client:
+            assert (await client.complete("hello", role="planner")).text  # its file had the key
 
 
 async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: Farm) -> None:
@@ -48,6 +133,7 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
     old = read_key_file(server.key_file).keys[0]
     options: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=1).model_dump(mode="json")}
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
+        await pool.set_policy(Policy(lease_ms=900))
         await opened.worker("gpu0", backend, "--capacity", "1")
         async with client.chat("first", role="planner", extra=options) as first:
             await backend.held()
@@ -80,7 +166,7 @@ async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer
     old = read_key_file(server.key_file).keys[0]
     async with Simulator() as backend, connect(server.url) as pool:
         lacking = await opened.worker("gpu0", backend, TOKENLANE_POOL_KEY=old.reveal())
-        assert (await key(opened, "rotate")).code == 0
+        assert (await key(opened, "rotate", "--now")).code == 0
         async with Client(server.url) as client, client.chat("hello", role="planner") as stream:
             while "takes no new work" not in lacking.error:
                 await pool.survey()

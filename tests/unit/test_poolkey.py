@@ -74,6 +74,17 @@ def test_several_keys_in_one_text() -> None:
     assert KeyRing.parse("") == KeyRing()
 
 
+def test_prepared_keys_stand_apart(tmp_path: Path) -> None:
+    """They open, are handed out, and may not seal; an older version takes them for the oldest."""
+    old, new = PoolKey.new(), PoolKey.new()
+    ring = write_key_file(tmp_path / FILE_NAME, [old], [new])
+    assert read_key_file(tmp_path / FILE_NAME) == ring
+    assert (ring.ids, ring.opening, ring.find(new.id)) == ((old.id,), (old.id, new.id), new)
+    assert KeyRing.parse(ring.reveal()).ids == (old.id, new.id)
+    lines = (tmp_path / FILE_NAME).read_text().splitlines()
+    assert KeyRing.parse(*(line for line in lines if not line.startswith("#"))).ids == (old.id, new.id)
+
+
 def test_a_file_is_made_once_and_private(tmp_path: Path) -> None:
     """The first call makes it, mode 0600 whatever the umask; later calls read it."""
     path = tmp_path / "deep" / FILE_NAME

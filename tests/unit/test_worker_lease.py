@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from tests.workshop import until
 
+from tokenlane.config.poolkey import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
+from tokenlane.routing.keychain import Keychain
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits, Running
 from tokenlane.routing.messages import Envelope, new_id
@@ -35,6 +38,8 @@ class FakePool:
         self.refused = 0
         self.facts: Facts | None = None
         self.faults: list[str] = []
+        self.keychain = Keychain(KeyRing(), "pool")
+        self.announced: list[str] = []
 
     async def renew(
         self,
@@ -54,8 +59,9 @@ class FakePool:
         return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
 
     async def register(self, worker: str, lane: str, facts: Facts) -> None:
-        assert self.facts is None, "facts are sent only when they are missing"
+        assert self.facts is None or self.announced[-1] != self.keychain.held, "sent only when they are missing"
         self.facts = facts
+        self.announced.append(self.keychain.held)
 
 
 def lease_of(pool: FakePool, runs: Runs) -> Lease:
@@ -89,6 +95,22 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: Hold) -> None:
             await wait_stoppably(run, lease)
     assert run.reason == hold
     assert [ids for _, ids in pool.beats] == [[run.id], [run.id]]
+
+
+async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
+    """A worker whose keys are in a file reads it at each beat, and says which it has when that has changed."""
+    pool, file, old, new = FakePool(), tmp_path / "pool.key", PoolKey.new(), PoolKey.new()
+    pool.keychain = Keychain(write_key_file(file, [old]), "pool")
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    async with background() as tasks:
+        tasks.create_task(lease.run())
+        write_key_file(file, [old], [new])
+        lease.hurry()
+        await until(lambda: len(pool.announced) == 2)
+        lease.hurry()
+        await until(lambda: len(pool.beats) == 3)
+    assert pool.announced == [old.id, f"{old.id} {new.id}"]
 
 
 async def test_it_beats_three_times_a_lease_with_nothing_running() -> None:

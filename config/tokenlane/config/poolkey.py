@@ -1,7 +1,8 @@
 """The pool key, and the files it is kept in. What it does is in tokenlane.routing.seal.
 
 As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file holds one key a line, the newest first, and is the
-user's alone. A `KeyRing` is what one process has: the first key seals if the pool agrees, all of them open.
+user's alone; those under the line that says so are prepared: they open, and seal once they are rotated to. A `KeyRing`
+is what one process has: the first key seals if the pool agrees, all of them open.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FILE_NAME = "pool.key"
 _PREFIX = "tlk1-"
 _SIZE = 32
 _HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read the prompts sealed under it.\n"
+
+_PREPARED = "# Prepared: what follows only opens, until `tokenlane key rotate`.\n"
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,10 +86,12 @@ class PoolKey:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys of a process, the newest first; none in a pool that is not sealed. `file`: where they were read."""
+    """The keys of a process, the newest first; none in a pool that is not sealed. `file`: where they were read.
+    `prepared`: more of them, which do not seal yet."""
 
     keys: tuple[PoolKey, ...] = ()
     file: Path | None = None
+    prepared: tuple[PoolKey, ...] = ()
 
     @classmethod
     def parse(cls, *texts: str) -> KeyRing:
@@ -100,12 +105,17 @@ class KeyRing:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The keys' ids, in order."""
+        """The ids of those that may seal, in order."""
         return tuple(key.id for key in self.keys)
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """The ids of all keys."""
+        return tuple(key.id for key in (*self.keys, *self.prepared))
 
     def find(self, key_id: str) -> PoolKey | None:
         """The key of that id, if it is here."""
-        return next((key for key in self.keys if key.id == key_id), None)
+        return next((key for key in (*self.keys, *self.prepared) if key.id == key_id), None)
 
     def reread(self) -> KeyRing:
         """The ring as its file is now; the same ring if it has none, or it cannot be read."""
@@ -118,7 +128,7 @@ class KeyRing:
 
     def reveal(self) -> str:
         """The keys as text, as TOKENLANE_POOL_KEY takes them. A secret."""
-        return ",".join(key.reveal() for key in self.keys)
+        return ",".join(key.reveal() for key in (*self.keys, *self.prepared))
 
 
 def read_key_file(path: Path) -> KeyRing:
@@ -137,23 +147,35 @@ def read_key_file(path: Path) -> KeyRing:
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(f"Others may read the key file {path}: chmod 600 {path}")
     try:
-        ring = KeyRing.parse(*(line for line in lines if not line.startswith("#")))
+        start = lines.index(_PREPARED.strip()) if _PREPARED.strip() in lines else len(lines)
+        ring, prepared = (
+            KeyRing.parse(*(line for line in part if not line.startswith("#")))
+            for part in (lines[:start], lines[start:])
+        )
     except ValueError as error:
         raise ConfigError(f"The key file {path} holds {error}.") from None
     if not ring.keys:
         raise ConfigError(f"The key file {path} holds no key. `tokenlane key new --file` makes one.")
-    return KeyRing(ring.keys, path)
+    return KeyRing(ring.keys, path, prepared.keys)
 
 
-def write_key_file(path: Path, keys: Iterable[PoolKey], *, replace: bool = True) -> KeyRing:
+def write_key_file(
+    path: Path, keys: Iterable[PoolKey], prepared: Iterable[PoolKey] = (), *, replace: bool = True
+) -> KeyRing:
     """Write a key file, mode 0600: whole or not at all.
+
+    Args:
+        prepared: those that only open.
 
     Raises:
         OSError: it cannot be written; FileExistsError: it is there already and is not to be replaced.
     """
-    keys = tuple(keys)
-    write_private(path, _HEADER + "".join(f"{key.reveal()}\n" for key in keys), replace=replace)
-    return KeyRing(keys, path)
+    ring = KeyRing(tuple(keys), path, tuple(prepared))
+    parts = [_HEADER, *(f"{key.reveal()}\n" for key in ring.keys)]
+    if ring.prepared:
+        parts += [_PREPARED, *(f"{key.reveal()}\n" for key in ring.prepared)]
+    write_private(path, "".join(parts), replace=replace)
+    return ring
 
 
 def ensure_key_file(path: Path) -> KeyRing:

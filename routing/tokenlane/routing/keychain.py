@@ -1,6 +1,7 @@
 """The keys of a pool, as one who uses it knows them: those it has, and the ids of those that the pool announces.
 
-A key that the pool announces seals and opens; one that is retiring only opens what waits; any other was dropped."""
+A key that the pool announces seals and opens; one that is retiring only opens what waits; one that is prepared only
+opens, until it is rotated to; any other was dropped."""
 
 from __future__ import annotations
 
@@ -21,13 +22,23 @@ class Keychain:
         self._pool = pool
         self._announced: tuple[str, ...] = ()
         self._retiring: tuple[str, ...] = ()
+        self.prepared: tuple[str, ...] = ()
 
-    def learn(self, ids: str, retiring: str = "") -> None:
+    def learn(self, ids: str, retiring: str = "", prepared: str = "") -> None:
         """Hear which keys the pool has now. A ring with a file is read again if the newest is not in it."""
         announced = tuple(ids.split())
         if announced and announced != self._announced and self.ring.find(announced[0]) is None:
             self.ring = self.ring.reread()
-        self._announced, self._retiring = announced, tuple(retiring.split())
+        self._announced, self._retiring, self.prepared = announced, tuple(retiring.split()), tuple(prepared.split())
+
+    @property
+    def held(self) -> str:
+        """The ids of the keys one has, apart by blanks, as a worker announces them."""
+        return " ".join(self.ring.opening)
+
+    def reread(self) -> None:
+        """Read the ring's file again, if it has one: keys may have come."""
+        self.ring = self.ring.reread()
 
     def check(self, *, opens: bool) -> None:
         """Find the keys good enough: all of the pool's to open what others sealed, one to seal.
@@ -60,7 +71,7 @@ class Keychain:
         """Whether what is sealed with that key opens here. A ring with a file learns keys that came since."""
         if key_id is None or self.ring.find(key_id) is not None:
             return True
-        self.ring = self.ring.reread()
+        self.reread()
         return self.ring.find(key_id) is not None
 
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
@@ -90,7 +101,7 @@ class Keychain:
 
     def mismatch(self, wanted: tuple[str, ...] = ()) -> PoolKeyMismatch:
         """The error that says which keys are whose, and what to do. `wanted`: more than those that seal."""
-        yours = f"yours is {', '.join(self.ring.ids)}" if self.ring.keys else "you gave none"
+        yours = f"yours is {', '.join(self.ring.opening)}" if self.ring.keys else "you gave none"
         return PoolKeyMismatch(
             f"{self._pool} is sealed with key {', '.join(wanted or self._announced)}, and {yours}: set "
             "TOKENLANE_POOL_KEY, or Client(key=...), to what `tokenlane key show --reveal` prints where the key is"

@@ -32,7 +32,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
 | `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
 |                         |        | code and time of its newest error, vectors found in  | its beat                 |
-|                         |        | its cache and asked of it, internal errors survived  |                          |
+|                         |        | its cache and asked of it, internal errors survived, |                          |
+|                         |        | ids of its keys                                      |                          |
 | `router:R`,             | string | policy revision by which it decides; internal errors | itself, after 3 s        |
 | `router:R:survived`     |        | its process has survived, if any                     |                          |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
@@ -55,6 +56,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `key`                   | string | ids of the keys that seal the pool, newest first     | stays                    |
 | `retiring`              | string | ids of those that seal no more, and still open what  | stays until they are     |
 |                         |        | waits                                                | dropped                  |
+| `prepared`              | string | ids of those that do not seal yet, and open          | stays until they do      |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
 |                         |        | of the same id                                       |                          |

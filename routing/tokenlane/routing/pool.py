@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import get_args
 
 from pydantic import ValidationError
@@ -190,7 +191,7 @@ class Pool:
 
     async def register(self, worker: str, lane: str, facts: Facts) -> None:
         """Say what does not change while a worker lives, for those who watch the pool."""
-        await self._run("register", worker, lane, facts.host, json.dumps(dict(facts.versions)))
+        await self._run("register", worker, lane, facts.host, json.dumps(dict(facts.versions)), self.keychain.held)
 
     async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
         """Give an attempt back; the state the request is in now, or `stale`.
@@ -354,17 +355,17 @@ class Pool:
             self.keychain = Keychain(ring if ring.keys else beside(self.url), str(self))
         except ConfigError as error:
             raise PoolKeyMismatch(str(error)) from error
-        outcome, ids, retiring = await self._announce(self.keychain.ring)
+        outcome, ids, *others = await self._announce(self.keychain.ring)
         if outcome == "open" and ids:
             raise PoolKeyMismatch(
                 f"{self} is in use without a key, and yours is {ids}: leave it out, or stop the pool's workers and "
                 "agents, and then the first to come with a key seals it"
             )
-        self.keychain.learn(ids, retiring)
+        self.keychain.learn(ids, *others)
         self.keychain.check(opens=opens)
 
     async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
-        """Have these keys, and no others, be the pool's.
+        """Have these keys, and no others, be the pool's; those that are prepared seal nothing yet.
 
         Args:
             retiring: ids of those that seal no more, and still open what waits.
@@ -375,9 +376,9 @@ class Pool:
 
     async def announce_again(self, ring: KeyRing) -> None:
         """Have these keys, and no others, be the pool's; those of them that are retiring go on doing so."""
-        *_, retiring = await self._announce(KeyRing())
+        *_, retiring, _ = await self._announce(KeyRing())
         old = [key_id for key_id in retiring.split() if ring.find(key_id) is not None]
-        await self.announce(KeyRing(tuple(key for key in ring.keys if key.id not in old)), old)
+        await self.announce(replace(ring, keys=tuple(key for key in ring.keys if key.id not in old)), old)
 
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         """The payload of a request as its agent wrote it.
@@ -406,7 +407,7 @@ class Pool:
 
     async def key_ids(self) -> tuple[str, ...]:
         """The ids of the pool's keys, the newest first; none if it is not sealed."""
-        _, ids, _ = await self._announce(KeyRing())
+        _, ids, *_ = await self._announce(KeyRing())
         return tuple(ids.split())
 
     async def sealed_with(self, key_ids: Sequence[str]) -> int:
@@ -419,9 +420,11 @@ class Pool:
                 used = await pipe.execute()
         return sum(key is not None and key.decode() in key_ids for key in used)
 
-    async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str]:
-        outcome, ids, old = as_list(await self._run("announce", " ".join(ring.ids), how, " ".join(retiring)))
-        return as_text(outcome), as_text(ids), as_text(old)
+    async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str, str]:
+        prepared = " ".join(key.id for key in ring.prepared)
+        reply = await self._run("announce", " ".join(ring.ids), how, " ".join(retiring), prepared)
+        outcome, ids, old, new = map(as_text, as_list(reply))
+        return outcome, ids, old, new
 
     async def _run(self, name: str, *args: bytes | str | int) -> Reply:
         try:

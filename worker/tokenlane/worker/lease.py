@@ -45,6 +45,7 @@ class Lease:
         self._pause_s = 0.0
         self._failing = False
         self._conflict: str | None = None
+        self._keys: str | None = None  # their ids, as last announced
         self._hurry = asyncio.Event()
         self._holds_until = 0.0
         self._one_at_a_time = asyncio.Lock()
@@ -129,8 +130,11 @@ class Lease:
         for run, hold in zip(held, beat.holds, strict=True):
             if hold != "mine":
                 run.stop(hold)
-        if not beat.registered and beat.conflict is None:
-            await self._pool.register(self._worker, self._announcement.lane, self._facts)
-        elif self._fault is fault:
+        if beat.registered and self._fault is fault:
             self._fault = None
+        self._pool.keychain.reread()
+        keys = self._pool.keychain.held
+        if beat.conflict is None and not (beat.registered and keys == self._keys):
+            await self._pool.register(self._worker, self._announcement.lane, self._facts)
+            self._keys = keys
         return beat

@@ -17,10 +17,18 @@ from tokenlane.config.running import data_dir
 from tokenlane.config.values import RedisSettings
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.watch.snapshot import WorkerStatus
 
 __all__ = ["key"]
 
 _Answer = TypeVar("_Answer")
+
+
+_LOOK_AGAIN_S = 0.2
+_HAND_OUT = (
+    "Workers that read the key file have it with their next beat. Elsewhere set TOKENLANE_POOL_KEY to what `tokenlane "
+    "key show --reveal` prints, workers first, and restart; `tokenlane status --check` names those that lack it."
+)
 
 
 class _NoKey(ConfigError):
@@ -49,7 +57,8 @@ def show(
     if reveal:
         typer.echo(ring.reveal())
         return
-    typer.echo(f"here    {_listed(ring.ids)}, from {ring.file or 'TOKENLANE_POOL_KEY'}")
+    prepared = f"; prepared: {_listed([key.id for key in ring.prepared])}" if ring.prepared else ""
+    typer.echo(f"here    {_listed(ring.ids)}, from {ring.file or 'TOKENLANE_POOL_KEY'}{prepared}")
     try:
         announced = _ask(find_pool(redis), pool, Pool.key_ids)
     except ConfigError as error:
@@ -86,40 +95,85 @@ def new(
 
 
 @key.command()
+def prepare(file: _File = None, redis: _Redis = None, pool: _PoolName = None) -> None:
+    """Make the next key: it opens and seals nothing, until every worker has it and you run `rotate`."""
+    ring, where_from = _of_a_file(file, redis)
+    where = _pool_of(where_from, redis)
+    if ring.prepared:
+        typer.echo(f"key {ring.prepared[-1].id} is prepared already")
+    else:
+        ring = _write(where_from, ring.keys, [PoolKey.new()])
+        typer.echo(f"key {ring.prepared[-1].id} is prepared")
+    _announce_prepared(ring, where, pool)
+    typer.echo(f"{_HAND_OUT}\nThen: tokenlane key rotate")
+
+
+@key.command()
 def rotate(
     drop_old: Annotated[bool, typer.Option("--drop-old", help="End the change: only the newest key stays.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Drop them though requests wait under them: these fail.")] = False,
+    now: Annotated[
+        bool,
+        typer.Option("--now", help="Though workers lack the new key, or requests wait under the old: these fail."),
+    ] = False,
     file: _File = None,
     redis: _Redis = None,
     pool: _PoolName = None,
 ) -> None:
-    """Make a new key that seals from now on; the old ones open what waits until you run it with --drop-old."""
-    ring = _ring(file, redis)
-    if ring.file is None:
-        raise ConfigError("The keys come from TOKENLANE_POOL_KEY: change them there, or name their --file.")
-    where = _pool_of(ring.file, redis)
-    (_drop if drop_old else _add)(ring, ring.file, where, pool, now)
+    """Have the prepared key seal from now on, or a new one; the old ones open what waits until --drop-old."""
+    ring, where_from = _of_a_file(file, redis)
+    where = _pool_of(where_from, redis)
+    (_drop if drop_old else _switch)(ring, where_from, where, pool, now)
 
 
-def _add(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | None, _: bool) -> None:
-    newest = PoolKey.new()
-    # In this order whatever is sealed can be opened, also if it stops halfway: workers read the file when they meet a
-    # key they do not know, and agents seal only with what the pool has announced.
-    _write(file, [*ring.keys, newest])
-    _announce(KeyRing((newest, *ring.keys)), where, pool)
-    _write(file, [newest, *ring.keys])
+def _switch(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | None, now: bool) -> None:
+    if not ring.prepared:
+        ring = _write(file, ring.keys, [PoolKey.new()])
+    _announce_prepared(ring, where, pool)
+    newest = ring.prepared[-1]
+    lacking = _ask(where, pool, lambda opened: _lacking(opened, newest.id)) if where and not now else ()
+    if lacking:
+        raise UserError(
+            f"key {newest.id} is prepared, and does not seal yet: {'; '.join(lacking)}.\n{_HAND_OUT}\nThen run this "
+            "again, or with --now, and those workers take no new work."
+        )
+    # In this order whatever is sealed can be opened, also if it stops halfway: all have the key, and agents seal only
+    # with what the pool has announced.
+    switched = KeyRing((*reversed(ring.prepared), *ring.keys))
+    _announce(switched, where, pool)
+    _write(file, switched.keys)
     typer.echo(
-        f"key {newest.id} seals now; {_listed(ring.ids)} still opens. On other machines, workers first, put both into "
-        "TOKENLANE_POOL_KEY (tokenlane key show --reveal) and restart. Then: tokenlane key rotate --drop-old"
+        f"key {newest.id} seals now; {_listed(ring.ids)} still opens, and agents elsewhere seal with it until they "
+        "have the new one. When all have: tokenlane key rotate --drop-old"
     )
+
+
+async def _lacking(pool: Pool, key_id: str) -> list[str]:
+    """Who does not say that it has the key, for people; those that read it from the file are given time for that."""
+    lease_s = (await pool.policy()).lease_ms / 1000
+    clock = asyncio.get_running_loop().time
+    until = clock() + lease_s / 2  # workers beat three times a lease
+    while True:
+        workers = (await pool.snapshot()).without_key(key_id)
+        without = [worker for worker in workers if worker.keys is not None]
+        if not without or clock() >= until:
+            break
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    return [f"worker {worker.name} of lane {worker.lane} {_why(worker)}" for worker in workers]
+
+
+def _why(worker: WorkerStatus) -> str:
+    if worker.keys is None:
+        return "is of an older tokenlane, which does not say which keys it has"
+    return "does not have it"
 
 
 def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | None, now: bool) -> None:
     newest, *old = ring.keys
     if not old:
-        raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.")
-    ids = [one.id for one in old]
-    _announce(KeyRing((newest,)), where, pool, retiring=ids)
+        hint = " The one that is prepared does not seal yet: tokenlane key rotate" if ring.prepared else ""
+        raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.{hint}")
+    ids, left = [one.id for one in old], KeyRing((newest,), file, ring.prepared)
+    _announce(left, where, pool, retiring=ids)
     waiting = _ask(where, pool, lambda opened: opened.sealed_with(ids)) if where else 0
     if waiting and not now:
         raise UserError(
@@ -127,9 +181,16 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
             "have ended, or with --now, and they fail."
         )
     # In this order a pool never asks for a key that is in no file.
-    _announce(KeyRing((newest,)), where, pool)
-    _write(file, [newest])
+    _announce(left, where, pool)
+    _write(file, left.keys, left.prepared)
     typer.echo(f"key {newest.id} is the only one now; dropped: {_listed(ids)}")
+
+
+def _of_a_file(file: Path | None, redis: str | None) -> tuple[KeyRing, Path]:
+    ring = _ring(file, redis)
+    if ring.file is None:
+        raise ConfigError("The keys come from TOKENLANE_POOL_KEY: change them there, or name their --file.")
+    return ring, ring.file
 
 
 def _ring(file: Path | None, redis: str | None) -> KeyRing:
@@ -180,9 +241,9 @@ def _pool_of(file: Path, redis: str | None) -> RedisSettings | None:
         raise
 
 
-def _write(file: Path, keys: list[PoolKey]) -> None:
+def _write(file: Path, keys: Sequence[PoolKey], prepared: Sequence[PoolKey] = ()) -> KeyRing:
     try:
-        write_key_file(file, keys)
+        return write_key_file(file, keys, prepared)
     except OSError as error:
         raise UserError(f"The key file {file} cannot be written: {error.strerror or error}. Run this again.") from error
 
@@ -190,6 +251,12 @@ def _write(file: Path, keys: list[PoolKey]) -> None:
 def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None, retiring: Sequence[str] = ()) -> None:
     if where is not None:
         _ask(where, pool, lambda opened: opened.announce(ring, retiring))
+
+
+def _announce_prepared(ring: KeyRing, where: RedisSettings | None, pool: str | None) -> None:
+    """Say which key is prepared; the others stay as they are."""
+    if where is not None:
+        _ask(where, pool, lambda opened: opened.announce_again(ring))
 
 
 def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:

@@ -2,20 +2,27 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 ids of the caller's keys  2 'replace': whatever the pool has | ''
---       3 with 'replace', ids of keys that seal no more and still open what waits
--- reply {'sealed', ids, those that only open}
---       | {'open', ids, ''}: it has none, and ids are not announced: there are none, or the pool is in use
+--       3 with 'replace', ids of keys that seal no more and still open what waits  4 and of those that do not seal yet
+-- reply {'sealed', ids, those that seal no more, those that do not yet}
+--       | {'open', ids, '', ''}: it has none, and ids are not announced: there are none, or the pool is in use
 
-local ids, replace, retiring = ARGV[1], ARGV[2] == 'replace', ARGV[3]
+local ids, replace, retiring, prepared = ARGV[1], ARGV[2] == 'replace', ARGV[3], ARGV[4]
+local function put(name, value)
+  if value == '' then redis.call('DEL', P .. name) else redis.call('SET', P .. name, value) end
+end
+
 local announced = redis.call('GET', P .. 'key')
-if announced and not replace then return { 'sealed', announced, redis.call('GET', P .. 'retiring') or '' } end
-if ids == '' then return { 'open', ids, '' } end
+if announced and not replace then
+  return { 'sealed', announced, redis.call('GET', P .. 'retiring') or '', redis.call('GET', P .. 'prepared') or '' }
+end
+if ids == '' then return { 'open', ids, '', '' } end
 
 local since = int(now_ms() - rule('orphan_ms'))
 local used = redis.call('EXISTS', P .. 'deadlines') == 1
   or redis.call('ZCOUNT', P .. 'clients', since, '+inf') > 0
   or redis.call('ZCOUNT', P .. 'workers', since, '+inf') > 0
-if used and not replace then return { 'open', ids, '' } end
+if used and not replace then return { 'open', ids, '', '' } end
 redis.call('SET', P .. 'key', ids)
-if retiring == '' then redis.call('DEL', P .. 'retiring') else redis.call('SET', P .. 'retiring', retiring) end
-return { 'sealed', ids, retiring }
+put('retiring', retiring)
+put('prepared', prepared)
+return { 'sealed', ids, retiring, prepared }

@@ -1,12 +1,13 @@
--- What does not change while a worker lives. Sent when the answer to its beat says that the server lacks it.
+-- What seldom changes while a worker lives. Sent when the answer to its beat says that the server lacks it, and when its
+-- keys have changed.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 host  4 versions, JSON: of what to which
+-- ARGV  1 worker  2 lane  3 host  4 versions, JSON: of what to which  5 ids of its keys, apart by blanks
 -- reply 'ok'
 
 begin()
 local facts = P .. 'worker:' .. ARGV[1]
-redis.call('HSET', facts, 'lane', ARGV[2], 'host', ARGV[3], 'versions', ARGV[4],
+redis.call('HSET', facts, 'lane', ARGV[2], 'host', ARGV[3], 'versions', ARGV[4], 'keys', ARGV[5],
   'revision', redis.call('HGET', P .. 'policy', 'revision') or '0')
 redis.call('PEXPIRE', facts, int(3 * rule('lease_ms')))
 return 'ok'

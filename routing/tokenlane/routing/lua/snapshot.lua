@@ -2,12 +2,13 @@
 --
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
---       ids of the pool's keys}
+--       {ids of the pool's keys, of those that seal no more, of those that do not yet}}
 --       queue: {name, waiting, ms the oldest has waited}
 --       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs, offer JSON}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       its time ms, vectors found in its cache, those asked of it, internal errors survived}; host, versions and revision nil where the server lacks the worker's facts
+--       its time ms, vectors found in its cache, those asked of it, internal errors survived,
+--       ids of its keys, nil of an older version}; host, versions and revision nil where the server lacks the worker's facts
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
 --       clients: {known, of them silent for 6 s}
 --       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
@@ -66,10 +67,10 @@ local function each_by_beat(key, visit)
 end
 each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
-    'found', 'asked', 'survived')
+    'found', 'asked', 'survived', 'keys')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
     facts[4], facts[5] or '', tonumber(facts[6] or 0), tonumber(facts[7] or 0), tonumber(facts[8] or 0),
-    tonumber(facts[9] or 0) }
+    tonumber(facts[9] or 0), facts[10] }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),
@@ -89,7 +90,9 @@ end
 
 local clients = redis.call('ZCARD', P .. 'clients')
 local beating = redis.call('ZCOUNT', P .. 'clients', int(now - SILENT_MS), '+inf')
+local keys = {}
+for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call('GET', P .. name) or '' end
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
 return { now, tonumber(policy[1] or 0), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
   { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
-  tonumber(redis.call('HGET', P .. 'swept', 'at') or 0), redis.call('GET', P .. 'key') or '' }
+  tonumber(redis.call('HGET', P .. 'swept', 'at') or 0), keys }

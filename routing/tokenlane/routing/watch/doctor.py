@@ -210,6 +210,7 @@ def check_pool(seen: Snapshot) -> Iterator[Check]:
         yield Check("key id", "warn", "none", means, "give agents and workers TOKENLANE_POOL_KEY: `tokenlane key new`")
     else:
         yield Check("key id", "ok", seen.key_id, means)
+    yield from _prepared(seen)
     means = "routers give requests to lanes"
     if seen.routers:
         yield Check("routers", "ok", f"{len(seen.routers)}", means)
@@ -224,6 +225,22 @@ def check_pool(seen: Snapshot) -> Iterator[Check]:
     if seen.unknown:
         means = "a newer tokenlane has written what this command cannot read"
         yield Check("not understood", "warn", "; ".join(seen.unknown), means, _ONE_VERSION)
+
+
+def _prepared(seen: Snapshot) -> Iterator[Check]:
+    means = "once it seals, only workers that have it take new work"
+    for key_id in seen.prepared:
+        lacking = seen.without_key(key_id)
+        old = [worker.name for worker in lacking if worker.keys is None]
+        without = [worker.name for worker in lacking if worker.keys is not None]
+        parts = ([f"{', '.join(without)} without it"] if without else []) + (
+            [f"{', '.join(old)} too old to say"] if old else []
+        )
+        if parts:
+            advice = "start them again with the keys that `tokenlane key show --reveal` prints where the key is"
+            yield Check("prepared key", "warn", f"{key_id}, {'; '.join(parts)}", means, advice)
+        else:
+            yield Check("prepared key", "ok", f"{key_id}, every worker has it: `tokenlane key rotate`", means)
 
 
 def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> Iterator[Check]:

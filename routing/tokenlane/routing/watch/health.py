@@ -17,7 +17,7 @@ __all__ = ["Problem", "problems"]
 class Problem:
     """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool."""
 
-    code: Literal["no_router", "no_lane", "lane_gone", "lane_closed", "unserved", "waits_long"]
+    code: Literal["no_router", "no_lane", "lane_gone", "lane_closed", "key_missing", "unserved", "waits_long"]
     subject: str
     message: str
 
@@ -28,7 +28,7 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
     Args:
         max_wait_s: how long the oldest request of a role may have waited.
     """
-    return (*_missing(seen), *_unserved(seen), *_lanes(seen), *_waits(seen, max_wait_s))
+    return (*_missing(seen), *_unserved(seen), *_lanes(seen), *_keys(seen), *_waits(seen, max_wait_s))
 
 
 def _missing(seen: Snapshot) -> Iterator[Problem]:
@@ -79,6 +79,23 @@ def _lanes(seen: Snapshot) -> Iterator[Problem]:
                 lane.name,
                 f"lane {lane.name!r} ({lane.endpoint}): its worker beats and did not start what it was given{error}; "
                 "it gets work again with its next beat; if this stays, see its log and start it again",
+            )
+
+
+def _keys(seen: Snapshot) -> Iterator[Problem]:
+    closed = {worker.name for lane in seen.lanes if lane.lacks_key for worker in lane.workers}
+    for key_id in (*seen.keys, *seen.retiring, *seen.prepared):
+        prepared = key_id in seen.prepared
+        for worker in seen.without_key(key_id):
+            if worker.name in closed or (worker.keys is None and not prepared):
+                continue  # told already; or joined, which takes all keys but those that are prepared
+            lacks = "does not have" if worker.keys is not None else "is of an older tokenlane and may not have"
+            which = f"key {key_id}, which is prepared: before `tokenlane key rotate`" if prepared else f"key {key_id}:"
+            yield Problem(
+                "key_missing",
+                worker.lane,
+                f"worker {worker.name!r} of lane {worker.lane!r} {lacks} {which} start it again with the keys that "
+                "`tokenlane key show --reveal` prints where the key is",
             )
 
 

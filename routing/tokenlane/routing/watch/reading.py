@@ -78,6 +78,7 @@ class _WorkerReply(NamedTuple):
     found: int
     asked: int
     survived: int
+    keys: str | None
 
 
 class _RouterReply(NamedTuple):
@@ -104,6 +105,12 @@ class _RatesReply(NamedTuple):
     counts: list[_Count]
 
 
+class _KeysReply(NamedTuple):
+    sealing: str
+    retiring: str
+    prepared: str
+
+
 class _Reply(NamedTuple):
     now: int
     revision: int
@@ -116,7 +123,7 @@ class _Reply(NamedTuple):
     rates: _RatesReply
     delayed: int
     swept: int
-    keys: str
+    keys: _KeysReply
 
 
 @cache
@@ -141,7 +148,10 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
         pool=pool,
         time_ms=reply.now,
         revision=reply.revision,
-        key_id=next(iter(reply.keys.split()), None),
+        key_id=next(iter(reply.keys.sealing.split()), None),
+        keys=tuple(reply.keys.sealing.split()),
+        retiring=tuple(reply.keys.retiring.split()),
+        prepared=tuple(reply.keys.prepared.split()),
         roles=tuple(_roles(reply, queues)),
         queues=queues,
         lanes=tuple(_lane(reply, lane, workers) for lane in sorted(reply.lanes)),
@@ -245,6 +255,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
             cache=Hits(worker.found, worker.asked),
             internal_errors=worker.survived,
+            keys=None if worker.keys is None else tuple(worker.keys.split()),
         )
 
 

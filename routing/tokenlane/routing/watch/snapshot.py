@@ -100,7 +100,8 @@ class LastError:
 @dataclass(frozen=True)
 class WorkerStatus:
     """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `cache`:
-    what its cache of vectors was asked for since it started. `internal_errors`: how many its tasks have survived."""
+    what its cache of vectors was asked for since it started. `internal_errors`: how many its tasks have survived.
+    `keys`: the ids of the pool keys it has, None if it does not say, as older versions do not."""
 
     name: str
     lane: str
@@ -113,6 +114,7 @@ class WorkerStatus:
     error: LastError | None
     cache: Hits = field(default_factory=Hits)
     internal_errors: int = 0
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,10 @@ class ClientsStatus:
 class Snapshot:
     """The pool.
 
-    `key_id`: of the key that seals it, None if none does. `delayed`: requests that wait for a time. `swept_ms`: since a
-    router last swept, None if none has. `lagging`: routers and workers that have not seen the policy's newest revision.
-    `unknown`: what a newer version has written and this one cannot read, for people.
+    `key_id`: of the key that seals it, None if none does; `keys`: of all that seal, the newest first; `retiring` and
+    `prepared`: of those that seal no more, and not yet. All of them open. `delayed`: requests that wait for a time.
+    `swept_ms`: since a router last swept, None if none has. `lagging`: routers and workers that have not seen the
+    policy's newest revision. `unknown`: what a newer version has written and this one cannot read, for people.
     """
 
     v: int
@@ -192,6 +195,14 @@ class Snapshot:
     lagging: tuple[str, ...]
     policy: Policy
     unknown: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    retiring: tuple[str, ...] = ()
+    prepared: tuple[str, ...] = ()
+
+    def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
+        """The workers that beat and do not say that they have the key: `keys` of those that cannot say it is None."""
+        beating = (worker for lane in self.lanes for worker in lane.workers if worker.state != "silent")
+        return tuple(worker for worker in beating if worker.keys is None or key_id not in worker.keys)
 
     @property
     def without_fallback(self) -> tuple[LaneStatus, ...]:

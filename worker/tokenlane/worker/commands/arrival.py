@@ -320,6 +320,12 @@ async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
         await pool.check_keys(ring)
     except PoolKeyMismatch as error:
         return (error.message,)
+    ahead = [key_id for key_id in seen.prepared if ring.find(key_id) is None]
+    if ahead:
+        return (
+            f"the pool's next key, {', '.join(ahead)}, is prepared and not here: give this worker the keys that "
+            "`tokenlane key show --reveal` prints where the key is, before `tokenlane key rotate`",
+        )
     if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
         return (f"the pool is in use without a key, and yours is {', '.join(ring.ids)}: leave it out",)
     return ()
