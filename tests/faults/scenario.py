@@ -237,7 +237,7 @@ async def settled(town: Site, rng: random.Random) -> None:
     async with connect(town.server.url) as pool:
 
         async def tidy() -> bool:
-            return not await raw(pool).keys("arq:*")
+            return not await raw(pool).keys("{main}:arq:*")
 
         await eventually(tidy)
         states = await audit(pool.redis)

@@ -19,9 +19,9 @@ from tokenlane.config.exits import OK
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
 from tokenlane.routing import connection
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker import lane as lane_module
 from tokenlane.worker.lane import LaneWorker, arq_redis

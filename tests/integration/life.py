@@ -258,13 +258,13 @@ _TABLE: Final = {
     r"(client|agent):[^:]+": "set",
     r"swept|drain:[^:]+|policy": "hash",
     r"worker:[^:]+|rates:\d+": "hash",
-    r"router:[^:]+": "string",
+    r"router:[^:]+(:survived)?": "string",
     r"sequence|changes|key": "string",
     r"shortcut:.+": "string",
     r"unwanted:[0-9a-f]{32}": "string",
     r"failed": "stream",
 }
-_ARQ: Final = r"arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"
+_ARQ: Final = r"\{main}:arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"
 _BEATS: Final = re.compile(r"lanes|workers|routers|clients|lane:[^:]+:workers|swept")
 _NUMBERS: Final = ("attempt", "seq", "created", "deadline", "starts", "crashes", "started", "ended", "requeued", "end")
 
@@ -424,13 +424,13 @@ def _lanes(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:
             jobs[request["lane"]].add(job)
             if request["entry"]:
                 known.add(job)
-                content = json.loads(held[f"arq:job:{job}"])
+                content = json.loads(held[f"{PREFIX}arq:job:{job}"])
                 assert (content["f"], content["a"]) == ("run_request", [request_id, int(request["attempt"])])
     queues = {key.rpartition(":")[2]: set(value) for key, value in _under(held, "lane:") if key.count(":") == 2}
     assert queues == jobs
-    assert {key.removeprefix("arq:job:") for key in held if key.startswith("arq:job:")} == known
+    assert {key.partition("arq:job:")[2] for key in held if "arq:job:" in key} == known
     everything = {job for lane in jobs.values() for job in lane}
-    assert {key.split(":", 2)[2] for key in held if key.startswith("arq:")} <= everything
+    assert {key.split(":", 3)[3] for key in held if key.startswith(f"{PREFIX}arq:")} <= everything
 
 
 def _memberships(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:

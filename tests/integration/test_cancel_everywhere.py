@@ -142,7 +142,7 @@ class State:
             await town.client.complete("again", role="planner")
 
         async def tidy() -> bool:
-            return not await raw(town.pool).keys("arq:*")
+            return not await raw(town.pool).keys("{main}:arq:*")
 
         await eventually(tidy)
         assert set((await audit(town.pool.redis)).values()) <= {"cancelled", "completed"}

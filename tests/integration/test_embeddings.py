@@ -19,12 +19,12 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.lanes import LEFT_GRACE_MS
 from tokenlane.routing.messages import Kind, ModelInfo
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker.embeddings import step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
@@ -124,7 +124,7 @@ async def test_requests_that_wait_share_a_call(redis_url: str, pool: Pool) -> No
             {*(f"own {n}" for n in range(10)), "same", *("x" * n for n in range(10))}
         )
         async with asyncio.timeout(10):
-            while await raw(pool).keys("arq:*"):
+            while await raw(pool).keys("{main}:arq:*"):
                 await asyncio.sleep(0.005)
         await audit(pool.redis)
 

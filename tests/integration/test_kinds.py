@@ -14,11 +14,11 @@ from tests.workshop import FakeProvider, until
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.request import compose_command
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.messages import Kind, ModelAction, ModelInfo, ModelReport, Progress, new_id
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.serve import drain, open_lane, start_workers
@@ -117,7 +117,7 @@ async def command(
 async def nothing_left(pool: Pool) -> None:
     """Wait until ARQ has cleared up too, then audit the server."""
     async with asyncio.timeout(10):
-        while await raw(pool).keys("arq:*"):
+        while await raw(pool).keys("{main}:arq:*"):
             await asyncio.sleep(0.005)
     await audit(pool.redis)
 

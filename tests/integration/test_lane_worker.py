@@ -48,7 +48,7 @@ async def all_slots_work(pool: Pool, hub: Hub, provider: FakeProvider, slots: in
 async def settled(pool: Pool) -> None:
     """Wait until ARQ has cleared up too, then audit the server."""
     async with asyncio.timeout(10):
-        while await raw(pool).keys("arq:*"):
+        while await raw(pool).keys("{main}:arq:*"):
             await asyncio.sleep(0.005)
     await audit(pool.redis)
 
@@ -113,7 +113,7 @@ async def test_jobs_are_found_without_a_bell(redis_url: str, pool: Pool, hub: Hu
             await asker.completed()
 
 
-@pytest.mark.parametrize("attack", ["arq:*", "*lane:lane1"])
+@pytest.mark.parametrize("attack", ["{main}:arq:*", "*lane:lane1"])
 async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool: Pool, hub: Hub) -> None:
     """If all of ARQ's keys vanish, what runs completes, what was not started is swept back and runs."""
     provider = FakeProvider(hold_after=0, slots=4)
@@ -320,7 +320,7 @@ async def test_an_attempt_outlives_arqs_record_of_it(redis_url: str, pool: Pool,
         worker.allow_pick_jobs = False
         asker = await ask(pool, hub)
         attempt = await give(pool, asker)
-        await pool.redis.delete(f"arq:job:{{main}}{asker.id}:{attempt}")
+        await pool.redis.delete(f"{{main}}:arq:job:{{main}}{asker.id}:{attempt}")
         worker.allow_pick_jobs = True
         worker.wake()
         await asker.completed()

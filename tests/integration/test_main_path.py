@@ -84,7 +84,7 @@ async def nothing_left(server: Server) -> AsyncIterator[None]:
 
     async def over() -> bool:
         async with connect(server.url) as pool:
-            return not await pool.redis.keys("arq:*") and not await pool.redis.keys("*:role:*")
+            return not await pool.redis.keys("{main}:arq:*") and not await pool.redis.keys("*:role:*")
 
     await eventually(over)
     async with connect(server.url) as pool:

@@ -35,11 +35,11 @@ from tokenlane.producer import (
     ProviderDown,
 )
 from tokenlane.producer.sync import Client as SyncClient
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry

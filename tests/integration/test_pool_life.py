@@ -310,10 +310,21 @@ async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
     assert await raw(pool).zcard(f"{PREFIX}clients") == 0
 
 
+async def test_a_lane_of_an_earlier_versions_workers_finds_its_jobs(pool: Pool) -> None:
+    """Workers that do not say where they look for ARQ's jobs look outside the pool's prefix."""
+    request_id = await life.submit(pool)
+    await life.open_lane(pool)
+    await raw(pool).hdel(f"{PREFIX}lane:{LANE.lane}:state", "arq")
+    attempt = await life.dispatch(pool, request_id)
+    job = f"{{main}}{request_id}:{attempt}"
+    assert await raw(pool).keys("*arq:job:*") == [f"arq:job:{job}".encode()]
+    assert await raw(pool).zrange(f"{PREFIX}lane:{LANE.lane}", 0, -1) == [job.encode()]
+
+
 async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
     """ARQ's job names the function, the id and the attempt in JSON, and holds nothing else of the request."""
     asked: Asked = await life.dispatched(pool)
-    text = await raw(pool).get(f"arq:job:{{main}}{asked.id}:{asked.attempt}")
+    text = await raw(pool).get(f"{{main}}:arq:job:{{main}}{asked.id}:{asked.attempt}")
     assert text is not None
     job = json.loads(text)
     assert job.keys() == {"t", "f", "a", "k", "et"}

@@ -86,7 +86,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     assert await pool.start(asked.id, asked.attempt, "worker2") is None
     assert await pool.start(asked.id, asked.attempt, WORKER) is None
     job = f"{{main}}{asked.id}:{asked.attempt}"
-    assert await raw(pool).get(f"arq:in-progress:{job}") == b"1"
+    assert await raw(pool).get(f"{{main}}:arq:in-progress:{job}") == b"1"
     async with life.listen(pool) as ear:
         assert await life.finish(pool, asked)
         assert await ear.told(asked.id) == ["completed"]

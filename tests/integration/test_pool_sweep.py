@@ -175,7 +175,7 @@ async def test_jobs_of_dead_attempts_free_their_credit(pool: Pool, kind: str) ->
     queue = pool.keys.lane_queue("lane1", kind)
     await raw(pool).zadd(queue, dict.fromkeys(dead, 1))
     for job in dead:
-        await raw(pool).set(f"arq:in-progress:{job}", b"1")
+        await raw(pool).set(f"{{main}}:arq:in-progress:{job}", b"1")
     await life.sweep(pool)
     assert await audit(pool.redis) == {asked.id: "running"}
 

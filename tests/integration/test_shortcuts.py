@@ -97,13 +97,13 @@ async def test_whoever_did_not_hear_it_starts_it_all_the_same(pool: Pool) -> Non
     asked = await life.submit(pool)
     (standing,) = (await pool.check(CLIENT, [asked])).standings
     assert (standing.state, standing.worker) == ("running", WORKER)
-    assert await raw(pool).keys("arq:in-progress:*") == []
+    assert await raw(pool).keys("{main}:arq:in-progress:*") == []
     assert await pool.start(asked, standing.attempt, "another") is None
     for _ in range(2):
         started = await pool.start(asked, standing.attempt, WORKER)
         assert started is not None
         assert (started.payload, started.starts) == (PAYLOAD, 1)
-    assert len(await raw(pool).keys("arq:in-progress:*")) == 1
+    assert len(await raw(pool).keys("{main}:arq:in-progress:*")) == 1
 
 
 async def test_a_dead_worker_has_it_for_a_lease(pool: Pool) -> None:
@@ -128,7 +128,8 @@ async def test_a_renewed_one_is_no_matter_of_others(pool: Pool) -> None:
     asked = await life.submit(pool)
     (standing,) = (await pool.check(CLIENT, [asked])).standings
     assert await life.beat(pool, WORKER, LANE, life.hold(life.Asked(asked, standing.attempt))) == ("mine",)
-    assert await raw(pool).keys("arq:in-progress:*") == [f"arq:in-progress:{{main}}{asked}:{standing.attempt}".encode()]
+    marks = await raw(pool).keys("{main}:arq:in-progress:*")
+    assert marks == [f"{{main}}:arq:in-progress:{{main}}{asked}:{standing.attempt}".encode()]
 
 
 async def _none(pool: Pool) -> None:

@@ -55,8 +55,9 @@ def test_scripts_open_with_what_they_take_and_answer(name: str) -> None:
 def test_all_names_carry_the_tag() -> None:
     """Every key carries the pool's hash tag, every channel the database too."""
     names = Keys("blue", 2)
-    assert {names.prefix, names.policy, names.arq_abort(), names.lane_queue("l")} >= {"{blue}:policy", "{blue}:lane:l"}
-    for key in (names.prefix, names.policy, names.arq_abort(), names.lane_queue("l"), names.lane_queue("l", "embed")):
+    job = names.arq("arq:job:")
+    assert {names.prefix, names.policy, names.lane_queue("l")} >= {"{blue}:policy", "{blue}:lane:l"}
+    for key in (names.prefix, names.policy, job, names.lane_queue("l"), names.lane_queue("l", "embed")):
         assert key.startswith("{blue}:")
-    for channel in (names.deltas("x"), names.control("w"), names.doorbell, names.lane_doorbell("l")):
+    for channel in (names.deltas("x"), names.control("w"), names.doorbell, names.lane_doorbell("l"), names.hub("h")):
         assert channel.startswith("{blue}:2:")

@@ -37,6 +37,7 @@ Keys: TypeAlias = str | Sequence[str] | KeyRing | None
 """Keys of a pool, the newest first; None gives none."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+_PATIENCE_S = 10.0  # for a server that is away when something is asked
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
@@ -274,7 +275,7 @@ class Client:
 
 @asynccontextmanager
 async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> AsyncIterator[Courier]:
-    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool) as hub:
+    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool, _PATIENCE_S) as hub:
         told = False
         try:
             async with background() as requests:

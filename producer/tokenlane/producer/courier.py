@@ -20,7 +20,6 @@ from typing import get_args
 from tokenlane.routing.errors import (
     DeadlineExceeded,
     LlmError,
-    PoolUnavailable,
     QueueFull,
     RequestCancelled,
     RequestLost,
@@ -41,7 +40,6 @@ __all__ = ["Courier"]
 
 logger = logging.getLogger(__name__)
 
-_SUBSCRIBE_TIMEOUT_S = 10.0
 _DEADLINE_GRACE_S = 2.0
 _ENDED_LEFT_MS = 30_000
 _GOODBYE_S = 2.0
@@ -257,11 +255,7 @@ class Courier:
             return
         if self.ahead.subscribed(exchange.id):
             return
-        try:
-            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
-                await self._hub.subscribe(self._channel(exchange), *self._listener(exchange.id))
-        except TimeoutError as error:
-            raise PoolUnavailable(f"{self._pool} confirms no subscription: is its Redis server there?") from error
+        await self._hub.subscribe(self._channel(exchange), *self._listener(exchange.id))
 
     async def _submit(self, exchange: Exchange) -> LlmError | None:
         """Its time to live counts from when the agent asked: what has passed since is taken off."""

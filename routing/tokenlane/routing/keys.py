@@ -24,7 +24,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`: what     | stays                    |
 |                         |        | else it takes, `seen`: last beat, `left`: 1 if that  |                          |
-|                         |        | one took no new work                                 |                          |
+|                         |        | one took no new work, `arq`: where its workers look   |                          |
 | `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:KIND:health-…`  |        |                                                      |                          |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
@@ -59,11 +59,12 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `prepared`              | string | ids of those that do not seal yet, and open          | stays until they do      |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
-|                         |        | of the same id                                       |                          |
+|                         |        | of the same id. For a lane of workers that look for  |                          |
+|                         |        | it without the prefix (no `arq` in its state): there | after a day              |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
 `doorbell:L:KIND` (to the lane's workers: a job, or a request that `submit` has started), `wishes:L` (of models, to the
-same). The scripts build the same names from the prefix: a change here is a change there.
+same), `hub:NAME` (to nobody). The scripts build the same names from the prefix: a change here is a change there.
 """
 
 from __future__ import annotations
@@ -121,15 +122,19 @@ class Keys:
         """ARQ's queue of a lane for one kind of work."""
         return f"{self.prefix}lane:{lane}" if kind == "chat" else f"{self.prefix}lane:{lane}:{kind}"
 
-    def arq_abort(self) -> str:
-        """Where ARQ's own worker looks for aborted jobs: a name with our tag, or its transactions cross slots."""
-        return f"{self.prefix}arq:abort"
+    def arq(self, name: str) -> str:
+        """What ARQ calls `name` everywhere: a name of this pool's."""
+        return f"{self.prefix}{name}"
 
     def deltas(self, request_id: str) -> str:
         return f"{self.channels}deltas:{request_id}"
 
     def control(self, worker: str) -> str:
         return f"{self.channels}control:{worker}"
+
+    def hub(self, name: str) -> str:
+        """A hub's own, on which nothing is said: its connection is one for pub/sub from the start."""
+        return f"{self.channels}hub:{name}"
 
     @property
     def doorbell(self) -> str:

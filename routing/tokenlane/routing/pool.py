@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import get_args
@@ -30,6 +30,7 @@ from .lanes import Announcement, Facts, Fault, Hits, Running
 from .messages import Envelope
 from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
+from .redis_py import open_redis
 from .replies import (
     Accepted,
     Attachment,
@@ -111,6 +112,7 @@ class Pool:
                 *(envelope.time_to_live_ms, floor, envelope.to_wire()),
                 *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
                 envelope.idempotency or "",
+                patient=True,
             )
             outcome, *rest = as_list(reply)
             if as_text(outcome) != "key":
@@ -426,21 +428,14 @@ class Pool:
         outcome, ids, old, new = map(as_text, as_list(reply))
         return outcome, ids, old, new
 
-    async def _run(self, name: str, *args: bytes | str | int) -> Reply:
+    async def _run(self, name: str, *args: bytes | str | int, patient: bool = False) -> Reply:
         try:
-            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args)
+            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args, patient=patient)
         except redis_errors.NoScriptError:
-            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args)
+            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args, patient=patient)
 
-    async def _ask(self, *parts: bytes | str | int) -> Reply:
-        # As in `connection.asking`, which itself costs as much as the command.
-        try:
-            async with asyncio.timeout(connection.COMMAND_TIMEOUT_S):
-                return await connection.short_command(self.redis, *parts)
-        except redis_errors.NoScriptError:
-            raise
-        except (redis_errors.RedisError, OSError) as error:
-            raise connection.as_ours(error, self.url) from error
+    def _ask(self, *parts: bytes | str | int, patient: bool = False) -> Awaitable[Reply]:
+        return connection.ask(self.redis, self.url, *parts, patient=patient)
 
 
 @asynccontextmanager
@@ -457,7 +452,7 @@ async def connect(
         PoolUnavailable: nothing answers there, or not a Redis server, or it wants a password.
         PoolKeyMismatch: the pool is sealed with another key, or the caller has one and the pool has none.
     """
-    redis = connection.open_redis(url)
+    redis = open_redis(url)
     try:
         database = int(redis.connection_pool.connection_kwargs.get("db") or 0)
         await connection.greet(url)

@@ -72,13 +72,12 @@ def _traced(error: BaseException) -> str:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException, *later: BaseException) -> Iterator[BaseException]:
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None:
-        yield from _chain(before)
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from _chain(member)
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for one in (before, *members):
+        if one is not None and one not in later:  # an error may be its own cause's context
+            yield from _chain(one, error, *later)
     yield error
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import arq.constants
 import arq.worker
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
@@ -30,7 +31,7 @@ from tokenlane.routing.replies import Started, read_bell
 from .job import run_request
 from .served import Lane
 
-__all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "tag_aborts"]
+__all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "name_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ POLL_S = 0.5
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _DAY_S = 86_400
 _BROKEN = (RedisError, OSError)
+_ARQ_NAMES = ("abort_jobs_ss", "in_progress_key_prefix", "job_key_prefix", "result_key_prefix", "retry_key_prefix")
 
 
 def _to_json(value: dict[str, Any]) -> bytes:
@@ -76,9 +78,10 @@ ARQ_OPTIONS: dict[str, Any] = {
 """How ARQ is to run attempts: once each, keeping nothing. `ctx["lane"]` must be a `Lane`."""
 
 
-def tag_aborts(keys: Keys) -> None:
-    """Give the set of aborted jobs, which ARQ touches in its transactions, a name in the pool's slot."""
-    arq.worker.abort_jobs_ss = keys.arq_abort()  # type: ignore[attr-defined]  # where ARQ reads it
+def name_keys(keys: Keys) -> None:
+    """Have ARQ's own worker use names of the pool's, in whose slot they lie and which its users may touch."""
+    for constant in _ARQ_NAMES:
+        setattr(arq.worker, constant, keys.arq(getattr(arq.constants, constant)))  # where ARQ reads them
 
 
 def arq_redis(connections: ConnectionPool) -> ArqRedis:
@@ -91,7 +94,7 @@ class LaneWorker(arq.worker.Worker):
     opened it."""
 
     def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
-        tag_aborts(lane.pool.keys)
+        name_keys(lane.pool.keys)
         super().__init__(
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
             redis_pool=redis,
@@ -227,7 +230,8 @@ class LaneWorker(arq.worker.Worker):
         job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1)]
         if not job_ids:
             return []
-        marks = await self.pool.mget([in_progress_key_prefix + job_id for job_id in job_ids])
+        mark = self._lane.pool.keys.arq(in_progress_key_prefix)
+        marks = await self.pool.mget([mark + job_id for job_id in job_ids])
         return [job_id for job_id, mark in zip(job_ids, marks, strict=True) if mark is None]
 
     def _start_all(self, job_ids: Iterable[str]) -> None:

@@ -18,12 +18,12 @@ from arq.connections import ArqRedis
 from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.config.stopping import on_stop_signals
 from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import LaneConflict
 from tokenlane.routing.hub import Hub, open_hub
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background, keep_going
 
 from .announce import announce

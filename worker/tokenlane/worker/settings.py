@@ -31,15 +31,15 @@ from tokenlane.config.exits import FAILED, USAGE, UserError
 from tokenlane.config.load import cache_settings, find_pool, lane_settings, pool_name
 from tokenlane.config.stopping import stop_signals
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.connection import open_redis
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.pool import connect
+from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
 
 from .builtin.server import with_own_server
-from .lane import ARQ_OPTIONS, arq_redis, tag_aborts
+from .lane import ARQ_OPTIONS, arq_redis, name_keys
 from .serve import CLOSE_S, DRAIN_S, drain, idle, open_fallback, open_lane, start_workers
 from .served import Lane
 
@@ -78,7 +78,7 @@ def _worker_settings() -> type:
     asyncio.run(_look_at(redis))
     arq_redis = _arq_redis(redis)
     keys = Keys(pool_name(), arq_redis.database)
-    tag_aborts(keys)
+    name_keys(keys)
 
     async def on_startup(context: dict[Any, Any]) -> None:
         main = asyncio.current_task()  # ends ARQ's loop when it is cancelled

@@ -154,7 +154,7 @@ end
 -- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.
 local function drop_job(jobs, job)
   redis.call('ZREM', jobs, job)
-  redis.call('DEL', 'arq:job:' .. job, 'arq:in-progress:' .. job, 'arq:retry:' .. job)
+  redis.call('DEL', P .. 'arq:job:' .. job, P .. 'arq:in-progress:' .. job, P .. 'arq:retry:' .. job)
 end
 
 -- Takes a request out of wherever its state keeps it. Deletes first, so scripts may start with it when memory is full.
@@ -302,18 +302,19 @@ local function closed_to(lane, kind)
   if redis.call('ZCARD', lane_queue(lane, kind)) >= limit then return 'full' end
 end
 
--- Gives an attempt to ARQ. Returns the job.
-local function put_job(id, attempt, jobs, sequence, now)
+-- Gives an attempt to ARQ. Returns the job. Workers of an earlier version look for it outside the pool's prefix.
+local function put_job(id, attempt, lane, kind, sequence, now)
   local job = TAG .. id .. ':' .. attempt
-  redis.call('SET', 'arq:job:' .. job,
+  local prefix = redis.call('HGET', P .. 'lane:' .. lane .. ':state', 'arq') and P or ''
+  redis.call('SET', prefix .. 'arq:job:' .. job,
     '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
-  redis.call('ZADD', jobs, sequence, job)
+  redis.call('ZADD', lane_queue(lane, kind), sequence, job)
   return job
 end
 
 -- ARQ's mark on a job: nobody who reads the lane's queue is to start it.
 local function mark(id, attempt)
-  redis.call('SET', 'arq:in-progress:' .. TAG .. id .. ':' .. attempt, '1', 'PX', JOB_KEPT_MS)
+  redis.call('SET', P .. 'arq:in-progress:' .. TAG .. id .. ':' .. attempt, '1', 'PX', JOB_KEPT_MS)
 end
 
 -- waiting -> dispatched, to a lane that takes it. Charges the agent one turn. Returns the job.
@@ -337,7 +338,7 @@ local function dispatch_one(id, request, lane, model, token)
   redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
     'token', token, 'charge', busy and '1' or '0')
   request.state, request.attempt, request.lane, request.model = 'dispatched', attempt, lane, model
-  return put_job(id, attempt, lane_queue(lane, request.kind), sequence, now)
+  return put_job(id, attempt, lane, request.kind, sequence, now)
 end
 
 local function ring_lane(lane, kind, message)

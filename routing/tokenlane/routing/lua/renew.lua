@@ -27,7 +27,7 @@ else
   known = endpoint
   local opened = takes == '1' and redis.call('ZADD', workers, int(now), worker) == 1
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
-    'offer', offer, 'seen', int(now), 'left', takes == '1' and '0' or '1')
+    'offer', offer, 'seen', int(now), 'left', takes == '1' and '0' or '1', 'arq', P)
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   redis.call('ZADD', P .. 'workers', int(now), worker)
   local pulling = cjson.decode(offer).pulling

@@ -12,7 +12,7 @@ if not request or request.attempt ~= attempt or request.entry == '' then return 
 local again = request.state == 'running' and request.worker == worker
 if request.state ~= 'dispatched' and not again then return { 'gone' } end
 -- Where ARQ's own worker has marked the job, it is about to start it.
-if not again and marked == '0' and redis.call('EXISTS', 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
+if not again and marked == '0' and redis.call('EXISTS', P .. 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
   return { 'gone' }
 end
 return start_one(id, request, worker)

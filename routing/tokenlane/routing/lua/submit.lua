@@ -79,7 +79,7 @@ if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end
 count(request, 'accepted', now)
 
 if lane then
-  put_job(id, request.attempt, lane_queue(lane, kind), request.seq, now)
+  put_job(id, request.attempt, lane, kind, request.seq, now)
   redis.call('ZADD', P .. 'leases', int(now + lease_ms), id)
   local told = cjson.encode({ attempt = tonumber(request.attempt), model = model, starts = starts, left_ms = left, waited_ms = 0 })
   ring_lane(lane, kind, told .. '\n' .. ARGV[9] .. '\n' .. ARGV[10])

@@ -1,0 +1,125 @@
+"""Every refusal that Redis can answer with, as it stands on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis import exceptions as redis_errors
+
+from tokenlane.routing import connection
+from tokenlane.routing.connection import as_ours
+from tokenlane.routing.errors import LlmError, PoolUnavailable, QueueFull
+from tokenlane.routing.redis_py import open_redis
+from tokenlane.routing.refusals import REFUSALS, code_of
+
+SECRET = "s3cr3t"
+
+# What servers say, from Redis 6.2 to 8 and Valkey 9, by its name in the table.
+ON_THE_WIRE = [
+    ("NOAUTH", "NOAUTH Authentication required."),
+    ("NOAUTH", "NOAUTH HELLO must be called with the client already authenticated, authentication required"),
+    ("WRONGPASS", "WRONGPASS invalid username-password pair or user is disabled."),
+    ("WRONGPASS", "ERR invalid password"),
+    ("NOPERM command", "NOPERM this user has no permissions to run the 'evalsha' command or its subcommand"),
+    ("NOPERM command", "NOPERM User app has no permissions to run the 'subscribe' command"),
+    ("NOPERM key", "NOPERM this user has no permissions to access one of the keys used as arguments"),
+    ("NOPERM key", "NOPERM No permissions to access a key"),
+    ("NOPERM channel", "NOPERM this user has no permissions to access one of the channels used as arguments"),
+    ("NOPERM channel", "NOPERM No permissions to access a channel"),
+    ("NOPERM channel", "ERR ACL failure in script: No permissions to access a channel script: 5a, on @user_script:9."),
+    (
+        "NOPERM command",
+        "ERR ACL failure in script: User a has no permissions to run the 'publish' command",
+    ),
+    ("DENIED", "DENIED Redis is running in protected mode because protected mode is enabled"),
+    ("MAXCLIENTS", "ERR max number of clients reached"),
+    ("MAXCLIENTS", "ERR max number of clients + cluster connections reached"),
+    ("OOM", "OOM command not allowed when used memory > 'maxmemory'."),
+    ("OOM", "OOM command not allowed when used memory > 'maxmemory'. script: 5a, on @user_script:9."),
+    ("OOM", "ERR Error running script (call to f_5a): @user_script:9: @user_script: 9: -OOM command not allowed"),
+    ("READONLY", "READONLY You can't write against a read only replica."),
+    ("READONLY", "READONLY You can't write against a read only replica. script: 5a, on @user_script:9."),
+    ("READONLY", "ERR Error running script (call to f_5a): @user_script:9: @user_script: 9: -READONLY You can't write"),
+    ("LOADING", "LOADING Redis is loading the dataset in memory"),
+    ("BUSY", "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."),
+    ("MASTERDOWN", "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    ("CLUSTERDOWN", "CLUSTERDOWN The cluster is down"),
+    ("CLUSTERDOWN", "CLUSTERDOWN Hash slot not served"),
+    ("MOVED", "MOVED 14943 10.0.0.2:7001"),
+    ("ASK", "ASK 14943 10.0.0.2:7001"),
+    ("TRYAGAIN", "TRYAGAIN Multiple keys request during rehashing of slot"),
+    ("CROSSSLOT", "CROSSSLOT Keys in request don't hash to the same slot"),
+    ("MISCONF", "MISCONF Errors writing to the AOF file: No space left on device"),
+    ("MISCONF", "MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk."),
+    ("NOREPLICAS", "NOREPLICAS Not enough good replicas to write."),
+    ("EXECABORT", "EXECABORT Transaction discarded because of previous errors."),
+    ("UNKNOWN", f"ERR unknown command 'EVALSHA', with args beginning with: '{SECRET}' '1' "),
+    ("UNKNOWN", f"ERR unknown command `EVALSHA`, with args beginning with: `{SECRET}`, `1`, "),
+    ("SELECT", "ERR DB index is out of range"),
+    ("SELECT", "ERR SELECT is not allowed in cluster mode"),
+]
+
+
+async def answered(line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[LlmError, Exception]:
+    """The error of asking a server that says this line to everything, and what it was made of."""
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 2.0)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while asked := await reader.read(65536):
+            writer.write(f"-{line}\r\n".encode() * asked.count(b"*"))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"redis://user:{SECRET}@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    without_user = url.replace(f"user:{SECRET}@", "")
+    try:
+        async with open_redis(without_user, retries=0) as redis:
+            with pytest.raises(LlmError) as raised:
+                await connection.ask(redis, url, "PING")
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+    cause = raised.value.__cause__
+    assert isinstance(cause, Exception)
+    return raised.value, cause
+
+
+@pytest.mark.parametrize(("name", "line"), ON_THE_WIRE)
+async def test_each_refusal_has_words_and_a_pause_of_its_own(
+    name: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told apart from all others and from a server that is not there, and says when to ask again."""
+    ours, cause = await answered(line, monkeypatch)
+    refusal = REFUSALS[name]
+    assert code_of(cause) == name
+    assert type(ours) is refusal.error
+    assert (ours.retryable, ours.retry_after_s) == (refusal.pause_s is not None, refusal.pause_s)
+    assert refusal.words.split("{}")[0] in str(ours)
+    assert SECRET not in str(ours) + repr(ours)
+
+
+def test_the_table_is_whole() -> None:
+    """Each refusal is on the wire above, no two have the same words, and only full memory is told as a full queue."""
+    assert {name for name, _ in ON_THE_WIRE} == set(REFUSALS)
+    assert len({refusal.words for name, refusal in REFUSALS.items() if name != "TRYAGAIN"}) == len(REFUSALS) - 1
+    assert [name for name, refusal in REFUSALS.items() if refusal.error is QueueFull] == ["OOM"]
+
+
+def test_what_is_named_is_told() -> None:
+    """The node that holds the pool, and the command that is not allowed."""
+    moved = as_ours(redis_errors.ResponseError("MOVED 14943 10.0.0.2:7001"), "redis://host")
+    denied = as_ours(
+        redis_errors.NoPermissionError("User a has no permissions to run the 'evalsha' command"), "redis://h"
+    )
+    assert "10.0.0.2:7001" in str(moved)
+    assert "evalsha" in str(denied)
+
+
+def test_no_answer_is_no_refusal() -> None:
+    """Lost connections have no code, whatever their text."""
+    for error in (redis_errors.ConnectionError("OOM x"), redis_errors.TimeoutError("LOADING"), OSError("READONLY")):
+        assert code_of(error) == ""
+        assert type(as_ours(error, "redis://host")) is PoolUnavailable
