@@ -45,6 +45,7 @@ def test_a_plain_request_says_no_more_than_the_agent_did() -> None:
         "messages": [{"role": "user", "content": "q"}],
         "stream": True,
         "truncate": False,
+        "shift": False,
     }
 
 

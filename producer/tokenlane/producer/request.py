@@ -203,6 +203,8 @@ def _refuse_contradictions(request: ChatRequest) -> None:
             "the last message is the assistant's, which some back ends continue and others answer: pass "
             "continue_final=True to have it continued, or let a message of the user follow"
         )
+    if request.top_logprobs and not request.logprobs:
+        raise BadRequest("`top_logprobs` goes with logprobs=True")
     names = [function.get("name") for tool in request.tools or () if isinstance(function := tool.get("function"), dict)]
     if request.must_call and not request.tools:
         raise BadRequest("`tool_choice` requires the call of a tool, and there are no `tools`")

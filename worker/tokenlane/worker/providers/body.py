@@ -12,6 +12,7 @@ from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest, Message
 
 __all__ = [
+    "ELSEWHERE",
     "as_json",
     "chat_body",
     "continued",
@@ -19,6 +20,7 @@ __all__ = [
     "image_urls",
     "messages_of",
     "options_of",
+    "refuse_ignored",
     "retold",
     "stops_of",
     "thought_and_refusal",
@@ -45,6 +47,9 @@ _OPTIONS = (
     "response_format",
     "reasoning_effort",
 )
+
+ELSEWHERE = "leave it out, or route this role to another provider"
+"""What to do in place of an option that a server does not have."""
 
 _NOT_EXTRA = {"model", "messages", "stream", "stream_options"}
 
@@ -80,6 +85,21 @@ def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, Json
     """The options the agent set. No tools are none: some back ends refuse an empty list."""
     options = {names.get(name, name): getattr(request, name) for name in _OPTIONS}
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("tools", [])}
+
+
+def refuse_ignored(request: ChatRequest, ignored: Mapping[str, str], provider: str) -> None:
+    """Refuse what the server would take and not do.
+
+    Args:
+        ignored: the options, and what to do in place of each. `parallel_tool_calls` is one only where it is off.
+
+    Raises:
+        BadRequest: the request has one of them.
+    """
+    for name, instead in ignored.items():
+        value = getattr(request, name)
+        if value not in (None, {}) and not (name == "parallel_tool_calls" and value):
+            raise BadRequest(f"{provider} does not support `{name}`: {instead}.")
 
 
 def messages_of(request: ChatRequest) -> list[JsonValue]:

@@ -32,7 +32,7 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
     about = tokens is None
     tokens = estimated_tokens(request) if tokens is None else tokens
     if tokens > limit:
-        raise context_too_long(limit, tokens, about=about, of="the lane's max_input_tokens")
+        raise context_too_long(limit, tokens, known="about" if about else "", of="the lane's max_input_tokens")
 
 
 async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:

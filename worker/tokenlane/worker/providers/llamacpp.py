@@ -126,10 +126,22 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             return False
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
+        told: dict[str, object] = {}
         # Of a JSON object without a schema it makes nothing.
         if request.response_format == {"type": "json_object"}:
-            return request.model_copy(update={"response_format": {"type": "json_object", "schema": {"type": "object"}}})
-        return request
+            told["response_format"] = {"type": "json_object", "schema": {"type": "object"}}
+        # A choice that is no word is none to it. With one tool, to require a call is to name it.
+        if request.tool is not None:
+            told["tool_choice"] = "required"
+            told["tools"] = [tool for tool in request.tools or () if _named(tool) == request.tool]
+        # Builds before b10434 know it as a matter of the template alone.
+        if request.reasoning_effort is not None:
+            extra = request.extra or {}
+            given, effort = extra.get("chat_template_kwargs"), request.reasoning_effort
+            kwargs = {"enable_thinking": effort != "none", "reasoning_effort": effort}
+            if given is None or isinstance(given, dict):
+                told["extra"] = {**extra, "chat_template_kwargs": {**kwargs, **(given or {})}}
+        return request.model_copy(update=told) if told else request
 
     def _capabilities(self, props: dict[str, Any]) -> list[str]:
         told = {
@@ -151,6 +163,11 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             loaded=True,
             capabilities=("embed",) if meta.get("vocab_type") == _WORDPIECE else ("chat", "schema"),
         )
+
+
+def _named(tool: Mapping[str, JsonValue]) -> JsonValue:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 class BuiltinProvider(LlamaCppProvider):

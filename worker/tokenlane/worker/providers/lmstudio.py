@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from tokenlane.routing.errors import BadRequest, ContextTooLong
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
-from .body import image_urls
+from .body import ELSEWHERE, image_urls
 from .filters import TextFilter
 from .lmstudio_models import LmStudioModels
 from .openai_answer import OpenAiAnswerReader, same_model
@@ -26,6 +26,9 @@ class LmStudioProvider(LmStudioModels):
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
+    ignored: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("min_p", "logprobs", "top_logprobs", "parallel_tool_calls"), ELSEWHERE
+    )
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
 

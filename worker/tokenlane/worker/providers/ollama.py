@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
-from tokenlane.routing.estimate import estimated_tokens
+from tokenlane.routing.estimate import estimated_tokens, most_tokens
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
 from .at_once import at_once
@@ -24,6 +24,16 @@ from .length import check_length
 from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader
 from .ollama_body import ollama_body
+from .ollama_context import (
+    LEAST_CONTEXT,
+    as_version,
+    given_context,
+    loaded_context,
+    refuse_if_cut,
+    refuse_if_longer,
+    refuses,
+    shown_context,
+)
 from .ollama_models import OllamaModels
 from .ollama_names import BEFORE, full_name
 from .too_long import context_too_long
@@ -32,6 +42,7 @@ from .vectors import unit_vectors
 __all__ = ["OllamaProvider"]
 
 _SHOWN_AT_ONCE = 8
+_VERSION_HOLDS_S = 60.0
 _RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")
 """The versions that tell how they render a prompt: 0.12 and newer."""
 _CAPABILITIES = {
@@ -53,6 +64,9 @@ class OllamaProvider(OllamaModels):
         super().__init__(lane)
         self._continued: dict[str, bool] = {}
         """Whether a begun answer can be continued, by the names of the models of which that is known."""
+        self._is: tuple[int, ...] | None = None
+        """The server's version, and when it was asked for."""
+        self._asked_version_at = float("-inf")
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
@@ -62,6 +76,7 @@ class OllamaProvider(OllamaModels):
         with self._asking(model) as name:
             try:
                 await check_length(self, self._lane, request, model)
+                cuts, context = await self._cuts(request, name)
                 body, answer = await self._asked(request, model, name, resume)
                 sent = True
                 async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
@@ -70,7 +85,10 @@ class OllamaProvider(OllamaModels):
                             delta = answer.take(line)
                             if delta is not None:
                                 yield delta
-                yield answer.last()
+                last, sent = answer.last(), False
+                if cuts:
+                    refuse_if_cut(request, last.usage, context, self._is)
+                yield last
             except ContextTooLong as error:
                 if sent:
                     error.message = (await self._too_long(request, model)).message
@@ -95,8 +113,11 @@ class OllamaProvider(OllamaModels):
         tags, running = await at_once(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
-            loaded = {entry["name"].removesuffix(BEFORE) for entry in running["models"] or ()}
-            await self._learn_of(loaded)
+            loaded = {
+                entry["name"].removesuffix(BEFORE): loaded_context(running, entry["name"])
+                for entry in running["models"] or ()
+            }
+            await self._learn_of(set(loaded))
             entries = self._as_answered(tags["models"] or ())
             return await at_once(*(self._model_info(entry, loaded, showing) for entry in entries))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -112,15 +133,39 @@ class OllamaProvider(OllamaModels):
         said = page.get("version") if isinstance(page, dict) else None
         return said[:64] if isinstance(said, str) else None
 
+    async def _cuts(self, request: ChatRequest, name: str) -> tuple[bool, int | None]:
+        """Whether the server may leave out a part of this prompt without a word; and how much it reads, if it says so.
+
+        Raises:
+            ContextTooLong: it is longer than that.
+        """
+        given = given_context(request)
+        if most_tokens(request) <= min(LEAST_CONTEXT, given or LEAST_CONTEXT):
+            return False, None
+        now = asyncio.get_running_loop().time()
+        if now > self._asked_version_at + _VERSION_HOLDS_S:
+            self._asked_version_at = now
+            with suppress(LlmError):
+                self._is = as_version(await self.version())
+        if refuses(self._is):
+            return False, None
+        wanted = made = loaded = None
+        with suppress(LlmError, KeyError, TypeError, AttributeError):
+            shown, running = await at_once(self._page("/api/show", {"model": name}), self._page("/api/ps"))
+            (wanted, made), loaded = shown_context(shown), loaded_context(running, name)
+        context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
+        if context is not None:
+            refuse_if_longer(request, context)
+        return True, context
+
     async def _too_long(self, request: ChatRequest, model: str) -> ContextTooLong:
         """The error with its numbers, which Ollama leaves out: what the loaded model was given, and an estimate."""
         limit = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
             running = await self._page("/api/ps")
-            limits = {entry["name"]: entry["context_length"] for entry in running["models"]}
-            limit = limits.get(full_name(model))
+            limit = loaded_context(running, model)
         tokens = estimated_tokens(request)
-        return context_too_long(limit, tokens if limit is None or tokens > limit else None, about=True)
+        return context_too_long(limit, tokens if limit is None or tokens > limit else None, known="about")
 
     async def _asked(
         self, request: ChatRequest, model: str, name: str, resume: str | None
@@ -181,7 +226,9 @@ class OllamaProvider(OllamaModels):
             )
         return error
 
-    async def _model_info(self, entry: dict[str, Any], loaded: set[str], showing: asyncio.Semaphore) -> ModelInfo:
+    async def _model_info(
+        self, entry: dict[str, Any], loaded: Mapping[str, int | None], showing: asyncio.Semaphore
+    ) -> ModelInfo:
         known = entry.get("capabilities")
         if known is None:  # listed since 2026 only
             async with showing:
@@ -195,7 +242,7 @@ class OllamaProvider(OllamaModels):
             digest=f"sha256:{entry['digest'].removeprefix('sha256:')}" if entry.get("digest") else None,
             size_bytes=entry.get("size"),
             quantisation=details.get("quantization_level"),
-            context_length=details.get("context_length"),
+            context_length=loaded.get(entry["name"]) or details.get("context_length"),
             loaded=entry["name"] in loaded,
             capabilities=(*can, "prefill") if self._continued.get(full_name(entry["name"])) else can,
         )

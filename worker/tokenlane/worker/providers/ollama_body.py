@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.messages import ChatRequest, Message
 
-from .body import as_json, extra_of, with_text
+from .body import ELSEWHERE, as_json, extra_of, refuse_ignored, with_text
 
 __all__ = ["ollama_body"]
 
@@ -33,12 +33,14 @@ _IMAGE = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 def ollama_body(request: ChatRequest, model: str) -> bytes:
     """The request as JSON: what the agent set and no more, always streamed.
 
-    A prompt that does not fit is refused rather than cut from its beginning. `extra` goes in as it is, its `options`
+    A prompt that does not fit is refused rather than cut from its beginning, and an answer that does not fit behind it
+    ends rather than push the prompt out. `extra` goes in as it is, its `options`
     beside ours, but may not name model, messages or streaming.
 
     Raises:
         BadRequest: it asks for what Ollama cannot do, or holds what JSON cannot carry.
     """
+    refuse_ignored(request, dict.fromkeys(("logit_bias", "parallel_tool_calls"), ELSEWHERE), "Ollama")
     extra = dict(extra_of(request))
     more = extra.pop("options", None) or {}
     if not isinstance(more, dict):
@@ -46,6 +48,7 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
     options = {**_options(request), **more}
     body: dict[str, JsonValue] = {
         "truncate": False,
+        "shift": False,
         **_tools(request),
         **_format(request),
         **_thinking(request),
@@ -61,8 +64,6 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
 
 
 def _options(request: ChatRequest) -> dict[str, JsonValue]:
-    if request.logit_bias:
-        raise _unsupported("logit_bias")
     set_here = {theirs: getattr(request, ours) for ours, theirs in _OPTIONS.items()}
     options = {name: value for name, value in set_here.items() if value is not None}
     if request.stop is not None:
@@ -72,7 +73,7 @@ def _options(request: ChatRequest) -> dict[str, JsonValue]:
 
 def _tools(request: ChatRequest) -> dict[str, JsonValue]:
     if request.tool_choice not in (None, "auto", "none"):
-        raise _unsupported("tool_choice other than auto and none")
+        raise BadRequest(f"Ollama does not support `tool_choice` other than auto and none: {ELSEWHERE}.")
     if not request.tools or request.tool_choice == "none":
         return {}
     return {"tools": [*request.tools]}
@@ -174,7 +175,3 @@ def _function(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if not isinstance(function, dict):
         raise BadRequest("A tool call in `messages` has no `function`.")
     return function
-
-
-def _unsupported(option: str) -> BadRequest:
-    return BadRequest(f"Ollama does not support {option}: leave it out, or route this role to another provider.")

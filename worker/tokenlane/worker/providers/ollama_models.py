@@ -112,7 +112,8 @@ class OllamaModels(HttpProvider):
 
     async def _keep(self, model: str, keep_alive: int) -> None:
         # Without a prompt it only loads, or unloads. A model that embeds is no different.
-        question = {"model": model, "keep_alive": keep_alive, "stream": False}
+        # `shift` as chats have it: with another one they would load it anew.
+        question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
         await self._do("/api/generate", question, within_s=LOAD_S)
 
     async def _do(

@@ -13,7 +13,7 @@ from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .answer import wrong_model
 from .base import HttpProvider
-from .body import chat_body, continued, retold, thought_and_refusal
+from .body import chat_body, continued, refuse_ignored, retold, thought_and_refusal
 from .filters import Continuation, TextFilter, Thinking
 from .length import check_length
 from .openai_answer import OpenAiAnswerReader, same_model
@@ -34,6 +34,8 @@ class OpenAiChatProvider(HttpProvider):
     health_path: ClassVar[str] = "/v1/models"
     option_names: ClassVar[Mapping[str, str]] = {}
     """What the server calls an option, where that differs from our name."""
+    ignored: ClassVar[Mapping[str, str]] = {}
+    """Options that the server would ignore, which are refused, and what to do in place of each."""
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = None
     """The field of a turn that holds its reasoning; None: as the agent wrote it, and a refusal too."""
     continuing: ClassVar[Mapping[str, JsonValue] | None] = None
@@ -47,6 +49,7 @@ class OpenAiChatProvider(HttpProvider):
         """Stream the answer; see `LlmProvider.chat`."""
         events = SseReader()
         try:
+            refuse_ignored(request, self.ignored, self._lane.provider)
             request = self._adapted(self._retold(request))
             await check_length(self, self._lane, request, model)
             path, body, answer = await self._asked(request, model, resume)

@@ -12,7 +12,7 @@ from tokenlane.routing.errors import BadRequest, LlmError
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
 from .answer import wrong_model
-from .body import continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
+from .body import ELSEWHERE, continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
 from .filters import StopCutter, TextFilter
 from .on_host import HubModels
 from .openai import Asked, OpenAiChatProvider
@@ -38,6 +38,10 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
+    ignored: ClassVar[Mapping[str, str]] = {
+        "repetition_penalty": "use presence_penalty",
+        **dict.fromkeys(("top_k", "min_p", "logit_bias", "reasoning_effort"), ELSEWHERE),
+    }
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     echoes: ClassVar[bool] = False
     _info: dict[str, Any] | None = None
@@ -129,12 +133,8 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         return OpenAiAnswerReader(model, [*filters, StopCutter(stops)] if stops else filters)
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
-        if request.repetition_penalty is not None:
-            raise BadRequest("TGI's chat does not support repetition_penalty: use presence_penalty.")
         if len(stops_of(request)) > _MOST_STOPS:
             raise BadRequest(f"TGI takes at most {_MOST_STOPS} stop words.")
-        if request.logit_bias:
-            raise BadRequest("TGI ignores logit_bias: leave it out, or route this role to another provider.")
         match request.response_format:
             case None:
                 return request

@@ -1,0 +1,172 @@
+"""What becomes of each option at each provider, found by asking, and the table of it in the agents' documentation.
+
+`TOKENLANE_RECORD=1` has the test write the table anew; else it compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests import pages
+from tests.backend import answer_of, ask, driven, ndjson, sse
+
+from tokenlane.routing.errors import BadRequest
+
+__all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "documented", "fate", "record", "table"]
+
+PAGE = Path(__file__).parents[1] / "docs" / "agents.md"
+PROVIDERS = ("openai", "vllm", "llamacpp", "lmstudio", "tgi", "ollama")
+TABLE = re.compile(r"(<!-- options: made by the tests -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
+FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}]
+
+MEANINGS = {
+    "model": "which model; else the role's route says",
+    "provider": "only lanes of this provider",
+    "temperature": "how freely it chooses, from 0",
+    "top_p": "only the likeliest tokens of this sum, up to 1",
+    "top_k": "only so many of the likeliest",
+    "min_p": "only tokens this likely, compared with the likeliest",
+    "frequency_penalty": "against what was said often",
+    "presence_penalty": "against what was said",
+    "repetition_penalty": "the same, as a factor",
+    "max_tokens": "of the answer",
+    "stop": "a word, or several, before which the answer ends",
+    "seed": "the same again, as far as the server can",
+    "logit_bias": "by token id, what to add",
+    "logprobs": "with the logarithms of the tokens' probabilities",
+    "top_logprobs": "and those of so many others at each place",
+    "tools": "what it may call, in OpenAI's shape",
+    "tool_choice": "`auto`, `none`, `required`, or a tool by name",
+    "parallel_tool_calls": "False: one call at a time",
+    "response_format": "the form of the answer: a pydantic model, or OpenAI's shape",
+    "reasoning_effort": "`none`, `minimal`, `low`, `medium`, `high`, …",
+    "continue_final": "the last message is begun: go on",
+    "extra": "goes into the server's request body as it is",
+    "priority": "`high`, `normal`, `low`",
+    "time_to_live_ms": "how long it may take in all; ten minutes",
+    "idempotency_key": "asking again joins the first request",
+    "metadata": "comes back with the answer; no server sees it",
+}
+"""By option, in the table's order."""
+
+OURS = ("model", "provider", "continue_final", "extra", "priority", "time_to_live_ms", "idempotency_key", "metadata")
+"""Options of the pool's, or that go to each server in a way of its own."""
+
+SAMPLES: Mapping[str, tuple[dict[str, Any], object]] = {
+    "temperature": ({"temperature": 0.123}, 0.123),
+    "top_p": ({"top_p": 0.123}, 0.123),
+    "top_k": ({"top_k": 123}, 123),
+    "min_p": ({"min_p": 0.123}, 0.123),
+    "frequency_penalty": ({"frequency_penalty": 0.123}, 0.123),
+    "presence_penalty": ({"presence_penalty": 0.123}, 0.123),
+    "repetition_penalty": ({"repetition_penalty": 1.23}, 1.23),
+    "max_tokens": ({"max_tokens": 123}, 123),
+    "stop": ({"stop": ["END"]}, ["END"]),
+    "seed": ({"seed": 123}, 123),
+    "logit_bias": ({"logit_bias": {"7": 1.5}}, {"7": 1.5}),
+    "logprobs": ({"logprobs": True}, True),
+    "top_logprobs": ({"logprobs": True, "top_logprobs": 3}, 3),
+    "tools": ({"tools": [TOOL]}, [TOOL]),
+    "tool_choice: `none`": ({"tools": [TOOL], "tool_choice": "none"}, "none"),
+    "tool_choice: `required`": ({"tools": [TOOL], "tool_choice": "required"}, "required"),
+    "tool_choice: a tool": ({"tools": [TOOL], "tool_choice": NAMED}, NAMED),
+    "parallel_tool_calls": ({"parallel_tool_calls": False}, False),
+    "response_format: JSON": ({"response_format": {"type": "json_object"}}, {"type": "json_object"}),
+    "response_format: a schema": ({"response_format": FORM}, SCHEMA),
+    "reasoning_effort": ({"reasoning_effort": "high"}, "high"),
+    "pictures": ({"messages": [{"role": "user", "content": PICTURE}]}, "QUJD"),
+}
+"""What is asked for, and what of it is looked for in what the server is sent."""
+
+EMULATED: Mapping[tuple[str, str], tuple[str, dict[str, object]]] = {
+    ("llamacpp", "tool_choice: a tool"): ("only that tool, `required`", {"tools": [TOOL], "tool_choice": "required"}),
+    ("llamacpp", "response_format: JSON"): (
+        "a schema of any object",
+        {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
+    ),
+    ("ollama", "tool_choice: `none`"): ("no tools are sent", {"tools": None, "tool_choice": None}),
+    ("ollama", "response_format: JSON"): ("`format`", {"format": "json"}),
+}
+"""What a server is told in other words, and how."""
+
+SERVER: dict[str, Any] = {
+    "POST /v1/chat/completions": sse({"model": "m", "choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}),
+    "POST /api/chat": ndjson({"model": "m", "message": {"content": "a"}, "done": True}),
+    "POST /api/show": {"capabilities": ["completion", "vision"]},
+    "GET /api/version": {"version": "0.33.0"},
+    "GET /info": {**pages.TGI["/info"], "model_id": "m", "model_pipeline_tag": "image-text-to-text"},
+}
+
+
+async def fate(provider: str, sample: str) -> str:
+    """What the provider makes of it: `sent`, the field it is sent as, `refused`, or in which other words it is sent.
+
+    Raises:
+        AssertionError: it is left out without a word.
+    """
+    options, sentinel = SAMPLES[sample]
+    request = ask(**options)
+    async with driven(provider, SERVER) as (driver, server):
+        try:
+            await answer_of(driver, request)
+        except BadRequest:
+            assert not [path for path, _ in server.asked if "chat" in path]
+            return "refused"
+        except Exception as error:
+            # The stand-in of a server sends no logprobs, which is a failure of its own.
+            assert "logprobs" in sample, error
+        sent = next(body for path, body in server.asked if "chat" in path)
+    if emulated := EMULATED.get((provider, sample)):
+        words, told = emulated
+        assert {name: sent.get(name) for name in told} == told
+        return words
+    places = list(found(sent, sentinel))
+    assert places, f"{provider} leaves out {sample}"
+    return "sent" if sample.partition(":")[0] in (places[0], "pictures") else f"`{places[0]}`"
+
+
+def found(body: object, wanted: object, place: str = "") -> Iterator[str]:
+    """Where in the body that is; of a form, where its schema is."""
+    if type(body) is type(wanted) and (body == wanted or (wanted == "QUJD" and str(body).endswith("QUJD"))):
+        yield place.removesuffix(".json_schema.schema")
+    children = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for name, child in children:
+        if name not in ("stream", "truncate", "shift"):
+            yield from found(child, wanted, f"{place}.{name}" if place else str(name))
+
+
+async def table() -> str:
+    """The table, as Markdown."""
+    rows = [["option", "meaning", *(f"`{name}`" for name in PROVIDERS)]]
+    for option, meaning in MEANINGS.items():
+        samples = [sample for sample in SAMPLES if sample.partition(":")[0] == option]
+        for sample in samples or [option]:
+            _, _, which = sample.partition(": ")
+            cells = [await fate(name, sample) for name in PROVIDERS] if samples else [""] * len(PROVIDERS)
+            rows.append([f"`{option}`{f', {which}' if which else ''}", meaning, *cells])
+    rows.append(["pictures", "parts of a message", *[await fate(name, "pictures") for name in PROVIDERS]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def documented() -> str:
+    """The table as the page has it."""
+    match = TABLE.search(PAGE.read_text(encoding="utf-8"))
+    assert match is not None
+    return match[2]
+
+
+def record(made: str) -> None:
+    """Write it into the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TABLE.sub(lambda match: match[1] + made + match[3], page), encoding="utf-8")
