@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata as _metadata
+
 from tokenlane.routing.errors import (
     BadRequest,
     ContextTooLong,
@@ -83,3 +85,5 @@ __all__ = [
     "UnreadableAnswer",
     "Usage",
 ]
+
+__version__ = _metadata.version("tokenlane")

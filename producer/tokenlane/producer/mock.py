@@ -20,11 +20,13 @@ __all__ = ["MockCourier"]
 
 
 class MockCourier(Courier):
-    """Of all clients of a `MockPool`. `ask` notes a request, and gives the messages that answer it."""
+    """Of all clients of a `MockPool`. `ask` notes a request, and gives the messages that answer it. `failure`: the
+    first error, other than an `LlmError`, that a handler ended with."""
 
     def __init__(self, tasks: asyncio.TaskGroup, ask: Callable[[Envelope, bytes], Spoken]) -> None:
         self.exchanges, self._tasks, self._ask, self.internal_errors = {}, tasks, ask, InternalErrors()
         self._answers = dict[str, asyncio.Task[None]]()
+        self.failure: Exception | None = None
 
     async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
         exchange = Exchange(envelope.id, envelope.role, None, Delivery(envelope.id), float("inf"), 0)
@@ -61,6 +63,9 @@ class MockCourier(Courier):
                         return
         except LlmError as error:
             exchange.delivery.fail(error)
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def _over(self, exchange: Exchange, error: LlmError) -> None:
         exchange.delivery.fail(error)

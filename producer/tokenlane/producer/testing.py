@@ -6,7 +6,7 @@ import math
 import string
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from tokenlane.routing.messages import ChatRequest, EmbedRequest, Envelope
 from tokenlane.routing.tasks import background
@@ -28,7 +28,8 @@ def letters(request: EmbedRequest) -> list[list[float]]:
 
 
 class MockPool(AsyncExitStack):
-    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Others end the block, in a group.
+    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Another error of it ends the block, as
+    itself.
 
     Args:
         handler: a function or generator, plain or async. It is broken off when its request is cancelled or its time to
@@ -46,6 +47,15 @@ class MockPool(AsyncExitStack):
         self.callback(setattr, self, "_courier", None)
         self._courier = MockCourier(await self.enter_async_context(background()), self._asked)
         return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        courier = self._entered()
+        try:
+            return await super().__aexit__(*raised)
+        except ExceptionGroup:
+            if courier.failure is None:
+                raise
+            raise courier.failure from None
 
     def client(self, *, agent: str | None = None) -> Client:
         """A client of this pool, to be entered like any other."""
