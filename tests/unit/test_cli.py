@@ -142,7 +142,7 @@ def test_a_data_directory_that_cannot_be_made_is_one_message(tmp_path: Path) -> 
     """A TOKENLANE_HOME that is a file ends a command as wrong configuration, naming the place and the variable."""
     taken = tmp_path / "file"
     taken.touch()
-    own = {"TOKENLANE_HOME": str(taken), "TOKENLANE_REDIS_URL": ""}
+    own = {"TOKENLANE_HOME": str(taken)}
     result = run("up", "--provider", "openai", "--endpoint", "http://127.0.0.1:1", **own)
     assert result.returncode == exits.USAGE
     assert "Traceback" not in result.stderr

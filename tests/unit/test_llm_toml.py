@@ -68,7 +68,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         if name.startswith("TOKENLANE_"):
             monkeypatch.delenv(name)
     for name in ("TOKENLANE_CONFIG", "TOKENLANE_LLM"):  # remembered, so that what a test leaves is removed
-        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     monkeypatch.chdir(tmp_path)

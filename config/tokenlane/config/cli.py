@@ -15,12 +15,11 @@ A command ends with a code of `tokenlane.config.exits`: by returning (0), by `ra
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 try:
     import typer
@@ -30,13 +29,12 @@ except ModuleNotFoundError:
     sys.stderr.write("tokenlane: the command line is an extra: pip install 'tokenlane[cli]'\n")
     raise SystemExit(2) from None
 
+from tokenlane.config import failure
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
+from tokenlane.config.plain import json_text
 
 __all__ = ["main"]
-
-_STDOUT = 1
-_UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 
 class Verb(NamedTuple):
@@ -83,6 +81,8 @@ class Root(TyperGroup):
             for key, text in apart(arguments):
                 if text in str(error):  # the text is not quoted: a value may be a secret
                     raise ConfigError(f"{key}=… belongs directly after {OPTION}, {EXAMPLE}") from None
+            if failure.wants_json(arguments):  # typer says it to people
+                typer.echo(json_text({"error": ConfigError(error.format_message()).document()}))
             raise
 
 
@@ -93,32 +93,41 @@ def main() -> None:
     installed = _installed()
     for name in [*(verb for verb in VERBS if verb in installed), *sorted(installed.keys() - VERBS.keys())]:
         app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
+    arguments = sys.argv[1:]
+    if os.environ.get("NO_COLOR"):  # noqa: TID251 - what all programs on a terminal obey is no setting of ours
+        _leave_help_plain()
     try:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
         try:
-            arguments = verb_first(spread(sys.argv[1:]))
+            arguments = verb_first(spread(arguments))
             if needs_verb(arguments):
                 raise ConfigError("a verb is missing: `tokenlane --help` lists them.")
             app(args=arguments)
         finally:
             sys.stdout.flush()
-    except Exception as error:
-        told = _told(error)
+    except (Exception, SystemExit) as error:
+        told = failure.as_user_error(error)
         if told is None:
             raise
-        sys.stderr.write(f"tokenlane: {told}\n")
-        raise SystemExit(told.exit_code) from None
+        _end(told, json=failure.wants_json(arguments))
 
 
-def _told(error: BaseException) -> UserError | None:
-    """The error as one for whoever ran the command; None if it is a fault of ours."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, OSError) and error.errno in _UNWRITTEN and error.filename is None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be written
-        return UserError(f"Standard output cannot be written: {error.strerror}.")
-    return error if isinstance(error, UserError) else None
+def _end(told: UserError, *, json: bool) -> NoReturn:
+    try:
+        failure.say(told, json=json and sys.stdout is not None)
+    except OSError as error:  # it cannot be said where the answer could not be written either
+        told = failure.as_user_error(error) or told
+        failure.say(told, json=False)
+    if sys.stdout is not None:
+        failure.close_standard_output()
+    raise SystemExit(told.exit_code) from None
+
+
+def _leave_help_plain() -> None:
+    from typer import rich_utils
+
+    rich_utils.COLOR_SYSTEM = None  # by itself it leaves bold and dim
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -126,6 +135,8 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(verb: EntryPoint) -> Any:
+    from tokenlane.config.options import prepare, with_subcommands  # with rich, which `tokenlane --version` needs not
+
     try:
         loaded = verb.load()
     except ModuleNotFoundError as error:
@@ -135,8 +146,9 @@ def _load(verb: EntryPoint) -> Any:
         raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
     command = _command(verb.name, loaded)
     if verb.name in VERBS and VERBS[verb.name].configured:
-        for one in (command, *getattr(command, "commands", {}).values()):
-            one.params.extend(_command("", _configuration).params)
+        for each in with_subcommands(command):
+            each.params.extend(_command("", _configuration).params)
+    prepare(command)
     return command
 
 

@@ -14,6 +14,9 @@
     TOKENLANE_CONFIG      the file to read
     TOKENLANE_LLM         what `--llm` says, for a command that has no such option
     SC_DEBUG              `llm`: log requests and answers, prompts included
+
+A variable that is read and empty is refused: an empty TOKENLANE_REDIS_URL is one that was to be filled in, and what
+else would be found may be another pool.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.places import absolute
+from tokenlane.config.places import absolute, empty_variable
 
 from .effective import Layer, Setting, Settings
 from .explain import did_you_mean
@@ -57,8 +60,8 @@ _OF_TESTS = f"{PREFIX}TEST_"  # where `make test-live` finds what it installed
 class ShortNames(BaseSettings):
     """What the variables with short names hold."""
 
-    # An empty variable counts as not set. Errors must not quote the input: it may be a key.
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
+    # Errors must not quote the input: it may be a key.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True)
 
     redis_url: str | None = None
     pool_key: SecretStr | None = None
@@ -83,8 +86,11 @@ def short_names() -> ShortNames:
     """Read the variables with short names.
 
     Raises:
-        ConfigError: a value cannot be used.
+        ConfigError: a value cannot be used, or is empty.
     """
+    for variable in (f"{PREFIX}{name.upper()}" for name in ShortNames.model_fields):
+        if os.environ.get(variable) == "":
+            raise empty_variable(variable)
     try:
         return ShortNames()
     except ValidationError as error:
@@ -176,8 +182,10 @@ def _variables() -> Layer:
     texts = []
     for variable, value in os.environ.items():
         section, *rest = variable.removeprefix(PREFIX).split(_SEPARATOR)
-        if not variable.startswith(PREFIX) or not rest or not value:
+        if not variable.startswith(PREFIX) or not rest:
             continue
+        if not value:
+            raise empty_variable(variable)
         if section.upper() not in sections:
             near = did_you_mean(section, sections)
             raise ConfigError(f"{variable}: no section is called {section!r}.{near} Allowed: {', '.join(sections)}.")

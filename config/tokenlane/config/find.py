@@ -10,11 +10,13 @@ import os
 from dataclasses import dataclass
 
 from tokenlane.config.exits import ConfigError
+from tokenlane.config.places import empty_variable
 from tokenlane.config.poolkey import KeyRing
 from tokenlane.config.values import RedisSettings
 
 __all__ = ["Place", "find_place"]
 
+_READ = ("TOKENLANE_REDIS_URL", "TOKENLANE_POOL", "TOKENLANE_POOL_KEY")
 _EXTRA = ("platformdirs", "pydantic_settings")
 
 
@@ -48,8 +50,11 @@ def find_place() -> Place:
 
 
 def _named_by_environment() -> Place:
+    for variable in _READ:
+        if os.environ.get(variable) == "":
+            raise empty_variable(variable)
     url = os.environ.get("TOKENLANE_REDIS_URL")
-    if not url:
+    if url is None:
         raise ConfigError(
             "No pool was named: give the client a URL, redis://HOST:6379, or set TOKENLANE_REDIS_URL. To have llm.toml "
             "read and a running `tokenlane up` found: pip install 'tokenlane[cli]'."
@@ -58,4 +63,4 @@ def _named_by_environment() -> Place:
         keys = KeyRing.parse(os.environ.get("TOKENLANE_POOL_KEY", ""))
     except ValueError as error:
         raise ConfigError(f"TOKENLANE_POOL_KEY holds {error}.") from None
-    return Place(RedisSettings(url, keys), os.environ.get("TOKENLANE_POOL") or "main")
+    return Place(RedisSettings(url, keys), os.environ.get("TOKENLANE_POOL", "main"))

@@ -88,9 +88,10 @@ def configured_redis(explicit: str | None = None, *, only_command_line: bool = F
     """
     settings = read()
     found = settings.get("redis", "url")
-    if explicit and found.source == _LLM and found.value != explicit:
+    if explicit is not None and found.source == _LLM and found.value != explicit:
         raise ConfigError("--redis and --llm redis.url name different servers: leave out one of them.")
-    url = explicit or (None if only_command_line and found.source != _LLM else found.value)
+    configured = None if only_command_line and found.source != _LLM else found.value
+    url = configured if explicit is None else explicit
     return None if url is None else RedisSettings(str(url), pool_keys(settings))
 
 
@@ -124,7 +125,7 @@ def pool_name(explicit: str | None = None) -> str:
     Raises:
         ConfigError: it is none.
     """
-    name = explicit or str(read().get("redis", "pool", default="main").value)
+    name = str(read().get("redis", "pool", default="main").value) if explicit is None else explicit
     if not is_name(name):
         raise ConfigError(f"Pool name {name!r}: {NAME_RULE}.")
     return name
@@ -291,7 +292,9 @@ def _named_key(variable: object, lane: str) -> tuple[SecretStr | None, str | Non
         return None, None
     found = key_in(variable)
     if found is None:
-        raise ConfigError(f"Lane {lane!r}: its api_key_env names {variable}, which is not set: export {variable}=…")
+        raise ConfigError(
+            f"Lane {lane!r}: its api_key_env names {variable}, which is not set, or empty: export {variable}=…"
+        )
     return found, variable
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-__all__ = ["Table", "age", "note", "printable", "show", "show_json"]
+from tokenlane.config.plain import json_text, one_line, running_text
+
+__all__ = ["Table", "age", "console", "note", "show", "show_json"]
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,29 @@ class Table:
     styles: Mapping[str, str]
 
 
+def console(*, stderr: bool = False) -> Console:
+    """Where rich writes. With NO_COLOR it sets nothing at all: rich alone would leave bold and dim."""
+    plain = Console(stderr=stderr, highlight=False, color_system=None)
+    return plain if plain.no_color else Console(stderr=stderr, highlight=False)
+
+
 def show(*parts: str | Table) -> None:
     """Write lines and tables to standard output, an empty line between two parts."""
-    console = Console(file=sys.stdout, highlight=False) if sys.stdout.isatty() else None
+    terminal = console() if sys.stdout.isatty() else None
     for number, part in enumerate(parts):
         if number:
             typer.echo()
         if isinstance(part, str):
-            typer.echo("\n".join(printable(line) for line in part.splitlines()))
-        elif console is None:
+            typer.echo("\n".join(one_line(line) for line in part.splitlines()))
+        elif terminal is None:
             typer.echo(_aligned(part))
         else:
-            console.print(_rich(part))
+            terminal.print(_rich(part))
 
 
 def show_json(document: Mapping[str, object]) -> None:
     """Write a document as JSON."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(json_text(document, indent=2))
 
 
 def note(text: str, *, err: bool = False) -> None:
@@ -49,7 +56,7 @@ def note(text: str, *, err: bool = False) -> None:
     goes on in silence."""
     stream = sys.stderr if err else sys.stdout
     try:
-        typer.echo(text, err=err)
+        typer.echo(running_text(text), err=err)
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # for what is still buffered, and what is still to come
@@ -69,7 +76,7 @@ def age(milliseconds: int | None) -> str:
 
 
 def _aligned(table: Table) -> str:
-    cells = [[printable(cell) for cell in row] for row in (table.headings, *table.rows)]
+    cells = [[one_line(cell) for cell in row] for row in (table.headings, *table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
@@ -81,10 +88,5 @@ def _rich(table: Table) -> RichTable:
         drawn.add_column(heading, overflow="fold")
     for row in table.rows:
         # Text, not markup: a model's name may hold brackets.
-        drawn.add_row(*(Text(printable(cell), style=table.styles.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(one_line(cell), style=table.styles.get(cell, "")) for cell in row))
     return drawn
-
-
-def printable(text: str) -> str:
-    """One line without control characters: what others named must not move the cursor, nor have lines of its own."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

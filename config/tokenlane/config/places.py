@@ -1,4 +1,4 @@
-"""Where files are; an error tells where that cannot be found out."""
+"""Where files are, and how a place is told that cannot be found out or is named by nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenlane.config.exits import ConfigError
 
-__all__ = ["absolute", "is_file"]
+__all__ = ["absolute", "empty_variable", "is_file"]
 
 
 def absolute(path: Path, named_by: str) -> Path:
@@ -26,6 +26,12 @@ def absolute(path: Path, named_by: str) -> Path:
             f"{named_by} {path}: the current directory cannot be found: {error.strerror or error}. "
             "Change to one that is there, or give the whole path."
         ) from error
+
+
+def empty_variable(name: str) -> ConfigError:
+    """The error of a variable that is set to nothing. What is found in its place may be something else than was meant:
+    another pool, or another model."""
+    return ConfigError(f"{name} is set and empty: give it a value, or unset it.")
 
 
 def is_file(path: Path, or_else: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.places import absolute
+from tokenlane.config.places import absolute, empty_variable
 from tokenlane.config.private import write_private
 from tokenlane.config.sockets import socket_url
 
@@ -140,4 +140,6 @@ def _announcement(directory: Path) -> Path:
 
 def _home() -> Path:
     home = os.environ.get("TOKENLANE_HOME")
-    return absolute(Path(home), "TOKENLANE_HOME") if home else user_data_path("tokenlane")
+    if home == "":
+        raise empty_variable("TOKENLANE_HOME")
+    return user_data_path("tokenlane") if home is None else absolute(Path(home), "TOKENLANE_HOME")

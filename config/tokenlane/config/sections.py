@@ -10,10 +10,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
 from .explain import WHOLE, did_you_mean
+from .values import no_port
 
 __all__ = [
     "BUILT_IN_PROVIDERS",
@@ -57,6 +58,13 @@ def _installed(value: object) -> object:
     return value
 
 
+def _with_port(url: str) -> str:
+    """A URL whose port, if it names one, can be one."""
+    if no_port(url):
+        raise PydanticCustomError(WHOLE, "has no port that can be: use one from 1 to 65535.")
+    return url
+
+
 Name = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
 ]
@@ -67,9 +75,12 @@ Url = Annotated[
         description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
         "(api_key_env names the variable of a key)",
     ),
+    AfterValidator(_with_port),
 ]
 RedisUrl = Annotated[
-    str, Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH")
+    str,
+    Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"),
+    AfterValidator(_with_port),
 ]
 Variable = Annotated[
     str,
@@ -131,7 +142,14 @@ class Lane(Provider):
     """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
 
     provider: ProviderName | None = None
-    models: Annotated[list[Text], BeforeValidator(_split), Field(description="a list of model names")] | None = None
+    models: (
+        Annotated[
+            list[Text],
+            BeforeValidator(_split),
+            Field(min_length=1, description="a list of model names"),
+        ]
+        | None
+    ) = None
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
 
 
@@ -177,7 +195,11 @@ class Role(Section):
         Annotated[
             list[Text | Candidate],
             BeforeValidator(_split),
-            Field(description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }'),
+            Field(
+                min_length=1,  # who lists nothing may mean nobody, and would get everybody
+                description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }, one at '
+                "least; leave it out for every lane",
+            ),
         ]
         | None
     ) = None

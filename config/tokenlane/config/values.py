@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -23,6 +24,7 @@ __all__ = [
     "default_lane",
     "is_name",
     "masked",
+    "no_port",
 ]
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
@@ -56,6 +58,14 @@ def masked(url: str) -> str:
     return shown + url[end:]
 
 
+def no_port(url: str) -> bool:
+    """Whether a URL names a port that there cannot be: 0, or one above 65535."""
+    try:
+        return urlsplit(url).port == 0
+    except ValueError as error:  # others are of what may be a password
+        return str(error).startswith("Port out of range")
+
+
 @dataclass(frozen=True, repr=False)
 class RedisSettings:
     """Where the pool's Redis is, and the keys given for it; without any, those beside its socket are used.
@@ -73,6 +83,8 @@ class RedisSettings:
                 f"{masked(self.url)!r} is not a Redis URL. "
                 "Use redis://host:6379, rediss://host:6379 (TLS) or unix:///path/to/socket."
             )
+        if no_port(self.url):
+            raise ConfigError(f"{masked(self.url)!r} has no port that can be: use one from 1 to 65535.")
 
     @property
     def safe_url(self) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -77,13 +77,13 @@ class Client:
         if text is not None and not (isinstance(text, str) and text):
             given = "empty" if isinstance(text, str) else f"of type {type(text).__name__}"
             raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
-        keys = key if isinstance(key, KeyRing) else KeyRing.parse(*([key] if isinstance(key, str) else key or ()))
+        keys = key if isinstance(key, KeyRing) else _parsed([key] if isinstance(key, str) else key or ())
         if url is None:
             place = _found()
             url, keys = place.redis.url, keys if keys.keys else place.redis.keys
             pool = place.pool if pool is None else pool
         pool = "main" if pool is None else pool
-        self.agent = agent or _default_agent()
+        self.agent = _default_agent() if agent is None else agent
         for name in (self.agent, pool):
             if not is_name(name):
                 raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
@@ -183,12 +183,23 @@ class Client:
             SpaceMismatch: the vectors are of another model than those before.
             LlmError: what else it failed with.
         """
+        return await self._embed(texts, role, options, allow_other_models=allow_other_models)
+
+    async def _embed(
+        self,
+        texts: str | Sequence[str],
+        role: str,
+        options: EmbedOptions,
+        *,
+        allow_other_models: bool = False,
+        meanwhile: Callable[[Exchange], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
+    ) -> Embeddings:
         refuse_unknown_of_embed(options)
         courier = self._entered()
         inputs = [texts] if isinstance(texts, str) else list(texts)
         asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
         composed = compose_embed(asked, agent=self.agent, client=self._id)
-        found = await embed(courier, *composed, options.get("idempotency_key"))
+        found = await embed(courier, *composed, options.get("idempotency_key"), meanwhile)
         found = replace(found, metadata=options.get("metadata"))
         self._spaces.check(found, role, options, allow_other_models=allow_other_models)
         return found
@@ -305,6 +316,12 @@ def _found() -> Place:
         return find_place()
     except ConfigError as error:
         raise PoolUnavailable(str(error)) from None
+
+
+def _parsed(keys: Sequence[str]) -> KeyRing:
+    if not all(map(str.strip, keys)):
+        raise ValueError("`key` is empty: give the pool's key, or None where it has none")
+    return KeyRing.parse(*keys)
 
 
 def _default_agent() -> str:

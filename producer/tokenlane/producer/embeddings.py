@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from array import array
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
@@ -17,6 +18,7 @@ from tokenlane.routing.errors import SpaceMismatch
 from tokenlane.routing.messages import Envelope, Priority, Usage, Vectors
 
 from .courier import Courier
+from .exchange import Exchange
 
 __all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
 
@@ -113,9 +115,15 @@ def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
         raise TypeError(f"unknown option {unknown[0]!r}.{near} There are: {', '.join(sorted(known))}")
 
 
-async def embed(courier: Courier, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Embeddings:
-    """Submit an embed request, and wait for what comes of it."""
-    async with courier.asking(envelope, payload, idempotency_key) as exchange:
+async def embed(
+    courier: Courier,
+    envelope: Envelope,
+    payload: bytes,
+    idempotency_key: str | None,
+    meanwhile: Callable[[Exchange], AbstractAsyncContextManager[None]],
+) -> Embeddings:
+    """Submit an embed request, and wait inside `meanwhile` for what comes of it."""
+    async with courier.asking(envelope, payload, idempotency_key) as exchange, meanwhile(exchange):
         result, answer = await exchange.result(), exchange.delivery.answer()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))

@@ -10,6 +10,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from tokenlane.config.explain import did_you_mean
+from tokenlane.config.values import NAME_RULE
 from tokenlane.routing.errors import BadRequest
 from tokenlane.routing.estimate import BYTES_PER_TOKEN, bytes_of, estimated_tokens, parts_of
 from tokenlane.routing.messages import (
@@ -179,6 +180,8 @@ def _turns(messages: Messages) -> list[object]:
         return [{"role": "user", "content": _encodable(messages)}]
     if isinstance(messages, Mapping | Message | Answer):
         raise BadRequest("`messages` is a single message: put it into a list")
+    if not isinstance(messages, Sequence):
+        raise BadRequest(f"`messages` is a text or a list of messages, not of type {type(messages).__name__}")
     for place, turn in enumerate(messages):
         if isinstance(turn, Mapping) and {"request_id", "finish_reason"} <= turn.keys():
             raise BadRequest(
@@ -242,5 +245,7 @@ def _explained(error: ValidationError) -> str:
     complaints = []
     for one in error.errors(include_input=False, include_context=False, include_url=False):
         where = ".".join(str(part) for part in one["loc"] if isinstance(part, int) or part in _FIELDS)
-        complaints.append(f"{where}: {one['msg']}")
+        # The texts of ours that have a pattern are names.
+        words = NAME_RULE if one["type"] == "string_pattern_mismatch" else one["msg"].removeprefix("Value error, ")
+        complaints.append(f"{where}: {words}" if where else words)
     return "the request is not valid: " + "; ".join(dict.fromkeys(complaints))

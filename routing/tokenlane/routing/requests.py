@@ -119,7 +119,7 @@ class ChatRequest(Written):
     role: Name
     messages: list[Message] = Field(min_length=1, repr=False)
     model: str | None = Field(default=None, min_length=1, max_length=256)
-    provider: str | None = None
+    provider: str | None = Field(default=None, min_length=1, max_length=256)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = None
@@ -169,7 +169,7 @@ class EmbedRequest(Written):
     role: Name
     inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
     model: str | None = Field(default=None, min_length=1, max_length=256)
-    provider: str | None = None
+    provider: str | None = Field(default=None, min_length=1, max_length=256)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     fallback: Literal["error"] | None = None
     priority: Priority = "normal"

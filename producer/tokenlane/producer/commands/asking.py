@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TypeVar
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol, TypeVar
 
 import typer
 
-from tokenlane.config.exits import FAILED, USAGE
+from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.plain import running_text
 from tokenlane.config.stopping import until_stopped
 from tokenlane.producer.client import Client
-from tokenlane.routing.errors import BadRequest, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.producer.watch import reason
+from tokenlane.routing.commands.failing import as_user_error
+from tokenlane.routing.errors import LlmError
 
-__all__ = ["carry_out", "printable", "say"]
+__all__ = ["carry_out", "in_milliseconds", "say", "tell_why", "telling_why"]
 
 _Answer = TypeVar("_Answer")
 
-_NEVER_SHOWN = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_PATIENCE_S = 2.0
+_LOOK_AGAIN_S = 0.5
+
+
+class Waits(Protocol):
+    """Something that has been asked. `waiting`: why it has not started; None once it has."""
+
+    @property
+    def waiting(self) -> str | None: ...
 
 
 def carry_out(
@@ -27,7 +40,8 @@ def carry_out(
     """Ask, and give the answer.
 
     Raises:
-        typer.Exit: it failed, which was told, or a signal broke it off.
+        UserError: it failed.
+        typer.Exit: a signal broke it off.
     """
     found, answers = find_pool(redis), list[_Answer]()
     client = Client(found.url, pool=pool_name(pool), key=found.keys)
@@ -39,19 +53,46 @@ def carry_out(
     try:
         stopped = asyncio.run(until_stopped(asking()))
     except LlmError as error:
-        say(f"{error}\n{error.detail}".rstrip())
-        usage = isinstance(error, BadRequest | PoolUnavailable | PoolKeyMismatch)
-        raise typer.Exit(USAGE if usage else FAILED) from None
+        raise as_user_error(error, f"{error}\n{error.detail}".rstrip()) from None
     if stopped is not None:
         raise typer.Exit(128 + stopped)
     return answers[0]
 
 
-def printable(text: str) -> str:
-    """Text without control characters: a model's words must not move the cursor, set the title or the colours."""
-    return text.translate(_NEVER_SHOWN)
-
-
 def say(text: str) -> None:
     """Tell people something, on standard error."""
-    typer.echo(f"tokenlane: {printable(text)}", err=True)
+    typer.echo(f"tokenlane: {running_text(text)}", err=True)
+
+
+def in_milliseconds(timeout: float) -> int:
+    """A `--timeout`, as a request's time to live.
+
+    Raises:
+        ConfigError: it is no number of seconds.
+    """
+    if not math.isfinite(timeout):
+        raise ConfigError("--timeout is a number of seconds.")
+    return int(1000 * timeout)
+
+
+@asynccontextmanager
+async def telling_why(asked: Waits) -> AsyncIterator[None]:
+    """Say why nothing has started yet, for as long as the block runs."""
+    telling = asyncio.create_task(tell_why(asked))
+    try:
+        yield
+    finally:
+        telling.cancel()
+        with suppress(asyncio.CancelledError):
+            await telling
+
+
+async def tell_why(asked: Waits) -> None:
+    """Say why it has not started, after two seconds and whenever the reason is another one."""
+    told = None
+    await asyncio.sleep(_PATIENCE_S)
+    while True:
+        if asked.waiting is not None and reason(asked.waiting) != told:
+            told = reason(asked.waiting)
+            say(f"not started yet: {asked.waiting}")
+        await asyncio.sleep(_LOOK_AGAIN_S)

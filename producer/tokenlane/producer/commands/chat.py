@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import math
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
+from tokenlane.config.plain import escaped, json_text, running_text
 from tokenlane.producer.client import Client
-from tokenlane.producer.stream import ChatStream
-from tokenlane.producer.watch import reason
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
-from .asking import carry_out, printable, say
+from .asking import carry_out, in_milliseconds, telling_why
 
 __all__ = ["chat"]
-
-_PATIENCE_S = 2.0
-_LOOK_AGAIN_S = 0.5
 
 
 def chat(
@@ -55,9 +47,7 @@ def chat(
     if temperature is not None:
         options["temperature"] = temperature
     if timeout is not None:
-        if not math.isfinite(timeout):
-            raise ConfigError("--timeout is a number of seconds.")
-        options["time_to_live_ms"] = int(1000 * timeout)
+        options["time_to_live_ms"] = in_milliseconds(timeout)
     show = _show_json if as_json else _show_on_terminal if sys.stdout.isatty() else _show_text
     carry_out(lambda client: _ask(client, messages, role, options, show, as_json=as_json), redis, pool)
 
@@ -72,29 +62,14 @@ async def _ask(
     as_json: bool,
 ) -> None:
     async with client.chat(messages, role=role, **options) as stream:
-        telling = asyncio.create_task(_tell_why(stream))
-        try:
+        async with telling_why(stream):
             async for delta in stream:
                 show(delta)
-        finally:
-            telling.cancel()
-            with suppress(asyncio.CancelledError):
-                await telling
         if as_json:
             usage = stream.usage.model_dump() if stream.usage else None
-            _write(json.dumps({"request_id": stream.request_id, "usage": usage}) + "\n")
+            _write(json_text({"request_id": stream.request_id, "usage": usage}) + "\n")
         elif not stream.text.endswith("\n"):
             _write("\n")
-
-
-async def _tell_why(stream: ChatStream) -> None:
-    told = None
-    await asyncio.sleep(_PATIENCE_S)
-    while True:
-        if stream.waiting is not None and reason(stream.waiting) != told:
-            told = reason(stream.waiting)
-            say(f"not started yet: {stream.waiting}")
-        await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _show_text(delta: TokenDelta) -> None:
@@ -102,11 +77,13 @@ def _show_text(delta: TokenDelta) -> None:
 
 
 def _show_on_terminal(delta: TokenDelta) -> None:
-    _write(printable(delta.text))
+    _write(running_text(delta.text))
 
 
 def _show_json(delta: TokenDelta) -> None:
-    _write(delta.model_dump_json(exclude_none=True) + "\n")
+    # How many tokens a piece holds is left out where the back end does not say: 0 is not how many.
+    unsaid = None if delta.tokens else {"tokens"}
+    _write(escaped(delta.model_dump_json(exclude_none=True, exclude=unsaid)) + "\n")
 
 
 def _write(text: str) -> None:

@@ -23,13 +23,15 @@ from rich.text import Text
 from tokenlane.config.children import ended, started
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import pool_keys
+from tokenlane.config.output import console as terminal
+from tokenlane.config.plain import one_line, running_text
 from tokenlane.config.poolkey import KeyRing
 from tokenlane.config.stopping import until_stopped
 from tokenlane.producer.client import Client
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import Usage
 
-from .asking import printable
+from .asking import say
 
 __all__ = ["demo"]
 
@@ -73,14 +75,15 @@ def demo(
 
 
 async def _demo(redis: str | None) -> int:
-    console = Console(highlight=False)
+    console = terminal()
     turns = [_Turn(role, question) for role, question in _QUESTIONS.items()]
     async with _pool(redis) as (process, facts):
         if facts is None:
             return await process.wait() or FAILED
         model = facts.get("model", f"as configured: {facts['provider']} at {facts['endpoint']}")
         console.print(
-            f"The model: {model}.\nTo go on with it: `tokenlane up`, then `tokenlane chat`.\n", soft_wrap=True
+            Text(f"The model: {one_line(model)}.\nTo go on with it: `tokenlane up`, then `tokenlane chat`.\n"),
+            soft_wrap=True,
         )
         for problem in facts["problems"]:
             console.print(Text(f"problem {problem}\n"), soft_wrap=True)
@@ -94,7 +97,7 @@ async def _demo(redis: str | None) -> int:
                         tasks.create_task(_ask(client, turn, console))
     for turn in turns:
         if turn.error is not None:
-            typer.echo(f"tokenlane: {turn.role}: {turn.error}", err=True)
+            say(f"{turn.role}: {turn.error}")
     console.print(_summary(turns, console.width))
     return OK if all(turn.error is None for turn in turns) else FAILED
 
@@ -126,7 +129,7 @@ async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | 
     async for line in process.stdout:
         said = json.loads(line)
         facts |= said
-        if said["event"] == "ready":
+        if said.get("event") == "ready":
             return facts
     return None
 
@@ -149,7 +152,7 @@ async def _ask(client: Client, turn: _Turn, console: Console) -> None:
 
 
 def _print_lines(turn: _Turn, text: str, console: Console) -> None:
-    *lines, turn.unprinted = (turn.unprinted + printable(text)).split("\n")
+    *lines, turn.unprinted = (turn.unprinted + running_text(text)).split("\n")
     for line in lines:
         console.print(Text(f"{turn.role:>8} | {line}"), soft_wrap=True)
 
@@ -165,7 +168,7 @@ def _plain(turns: list[_Turn], console: Console) -> Iterator[None]:
 @contextmanager
 def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
     def render() -> Group:
-        return Group(*(Panel(Text(printable(turn.text)), title=f"{turn.role}: {turn.question}") for turn in turns))
+        return Group(*(Panel(Text(running_text(turn.text)), title=f"{turn.role}: {turn.question}") for turn in turns))
 
     with Live(console=console, get_renderable=render, refresh_per_second=_FRAMES_PER_S):
         yield
@@ -181,7 +184,7 @@ def _summary(turns: list[_Turn], width: int) -> Table | Text:
     for title in _TITLES:
         table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, map(one_line, row)))
     return table
 
 

@@ -11,10 +11,11 @@ import typer
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
+from tokenlane.config.plain import json_text, one_line
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 
-from .asking import carry_out, printable
+from .asking import carry_out, in_milliseconds, telling_why
 
 __all__ = ["embed"]
 
@@ -26,6 +27,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(help="Numbers a vector must have.", min=1)] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Not by the small fallback model.")] = False,
     priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0.001)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object, with the vectors and who made them.")
     ] = False,
@@ -41,19 +43,21 @@ def embed(
         "fallback": "error" if no_fallback else None,
         "priority": priority,
     }
+    if timeout is not None:
+        options["time_to_live_ms"] = in_milliseconds(timeout)
     inputs = _lines() if texts == ["-"] else texts
 
     async def ask(client: Client) -> Embeddings:
-        return await client.embed(inputs, role=role, **options)
+        return await client._embed(inputs, role, options, meanwhile=telling_why)
 
     found = carry_out(ask, redis, pool)
     if as_json:
-        typer.echo(json.dumps(_document(found), ensure_ascii=False))
+        typer.echo(json_text(_document(found)))
         return
     for vector in found.vectors:
         typer.echo(json.dumps(_numbers(vector)))
     who = "the fallback model, since no lane can embed" if found.is_fallback else f"lane {found.lane}"
-    typer.echo(printable(f"{found.model}, {found.dimensions} dimensions, {who}"), err=True)
+    typer.echo(one_line(f"{found.model}, {found.dimensions} dimensions, {who}"), err=True)
 
 
 def _document(found: Embeddings) -> dict[str, object]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from contextlib import aclosing
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,12 +19,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from tokenlane.config.output import Table, show, show_json
+from tokenlane.config.output import Table, console, show, show_json
+from tokenlane.config.plain import json_text, one_line
 from tokenlane.producer.client import Client
 from tokenlane.routing.messages import ModelInfo, Progress
 from tokenlane.routing.sizes import sized
 
-from .asking import carry_out, printable
+from .asking import carry_out
 
 __all__ = ["models"]
 
@@ -84,7 +83,7 @@ def verify(
     if as_json:
         show_json(found.model_dump())
     else:
-        typer.echo(f"{found.digest}  {printable(found.name)}")
+        typer.echo(one_line(f"{found.digest}  {found.name}"))
 
 
 @models.command()
@@ -123,7 +122,7 @@ def _follow(
     if as_json:
         _line({"done": action, "model": model})
     else:
-        typer.echo(f"{action}ed {printable(model)}")
+        typer.echo(f"{action}ed {one_line(model)}")
 
 
 class _Shown:
@@ -144,7 +143,7 @@ class _Shown:
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
-                console=Console(file=sys.stdout),
+                console=console(),
             )
             self._bar = self._bars.add_task("asking", total=None)
             self._bars.start()
@@ -160,7 +159,7 @@ class _Shown:
         elif self._bars is not None:
             self._bars.update(
                 self._bar,
-                description=printable(progress.step),
+                description=one_line(progress.step),
                 completed=progress.done_bytes,
                 total=progress.total_bytes,
             )
@@ -175,7 +174,7 @@ class _Shown:
         if part != self._part or self._from is None:
             self._from = now, progress.done_bytes
         self._part, self._say_at = part, now + (_SAY_EVERY_S if progress.done_bytes else _SAY_WAITING_EVERY_S)
-        typer.echo(printable(_told(progress, *self._from, now)))
+        typer.echo(one_line(_told(progress, *self._from, now)))
 
 
 def _told(progress: Progress, since: float, start_bytes: int, now: float) -> str:
@@ -213,4 +212,4 @@ def _short(digest: str | None) -> str:
 
 
 def _line(document: dict[str, object]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False))
+    typer.echo(json_text(document))

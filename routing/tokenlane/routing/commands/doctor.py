@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.environment import unknown_variables
-from tokenlane.config.exits import FAILED, OK, ConfigError
+from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import find_pool, pool_name, read
 from tokenlane.config.output import Table, show, show_json
-from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.doctor import Check, check_environment, examine
+
+from .failing import as_user_error
 
 __all__ = ["doctor"]
 
@@ -31,8 +33,8 @@ def doctor(
     where, name = find_pool(redis), pool_name(pool)
     try:
         checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables(read())))
-    except PoolUnavailable as error:
-        raise ConfigError(str(error)) from error
+    except LlmError as error:
+        raise as_user_error(error) from error
     if as_json:
         show_json({"v": _SCHEMA_VERSION, "pool": name, "checks": [asdict(check) for check in checks]})
     else:

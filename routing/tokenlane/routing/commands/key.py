@@ -15,9 +15,11 @@ from tokenlane.config.places import absolute
 from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.running import data_dir
 from tokenlane.config.values import RedisSettings
-from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.watch.snapshot import WorkerStatus
+
+from .failing import as_user_error
 
 __all__ = ["key"]
 
@@ -266,10 +268,8 @@ def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awai
 
     try:
         return asyncio.run(ask())
-    except (PoolUnavailable, PoolKeyMismatch) as error:
-        raise ConfigError(str(error)) from error
     except LlmError as error:
-        raise UserError(str(error)) from error
+        raise as_user_error(error) from error
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -13,13 +13,15 @@ import typer
 
 from tokenlane.config.effective import Settings
 from tokenlane.config.environment import take_command_line
-from tokenlane.config.exits import FAILED, ConfigError, UserError
+from tokenlane.config.exits import FAILED, ConfigError
 from tokenlane.config.load import find_pool, pool_name, read
 from tokenlane.config.values import RedisSettings
-from tokenlane.routing.errors import LlmError, PoolUnavailable
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.policy import Policy, PolicyChanged
 from tokenlane.routing.policy_file import as_toml, policy_of
 from tokenlane.routing.pool import Pool, connect
+
+from .failing import as_user_error
 
 __all__ = ["policy"]
 
@@ -119,9 +121,7 @@ def _ask(redis: str | None, pool: str | None, question: Callable[[Pool], Awaitab
 
     try:
         return asyncio.run(asked(find_pool(redis), pool_name(pool)))
-    except PoolUnavailable as error:
-        raise ConfigError(str(error)) from error
     except PolicyChanged as error:
-        raise UserError(f"{error}: see `tokenlane policy diff`, then apply again.") from error
+        raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
     except LlmError as error:
-        raise UserError(str(error)) from error
+        raise as_user_error(error) from error

@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import find_pool, pool_name
 from tokenlane.config.output import note
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.pool import connect
 from tokenlane.routing.tasks import background
+
+from .failing import as_user_error
 
 __all__ = ["router"]
 
@@ -28,8 +29,8 @@ def router(
     """Sweep and dispatch for a pool until Ctrl-C, SIGTERM or SIGHUP."""
     try:
         asyncio.run(_route(find_pool(redis).url, pool_name(pool)))
-    except PoolUnavailable as error:
-        raise ConfigError(str(error)) from error
+    except LlmError as error:
+        raise as_user_error(error) from error
 
 
 async def _route(url: str, pool_name: str) -> None:

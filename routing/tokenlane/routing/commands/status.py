@@ -9,13 +9,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from tokenlane.config.exits import FAILED, OK, ConfigError
+from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import find_pool, pool_name
 from tokenlane.config.output import Table, age, show, show_json
-from tokenlane.routing.errors import PoolUnavailable
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
+
+from .failing import as_user_error
 
 __all__ = ["as_document", "status"]
 
@@ -39,8 +41,8 @@ def status(
     """Show what waits, what runs, and who serves it."""
     try:
         seen = asyncio.run(_look(find_pool(redis).url, pool_name(pool)))
-    except PoolUnavailable as error:
-        raise ConfigError(str(error)) from error
+    except LlmError as error:
+        raise as_user_error(error) from error
     wrong = problems(seen, max_wait)
     if as_json:
         show_json(as_document(seen, wrong))

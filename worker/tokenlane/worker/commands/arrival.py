@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenlane.config.output import printable
+from tokenlane.config.plain import json_text, one_line
 from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
@@ -144,7 +143,7 @@ class Arrival:
             *self._roles(),
             *(f"problem   {problem}" for problem in self.problems),
         ]
-        return "\n".join(map(printable, lines))
+        return "\n".join(map(one_line, lines))
 
     def _other_server(self) -> list[str]:
         """Which server answers, if it is not that of the lane's provider. One that only speaks OpenAI's dialect may be
@@ -333,4 +332,4 @@ async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
 
 def as_line(event: str, pool: str, arrival: Arrival, **more: object) -> str:
     """The arrival as one line of JSON."""
-    return json.dumps({"event": event, "pool": pool, **more, **arrival.document()})
+    return json_text({"event": event, "pool": pool, **more, **arrival.document()})

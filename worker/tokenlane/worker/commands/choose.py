@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.output import printable
+from tokenlane.config.plain import one_line
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker.probe import Place, Sighting, look, look_at_all
 from tokenlane.worker.providers.recognise import NAMES
@@ -38,6 +38,6 @@ def reason(seen: Sighting) -> str:
     """Which model server was chosen, and why, for a person."""
     assert seen.provider is not None
     model = seen.lane.models[0] if seen.lane.models else seen.models[0]
-    return printable(
+    return one_line(
         f"{model}, of {NAMES[seen.provider]} at {seen.endpoint}, which was found there; no provider is configured"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from tokenlane.config.output import console
 from tokenlane.worker.builtin import MODEL_NAME
 
 __all__ = ["download_bar"]
@@ -17,7 +17,7 @@ __all__ = ["download_bar"]
 def download_bar() -> Iterator[Callable[[int, int], None]]:
     """A progress bar that shows itself only if it is called."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    progress = Progress(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True)
     download = progress.add_task(f"fetching {MODEL_NAME}", total=None)
 
     def advance(done: int, total: int) -> None:

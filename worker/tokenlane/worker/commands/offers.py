@@ -13,7 +13,7 @@ import typer
 
 from tokenlane.config.environment import key_in
 from tokenlane.config.exits import FAILED, OK, UserError
-from tokenlane.config.output import printable
+from tokenlane.config.plain import one_line
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
@@ -72,18 +72,18 @@ def _use_remote() -> int:
         raise UserError("That is no variable's name. Put the key into one, and name that: export NAME=…")
     key = key_in(variable) if variable else None
     if variable and key is None:
-        raise UserError(f"{variable} is not set: export {variable}=… here, and run `tokenlane probe` again.")
+        raise UserError(f"{variable} is not set, or empty: export {variable}=… here, and run `tokenlane probe` again.")
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
     seen = asyncio.run(look(Place(lane, "openai")))
     if not seen.found:
         raise UserError(f"{seen.endpoint} cannot be used: {seen.why_not}")
     model = _chosen_model(seen)
-    typer.echo(f"Asking {printable(model)} for a token ...")
+    typer.echo(f"Asking {one_line(model)} for a token ...")
     try:
         asyncio.run(first_token(lane, model))
     except LlmError as error:
         raise UserError(
-            f"{seen.endpoint} lists its models, but a chat with {printable(model)} failed: {error.message} "
+            f"{seen.endpoint} lists its models, but a chat with {one_line(model)} failed: {error.message} "
             "Nothing is written: run `tokenlane probe` again with another model, or the variable of another key."
         ) from None
     text = _llm_toml(endpoint, variable, model)
@@ -102,7 +102,7 @@ def _use_remote() -> int:
 
 
 def _chosen_model(seen: Sighting) -> str:
-    models = {printable(model): model for model in seen.models}
+    models = {one_line(model): model for model in seen.models}
     shown = [*models]
     typer.echo(f"It answers, and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
     model = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from dataclasses import replace
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 
 from tokenlane.config.exits import NOTHING_FOUND
 from tokenlane.config.load import configured_back_ends
-from tokenlane.config.output import printable
+from tokenlane.config.plain import json_text, one_line
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.advice import GET_A_MODEL
 from tokenlane.worker.probe import Place, Sighting, default_places, look_at_all
@@ -37,7 +36,7 @@ def probe(
     found = [sighting for sighting in sightings if sighting.found]
     if as_json:
         facts = {"found": bool(found), "places": [_facts(sighting) for sighting in sightings]}
-        typer.echo(json.dumps(facts if found else {**facts, "advice": GET_A_MODEL}))
+        typer.echo(json_text(facts if found else {**facts, "advice": GET_A_MODEL}))
     else:
         typer.echo(table(sightings))
     if found:
@@ -65,7 +64,7 @@ def places() -> list[Place]:
 def table(sightings: list[Sighting]) -> str:
     """What was seen, a line a place."""
     rows = [("ENDPOINT", "PROVIDER", "FOUND")]
-    rows += [(printable(seen.endpoint), seen.provider or "-", printable(_verdict(seen))) for seen in sightings]
+    rows += [(one_line(seen.endpoint), seen.provider or "-", one_line(_verdict(seen))) for seen in sightings]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
 

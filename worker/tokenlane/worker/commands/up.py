@@ -17,12 +17,14 @@ import typer
 
 from tokenlane.config.children import ended, started
 from tokenlane.config.environment import short_names
-from tokenlane.config.exits import FAILED, OK, USAGE, ConfigError, UserError
+from tokenlane.config.exits import FAILED, OK, ConfigError
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
-from tokenlane.config.output import note, printable
+from tokenlane.config.output import note
+from tokenlane.config.plain import json_text, one_line
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.errors import LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.commands.failing import as_user_error
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.policy_file import policy_of
 from tokenlane.routing.pool import connect
@@ -52,7 +54,7 @@ class _Report:
 
     def __call__(self, event: str, text: str, **facts: object) -> None:
         if self.as_json:
-            note(json.dumps({"event": event, **facts}))
+            note(json_text({"event": event, **facts}))
         elif text:
             note(text)
 
@@ -90,11 +92,8 @@ def up(
     try:
         server = nullcontext(other) if other is not None else own_redis(private=private, listen=listen)
         code = asyncio.run(_up(lanes, seen, policy, server, pool_name(pool), _Report(as_json), supervised))
-    except (PoolUnavailable, PoolKeyMismatch) as error:
-        typer.echo(f"tokenlane: {error}", err=True)
-        raise typer.Exit(USAGE) from None
     except LlmError as error:
-        raise UserError(str(error)) from error
+        raise as_user_error(error) from error
     raise typer.Exit(code)
 
 
@@ -211,9 +210,13 @@ class _Worker:
         self._environment = {
             **os.environ,  # noqa: TID251 - handed on, not read
             "TOKENLANE_REDIS__URL": redis.url,
-            "TOKENLANE_POOL_KEY": "" if redis.keys.file else redis.keys.reveal(),
-            "TOKENLANE_REDIS__KEY_FILE": str(redis.keys.file or ""),
         }
+        for variable in ("TOKENLANE_POOL_KEY", "TOKENLANE_REDIS__KEY_FILE"):
+            self._environment.pop(variable, None)
+        if redis.keys.file:
+            self._environment["TOKENLANE_REDIS__KEY_FILE"] = str(redis.keys.file)
+        elif redis.keys.keys:
+            self._environment["TOKENLANE_POOL_KEY"] = redis.keys.reveal()
         if settings.endpoint:  # of all variables only this one wins over every other; its last word counts
             endpoint = shlex.quote(f"endpoint={settings.endpoint}")
             self._environment["TOKENLANE_LLM"] = f"{short_names().llm} {endpoint}"
@@ -294,7 +297,7 @@ class _Worker:
         where = f"{facts['provider']} at {facts['endpoint']}{models}"
         next_step = "Requests wait until it works; `tokenlane probe` shows what is there."
         return [
-            printable(". ".join([f"{where}: {problem}".rstrip("."), *facts["hints"], next_step]))
+            one_line(". ".join([f"{where}: {problem}".rstrip("."), *facts["hints"], next_step]))
             for problem in facts["problems"]
         ]
 

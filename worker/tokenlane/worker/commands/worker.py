@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.environment import debugging
-from tokenlane.config.exits import FAILED, OK, ConfigError, UserError
+from tokenlane.config.exits import FAILED, OK, ConfigError
 from tokenlane.config.load import (
     cache_settings,
     find_pool,
@@ -28,7 +28,8 @@ from tokenlane.config.load import (
 from tokenlane.config.output import note
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.commands.failing import SET_WRONGLY, as_user_error
+from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.serve import DRAIN_S, run_worker
@@ -40,8 +41,6 @@ from .download import download_bar
 from .supervised import broken_off, when_input_ends
 
 __all__ = ["run", "worker"]
-
-_SET_WRONGLY = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
 
 
 def worker(
@@ -133,7 +132,7 @@ async def _work(
             ready=ready,
             stopping=stopping,
         )
-    except _SET_WRONGLY:
+    except SET_WRONGLY:
         raise
     except LlmError as error:
         if came:
@@ -144,7 +143,7 @@ async def _work(
                 arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
                 told("failed", replace(arrival, problems=arrival.problems or (str(error),)))
                 where = arrival.endpoint
-        raise UserError(f"The lane cannot be served from {where}. {error}") from error
+        raise as_user_error(error, f"The lane cannot be served from {where}. {error}") from error
 
 
 async def _serve(
@@ -181,10 +180,8 @@ def run(serving: Coroutine[object, object, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(serving)
-    except _SET_WRONGLY as error:
-        raise ConfigError(str(error)) from error
     except LlmError as error:
-        raise UserError(str(error)) from error
+        raise as_user_error(error) from error
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

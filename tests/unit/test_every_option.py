@@ -1,0 +1,124 @@
+"""What holds for the options, arguments and helps of all verbs, and for all variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.verbs import Verb, every_verb, run
+from typer import rich_utils
+
+from tokenlane.config import cli, exits
+from tokenlane.config.environment import ShortNames, _section_keys
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.find import _named_by_environment
+from tokenlane.config.load import read
+from tokenlane.config.running import data_dir
+from tokenlane.producer import Client
+from tokenlane.routing.errors import LlmError
+
+VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment that says nothing; what a test leaves in it is removed."""
+    for name in os.environ:
+        if name.startswith("TOKENLANE_"):
+            monkeypatch.delenv(name)
+    for name in ("TOKENLANE_CONFIG", "TOKENLANE_LLM"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TOKENLANE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_empty_value_is_refused_by_name(
+    verb: Verb, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each option and each argument, of `--config` and `--llm` too: never taken for one that is not given."""
+    values = [param for param in verb.command.params if not getattr(param, "is_flag", False)]
+    if cli.VERBS[verb.words[0]].configured:
+        values += cli._command("", cli._configuration).params
+    for param in values:
+        option = param.param_type_name == "option"
+        name = max(param.opts, key=len) if option else param.display_name_raw
+        ended = run(capsys, monkeypatch, *verb.words, *((name, "") if option else ("",)))
+        assert ended.code == exits.USAGE, (name, ended)
+        assert (ended.out, name in ended.err) == ("", True), (name, ended)
+
+
+@pytest.mark.parametrize("assignment", ["model=", "models=", "endpoint=", "provider=", "lanes.g.models=", "redis.url=",
+                                        "redis.pool=", "roles.coder.route=", "embeddings.cache_mb="])  # fmt: skip
+def test_an_empty_setting_is_refused(
+    assignment: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that `--llm` sets to nothing is not one that is left out."""
+    ended = run(capsys, monkeypatch, "config", "--llm", assignment)
+    assert (ended.code, ended.out) == (exits.USAGE, ""), ended
+
+
+@pytest.mark.parametrize("text", ["[lanes.a]\nmodels = []", "[roles.coder]\nroute = []"])
+def test_an_empty_list_is_refused(text: str) -> None:
+    """It would mean all models, and all lanes, where it looks like none."""
+    Path("llm.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"llm\.toml:2"):
+        read()
+
+
+@pytest.mark.parametrize("name", [*(name.upper() for name in ShortNames.model_fields), *_section_keys(), "LANES__G__X"])
+def test_an_empty_variable_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each variable that is read: what would be found in its place may be another pool, or another model."""
+    monkeypatch.setenv(f"TOKENLANE_{name}", "")
+    with pytest.raises(ConfigError, match=f"TOKENLANE_{name}"):
+        read()
+
+
+def test_an_empty_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the user's own directory."""
+    monkeypatch.setenv("TOKENLANE_HOME", "")
+    with pytest.raises(ConfigError, match="TOKENLANE_HOME"):
+        data_dir()
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "POOL", "POOL_KEY"])
+def test_an_empty_variable_is_refused_without_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent in the base install reads three of them by itself."""
+    monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://h")
+    monkeypatch.setenv(f"TOKENLANE_{name}", "")
+    with pytest.raises(ConfigError, match=f"TOKENLANE_{name}"):
+        _named_by_environment()
+
+
+@pytest.mark.parametrize("given", [{"pool": ""}, {"agent": ""}, {"key": ""}, {"key": [""]}, {"url": ""}])
+def test_an_empty_argument_of_a_client_is_refused(given: dict[str, Any]) -> None:
+    """As on the command line."""
+    with pytest.raises((ValueError, TypeError, LlmError)):
+        Client(**({"url": "redis://h"} | given))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_help_loses_a_word(verb: Verb, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in brackets is no markup: each word of a docstring and of its options' helps is shown."""
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 4000)
+    ended = run(capsys, monkeypatch, *verb.words, "--help")
+    assert ended.code == exits.OK
+    shown = set(re.sub(r"[│╭╮╰╯─]", " ", ended.out).split())
+    texts = [verb.command.help or "", *(param.help or "" for param in verb.command.params if not _hidden(param))]
+    texts += [command.help or "" for command in getattr(verb.command, "commands", {}).values()]
+    assert [word for text in texts for word in text.split() if word not in shown] == []
+
+
+def test_the_root_s_help_loses_no_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines are not those of the verbs."""
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 4000)
+    shown = run(capsys, monkeypatch, "--help").out.split()
+    assert [word for verb in cli.VERBS.values() for word in verb.help.split() if word not in shown] == []
+
+
+def _hidden(param: Any) -> bool:
+    return bool(getattr(param, "hidden", False))
