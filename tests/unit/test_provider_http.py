@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from socket import gaierror
 
 import aiohttp
 import httpx
@@ -80,7 +82,12 @@ def because(reason: str) -> ssl.SSLError:
 @pytest.mark.parametrize(
     ("cause", "meaning", "words"),
     [
-        (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), ProviderDown, "cannot be reached"),
+        (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), ProviderDown, "cannot be reached: is it"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "no")), ProviderDown, "refused the connection"),
+        (aiohttp.ClientConnectorDNSError(KEY, gaierror(-2, "no")), ProviderDown, "does not know its name"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "no")), ProviderDown, "no network leads"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "no")), ProviderDown, "in time"),
+        (aiohttp.ClientProxyConnectionError(KEY, gaierror(-2, "no")), ProviderDown, "The proxy to the back end cannot"),
         (aiohttp.ConnectionTimeoutError(), ProviderDown, "did not accept the connection"),
         (aiohttp.SocketTimeoutError(), Timeout, "took too long"),
         (aiohttp.ServerDisconnectedError(), ProviderDown, "was lost"),

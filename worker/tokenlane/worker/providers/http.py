@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.sockets import socket_of
+from tokenlane.config.unreached import why_unreached
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError, ProviderDown, Timeout
 
@@ -285,8 +286,19 @@ def transport_error(error: Exception) -> LlmError:
         return ProviderDown(_LOCKED, detail=str(cause)[:2048])
     for kind, ours, message, retryable in _MEANINGS:
         if isinstance(cause, kind):
+            message = _unreached(cause) or message
             return ours(message, retryable=retryable, detail=str(cause)[:2048])
     return ProviderDown(_LOST, detail=str(cause)[:2048])
+
+
+def _unreached(cause: Exception) -> str:
+    """What to say of a connection that was not made, where it is clear why."""
+    why = why_unreached(cause.os_error) if isinstance(cause, aiohttp.ClientConnectorError) else ""
+    if not why:
+        return ""
+    if isinstance(cause, aiohttp.ClientProxyConnectionError):
+        return f"The proxy to the back end cannot be reached: {why} HTTPS_PROXY and HTTP_PROXY name it."
+    return f"The back end cannot be reached: {why}"
 
 
 def _credentials(lane: LaneSettings) -> dict[str, str]:

@@ -1,0 +1,31 @@
+"""Why a server was not reached, for people: each cause has its own words, since each has its own cure."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+__all__ = ["why_unreached"]
+
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
+_NO_MORE = (errno.EMFILE, errno.ENFILE)
+
+
+def why_unreached(error: BaseException) -> str:
+    """What kept a connection from being made, as the end of a sentence about it; nothing if that is not clear."""
+    match error:
+        case socket.gaierror():
+            return "this host does not know its name; check its spelling, and DNS."
+        case ConnectionRefusedError():
+            return "it refused the connection, so nothing listens at that port; is it running, and is the port right?"
+        case FileNotFoundError():
+            return "its socket is not there; is it running, and is the path right?"
+        case TimeoutError():
+            return "it did not take the connection in time; is it overloaded, or behind a firewall?"
+        case ConnectionResetError():
+            return "it broke the connection off at once; does something else listen at that port?"
+        case OSError(errno=number) if number in _NO_WAY:
+            return "no network leads there from this host; check the address, and the network."
+        case OSError(errno=number) if number in _NO_MORE:
+            return "this process may open no more connections; raise its limit (ulimit -n)."
+    return ""
