@@ -141,3 +141,33 @@ async def test_two_hosts_with_different_files_route_alike(site: Farm, file: Path
             await run(site, "apply", str(file))
             answers = [await client.complete("hello", role="coder") for _ in range(4)]
             assert {answer.lane for answer in answers} == {"gpu0"}
+
+
+async def test_a_policy_comes_from_standard_input(site: Farm, pool: Pool) -> None:
+    """`-` is standard input, for `diff` as for `apply`; what is wrong in it is told with its line."""
+    for verb, text, code in (
+        ("diff", FILE, FAILED),
+        ("apply", FILE, OK),
+        ("diff", FILE, OK),
+        ("apply", "[roles.coder]\nroute = []", USAGE),
+    ):
+        child = await site.tokenlane("policy", verb, "-")
+        assert child.process.stdin is not None
+        child.process.stdin.write(text.encode())
+        child.process.stdin.close()
+        ended = await child.ended()
+        assert ended.code == code, ended
+        assert ("standard input:2" in ended.error) == (code == USAGE)
+    assert (await pool.policy()).roles["coder"].route == (Candidate(lane="gpu1"),)
+
+
+async def test_a_route_to_nowhere_is_applied_with_a_warning(site: Farm, file: Path, pool: Pool) -> None:
+    """The role and the lane are named, to people and in JSON; a dry run says it too."""
+    for options in (("--dry-run",), ()):
+        ended = await run(site, "apply", str(file), *options)
+        assert "warning" in ended.error
+        assert "'coder'" in ended.error
+        assert "'gpu1'" in ended.error
+    document = json.loads((await run(site, "apply", str(file), "--json")).out)
+    assert (document["before"], document["revision"], document["changes"]) == (1, 1, [])
+    assert ["gpu1" in warning for warning in document["warnings"]] == [True]

@@ -90,8 +90,16 @@ def test_a_worker_without_the_pools_key() -> None:
 )
 def test_work_that_no_live_lane_serves(queue: QueueStatus, policy: Policy) -> None:
     """What waits for a model, a provider or a route that no live lane has is told; too early, it is not."""
-    assert codes(replace(WELL, queues=(queue,), policy=policy)) == ["unserved"]
-    assert codes(replace(WELL, queues=(replace(queue, oldest_ms=1_000),), policy=policy)) == []
+    also = ["route_unknown"] if policy.roles else []
+    assert codes(replace(WELL, queues=(queue,), policy=policy)) == ["unserved", *also]
+    assert codes(replace(WELL, queues=(replace(queue, oldest_ms=1_000),), policy=policy)) == also
+
+
+def test_a_route_that_names_what_is_not_there() -> None:
+    """Is told for the role; in a pool that knows no lane at all, that is told alone."""
+    policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
+    assert [(it.code, it.subject) for it in problems(replace(WELL, policy=policy), 60)] == [("route_unknown", "coder")]
+    assert codes(replace(WELL, queues=(), lanes=(), policy=policy)) == ["no_lane"]
 
 
 def test_work_for_a_lane_that_was_stopped() -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -35,6 +37,9 @@ from tokenlane.config.overrides import EXAMPLE, OPTION, apart, needs_verb, sprea
 from tokenlane.config.plain import json_text
 
 __all__ = ["main"]
+
+
+_COMPLETION = ("--install-completion", "--show-completion")
 
 
 class Verb(NamedTuple):
@@ -88,14 +93,13 @@ class Root(TyperGroup):
 
 def main() -> None:
     """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    _prepare_typer(arguments)
     app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     installed = _installed()
     for name in [*(verb for verb in VERBS if verb in installed), *sorted(installed.keys() - VERBS.keys())]:
         app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
-    arguments = sys.argv[1:]
-    if os.environ.get("NO_COLOR"):  # noqa: TID251 - what all programs on a terminal obey is no setting of ours
-        _leave_help_plain()
     try:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
@@ -103,7 +107,8 @@ def main() -> None:
             arguments = verb_first(spread(arguments))
             if needs_verb(arguments):
                 raise ConfigError("a verb is missing: `tokenlane --help` lists them.")
-            app(args=arguments)
+            with _installing_completion(arguments):
+                app(args=arguments)
         finally:
             sys.stdout.flush()
     except (Exception, SystemExit) as error:
@@ -124,10 +129,29 @@ def _end(told: UserError, *, json: bool) -> NoReturn:
     raise SystemExit(told.exit_code) from None
 
 
-def _leave_help_plain() -> None:
-    from typer import rich_utils
+def _prepare_typer(arguments: Sequence[str]) -> None:
+    # What all programs on a terminal obey is no setting of ours, nor is what typer reads.
+    if os.environ.get("NO_COLOR"):  # noqa: TID251 - see above
+        from typer import rich_utils
 
-    rich_utils.COLOR_SYSTEM = None  # by itself it leaves bold and dim
+        rich_utils.COLOR_SYSTEM = None  # by itself it leaves bold and dim
+    option, given, _ = arguments[0].partition("=") if arguments else ("", "", "")
+    if option in _COMPLETION and (given or len(arguments) > 1):
+        # Its options then take the shell that is named, and not the one they find.
+        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # noqa: TID251 - see above
+
+
+@contextmanager
+def _installing_completion(arguments: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not arguments or not arguments[0].startswith(_COMPLETION[0]) or error.filename is None:
+            raise
+        raise UserError(
+            f"Completion cannot be installed: {error.filename}: {error.strerror or error}. "
+            "`tokenlane --show-completion SHELL` prints it, to be put where your shell reads it."
+        ) from None
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -161,6 +185,8 @@ def _command(name: str, function: Any) -> Any:
 
 
 def _take_config(config: Path | None) -> None:
+    if config is not None and str(config) == "-":  # others may be started, which have another standard input
+        raise ConfigError("--config takes a file: only `policy apply` and `policy diff` read standard input.")
     if config is not None:
         from tokenlane.config.environment import take_command_line
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.places import absolute, empty_variable
+from tokenlane.config.places import DASH, absolute, empty_variable
 
 from .effective import Layer, Setting, Settings
 from .explain import did_you_mean
@@ -110,7 +110,7 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
         ConfigError: one of `llm` is not `key=value`; or `config` is in a current directory that is not there.
     """
     if config is not None:
-        os.environ[f"{PREFIX}CONFIG"] = str(absolute(config, "--config"))
+        os.environ[f"{PREFIX}CONFIG"] = str(config if config == DASH else absolute(config, "--config"))
     for text in llm:
         assignment(text)
     if llm:

@@ -13,6 +13,7 @@ from tokenlane.config.exits import ConfigError
 
 from .effective import Layer, Setting
 from .explain import explained
+from .places import DASH, standard_input
 from .positions import Path, leaves, line_of, lines_of
 from .sections import TEXTS, Lane, document_type, not_a_provider
 from .values import NAME_RULE, is_name
@@ -21,28 +22,30 @@ __all__ = ["file_layer", "lane_layer", "text_layer"]
 
 
 def file_layer(file: File) -> Layer:
-    """What a file says; a source is FILE:LINE.
+    """What a file says, or standard input; a source is FILE:LINE.
 
     Raises:
         ConfigError: it cannot be read, is no TOML, or has unknown keys or wrong values.
     """
+    name = "standard input" if file == DASH else str(file)
     try:
-        text = file.read_bytes().decode("utf-8-sig")  # as some editors begin a file
+        content = standard_input() if file == DASH else file.read_bytes()
+        text = content.decode("utf-8-sig")  # as some editors begin a file
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
+        raise ConfigError(f"{name} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not UTF-8: convert it first.") from None
+        raise ConfigError(f"{name} is not UTF-8: convert it first.") from None
     try:
-        content = tomllib.loads(text)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_not_toml(file, text, error)) from None
+        raise ConfigError(_not_toml(name, text, error)) from None
     lines = lines_of(text)
 
     def where(path: Path) -> str:
         line = line_of(lines, path)
-        return f"{file}:{line}" if line else str(file)
+        return f"{name}:{line}" if line else name
 
-    return _checked(content, where, strict=True)
+    return _checked(tables, where, strict=True)
 
 
 def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Path], str]) -> Layer:
@@ -104,8 +107,8 @@ def _at(content: Any, path: Path) -> Any:
     return content
 
 
-def _not_toml(file: File, text: str, error: tomllib.TOMLDecodeError) -> str:
+def _not_toml(name: str, text: str, error: tomllib.TOMLDecodeError) -> str:
     # tomllib has the position only in its message before Python 3.14.
     message, _, place = str(error).rpartition(" (at ")
     line = place.removeprefix("line ").partition(",")[0]
-    return f"{file}:{line if line.isdigit() else text.count(chr(10)) + 1}: not TOML: {message}."
+    return f"{name}:{line if line.isdigit() else text.count(chr(10)) + 1}: not TOML: {message}."

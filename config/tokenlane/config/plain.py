@@ -29,9 +29,13 @@ def running_text(text: str) -> str:
     return _STEERS.sub("", text)
 
 
-def escaped(document: str) -> str:
-    """The same JSON, what steers written as escapes, which every reader of JSON understands."""
-    return _STEERS.sub(lambda found: json.dumps(found[0])[1:-1], document)
+def escaped(document: str, *, toml: bool = False) -> str:
+    """The same JSON, or TOML, what steers written as escapes, which every reader of it understands."""
+
+    def code(found: re.Match[str]) -> str:
+        return f"\\U{ord(found[0]):08x}" if toml else json.dumps(found[0])[1:-1]
+
+    return _STEERS.sub(code, document)
 
 
 def json_text(document: Mapping[str, object], indent: int | None = None) -> str:

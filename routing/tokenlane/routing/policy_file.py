@@ -9,6 +9,7 @@ from tokenlane.config import sections
 from tokenlane.config.effective import Settings
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.explain import did_you_mean
+from tokenlane.config.plain import escaped
 from tokenlane.config.values import is_name
 
 from .policy import Candidate, Limits, Policy, RolePolicy
@@ -91,5 +92,5 @@ def section_key(name: str) -> str:
 
 
 def _value(value: object) -> str:
-    # JSON's text and numbers are TOML's, but for this one letter, which JSON leaves as it is.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's text and numbers are TOML's, but for a letter that JSON leaves as it is, and is escaped here.
+    return escaped(json.dumps(value, ensure_ascii=False), toml=True)

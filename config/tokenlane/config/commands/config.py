@@ -15,6 +15,7 @@ from tokenlane.config.effective import Setting, Settings
 from tokenlane.config.environment import given_secrets, unknown_variables
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import NoPool, find_pool, given_keys, own_lane, read
+from tokenlane.config.places import DASH
 from tokenlane.config.values import masked
 
 __all__ = ["config"]
@@ -58,9 +59,14 @@ def show(
 
 
 @config.command()
-def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("llm.toml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it; - for standard output.")] = Path("llm.toml"),
+) -> None:
     """Write an llm.toml in which everything is explained and nothing is set. A file that is there stays as it is."""
     template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
+    if path == DASH:
+        typer.echo(template, nl=False)
+        return
     try:
         with path.open("x", encoding="utf-8") as file:
             try:

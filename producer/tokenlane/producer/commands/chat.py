@@ -12,6 +12,7 @@ from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
 from tokenlane.config.plain import escaped, json_text, running_text
 from tokenlane.producer.client import Client
+from tokenlane.routing.commands import completion
 from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
 
 from .asking import carry_out, in_milliseconds, telling_why
@@ -21,8 +22,12 @@ __all__ = ["chat"]
 
 def chat(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
-    role: Annotated[str, typer.Option(help="The role to ask as: what the pool routes by.")] = "default",
-    model: Annotated[str | None, typer.Option(help="The model that is to answer.")] = None,
+    role: Annotated[
+        str, typer.Option(help="The role to ask as: what the pool routes by.", autocompletion=completion.roles)
+    ] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="The model that is to answer.", autocompletion=completion.models)
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to go before the question.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature.")] = None,

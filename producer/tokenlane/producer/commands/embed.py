@@ -14,6 +14,7 @@ from tokenlane.config.load import asked_for
 from tokenlane.config.plain import json_text, one_line
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
+from tokenlane.routing.commands import completion
 
 from .asking import carry_out, in_milliseconds, telling_why
 
@@ -22,8 +23,12 @@ __all__ = ["embed"]
 
 def embed(
     texts: Annotated[list[str], typer.Argument(help="Texts; - reads them from standard input, one a line.")],
-    role: Annotated[str, typer.Option(help="The role to ask as: what the pool routes by.")] = "default",
-    model: Annotated[str | None, typer.Option(help="The model that is to embed.")] = None,
+    role: Annotated[
+        str, typer.Option(help="The role to ask as: what the pool routes by.", autocompletion=completion.roles)
+    ] = "default",
+    model: Annotated[
+        str | None, typer.Option(help="The model that is to embed.", autocompletion=completion.models)
+    ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Numbers a vector must have.", min=1)] = None,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Not by the small fallback model.")] = False,
     priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",

@@ -22,6 +22,7 @@ from rich.progress import Progress as Bars
 from tokenlane.config.output import Table, console, show, show_json
 from tokenlane.config.plain import json_text, one_line
 from tokenlane.producer.client import Client
+from tokenlane.routing.commands import completion
 from tokenlane.routing.messages import ModelInfo, Progress
 from tokenlane.routing.sizes import sized
 
@@ -36,8 +37,15 @@ _NUMBERS = re.compile(r"\d+")
 
 models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_Model = Annotated[str, typer.Argument(help="The model, as the lane's provider names it.", metavar="MODEL")]
-_Lane = Annotated[str | None, typer.Option(help="The lane; may be left out where only one is open.")]
+_Model = Annotated[
+    str,
+    typer.Argument(
+        help="The model, as the lane's provider names it.", metavar="MODEL", autocompletion=completion.models
+    ),
+]
+_Lane = Annotated[
+    str | None, typer.Option(help="The lane; may be left out where only one is open.", autocompletion=completion.lanes)
+]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON; of what takes time, one object a line.")]
 _Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
 _PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
@@ -45,7 +53,7 @@ _PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 
 @models.command()
 def ls(
-    lane: Annotated[str | None, typer.Option(help="Of this lane alone.")] = None,
+    lane: Annotated[str | None, typer.Option(help="Of this lane alone.", autocompletion=completion.lanes)] = None,
     as_json: _Json = False,
     redis: _Redis = None,
     pool: _PoolName = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,11 +14,15 @@ from tokenlane.config.effective import Settings
 from tokenlane.config.environment import take_command_line
 from tokenlane.config.exits import FAILED, ConfigError
 from tokenlane.config.load import find_pool, pool_name, read
+from tokenlane.config.output import show_json
+from tokenlane.config.places import DASH
+from tokenlane.config.plain import json_text, running_text
 from tokenlane.config.values import RedisSettings
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.policy import Policy, PolicyChanged
 from tokenlane.routing.policy_file import as_toml, policy_of
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.routes import unknown_places
 
 from .failing import as_user_error
 
@@ -29,7 +32,10 @@ _Answer = TypeVar("_Answer")
 
 policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_File = Annotated[Path | None, typer.Argument(help="The llm.toml; default the one that is in use.", metavar="FILE")]
+_File = Annotated[
+    Path | None,
+    typer.Argument(help="The llm.toml, - for standard input; default the one that is in use.", metavar="FILE"),
+]
 _Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
 _PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 
@@ -43,9 +49,10 @@ def show(
     """Print the pool's policy, as it would stand in llm.toml."""
     there = _ask(redis, pool, Pool.policy)
     if as_json:
-        typer.echo(json.dumps(there.model_dump(), indent=2))
+        show_json(there.model_dump())
     else:
-        typer.echo(f"# pool {pool_name(pool)}, revision {there.revision}\n{as_toml(there)}", nl=False)
+        heading = f"# pool {pool_name(pool)}, revision {there.revision}\n"
+        typer.echo(running_text(heading + as_toml(there)), nl=False)
 
 
 @policy.command()
@@ -60,9 +67,9 @@ def diff(
     there = _ask(redis, pool, Pool.policy)
     changes = _changes(there, wanted, name)
     if as_json:
-        typer.echo(json.dumps({"revision": there.revision, "changes": changes}))
+        typer.echo(json_text({"pool": pool_name(pool), "revision": there.revision, "changes": changes}))
     else:
-        typer.echo("\n".join(changes) or f"The policy is {name}'s, revision {there.revision}.")
+        typer.echo(running_text("\n".join(changes) or f"The policy is {name}'s, revision {there.revision}."))
     if changes:
         raise typer.Exit(FAILED)
 
@@ -72,22 +79,30 @@ def apply(
     file: _File = None,
     revision: Annotated[int | None, typer.Option(help="Only if the pool's policy has this revision.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     redis: _Redis = None,
     pool: _PoolName = None,
 ) -> None:
     """Make [roles] and [policy] of a file the pool's policy, whole: what the file leaves out is the default."""
     wanted, name = _wanted(file)
 
-    async def compare_and_set(opened: Pool) -> tuple[Policy, int]:
+    async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
+        seen = await opened.snapshot()
         there = await opened.policy()
         if revision is not None and revision != there.revision:
             raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
-        return there, there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+        now = there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+        return there, now, [unknown.message for unknown in unknown_places(wanted, seen.lane_views())]
 
-    there, now = _ask(redis, pool, compare_and_set)
+    there, now, unknown = _ask(redis, pool, compare_and_set)
     changes = _changes(there, wanted, name)
-    for line in changes:
-        typer.echo(line)
+    if as_json:
+        found = {"pool": pool_name(pool), "before": there.revision, "revision": now, "dry_run": dry_run}
+        typer.echo(json_text({**found, "changes": changes, "warnings": unknown}))
+        return
+    typer.echo(running_text("".join(f"{line}\n" for line in changes)), nl=False)
+    for message in unknown:
+        typer.echo(running_text(f"warning: {message}"), err=True)
     if dry_run:
         typer.echo(f"pool {pool_name(pool)}: revision {there.revision} stays; this was a dry run", err=True)
     elif now == there.revision:
@@ -103,7 +118,7 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
     settings: Settings = read()
     if settings.file is None and not settings.document.has_policy:
         raise ConfigError("There is no llm.toml: name one, or write one with `tokenlane config init`.")
-    name = file or settings.file or Path("the configuration")
+    name = "standard input" if file == DASH else file or settings.file or "the configuration"
     if not settings.document.has_policy:
         raise ConfigError(f"{name} says nothing of the policy: it has neither [roles] nor [policy].")
     return policy_of(settings), str(name)

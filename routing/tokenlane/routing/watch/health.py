@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenlane.routing.policy import candidates
+from tokenlane.routing.routes import unknown_places
 
 from .snapshot import QueueStatus, Snapshot
 
@@ -17,7 +18,9 @@ __all__ = ["Problem", "problems"]
 class Problem:
     """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool."""
 
-    code: Literal["no_router", "no_lane", "lane_gone", "lane_closed", "key_missing", "unserved", "waits_long"]
+    code: Literal[
+        "no_router", "no_lane", "lane_gone", "lane_closed", "key_missing", "unserved", "waits_long", "route_unknown"
+    ]
     subject: str
     message: str
 
@@ -28,7 +31,14 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
     Args:
         max_wait_s: how long the oldest request of a role may have waited.
     """
-    return (*_missing(seen), *_unserved(seen), *_lanes(seen), *_keys(seen), *_waits(seen, max_wait_s))
+    return (
+        *_missing(seen),
+        *_unserved(seen),
+        *_lanes(seen),
+        *_keys(seen),
+        *_waits(seen, max_wait_s),
+        *_routes(seen),
+    )
 
 
 def _missing(seen: Snapshot) -> Iterator[Problem]:
@@ -97,6 +107,15 @@ def _keys(seen: Snapshot) -> Iterator[Problem]:
                 f"worker {worker.name!r} of lane {worker.lane!r} {lacks} {which} start it again with the keys that "
                 "`tokenlane key show --reveal` prints where the key is",
             )
+
+
+def _routes(seen: Snapshot) -> Iterator[Problem]:
+    for unknown in unknown_places(seen.policy, seen.lane_views()) if seen.without_fallback else ():
+        yield Problem(
+            "route_unknown",
+            unknown.role,
+            f"{unknown.message}; start the worker of that place, or mend the route: `tokenlane policy apply`",
+        )
 
 
 def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Problem]:

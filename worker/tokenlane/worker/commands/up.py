@@ -23,6 +23,7 @@ from tokenlane.config.output import note
 from tokenlane.config.plain import json_text, one_line
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import as_user_error
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.policy import Policy
@@ -62,10 +63,15 @@ class _Report:
 def up(
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
     pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
-    lane: Annotated[str | None, typer.Option(help="The lane's name.")] = None,
-    provider: Annotated[str | None, typer.Option(help="The kind of back end.")] = None,
+    lane: Annotated[str | None, typer.Option(help="The lane's name.", autocompletion=completion.lanes)] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="The kind of back end.", autocompletion=completion.providers)
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The back end's URL; the built-in model has its own.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model the lane serves; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model the lane serves; may be repeated.", autocompletion=completion.models),
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Requests the lane serves at once.", min=1)] = None,
     listen: Annotated[
         str | None, typer.Option(help="Let other machines in, with a password, at HOST or HOST:PORT (6379).")

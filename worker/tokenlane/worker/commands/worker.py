@@ -28,6 +28,7 @@ from tokenlane.config.load import (
 from tokenlane.config.output import note
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import SET_WRONGLY, as_user_error
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
@@ -45,12 +46,20 @@ __all__ = ["run", "worker"]
 
 def worker(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis, as redis://HOST:6379.")] = None,
-    lane: Annotated[str | None, typer.Option(help="The lane's name; default HOST-PROVIDER.")] = None,
+    lane: Annotated[
+        str | None, typer.Option(help="The lane's name; default HOST-PROVIDER.", autocompletion=completion.lanes)
+    ] = None,
     provider: Annotated[
-        str | None, typer.Option(help="The kind of back end; default: what is found, else builtin.")
+        str | None,
+        typer.Option(
+            help="The kind of back end; default: what is found, else builtin.", autocompletion=completion.providers
+        ),
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The back end's URL; builtin starts its own.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model to serve; default all. May be repeated.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to serve; default all. May be repeated.", autocompletion=completion.models),
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Requests at once; default: the back end's own.", min=1)] = None,
     drain: Annotated[float, typer.Option(help="Seconds for running requests to end in when stopped.", min=0)] = DRAIN_S,
     pool: Annotated[str | None, typer.Option(help="The pool's name; default main.")] = None,
