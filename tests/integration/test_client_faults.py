@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from tests.integration.life import PREFIX, pass_lease, state_of, sweep
-from tests.integration.stand_in import StandIn, stand_in
+from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.integration.test_client import becomes, texts, until
 
 from tokenlane.config.embedded import EmbeddedServer
@@ -17,14 +18,17 @@ from tokenlane.producer import (
     Client,
     DeadlineExceeded,
     Interrupted,
+    PoolUnavailable,
     ProviderDown,
     RequestCancelled,
     RequestLost,
     Unauthorized,
 )
-from tokenlane.routing.messages import Deltas, TokenDelta
+from tokenlane.routing.hub import Hub
+from tokenlane.routing.messages import Deltas, Envelope, TokenDelta
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.replies import Accepted
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +290,134 @@ async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: St
         with pytest.raises(RequestLost):
             await run.complete("b")
         assert await texts(stream) == ["a", "b"]
+
+
+async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was accepted once does not fail because the server has no memory when it is sent again."""
+    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 100)
+    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+        await pool.redis.flushall()
+        await pool.redis.config_set("maxmemory", "1")
+        try:
+            await until(lambda: "out of memory" in (stream.waiting or ""))
+        finally:
+            await pool.redis.config_set("maxmemory", "0")
+        async with stand_in(pool) as worker:
+            run = await worker.next_run()
+            assert run.id == stream.request_id
+            await run.complete("a")
+            assert await texts(stream) == ["a"]
+
+
+async def test_what_is_sent_again_is_what_is_left_of_its_time(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time to live counts from the agent's asking, also of a request that is sent late, or again."""
+    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 300)
+    subscribe = Hub.subscribe
+
+    async def slow(*args: Any) -> None:
+        await asyncio.sleep(0.2)
+        await subscribe(*args)
+
+    monkeypatch.setattr(Hub, "subscribe", slow)
+    monkeypatch.setattr("tokenlane.producer.ahead.Ahead.subscribed", lambda *_: False)
+    sent: list[int] = []
+    submit = Pool.submit
+
+    async def recorded(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+        sent.append(envelope.time_to_live_ms)
+        return await submit(self, envelope, *args)
+
+    monkeypatch.setattr(Pool, "submit", recorded)
+    async with Client(redis_url) as client, client.chat("hello", role="planner", time_to_live_ms=60_000):
+        await pool.redis.flushall()
+        await until(lambda: len(sent) == 2)
+    assert sent[0] <= 59_800
+    assert sent[1] <= sent[0] - 300
+
+
+async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
+    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 100)
+    submit, leaving = Pool.submit, asyncio.Event()
+
+    async def late(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+        if args[1]:
+            leaving.set()
+            await asyncio.sleep(0.1)
+        return await submit(self, envelope, *args)
+
+    async with Client(redis_url) as client:
+        async with client.chat("hello", role="planner") as stream:
+            monkeypatch.setattr(Pool, "submit", late)
+            stream._entered().delivery.attempt = 1
+            await pool.redis.flushall()
+            await leaving.wait()
+        assert await state_of(pool, stream.request_id) in ("cancelled", "missing")
+
+
+@pytest.mark.parametrize("heard", ["cancelling", "nothing"])
+async def test_a_submission_that_comes_late_is_not_run(
+    heard: str, redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent was told that the pool is not there. Whether the server heard the cancelling before, or nothing of it:
+    what comes then is cancelled."""
+    submit, cancel = Pool.submit, Pool.cancel
+    sent: list[tuple[Pool, Envelope, bytes]] = []
+
+    async def lost(self: Pool, envelope: Envelope, payload: bytes, *_: object) -> Accepted:
+        sent.append((self, envelope, payload))
+        raise PoolUnavailable
+
+    async def unheard(self: Pool, request_id: str, leaving: str = "") -> str:
+        return "unknown"
+
+    async with Client(redis_url) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pool, "submit", lost)
+            if heard == "nothing":
+                patch.setattr(Pool, "cancel", unheard)
+            with pytest.raises(PoolUnavailable):
+                await client.complete("hello", role="planner")
+            await until(lambda: not client._entered()._withdrawals)
+        assert (submit, cancel) == (Pool.submit, Pool.cancel)
+        ((through, envelope, payload),) = sent
+        if heard == "cancelling":
+            with pytest.raises(RequestCancelled):
+                await submit(through, envelope, payload)
+            assert await state_of(pool, envelope.id) == "missing"
+        else:
+            await submit(through, envelope, payload)
+            assert await becomes(pool, envelope.id, "cancelled") == "cancelled"
+
+
+async def test_what_an_older_snapshot_brings_back_is_cancelled(client: Client, pool: Pool, worker: StandIn) -> None:
+    """A server that was restarted from an older snapshot has requests that ended since: their client, asked at its next
+    beat, ends them; those that it still holds are left alone."""
+    old: dict[bytes, bytes] = {}
+    async with client.chat("stays", role="planner") as kept, client.chat("ends", role="planner") as stream:
+        runs = {run.id: run for run in (await worker.next_run(), await worker.next_run())}
+        async for key in pool.redis.scan_iter():
+            old[key] = await pool.redis.dump(key)
+        await runs[stream.request_id].complete("b")
+        assert (await stream.answer()).text == "b"
+        for key, value in old.items():
+            await pool.redis.restore(key, 0, value, replace=True)
+        await worker_hears_cancel(runs[stream.request_id])
+        assert not runs[kept.request_id].cancelled.is_set()
+        await runs[kept.request_id].complete("a")
+        assert (await kept.answer()).text == "a"
+
+
+async def worker_hears_cancel(run: Run) -> None:
+    """Wait until the run is to be stopped."""
+    async with asyncio.timeout(20):
+        await run.cancelled.wait()
 
 
 async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

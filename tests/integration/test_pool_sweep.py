@@ -150,6 +150,25 @@ async def test_a_sweep_is_bounded(pool: Pool) -> None:
     assert await audit(pool.redis) == dict.fromkeys(ids, "cancelled")
 
 
+async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> None:
+    """However often it takes: while something of a gone client waits, nothing that runs for it makes room."""
+    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=30)
+    await life.beat(pool, WORKER, lane)
+    for _ in range(30):
+        await life.running(pool)
+    for _ in range(150):
+        await life.submit(pool)
+    await life.vanish(pool)
+    more = True
+    async with life.listen(pool) as ear:
+        while more:
+            more = (await life.sweep(pool)).more
+            waits = "waiting" in (await audit(pool.redis)).values()
+            told = [channel for channel, _ in await ear.heard() if channel.startswith("control:")]
+            assert len(told) == (0 if waits else 30)
+    assert list((await audit(pool.redis)).values()).count("cancelled") == 150
+
+
 async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -> None:
     """More vanished clients than a sweep handles, all with running requests that go on, do not delay the next one."""
     lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -234,3 +235,15 @@ def test_a_placement_says_whether_another_lane_could_have_had_it(names: Sequence
     lanes = tuple(LaneView(name, "p", "http://there", ("m",), 1, 0, int(name == "first"), 0) for name in names)
     (placement,) = plan(Survey(0, 7, (head,), lanes, "7:3"), Policy()).placements
     assert (placement.lane, placement.sole_by) == ("first", sole_by)
+
+
+@pytest.mark.parametrize("model", ["another", None])
+def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | None) -> None:
+    """Of a server that was wiped or away, workers that live are still to be heard of: what waits there for a lane, or
+    for another one than those known by now, waits until each has had the time to beat."""
+    policy = Policy(patience_ms=0, lease_ms=3_000)
+    known = () if model is None else (LaneView("first", "first", "http://there", ("m",), 1, 0, 1, 0),)
+    queue = Queue("planner", "chat", "normal", Needs(model=model))
+    head = Head(queue, "agent", "id", 0, more=False, served=0, waited_ms=60_000)
+    for watched_ms, refusals in ((0, 0), (1_999, 0), (2_000, 1), (math.inf, 1)):
+        assert len(plan(Survey(0, 0, (head,), known, watched_ms=watched_ms), policy).refusals) == refusals

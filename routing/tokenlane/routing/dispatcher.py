@@ -23,7 +23,7 @@ from .errors import LlmError
 from .hub import Hub
 from .lanes import LaneView
 from .messages import Failed, Kind, Priority
-from .policy import Policy, candidates, pullers
+from .policy import Policy, all_heard_ms, candidates, pullers
 from .pool import Pool
 from .queues import Head, Queue, order
 from .replies import Started, Survey
@@ -146,7 +146,7 @@ def plan(survey: Survey, policy: Policy) -> Plan:
                 wish = _wish(head, policy, survey.lanes)
                 if isinstance(wish, Wish):
                     wishes[wish] = None
-                elif head.waited_ms >= policy.patience_ms:
+                elif head.waited_ms >= policy.patience_ms and survey.watched_ms >= all_heard_ms(policy.lease_ms):
                     refusals.append(Refusal(head, wish))
     return Plan(tuple(placements), tuple(refusals), tuple(wishes))
 

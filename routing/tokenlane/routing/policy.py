@@ -69,8 +69,9 @@ class Policy(_Frozen):
     `start_lease_ms`: how long a lane may take to start what it was given. `lease_ms`: how long a running request
     survives without a beat of its worker. `orphan_ms`: the same for a request whose client has gone; clients
     beat every 2 s.
-    `patience_ms`: how long a request waits for a lane nobody has heard of. `max_crashes`: workers a request may take
-    down before it is given up. `max_starts`: times a request may be started in all.
+    `patience_ms`: how long a request waits for a lane nobody has heard of; longer, where the pool is new, or was away
+    or lost just before, and workers that live may not have beaten since. `max_crashes`: workers a request may take down
+    before it is given up. `max_starts`: times a request may be started in all.
     `fallback`: who embeds where no candidate can: the fallback lane, or nobody.
     """
 

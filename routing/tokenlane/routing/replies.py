@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -146,13 +147,16 @@ class Swept:
 
 @dataclass(frozen=True)
 class Survey:
-    """What routers decide on, all of one moment. `view`: a word for the policy and the lanes, new when they are."""
+    """What routers decide on, all of one moment. `view`: a word for the policy and the lanes, new when they are.
+    `watched_ms`: for how long the pool has been looked at without a gap: lanes that live may not have been heard of
+    since a server came back or was wiped."""
 
     now_ms: int
     revision: int
     heads: tuple[Head, ...]
     lanes: tuple[LaneView, ...]
     view: str = ""
+    watched_ms: float = math.inf
 
 
 def read_started(reply: Reply) -> Started | None:
@@ -239,12 +243,17 @@ def read_checked(reply: Reply) -> Checked:
 
 
 def read_survey(reply: Reply) -> Survey:
-    now_ms, revision, heads, lanes, view, told = as_list(reply)
+    now_ms, revision, heads, lanes, view, told, watched_ms = as_list(reply)
     turns = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(told))}
     known = (head for head in (_head(head, turns) for head in as_list(heads)) if head is not None)
     now = as_int(now_ms)
     return Survey(
-        now, as_int(revision), tuple(known), tuple(_lane(lane, now) for lane in as_list(lanes)), as_text(view)
+        now,
+        as_int(revision),
+        tuple(known),
+        tuple(_lane(lane, now) for lane in as_list(lanes)),
+        as_text(view),
+        as_int(watched_ms),
     )
 
 

@@ -77,10 +77,25 @@ if now >= hold then
   local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
   if #gone == BATCH then more = 1 end
   for _, client in ipairs(gone) do
-    -- What is only flagged leaves the set too: it needs no second cancelling, and must not be in the way of others.
-    for _, id in ipairs(redis.call('SPOP', P .. 'client:' .. client, BATCH - orphaned)) do
-      cancel_one(id, 'cancelled')
+    -- What runs comes last: a lane that is free again would be given what waits for nobody. What is only flagged leaves
+    -- the set too: it needs no second cancelling, and must not be in the way of others.
+    local held, runs = P .. 'client:' .. client, {}
+    local some = redis.call('SPOP', held, BATCH - orphaned)
+    for _, id in ipairs(some) do
+      if redis.call('HGET', P .. 'request:' .. id, 'state') == 'running' then
+        runs[#runs + 1] = id
+      else
+        cancel_one(id, 'cancelled')
+      end
       orphaned = orphaned + 1
+    end
+    local last = #runs == #some or redis.call('EXISTS', held) == 0
+    for _, id in ipairs(runs) do
+      if last then
+        cancel_one(id, 'cancelled')
+      else
+        redis.call('SADD', held, id)
+      end
     end
     if redis.call('EXISTS', P .. 'client:' .. client) == 0 then redis.call('ZREM', P .. 'clients', client) end
     if orphaned == BATCH then
