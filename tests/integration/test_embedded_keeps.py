@@ -16,10 +16,10 @@ from tests.integration.servers import free_port
 from tokenlane.config import embedded
 from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file
+from tokenlane.config.poolkey import KeyRing, read_key_file
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.pool import Pool, connect
-from tokenlane.worker.commands.listening import bind_address, for_whom, known_as, lines_to_paste
+from tokenlane.worker.commands.listening import bind_address, known_as
 
 
 async def kill(server: EmbeddedServer) -> None:
@@ -176,25 +176,7 @@ def test_addresses_that_would_mean_another(text: str) -> None:
         bind_address(text)
 
 
-@pytest.mark.parametrize(("address", "only_here"), [("127.0.0.1", True), ("::1", True), ("192.0.2.7", False)])
-def test_for_whom_the_lines_are(address: str, only_here: bool) -> None:
-    """Who listens at a loopback address is told that no other machine gets in."""
-    said = for_whom(address)
-    assert said.endswith(" for a worker there or an agent:")
-    assert ("only this machine" in said) is only_here
-    assert ("On another machine" in said) is not only_here
-
-
 def test_what_other_machines_call_this_one() -> None:
     """An address is known as itself; everywhere is known as something one can connect to."""
     assert known_as("127.0.0.1") == "127.0.0.1"
     assert known_as("0.0.0.0") not in ("0.0.0.0", "")
-
-
-def test_lines_to_paste_name_the_pool_unless_it_is_main() -> None:
-    """The lines carry URL, keys in order and, if it is another, the pool."""
-    keys = KeyRing((PoolKey.new(), PoolKey.new()))
-    for pool in ("main", "other"):
-        export, *_ = lines_to_paste("redis://:p@host:1/0", pool, keys).splitlines()
-        assert keys.reveal() in export
-        assert ("TOKENLANE_POOL=other" in export) is (pool == "other")

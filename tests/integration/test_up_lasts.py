@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -102,26 +103,27 @@ def shell(line: str, exports: str, home: Path) -> Command:
     return Command(["sh", "-c", f"{exports}\nexec {line}"], environment)
 
 
-def pasted(said: str) -> tuple[str, str, str]:
-    """The lines between the blank ones after the announcement."""
-    exports, worker, chat = said.partition("or an agent:\n\n")[2].partition("\n\n")[0].splitlines()
-    return exports, worker, chat
-
-
-async def test_the_lines_to_paste(home: Path, tmp_path: Path, backend: Simulator) -> None:
-    """In another shell and home the printed lines start a worker and ask; without the key both are refused."""
+async def test_who_is_invited_gets_in(home: Path, tmp_path: Path, backend: Simulator) -> None:
+    """`invite` prints what `up --listen` keeps out of its output: in another shell and home its lines start a worker
+    and ask; without the key both are refused."""
     elsewhere = tmp_path / "elsewhere"
     with running(*up(backend, "--listen", f"127.0.0.1:{free_port()}"), home=home) as server:
         await asyncio.to_thread(server.says, READY)
-        exports, worker, chat = pasted(server.output)
-        assert (worker, chat) == ("tokenlane worker", 'tokenlane chat "Name three primes." --role planner')
-        serving = shell(f"{worker} --lane gpu1 --provider openai --endpoint {backend.url}", exports, elsewhere)
+        with running("invite", "--json", home=home) as inviting:
+            assert await asyncio.to_thread(inviting.ends) == 0, inviting.output
+        invited = json.loads(inviting.output)
+        exports, chat = invited["exports"], invited["agent"]
+        password = invited["redis"].partition("://:")[2].partition("@")[0]
+        assert "tokenlane invite" in server.output
+        assert not [secret for secret in (password, invited["keys"]) if secret in server.output]
+        worker = "tokenlane worker --lane gpu1 --provider openai --endpoint"
+        serving = shell(f"{worker} {backend.url}", exports, elsewhere)
         try:
             await asyncio.to_thread(serving.says, "gpu1")
             asking = shell(chat, exports, elsewhere)
             assert await asyncio.to_thread(asking.ends) == 0, asking.output
             keyless = exports.partition(" TOKENLANE_POOL_KEY")[0]
-            for line in (chat, f"{worker} --provider openai --endpoint {backend.url}"):
+            for line in (chat, f"{worker} {backend.url}"):
                 refused = shell(line, keyless, elsewhere)
                 assert await asyncio.to_thread(refused.ends) == 2, refused.output
                 assert "you gave none" in refused.output
@@ -129,3 +131,5 @@ async def test_the_lines_to_paste(home: Path, tmp_path: Path, backend: Simulator
             serving.kill()
         server.process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(server.ends) == 0, server.output
+    with running("invite", home=home) as nobody:
+        assert await asyncio.to_thread(nobody.ends) == 2, nobody.output

@@ -15,7 +15,16 @@ from tokenlane.config.places import absolute, empty_variable
 from tokenlane.config.private import write_private
 from tokenlane.config.sockets import socket_url
 
-__all__ = ["AlreadyRunning", "alone", "announced_socket", "announced_url", "announcing", "answers", "data_dir"]
+__all__ = [
+    "AlreadyRunning",
+    "alone",
+    "announced_public_url",
+    "announced_socket",
+    "announced_url",
+    "announcing",
+    "answers",
+    "data_dir",
+]
 
 
 class AlreadyRunning(ConfigError):
@@ -51,6 +60,17 @@ def announced_url() -> str | None:
     return told[1] if told is not None and answers(told[0]) else None
 
 
+def announced_public_url(url: str) -> str | None:
+    """Return the URL at which other hosts reach the server of this user's running `tokenlane up`, password included;
+    None if it is another server than that at `url`, or has none."""
+    if announced_url() != url:
+        return None
+    try:
+        return _public(_announcement(_home())).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Be this user's only `tokenlane up` on this host for as long as the block runs.
@@ -75,11 +95,12 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def announcing(socket_path: Path, url: str | None = None) -> Iterator[None]:
+def announcing(socket_path: Path, url: str | None = None, public_url: str | None = None) -> Iterator[None]:
     """Tell this user's other commands of `socket_path` for as long as the block runs.
 
     Args:
         url: its Redis URL, if it takes more than the path.
+        public_url: the one for other hosts, if there is one.
 
     Raises:
         AlreadyRunning: if another one is announced and answers.
@@ -90,11 +111,17 @@ def announcing(socket_path: Path, url: str | None = None) -> Iterator[None]:
         raise _already(running)
     announcement = _announcement(data_dir())
     with _told_if_refused(announcement):
+        # A file of its own: older commands read the other one.
+        if public_url is None:
+            _public(announcement).unlink(missing_ok=True)
+        else:
+            write_private(_public(announcement), public_url)
         write_private(announcement, f"{socket_path}\n{url or socket_url(socket_path)}")
     try:
         yield
     finally:
         announcement.unlink(missing_ok=True)
+        _public(announcement).unlink(missing_ok=True)
 
 
 def answers(socket_path: Path) -> bool:
@@ -131,6 +158,10 @@ def _told_if_refused(announcement: Path) -> Iterator[None]:
 def _already(socket_path: Path | None) -> AlreadyRunning:
     where = f"its Redis is {socket_path}" if socket_path else "it is just starting or stopping"
     return AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
+
+
+def _public(announcement: Path) -> Path:
+    return announcement.with_name(f"{announcement.name}.public")
 
 
 def _announcement(directory: Path) -> Path:

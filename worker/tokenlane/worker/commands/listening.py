@@ -1,16 +1,13 @@
-"""`tokenlane up --listen`: where it listens, and what is to be pasted on another machine."""
+"""`tokenlane up --listen`: where it listens, and how others call that."""
 
 from __future__ import annotations
 
-import ipaddress
-import shlex
 import socket
 from urllib.parse import urlsplit
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.poolkey import KeyRing
 
-__all__ = ["bind_address", "for_whom", "known_as", "lines_to_paste"]
+__all__ = ["bind_address", "known_as"]
 
 _PORT = 6379
 _EVERYWHERE = {"0.0.0.0", "::"}
@@ -54,22 +51,3 @@ def known_as(address: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()
-
-
-def for_whom(address: str) -> str:
-    """Where the lines to paste are of use: what listens at a loopback address is out of other machines' reach."""
-    if ipaddress.ip_address(address).is_loopback:
-        return (
-            f"At {address} only this machine gets in; --listen with another address of it lets others in. In another "
-            "shell of it, for a worker there or an agent:"
-        )
-    return "On another machine, for a worker there or an agent:"
-
-
-def lines_to_paste(url: str, pool: str, keys: KeyRing) -> str:
-    """What makes a second machine's shell part of the pool. Holds the password and the keys."""
-    settings = {"TOKENLANE_REDIS_URL": url, "TOKENLANE_POOL_KEY": keys.reveal()}
-    if pool != "main":
-        settings["TOKENLANE_POOL"] = pool
-    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
-    return f'export {exports}\ntokenlane worker\ntokenlane chat "Name three primes." --role planner'

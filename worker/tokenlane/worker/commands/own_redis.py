@@ -20,12 +20,10 @@ __all__ = ["OwnRedis", "own_redis"]
 
 @dataclass(frozen=True)
 class OwnRedis:
-    """Where the server is, for this user and, if it listens, for other machines, and at which address; and the keys of
-    its pools."""
+    """Where the server is, for this user and, if it listens, for other machines; and the keys of its pools."""
 
     here: RedisSettings
     public: RedisSettings | None = None
-    address: str = ""
 
     @property
     def keys(self) -> KeyRing:
@@ -54,11 +52,11 @@ async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRe
         async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
             here = _here(server)
             public = RedisSettings(server.public_url(known_as(address[0])), here.keys) if address else None
-            with announcing(server.socket, server.url):
+            with announcing(server.socket, server.url, None if public is None else public.url):
                 try:
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
-                        yield OwnRedis(here, public, address[0] if address else "")
+                        yield OwnRedis(here, public)
                 except ExceptionGroup as failed:  # it cannot be started again
                     raise failed.exceptions[0] from None
 

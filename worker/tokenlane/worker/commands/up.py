@@ -18,6 +18,7 @@ import typer
 from tokenlane.config.children import ended, started
 from tokenlane.config.environment import short_names
 from tokenlane.config.exits import FAILED, OK, ConfigError
+from tokenlane.config.inviting import Invitation
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.output import note
 from tokenlane.config.plain import json_text, one_line
@@ -36,7 +37,6 @@ from tokenlane.worker.serve import DRAIN_S
 
 from .choose import choose, reason
 from .download import download_bar
-from .listening import for_whom, lines_to_paste
 from .own_redis import OwnRedis, own_redis
 from .supervised import broken_off, when_input_ends
 
@@ -134,13 +134,17 @@ async def _start(
     where = opened.here if isinstance(opened, OwnRedis) else opened
     key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, OwnRedis))
     sealed = f", sealed with key {key_id}" if key_id else ""
-    report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=where.url, pool=pool, key=key_id)
+    public = opened.public if isinstance(opened, OwnRedis) else None
+    # With a public one the URL has a password, and what is reported may be kept in a journal.
+    url = where.url if public is None else where.safe_url
+    report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=url, pool=pool, key=key_id)
     if told:
         report("policy", f"policy  {told}", policy=told)
-    if isinstance(opened, OwnRedis) and opened.public is not None:
-        lines = lines_to_paste(opened.public.url, pool, opened.keys)
-        text = f"\n{for_whom(opened.address)}\n\n{lines}\n"
-        report("listen", text, redis=opened.public.url, keys=opened.keys.reveal(), paste=lines.splitlines())
+    if public is not None:
+        text = f"listen  {public.safe_url}. What to paste on another host, with its secrets: tokenlane invite"
+        if sys.stdout.isatty():
+            text = f"\n{Invitation(public.url, pool, public.keys).text()}\nThe same again: tokenlane invite\n"
+        report("listen", text, redis=public.safe_url)
     if seen is not None:
         report("model", f"model   {reason(seen)}", model=reason(seen), endpoint=seen.endpoint)
     lanes = [await _with_model(one, stack, report) for one in lanes]

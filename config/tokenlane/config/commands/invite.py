@@ -1,0 +1,45 @@
+"""`tokenlane invite`: the lines that let another host into the pool."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokenlane.config.exits import ConfigError
+from tokenlane.config.inviting import Invitation
+from tokenlane.config.load import find_pool, pool_name
+from tokenlane.config.output import show_json
+from tokenlane.config.poolkey import KeyRing, beside
+from tokenlane.config.running import announced_public_url
+from tokenlane.config.values import RedisSettings
+
+__all__ = ["invite"]
+
+
+def invite(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
+    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+) -> None:
+    """Print the lines to paste on another host, for an agent and for a worker. They hold the password and the keys."""
+    where = find_pool(redis)
+    url, keys = _as_others_reach_it(where)
+    invitation = Invitation(url, pool_name(pool), keys)
+    if as_json:
+        lines = {"exports": invitation.exports, "agent": invitation.agent, "worker": invitation.worker}
+        show_json({"redis": url, "pool": invitation.pool, "keys": keys.reveal(), **lines})
+    else:
+        typer.echo(invitation.text(), nl=False)
+
+
+def _as_others_reach_it(where: RedisSettings) -> tuple[str, KeyRing]:
+    if not where.url.startswith("unix://"):
+        return where.url, where.keys
+    public = announced_public_url(where.url)
+    if public is None:
+        raise ConfigError(
+            "This pool's Redis has a socket of this host, and no address for others: start it with "
+            "`tokenlane up --listen HOST`, or name the address with --redis redis://…"
+        )
+    return public, where.keys if where.keys.keys else beside(where.url)

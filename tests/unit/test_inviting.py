@@ -1,0 +1,35 @@
+"""What is pasted on another host."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenlane.config.inviting import Invitation
+from tokenlane.config.poolkey import KeyRing, PoolKey
+
+
+@pytest.mark.parametrize("pool", ["main", "other"])
+def test_the_exports_name_the_pool_unless_it_is_main(pool: str) -> None:
+    """They carry URL, keys in order and, if it is another, the pool."""
+    keys = KeyRing((PoolKey.new(), PoolKey.new()))
+    invitation = Invitation("redis://:p@host:1/0", pool, keys)
+    assert keys.reveal() in invitation.exports
+    assert ("TOKENLANE_POOL=other" in invitation.exports) is (pool == "other")
+    assert invitation.exports in invitation.text()
+    assert keys.reveal() not in repr(invitation)
+
+
+def test_without_keys_no_variable_is_empty() -> None:
+    """An empty one would be refused."""
+    assert "POOL_KEY" not in Invitation("redis://host:1", "main", KeyRing()).exports
+
+
+@pytest.mark.parametrize(
+    ("host", "others"),
+    [("127.0.0.1", False), ("[::1]", False), ("localhost", False), ("192.0.2.7", True), ("gpu-hub", True)],
+)
+def test_a_worker_is_invited_where_one_can_come_from(host: str, others: bool) -> None:
+    """A pool at a loopback address has no line for another host, whose worker could not reach it."""
+    invitation = Invitation(f"redis://:p@{host}:6379/0", "main", KeyRing())
+    assert (invitation.worker is not None) is others
+    assert ("tokenlane worker" in invitation.text()) is others
