@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests import pages
 from tests.backend import answer_of, ask, driven, ndjson, sse
 
-from tokenlane.routing.errors import BadRequest
+from tokenlane.routing.errors import BadRequest, ProviderDown
 
 __all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "documented", "fate", "record", "table"]
 
@@ -116,13 +117,12 @@ async def fate(provider: str, sample: str) -> str:
     request = ask(**options)
     async with driven(provider, SERVER) as (driver, server):
         try:
-            await answer_of(driver, request)
+            # The stand-in of a server sends no logprobs, which is a failure of its own.
+            with suppress(*([ProviderDown] if "logprobs" in sample else [])):
+                await answer_of(driver, request)
         except BadRequest:
             assert not [path for path, _ in server.asked if "chat" in path]
             return "refused"
-        except Exception as error:
-            # The stand-in of a server sends no logprobs, which is a failure of its own.
-            assert "logprobs" in sample, error
         sent = next(body for path, body in server.asked if "chat" in path)
     if emulated := EMULATED.get((provider, sample)):
         words, told = emulated

@@ -97,6 +97,14 @@ async def test_a_broken_promise_is_found(provider: type[OpenAiProvider], failed:
     assert {finding.check for finding in report.findings if finding.outcome == "failed"} == failed
 
 
+async def test_cancelling_is_not_said_to_work_unseen() -> None:
+    """Where nothing tells what the server runs, it is open whether leaving an answer frees its slot."""
+    async with Simulator(api="vllm", models=("sim",)) as simulator:
+        async with default_registry().create(LaneSettings("gpu0", "vllm", simulator.url)) as provider:
+            report = await check_provider(provider, "sim", patience_s=20, only=["cancel"])
+    assert report.outcomes()["cancel"] == "open"
+
+
 @pytest.mark.parametrize(("model", "code"), [("sim", 0), ("nosuch", 1)])
 async def test_from_the_command_line(model: str, code: int) -> None:
     """It prints a table, and its exit code says whether all promises hold."""

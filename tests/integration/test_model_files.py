@@ -170,6 +170,25 @@ async def test_what_cannot_be_pulled_says_why(hub: Hub, monkeypatch: pytest.Monk
             await pulled(of, "org/toy")
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("llamacpp", "nothere:1b"),
+        ("llamacpp", "nothere"),
+        ("llamacpp", "org/ggufs:Q4"),
+        ("llamacpp", "registry.example/org/model:1b"),
+        ("vllm", "nothere:1b"),
+        ("tgi", "org/toy:1b"),
+    ],
+)
+async def test_a_name_that_no_hub_can_have(name: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by itself: no hub is asked, which here would not answer."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    async with provider(name) as of:
+        with pytest.raises(BadRequest):
+            await pulled(of, model)
+
+
 async def test_a_gguf_file_of_a_repository(hub: Hub) -> None:
     """Of a repository one file is pulled, by its name; its digest is the file's own."""
     async with provider("llamacpp") as of:

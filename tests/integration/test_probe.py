@@ -113,6 +113,22 @@ async def test_something_is_there_that_does_not_let_us_in() -> None:
         assert "SSL_CERT_FILE" in (await seen(secure.url)).why_not
 
 
+@pytest.mark.parametrize(
+    "served",
+    [
+        pages.OTHER_OPENAI,
+        {"/openapi.json": {"paths": {"/v1/chat/completions": {}}}},
+        {"/v1/models": {"error": {"message": "No key.", "type": "invalid_request_error"}}},
+    ],
+)
+async def test_another_server_is_told_to_be_compatible(served: pages.Pages) -> None:
+    """Where nobody said what is there, it is said which provider to use, whether or not it lists its models."""
+    async with pages.serving(served) as url:
+        sighting = await seen(url)
+    assert (sighting.found, sighting.provider) == (False, "openai")
+    assert "provider openai" in sighting.why_not
+
+
 async def test_a_named_openai_server_and_model() -> None:
     """What the configuration calls OpenAI-compatible needs no more than a list; a configured model must be in it."""
     async with pages.serving(pages.OTHER_OPENAI) as url:

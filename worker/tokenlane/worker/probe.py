@@ -152,7 +152,7 @@ def _not_expected(kind: str | None, expected: str | None) -> str:
     if kind is None and expected in (None, *NAMES):
         return f"what answers there is none of {', '.join(list(NAMES.values())[:-1])}"
     if expected is None and kind == "openai":
-        return "it speaks OpenAI's dialect, but is none of those known: name it with --provider openai --endpoint URL"
+        return "it is OpenAI-compatible, and none of those known: use provider openai, --provider openai --endpoint URL"
     if expected in NAMES and expected not in (kind, "openai"):
         assert kind is not None
         return f"it is {NAMES[kind]}, not {NAMES[expected]}: set its provider to {kind!r}"

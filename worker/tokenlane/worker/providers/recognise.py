@@ -29,8 +29,12 @@ PAGES = (
     "/version",
     "/v1/models",
     "/props",
+    "/openapi.json",
 )
 """What to ask for. A refusal's body is a page too: that a key is wanted is said in each server's own words."""
+
+
+_CHAT = "/v1/chat/completions"
 
 
 def recognise(pages: Mapping[str, Any]) -> str | None:
@@ -74,7 +78,13 @@ def _llama_cpp(pages: Mapping[str, Any]) -> bool:
 
 
 def _openai(pages: Mapping[str, Any]) -> bool:
-    return all(isinstance(model["id"], str) for model in pages["/v1/models"]["data"])
+    """By its list, by a refusal of that in OpenAI's shape, or by its routes: not all servers have a list."""
+    if _CHAT in ((pages.get("/openapi.json") or {}).get("paths") or ()):
+        return True
+    listed = pages["/v1/models"]
+    if "error" in listed:
+        return isinstance(listed["error"]["message"], str) and isinstance(listed["error"]["type"], str)
+    return all(isinstance(model["id"], str) for model in listed["data"])
 
 
 def _first_owner(pages: Mapping[str, Any]) -> object:
