@@ -37,7 +37,7 @@ async def valkey(directory: Path, *options: str) -> AsyncIterator[int]:
     )
     try:
         async with asyncio.timeout(10):
-            while not await _listens(port):
+            while not await listens(port):
                 assert server.returncode is None
         yield port
     finally:
@@ -46,7 +46,8 @@ async def valkey(directory: Path, *options: str) -> AsyncIterator[int]:
         await server.wait()
 
 
-async def _listens(port: int) -> bool:
+async def listens(port: int) -> bool:
+    """Whether somebody listens there; waits a little if not."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

@@ -58,6 +58,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | waits                                                | dropped                  |
 | `prepared`              | string | ids of those that do not seal yet, and open          | stays until they do      |
 | `policy`                | hash   | `revision`, `document`, the fields scripts read      | stays                    |
+| `rehearsal:NAME`        | each   | what `worker --check` tries commands on              | itself, at once          |
 | `arq:job:{main}ID:N`    | string | ARQ's job; with `arq:in-progress:` and `arq:retry:`  | the attempt's end        |
 |                         |        | of the same id. For a lane of workers that look for  |                          |
 |                         |        | it without the prefix (no `arq` in its state): there | after a day              |
@@ -121,6 +122,10 @@ class Keys:
     def lane_queue(self, lane: str, kind: str = "chat") -> str:
         """ARQ's queue of a lane for one kind of work."""
         return f"{self.prefix}lane:{lane}" if kind == "chat" else f"{self.prefix}lane:{lane}:{kind}"
+
+    def rehearsal(self, name: str) -> str:
+        """For trying commands on."""
+        return f"{self.prefix}rehearsal:{name}"
 
     def arq(self, name: str) -> str:
         """What ARQ calls `name` everywhere: a name of this pool's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,7 +24,16 @@ from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import masked
 
 from . import connection
-from .errors import Duplicate, Interrupted, PoolKeyMismatch, PoolUnavailable, QueueFull, RequestCancelled, RequestLost
+from .errors import (
+    Duplicate,
+    Interrupted,
+    LlmError,
+    PoolKeyMismatch,
+    PoolUnavailable,
+    QueueFull,
+    RequestCancelled,
+    RequestLost,
+)
 from .keychain import Keychain
 from .keys import Keys
 from .lanes import Announcement, Facts, Fault, Hits, Running
@@ -274,6 +284,24 @@ class Pool:
     async def snapshot(self) -> Snapshot:
         """All that operators look at, of one moment."""
         return read_snapshot(self.keys.pool, await self._run("snapshot"))
+
+    async def rehearse(self) -> tuple[str, ...]:
+        """Try everything that scripts and workers do, in a way that leaves nothing behind: what the server refuses.
+
+        Raises:
+            LlmError: it refuses scripts altogether, or does not answer.
+        """
+        name = secrets.token_hex(8)
+        key = self.keys.rehearsal(name)
+        failed = as_list(await self._run("rehearse", name, self.keys.hub(name)))
+        said = [as_text(error) for _, error in map(as_list, failed)]
+        problems = [connection.as_ours(redis_errors.ResponseError(text), self.url).message for text in said]
+        for command in (("PSETEX", key, 1000, "1"), ("MGET", key), ("DEL", key), ("ZRANGE", key, 0, -1)):
+            try:
+                await self._ask(*command)
+            except LlmError as error:
+                problems.append(error.message)
+        return tuple(dict.fromkeys(problems))
 
     async def ask_server(self, *command: str) -> object | None:
         """What the server says to a command that touches no keys, as INFO; None if it lets this user not ask."""

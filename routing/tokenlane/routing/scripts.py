@@ -9,8 +9,8 @@ from .policy import Policy
 __all__ = ["RULES", "sources"]
 
 RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes", "patience_ms")
-_ALONE = ("publish",)
-"""Scripts that use nothing of common.lua, which costs this one more than what it does."""
+_ALONE = ("publish", "rehearse")
+"""Scripts that use nothing of common.lua, which costs the first more than what it does."""
 
 
 def sources(database: int) -> dict[str, str]:

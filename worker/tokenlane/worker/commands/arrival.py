@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from tokenlane.config.plain import json_text, one_line
 from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
+from tokenlane.routing.hub import open_hub
 from tokenlane.routing.lanes import Announcement
 from tokenlane.routing.policy import served_name
 from tokenlane.routing.pool import Pool, connect
@@ -238,6 +240,7 @@ async def arrive(
                 *_not_as_pinned(settings, listed.models, lane),
                 *_taken(lane, seen),
                 *await _locked(pool, ring, seen),
+                *await _refused(pool),
             ),
             options=options,
         )
@@ -250,7 +253,7 @@ async def _before_its_server(
     ring = redis.keys if redis.keys.keys else beside(redis.url)
     async with connect(redis.url, pool_name) as pool:
         seen = await pool.snapshot()
-        locked = await _locked(pool, ring, seen)
+        refused = (*await _locked(pool, ring, seen), *await _refused(pool))
     lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
     listed = Listed(models=(MODEL_NAME,))
@@ -265,7 +268,7 @@ async def _before_its_server(
         capacity_source=capacity_source,
         lane=lane,
         seen=seen,
-        problems=(*listed.lacks(settings.models), *_taken(lane, seen), *locked),
+        problems=(*listed.lacks(settings.models), *_taken(lane, seen), *refused),
         options=options,
         own_model=f", the built-in one, which is downloaded {when}",
     )
@@ -328,6 +331,23 @@ async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
     if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
         return (f"the pool is in use without a key, and yours is {', '.join(ring.ids)}: leave it out",)
     return ()
+
+
+async def _refused(pool: Pool) -> tuple[str, ...]:
+    """What a worker does and this server, or this user's rules there, do not allow."""
+    problems = list(await pool.rehearse())
+    heard = asyncio.Event()
+    channel = pool.keys.control(f"check-{secrets.token_hex(8)}")
+    try:
+        async with open_hub(pool, _LOOK_S) as hub, asyncio.timeout(2 * _LOOK_S):
+            await hub.subscribe(channel, lambda _: heard.set())
+            await pool.publish([(channel, b"")])
+            await heard.wait()
+    except TimeoutError:
+        problems.append("the Redis server does not hand on what is published on the pool's channels")
+    except LlmError as error:
+        problems.append(error.message)
+    return tuple(dict.fromkeys(problems))
 
 
 def as_line(event: str, pool: str, arrival: Arrival, **more: object) -> str:

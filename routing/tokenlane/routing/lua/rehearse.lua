@@ -1,0 +1,30 @@
+-- Tries each command that the other scripts use, on a key that nobody else has and that is gone afterwards.
+--
+-- KEYS  1 the pool's prefix
+-- ARGV  1 a name for the key  2 a channel on which nobody listens
+-- reply for each command that failed, {command, what the server said}
+
+local P, name, channel = KEYS[1], ARGV[1], ARGV[2]
+local key = P .. 'rehearsal:' .. name
+local TRIES = {
+  { 'TIME' },
+  { 'SET', key, '1', 'PX', 1000 }, { 'GET', key }, { 'MGET', key }, { 'INCR', key }, { 'EXISTS', key },
+  { 'EXPIRE', key, 1 }, { 'PEXPIRE', key, 1000 }, { 'DEL', key },
+  { 'HSET', key, 'a', '1' }, { 'HGET', key, 'a' }, { 'HMGET', key, 'a' }, { 'HGETALL', key }, { 'HINCRBY', key, 'a', 1 },
+  { 'HDEL', key, 'a' },
+  { 'SADD', key, 'a', 'b', 'c' }, { 'SCARD', key }, { 'SMEMBERS', key }, { 'SRANDMEMBER', key }, { 'SREM', key, 'a' },
+  { 'SPOP', key, 2 },
+  { 'ZADD', key, 1, 'a' }, { 'ZINCRBY', key, 1, 'a' }, { 'ZSCORE', key, 'a' }, { 'ZCARD', key },
+  { 'ZCOUNT', key, '-inf', '+inf' }, { 'ZRANGE', key, 0, -1 }, { 'ZRANGEBYSCORE', key, '-inf', '+inf' },
+  { 'ZREVRANGEBYSCORE', key, '+inf', '-inf' }, { 'ZREMRANGEBYSCORE', key, '-inf', '+inf' }, { 'ZREM', key, 'a' },
+  { 'XADD', key, '1-1', 'a', '1' }, { 'XLEN', key }, { 'XRANGE', key, '-', '+' }, { 'XDEL', key, '1-1' },
+  { 'DEL', key },
+  { 'PUBLISH', channel, '' },
+}
+
+local failed = {}
+for _, try in ipairs(TRIES) do
+  local answer = redis.pcall(unpack(try))
+  if type(answer) == 'table' and answer.err then failed[#failed + 1] = { try[1], answer.err } end
+end
+return failed
