@@ -261,6 +261,7 @@ _TABLE: Final = {
     r"router:[^:]+(:survived)?": "string",
     r"sequence|changes|key": "string",
     r"shortcut:.+": "string",
+    r"lane:[^:]+:alone": "string",
     r"unwanted:[0-9a-f]{32}": "string",
     r"failed": "stream",
 }
@@ -358,7 +359,7 @@ def _sound(request_id: str, request: Mapping[str, str], has_ttl: bool) -> None:
     for number in _NUMBERS:
         assert re.fullmatch(r"\d+", request.get(number, "0")), (request_id, number, request[number])
     assert has_ttl == (state in ENDED), (request_id, state, has_ttl)
-    attempt_fields = {"token", "charge"} & request.keys()
+    attempt_fields = {"token", "charge", "alone"} & request.keys()
     if state in ENDED:
         assert {"ended", "code"} <= request.keys()
         assert not attempt_fields | ({"cancel"} & request.keys()), request

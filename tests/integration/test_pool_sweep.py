@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from tests.integration import life
-from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
+from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
@@ -62,6 +64,97 @@ async def test_too_many_crashes_fail_the_request(pool: Pool) -> None:
         (told,) = [content for channel, content in await ear.heard() if channel == f"deltas:{asked.id}"]
     assert (told["type"], told["attempt"], told["error"]["code"]) == ("failed", asked.attempt, "interrupted")
     assert await audit(pool.redis) == {asked.id: "failed"}
+
+
+async def _run_all(pool: Pool, ids: Sequence[str]) -> list[Asked]:
+    """Start all of these that wait and the lane takes; those that run."""
+    begun = []
+    for request_id in ids:
+        if await life.state_of(pool, request_id) == "waiting":
+            attempt = await life.dispatch(pool, request_id)
+            if attempt is not None:
+                assert await pool.start(request_id, attempt, WORKER) is not None
+                begun.append(Asked(request_id, attempt))
+    return begun
+
+
+async def test_innocents_outlive_a_poisonous_request(pool: Pool) -> None:
+    """A request that kills every worker takes none of those down that run beside it: before its last try each runs
+    alone, and the one that is given up is to blame."""
+    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
+    ids = [await life.submit(pool, life.envelope(agent=f"agent{number % 3}")) for number in range(13)]
+    poison = ids[6]
+    together = []
+    for _ in range(30):
+        await life.beat(pool, WORKER, lane)
+        begun = await _run_all(pool, ids)
+        together.append(len(begun))
+        dies = poison in {asked.id for asked in begun}
+        for asked in begun:
+            await (life.pass_lease(pool, asked.id) if dies else life.finish(pool, asked))
+        await life.sweep(pool)
+        await audit(pool.redis)
+    assert together == [13, 13, *[1] * 13, *[0] * 15]
+    states = await audit(pool.redis)
+    assert [request_id for request_id, state in states.items() if state != "completed"] == [poison]
+    assert states[poison] == "failed"
+    assert not await raw(pool).exists(f"{PREFIX}lane:{LANE.lane}:alone")
+
+
+async def test_who_is_given_up_is_told_whether_others_may_be_to_blame(pool: Pool) -> None:
+    """Where the policy allows no try alone, what is given up may be innocent, and its error has other words."""
+    words = []
+    for crashes in (1, 2):
+        await pool.set_policy(Policy(max_crashes=crashes))
+        request_id = await life.submit(pool)
+        async with life.listen(pool) as ear:
+            for _ in range(crashes):
+                await life.beat(pool)
+                await life.running(pool, request_id)
+                await life.pass_lease(pool, request_id)
+                await life.sweep(pool)
+            (told,) = [content for channel, content in await ear.heard() if channel == f"deltas:{request_id}"]
+        assert told["error"]["code"] == "interrupted"
+        words.append(told["error"]["message"].replace(str(crashes), ""))
+    assert len(set(words)) == 2
+
+
+async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
+    """While one waits for a lane that is busy, nothing else is given to it, of no kind, and not by `submit` itself; nor
+    while it runs; then all goes on."""
+    await pool.set_policy(Policy(max_crashes=2))
+    suspect, busy = await life.running(pool), await life.running(pool)
+    await life.pass_lease(pool, suspect.id)
+    await life.sweep(pool)
+    await life.beat(pool)
+    other = await life.submit(pool)
+    assert await life.dispatch(pool, suspect.id) is None
+    for _ in range(2):
+        assert await life.dispatch(pool, other) is None
+        assert await life.dispatch(pool, suspect.id) is None
+    await life.finish(pool, busy)
+    attempt = await life.dispatch(pool, suspect.id)
+    assert attempt is not None
+    assert await life.dispatch(pool, other) is None
+    assert await pool.start(suspect.id, attempt, WORKER) is not None
+    assert await life.dispatch(pool, other) is None
+    await life.finish(pool, Asked(suspect.id, attempt))
+    assert await life.dispatch(pool, other) is not None
+    await audit(pool.redis)
+
+
+async def test_a_suspect_that_is_cancelled_keeps_no_lane(pool: Pool) -> None:
+    """What waited for a lane of its own and ends leaves the lane to others at once."""
+    await pool.set_policy(Policy(max_crashes=2))
+    suspect, _ = await life.running(pool), await life.running(pool)
+    await life.pass_lease(pool, suspect.id)
+    await life.sweep(pool)
+    await life.beat(pool)
+    other = await life.submit(pool)
+    assert await life.dispatch(pool, suspect.id) is None
+    assert await life.dispatch(pool, other) is None
+    await pool.cancel(suspect.id)
+    assert await life.dispatch(pool, other) is not None
 
 
 @pytest.mark.parametrize("state", ["dispatched", "running"])

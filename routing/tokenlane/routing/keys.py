@@ -27,6 +27,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | one took no new work, `arq`: where its workers look   |                          |
 | `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:KIND:health-…`  |        |                                                      |                          |
+| `lane:L:alone`          | string | id of a request that runs there alone, or is about   | the attempt's end; 2 s   |
+|                         |        | to: of the workers that died under it and others it  | past a router's asking   |
+|                         |        | may have been to blame                               |                          |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |

@@ -7,6 +7,7 @@ local CHANNEL = P .. DATABASE .. ':'
 local KINDS = { 'chat', 'embed', 'command' }
 local KEEP_ENDED_S = 3600
 local RATE_MS, RATE_BUCKETS = 10000, 6
+local KEPT_FREE_MS = 2000
 local JOB_KEPT_MS = 86400000 -- what ARQ is told of a job; its end deletes it
 
 local function now_ms()
@@ -157,6 +158,19 @@ local function drop_job(jobs, job)
   redis.call('DEL', P .. 'arq:job:' .. job, P .. 'arq:in-progress:' .. job, P .. 'arq:retry:' .. job)
 end
 
+-- Whether the next worker that dies under a request is the last: it runs alone then, for until now others may have been
+-- what killed them.
+local function is_suspect(request)
+  local crashes = tonumber(request.crashes)
+  return crashes > 0 and crashes + 1 >= rule('max_crashes')
+end
+
+-- Whether a lane runs, or is kept free for, a suspect other than this request.
+local function is_kept(lane, id)
+  local kept = redis.call('GET', P .. 'lane:' .. lane .. ':alone')
+  return kept and kept ~= id and ALIVE[redis.call('HGET', P .. 'request:' .. kept, 'state')] or false
+end
+
 -- Takes a request out of wherever its state keeps it. Deletes first, so scripts may start with it when memory is full.
 local function remove(id, request)
   redis.call('ZREM', P .. 'leases', id)
@@ -164,6 +178,7 @@ local function remove(id, request)
   if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
   if request.state == 'dispatched' or request.state == 'running' then
     drop_job(lane_queue(request.lane, request.kind), TAG .. id .. ':' .. request.attempt)
+    if request.alone then redis.call('DEL', P .. 'lane:' .. request.lane .. ':alone') end
   end
 end
 
@@ -208,7 +223,7 @@ local function end_one(id, request, ending, message, code)
   if request.entry ~= '' then redis.call('XDEL', stream, request.entry) end
   local idle = redis.call('XLEN', stream) == 0
   if idle then redis.call('DEL', stream) end
-  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'cancel')
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'cancel')
   redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
   if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
@@ -251,7 +266,7 @@ local function requeue_one(id, request, due_ms)
   end
   remove(id, request)
   refund(request)
-  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'worker')
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'worker')
   if due_ms > 0 then
     redis.call('ZADD', P .. 'delayed', int(now + due_ms), id)
     redis.call('HSET', P .. 'request:' .. id, 'state', 'delayed')
@@ -272,7 +287,9 @@ local function lapse(id, request)
     redis.call('ZREM', P .. 'lane:' .. request.lane .. ':workers', request.worker)
     redis.call('HSET', P .. 'request:' .. id, 'crashes', request.crashes)
     if tonumber(request.crashes) >= rule('max_crashes') and not request.cancel then
-      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it')
+      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it' .. (request.alone
+        and ', the last of them while it ran nothing else'
+        or '; it was not alone there, and another request may be to blame: send it again'))
       return false
     end
   end
@@ -294,12 +311,20 @@ local function cancel_one(id, reason)
   return 'flagged'
 end
 
--- Why a lane takes no request of a kind now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
-local function closed_to(lane, kind)
-  local limit = lane_limit(lane, kind)
+-- Why a lane does not take a request now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
+-- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask.
+local function closed_to(lane, id, request)
+  local limit = lane_limit(lane, request.kind)
   local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now_ms() - rule('lease_ms')), '+inf')
   if limit == 0 or alive == 0 then return 'closed' end
-  if redis.call('ZCARD', lane_queue(lane, kind)) >= limit then return 'full' end
+  if is_kept(lane, id) then return 'full' end
+  local suspect = is_suspect(request)
+  for _, kind in ipairs(suspect and KINDS or { request.kind }) do
+    if redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
+      if suspect then redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS) end
+      return 'full'
+    end
+  end
 end
 
 -- Gives an attempt to ARQ. Returns the job. Workers of an earlier version look for it outside the pool's prefix.
@@ -338,6 +363,10 @@ local function dispatch_one(id, request, lane, model, token)
   redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
     'token', token, 'charge', busy and '1' or '0')
   request.state, request.attempt, request.lane, request.model = 'dispatched', attempt, lane, model
+  if is_suspect(request) then
+    redis.call('SET', P .. 'lane:' .. lane .. ':alone', id)
+    redis.call('HSET', P .. 'request:' .. id, 'alone', '1')
+  end
   return put_job(id, attempt, lane, request.kind, sequence, now)
 end
 

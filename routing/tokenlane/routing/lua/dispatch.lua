@@ -23,7 +23,7 @@ if not request or request.state ~= 'waiting' then
 end
 
 if tonumber(request.deadline) <= now_ms() then return { 'expired' } end
-local closed = closed_to(lane, request.kind)
+local closed = closed_to(lane, id, request)
 if closed then return { closed } end
 
 local job = dispatch_one(id, request, lane, model, token)

@@ -49,6 +49,7 @@ local function shortcut()
   local workers = redis.call('ZRANGE', P .. 'lane:' .. lane .. ':workers', 0, 1, 'WITHSCORES')
   if #workers ~= 2 or workers[1] ~= worker or now - tonumber(workers[2]) > lease_ms then return end
   if now - tonumber(redis.call('ZSCORE', P .. 'routers', router) or 0) > ROUTER_SILENT_MS then return end
+  if is_kept(lane, id) then return end
   if redis.call('ZCARD', lane_queue(lane, kind)) < lane_limit(lane, kind) then return lane, model, worker end
 end
 
