@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from statistics import median
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -144,8 +145,8 @@ async def server(api: str, streams: int, spacing_ms: float) -> AsyncIterator[Tas
     async with Simulator(api=api, capacity=streams, itl_ms=spacing_ms, ttft_ms=spacing_ms, tokens=20_000) as simulator:
 
         async def address() -> tuple[str, int]:
-            host, _, port = simulator.url.removeprefix("http://").partition(":")
-            return host, int(port)
+            parts = urlsplit(simulator.url)
+            return parts.hostname or "", parts.port or 0
 
         yield {"address": address}
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tokenlane.config.values import FALLBACK_LANE
 
 from .messages import Kind, Progress
 
-__all__ = ["LEFT_GRACE_MS", "Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running"]
+__all__ = ["LEFT_GRACE_MS", "Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running", "models_in"]
 
 _SAYS_NOTHING = ("chat",)
+_models = TypeAdapter(tuple[str, ...])
 
 LEFT_GRACE_MS = 60_000
 """How long a lane that was stopped counts as being restarted."""
@@ -42,6 +44,15 @@ class Offer(BaseModel):
     def can(self, model: str, ability: str) -> bool:
         """Whether a model of the lane can do that."""
         return ability in self.abilities.get(model, _SAYS_NOTHING)
+
+
+@lru_cache(maxsize=256)
+def models_in(document: str) -> tuple[str, ...] | None:
+    """The models that a worker has announced, as JSON; None if that is not what it is."""
+    try:
+        return _models.validate_json(document)
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True)

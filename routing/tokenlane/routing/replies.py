@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Literal, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from .lanes import LaneView, Offer
+from .lanes import LaneView, Offer, models_in
 from .messages import Envelope, Progress
 from .queues import Head, Queue, Turn
 
@@ -47,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 Reply = list["Reply"] | bytes | int | None
 
-_pulls: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
+_progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]
 State = Literal["missing", "waiting", "delayed", "dispatched", "running", "completed", "failed", "cancelled", "expired"]
@@ -234,7 +233,7 @@ def read_checked(reply: Reply) -> Checked:
         routers=as_int(routers),
         lanes=as_int(lanes),
         away=tuple((as_text(name), as_int(ms)) for name, ms in map(as_list, as_list(away))),
-        pulls={as_text(lane): _pulls.validate_json(as_bytes(told)) for lane, told in map(as_list, as_list(pulls))},
+        pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
         standings=tuple(_checked(as_list(standing)) for standing in standings),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
@@ -308,7 +307,7 @@ def _lane(reply: Reply, now_ms: int) -> LaneView:
         name=as_text(name),
         provider=as_text(provider),
         endpoint=as_text(endpoint),
-        models=tuple(json.loads(as_text(models))),
+        models=_models_of(as_text(name), as_text(models)),
         limit=as_int(limit),
         queued=as_int(queued),
         workers=as_int(workers),
@@ -317,6 +316,22 @@ def _lane(reply: Reply, now_ms: int) -> LaneView:
         beside={"embed": as_int(embeds), "command": as_int(commands)},
         left_ms=now_ms - as_int(seen_ms) if as_int(left) and not as_int(workers) else None,
     )
+
+
+def _pulls_in(document: bytes) -> dict[str, Progress]:
+    """What a lane says that it pulls; of what cannot be read the lane's offer says more, in `status`."""
+    try:
+        return _progress.validate_json(document)
+    except ValidationError:
+        return {}
+
+
+@lru_cache(maxsize=256)
+def _models_of(lane: str, document: str) -> tuple[str, ...]:
+    models = models_in(document)
+    if models is None:
+        logger.error("the models of lane %r cannot be read; it is given no work", lane)
+    return models or ()
 
 
 @lru_cache(maxsize=256)
@@ -340,7 +355,7 @@ def as_bytes(reply: Reply) -> bytes:
 
 
 def as_text(reply: Reply) -> str:
-    return as_bytes(reply).decode()
+    return as_bytes(reply).decode("utf-8", "replace")  # names may be anybody's
 
 
 def as_int(reply: Reply) -> int:

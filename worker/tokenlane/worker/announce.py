@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-import re
 import socket
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from tokenlane.config.sockets import socket_of
 from tokenlane.config.values import LaneSettings, masked
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDS_AT_ONCE = 32
 """Embed requests a lane takes at once: what may go to its back end as one batch."""
-_LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|::1)$")
 
 
 async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
@@ -126,9 +125,16 @@ def _has(listed: Sequence[ModelInfo], model: str) -> bool:
 
 def _known_to_all(endpoint: str) -> str:
     """An endpoint as all hosts may know it: loopback and sockets are this host's own."""
-    if socket_of(endpoint) is not None:
-        return endpoint.replace("unix://", f"unix://{socket.gethostname()}", 1)
-    host = urlsplit(endpoint).hostname or ""
-    if not _LOOPBACK.match(host):
+    parts = urlsplit(endpoint)
+    if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):
         return masked(endpoint)
-    return masked(endpoint).replace(host, socket.gethostname(), 1)
+    user, at, _ = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port is not None else ""
+    return masked(urlunsplit(parts._replace(netloc=f"{user}{at}{socket.gethostname()}{port}")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False

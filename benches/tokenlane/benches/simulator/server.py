@@ -145,7 +145,8 @@ class Simulator:
             self.url = f"unix://{quote(str(self._socket.absolute()))}"
         else:
             await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls).start()
-            self.url = f"{'https' if self._tls else 'http'}://{self._host}:{self._runner.addresses[0][1]}"
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self.url = f"{'https' if self._tls else 'http'}://{host}:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(

@@ -12,6 +12,7 @@ from tokenlane.config.environment import unknown_variables
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import find_pool, pool_name, read
 from tokenlane.config.output import Table, show, show_json
+from tokenlane.config.plain import one_line
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.doctor import Check, check_environment, examine
@@ -55,7 +56,8 @@ def _table(checks: tuple[Check, ...]) -> Table:
 def _advice(checks: tuple[Check, ...]) -> list[str]:
     """What is not well, with what it means and what to do."""
     return [
-        f"{check.status}: {check.name}: {check.found}\n  means: {check.means}\n  do:    {check.advice}"
+        f"{check.status}: {one_line(f'{check.name}: {check.found}')}\n"
+        f"  means: {check.means}\n  do:    {one_line(check.advice)}"
         for check in checks
         if check.status != "ok" and check.advice
     ]

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from tokenlane.config.exits import FAILED, OK
 from tokenlane.config.load import find_pool, pool_name
 from tokenlane.config.output import Table, age, show, show_json
+from tokenlane.config.plain import one_line
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
@@ -70,7 +71,7 @@ def _all_well(seen: Snapshot) -> str:
 
 
 def _lines(wrong: tuple[Problem, ...]) -> str:
-    return "\n".join(f"{problem.code}: {problem.message}" for problem in wrong)
+    return "\n".join(f"{problem.code}: {one_line(problem.message)}" for problem in wrong)
 
 
 def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
@@ -101,7 +102,7 @@ def _summary(seen: Snapshot) -> str:
             f"clients  {seen.clients.known}{silent}",
             f"work     {_waiting(seen)} waiting{delayed}, {_running(seen)} running",
             *_survived(seen),
-            *(f"unknown  {what}; it is of a newer tokenlane" for what in seen.unknown),
+            *(f"unknown  {what}; another version, or something else, has written it" for what in seen.unknown),
         )
     )
 

@@ -25,6 +25,13 @@ local function begin()
   redis.call('ZREM', P .. 'leases', '')
 end
 
+-- What another version, or anybody, has written for a whole number; `otherwise`, or 0, where it is none.
+local function whole(text, otherwise)
+  local number = text and tonumber(text)
+  if not number or number ~= number or math.abs(number) > 9007199254740992 then return otherwise or 0 end
+  return math.floor(number)
+end
+
 local function rule(name)
   return tonumber(redis.call('HGET', P .. 'policy', name) or RULES[name])
 end
@@ -146,10 +153,11 @@ end
 -- Requests of a kind that a lane serves at once.
 local function lane_limit(lane, kind)
   local state = P .. 'lane:' .. lane .. ':state'
-  if kind == 'chat' then return tonumber(redis.call('HGET', state, 'limit') or 0) end
-  local offer = redis.call('HGET', state, 'offer')
-  local limits = offer and cjson.decode(offer).limits
-  return limits and limits[kind] or 0
+  if kind == 'chat' then return whole(redis.call('HGET', state, 'limit')) end
+  local read_well, offer = pcall(cjson.decode, redis.call('HGET', state, 'offer') or '')
+  local limits = read_well and type(offer) == 'table' and offer.limits
+  local limit = type(limits) == 'table' and limits[kind]
+  return type(limit) == 'number' and whole(limit) or 0
 end
 
 -- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.

@@ -4,7 +4,7 @@
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
 --       {ids of the pool's keys, of those that seal no more, of those that do not yet}}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {name, provider, endpoint, models JSON, limit, last beat ms, left in order: 0 or 1, jobs, offer JSON}
+--       lane: {name, provider, endpoint, models JSON, limit or -1, last beat ms, left in order: 0 or 1, jobs, offer JSON}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
 --       its time ms, vectors found in its cache, those asked of it, internal errors survived,
@@ -28,7 +28,7 @@ local function queue_of(name)
     if id and (not first or tonumber(seq) < first) then first, oldest = tonumber(seq), id end
   end
   local created = oldest and redis.call('HGET', P .. 'request:' .. oldest, 'created')
-  return { name, waiting, now - tonumber(created or now) }
+  return { name, waiting, now - whole(created, now) }
 end
 
 local function jobs_of(lane)
@@ -38,7 +38,7 @@ local function jobs_of(lane)
       local id, attempt = string.match(job, '}(.+):(%d+)$')
       local request = id and redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'role', 'queue', 'attempt')
       if request and request[5] == attempt and (request[1] == 'running' or request[1] == 'dispatched') then
-        jobs[#jobs + 1] = { request[1], request[2] or '', request[3], priority_of(request[4]), kind }
+        jobs[#jobs + 1] = { request[1], request[2] or '', request[3] or '', priority_of(request[4]), kind }
       end
     end
   end
@@ -52,9 +52,9 @@ local lane_of = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local lane = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
     'left', 'offer')
-  if lane[1] then
-    lanes[#lanes + 1] = { name, lane[1], lane[2], lane[3], tonumber(lane[4]), tonumber(lane[5]),
-      tonumber(lane[6] or 0), jobs_of(name), lane[7] or '{}' }
+  if lane[1] or lane[5] then -- else nothing is left of it but its name
+    lanes[#lanes + 1] = { name, lane[1] or '', lane[2] or '', lane[3] or '', whole(lane[4], -1), whole(lane[5]),
+      whole(lane[6]), jobs_of(name), lane[7] or '' }
     for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
       lane_of[worker] = name
     end
@@ -69,23 +69,22 @@ each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
     'found', 'asked', 'survived', 'keys')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', tonumber(facts[6] or 0), tonumber(facts[7] or 0), tonumber(facts[8] or 0),
-    tonumber(facts[9] or 0), facts[10] }
+    facts[4], facts[5] or '', whole(facts[6]), whole(facts[7]), whole(facts[8]), whole(facts[9]), facts[10] }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),
-    tonumber(redis.call('GET', P .. 'router:' .. name .. ':survived') or 0) }
+    whole(redis.call('GET', P .. 'router:' .. name .. ':survived')) }
 end)
 
 local bucket = math.floor(now / RATE_MS)
 local sums, counts = {}, {}
 for i = bucket - RATE_BUCKETS, bucket do
   local flat = redis.call('HGETALL', P .. 'rates:' .. int(i))
-  for j = 1, #flat, 2 do sums[flat[j]] = (sums[flat[j]] or 0) + tonumber(flat[j + 1]) end
+  for j = 1, #flat, 2 do sums[flat[j]] = (sums[flat[j]] or 0) + whole(flat[j + 1]) end
 end
 for name, sum in pairs(sums) do
   local role, priority, what = string.match(name, '^([^:]*):([^:]*):(.*)$')
-  counts[#counts + 1] = { role, priority, what, sum }
+  counts[#counts + 1] = { role or '', priority or '', what or name, sum }
 end
 
 local clients = redis.call('ZCARD', P .. 'clients')
@@ -93,6 +92,6 @@ local beating = redis.call('ZCOUNT', P .. 'clients', int(now - SILENT_MS), '+inf
 local keys = {}
 for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call('GET', P .. name) or '' end
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
-return { now, tonumber(policy[1] or 0), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
+return { now, whole(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
   { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
-  tonumber(redis.call('HGET', P .. 'swept', 'at') or 0), keys }
+  whole(redis.call('HGET', P .. 'swept', 'at')), keys }

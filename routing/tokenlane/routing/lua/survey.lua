@@ -17,13 +17,13 @@ local heads, lanes, room = {}, {}, 0
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
     'offer', 'left')
-  if state[1] then
+  if state[1] or state[5] then -- else nothing is left of it but its name
     local workers = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf')
-    local limit, queued = tonumber(state[4]), redis.call('ZCARD', lane_queue(name, 'chat'))
+    local limit, queued = whole(state[4]), redis.call('ZCARD', lane_queue(name, 'chat'))
     if workers > 0 then room = room + math.max(0, limit - queued) end
-    lanes[#lanes + 1] = { name, state[1], state[2], state[3], limit, queued, workers, tonumber(state[5]),
-      state[6] or '{}', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
-      tonumber(state[7] or 0) }
+    lanes[#lanes + 1] = { name, state[1] or '', state[2] or '', state[3] or '', limit, queued, workers, whole(state[5]),
+      state[6] or '', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
+      whole(state[7]) }
   end
 end
 local most = math.max(1, math.min(MOST_HEADS, room))
@@ -60,11 +60,11 @@ local function heads_of(name)
   end
   local more = redis.call('ZCARD', queue .. ':agents') > #agents
   for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
-  local served = tonumber(redis.call('HGET', queue .. ':clock', 'served') or 0)
+  local served = whole(redis.call('HGET', queue .. ':clock', 'served'))
   for place, pick in ipairs(picked) do
     local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt'))
-    heads[#heads + 1] = { name, pick[1], pick[2], tonumber(attempt or 0), more and 1 or 0, served,
-      now - tonumber(created or now), place - 1 }
+    heads[#heads + 1] = { name, pick[1], pick[2], whole(attempt), more and 1 or 0, served,
+      now - whole(created, now), place - 1 }
   end
 end
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Status = Literal["ok", "warn", "fail", "unknown"]
-Reached = Literal["answers", "refuses", "not from here"]
+Reached = Literal["answers", "refuses", "not from here", "is no URL"]
 
 _CONNECT_S = 2.0
 _MEBI = 1024 * 1024
@@ -223,7 +223,7 @@ def check_pool(seen: Snapshot) -> Iterator[Check]:
     else:
         yield Check("policy", "ok", f"revision {seen.revision}", means)
     if seen.unknown:
-        means = "a newer tokenlane has written what this command cannot read"
+        means = "another version of tokenlane, or something else, has written what this command cannot read"
         yield Check("not understood", "warn", "; ".join(seen.unknown), means, _ONE_VERSION)
 
 
@@ -252,13 +252,15 @@ def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> It
         name = f"lane {lane.name}"
         workers = f"{lane.state}, last beat {lane.beat_ms / 1000:.0f} s ago"
         here = reached.get(lane.name, "not from here")
-        found = f"{workers}; {lane.endpoint} {here if here == 'not from here' else f'{here} from here'}"
+        found = f"{workers}; {lane.endpoint} {f'{here} from here' if here in ('answers', 'refuses') else here}"
         if lane.state in ("gone", "closed"):
             advice = f"start its worker again, on {_hosts(lane)}" if lane.state == "gone" else "see its worker's log"
             yield Check(name, "fail", found, means, advice)
         elif lane.lacks_key:
             advice = "start its worker again with the keys that `tokenlane key show --reveal` prints where the key is"
             yield Check(name, "fail", f"{found}; its worker lacks a key of the pool's", means, advice)
+        elif here == "is no URL":
+            yield Check(name, "warn", found, means, f"{_ONE_VERSION}; nobody can tell where this lane's server is")
         elif here == "refuses" and host in {worker.host for worker in lane.workers}:
             yield Check(name, "fail", found, means, "its worker runs on this host: is the model server running?")
         else:
@@ -267,7 +269,8 @@ def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> It
 
 def _hosts(lane: LaneStatus) -> str:
     hosts = sorted({worker.host for worker in lane.workers if worker.host})
-    return " or ".join(hosts) or (urlsplit(lane.endpoint).hostname or "its host")
+    place = _place_of(lane.endpoint)
+    return " or ".join(hosts) or (place and place[0]) or "its host"
 
 
 def check_versions(seen: Snapshot) -> Iterator[Check]:
@@ -319,14 +322,15 @@ async def _reach(lanes: list[LaneStatus]) -> dict[str, Reached]:
 async def _connect(endpoint: str) -> Reached:
     """Whether anything accepts a connection there. This host's own loopback and sockets were announced by the host's
     name."""
-    parts = urlsplit(endpoint)
-    own = parts.hostname == socket.gethostname().lower()
+    place = _place_of(endpoint)
+    if place is None:
+        return "is no URL"
+    announced, port = place
+    own = announced == socket.gethostname().lower()
     if (path := socket_of(endpoint)) is not None:
         return await _connect_to(path) if own else "not from here"
-    hosts = [host for host in ((parts.hostname or "", "127.0.0.1") if own else (parts.hostname or "",)) if host]
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     answers: set[Reached] = set()
-    for host in hosts:
+    for host in (announced, "127.0.0.1", "::1") if own else (announced,):
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, writer = await asyncio.open_connection(host, port)
@@ -334,9 +338,19 @@ async def _connect(endpoint: str) -> Reached:
             return "answers"
         except ConnectionRefusedError:
             answers.add("refuses")
-        except (OSError, TimeoutError):
+        except (OSError, ValueError, TimeoutError):  # ValueError: a host that no name server can be asked for
             continue
     return "refuses" if "refuses" in answers else "not from here"
+
+
+def _place_of(endpoint: str) -> tuple[str, int] | None:
+    """The host and port of what a worker has announced; None if it is no URL with a host."""
+    try:
+        parts = urlsplit(endpoint)
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname else None
 
 
 async def _connect_to(path: Path) -> Reached:
@@ -345,7 +359,7 @@ async def _connect_to(path: Path) -> Reached:
             _, writer = await asyncio.open_unix_connection(path)
     except (ConnectionRefusedError, FileNotFoundError):
         return "refuses"
-    except (OSError, TimeoutError):
+    except (OSError, ValueError, TimeoutError):
         return "not from here"
     writer.close()
     return "answers"

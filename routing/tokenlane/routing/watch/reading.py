@@ -1,19 +1,21 @@
 """Reads a snapshot out of the reply of lua/snapshot.lua, where each part of that is described.
 
-What a newer version of tokenlane has written is left out where it cannot be read, and named in `Snapshot.unknown`.
+Whatever workers and routers have announced may be of any version, or anybody's: what of it cannot be read is named in
+`Snapshot.unknown`, and hides nothing else.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Literal, NamedTuple, TypeGuard, get_args
 
-from pydantic import Json, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from tokenlane.routing.lanes import Hits, Offer
+from tokenlane.routing.lanes import Hits, Offer, models_in
 from tokenlane.routing.messages import Kind, Priority
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.queues import Queue
@@ -36,6 +38,7 @@ from .snapshot import (
 __all__ = ["read_snapshot"]
 
 _ROUTER_SILENT_MS = 3_000
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _COUNTED = {field.name for field in fields(Rates)}
 
 
@@ -57,10 +60,10 @@ class _LaneReply(NamedTuple):
     name: str
     provider: str
     endpoint: str
-    models: Json[tuple[str, ...]]
+    models: str
     limit: int
     seen: int
-    left: bool
+    left: int
     jobs: list[_Job]
     offer: str
 
@@ -71,8 +74,8 @@ class _WorkerReply(NamedTuple):
     takes_new_work: bool
     lane: str
     host: str | None
-    versions: Json[dict[str, str]] | None
-    revision: int | None
+    versions: str | None
+    revision: str | None
     error: str
     error_at: int
     found: int
@@ -84,7 +87,7 @@ class _WorkerReply(NamedTuple):
 class _RouterReply(NamedTuple):
     name: str
     beat: int
-    revision: int | None
+    revision: str | None
     survived: int
 
 
@@ -131,6 +134,11 @@ def _adapter() -> TypeAdapter[_Reply]:
     return TypeAdapter(_Reply)
 
 
+@cache
+def _texts() -> TypeAdapter[dict[str, str]]:
+    return TypeAdapter(dict[str, str])
+
+
 def read_snapshot(pool: str, answer: object) -> Snapshot:
     """The snapshot in the answer of the script."""
     reply = _adapter().validate_python(_decoded(answer))
@@ -138,7 +146,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
     routers = tuple(
-        RouterStatus(router.name, reply.now - router.beat, router.revision, router.survived)
+        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
         for router in sorted(reply.routers)
         if reply.now - router.beat <= _ROUTER_SILENT_MS
     )
@@ -172,14 +180,35 @@ def _unknown(reply: _Reply) -> Iterator[str]:
     for queue in reply.queues:
         if _parsed(queue.name) is None:
             yield f"the queue {queue.name!r}, in which {queue.waiting} wait"
-    for lane in reply.lanes:
-        if _offer(lane.offer) is None:
-            yield f"the offer of lane {lane.name!r}: it is shown as one for chats alone"
+    yield from _unknown_of_lanes(reply.lanes)
+    yield from _unknown_of_workers(reply)
     jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
     for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
         yield f"requests of priority {priority!r}"
     for what in sorted({count.what for count in reply.rates.counts} - _COUNTED):
         yield f"requests that were counted as {what!r}"
+
+
+def _unknown_of_lanes(lanes: list[_LaneReply]) -> Iterator[str]:
+    for lane in lanes:
+        if models_in(lane.models) is None:
+            yield f"the models of lane {lane.name!r}: none are shown"
+        if lane.limit < 0:
+            yield f"the limit of lane {lane.name!r}: it is shown as 0"
+        if _offer(lane.offer) is None:
+            yield f"the offer of lane {lane.name!r}: it is shown as one for chats alone"
+
+
+def _unknown_of_workers(reply: _Reply) -> Iterator[str]:
+    for worker in reply.workers:
+        if worker.versions is not None and _versions(worker.versions) is None:
+            yield f"the versions of worker {worker.name!r}: none are shown"
+    for kind, name, revision in (
+        *(("worker", worker.name, worker.revision) for worker in reply.workers),
+        *(("router", router.name, router.revision) for router in reply.routers),
+    ):
+        if revision is not None and _number(revision) is None:
+            yield f"the policy revision of {kind} {name!r}"
 
 
 def _policy(document: str | None) -> Policy | None:
@@ -203,6 +232,17 @@ def _offer(document: str) -> Offer | None:
         return None
 
 
+def _versions(document: str) -> dict[str, str] | None:
+    try:
+        return _texts().validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
 def _is_priority(word: str) -> TypeGuard[Priority]:
     return word in get_args(Priority)
 
@@ -211,7 +251,7 @@ def _decoded(answer: object) -> object:
     """The answer with text for bytes, which pydantic takes for no literal."""
     if isinstance(answer, list):
         return [_decoded(part) for part in answer]
-    return answer.decode() if isinstance(answer, bytes) else answer
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
 
 
 def _rank(priority: Priority) -> int:
@@ -248,10 +288,10 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             lane=worker.lane,
             state="silent" if age > lease_ms else "open" if worker.takes_new_work else "closed",
             host=worker.host,
-            versions=worker.versions or {},
+            versions=_versions(worker.versions or "{}") or {},
             running=running[worker.name],
             beat_ms=age,
-            revision=worker.revision,
+            revision=_number(worker.revision),
             error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
             cache=Hits(worker.found, worker.asked),
             internal_errors=worker.survived,
@@ -272,8 +312,8 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         state="open" if "open" in states else closed if "closed" in states else absent,
         provider=lane.provider,
         endpoint=lane.endpoint,
-        models=lane.models,
-        limit=lane.limit,
+        models=models_in(lane.models) or (),
+        limit=max(0, lane.limit),
         running=count["chat", "running"],
         queued=count["chat", "dispatched"],
         beat_ms=reply.now - lane.seen,

@@ -72,7 +72,7 @@ class LaneModels:
 
     def wish(self, model: bytes) -> None:
         """Hear which model a request waits for; what is not to be pulled on demand is not."""
-        name, offer = model.decode(), self._announced.offer
+        name, offer = model.decode("utf-8", "replace"), self._announced.offer
         allowed = offer.pulls and (offer.lacks is None or name in offer.lacks)
         if allowed and name not in self._fetches and name not in self._failed and not self._wishes.full():
             self._wishes.put_nowait(name)
