@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import stat
 from collections.abc import AsyncIterator
@@ -242,6 +243,9 @@ async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
     assert "not sealed" in shown.out
     assert ring.reveal() not in shown.out
     assert (await key(opened, "show", "--reveal")).out == f"{ring.reveal()}\n"
+    document = json.loads((await key(opened, "show", "--json")).out)
+    assert (document["ids"], document["pool"], document["not_asked"]) == (list(ring.ids), "main", None)
+    assert ring.reveal() not in str(document)
     async with Client(server.url):
         shown = await key(opened, "show", TOKENLANE_POOL_KEY=other.reveal())
     assert f"here    {other.id}, from TOKENLANE_POOL_KEY" in shown.out

@@ -11,6 +11,7 @@ import typer
 
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.load import NoPool, find_pool, pool_keys, pool_name
+from tokenlane.config.output import show_json
 from tokenlane.config.places import absolute
 from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.running import data_dir
@@ -47,6 +48,7 @@ _PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 @key.command()
 def show(
     reveal: Annotated[bool, typer.Option(help="Print the keys themselves, to be pasted on another machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     file: _File = None,
     redis: _Redis = None,
     pool: _PoolName = None,
@@ -56,17 +58,25 @@ def show(
         ring = _ring(file, redis)
     except _NoKey as error:
         raise _with_the_pool_s(error, redis, pool) from None
-    if reveal:
+    if reveal and not as_json:
         typer.echo(ring.reveal())
         return
-    prepared = f"; prepared: {_listed([key.id for key in ring.prepared])}" if ring.prepared else ""
-    typer.echo(f"here    {_listed(ring.ids)}, from {ring.file or 'TOKENLANE_POOL_KEY'}{prepared}")
+    prepared = [key.id for key in ring.prepared]
+    source = str(ring.file or "TOKENLANE_POOL_KEY")
+    announced: Sequence[str] | None = None
+    not_asked = None
     try:
         announced = _ask(find_pool(redis), pool, Pool.key_ids)
     except ConfigError as error:
-        typer.echo(f"pool    not asked: {error}")
-    else:
-        typer.echo(f"pool    {pool_name(pool)} is {'sealed with ' + _listed(announced) if announced else 'not sealed'}")
+        not_asked = str(error)
+    if as_json:
+        here = {"ids": ring.ids, "prepared": prepared, "source": source}
+        there = {"pool": pool_name(pool), "sealed_with": announced, "not_asked": not_asked}
+        show_json({**here, **there, **({"keys": ring.reveal()} if reveal else {})})
+        return
+    sealed = f"sealed with {_listed(announced)}" if announced else "not sealed"
+    typer.echo(f"here    {_listed(ring.ids)}, from {source}{'; prepared: ' if prepared else ''}{_listed(prepared)}")
+    typer.echo(f"pool    {f'not asked: {not_asked}' if not_asked else f'{pool_name(pool)} is {sealed}'}")
 
 
 @key.command()
