@@ -10,6 +10,7 @@ from typing import cast
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
+from tokenlane.config.unreached import why_unreached
 from tokenlane.config.values import masked
 
 from .errors import LlmError, PoolUnavailable
@@ -99,8 +100,18 @@ def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
             retry_after_s=1.0,
         )
     if isinstance(error, LOST):
-        return PoolUnavailable(f"no Redis server answers at {where}: start one with `tokenlane up`, or check the URL")
+        why = _why_unreached(error)
+        what = f"{why} Or start one here" if why else "start one"
+        return PoolUnavailable(f"no Redis server answers at {where}: {what} with `tokenlane up`, or check the URL")
     return PoolUnavailable(f"the Redis server at {where} was not understood: {type(error).__name__}")
+
+
+def _why_unreached(error: BaseException) -> str:
+    """What kept a connection from being made, where redis-py's error came of that; nothing if it is not clear."""
+    before = error.__cause__ or error.__context__
+    if isinstance(before, OSError) and not isinstance(before, TimeoutError):  # a command's time may have passed
+        return why_unreached(before)
+    return _why_unreached(before) if before is not None else ""
 
 
 def _hung_up(error: BaseException) -> bool:
