@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from tokenlane.config.values import LaneSettings
@@ -66,3 +69,28 @@ async def test_a_list_says_where_its_models_are() -> None:
     lane = LaneModels(settings, Bare(), announced, look, lambda _: None)  # type: ignore[arg-type]  # all a list needs
     (found,) = (await lane.carry_out(ModelCommand(action="list"), tell)).models
     assert (found.name, found.provider, found.lane) == ("m", "parrot", "gpu0")
+
+
+async def test_what_a_lane_has_is_looked_at_in_turn() -> None:
+    """Of two looks, the one that was begun first does not say the last word."""
+    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), 1)
+    looks = [asyncio.Event(), asyncio.Event()]
+    said: list[tuple[str, ...]] = []
+    begun = 0
+
+    async def look() -> Announcement:
+        nonlocal begun
+        number, begun = begun, begun + 1
+        await looks[number].wait()
+        return replace(announced, models=("m", f"look{number}"))
+
+    settings = LaneSettings("gpu0", "parrot", "http://gpu0")
+    lane = LaneModels(settings, None, announced, look, lambda it: said.append(it.models))  # type: ignore[arg-type]  # as above
+    async with asyncio.TaskGroup() as tasks:
+        for _ in looks:
+            tasks.create_task(lane._say_anew())
+        await asyncio.sleep(0)
+        looks[1].set()
+        await asyncio.sleep(0)
+        looks[0].set()
+    assert said[-1] == ("m", "look1")

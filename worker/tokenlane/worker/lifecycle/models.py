@@ -59,6 +59,7 @@ class LaneModels:
         self._say = say
         self._fetches: dict[str, Fetch] = {}
         self._loading = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._wishes: asyncio.Queue[str] = asyncio.Queue(_MOST_WISHES)
         self._failed: dict[str, tuple[str, float]] = {}
         self._shown_at = 0.0
@@ -222,7 +223,8 @@ class LaneModels:
 
     async def _say_anew(self) -> None:
         try:
-            self._announced = await self._look()
+            async with self._looking:  # or what one saw before a change would come after what another saw behind it
+                self._announced = await self._look()
         except LlmError as error:
             logger.warning("lane %r cannot say which models it has: %s", self.name, error)
         self._show()

@@ -1,0 +1,254 @@
+"""A client's beat, with a pool that answers late: whatever happens meanwhile, no stream is judged by what was before
+that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast, get_args
+
+import pytest
+
+from tokenlane.producer.courier import Courier
+from tokenlane.producer.delivery import Delivery
+from tokenlane.producer.exchange import Exchange
+from tokenlane.producer.watch import Watch
+from tokenlane.routing.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
+from tokenlane.routing.hub import Hub
+from tokenlane.routing.keys import Keys
+from tokenlane.routing.messages import (
+    Attached,
+    Cancelled,
+    ChannelMessage,
+    Completed,
+    Deltas,
+    Envelope,
+    Resume,
+    TokenDelta,
+    Usage,
+    new_id,
+)
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.replies import Accepted, Checked, Standing, State
+from tokenlane.routing.tasks import InternalErrors, background
+
+CLIENT, WORKER, ATTEMPT = "client", "worker", 7
+STATES: tuple[State, ...] = get_args(State)
+
+
+class LatePool:
+    """A pool that says how a request stands, and before it does lets something happen."""
+
+    def __init__(self) -> None:
+        self.keys = Keys()
+        self.internal_errors = InternalErrors()
+        self.state: State = "waiting"
+        self.owner = CLIENT
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.strangers: tuple[str, ...] = ()
+        self.refusal: LlmError | None = None
+        self.calls: list[str] = []
+
+    async def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        await asyncio.sleep(0)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+
+    async def check(self, client: str, ids: list[str], *, held: int | None = None) -> Checked:
+        await self._answer("check")
+        ended = 1 if self.state == "completed" else None
+        standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
+        return Checked(1, 1, (), {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+
+    async def attach(self, client: str, request_id: str) -> None:
+        await self._answer("attach")
+
+    async def cancel(self, request_id: str, leaving: str = "") -> str:
+        await self._answer(f"cancel {request_id}")
+        return "cancelled"
+
+    async def interrupt(self, *_: object) -> bool:
+        await self._answer("interrupt")
+        return True
+
+    async def submit(self, envelope: Envelope, *_: object) -> Accepted:
+        await self._answer("submit")
+        if self.refusal is not None:
+            raise self.refusal
+        return Accepted(envelope.id, 0)
+
+
+class Deaf:
+    """A hub that hears nothing."""
+
+    def unsubscribe(self, channel: str) -> None:
+        pass
+
+
+@asynccontextmanager
+async def watching(pool: LatePool) -> AsyncIterator[tuple[Watch, Courier]]:
+    """A client's courier and watch."""
+    async with background() as tasks:
+        courier = Courier(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT)
+        yield Watch(cast("Pool", pool), courier, CLIENT), courier
+
+
+def opened(courier: Courier, *texts: str, copy: bool = True) -> Exchange:
+    """A request that was accepted, and what has come of it."""
+    envelope = Envelope(id=new_id(), client=CLIENT, agent="a", role="r")
+    exchange = courier._exchange(Delivery(envelope.id), "r", (envelope, b"") if copy else None)
+    exchange.known_as = exchange.id
+    exchange.submission = courier._tasks.create_task(_accepted())
+    exchange.heard_at, exchange.deadline = float("-inf"), asyncio.get_running_loop().time() + 60
+    if texts:
+        exchange.delivery.receive(said(0, *texts))
+    return exchange
+
+
+async def _accepted() -> Exception | None:
+    return None
+
+
+def said(first: int, *texts: str, attempt: int = ATTEMPT) -> Deltas:
+    """What a worker says."""
+    deltas = [TokenDelta(text=text) for text in texts]
+    return Deltas(attempt=attempt, worker=WORKER, lane="l", model="m", first=first, deltas=deltas)
+
+
+COMPLETED = Completed(attempt=ATTEMPT, worker=WORKER, lane="l", model="m", first=1, end=1, usage=Usage())
+HAPPENS: dict[str, ChannelMessage | None] = {
+    "nothing": None,
+    "a delta": said(1, "b"),
+    "the end": COMPLETED,
+    "cancelled": Cancelled(attempt=ATTEMPT),
+    "a newer attempt": Resume(attempt=ATTEMPT + 1, worker="w2"),
+    "another owner": Attached(attempt=ATTEMPT, client="c2"),
+    "left": None,
+}
+
+
+@pytest.mark.parametrize("happens", HAPPENS)
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("rounds", [1, 4])
+async def test_what_happens_while_the_pool_is_asked(happens: str, state: State, begun: bool, rounds: int) -> None:
+    """Nothing of it is a bug, and what was heard is not undone: an answer that has ended stays as it ended."""
+    pool = LatePool()
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier, *(["a"] if begun else []))
+        await exchange.submission  # type: ignore[misc]  # it is there
+        pool.state = state
+        ended: list[tuple[bool, LlmError | None]] = []
+
+        def happen() -> None:
+            message = HAPPENS[happens]
+            if message is not None:
+                courier._hear(exchange, message.to_wire())
+            elif happens == "left":
+                courier.abandon(exchange)
+            ended.append((exchange.delivery.ended, exchange.delivery.error))
+
+        for number in range(rounds):
+            if number == rounds - 1:
+                pool.meanwhile = happen
+            if exchange.missing_since is not None:
+                exchange.missing_since -= 60
+            if exchange.broken_since is not None:
+                exchange.broken_since -= 60
+            await watch.beat([exchange])
+        if ended and ended[0][0]:
+            assert exchange.delivery.error is ended[0][1]
+    assert pool.internal_errors.count == 0
+
+
+async def test_a_message_while_a_lost_request_is_looked_into() -> None:
+    """What is heard of a request takes back that it is missing, whenever it comes."""
+    pool = LatePool()
+    pool.state = "missing"
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier)
+        await exchange.submission  # type: ignore[misc]  # it is there
+        await watch.beat([exchange])
+        assert exchange.missing_since is not None
+        exchange.missing_since -= 60
+        pool.meanwhile = lambda: courier._hear(exchange, said(0, "a").to_wire())
+        await watch.beat([exchange])
+        assert not exchange.missing_since
+        assert "submit" not in pool.calls
+    assert pool.internal_errors.count == 0
+
+
+@pytest.mark.parametrize(
+    ("refusal", "begun", "copy", "ends"),
+    [
+        (None, False, True, None),
+        (QueueFull("no memory"), False, True, None),
+        (RequestLost(), False, True, RequestLost),
+        (None, True, True, Interrupted),
+        (None, False, False, RequestLost),
+    ],
+)
+async def test_what_the_pool_has_lost(
+    refusal: LlmError | None, begun: bool, copy: bool, ends: type[LlmError] | None
+) -> None:
+    """It is sent again with every beat until the pool takes it, unless its answer has begun or another client has sent
+    it."""
+    pool = LatePool()
+    pool.state, pool.refusal = "missing", refusal
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier, *(["a"] if begun else []), copy=copy)
+        await exchange.submission  # type: ignore[misc]  # it is there
+        await watch.beat([exchange])
+        for _ in range(2):
+            if exchange.missing_since is not None:
+                exchange.missing_since -= 60
+                await watch.beat([exchange])
+        assert (None if exchange.delivery.error is None else type(exchange.delivery.error)) is ends
+        assert pool.calls.count("submit") == (0 if begun or not copy else 2 if isinstance(refusal, QueueFull) else 1)
+
+
+@pytest.mark.parametrize(("owned", "calls"), [(True, 1), (False, 0)])
+async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, calls: int) -> None:
+    """Others that read it have their part too, and end nothing; another worker is given the time to take it up."""
+    pool = LatePool()
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier, "a")
+        exchange.owned = owned
+        await exchange.submission  # type: ignore[misc]  # it is there
+        await watch.beat([exchange])
+        assert not exchange.delivery.ended
+        assert exchange.broken_since is not None
+        exchange.broken_since -= 1
+        await watch.beat([exchange])
+        assert isinstance(exchange.delivery.error, Interrupted)
+        assert exchange.delivery.error.partial == "a"
+        assert pool.calls.count("interrupt") == calls
+        assert not [call for call in pool.calls if call.startswith("cancel")]
+
+
+async def test_what_this_client_does_not_hold_is_cancelled() -> None:
+    """Of the requests that the server has of a client, those that it holds are left alone."""
+    pool = LatePool()
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier)
+        pool.strangers = (exchange.id, "f" * 32)
+        await watch.beat([], counting=True)
+        assert [call for call in pool.calls if call.startswith("cancel")] == [f"cancel {'f' * 32}"]
+        courier.exchanges.clear()
+
+
+async def test_a_pool_that_is_away_is_told() -> None:
+    """A step that finds the pool away ends the beat, not the stream."""
+    pool = LatePool()
+    pool.state, pool.refusal = "missing", PoolUnavailable()
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier)
+        await exchange.submission  # type: ignore[misc]  # it is there
+        await watch.beat([exchange])
+        assert exchange.missing_since is not None
+        exchange.missing_since -= 60
+        with pytest.raises(PoolUnavailable):
+            await watch.beat([exchange])
+        assert not exchange.delivery.ended
