@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Self, TypedDict
 
-from pydantic import Field, FiniteFloat, JsonValue, field_validator, model_validator
+from pydantic import AliasChoices, Field, FiniteFloat, JsonValue, field_validator, model_validator
 
 from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned, new_id
 from .written import JsonObject, Written
@@ -49,7 +49,7 @@ class Message(Written):
     name: str | None = None
     tool_calls: list[JsonObject] | None = Field(default=None, repr=False)
     tool_call_id: str | None = None
-    reasoning: str | None = Field(default=None, repr=False)
+    reasoning: str | None = Field(default=None, repr=False, validation_alias=AliasChoices("reasoning", "thinking"))
     reasoning_content: str | None = Field(default=None, repr=False)
     refusal: str | None = Field(default=None, repr=False)
 
@@ -57,13 +57,6 @@ class Message(Written):
     def thought(self) -> str | None:
         """What the model thought, by whichever name."""
         return self.reasoning_content or self.reasoning
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_ollamas_name(cls, written: object) -> object:
-        if isinstance(written, dict) and "thinking" in written and "reasoning" not in written:
-            return {"reasoning" if name == "thinking" else name: value for name, value in written.items()}
-        return written
 
     @field_validator("content")
     @classmethod

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import isfinite
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Self, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, JsonValue, ValidationInfo, model_validator
+from pydantic import AfterValidator, ConfigDict, JsonValue, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenlane.config.explain import did_you_mean
@@ -28,14 +28,18 @@ class Written(Value):
     """Something that an agent writes. Of an unknown field only its name is told, if it looks like one; those that are
     null or empty say nothing, and are let pass: OpenAI's own answers hold some."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, written: object, info: ValidationInfo) -> object:
-        if info.mode == "python" and isinstance(written, Mapping):
-            for name in written.keys() - cls.model_fields.keys():
-                if written[name] not in (None, [], {}):
-                    raise PydanticCustomError("unknown_field", "{what}", {"what": unknown(name, cls.model_fields)})
-        return written
+    # Taken in first, so that only what has any is looked at: a validator before would have JSON turned into objects.
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _refuse_unknown(self, info: ValidationInfo) -> Self:
+        if more := self.__pydantic_extra__:
+            if info.mode == "python" and (wrong := [name for name in more if more[name] not in (None, [], {})]):
+                known = type(self).model_fields
+                raise PydanticCustomError("unknown_field", "{what}", {"what": unknown(wrong[0], known)})
+            self.__pydantic_fields_set__.difference_update(more)
+            more.clear()
+        return self
 
 
 def unknown(name: object, names: Mapping[str, object]) -> str:
