@@ -146,6 +146,25 @@ def test_context_too_long(words: bytes) -> None:
     assert type(refusal(400, words)) is ContextTooLong
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, b'{"error":"registry.ollama.ai/library/phi:latest does not support tools"}'),
+        (
+            400,
+            b'{"message":"\\"auto\\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"}',
+        ),
+        (500, b'{"error":{"code":500,"message":"tools param requires --jinja flag","type":"server_error"}}'),
+    ],
+)
+def test_a_model_without_tools(status: int, words: bytes) -> None:
+    """Ollama, vLLM and llama.cpp each say it in their own way; it is the request that fails, not the server."""
+    error = refusal(status, words)
+    assert type(error) is BadRequest
+    assert not error.retryable
+    assert "tools" in error.message
+
+
 def test_a_text_too_long_to_embed() -> None:
     """llama.cpp calls it a fault of its own, HTTP 500."""
     error = refusal(

@@ -35,6 +35,7 @@ class ChatStream(Generic[Parsed]):
 
     Raises, iterated, after all deltas that came before:
         Interrupted: the answer broke off; `partial` holds what there is of its text.
+        NoToolCall: the answer is whole, and calls no tool, though `tool_choice` requires it.
         RequestCancelled, DeadlineExceeded: as they say.
         BadRequest: the answer ended before the position attached at.
         LlmError: what else the request failed with.

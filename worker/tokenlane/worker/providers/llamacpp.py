@@ -87,6 +87,9 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             return await super()._asked(request, model, resume)
         if any(image_urls(request)):
             raise self._cannot_continue(" behind images")
+        if request.tools or request.logprobs:
+            # As bare text a call would come as text, and of logprobs that has no words.
+            raise self._cannot_continue(" with tools or logprobs")
         asked, begun = continued(request, resume)
         prompt = await self._rendered(asked)
         if not prompt.endswith(begun.rstrip()):

@@ -38,6 +38,8 @@ _BUSY = (b"server busy", b"Model is overloaded")
 """Ollama's and TGI's words, both of which have other statuses for it as well."""
 _NO_IMAGES = (b"image input is not supported", b"missing data required for image input", b"is not a multimodal model")
 """llama.cpp's and Ollama's words, with status 500, and vLLM's."""
+_NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b"requires --jinja")
+"""Ollama's words, vLLM's, and llama.cpp's, with status 500."""
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's words for a text to embed, with status 500."""
 _NO_CREDIT = b"insufficient_quota"
@@ -95,6 +97,11 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
     """What the words tell better than the status. They may quote a prompt, so each only where its server says it."""
     if status in (400, 500) and _says(body, _NO_IMAGES):
         return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
+    if status in (400, 500) and _says(body, _NO_TOOLS):
+        return BadRequest(
+            "The back end's model knows no tools, or its server was started without them: ask without, or route this "
+            "role to a model that does."
+        )
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
     if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
