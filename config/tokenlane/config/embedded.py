@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tokenlane.config.bounded import read_file
 from tokenlane.config.children import Child, spawn
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.poolkey import FILE_NAME, ensure_key_file
@@ -330,7 +331,7 @@ def _ensure_password(path: Path) -> str:
     if not path.exists():
         write_private(path, secrets.token_urlsafe(24), replace=False)
     path.chmod(0o600)
-    return path.read_text(encoding="utf-8").strip()
+    return read_file(path, 1024).decode().strip()
 
 
 def _too_long(directory: Path) -> bool:

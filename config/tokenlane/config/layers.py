@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tokenlane.config.bounded import read_file, standard_input
 from tokenlane.config.exits import ConfigError
 
 from .effective import Layer, Setting
 from .explain import explained
-from .places import DASH, standard_input
+from .places import DASH
 from .positions import Path, leaves, line_of, lines_of
 from .sections import TEXTS, Lane, document_type, not_a_provider
 from .values import NAME_RULE, is_name
@@ -29,7 +30,7 @@ def file_layer(file: File) -> Layer:
     """
     name = "standard input" if file == DASH else str(file)
     try:
-        content = standard_input() if file == DASH else file.read_bytes()
+        content = standard_input() if file == DASH else read_file(file)
         text = content.decode("utf-8-sig")  # as some editors begin a file
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror or error}.") from None

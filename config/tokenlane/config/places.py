@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import stat
-import sys
-from functools import cache
 from pathlib import Path
 
 from tokenlane.config.exits import ConfigError
 
-__all__ = ["DASH", "absolute", "empty_variable", "is_file", "standard_input"]
+__all__ = ["DASH", "absolute", "empty_variable", "is_file"]
 
 
 DASH = Path("-")
 """What stands for standard input or output where a file is named. A file of that name is ./-."""
-
-_MOST_BYTES = 16 * 1024 * 1024
-
-
-@cache
-def standard_input() -> bytes:
-    """All of standard input, read once: whoever asks again is given the same.
-
-    Raises:
-        ConfigError: there is none, or too much.
-    """
-    if sys.stdin is None:
-        raise ConfigError("There is no standard input to read.")
-    content = sys.stdin.buffer.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ConfigError(f"Standard input is longer than {_MOST_BYTES} bytes, which no file of ours is.")
-    return content
 
 
 def absolute(path: Path, named_by: str) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tokenlane.config.bounded import read_file
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.places import is_file
 from tokenlane.config.private import write_private
@@ -30,6 +31,7 @@ FILE_NAME = "pool.key"
 
 _PREFIX = "tlk1-"
 _SIZE = 32
+_MOST_BYTES = 65536
 _HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read the prompts sealed under it.\n"
 
 _PREPARED = "# Prepared: what follows only opens, until `tokenlane key rotate`.\n"
@@ -138,9 +140,8 @@ def read_key_file(path: Path) -> KeyRing:
         ConfigError: it cannot be read, holds no key, or others than its owner may read it.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a mark
-            mode = os.fstat(file.fileno()).st_mode
-            lines = file.read(65536).splitlines()
+        mode = path.stat().st_mode
+        lines = read_file(path, _MOST_BYTES).decode("utf-8-sig").splitlines()  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from tokenlane.config.bounded import read_file
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.places import absolute, empty_variable
 from tokenlane.config.private import write_private
@@ -25,6 +26,8 @@ __all__ = [
     "answers",
     "data_dir",
 ]
+
+_MOST_BYTES = 65536
 
 
 class AlreadyRunning(ConfigError):
@@ -66,7 +69,7 @@ def announced_public_url(url: str) -> str | None:
     if announced_url() != url:
         return None
     try:
-        return _public(_announcement(_home())).read_text(encoding="utf-8")
+        return read_file(_public(_announcement(_home())), _MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -138,7 +141,7 @@ def answers(socket_path: Path) -> bool:
 def _told() -> tuple[Path, str] | None:
     """The announced socket and URL; None if none is announced, or not by us."""
     try:
-        path, _, url = _announcement(_home()).read_text(encoding="utf-8").partition("\n")
+        path, _, url = read_file(_announcement(_home()), _MOST_BYTES).decode().partition("\n")
     except (OSError, UnicodeDecodeError):
         return None
     return Path(path), url

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tokenlane.benches.script import Script
+from tokenlane.config.bounded import read_file
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.positions import line_of, lines_of
 
@@ -69,11 +70,7 @@ def read_faults(file: Path) -> list[Fault]:
         ConfigError: it cannot be read, or holds something else; the message says line, key and what is allowed.
     """
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(_LARGEST_BYTES + 1)
-        if len(raw) > _LARGEST_BYTES:
-            raise ConfigError(f"{file}: larger than {_LARGEST_BYTES} bytes, which no fault file is.")
-        text = raw.decode()
+        text = read_file(file, _LARGEST_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tokenlane.config.bounded import standard_input
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
 from tokenlane.config.plain import escaped, json_text, running_text
@@ -106,10 +107,8 @@ def _asked(question: str) -> str:
 
 
 def _read() -> str:
-    if sys.stdin is None:
-        raise ConfigError("There is no standard input to read the question from.")
     try:
-        return sys.stdin.buffer.read().decode()
+        return standard_input().decode()
     except UnicodeDecodeError:
         raise ConfigError("The question on standard input is not UTF-8: convert it first.") from None
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from array import array
 from typing import Annotated, Literal
 
 import typer
 
+from tokenlane.config.bounded import standard_input
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.load import asked_for
 from tokenlane.config.plain import json_text, one_line
@@ -19,6 +19,9 @@ from tokenlane.routing.commands import completion
 from .asking import carry_out, in_milliseconds, telling_why
 
 __all__ = ["embed"]
+
+_MOST_BYTES = 256 * 1024 * 1024
+"""Of texts on standard input; all of them are held in memory, and their vectors too."""
 
 
 def embed(
@@ -83,9 +86,7 @@ def _numbers(vector: array[float]) -> list[float]:
 
 
 def _lines() -> list[str]:
-    if sys.stdin is None:
-        raise ConfigError("There is no standard input to read texts from.")
     try:
-        return sys.stdin.buffer.read().decode().splitlines()
+        return standard_input(_MOST_BYTES).decode().splitlines()
     except UnicodeDecodeError:
         raise ConfigError("The texts on standard input are not UTF-8: convert them first.") from None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 from functools import cache
+from pathlib import Path
 
 import certifi
 
+from tokenlane.config.bounded import read_file
 from tokenlane.config.exits import ConfigError
 
 __all__ = ["trusting"]
@@ -45,6 +47,7 @@ def _check_certificates(variable: str) -> None:
     if not file:
         return
     try:
+        read_file(Path(file))  # OpenSSL would read on for ever
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
         why = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"

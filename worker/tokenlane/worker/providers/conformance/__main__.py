@@ -9,12 +9,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from tokenlane.config.exits import UserError
+from tokenlane.config.bounded import read_file
+from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.values import LaneSettings
 from tokenlane.worker.providers.registry import default_registry
 
 from .checks import CHECKS, check_provider
 from .report import Report
+
+_LONGEST_KEY = 65536
 
 
 def main() -> int:
@@ -41,9 +44,17 @@ def main() -> int:
     return 0 if report.passed else 1
 
 
+def _text_of(file: Path) -> str:
+    try:
+        return read_file(file, _LONGEST_KEY).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"--api-key-file {file} cannot be read: {why}.") from None
+
+
 async def _check(options: argparse.Namespace) -> Report:
     file: Path | None = options.api_key_file
-    key = None if file is None else SecretStr((await asyncio.to_thread(file.read_text)).strip())
+    key = None if file is None else SecretStr((await asyncio.to_thread(_text_of, file)).strip())
     lane = LaneSettings("conformance", options.provider, options.endpoint, api_key=key)
     async with default_registry().create(lane) as provider:
         return await check_provider(
