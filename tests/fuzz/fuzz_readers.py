@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["tokenlane.worker.providers"]):
     from tests.unit.test_any_split import read_ollama, read_openai
 
-    from tokenlane.routing.errors import ProviderDown
+    from tokenlane.routing.errors import UnreadableAnswer
     from tokenlane.worker.providers.ndjson import LineReader
     from tokenlane.worker.providers.sse import SseReader
 
@@ -41,7 +41,7 @@ def one(data: bytes) -> None:
             for chunk in chunks:
                 reader.feed(chunk)
                 assert reader._held_bytes <= LIMIT
-        except ProviderDown:
+        except UnreadableAnswer:
             pass
 
 

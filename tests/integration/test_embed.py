@@ -8,7 +8,15 @@ import pytest
 from tests import pages
 from tests.backend import Reply, driven
 
-from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown, Timeout
+from tokenlane.routing.errors import (
+    BadRequest,
+    ContextTooLong,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    Timeout,
+    UnreadableAnswer,
+)
 from tokenlane.worker.providers import Embeds
 
 OPENAI = ("openai", "vllm", "lmstudio", "llamacpp", "builtin")
@@ -74,9 +82,11 @@ async def test_tgi_has_none() -> None:
         (Reply({"error": "Unexpected endpoint or method. (POST /v1/embeddings)"}), BadRequest, False),
         (Reply({"error": {"message": "This model's maximum context length is 8 tokens"}}, 400), ContextTooLong, False),
         (Reply({**LIST, "model": "another"}), ModelNotFound, False),
-        (Reply({**LIST, "data": LIST["data"][:1]}), ProviderDown, False),  # type: ignore[index] # a dict of mixed values
-        (Reply({"data": [{"embedding": "AACAPw=="}, {"embedding": "AACAPw=="}]}), ProviderDown, False),
-        (Reply({}), ProviderDown, False),
+        (Reply({**LIST, "data": LIST["data"][:1]}), UnreadableAnswer, False),  # type: ignore[index] # a dict of mixed values
+        (Reply({"data": [{"embedding": "no base64"}, {"embedding": "AAA="}]}), UnreadableAnswer, False),
+        (Reply({"data": 7}), UnreadableAnswer, False),
+        (Reply({"detail": "secret"}), ProviderDown, True),
+        (Reply({}), UnreadableAnswer, False),
         (Reply(b"<html>"), ProviderDown, False),
         (Reply(b"", 302, headers={"Location": "http://127.0.0.1:1/"}), ProviderDown, False),
     ],
@@ -96,8 +106,9 @@ async def test_failures(reply: Reply, error: type[LlmError], retryable: bool) ->
     [
         (Reply({"error": 'model "m" not found, try pulling it first'}, 404), ModelNotFound),
         (Reply({"error": "the input length exceeds the context length"}, 400), ContextTooLong),
-        (Reply({"embeddings": []}), ProviderDown),
-        (Reply({"embeddings": 7}), ProviderDown),
+        (Reply({"embeddings": []}), UnreadableAnswer),
+        (Reply({"embeddings": 7}), UnreadableAnswer),
+        (Reply({"model": "n", "embeddings": [[1.0]]}), ModelNotFound),
     ],
 )
 async def test_ollamas_failures(reply: Reply, error: type[LlmError]) -> None:

@@ -27,6 +27,7 @@ from tokenlane.routing.errors import (
     RateLimited,
     Timeout,
     Unauthorized,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.providers import LlmProvider, default_registry
@@ -165,7 +166,7 @@ def test_what_is_sent_is_received(text: str) -> None:
                     Message(role="system", content=text),
                     Message(role="user", content=[{"type": "text", "text": text}]),
                 ],
-                stop=text,
+                stop=f"{text}|",
                 extra={"simulate": {"pieces": [text]}, "more": {text: text}},
             )
             deltas = [delta async for delta in provider.chat(chat, "sim")]
@@ -175,7 +176,7 @@ def test_what_is_sent_is_received(text: str) -> None:
     received = json.loads(body)
     assert received["messages"][0]["content"].encode() == text.encode()
     assert received["messages"][1]["content"][0]["text"].encode() == text.encode()
-    assert received["stop"] == text
+    assert received["stop"] == f"{text}|"
     assert received["more"] == {text: text}
     assert "".join(delta.text for delta in deltas) == text
 
@@ -205,14 +206,14 @@ async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
         (Script(error_after=2, error="text"), ProviderDown, True, "w0 w1 "),
         (Script(cut_after=0), ProviderDown, True, ""),
         (Script(cut_after=2), ProviderDown, True, "w0 w1 "),
-        (Script(malformed_after=1), ProviderDown, True, "w0 "),
-        (Script(huge_line_after=1), ProviderDown, False, "w0 "),
+        (Script(malformed_after=1), UnreadableAnswer, False, "w0 "),
+        (Script(huge_line_after=1), UnreadableAnswer, False, "w0 "),
         (Script(answers_as="other"), ModelNotFound, False, ""),
         (Script(finish_reason=None), Interrupted, False, "w0 w1 w2 w3 "),
         (Script(finish_reason=None, done=False), Interrupted, False, "w0 w1 w2 w3 "),
         (Script(finish_reason=None, tokens=0), Interrupted, True, ""),
         (Script(finish_reason="abort"), Interrupted, False, "w0 w1 w2 w3 "),
-        (Script(content_type="text/html"), ProviderDown, False, ""),
+        (Script(content_type="text/html"), UnreadableAnswer, False, ""),
     ],
 )
 async def test_each_fault_is_its_error(

@@ -19,6 +19,7 @@ from tokenlane.routing.errors import (
     RateLimited,
     Timeout,
     Unauthorized,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import ChatRequest
 from tokenlane.worker.providers import default_registry
@@ -52,10 +53,10 @@ FAULTS: dict[str, tuple[dict[str, Any], type[LlmError] | None, str]] = {
     "stall between": ({"stall_after": 2, "stall_ms": 5000}, Timeout, "w0 w1 "),
     "half open": ({"half_open_after": 2}, Timeout, "w0 w1 "),
     "cut": ({"cut_after": 2}, ProviderDown, "w0 w1 "),
-    "malformed": ({"malformed_after": 2}, ProviderDown, "w0 w1 "),
+    "malformed": ({"malformed_after": 2}, UnreadableAnswer, "w0 w1 "),
     "error": ({"error_after": 2}, ProviderDown, "w0 w1 "),
     "no end": ({"no_end": True}, Interrupted, "w0 w1 w2 w3 "),
-    "endless line": ({"endless_line_after": 2}, ProviderDown, "w0 w1 "),
+    "endless line": ({"endless_line_after": 2}, UnreadableAnswer, "w0 w1 "),
     "redirect": ({"location": "http://127.0.0.2:9/"}, ProviderDown, ""),
     "gzip bomb": ({"gzip_bomb_bytes": 200_000_000}, LlmError, ""),
     "endless headers": ({"endless_headers": True}, ProviderDown, ""),

@@ -21,6 +21,7 @@ from tokenlane.routing.errors import (
     ProviderDown,
     RateLimited,
     Unauthorized,
+    UnreadableAnswer,
 )
 from tokenlane.routing.messages import TokenDelta
 
@@ -197,7 +198,7 @@ async def test_ollamas_reasoning_and_calls() -> None:
         (Reply({"error": "unauthorized", "signin_url": "u"}, 401), Unauthorized, False),
         (Reply(b"", 403), ProviderDown, False),
         (ndjson({"error": "an error was encountered while running the model"}), ProviderDown, True),
-        (ndjson(line(done=True, done_reason="load")), Interrupted, True),
+        (ndjson(line(done=True, done_reason="load")), UnreadableAnswer, False),
     ],
 )
 async def test_ollamas_refusals(reply: Reply, error: type[LlmError], retryable: bool) -> None:

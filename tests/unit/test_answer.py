@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ModelNotFound, UnreadableAnswer
 from tokenlane.routing.messages import ChatRequest, Message, ToolCallDelta
 from tokenlane.worker.providers.body import chat_body
 from tokenlane.worker.providers.ollama_body import ollama_body
@@ -31,12 +31,15 @@ def test_text_reasoning_and_tool_calls() -> None:
         thought = answer.take(chunk({name: "b"}))
         assert thought is not None
         assert (thought.text, thought.reasoning) == ("", "b")
-    calls = [{"index": 1, "id": "c", "function": {"name": "f", "arguments": '{"x"'}}, {"function": {"arguments": {}}}]
+    calls = [
+        {"index": 1, "id": "c", "function": {"name": "f", "arguments": '{"x"'}},
+        {"function": {"arguments": ": 1}"}},
+    ]
     called = answer.take(chunk({"tool_calls": calls}))
     assert called is not None
     assert called.tool_calls == (
-        ToolCallDelta(index=1, id="c", name="f", arguments='{"x"'),
-        ToolCallDelta(index=1, arguments="{}"),
+        ToolCallDelta(index=0, id="c", name="f", arguments='{"x"'),
+        ToolCallDelta(index=0, arguments=": 1}"),
     )
     assert answer.take(chunk({}, finish="tool_calls")) is None
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
@@ -71,7 +74,7 @@ def test_a_refusal_is_text() -> None:
     assert both.text == "Well, no."
 
 
-@pytest.mark.parametrize("finish", ["abort", "error", "something_new"])
+@pytest.mark.parametrize("finish", ["abort", "error", "cancelled"])
 def test_a_finish_that_is_none(finish: str) -> None:
     """A back end that dropped the request has not answered it."""
     with pytest.raises(Interrupted):
@@ -106,10 +109,11 @@ def test_another_model_speaks_no_word() -> None:
     "data", [b"{", b"[]", b'"a"', b"null", b'{"choices": 3}', b'{"choices": [null]}', b"\xff", b"[" * 9999]
 )
 def test_what_is_no_chunk_is_refused(data: bytes) -> None:
-    """Anything that is no chat chunk is a failed back end, and the error does not quote it."""
-    with pytest.raises(ProviderDown) as refused:
+    """Anything that is no chat chunk is not worth another try, and the error does not quote it."""
+    with pytest.raises(UnreadableAnswer) as refused:
         OpenAiAnswerReader("m").take(Event(data))
     assert refused.value.__cause__ is None
+    assert not refused.value.retryable
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_what_is_no_chunk_is_refused(data: bytes) -> None:
 )
 def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
     """A field of the wrong type is refused without being quoted."""
-    with pytest.raises(ProviderDown) as refused:
+    with pytest.raises(UnreadableAnswer) as refused:
         OpenAiAnswerReader("m").take(chunk(delta))
     assert "secret" not in f"{refused.value!r}{refused.value}"
 

@@ -9,46 +9,43 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.stream_shapes import SHAPES
 
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import TokenDelta
-from tokenlane.worker.providers.filters import Continuation, StopCutter, TextFilter, Thinking
-from tokenlane.worker.providers.ndjson import LineReader
+from tokenlane.worker.providers.answer import AnswerReader
+from tokenlane.worker.providers.filters import Continuation, StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.frames import Frames
 from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
-from tokenlane.worker.providers.sse import SseReader
 
 Outcome = tuple[list[TokenDelta], str]
 
 
 def filters() -> list[TextFilter]:
-    return [Thinking(), Continuation("a b"), StopCutter(["é😀", "ab"])]
+    return [Thinking(), Continuation("a b"), StopWords(["é😀", "ab"])]
 
 
 def read_openai(chunks: Sequence[bytes]) -> Outcome:
     """The deltas, and how it ended."""
-    events, answer = SseReader(), OpenAiAnswerReader("m", filters())
-    deltas: list[TokenDelta] = []
-    try:
-        for chunk in chunks:
-            for event in events.feed(chunk):
-                delta = answer.take(event)
-                deltas += [] if delta is None else [delta]
-        return [*deltas, answer.last()], "whole"
-    except LlmError as error:
-        return deltas, f"{error.code} {error.message} {error.retryable} {error.detail}"
+    return _read(OpenAiAnswerReader("m", filters()), chunks)
 
 
 def read_ollama(chunks: Sequence[bytes]) -> Outcome:
-    """The same of lines."""
-    lines, answer = LineReader(), OllamaAnswerReader("m", filters())
+    """The same of Ollama's dialect."""
+    return _read(OllamaAnswerReader("m", filters()), chunks)
+
+
+def _read(answer: AnswerReader, chunks: Sequence[bytes]) -> Outcome:
+    frames = Frames()
     deltas: list[TokenDelta] = []
     try:
         for chunk in chunks:
-            for line in lines.feed(chunk):
-                delta = answer.take(line)
+            for event in frames.feed(chunk):
+                delta = answer.take(event)
                 deltas += [] if delta is None else [delta]
-        return [*deltas, answer.last()], "whole"
+        deltas.extend(answer.end(frames))
+        return deltas, "whole"
     except LlmError as error:
         return deltas, f"{error.code} {error.message} {error.retryable} {error.detail}"
 
@@ -85,17 +82,22 @@ def encoded(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
+SHAPE = st.sampled_from([shape.stream for shape in SHAPES if len(shape.stream) < 10_000])
 EVENTS = st.lists(
     st.one_of(
         CHUNK.map(lambda chunk: b"data: " + encoded(chunk) + b"\n\n"),
-        st.sampled_from([b": ping\n\n", b"data: [DONE]\r\n\r\n", b"event: error\r", b"data:{\n\n", b"\r\n"]),
+        st.sampled_from([b": ping\n\n", b"data: [DONE]\r\n\r\n", b"event: error\r", b"data:{\n\n", b"\r\n", b"{}\n"]),
         st.binary(max_size=12),
+        SHAPE,
     ),
     max_size=6,
 ).map(b"".join)
 LINES = st.lists(
     st.one_of(
-        LINE.map(lambda line: encoded(line) + b"\n"), st.sampled_from([b"\n", b"\r\n", b"{}\n"]), st.binary(max_size=12)
+        LINE.map(lambda line: encoded(line) + b"\n"),
+        st.sampled_from([b"\n", b"\r\n", b"{}\n"]),
+        st.binary(max_size=12),
+        SHAPE,
     ),
     max_size=6,
 ).map(b"".join)
@@ -107,7 +109,7 @@ def test_any_split_gives_the_same(
 ) -> None:
     """Cut anywhere, in a character, in a number, in a line end, the deltas and the end are those of the whole."""
 
-    @given(streams, st.lists(st.integers(0, 600), max_size=20))
+    @given(streams, st.lists(st.integers(0, 2000), max_size=20))
     def cut(stream: bytes, cuts: list[int]) -> None:
         places = sorted({0, *(min(place, len(stream)) for place in cuts), len(stream)})
         whole = read([stream])

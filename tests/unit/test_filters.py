@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenlane.worker.providers.filters import Continuation, StopCutter, TextFilter, Thinking, rest_of
+from tokenlane.worker.providers.filters import Continuation, StopWords, TextFilter, Thinking, rest_of
 
 TEXT = st.text(alphabet="ab \n<>/think", max_size=30)
 CUTS = st.lists(st.integers(0, 80), max_size=12)
@@ -104,15 +104,26 @@ def test_an_answer_that_is_never_done_thinking() -> None:
     assert through([Thinking()], ["<think"]) == ("<think", "")
 
 
-@given(st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3), TEXT, CUTS)
-def test_the_stop_word_at_the_end_goes(stops: list[str], text: str, cuts: list[int]) -> None:
-    """However it was cut, the longest stop word that the answer ends with is taken off, and nothing else."""
-    for said in (text, text + stops[0]):
-        longest = max((len(stop) for stop in stops if said.endswith(stop)), default=0)
-        assert through([StopCutter(stops)], cut(said, cuts)) == (said[: len(said) - longest], "")
+@given(st.lists(st.text(alphabet="ab", max_size=3), min_size=1, max_size=3), TEXT, CUTS)
+def test_the_text_ends_before_the_first_stop_word(stops: list[str], text: str, cuts: list[int]) -> None:
+    """However it was cut, the text ends before the stop word that is complete first; without one nothing is lost."""
+    ends = [end for end in range(len(text) + 1) if any(stop and text[:end].endswith(stop) for stop in stops)]
+    passed = text
+    if ends:
+        longest = max(len(stop) for stop in stops if stop and text[: ends[0]].endswith(stop))
+        passed = text[: ends[0] - longest]
+    assert through([StopWords(stops)], cut(text, cuts)) == (passed, "")
+
+
+def test_only_what_may_be_a_stop_word_is_held() -> None:
+    """Pieces pass as they come, but for an end that may begin a stop word."""
+    each = StopWords(["END"])
+    assert [each.feed(piece)[0] for piece in ("a", "bE", "c", "N", "EN", "D", "d")] == ["a", "b", "Ec", "N", "", "", ""]
+    assert each.found
+    assert each.rest() == ("", "")
 
 
 def test_filters_in_a_row() -> None:
-    """Reasoning is taken out first, then the stop word."""
-    pieces = list("<think>hm END</think>so it is END")
-    assert through([Thinking(), StopCutter(["END"])], pieces) == ("so it is ", "hm END")
+    """Reasoning is taken out first, then the stop word and what follows it."""
+    pieces = list("<think>hm END</think>so it is END of it")
+    assert through([Thinking(), StopWords(["END"])], pieces) == ("so it is ", "hm END")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.errors import UnreadableAnswer
 from tokenlane.worker.providers.ndjson import LineReader
 
 PARTS = st.sampled_from([b'{"a": "\xf0\x9f\x98\x80"}', b"\n", b"\r\n", b"\r", b"x", b"\n\n"])
@@ -36,5 +36,5 @@ def test_a_huge_line_is_refused(stream: bytes, step: int) -> None:
     """A line over the limit, ended or not, is one clear error instead of memory."""
     reader = LineReader(max_line_bytes=64)
     chunks = [stream[place : place + step] for place in range(0, len(stream), step)]
-    with pytest.raises(ProviderDown, match="larger than 64 bytes"):
+    with pytest.raises(UnreadableAnswer, match="larger than 64 bytes"):
         [reader.feed(chunk) for chunk in chunks]

@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from tokenlane.routing.errors import BadRequest, ContextTooLong, Interrupted, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.errors import (
+    BadRequest,
+    ContextTooLong,
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    UnreadableAnswer,
+)
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
+from tokenlane.worker.providers.frames import Event
 from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
 from tokenlane.worker.providers.ollama_body import ollama_body
 from tokenlane.worker.providers.ollama_names import full_name
@@ -35,7 +44,7 @@ def line(message: object = None, done: bool = False, **more: object) -> bytes:
 
 def read(*lines: bytes, model: str = "phi3") -> list[TokenDelta]:
     answer = OllamaAnswerReader(model)
-    return [*(delta for each in lines if (delta := answer.take(each)) is not None), answer.last()]
+    return [*(delta for each in lines if (delta := answer.take(Event(each))) is not None), answer.last()]
 
 
 def test_a_plain_request_says_no_more_than_the_agent_did() -> None:
@@ -183,13 +192,13 @@ def test_finish_reasons(reason: str | None, finish: str) -> None:
     [
         ([line({"content": "a"})], Interrupted, False),
         ([line()], Interrupted, True),
-        ([line(done=True, done_reason="load")], Interrupted, True),
+        ([line(done=True, done_reason="load")], UnreadableAnswer, False),
         ([b'{"error": "runner died"}'], ProviderDown, True),
         ([b'{"error": "the prompt is longer than the context length currently available"}'], ContextTooLong, False),
         ([line({"content": "a"}, model="llama3")], ModelNotFound, False),
-        ([b"7"], ProviderDown, True),
-        ([b"{}"], ProviderDown, True),
-        ([b'{"message": {"content": 1}}'], ProviderDown, True),
+        ([b"7"], UnreadableAnswer, False),
+        ([b"{}"], UnreadableAnswer, False),
+        ([b'{"message": {"content": 1}}'], UnreadableAnswer, False),
     ],
 )
 def test_what_is_no_whole_answer(lines: list[bytes], error: type[LlmError], retryable: bool) -> None:

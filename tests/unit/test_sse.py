@@ -9,18 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.errors import UnreadableAnswer
 from tokenlane.worker.providers.sse import Event, SseReader
 
 LINES = st.sampled_from(
-    [b"data: a", b"data:b", b"data:  c", b"data", b"data: \xf0\x9f\x98\x80", b": note", b"event: error", b"id: 1", b""]
+    [
+        b"data: a",
+        b"data:b",
+        b"data:  c",
+        b"data",
+        b"data: \xf0\x9f\x98\x80",
+        b": note",
+        b"event: error",
+        b"id: 1",
+        b"",
+        b'{"a": 1}',
+    ]
 )
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 STREAMS = st.one_of(st.binary(max_size=60), st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=20).map(b"".join))
 
 
 def reference(stream: bytes) -> list[Event]:
-    """The standard's algorithm, on the whole stream at once."""
+    """The standard's algorithm, on the whole stream at once, and our exception to it."""
     events: list[Event] = []
     data: list[bytes] = []
     name = ""
@@ -29,6 +40,10 @@ def reference(stream: bytes) -> list[Event]:
             if data:
                 events.append(Event(b"\n".join(data), name or "message"))
             data, name = [], ""
+            continue
+        if line.startswith(b"{") and not data:
+            events.append(Event(line, name or "message"))
+            name = ""
             continue
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
@@ -74,5 +89,35 @@ def test_a_huge_event_is_refused(stream: bytes, step: int) -> None:
     """An event, or a line without end, over the limit is one clear error instead of memory."""
     reader = SseReader(max_event_bytes=64)
     chunks = [stream[place : place + step] for place in range(0, len(stream), step)]
-    with pytest.raises(ProviderDown, match="larger than 64 bytes"):
+    with pytest.raises(UnreadableAnswer, match="larger than 64 bytes"):
         [reader.feed(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize(
+    ("end", "events"),
+    [
+        (b'data: {"a":1}\n', [Event(b'{"a":1}')]),
+        (b'data: {"a":1}', [Event(b'{"a":1}')]),
+        (b"event: x\ndata: 1\ndata: 2", []),
+        (b'{"a":1}', [Event(b'{"a":1}')]),
+        (b"data: [DONE]", [Event(b"[DONE]")]),
+        (b'data: {"a"', []),
+        (b'{"a"', []),
+        (b"event: x\n", []),
+        (b": note", []),
+    ],
+)
+def test_the_end_of_a_stream_completes_an_event(end: bytes, events: list[Event]) -> None:
+    """Servers leave out the last blank line; what is no whole JSON was cut off, and is no event."""
+    reader = SseReader()
+    assert [*reader.feed(b"data: 1\n\n"), *reader.feed(end), *reader.rest()] == [Event(b"1"), *events]
+
+
+def test_what_was_passed_over_is_kept_for_an_error() -> None:
+    """Lines that no stream holds, up to a bound; comments, ids and times to wait are none of them."""
+    reader = SseReader()
+    reader.feed(b": note\nid: 1\nretry: 2\n\ndata: 3\nevent: x\n\n")
+    assert reader.strange == b""
+    reader.feed(b"<html>\nwords\n" + b"x" * 4000 + b"\nmore\n")
+    assert reader.strange.startswith(b"<html>\nwords\nxxx")
+    assert len(reader.strange) < 4000

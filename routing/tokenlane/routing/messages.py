@@ -94,8 +94,8 @@ class ToolCall(Value):
 
 
 class ToolCallDelta(Value):
-    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated. What comes from
-    other providers need not be so clear: `routing.tool_calls` says which piece belongs where."""
+    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated. Of other
+    providers that need not be so clear: `routing.tool_calls` says which piece belongs where."""
 
     index: int = 0
     id: str | None = None

@@ -13,14 +13,17 @@ from pydantic_core import from_json, to_json
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout, Unauthorized
+from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, Timeout, Unauthorized, UnreadableAnswer
 from tokenlane.routing.messages import FinishReason
 
+from .frames import BYTE_ORDER_MARK
 from .http import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
 from .ndjson import LineReader
 from .patience import Patience
 from .recognise import NAMES
-from .refusal import MAX_DETAIL_BYTES, refusal, refusal_in_stream
+from .refusal import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
+from .shape import EMBEDDINGS, wrong_field
+from .unreadable import unreadable
 
 __all__ = ["HttpProvider", "Reading", "read_body"]
 
@@ -34,6 +37,8 @@ REFUSAL_S = 2.0
 # connection be used again. Neither is worth a failure or a long wait.
 USAGE_GRACE_S = 5.0
 CLOSE_GRACE_S = 0.2
+# One that was cut at a stop word has ended on most servers too, which then say what it cost.
+STOPPED_GRACE_S = 1.0
 
 
 class Reading(Protocol):
@@ -45,8 +50,23 @@ class Reading(Protocol):
         ...
 
     @property
+    def begun(self) -> bool:
+        """A first word has come, which framing and empty pieces are not."""
+        ...
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Set once the back end has said that the answer is whole."""
+        ...
+
+    @property
+    def ending(self) -> bool:
+        """It has, and has said no more since."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """It is whole for us, whatever the back end still says."""
         ...
 
     @property
@@ -110,16 +130,21 @@ class HttpProvider:
                 try:
                     await patience.wait(self._check_stream(response), first_until)
                     until, ends_at = first_until, start + self._lane.total_timeout_s
-                    received = events = 0
+                    received, events, left_at = 0, 0, 0.0
                     async with reading(response) as read:
                         while chunk := await patience.wait(read(), min(until, ends_at)):
                             received += len(chunk)
                             if received > MAX_ANSWER_BYTES:
                                 raise _too_long()
                             yield chunk
-                            if answer.events > events:
+                            if answer.events > events and answer.begun:
                                 events = answer.events
                                 until = loop.time() + self._grace_s(answer)
+                                if answer.stopped:
+                                    left_at = left_at or loop.time() + STOPPED_GRACE_S
+                                    ends_at = min(ends_at, left_at)
+                                    if loop.time() >= ends_at:
+                                        break
                 finally:
                     await response.aclose()
             except LlmError:
@@ -136,25 +161,14 @@ class HttpProvider:
         return posting(self._http, path, headers)
 
     async def _check_stream(self, response: httpx.Response) -> None:
-        """Raise what the response stands for unless it is a stream."""
-        kind = response.headers.get("content-type", "").lower()
-        if response.status_code == 200 and kind.startswith(self.stream_type):
-            return
-        body = await read_body(response, MAX_ERROR_BYTES)
+        """Raise what the response stands for unless it may be an answer. Its content type does not decide: proxies call
+        streams anything, and some servers answer with one page of JSON."""
         if response.status_code != 200:
-            raise self._refused(response, body)
-        try:
-            page = from_json(body)
-        except ValueError:
-            page = None
-        if isinstance(page, dict) and page.get("error") is not None:
-            raise refusal_in_stream(page["error"])
-        raise ProviderDown(
-            f"The back end did not answer with a stream but with {kind[:64]!r}: is it a server that the provider "
-            f"{self._lane.provider!r} can talk to?",
-            retryable=False,
-            detail=body[:MAX_DETAIL_BYTES].decode("utf-8", "replace"),
-        )
+            raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
+        kind = response.headers.get("content-type", "").lower()
+        if kind.startswith("text/html"):
+            page = await read_body(response, MAX_DETAIL_BYTES)
+            raise unreadable("it is a page of HTML, as of a web server, a login or a proxy", page)
 
     def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
         """What an HTTP answer other than 200 stands for."""
@@ -176,7 +190,7 @@ class HttpProvider:
     def _grace_s(self, answer: Reading) -> float:
         if answer.done:
             return CLOSE_GRACE_S
-        if answer.finish_reason is not None:
+        if answer.ending:
             return min(USAGE_GRACE_S, self._lane.token_timeout_s)
         return self._lane.token_timeout_s
 
@@ -187,7 +201,7 @@ class HttpProvider:
         lane = self._lane
         if asyncio.get_running_loop().time() - start >= lane.total_timeout_s:
             return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
-        what, limit_s = ("next", lane.token_timeout_s) if answer.events else ("first", lane.first_token_timeout_s)
+        what, limit_s = ("next", lane.token_timeout_s) if answer.begun else ("first", lane.first_token_timeout_s)
         return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
 
     async def _page(self, path: str, question: object = None) -> Any:
@@ -238,8 +252,8 @@ class HttpProvider:
                 page = from_json(body)
             except ValueError:
                 raise self._no_page(path).at(model=model) from None
-            if isinstance(page, dict) and page.get("error") is not None:
-                raise refusal_in_stream(page["error"])
+            if (said := error_of(page)) is not None:
+                raise refusal_in_stream(said)
             return page
         except LlmError as error:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
@@ -305,7 +319,11 @@ class HttpProvider:
                 provider=self._lane.provider,
                 lane=self._lane.name,
             )
-        return response, body
+        return response, body.removeprefix(BYTE_ORDER_MARK)
+
+    def _not_vectors(self, page: object, model: str) -> LlmError:
+        wrong = wrong_field(page, EMBEDDINGS) or "it holds no vectors"
+        return unreadable(wrong).at(provider=self._lane.provider, lane=self._lane.name, model=model)
 
     def _no_page(self, path: str) -> ProviderDown:
         server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
@@ -317,8 +335,8 @@ class HttpProvider:
         )
 
 
-def _too_long() -> ProviderDown:
-    return ProviderDown(f"The answer is larger than {MAX_ANSWER_BYTES} bytes.", retryable=False)
+def _too_long() -> UnreadableAnswer:
+    return UnreadableAnswer(f"The answer is larger than {MAX_ANSWER_BYTES} bytes: ask for less with max_tokens.")
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:

@@ -16,6 +16,7 @@ __all__ = [
     "as_json",
     "chat_body",
     "continued",
+    "cut_stops_of",
     "extra_of",
     "image_urls",
     "messages_of",
@@ -167,6 +168,11 @@ def continued(request: ChatRequest, begun: str) -> tuple[ChatRequest, str]:
 def stops_of(request: ChatRequest) -> list[str]:
     """The request's stop words."""
     return [request.stop] if isinstance(request.stop, str) else request.stop or []
+
+
+def cut_stops_of(request: ChatRequest) -> list[str]:
+    """The stop words that the answer is to end before: none if the agent wants the one that ended it."""
+    return [] if (request.extra or {}).get("include_stop_str_in_output") else stops_of(request)
 
 
 def extra_of(request: ChatRequest) -> dict[str, JsonValue]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-__all__ = ["Continuation", "StopCutter", "TextFilter", "Thinking", "rest_of"]
+__all__ = ["Continuation", "StopWords", "TextFilter", "Thinking", "rest_of"]
 
 
 class TextFilter(Protocol):
@@ -88,23 +88,34 @@ class Thinking:
         return thought
 
 
-class StopCutter:
-    """Takes the stop word off the end of an answer, where servers leave the one that ended it."""
+class StopWords:
+    """Ends the text before the first stop word in it, where servers leave the one that ended it, or know none.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    The first is the one that is complete first, as for a server that looks after each token; of several that end at one
+    place it is the longest. `found`: one has come, and nothing passes any more.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
         self.over = False
-        self._stops = tuple(stops)
+        self.found = False
+        self._words = tuple(filter(None, words))
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
+        if self.found:
+            return "", ""
         text = self._held + text
-        held = _begun_at_end(text, self._stops)
+        places = [(at + len(word), at) for word in self._words if (at := text.find(word)) >= 0]
+        if places:
+            self.found, self._held = True, ""
+            return text[: min(places)[1]], ""
+        held = _begun_at_end(text, self._words)
         self._held = text[len(text) - held :]
         return text[: len(text) - held], ""
 
     def rest(self) -> tuple[str, str]:
-        ends = [len(stop) for stop in self._stops if stop and self._held.endswith(stop)]
-        return self._held[: len(self._held) - max(ends, default=0)], ""
+        held, self._held = self._held, ""
+        return held, ""
 
 
 class Continuation:

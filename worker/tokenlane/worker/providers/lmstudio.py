@@ -12,13 +12,27 @@ from tokenlane.routing.errors import BadRequest, ContextTooLong
 from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .body import ELSEWHERE, image_urls
-from .filters import TextFilter
 from .lmstudio_models import LmStudioModels
-from .openai_answer import OpenAiAnswerReader, same_model
+from .names import same_model
+from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["LmStudioProvider"]
 
 _INSTANCE = re.compile(r":\d+")
+
+
+class _Reader(OpenAiAnswerReader):
+    """It may end an answer at once, with nothing said, where the prompt does not fit."""
+
+    def last(self) -> TokenDelta:
+        last = super().last()
+        said = self.delivered or last.text or last.reasoning
+        if not said and (last.usage is None or last.usage.completion_tokens == 0):
+            raise ContextTooLong(
+                "LM Studio ended the answer before its first token, as it does where a prompt does not fit the context "
+                "the model was loaded with: shorten the messages, or load it with more."
+            )
+        return last
 
 
 class LmStudioProvider(LmStudioModels):
@@ -31,6 +45,7 @@ class LmStudioProvider(LmStudioModels):
     )
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
+    reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been downloaded, by its own list: only that tells what each can do."""
@@ -57,9 +72,6 @@ class LmStudioProvider(LmStudioModels):
             raise BadRequest("LM Studio fetches no images: send them as data:image/...;base64,... URLs.")
         return request
 
-    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        return _Reader(model, filters, self._same_model)
-
     def _same_model(self, said: str, asked: str) -> bool:
         # A model that is loaded twice answers as the second of its name.
         return same_model(said, asked) or (said.startswith(asked) and _INSTANCE.fullmatch(said, len(asked)) is not None)
@@ -80,17 +92,3 @@ class LmStudioProvider(LmStudioModels):
             loaded=bool(instances),
             capabilities=chat if entry["type"] == "llm" else ("embed",),
         )
-
-
-class _Reader(OpenAiAnswerReader):
-    """It may end an answer at once, with nothing said, where the prompt does not fit."""
-
-    def last(self) -> TokenDelta:
-        last = super().last()
-        said = self.delivered or last.text or last.reasoning
-        if not said and (last.usage is None or last.usage.completion_tokens == 0):
-            raise ContextTooLong(
-                "LM Studio ended the answer before its first token, as it does where a prompt does not fit the context "
-                "the model was loaded with: shorten the messages, or load it with more."
-            )
-        return last

@@ -1,10 +1,12 @@
-"""Reading a stream of lines, whatever way its bytes were cut into chunks."""
+"""Reading a stream of lines, and of JSON values on them, whatever way its bytes were cut into chunks."""
 
 from __future__ import annotations
 
-from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.errors import UnreadableAnswer
 
-__all__ = ["MAX_LINE_BYTES", "LineReader"]
+from .sse import Event, is_json
+
+__all__ = ["MAX_LINE_BYTES", "JsonValues", "LineReader"]
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 
@@ -24,22 +26,75 @@ class LineReader:
         """The lines that `chunk` completes.
 
         Raises:
-            ProviderDown: a line, ended or not, is larger than the limit.
+            UnreadableAnswer: a line, ended or not, is larger than the limit.
         """
-        *lines, rest = chunk.split(b"\n")
+        *lines, last = chunk.split(b"\n")
         if lines and self._held:
             lines[0] = b"".join([*self._held, lines[0]])
             self._held.clear()
             self._held_bytes = 0
-        if rest:
-            self._held.append(rest)
-            self._held_bytes += len(rest)
+        if last:
+            self._held.append(last)
+            self._held_bytes += len(last)
         return self._checked([line.removesuffix(b"\r") for line in lines])
+
+    def rest(self) -> bytes:
+        """The last line, whose end has not come."""
+        return b"".join(self._held)
 
     def _checked(self, lines: list[bytes]) -> list[bytes]:
         if max(self._held_bytes, *map(len, lines), 0) > self._max_bytes:
-            raise ProviderDown(
-                f"The back end sent a line larger than {self._max_bytes} bytes; is the endpoint a model server?",
-                retryable=False,
-            )
+            raise _too_large(self._max_bytes)
         return [line for line in lines if line]
+
+
+class JsonValues:
+    """Turns chunks of bytes into JSON values: one a line; or one over many lines, of which the last alone begins as it
+    ends. A line that is neither is taken for a value, for its reader to refuse."""
+
+    def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._lines = LineReader(max_bytes)
+        self._one_a_line = False
+        self._page: list[bytes] = []
+        self._page_bytes = 0
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The values that `chunk` completes.
+
+        Raises:
+            UnreadableAnswer: one is larger than the limit.
+        """
+        lines = self._lines.feed(chunk)
+        if self._one_a_line:
+            return [*map(Event, lines)]
+        return [event for line in lines for event in self._first(line)]
+
+    def _first(self, line: bytes) -> list[Event]:
+        """The values that this line completes, while it is not known whether each has one."""
+        if self._one_a_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
+            self._one_a_line = True
+            return [Event(line)]
+        if self._page and line.startswith(b"{"):
+            self._one_a_line = True
+            return [Event(self._whole_page()), Event(line)]
+        self._page.append(line)
+        self._page_bytes += len(line) + 1
+        if self._page_bytes > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return [Event(self._whole_page())] if line.startswith((b"}", b"]")) else []
+
+    def rest(self) -> list[Event]:
+        """The value that the end of the stream completes."""
+        self._page.append(self._lines.rest())
+        left = self._whole_page().strip()
+        return [Event(left)] if left == b"[DONE]" or is_json(left) else []
+
+    def _whole_page(self) -> bytes:
+        page = b"\n".join(self._page)
+        self._page, self._page_bytes = [], 0
+        return page
+
+
+def _too_large(limit: int) -> UnreadableAnswer:
+    return UnreadableAnswer(f"The back end sent a line larger than {limit} bytes; is the endpoint a model server?")

@@ -17,11 +17,12 @@ from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, Model
 from tokenlane.routing.estimate import estimated_tokens, most_tokens
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo, TokenDelta
 
+from .answer import wrong_model
 from .at_once import at_once
-from .body import continued, image_urls
-from .filters import Continuation, Thinking
+from .body import continued, cut_stops_of, image_urls
+from .filters import Continuation, StopWords, TextFilter, Thinking
+from .frames import Frames
 from .length import check_length
-from .ndjson import LineReader
 from .ollama_answer import OllamaAnswerReader
 from .ollama_body import ollama_body
 from .ollama_context import (
@@ -45,6 +46,7 @@ _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
 _RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")
 """The versions that tell how they render a prompt: 0.12 and newer."""
+_LOGPROBS_SINCE = (0, 12, 11)
 _CAPABILITIES = {
     "completion": ("chat", "schema"),
     "embedding": ("embed",),
@@ -72,7 +74,7 @@ class OllamaProvider(OllamaModels):
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        lines, sent = LineReader(), False
+        frames, sent = Frames(), False
         with self._asking(model) as name:
             try:
                 await check_length(self, self._lane, request, model)
@@ -81,14 +83,15 @@ class OllamaProvider(OllamaModels):
                 sent = True
                 async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
                     async for chunk in chunks:
-                        for line in lines.feed(chunk):
-                            delta = answer.take(line)
+                        for event in frames.feed(chunk):
+                            delta = answer.take(event)
                             if delta is not None:
                                 yield delta
-                last, sent = answer.last(), False
-                if cuts:
-                    refuse_if_cut(request, last.usage, context, self._is)
-                yield last
+                for delta in answer.end(frames):
+                    if cuts and delta.finish_reason is not None:
+                        sent = False
+                        refuse_if_cut(request, delta.usage, context, self._is)
+                    yield delta
             except ContextTooLong as error:
                 if sent:
                     error.message = (await self._too_long(request, model)).message
@@ -104,9 +107,12 @@ class OllamaProvider(OllamaModels):
                 question["dimensions"] = dimensions
             page = await self._work("/api/embed", question, model)
             try:
+                said = page.get("model")
+                if said and full_name(said) != full_name(name):
+                    raise wrong_model(said)
                 return unit_vectors(page["embeddings"], len(inputs))
             except (KeyError, TypeError, ValueError, AttributeError):
-                raise self._no_page("/api/embed") from None
+                raise self._not_vectors(page, model) from None
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""
@@ -172,8 +178,12 @@ class OllamaProvider(OllamaModels):
     ) -> tuple[bytes, OllamaAnswerReader]:
         if any(image_urls(request)) and not await self._sees(name):
             raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
+        if request.logprobs:
+            await self._check_logprobs()
+        stops = [StopWords(words)] if (words := cut_stops_of(request)) else []
+        filters: list[TextFilter] = [Thinking(), *stops]
         if resume is None:
-            return ollama_body(request, name), OllamaAnswerReader(model, [Thinking()], name)
+            return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
         request, begun = continued(request, resume)
         if request.reasoning_effort is None:
             request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
@@ -182,7 +192,15 @@ class OllamaProvider(OllamaModels):
                 "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
                 "does not tell: send the request again without."
             )
-        return ollama_body(request, name), OllamaAnswerReader(model, [Continuation(begun)], name)
+        filters = [Continuation(begun), *stops]
+        return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
+
+    async def _check_logprobs(self) -> None:
+        version = as_version(await self.version())
+        if version is not None and version < _LOGPROBS_SINCE:
+            raise BadRequest(
+                "Ollama before 0.12.11 knows no `logprobs`: leave them out, or run a newer one on this lane."
+            )
 
     async def _sees(self, model: str) -> bool:
         """Whether the model takes images; a version that does not say is left to decide."""

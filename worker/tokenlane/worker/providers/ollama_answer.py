@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
-from pydantic_core import to_json
-
-from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
+from tokenlane.routing.messages import TokenDelta, ToolCallDelta, Usage
 
 from .answer import AnswerReader, wrong_model
 from .filters import TextFilter
+from .frames import Event
+from .logprobs import logprobs_of
 from .ollama_names import full_name
-from .refusal import refusal_in_stream
+from .refusal import error_of, refusal_in_stream
+from .shape import OLLAMA_LINE, Shape, names_of
+from .unreadable import unreadable
 
 __all__ = ["OllamaAnswerReader"]
 
-_FINISH: dict[str | None, FinishReason] = {None: "stop", "": "stop", "stop": "stop", "length": "length"}
-"""Of a line with `done`. Others are no answer: `load` and `unload` say that the model was only moved."""
+_NO_ANSWER = {"load", "unload"}
+"""Of a line with `done`: the model was only moved."""
 
 
 class OllamaAnswerReader(AnswerReader):
@@ -27,57 +29,65 @@ class OllamaAnswerReader(AnswerReader):
         name: that of the model there, if it is another.
     """
 
-    def __init__(self, asked: str, filters: Sequence[TextFilter] = (), name: str | None = None) -> None:
-        super().__init__(asked, filters)
+    shape: ClassVar[Shape] = OLLAMA_LINE
+
+    def __init__(
+        self, asked: str, filters: Sequence[TextFilter] = (), name: str | None = None, *, logprobs: bool = False
+    ) -> None:
+        super().__init__(asked, filters, logprobs=logprobs)
         self._name = name or asked
 
-    def take(self, line: bytes) -> TokenDelta | None:
+    def take(self, event: Event) -> TokenDelta | None:
         """The delta this line holds, if it holds one.
 
         Raises:
             LlmError: it is an error, comes from another model, or is not what a chat stream holds.
         """
+        data, name = event
+        if name not in ("message", "error") or not data or data == b"[DONE]":
+            return None
         self.events += 1
-        return self._read(line, self._delta)
+        return self._read(data, self._delta)
 
     def _delta(self, line: Any) -> TokenDelta | None:
-        if line.get("error") is not None:
-            raise refusal_in_stream(line["error"])
+        error = error_of(line)
+        if error is not None:
+            raise refusal_in_stream(error)
         model = line.get("model")
         if model and model != self._name and full_name(model) != full_name(self._name):
             raise wrong_model(model)
-        delta = self._piece(line["message"])
-        if line.get("done"):
-            self._finish(line)
+        message, done = line.get("message"), line.get("done")
+        if message is None and not done:
+            raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")
+        delta = self._said(message or {}, line.get("logprobs"))
+        if done:
+            self._ended(line)
         return delta
 
-    def _piece(self, message: dict[str, Any]) -> TokenDelta | None:
-        text, reasoning, calls = message.get("content"), message.get("thinking"), message.get("tool_calls")
-        if not (reasoning or calls or self._filters):
-            if not text:
-                return None
-            self.delivered = True
+    def _said(self, message: dict[str, Any], logprobs: Any) -> TokenDelta | None:
+        text = message.get("content")
+        plain = not (self._filters or logprobs or self._wants_logprobs) and len(message) == 2 and "role" in message
+        if plain and text.__class__ is str and text:
+            self.delivered = self._said_text = True
             return TokenDelta(text=text, model=self._model)
-        return self._delta_of(text, reasoning, tuple(self._tool_call(call) for call in calls or ()))
+        return self._piece(message, logprobs_of(logprobs) if logprobs else ())
 
-    def _tool_call(self, call: dict[str, Any]) -> ToolCallDelta:
+    def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
         # Each call comes whole. Old servers number none, and new ones begin anew in each line.
-        index, self._called = self._called, self._called + 1
-        function = call["function"]
-        return ToolCallDelta(
-            index=index,
-            id=call.get("id") or f"call_{index}",
-            name=function["name"],
-            arguments=to_json(function.get("arguments") or {}).decode(),
-        )
+        for call in piece.get("tool_calls") or ():
+            if isinstance(call.get("function"), dict):
+                call = {**call, "function": {**call["function"], "arguments": call["function"].get("arguments") or {}}}
+            placed = self._tool_call(call, None, whole=True)
+            if placed is not None:
+                yield placed
 
-    def _finish(self, line: dict[str, Any]) -> None:
-        reason = line.get("done_reason")
-        if reason not in _FINISH:
-            raise self._broken_off(reason)
-        self.finish_reason = _FINISH[reason]
+    def _ended(self, line: dict[str, Any]) -> None:
+        reason = line.get("done_reason") or "stop"
+        if reason in _NO_ANSWER:
+            raise unreadable(f"its `done_reason` is `{reason}`: the model was only moved")
+        self._finish(reason)
         self.done = True
         if "prompt_eval_count" in line or "eval_count" in line:  # a count of nothing is left out
-            self._usage = Usage(
-                prompt_tokens=line.get("prompt_eval_count") or 0, completion_tokens=line.get("eval_count") or 0
+            self._count(
+                Usage(prompt_tokens=line.get("prompt_eval_count") or 0, completion_tokens=line.get("eval_count") or 0)
             )

@@ -13,11 +13,12 @@ from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .answer import wrong_model
 from .base import HttpProvider
-from .body import chat_body, continued, refuse_ignored, retold, thought_and_refusal
-from .filters import Continuation, TextFilter, Thinking
+from .body import chat_body, continued, cut_stops_of, refuse_ignored, retold, thought_and_refusal
+from .filters import Continuation, StopWords, TextFilter, Thinking
+from .frames import Frames
 from .length import check_length
-from .openai_answer import OpenAiAnswerReader, same_model
-from .sse import SseReader
+from .names import same_model
+from .openai_answer import OpenAiAnswerReader
 from .too_many import TooManyTexts
 from .vectors import listed_vectors
 
@@ -42,12 +43,13 @@ class OpenAiChatProvider(HttpProvider):
     """What a request says besides if its last message is a begun answer; None: the server cannot continue one."""
     echoes: ClassVar[bool] = True
     """Whether a continued answer may begin with what it continues."""
+    reader: ClassVar[type[OpenAiAnswerReader]] = OpenAiAnswerReader
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        events = SseReader()
+        frames = Frames()
         try:
             refuse_ignored(request, self.ignored, self._lane.provider)
             request = self._adapted(self._retold(request))
@@ -55,11 +57,12 @@ class OpenAiChatProvider(HttpProvider):
             path, body, answer = await self._asked(request, model, resume)
             async with aclosing(self._stream(path, body, answer)) as chunks:
                 async for chunk in chunks:
-                    for event in events.feed(chunk):
+                    for event in frames.feed(chunk):
                         delta = answer.take(event)
                         if delta is not None:
                             yield delta
-            yield answer.last()
+            for delta in answer.end(frames):
+                yield delta
         except LlmError as error:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
@@ -114,7 +117,13 @@ class OpenAiChatProvider(HttpProvider):
         return "/v1/chat/completions", body, self._reader(request, model, filters)
 
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        return OpenAiAnswerReader(model, filters)
+        if stops := cut_stops_of(request):
+            filters = [*filters, StopWords(stops)]
+        return self.reader(model, filters, self._same_model, logprobs=bool(request.logprobs))
+
+    def _same_model(self, said: str, asked: str) -> bool:
+        """Whether an answer that names the one is of the other."""
+        return same_model(said, asked)
 
     def _cannot_continue(self, why: str = "") -> BadRequest:
         return BadRequest(
@@ -161,10 +170,7 @@ class OpenAiProvider(OpenAiChatProvider):
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/v1/embeddings").at(model=model) from None
-
-    def _same_model(self, said: str, asked: str) -> bool:
-        return same_model(said, asked)
+            raise self._not_vectors(page, model) from None
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The dialect's list does not say what a model is for: all there is to tell by is the name.

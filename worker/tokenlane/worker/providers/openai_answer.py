@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from pydantic_core import to_json
+from pydantic_core import from_json
 
-from tokenlane.routing.messages import FinishReason, TokenDelta, ToolCallDelta, Usage
+from tokenlane.routing.messages import TokenDelta, Usage
 
 from .answer import AnswerReader, wrong_model
+from .contents import reasoning_of, text_of
 from .filters import TextFilter
-from .refusal import refusal_in_stream
-from .sse import Event
+from .frames import Event
+from .logprobs import logprobs_of
+from .names import same_model
+from .refusal import error_of, refusal_in_stream
+from .shape import OPENAI_CHUNK, Shape, names_of
+from .unreadable import unreadable
 
-__all__ = ["OpenAiAnswerReader", "same_model"]
+__all__ = ["OpenAiAnswerReader"]
 
-_SNAPSHOT = re.compile(r"-\d{4}")
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "content_filter": "content_filter",
-    "function_call": "tool_calls",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "repetition": "stop",
-}
-"""The marks of a whole answer. Any other, such as `abort`, says that it is not whole."""
-
-
-def same_model(said: str, asked: str) -> bool:
-    """Whether an answer is of the model asked for: back ends may answer with a dated snapshot of it."""
-    return said == asked or (said.startswith(asked) and _SNAPSHOT.match(said, len(asked)) is not None)
+_WITHOUT_CHOICES = {"choices", "usage", "x_groq", "timings", "prompt_progress"}
+"""A chunk that has one of these need not hold a piece."""
 
 
 class OpenAiAnswerReader(AnswerReader):
@@ -43,14 +32,21 @@ class OpenAiAnswerReader(AnswerReader):
         same_model: whether the model an answer names is the one that was asked for, in that order.
     """
 
+    shape: ClassVar[Shape] = OPENAI_CHUNK
+
     def __init__(
         self,
         asked: str,
         filters: Sequence[TextFilter] = (),
         same_model: Callable[[str, str], bool] = same_model,
+        *,
+        logprobs: bool = False,
     ) -> None:
-        super().__init__(asked, filters)
+        super().__init__(asked, filters, logprobs=logprobs)
         self._same_model = same_model
+        self._choice: int | None = None
+        self._message = False
+        """What was said came as a whole message."""
 
     def take(self, event: Event) -> TokenDelta | None:
         """The delta this event holds, if it holds one.
@@ -58,77 +54,149 @@ class OpenAiAnswerReader(AnswerReader):
         Raises:
             LlmError: it is an error, comes from another model, or is not what a chat stream holds.
         """
+        data, name = event
+        if name != "message":
+            return self._named(data, name)
         self.events += 1
-        if event.data == b"[DONE]":
+        if data.startswith(b"{"):
+            return self._read(data, self._delta)
+        data = data.strip()
+        if data == b"[DONE]":
             self.done = True
             return None
-        if not event.data:
-            return None
-        return self._read(event.data, self._error if event.name == "error" else self._delta)
+        return self._read(data, self._delta) if data else None
 
-    def _error(self, chunk: Any) -> NoReturn:
-        error = chunk.get("error")
-        raise refusal_in_stream(chunk if error is None else error)
+    def _named(self, data: bytes, name: str) -> TokenDelta | None:
+        """An event that is no message. The standard passes over what is not expected by its name; a piece of an answer
+        or an error is never passed over."""
+        try:
+            value = from_json(data)
+        except ValueError:
+            value = data.decode("utf-8", "replace")
+        if name == "error":
+            self.events += 1
+            error = error_of(value)
+            raise refusal_in_stream(value if error is None else error)
+        if isinstance(value, dict) and (value.get("choices") or value.get("error")):
+            return self.take(Event(data))
+        self.done = self.done or data.strip() == b"[DONE]"
+        return None
 
     def _delta(self, chunk: Any) -> TokenDelta | None:
-        if chunk.get("error") is not None:
-            self._error(chunk)
+        if chunk.__class__ is not dict:
+            self._not_a_chunk(chunk)
+        if chunk.get("error"):
+            raise refusal_in_stream(error_of(chunk))
         model = chunk.get("model")
         if model and model != self._model:
             self._check_model(model)
-        usage = chunk.get("usage")
-        if usage:
-            self._usage = _usage(usage)
+        if usage := chunk.get("usage"):
+            self._count(_usage(usage))
         choices = chunk.get("choices")
         if not choices:
+            self._without_choices(chunk)
             return None
         choice = choices[0]
-        reason = choice.get("finish_reason")
-        if reason:
-            self._finish(reason)
-        # A continued text comes as bare text.
-        return self._piece(choice.get("delta") or {"content": choice.get("text")})
+        if len(choices) > 1 or choice.get("index") != self._choice:
+            self._check_choice(choices)
+        delta = self._said(choice)
+        if reason := choice.get("finish_reason"):
+            self._ended(chunk, choice, reason)
+        elif choice.get("error"):
+            raise refusal_in_stream(choice["error"])
+        return delta
 
-    def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
-        text = piece.get("content")
-        if text and len(piece) == 1 and not self._filters:
-            self.delivered = True
-            return TokenDelta(text=text, model=self._model)
-        if refused := piece.get("refusal"):
-            text = (text or "") + refused
-        reasoning = piece.get("reasoning") or piece.get("reasoning_content")
-        calls = piece.get("tool_calls")
-        self._called += len(calls or ())
-        return self._delta_of(text, reasoning, tuple(_tool_call(place, call) for place, call in enumerate(calls or ())))
+    def _said(self, choice: dict[str, Any]) -> TokenDelta | None:
+        piece, logprobs = choice.get("delta"), choice.get("logprobs")
+        if not piece:
+            # A continued text comes as bare text.
+            piece = self._unsaid(choice["message"]) if choice.get("message") else {"content": choice.get("text")}
+        elif not (logprobs or self._filters or self._wants_logprobs or self.finish_reason) and len(piece) == 1:
+            text = piece.get("content")
+            if text.__class__ is str and text:
+                self.delivered = self._said_text = True
+                return TokenDelta(text=text, model=self._model)
+        return self._piece(piece, logprobs_of(logprobs) if logprobs else ())
+
+    def _unsaid(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What a whole message says that its pieces have not: some servers send both, and some only the message.
+
+        Raises:
+            UnreadableAnswer: there was a message before, so that this may be more of it, or all of it again.
+        """
+        text, thought = text_of(message)
+        reasoning = thought + reasoning_of(message)
+        calls = {name: message[name] for name in ("tool_calls", "function_call") if message.get(name)}
+        if self._message and (text or reasoning or calls):
+            raise unreadable("it has `choices[0].message` more than once, which may be pieces or repetitions")
+        self._message = True
+        return {
+            **message,
+            "content": "" if self._said_text else text,
+            "refusal": None,
+            "reasoning": "" if self._said_reasoning else reasoning,
+            "reasoning_content": None,
+            "thinking": None,
+            "tool_calls": None if len(self._calls) else calls.get("tool_calls"),
+            "function_call": None if len(self._calls) else calls.get("function_call"),
+        }
+
+    def _ended(self, chunk: dict[str, Any], choice: dict[str, Any], reason: str) -> None:
+        """What stands in the last chunk."""
+        if choice.get("error"):
+            raise refusal_in_stream(choice["error"])
+        self._finish(reason)
+        usage = choice.get("usage") or (chunk.get("x_groq") or {}).get("usage")
+        if usage:
+            self._count(_usage(usage))
+        elif self._usage is None and (timings := chunk.get("timings")):
+            self._count(_timed(timings))
+
+    def _without_choices(self, chunk: dict[str, Any]) -> None:
+        error = error_of(chunk)
+        if error is not None:
+            raise refusal_in_stream(error)
+        if usage := (chunk.get("x_groq") or {}).get("usage"):
+            self._count(_usage(usage))
+        if not self._strange and not _WITHOUT_CHOICES & chunk.keys() and chunk.get("object") != "chat.completion.chunk":
+            self._strange = f"it holds events without `choices`; their fields are {names_of(chunk)}"
+
+    def _check_choice(self, choices: list[dict[str, Any]]) -> None:
+        """One answer was asked for, whatever its number is."""
+        for choice in choices:
+            index = choice.get("index")
+            if index is not None and self._choice not in (None, index):
+                raise unreadable("it has several `choices`, though one was asked for")
+            self._choice = index if index is not None else self._choice
 
     def _check_model(self, model: str) -> None:
         if not self._same_model(model, self._asked):
             raise wrong_model(model)
         self._model = model
 
-    def _finish(self, reason: str) -> None:
-        if reason not in _FINISH:
-            raise self._broken_off(reason)
-        self.finish_reason = _FINISH[reason]
-
-
-def _tool_call(position: int, call: dict[str, Any]) -> ToolCallDelta:
-    function = call.get("function") or {}
-    arguments = function.get("arguments")
-    index = call.get("index")
-    return ToolCallDelta(
-        index=position if index is None else index,
-        id=call.get("id"),
-        name=function.get("name"),
-        # Some back ends send the arguments parsed.
-        arguments=to_json(arguments).decode() if isinstance(arguments, dict) else arguments or "",
-    )
+    def _not_a_chunk(self, chunk: object) -> NoReturn:
+        error = error_of(chunk)
+        if error is not None:
+            raise refusal_in_stream(error)
+        raise TypeError
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or 0,
-        cached_tokens=details.get("cached_tokens") or 0,
+        prompt_tokens=usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+        cached_tokens=(
+            details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens") or 0
+        ),
+    )
+
+
+def _timed(timings: dict[str, Any]) -> Usage:
+    """What llama.cpp counts where it gives no usage: what it read of the prompt is without what it had in its cache."""
+    cached = timings.get("cache_n") or 0
+    return Usage(
+        prompt_tokens=cached + (timings.get("prompt_n") or 0),
+        completion_tokens=timings.get("predicted_n") or 0,
+        cached_tokens=cached,
     )

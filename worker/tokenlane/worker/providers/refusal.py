@@ -5,6 +5,7 @@ The back end's own words may quote the prompt, so they go into `detail` and nowh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -23,7 +24,7 @@ from tokenlane.routing.errors import (
 from .too_long import too_long
 from .too_many import TooManyTexts, too_many
 
-__all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "refusal", "refusal_in_stream", "retry_after_s"]
+__all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "error_of", "refusal", "refusal_in_stream", "retry_after_s"]
 
 MAX_DETAIL_BYTES = 2048
 PROXY_WANTS_A_USER = (
@@ -47,6 +48,33 @@ _TOO_LARGE_A_BODY = (
     "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the "
     "limit there."
 )
+_STATUS_FIELDS = ("code", "status_code", "status")
+_TYPE_FIELDS = ("type", "code", "status", "error_type")
+_STATUSES = {
+    "invalid_api_key": 401,
+    "authentication": 401,
+    "permission": 403,
+    "not_found": 404,
+    "notfound": 404,
+    "rate_limit": 429,
+    "ratelimit": 429,
+    "resource_exhausted": 429,
+    "too_many_requests": 429,
+    "overloaded": 503,
+    "unavailable": 503,
+    "timeout": 408,
+    "invalid_request": 400,
+    "invalid_argument": 400,
+    "badrequest": 400,
+    "bad_request": 400,
+    "validation": 422,
+    "unprocessable": 422,
+    "content_filter": 400,
+    "content_policy": 400,
+    "unsupported": 400,
+}
+"""The status that a part of an error's type stands for, the first that fits. Its message may quote a prompt, and is not
+looked at for them."""
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
@@ -61,16 +89,55 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     return error
 
 
+def error_of(page: object) -> object | None:
+    """What a page of JSON, or an event, reports as an error, in the shape of OpenAI, Ollama, vLLM, FastAPI or Gemini.
+
+    Returns:
+        None if it reports none.
+    """
+    if isinstance(page, list):
+        return error_of(page[0]) if page else None
+    if not isinstance(page, dict):
+        return None
+    if error := page.get("error"):
+        bare = isinstance(error, dict) or page.keys() <= {"error"} or "choices" in page
+        return error if bare else page
+    if page.get("choices") or isinstance(page.get("message"), dict):
+        return None
+    if page.get("object") == "error" or isinstance(page.get("message"), str):
+        return page
+    detail = page.get("detail") or page.get("errors")
+    return page if detail else None
+
+
 def refusal_in_stream(error: object) -> LlmError:
-    """The error that an `error` member of an answer with status 200 stands for; one without a status or words that
-    are known is a failed back end."""
+    """The error that an `error` member of an answer with status 200 stands for; one without a status, a type or words
+    that are known is a failed back end."""
     body = pydantic_core.to_json(error)
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, int) and 400 <= code <= 599:
-        return refusal(code, body)
+    fields = error if isinstance(error, dict) else {}
+    status = _status_of(fields)
+    if status is not None:
+        return refusal(status, body)
     meaning = _by_words(400, body) or _without_status(body)
+    if type(meaning) is ProviderDown and (status := _status_of_type(fields)) is not None:
+        return refusal(status, body)
     meaning.detail = _bounded(body)
     return meaning
+
+
+def _status_of(error: Mapping[str, object]) -> int | None:
+    for name in _STATUS_FIELDS:
+        said = error.get(name)
+        if isinstance(said, str) and len(said) == 3 and said.isascii() and said.isdigit():  # LiteLLM's
+            said = int(said)
+        if isinstance(said, int) and 400 <= said <= 599:
+            return said
+    return None
+
+
+def _status_of_type(error: Mapping[str, object]) -> int | None:
+    types = " ".join(str(error.get(name) or "")[:64] for name in _TYPE_FIELDS).lower()
+    return next((status for word, status in _STATUSES.items() if word in types), None)
 
 
 def retry_after_s(value: str | None) -> float | None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tokenlane.routing.errors import ProviderDown
+from pydantic_core import from_json
 
-__all__ = ["MAX_EVENT_BYTES", "Event", "SseReader"]
+from tokenlane.routing.errors import UnreadableAnswer
+
+__all__ = ["MAX_EVENT_BYTES", "Event", "SseReader", "is_json"]
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LINE_BYTES = 64
 """What a line of an event takes in memory besides its text."""
+_NO_USE = (b"", b"id", b"retry")
+"""Comments, which begin with the colon, and what is for who connects again."""
+_STRANGE_BYTES = 2048
 
 
 class Event(NamedTuple):
@@ -23,8 +28,8 @@ class Event(NamedTuple):
 class SseReader:
     """Turns chunks of bytes into events.
 
-    Lines end in LF, CR LF or CR; comments, unknown fields and a last event without its blank line are dropped, as the
-    standard says. `id` and `retry` have no use here.
+    Lines end in LF, CR LF or CR; comments and unknown fields are dropped, as the standard says. `id` and `retry` have
+    no use here. Not as the standard says, a line that is a JSON object is an event, since servers send errors so.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -35,12 +40,14 @@ class SseReader:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._name = ""
+        self.strange = b""
+        """The first of the lines that were dropped and are no comments."""
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
 
         Raises:
-            ProviderDown: an event, or a line without end, is larger than the limit.
+            UnreadableAnswer: an event, or a line without end, is larger than the limit.
         """
         if self._is_one(chunk):
             return [Event(chunk[6:-2])]
@@ -57,7 +64,11 @@ class SseReader:
         rest = lines.pop()
         events: list[Event] = []
         for line in lines:
-            if line:
+            if line.startswith(b"{") and not self._data:
+                self._check(len(line))
+                events.append(Event(line, self._name or "message"))
+                self._name = ""
+            elif line:
                 self._field(line)
             elif self._data:
                 events.append(self._event())
@@ -66,6 +77,19 @@ class SseReader:
         if rest:
             self._hold(rest)
         return events
+
+    def rest(self) -> list[Event]:
+        """The event that the end of the stream completes: servers leave out the last blank line. What is no whole JSON
+        was cut off, and is none."""
+        line = b"".join(self._held)
+        if line.startswith(b"{") and not self._data:
+            return [Event(line, self._name or "message")] if is_json(line) else []
+        if line:
+            self._field(line)
+        if not self._data:
+            return []
+        event = self._event()
+        return [event] if event.data.strip() == b"[DONE]" or is_json(event.data) else []
 
     def _is_one(self, chunk: bytes) -> bool:
         """Whether the chunk is one event of one line, as nearly all are, and nothing came before that it belongs to."""
@@ -103,6 +127,8 @@ class SseReader:
             self._data_bytes += len(value) + _LINE_BYTES
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")
+        elif name not in _NO_USE and len(self.strange) < _STRANGE_BYTES:
+            self.strange += line[:_STRANGE_BYTES] + b"\n"
         self._check(len(line))
 
     def _event(self) -> Event:
@@ -115,7 +141,15 @@ class SseReader:
 
     def _check(self, line_bytes: int) -> None:
         if max(line_bytes, self._data_bytes) > self._max_bytes:
-            raise ProviderDown(
-                f"The back end sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?",
-                retryable=False,
+            raise UnreadableAnswer(
+                f"The back end sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?"
             )
+
+
+def is_json(data: bytes) -> bool:
+    """Whether this is a whole JSON value."""
+    try:
+        from_json(data)
+    except (ValueError, RecursionError):
+        return False
+    return True

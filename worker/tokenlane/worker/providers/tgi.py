@@ -13,10 +13,8 @@ from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
 from .answer import wrong_model
 from .body import ELSEWHERE, continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
-from .filters import StopCutter, TextFilter
 from .on_host import HubModels
 from .openai import Asked, OpenAiChatProvider
-from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["TgiProvider"]
 
@@ -127,10 +125,6 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
     def _retold(self, request: ChatRequest) -> ChatRequest:
         return retold(request, _turn)
-
-    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        stops = stops_of(request)
-        return OpenAiAnswerReader(model, [*filters, StopCutter(stops)] if stops else filters)
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if len(stops_of(request)) > _MOST_STOPS:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Sequence
 from math import hypot, isfinite
+from struct import error as NotNumbers
+from struct import unpack
 from typing import Any
 
-from tokenlane.routing.errors import ProviderDown
+from tokenlane.routing.errors import UnreadableAnswer
+
+from .unreadable import unreadable
 
 __all__ = ["listed_vectors", "unit_vectors"]
 
@@ -18,21 +23,32 @@ def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[floa
     """The vectors of OpenAI's list, in the order of their `index`, which need not be the order they come in.
 
     Raises:
-        ProviderDown: they are not `count` vectors of one length.
+        UnreadableAnswer: they are not `count` vectors of one length.
         TypeError, KeyError: it is no such list.
     """
     places = [entry.get("index", place) for place, entry in enumerate(data)]
     if sorted(places) != list(range(count)):
         raise _not_usable(f"{len(data)} vectors for {count} inputs, or not one for each")
-    vectors = dict(zip(places, (entry["embedding"] for entry in data), strict=True))
+    vectors = dict(zip(places, (_numbers(entry["embedding"]) for entry in data), strict=True))
     return unit_vectors([vectors[place] for place in range(count)], count)
+
+
+def _numbers(said: str | Sequence[float]) -> Sequence[float]:
+    """The numbers of one vector: some servers send base64 whatever they are asked for, of float32, little-endian."""
+    if not isinstance(said, str):
+        return said
+    data = b64decode(said, validate=True)
+    try:
+        return unpack(f"<{len(data) // 4}f", data)
+    except NotNumbers:
+        raise ValueError from None
 
 
 def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[float]]:
     """The vectors, each with its length made 1.
 
     Raises:
-        ProviderDown: they are not `count` vectors of one length, or one of them has no direction.
+        UnreadableAnswer: they are not `count` vectors of one length, or one of them has no direction.
         TypeError: they are no vectors at all.
     """
     if len(vectors) != count:
@@ -52,5 +68,5 @@ def _unit(vector: Sequence[float]) -> list[float]:
     return [part / length for part in vector]
 
 
-def _not_usable(what: str) -> ProviderDown:
-    return ProviderDown(f"The back end's embeddings cannot be used: it sent {what}.", retryable=False)
+def _not_usable(what: str) -> UnreadableAnswer:
+    return unreadable(f"it holds {what}")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import BadRequest, LlmError
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta, TokenLogprob
 
 from .at_once import at_once
 from .body import messages_of
+from .contents import reasoning_of
 from .filters import Continuation, TextFilter
 from .on_host import HubModels
-from .openai import OpenAiProvider
+from .openai import Asked, OpenAiProvider
 from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["VllmProvider"]
@@ -26,6 +28,18 @@ _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
+
+
+class _Reader(OpenAiAnswerReader):
+    """Of an answer that was begun, a parser that waits for the end of the reasoning takes all of it for reasoning."""
+
+    continues = False
+
+    def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
+        thought = reasoning_of(piece) if self.continues else ""
+        if thought:
+            piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
+        return super()._piece(piece, logprobs)
 
 
 class VllmProvider(HubModels, OpenAiProvider):
@@ -45,12 +59,15 @@ class VllmProvider(HubModels, OpenAiProvider):
         "echo": False,
     }
     echoes: ClassVar[bool] = False
+    reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
         self._asked_of: tuple[object, ...] = ()
         self._can: dict[str, bool] = {}
         """What is known of that model."""
+        self._roots: dict[str, str | None] = {}
+        """What the names that the server lists stand for."""
 
     async def models(self) -> list[ModelInfo]:
         """The model and its adapters. What the server was started for is told by its routes, and of tools by asking."""
@@ -113,22 +130,30 @@ class VllmProvider(HubModels, OpenAiProvider):
         return request
 
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        continued = any(isinstance(each, Continuation) for each in filters)
-        return (_ContinuedReader if continued else OpenAiAnswerReader)(model, filters)
+        answer = super()._reader(request, model, filters)
+        if isinstance(answer, _Reader):
+            answer.continues = any(isinstance(each, Continuation) for each in filters)
+        return answer
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        if model not in self._roots:  # the lane's models were not listed since it was given this name
+            with suppress(LlmError):
+                self._infos(await self._page("/v1/models"))
+        return await super()._asked(request, model, resume)
+
+    def _same_model(self, said: str, asked: str) -> bool:
+        # A model may be served under several names, and answers by the first.
+        root = self._roots.get(asked)
+        return super()._same_model(said, asked) or (root is not None and self._roots.get(said) == root)
+
+    def _infos(self, page: Any) -> list[ModelInfo]:
+        models = super()._infos(page)
+        self._roots = {entry["id"]: entry.get("root") for entry in page["data"]}
+        return models
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         found = super()._model_info(entry)
         return found.model_copy(update={"loaded": True})
-
-
-class _ContinuedReader(OpenAiAnswerReader):
-    """Of an answer that was begun. A parser that waits for the end of the reasoning takes all of it for reasoning."""
-
-    def _piece(self, piece: dict[str, Any]) -> TokenDelta | None:
-        thought = piece.get("reasoning") or piece.get("reasoning_content")
-        if thought:
-            piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
-        return super()._piece(piece)
 
 
 def _short(model: str, content: list[JsonValue]) -> dict[str, JsonValue]:

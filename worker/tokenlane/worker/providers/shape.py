@@ -1,0 +1,84 @@
+"""Says which field of what a server sent is not as it should be: where it stands, and its type, never its value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+__all__ = ["EMBEDDINGS", "OLLAMA_LINE", "OPENAI_CHUNK", "Shape", "kind_of", "names_of", "wrong_field"]
+
+Shape: TypeAlias = "type | tuple[Shape, ...] | Mapping[str, Shape] | list[Shape]"
+"""What is read of a JSON value: its type, an object's fields, all of which may be absent, a list's elements, or one of
+several of these."""
+
+_FUNCTION: Shape = {"name": str, "arguments": (str, dict)}
+_PIECE: Shape = {
+    "content": (str, [dict], dict),
+    "refusal": str,
+    "reasoning": str,
+    "reasoning_content": str,
+    "thinking": str,
+    "tool_calls": [{"index": int, "id": (str, int), "function": _FUNCTION}],
+    "function_call": _FUNCTION,
+}
+_COUNT: Shape = (int, float)
+_USAGE: Shape = {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "prompt_tokens_details": dict}
+OPENAI_CHUNK: Shape = {
+    "model": str,
+    "choices": [
+        {"index": int, "delta": _PIECE, "message": _PIECE, "text": str, "finish_reason": str, "usage": _USAGE},
+    ],
+    "usage": _USAGE,
+}
+OLLAMA_LINE: Shape = {
+    "model": str,
+    "message": _PIECE,
+    "done_reason": str,
+    "prompt_eval_count": _COUNT,
+    "eval_count": _COUNT,
+}
+EMBEDDINGS: Shape = {"model": str, "data": [{"index": int, "embedding": (list, str)}], "embeddings": [list]}
+
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+_LONGEST_NAME = 32
+
+
+def wrong_field(value: object, shape: Shape, place: str = "") -> str | None:
+    """The first field that is not of its type, as "`choices[0].delta` is a number"; None if all are."""
+    part = next((each for each in (shape if isinstance(shape, tuple) else (shape,)) if _fits(value, each)), None)
+    if part is None:
+        return f"{f'`{place}`' if place else 'all of it'} is {kind_of(value)}"
+    inner: list[tuple[object, Shape, str]] = []
+    if isinstance(part, Mapping) and isinstance(value, dict):
+        dot = f"{place}." if place else ""
+        inner = [(value[name], of, f"{dot}{name}") for name, of in part.items() if value.get(name) is not None]
+    elif isinstance(part, list) and isinstance(value, list):
+        inner = [(element, part[0], f"{place}[{number}]") for number, element in enumerate(value)]
+    return next((wrong for each in inner if (wrong := wrong_field(*each)) is not None), None)
+
+
+def _fits(value: object, shape: Shape) -> bool:
+    """Whether it is of that type, whatever is in it."""
+    if isinstance(shape, Mapping):
+        return isinstance(value, dict)
+    if isinstance(shape, list):
+        return isinstance(value, list)
+    return isinstance(shape, type) and isinstance(value, shape) and not isinstance(value, bool)
+
+
+def kind_of(value: object) -> str:
+    """The type of a JSON value, in words."""
+    return _KINDS.get(type(value), "null")
+
+
+def names_of(fields: Mapping[str, object]) -> str:
+    """The names of an object's fields, as far as they look like names, for people."""
+    names = sorted(name for name in fields if len(name) <= _LONGEST_NAME and name.isidentifier())
+    return ", ".join(f"`{name}`" for name in names[:8]) or "none"
