@@ -24,12 +24,12 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BIN = Path(sys.executable).parent
 SIMULATOR = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-PLACES = {"redis://gpu-hub:6379": "REDIS", "http://localhost:8000": "ENDPOINT", "11434": "PORT"}
-OLLAMA = "tokenlane worker --redis redis://gpu-hub:6379 --lane ollama0 --provider ollama --endpoint"
+PLACES = {"http://localhost:8000": "ENDPOINT", "11434": "PORT"}
+OLLAMA = "tokenlane worker --lane ollama0 --provider ollama --endpoint"
 """The lane the README's models are pulled on."""
 STAYING = {
     "tokenlane up": "Stop:  Ctrl-C",
-    "tokenlane worker --redis": "lane      gpu0",
+    "tokenlane worker --lane": "lane      gpu0",
     "tokenlane simulate": '{"url"',
     "tokenlane router": "until Ctrl-C",
     "arq ": "Starting worker for",
@@ -64,7 +64,7 @@ def up(home: Path) -> Iterator[Command]:
 def run(command: str, home: Path, endpoint: str) -> Command:
     """Start one of the README's commands."""
     redis = f"unix://{home}/redis/redis.sock?db=0"
-    ours = {"REDIS": redis, "ENDPOINT": endpoint, "PORT": "0"}
+    ours = {"ENDPOINT": endpoint, "PORT": "0"}
     for theirs, place in PLACES.items():
         command = command.replace(theirs, shlex.quote(ours[place]))
     settings = {"PATH": f"{BIN}:/usr/bin:/bin"}
@@ -113,7 +113,7 @@ def test_the_python_example_works(home: Path, up: Command) -> None:
     """The README's Python, put into a coroutine, streams an answer and prints another."""
     (example,) = blocks("python")
     redis = f"unix://{home}/redis/redis.sock?db=0"
-    lines = example.replace("redis://gpu-hub:6379", redis).splitlines()
+    lines = example.replace('"redis://:PASSWORD@gpu-hub:6379", key="tlk1-…"', repr(redis)).splitlines()
     imports, body = lines[0], "\n".join(f"    {line}" for line in lines[1:])
     script = f"import asyncio\n{imports}\nasync def main():\n{body}\nasyncio.run(main())\n"
     command = Command([sys.executable, "-c", script], surroundings(home))
