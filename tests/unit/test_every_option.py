@@ -52,6 +52,12 @@ def test_an_empty_value_is_refused_by_name(
         assert (ended.out, name in ended.err) == ("", True), (name, ended)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_default_is_empty(verb: Verb) -> None:
+    """It would be refused where nothing was given."""
+    assert [param.name for param in verb.command.params if param.default in ("", [""])] == []
+
+
 @pytest.mark.parametrize("assignment", ["model=", "models=", "endpoint=", "provider=", "lanes.g.models=", "redis.url=",
                                         "redis.pool=", "roles.coder.route=", "embeddings.cache_mb="])  # fmt: skip
 def test_an_empty_setting_is_refused(

@@ -39,7 +39,7 @@ def simulate(
         int | None, typer.Option(help="Requests that may wait; as the server has it, if unset.", min=0)
     ] = None,
     models: Annotated[str, typer.Option(help="Models it has: NAME or NAME=SIZE, separated by commas.")] = "sim",
-    pullable: Annotated[str, typer.Option(help="Models it can pull besides, written alike.")] = "",
+    pullable: Annotated[str | None, typer.Option(help="Models it can pull besides, written alike.")] = None,
     memory: Annotated[str | None, typer.Option(help="What fits in memory, as 8GB; everything if unset.")] = None,
     load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0)] = 0,
     pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull one.", min=0)] = 0,
@@ -72,7 +72,7 @@ def simulate(
         capacity=capacity,
         queue=queue,
         models=served,
-        pullable=_list("--pullable", pullable),
+        pullable=[] if pullable is None else _list("--pullable", pullable),
         memory_bytes=None if memory is None else _read("--memory", parse_bytes, memory),
         load_ms=load_ms,
         pull_ms=pull_ms,
