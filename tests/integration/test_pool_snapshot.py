@@ -70,8 +70,8 @@ async def test_requests_in_every_state(pool: Pool) -> None:
     ]
     assert [(it.priority, it.model, it.waiting) for it in seen.queues] == [("high", "m2", 1), ("normal", None, 2)]
     (only,) = seen.lanes
-    assert (only.state, only.running, only.queued, only.limit, only.models) == ("open", 2, 2, 10, LANE.models)
-    assert [(worker.name, worker.state, worker.running) for worker in only.workers] == [(WORKER, "open", 2)]
+    assert (only.state, only.running, only.queued, only.limit, only.models) == ("up", 2, 2, 10, LANE.models)
+    assert [(worker.name, worker.state, worker.running) for worker in only.workers] == [(WORKER, "up", 2)]
     assert (seen.delayed, seen.clients.known, seen.clients.silent) == (1, 1, 0)
     assert [view.credit for view in seen.lane_views()] == [6]
 
@@ -122,10 +122,10 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
     assert (await lane(pool)).state == "gone"  # nobody knows yet whose worker it is
     await pool.register(WORKER, LANE.lane, life.FACTS)
-    assert (await lane(pool)).state == "closed"
+    assert (await lane(pool)).state == "down"
     await raw(pool).delete(f"{PREFIX}worker:{WORKER}")
     await life.beat(pool)
-    assert (await lane(pool)).state == "open"
+    assert (await lane(pool)).state == "up"
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
     assert ((await lane(pool)).state, [it.name for it in (await lane(pool)).workers]) == ("gone", [])
@@ -133,11 +133,11 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await pool.register(WORKER, LANE.lane, life.FACTS)
     assert [worker.state for worker in (await lane(pool)).workers] == ["silent"]
     await pool.renew(WORKER, LANE, [], takes_new_work=False)
-    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "closed")
+    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "draining")
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     assert (await lane(pool)).state == "left"
     await life.beat(pool)
-    assert (await lane(pool)).state == "open"
+    assert (await lane(pool)).state == "up"
 
 
 async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
@@ -226,7 +226,7 @@ async def test_what_a_newer_version_wrote(pool: Pool) -> None:
     assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [(ROLE, "normal", 1, 1)]
     assert [queue.waiting for queue in seen.queues] == [1]
     (only,) = seen.lanes
-    assert (only.state, only.running, only.offer) == ("open", 2, Offer())
+    assert (only.state, only.running, only.offer) == ("up", 2, Offer())
     assert (seen.revision, seen.policy) == (7, Policy(revision=7))
     for word, found in zip(("policy", ":paint:", "lane1", "urgent", "paused"), seen.unknown, strict=True):
         assert word in found

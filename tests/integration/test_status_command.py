@@ -54,8 +54,8 @@ async def test_a_pool_at_work(pool: Pool) -> None:
     assert (code, error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    assert rows[LANE.lane][:5] == [LANE.lane, "open", "1", "0", str(LANE.limit)]
-    assert rows[WORKER][:4] == [WORKER, LANE.lane, "open", "1"]
+    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.limit)]
+    assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
     assert life.FACTS.host in rows[WORKER]
     assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
     assert rows["work"][1:3] == ["1", "waiting,"]
@@ -130,7 +130,7 @@ async def test_check(pool: Pool) -> None:
         return code, out
 
     code, out = await checked()
-    assert (code, out) == (exits.OK, "ok: 1 open lanes, 1 routers, 1 waiting, 1 running\n")
+    assert (code, out) == (exits.OK, "ok: 1 lanes up, 1 routers, 1 waiting, 1 running\n")
     code, out = await checked("--max-wait", "0")
     assert (code, out.split(":")[0], len(out.splitlines())) == (exits.FAILED, "waits_long", 1)
     code, out = await checked("--json", "--max-wait", "0")

@@ -147,10 +147,23 @@ async def test_a_back_end_that_cannot_work_is_told(
         assert ended.code == (OK if verb == "up" else CANCELLED)
 
 
-async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:
-    """A lane whose back end does not answer ends `up`, the workers of the other lanes with it."""
+async def test_a_lane_without_its_back_end_keeps_no_other_from_serving(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A lane whose back end does not answer is said to wait, and takes work once that is there."""
+    port = free_port()
     async with Simulator() as simulator:
-        file = write(tmp_path, one=simulator.url, two="http://127.0.0.1:1")
+        file = write(tmp_path, one=simulator.url, two=f"http://127.0.0.1:{port}")
+        up = await site.tokenlane("up", "--supervised", "--config", file)
+        await says(up, "lane    two, which waits")
+        await says(up, "lane    one, 4 at once")
+        async with Simulator(port=port), Client(site.url) as client:
+            await says(up, "lane    two, 4 at once")
+            assert [(await client.complete("q", role=role)).lane for role in ("one", "two")] == ["one", "two"]
+
+
+async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A lane whose back end refuses its worker ends `up`, the workers of the other lanes with it."""
+    async with Simulator() as simulator, Simulator(api="vllm", api_key="right") as refusing:
+        file = write(tmp_path, one=simulator.url, two=refusing.url)
         ended = await (await site.tokenlane("up", "--supervised", "--config", file)).ended()
         assert ended.code != OK
         assert "two" in ended.error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import life
-from tests.integration.farm import Ended, Farm, Server, farm
+from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
@@ -276,39 +276,48 @@ async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: P
     assert await life.dump(pool.redis) == {}
 
 
-async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
-    """Its block has the problem, and its error the endpoint, without the password."""
-    port = free_port()
-    serving = (
-        "worker",
-        "--lane",
-        "gpu0",
-        "--provider",
-        "ollama",
-        "--endpoint",
-        f"http://user:hunter2@127.0.0.1:{port}",
-    )
-    ended = await (await processes.tokenlane(*serving)).ended()
-    assert ended.code == exits.FAILED
-    said = block(ended.out)
-    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem"]
-    assert said["endpoint"] == f"http://user:***@127.0.0.1:{port}, did not answer"
+async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
+    """Its block has the problem and the endpoint, without the password, and that it waits; the lane is announced as
+    down."""
+    at = f"127.0.0.1:{free_port()}"
+    serving = ("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", f"http://user:hunter2@{at}")
+    worker = await processes.tokenlane(*serving)
+    await eventually(lambda: told(worker, "waits "))
+    said = block(worker.out)
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem", "waits"]
+    assert said["endpoint"] == f"http://user:***@{at}, did not answer"
     assert "cannot be reached" in said["problem"]
-    assert f"http://user:***@127.0.0.1:{port}" in ended.error
-    assert "cannot be reached" in ended.error
-    assert "hunter2" not in ended.out + ended.error
-    assert await life.dump(pool.redis) == {}
-    ended = await (await processes.tokenlane(*serving, "--json")).ended()
+    (lane,) = (await pool.snapshot()).without_fallback
+    assert (lane.state, lane.models, bool(lane.why)) == ("down", (), True)
+    assert (await worker.end()).code == exits.OK
+    assert "hunter2" not in worker.out + worker.error
+
+
+async def told(worker: Child, what: str) -> bool:
+    assert worker.running, worker.error
+    return what in worker.out
+
+
+async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
+    """Where waiting is of no use its block has the problem, and its error the endpoint."""
+    async with Simulator(api="vllm", api_key="right") as backend:
+        serving = ("worker", "--lane", "gpu0", "--provider", "vllm", "--endpoint", backend.url)
+        ended = await (await processes.tokenlane(*serving)).ended()
+        assert ended.code == exits.FAILED
+        assert "api_key_env" in block(ended.out)["problem"]
+        assert backend.url in ended.error
+        assert await life.dump(pool.redis) == {}
+        ended = await (await processes.tokenlane(*serving, "--json")).ended()
     document = json.loads(ended.out)
     assert (document["event"], len(document["problems"])) == ("failed", 1)
 
 
 async def test_a_back_end_s_port_that_another_program_holds(processes: Farm, redis_port: int) -> None:
-    """The error of the start names the endpoint too."""
+    """It is waited for like one that is not there."""
     at = f"http://127.0.0.1:{redis_port}"
-    serving = ("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", at)
-    ended = await (await processes.tokenlane(*serving)).ended()
-    assert (ended.code, at in ended.error) == (exits.FAILED, True), ended
+    worker = await processes.tokenlane("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", at)
+    await eventually(lambda: told(worker, "waits "))
+    assert at in block(worker.out)["endpoint"]
 
 
 async def test_no_pool(tmp_path: Path, backend: Simulator) -> None:

@@ -33,7 +33,7 @@ INFO = {
 }
 BUFFER = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"
 SETTINGS = {"timeout": "0", "save": "", "client-output-buffer-limit": BUFFER}
-WORKER = WorkerStatus("w1", "gpu0", "open", "gpuhost", own_versions(), 0, 100, 0, None)
+WORKER = WorkerStatus("w1", "gpu0", "up", "gpuhost", own_versions(), 0, 100, 0, None)
 
 
 def server(info: Mapping[str, str] = INFO, settings: Mapping[str, str] = SETTINGS, **more: float) -> dict[str, Check]:
@@ -118,14 +118,14 @@ def test_the_pool() -> None:
 @pytest.mark.parametrize(
     ("state", "reached", "host", "status"),
     [
-        ("open", "answers", "here", "ok"),
-        ("open", "refuses", "here", "ok"),
-        ("open", "refuses", "gpuhost", "fail"),
-        ("open", "not from here", "gpuhost", "ok"),
+        ("up", "answers", "here", "ok"),
+        ("up", "refuses", "here", "ok"),
+        ("up", "refuses", "gpuhost", "fail"),
+        ("up", "not from here", "gpuhost", "ok"),
         ("draining", "answers", "here", "ok"),
         ("left", "not from here", "here", "ok"),
         ("gone", "answers", "here", "fail"),
-        ("closed", "answers", "here", "fail"),
+        ("down", "answers", "here", "fail"),
     ],
 )
 def test_lanes(state: LaneState, reached: Reached, host: str, status: str) -> None:

@@ -19,7 +19,7 @@ from tokenlane.routing.watch.snapshot import (
     Snapshot,
 )
 
-LANE = LaneStatus("gpu0", "open", "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
+LANE = LaneStatus("gpu0", "up", "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
 QUEUE = QueueStatus("coder", "chat", "normal", None, None, 64, waiting=2, oldest_ms=20_000)
 ROLE = RoleStatus("coder", "normal", waiting=2, oldest_ms=20_000, running=0, rates=Rates())
 WELL = Snapshot(
@@ -60,7 +60,7 @@ def test_what_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [("open", []), ("draining", []), ("closed", ["lane_closed"]), ("left", []), ("gone", ["lane_gone"])],
+    [("up", []), ("draining", []), ("down", ["lane_closed"]), ("left", []), ("gone", ["lane_gone"])],
 )
 def test_lanes(state: LaneState, expected: list[str]) -> None:
     """A lane whose worker vanished or does not start its work is wrong, one that was stopped is not."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.lanes import LEFT_GRACE_MS, LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy, candidates, pullers
@@ -222,3 +223,17 @@ def test_who_may_pull_what() -> None:
     route = Policy(roles={"r": RolePolicy(route=(Candidate(provider="vllm"), Candidate(lane="free", model="new")))})
     assert pulled(Needs(), free, named, policy=route) == [("named", "mine"), ("free", "new")]
     assert pulled(Needs(model="other"), free, named, policy=route) == []
+
+
+def test_a_lane_of_which_nobody_knows_yet_what_it_serves() -> None:
+    """It keeps what it may come to serve from being refused, takes nothing before, and leaves texts to the fallback."""
+    coming = LaneView("gpu0", "vllm", "", (), 1, 0, 0, 0, state="loading")
+    fallback = LaneView(FALLBACK_LANE, "fasttext", "", ("words",), 1, 0, 1, 0, Offer(abilities={"words": ("embed",)}))
+    policy = Policy(roles={"r": RolePolicy(route=(Candidate(provider="vllm", model="m1"),))})
+    assert [lane.name for lane, _ in candidates(policy, "r", Needs(model="m1"), [coming])] == ["gpu0"]
+    assert list(candidates(policy, "r", Needs(model="m2"), [coming])) == []
+    assert list(candidates(policy, "r", Needs(provider="ollama"), [coming])) == []
+    assert (coming.credit_for("chat"), coming.credit_for("embed")) == (0, 0)
+    texts = candidates(Policy(), "r", Needs(), [coming, fallback], "embed")
+    assert [lane.name for lane, _ in texts] == [FALLBACK_LANE]
+    assert list(candidates(Policy(), "r", Needs(), [replace(coming, state="gone")])) == []

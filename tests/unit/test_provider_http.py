@@ -109,6 +109,44 @@ def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmErr
 
 
 @pytest.mark.parametrize(
+    ("cause", "reached"),
+    [
+        (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), False),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError(1, "unknown host")), False),
+        (aiohttp.ConnectionTimeoutError(), False),
+        (aiohttp.ClientProxyConnectionError(KEY, OSError(1, "refused")), False),
+        (aiohttp.ClientConnectorSSLError(KEY, because("SSLV3_ALERT_X")), False),
+        (UnixClientConnectorError("/s", KEY, FileNotFoundError(2, "no")), False),
+        (aiohttp.SocketTimeoutError(), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientPayloadError(), True),
+    ],
+)
+def test_who_could_not_be_connected_to_is_down(cause: Exception, reached: bool) -> None:
+    """What fails before there is a connection says that of the whole back end; what fails later says nothing of it."""
+    error = httpx.ConnectTimeout("")
+    error.__cause__ = cause
+    assert transport_error(error).back_end == (None if reached else "down")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "back_end"),
+    [
+        (503, b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}', "loading"),
+        (503, b'{"error":"Model org/name is currently loading","estimated_time":20.0}', "loading"),
+        (503, b"no healthy upstream", None),
+        (500, b"Loading model", None),
+        (400, b'{"error":"the prompt said: loading model"}', None),
+    ],
+)
+def test_a_server_that_says_that_it_loads_is_believed(status: int, body: bytes, back_end: str | None) -> None:
+    """In its own words and with its own status; such a failure may be tried again."""
+    error = refusal(status, body)
+    assert error.back_end == back_end
+    assert error.retryable is (status >= 500)
+
+
+@pytest.mark.parametrize(
     ("status", "meaning", "retryable"),
     [
         (302, ProviderDown, False),

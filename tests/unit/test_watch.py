@@ -60,7 +60,7 @@ class LatePool:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
         standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
-        return Checked(1, 1, (), {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+        return Checked(0, 1, 1, (), 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
 
     async def attach(self, client: str, request_id: str) -> None:
         await self._answer("attach")

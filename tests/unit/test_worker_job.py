@@ -24,7 +24,7 @@ from tokenlane.routing.errors import (
 )
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import UP, Announcement, Condition
 from tokenlane.routing.messages import (
     ChannelMessage,
     ChatRequest,
@@ -50,6 +50,7 @@ from tokenlane.worker.job import run_request
 from tokenlane.worker.lease import Lease
 from tokenlane.worker.lifecycle import LaneModels
 from tokenlane.worker.publisher import Publisher
+from tokenlane.worker.readiness import Readiness
 from tokenlane.worker.runs import Run, Runs
 from tokenlane.worker.served import Lane
 
@@ -126,12 +127,23 @@ class FakeLease:
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.withdrawn = False
+        self.condition = UP
+        self.announcement = ANNOUNCEMENT
+        self.log: list[str] = []
+
+    async def find(self, condition: Condition) -> None:
+        self.condition = condition
+        self.log.append(condition.state)
 
     def note(self, code: str) -> None:
         self.faults.append(code)
 
     async def withdraw(self) -> None:
         self.withdrawn = True
+
+
+async def nothing() -> None:
+    """Has nothing new to say."""
 
 
 class Bench:
@@ -141,7 +153,7 @@ class Bench:
         self.pool = FakePool()
         self.lease = FakeLease()
         self.provider = provider or FakeProvider()
-        self.provider.log = self.pool.log
+        self.provider.log = self.lease.log = self.pool.log
         self.runs = Runs()
         pool = cast("Pool", self.pool)
         self.publisher = Publisher(pool, "worker1", "lane1")
@@ -156,6 +168,7 @@ class Bench:
             cast("Lease", self.lease),
             cast("LaneModels", None),
             Embedder(self.provider, "fake"),
+            Readiness(self.provider, cast("Lease", self.lease), self.runs, UP, nothing),
         )
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ from tokenlane.config.poolkey import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.keychain import Keychain
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits, Running
+from tokenlane.routing.lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
 from tokenlane.routing.messages import Envelope, new_id
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Beat, Hold, Started
@@ -48,6 +48,7 @@ class FakePool:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
+        condition: Condition = UP,
         fault: Fault | None = None,
         hits: Hits | None = None,
     ) -> Beat:

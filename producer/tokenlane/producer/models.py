@@ -34,11 +34,11 @@ class Models:
         self._client = client
 
     async def listed(self, lane: str | None) -> list[ModelInfo]:
-        """The models of this lane, or of all that are open. What a lane announces is told where it is busy with another
+        """The models of this lane, or of all there are. What a lane announces is told where it is busy with another
         command, and, if several are asked, where it fails: that is logged."""
         if lane is not None:
             return list(await self._listed(await self._lane(lane)))
-        lists = await asyncio.gather(*(self._told_of(there) for there in await self._open_lanes()))
+        lists = await asyncio.gather(*(self._told_of(there) for there in await self._open_lanes(or_unready=True)))
         return [info for found in lists for info in found]
 
     async def verify(self, model: str, lane: str | None) -> ModelInfo:
@@ -82,6 +82,8 @@ class Models:
             return _announced(lane)
 
     async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+        if lane.state in ("loading", "down"):
+            raise no_lane((lane,))
         if lane.credit_for("command") == 0:
             return _announced(lane)
         return (
@@ -112,7 +114,7 @@ class Models:
             for lane in lanes:
                 if lane.name == name:
                     return lane
-            there = sorted(lane.name for lane in lanes if not lane.is_fallback)
+            there = sorted(lane.name for lane in lanes if not lane.is_fallback and lane.state not in ("left", "gone"))
             if not there:
                 raise no_lane()
             raise BadRequest(f"no lane is called {name!r}; connected lanes: {', '.join(there)}")
@@ -121,11 +123,16 @@ class Models:
             raise BadRequest(f"there are the lanes {', '.join(lane.name for lane in live)}: say which one")
         return live[0]
 
-    async def _open_lanes(self) -> list[LaneView]:
-        """Those that take work, but for the fallback, whose model is its own."""
-        lanes = [lane for lane in await self._courier.lanes() if lane.live and not lane.is_fallback]
+    async def _open_lanes(self, *, or_unready: bool = False) -> list[LaneView]:
+        """Those that take work, but for the fallback, whose model is its own.
+
+        Args:
+            or_unready: and those whose back end cannot work now.
+        """
+        known = [lane for lane in await self._courier.lanes() if not lane.is_fallback]
+        lanes = [lane for lane in known if lane.live or (or_unready and lane.state in ("loading", "down"))]
         if not lanes:
-            raise no_lane()
+            raise no_lane(known)
         return sorted(lanes, key=lambda lane: lane.name)
 
 

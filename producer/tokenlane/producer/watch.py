@@ -16,7 +16,6 @@ import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
-from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.advice import no_lane
 from tokenlane.routing.errors import (
     DeadlineExceeded,
@@ -27,8 +26,9 @@ from tokenlane.routing.errors import (
     QueueFull,
     RequestLost,
 )
-from tokenlane.routing.messages import Failed, Progress
-from tokenlane.routing.policy import Policy, all_heard_ms, served_name
+from tokenlane.routing.lanes import LaneView
+from tokenlane.routing.messages import Failed, Needs, Progress
+from tokenlane.routing.policy import Policy, all_heard_ms, candidates, served_name
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Checked, Standing
 from tokenlane.routing.tasks import together
@@ -67,7 +67,9 @@ class Watch:
         self._courier = courier
         self._client = client
         self._away = False
-        self._away_lanes = ""
+        self._absent: tuple[LaneView, ...] = ()
+        self._now_ms = 0
+        self._policy: Policy | None = None
         self._pulls: Mapping[str, Mapping[str, Progress]] = {}
         self._lease_ms = Policy().lease_ms
         self._patience_ms = Policy().patience_ms
@@ -97,6 +99,8 @@ class Watch:
         asked_at, held = clock(), self._courier.held if counting else None
         checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges], held=held)
         self._note_back(checked)
+        if checked.absent and (self._policy is None or self._policy.revision != checked.revision):
+            self._policy = await self._pool.policy()
         steps: list[_Step] = []
         for exchange, standing in zip(exchanges, checked.standings, strict=True):
             # What was heard since is newer than what the pool says.
@@ -165,18 +169,17 @@ class Watch:
         if self._away:
             logger.info("the pool is back")
         self._away = False
-        away = [(name, ms) for name, ms in checked.away if name != FALLBACK_LANE]
-        self._away_lanes = ", ".join(f"{name!r} (last seen {ms / 1000:.0f} s ago)" for name, ms in away)
+        self._absent, self._now_ms = checked.absent, checked.now_ms
         self._pulls = checked.pulls
         serving = checked.routers > 0 and checked.lanes > 0
         if serving:
             self._courier.idle_reason = None
-        elif checked.away:
-            self._courier.idle_reason = f"no worker is connected to this pool; waiting for lane {self._away_lanes}"
+        elif checked.absent:
+            self._courier.idle_reason = "no worker is connected to this pool"
         else:
             self._courier.idle_reason = "no worker is connected to this pool: start one with `tokenlane worker`"
         self._lease_ms, self._patience_ms = checked.lease_ms, checked.patience_ms
-        if checked.routers or checked.lanes or checked.away:
+        if checked.routers or checked.lanes or checked.absent:
             self._deserted_since = None
         elif self._deserted_since is None:
             self._deserted_since = asyncio.get_running_loop().time()
@@ -206,11 +209,40 @@ class Watch:
         if exchange.delivery.position > 0 and exchange.delivery.attempt > 0:
             exchange.waiting = None
             return self._broken_off(exchange, standing, now)
-        why = _pull(exchange, self._pulls) or _why(standing, exchange.role, self._away_lanes)
-        exchange.waiting = self._courier.idle_reason or why
+        exchange.waiting = self._why(exchange, standing)
         if self._deserted(exchange, now):
             self._give_up(exchange, no_lane())
         return []
+
+    def _why(self, exchange: Exchange, standing: Standing) -> str:
+        """Why the request has not started."""
+        away, unready = self._awaited(exchange)
+        if self._courier.idle_reason:
+            return self._courier.idle_reason + (f"; waiting for lane {away}" if away else "")
+        if pull := _pull(exchange, self._pulls):
+            return pull
+        if standing.state == "dispatched":
+            return f"given to a lane that serves role {exchange.role!r}, which is about to start it"
+        if standing.state == "delayed":
+            return "an attempt failed; it is tried again soon"
+        told = [f"waiting in the queue of role {exchange.role!r}", *unready]
+        return "; ".join([*told, f"lanes that are away: {away}"] if away else told)
+
+    def _awaited(self, exchange: Exchange) -> tuple[str, list[str]]:
+        """The lanes that may serve the request and take no work now: those whose workers are away, and why others take
+        none."""
+        if self._policy is None:
+            return "", []
+        asked = exchange.copy[0] if exchange.copy is not None else None
+        needs, kind = (asked.needs, asked.kind) if asked is not None else (Needs(), "chat")
+        found = candidates(self._policy, exchange.role, needs, self._absent, kind)
+        lanes = [lane for lane, _ in found if not (lane.is_fallback or lane.has_left)]
+        away = [lane for lane in lanes if lane.state in ("left", "gone")]
+        unready = [lane for lane in lanes if lane.state in ("loading", "down") and lane.why]
+        return (
+            ", ".join(f"{lane.name!r} (last seen {(self._now_ms - lane.seen_ms) / 1000:.0f} s ago)" for lane in away),
+            [f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.')}" for lane in unready],
+        )
 
     def _deserted(self, exchange: Exchange, now: float) -> bool:
         """Whether no worker is coming: nobody has been there for as long as a request waits for one, and nobody was
@@ -340,11 +372,3 @@ def _pull(exchange: Exchange, pulls: Mapping[str, Mapping[str, Progress]]) -> st
             if asked is None or served_name(asked, (model,)) is not None:
                 return f"lane {lane!r} pulls {model!r}: {progress}"
     return None
-
-
-def _why(standing: Standing, role: str, away: str) -> str:
-    if standing.state == "dispatched":
-        return f"given to a lane that serves role {role!r}, which is about to start it"
-    if standing.state == "delayed":
-        return "an attempt failed; it is tried again soon"
-    return f"waiting in the queue of role {role!r}" + (f"; lanes that are away: {away}" if away else "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .errors import BadRequest, ContextTooLong, ErrorReport, LlmError, ModelNotFound, ProviderDown
 from .lanes import LaneView
 from .messages import Needs
-from .policy import Policy, candidates, served_name
+from .policy import Policy, candidates, may_use, served_name
 from .queues import Queue
 
 __all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled"]
@@ -27,8 +27,11 @@ Do one of these:
 Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that runs."""
 
 
-def no_lane() -> ProviderDown:
-    """The end of a request in a pool that no worker is connected to."""
+def no_lane(lanes: Sequence[LaneView] = ()) -> ProviderDown:
+    """The end of a request in a pool that no worker is connected to, or none whose back end can work."""
+    unready = [f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.')}" for lane in lanes if lane.why]
+    if unready:
+        return ProviderDown(f"No lane takes work now: {'; '.join(unready)}.", retryable=True)
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
 
 
@@ -46,18 +49,25 @@ def not_pulled(lane: LaneView, model: str) -> LlmError:
 
 
 def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
-    """Why none of these lanes is a candidate for what waits in the queue, and what to do."""
-    if not lanes:
+    """Why none of these lanes is a candidate for what waits in the queue, and what to do.
+
+    Names only lanes that are there, and that the role may use.
+    """
+    there = [lane for lane in lanes if lane.state not in ("left", "gone")]
+    if not there:
         return no_lane()
-    lanes = [lane for lane in lanes if not lane.is_fallback] or lanes
-    needs, names = queue.needs, ", ".join(sorted(lane.name for lane in lanes))
-    if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
-        return BadRequest(f"no lane is called {needs.lane!r}; connected lanes: {names}")
+    there = [lane for lane in there if not lane.is_fallback] or there
     if queue.kind == "command":
-        return ProviderDown(f"no lane takes commands: start a newer worker; connected lanes: {names}", retryable=False)
+        return _no_command(queue.needs, there)
+    needs = queue.needs
+    open_to = [lane for lane in there if may_use(policy, queue.role, lane)]
+    if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):
+        return _not_that_lane(queue, needs.lane, there, open_to)
+    if not open_to:
+        return _not_routed(queue)
     shorter = needs.model_copy(update={"input": 0})
     limits = [
-        lane.offer.max_input_tokens or 0 for lane, _ in candidates(policy, queue.role, shorter, lanes, queue.kind)
+        lane.offer.max_input_tokens or 0 for lane, _ in candidates(policy, queue.role, shorter, open_to, queue.kind)
     ]
     if limits:
         return ContextTooLong(
@@ -65,30 +75,60 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
             "(max_input_tokens): shorten it, or raise the limit of a lane",
             model=needs.model,
         )
-    of, asked = "", needs.provider
-    if asked is not None:
-        there = ", ".join(sorted(f"{lane.name} ({lane.provider})" for lane in lanes))
-        lanes = [lane for lane in lanes if lane.provider == asked]
-        if not lanes:
-            return ProviderDown(f"no lane has provider {asked!r}; connected lanes: {there}", retryable=False)
-        of = f" of provider {asked!r}"
-    served = sorted({name for lane in lanes for name in lane.models_for(queue.kind)})
+    return _lacking(queue, policy, there, open_to)
+
+
+def _lacking(queue: Queue, policy: Policy, there: Sequence[LaneView], open_to: Sequence[LaneView]) -> LlmError:
+    """Which provider, ability or model the lanes do not have that the role may use."""
+    of, needs = "", queue.needs
+    if needs.provider is not None:
+        told = ", ".join(sorted(f"{lane.name} ({lane.provider})" for lane in open_to))
+        there = open_to = [lane for lane in open_to if lane.provider == needs.provider]
+        if not open_to:
+            return ProviderDown(f"no lane has provider {needs.provider!r}; connected lanes: {told}", retryable=False)
+        of = f" of provider {needs.provider!r}"
+    served = sorted(
+        {name for lane in open_to for name in lane.models_for(queue.kind) if may_use(policy, queue.role, lane, name)}
+    )
     if queue.kind == "embed" and not served:
         return ProviderDown(
             f"no lane{of} can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text "
-            f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {names}",
+            f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {_names(open_to)}",
             retryable=False,
             model=needs.model,
         )
-    if needs.model is not None and served_name(needs.model, served) is None:
+    anywhere = [name for lane in there for name in lane.models_for(queue.kind)]
+    if needs.model is not None and served_name(needs.model, anywhere) is None:
         what = {"chat": "this model", "embed": "this model for embeddings"}[queue.kind]
         return ModelNotFound(f"no lane{of} serves {what}; served are: {', '.join(served) or 'none'}", model=needs.model)
+    return _not_routed(queue)
+
+
+def _not_that_lane(queue: Queue, name: str, there: Sequence[LaneView], open_to: Sequence[LaneView]) -> BadRequest:
+    known = name in (lane.name for lane in there)
+    what = f"role {queue.role!r} may not use lane {name!r}" if known else f"no lane is called {name!r}"
+    return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}")
+
+
+def _no_command(needs: Needs, lanes: Sequence[LaneView]) -> LlmError:
+    names = _names(lanes)
+    if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
+        return BadRequest(f"no lane is called {needs.lane!r}; connected lanes: {names}")
+    return ProviderDown(f"no lane takes commands: start a newer worker; connected lanes: {names}", retryable=False)
+
+
+def _not_routed(queue: Queue) -> ProviderDown:
     return ProviderDown(
-        f"no lane may serve role {queue.role!r} with what this request asks for: change the role's route, or start a "
-        f"worker on a lane that it names (`tokenlane probe` finds model servers); connected lanes: {names}",
+        f"no lane that is connected may serve role {queue.role!r} with what this request asks for: change the role's "
+        "route, or start a worker on a lane that it names (`tokenlane status` shows the lanes, `tokenlane probe` finds "
+        "model servers)",
         retryable=False,
-        model=needs.model,
+        model=queue.needs.model,
     )
+
+
+def _names(lanes: Sequence[LaneView]) -> str:
+    return ", ".join(sorted(lane.name for lane in lanes))
 
 
 def _no_fallback(policy: Policy, needs: Needs) -> str:

@@ -31,7 +31,7 @@ nor `repr`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -78,10 +78,15 @@ class ErrorReport(BaseModel):
 
 
 class LlmError(Exception):
-    """The request failed."""
+    """The request failed.
+
+    `back_end`: what the failure says of the whole back end, and not of one request: it is `loading` a model, or `down`,
+    since it could not be reached. None: nothing. It stays with the worker.
+    """
 
     code: ClassVar[str] = "error"
     retryable_by_default: ClassVar[bool] = False
+    back_end: Literal["loading", "down"] | None = None
 
     def __init__(
         self,

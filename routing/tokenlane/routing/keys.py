@@ -24,7 +24,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`: what     | stays                    |
 |                         |        | else it takes, `seen`: last beat, `left`: 1 if that  |                          |
-|                         |        | one took no new work, `arq`: where its workers look   |                          |
+|                         |        | one took no new work since its worker stops, `arq`:  |                          |
+|                         |        | where its workers look, `told`: what the last beat   |                          |
+|                         |        | said of its back end, and `why`                      |                          |
 | `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:KIND:health-…`  |        |                                                      |                          |
 | `lane:L:alone`          | string | id of a request that runs there alone, or is about   | the attempt's end; 2 s   |
@@ -36,7 +38,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
 |                         |        | code and time of its newest error, vectors found in  | its beat                 |
 |                         |        | its cache and asked of it, internal errors survived, |                          |
-|                         |        | ids of its keys                                      |                          |
+|                         |        | ids of its keys, `told` and `why` as above           |                          |
 | `router:R`,             | string | policy revision by which it decides; internal errors | itself, after 3 s        |
 | `router:R:survived`     |        | its process has survived, if any                     |                          |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |
@@ -53,6 +55,8 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | worker, the router beside it                         | new or the router silent |
 | `drain:ROLE`            | hash   | last end `at`, `mean` ms between ends                | 1 h past the role's last |
 | `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
+| `unready`               | hash   | by lane: what keeps it from taking work, `loading`   | its lane's beat; `sweep` |
+|                         |        | or `down`                                            |                          |
 | `rates:T`               | hash   | of 10 s: `ROLE:PRIORITY:WHAT`, requests accepted,    | itself, after 80 s       |
 |                         |        | completed, failed, cancelled, expired                |                          |
 | `failed`                | stream | id, role, lane, code of the newest 1,000 failed      | stays                    |

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -12,13 +13,58 @@ from tokenlane.config.values import FALLBACK_LANE
 
 from .messages import Kind, Progress
 
-__all__ = ["LEFT_GRACE_MS", "Announcement", "Facts", "Fault", "Hits", "LaneView", "Offer", "Running", "models_in"]
+__all__ = [
+    "LEFT_GRACE_MS",
+    "UP",
+    "Announcement",
+    "Condition",
+    "Facts",
+    "Fault",
+    "Hits",
+    "LaneState",
+    "LaneView",
+    "Offer",
+    "Running",
+    "lane_state",
+    "models_in",
+]
 
 _SAYS_NOTHING = ("chat",)
 _models = TypeAdapter(tuple[str, ...])
 
 LEFT_GRACE_MS = 60_000
 """How long a lane that was stopped counts as being restarted."""
+
+LaneState = Literal["up", "degraded", "loading", "draining", "down", "left", "gone"]
+"""`up`, `degraded`: it takes new work, with all of its workers or with some. `loading`: its back end loads a model.
+`draining`: its workers stop. `down`: its back end cannot work, or its worker did not start what it was given. `left`,
+`gone`: no worker beats, for it was stopped, or it vanished."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a worker finds its back end. `why`: what keeps it from being up, for people."""
+
+    state: Literal["up", "loading", "down"] = "up"
+    why: str = ""
+
+
+UP = Condition()
+
+
+def lane_state(told: str, *, takes_new_work: bool, beats: bool) -> LaneState:
+    """The state of a lane.
+
+    Args:
+        told: what the last beat said, in words of `LaneState`; '' if a worker of an older version said nothing.
+        takes_new_work: some worker of it does.
+        beats: some worker of it was heard of within a lease.
+    """
+    if takes_new_work:
+        return "up"
+    if not beats:
+        return "left" if told == "draining" else "gone"
+    return "loading" if told == "loading" else "draining" if told == "draining" else "down"
 
 
 class Offer(BaseModel):
@@ -113,7 +159,7 @@ class LaneView:
     """A lane as routers see it. `workers`: those that beat and take new work. `seen_ms` is server time.
 
     `limit` and `queued` are chat's; `beside`: what is queued of the other kinds. `left_ms`: since it was stopped in
-    order; None for one that is there, and for one that vanished.
+    order; None for one that is there, and for one that vanished. `why`: what keeps its back end from working.
     """
 
     name: str
@@ -127,11 +173,18 @@ class LaneView:
     offer: Offer = field(default_factory=Offer)
     beside: Mapping[Kind, int] = field(default_factory=dict)
     left_ms: int | None = None
+    state: LaneState = "up"
+    why: str = ""
 
     @property
     def live(self) -> bool:
         """Whether the lane takes new work."""
         return self.workers > 0
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether a worker waits for its back end, and does not know yet what that serves."""
+        return self.state in ("loading", "down") and not self.models
 
     @property
     def has_left(self) -> bool:

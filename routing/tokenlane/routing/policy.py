@@ -24,6 +24,7 @@ __all__ = [
     "RolePolicy",
     "all_heard_ms",
     "candidates",
+    "may_use",
     "pullers",
     "served_name",
 ]
@@ -103,7 +104,8 @@ def candidates(
     their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
     decides nothing. Commands follow no route: they go to the lane they name, or to any. The fallback lane serves what
     names it, and embeds where no other lane could, whatever the length of the texts. A lane that has left keeps
-    nothing from those two second choices; one that vanished does.
+    nothing from those two second choices; one that vanished does. One of which nobody knows yet what its back end will
+    serve may serve anything: it keeps what waits from being refused, and nothing from the fallback.
     """
     there = [lane for lane in lanes if needs.lane in (None, lane.name)]
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
@@ -116,7 +118,7 @@ def candidates(
             model = _model_for(candidate, needs, lane, kind)
             if model is not None:
                 found.setdefault(lane.name, (lane, model))
-    awaited = [place for place in found.values() if not place[0].has_left]
+    awaited = [place for place in found.values() if not (place[0].has_left or place[0].is_coming)]
     if not awaited and kind == "embed" and policy.fallback != "error":
         return iter(list(_fallback(policy, role, needs, there)) or found.values())
     able = [place for place in awaited if _can_all(*place, needs)] if needs.can else []
@@ -127,7 +129,7 @@ def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]
     """The fallback lane, unless something is asked for that it is not, or another lane would take shorter texts."""
     shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
     chosen = needs.model or needs.provider or needs.lane
-    others = [lane for lane in lanes if not lane.has_left]
+    others = [lane for lane in lanes if not (lane.has_left or lane.is_coming)]
     if not chosen and next(candidates(strict, role, shorter, others, "embed"), None) is None:
         yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
 
@@ -140,6 +142,13 @@ def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) 
             model = _model_to_pull(candidate, needs, lane)
             if model is not None:
                 yield lane, model
+
+
+def may_use(policy: Policy, role: str, lane: LaneView, model: str | None = None) -> bool:
+    """Whether a candidate of the role's route is this lane, with this model if one is given; it need not be up."""
+    route = policy.roles.get(role, RolePolicy()).route or (Candidate(),)
+    places = (it for it in route if it.lane in (None, lane.name) and it.provider in (None, lane.provider))
+    return any(model is None or it.model is None or served_name(it.model, (model,)) is not None for it in places)
 
 
 def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
@@ -166,6 +175,9 @@ def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -
         return None
     if lane.offer.max_input_tokens is not None and needs.input > lane.offer.max_input_tokens:
         return None
+    if lane.is_coming:
+        named = {name for name in (candidate.model, needs.model) if name is not None}
+        return next(iter(named), "") if len(named) <= 1 else None
     models = lane.models_for(kind)
     wanted = [name for name in (candidate.model, needs.model) if name is not None]
     if not wanted:

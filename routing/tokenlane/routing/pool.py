@@ -36,7 +36,7 @@ from .errors import (
 )
 from .keychain import Keychain
 from .keys import Keys
-from .lanes import Announcement, Facts, Fault, Hits, Running
+from .lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
 from .messages import Envelope
 from .policy import Policy, PolicyChanged
 from .queues import Head, Queue
@@ -178,12 +178,15 @@ class Pool:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
+        condition: Condition = UP,
         fault: Fault | None = None,
         hits: Hits | None = None,
     ) -> Beat:
         """A worker's beat: announces its lane, and renews the leases of all it runs.
 
         Args:
+            takes_new_work: it does while its back end is up; False: it stops.
+            condition: of its back end.
             fault: the newest error of its back end, until an answer says that the worker is registered.
             hits: of its cache of vectors, if it has one.
         """
@@ -196,8 +199,9 @@ class Pool:
         ]
         reply = await self._run(
             "renew",
-            *(worker, lane.lane, int(takes_new_work), lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit, lane.offer.model_dump_json(), *told, *counted, self.internal_errors.count, *held),
+            *(worker, lane.lane, condition.state if takes_new_work else "draining"),
+            *(lane.provider, lane.endpoint, json.dumps(lane.models), lane.limit, lane.offer.model_dump_json()),
+            *(*told, *counted, self.internal_errors.count, condition.why, *held),
         )
         return read_beat(reply)
 

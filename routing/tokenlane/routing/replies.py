@@ -12,7 +12,7 @@ from typing import Literal, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from .lanes import LaneView, Offer, models_in
+from .lanes import LaneView, Offer, lane_state, models_in
 from .messages import Envelope, Progress
 from .queues import Head, Queue, Turn
 
@@ -118,13 +118,16 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to a client's beat. `away`: the lanes seen last that are not there now, with milliseconds since.
-    `pulls`: by lane, the models it pulls now. `lease_ms` and `patience_ms`: as the policy has them. `strangers`: ids
-    the server has of this client, if it has more than the client holds: all of them, or some."""
+    """The answer to a client's beat. `absent`: lanes that take no work now, since their workers or their back ends are
+    away. `revision`: the policy's. `pulls`: by lane, the models it pulls now. `lease_ms` and `patience_ms`: as the
+    policy has them. `strangers`: ids the server has of this client, if it has more than the client holds: all of them,
+    or some."""
 
+    now_ms: int = field(compare=False)
     routers: int
     lanes: int
-    away: tuple[tuple[str, int], ...]
+    absent: tuple[LaneView, ...]
+    revision: int
     pulls: Mapping[str, Mapping[str, Progress]]
     standings: tuple[Standing, ...]
     lease_ms: int
@@ -228,11 +231,14 @@ def read_swept(reply: Reply) -> Swept:
 
 
 def read_checked(reply: Reply) -> Checked:
-    routers, lanes, away, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
+    now_ms, routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
+    now = as_int(now_ms)
     return Checked(
+        now_ms=now,
         routers=as_int(routers),
         lanes=as_int(lanes),
-        away=tuple((as_text(name), as_int(ms)) for name, ms in map(as_list, as_list(away))),
+        absent=tuple(_lane(lane, now) for lane in as_list(absent)),
+        revision=as_int(revision),
         pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
         standings=tuple(_checked(as_list(standing)) for standing in standings),
         lease_ms=as_int(lease_ms),
@@ -302,7 +308,8 @@ def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
 
 
 def _lane(reply: Reply, now_ms: int) -> LaneView:
-    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands, left = as_list(reply)
+    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands, *rest = as_list(reply)
+    left, told, why, beats = rest
     return LaneView(
         name=as_text(name),
         provider=as_text(provider),
@@ -315,6 +322,10 @@ def _lane(reply: Reply, now_ms: int) -> LaneView:
         offer=_offer(as_bytes(offer)),
         beside={"embed": as_int(embeds), "command": as_int(commands)},
         left_ms=now_ms - as_int(seen_ms) if as_int(left) and not as_int(workers) else None,
+        state=lane_state(
+            "draining" if as_int(left) else as_text(told), takes_new_work=as_int(workers) > 0, beats=as_int(beats) == 1
+        ),
+        why=as_text(why),
     )
 
 

@@ -18,7 +18,7 @@ from tokenlane.routing.policy import served_name
 from .lifecycle.pins import check_pin, pin_of
 from .providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
 
-__all__ = ["EMBEDS_AT_ONCE", "announce"]
+__all__ = ["EMBEDS_AT_ONCE", "announce", "announce_unseen"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
         BadRequest: models are to be pulled when they are asked for, and the provider cannot.
         LlmError: the back end does not answer.
     """
-    if settings.auto_pull and not _serves_what_it_pulls(provider):
-        raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
+    _check_auto_pull(settings, provider)
     listed = await _listed(settings, provider)
     models = await _as_pinned(settings, provider, _served(settings, listed), listed)
     if not models and not _serves_what_it_pulls(provider):
@@ -47,6 +46,25 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
     limit = settings.capacity or await provider.capacity()
     offer = _offer(settings, provider, models, listed)
     return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
+
+
+def announce_unseen(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+    """What there is to say of the lane as long as its back end does not answer.
+
+    Raises:
+        BadRequest: as `announce`.
+    """
+    _check_auto_pull(settings, provider)
+    models = () if settings.auto_pull else settings.models
+    offer = _offer(settings, provider, (), ())
+    return Announcement(
+        settings.name, settings.provider, _known_to_all(provider.endpoint), models, settings.capacity or 1, offer
+    )
+
+
+def _check_auto_pull(settings: LaneSettings, provider: LlmProvider) -> None:
+    if settings.auto_pull and not _serves_what_it_pulls(provider):
+        raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
 
 
 def _serves_what_it_pulls(provider: LlmProvider) -> bool:

@@ -128,6 +128,7 @@ def _noting(lane: Lane) -> Iterator[None]:
     """Let the pool know of the back end's errors, by their codes. A bad request is the agent's."""
     try:
         yield
+        lane.readiness.answered()
     except BadRequest:
         raise
     except Exception as error:

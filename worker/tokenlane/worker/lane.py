@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
+from tokenlane.routing.lanes import UP
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.replies import Started, read_bell
 
@@ -98,7 +99,7 @@ class LaneWorker(arq.worker.Worker):
         super().__init__(
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
             redis_pool=redis,
-            max_jobs=lane.announcement.limit_of(kind),
+            max_jobs=lane.lease.announcement.limit_of(kind),
             handle_signals=False,
             ctx={"lane": lane},
             **ARQ_OPTIONS,
@@ -126,7 +127,8 @@ class LaneWorker(arq.worker.Worker):
         return self._lane.name
 
     async def listen(self) -> None:
-        """Be rung from now on."""
+        """Be rung from now on, and hear what becomes of the lane."""
+        self._lane.lease.on_change(self._lane_changed)
         await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
 
     def wake(self) -> None:
@@ -179,12 +181,15 @@ class LaneWorker(arq.worker.Worker):
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await self._all_taken.wait()
-                queued = await self._queued()
-            for job_id in queued:
-                if job_id not in self.tasks:
-                    await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker)
+                await self._give_back()
         except (*_BROKEN, TimeoutError, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", type(error).__name__)
+
+    async def _give_back(self) -> None:
+        """Give the jobs that nobody has started back to the queue."""
+        for job_id in await self._queued():
+            if job_id not in self.tasks:
+                await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker, counts=False)
 
     async def idle(self, within_s: float) -> bool:
         """Wait for the end of all jobs; False if some still run when the time is over."""
@@ -213,12 +218,14 @@ class LaneWorker(arq.worker.Worker):
     async def _poll_iteration(self) -> None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                if self.job_counter < self.max_jobs and self.loop.time() >= self._look_at:
+                if not self._is_up():
+                    await self._give_back()
+                elif self.job_counter < self.max_jobs and self.loop.time() >= self._look_at:
                     self._look_at = self.loop.time() + POLL_S
                     self._start_all(await self._queued())
                 await self.heart_beat()
             self._failing = False
-        except _BROKEN as error:
+        except (*_BROKEN, LlmError) as error:
             self._complain("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
@@ -252,7 +259,15 @@ class LaneWorker(arq.worker.Worker):
             self._look_at = 0.0
 
     def _has_room(self) -> bool:
-        return self.allow_pick_jobs and self.job_counter < self.max_jobs
+        return self.allow_pick_jobs and self._is_up() and self.job_counter < self.max_jobs
+
+    def _is_up(self) -> bool:
+        return self._lane.lease.condition == UP
+
+    def _lane_changed(self) -> None:
+        self.max_jobs = self._lane.lease.announcement.limit_of(self.kind)
+        self._passed_over.clear()
+        self.wake()
 
     def _run(self, job_id: str) -> None:
         """Run a job in a slot that was counted."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.routing.errors import LaneConflict, LlmError
-from tokenlane.routing.lanes import Announcement, Facts, Fault, Hits
+from tokenlane.routing.lanes import UP, Announcement, Condition, Facts, Fault, Hits
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Beat
 
@@ -33,14 +33,18 @@ class Lease:
         facts: Facts,
         runs: Runs,
         hits: Callable[[], Hits | None] = lambda: None,
+        condition: Condition = UP,
     ) -> None:
         self._pool = pool
         self._worker = worker
         self._announcement = announcement
         self._facts = facts
+        self._registered = True  # unless the pool says otherwise
         self._fault: Fault | None = None
         self._runs = runs
         self._hits = hits
+        self._condition = condition
+        self._changed: list[Callable[[], None]] = []
         self._takes_new_work = True
         self._pause_s = 0.0
         self._failing = False
@@ -85,11 +89,37 @@ class Lease:
         """The last beat is younger than a lease: what came since is still this worker's."""
         return asyncio.get_running_loop().time() < self._holds_until
 
+    @property
+    def announcement(self) -> Announcement:
+        """What is said of the lane."""
+        return self._announcement
+
+    @property
+    def condition(self) -> Condition:
+        """How the back end is; the lane takes new work only while that is up."""
+        return self._condition
+
+    def on_change(self, then: Callable[[], None]) -> None:
+        """Call this whenever something else is said of the lane, or its back end is found otherwise."""
+        self._changed.append(then)
+
     def announce(self, announcement: Announcement) -> None:
-        """Say from now on this of the lane: its models or what they can do may have changed, nothing else."""
+        """Say from now on this of the lane: its models, their abilities or its limit may have changed, nothing else."""
         if announcement != self._announcement:
             self._announcement = announcement
+            self._tell_of_change()
             self.hurry()
+
+    async def find(self, condition: Condition) -> None:
+        """Say from now on this of the back end, and tell routers so at once."""
+        self._condition = condition
+        await self._beat()
+        self._tell_of_change()
+
+    def know(self, facts: Facts) -> None:
+        """Say this of the worker with the next beat: its back end may be of another version."""
+        if facts != self._facts:
+            self._facts, self._registered = facts, False
 
     def note(self, code: str) -> None:
         """Tell the pool with the next beat that the back end failed, and how; the newest counts."""
@@ -99,6 +129,10 @@ class Lease:
         """Take no new work from now on, and tell routers so at once; what runs is renewed all the same."""
         self._takes_new_work = False
         await self._beat()
+
+    def _tell_of_change(self) -> None:
+        for then in self._changed:
+            then()
 
     async def _beat(self) -> None:
         try:
@@ -122,6 +156,7 @@ class Lease:
                 self._announcement,
                 [run.running() for run in held],
                 takes_new_work=self._takes_new_work,
+                condition=self._condition,
                 fault=fault,
                 hits=self._hits(),
             )
@@ -134,7 +169,9 @@ class Lease:
             self._fault = None
         self._pool.keychain.reread()
         keys = self._pool.keychain.held
-        if beat.conflict is None and not (beat.registered and keys == self._keys):
+        if beat.conflict is None and not (beat.registered and self._registered and keys == self._keys):
             await self._pool.register(self._worker, self._announcement.lane, self._facts)
-            self._keys = keys
+            self._registered, self._keys = True, keys
+            if self._condition != UP:
+                self.hurry()  # only of who is registered it is kept
         return beat

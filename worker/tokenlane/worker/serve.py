@@ -19,14 +19,15 @@ from tokenlane.config.exits import CANCELLED, OK
 from tokenlane.config.stopping import on_stop_signals
 from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import LaneConflict
+from tokenlane.routing.errors import LaneConflict, LlmError
 from tokenlane.routing.hub import Hub, open_hub
+from tokenlane.routing.lanes import UP, Announcement, Condition
 from tokenlane.routing.messages import Kind
 from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background, keep_going
 
-from .announce import announce
+from .announce import announce, announce_unseen
 from .control import Control
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
@@ -37,6 +38,7 @@ from .lease import Lease
 from .lifecycle import LaneModels
 from .providers import LlmProvider, default_registry
 from .publisher import Publisher
+from .readiness import Readiness, condition_of, condition_said_by
 from .runs import Runs
 from .served import Lane
 
@@ -80,7 +82,8 @@ async def open_lane(
         PoolUnavailable: no pool answers there.
         PoolKeyMismatch: the pool is sealed with another key.
         LaneConflict: the lane's name is in use for another endpoint.
-        LlmError: the back end does not say what it serves.
+        LlmError: the back end answers and does not say what it serves. One that does not answer is waited for: the lane
+            takes work once it does.
     """
     async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
         async with (
@@ -129,27 +132,49 @@ async def _served(
     *,
     transcripts: bool,
 ) -> AsyncIterator[Lane]:
-    announcement = await announce(settings, backend)
+    announcement, condition = await _seen_first(settings, backend)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name)
     embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
-    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, embedder.hits)
+    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, embedder.hits, condition)
     control = Control(runs, publisher)
     await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
     await lease.open()
 
     models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), lease.announce)
+
+    async def look() -> None:
+        await models.look_again()
+        if lease.condition != UP:
+            lease.know(await facts_of(backend))
+
+    readiness = Readiness(backend, lease, runs, condition, look)
     await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
     async with background() as tasks:
         for name, work in {
             "publisher": publisher.run,
             "lease": lease.run,
-            "models": models.run,
+            "watch of the back end": readiness.run,
             "pulls": models.grant,
             "embeddings": embedder.run,
         }.items():
             tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
-        yield Lane(pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, transcripts)
+        yield Lane(
+            pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, readiness, transcripts
+        )
+
+
+async def _seen_first(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
+    """What there is to say of the lane at first, and how its back end is."""
+    condition = await condition_of(backend)
+    if condition == UP:
+        try:
+            return await announce(settings, backend), UP
+        except LlmError as error:
+            condition = condition_said_by(error)
+            if condition == UP:
+                raise
+    return announce_unseen(settings, backend), condition
 
 
 async def run_worker(
@@ -172,7 +197,7 @@ async def run_worker(
     Args:
         cache: where vectors are kept; None: nowhere.
         fallback: serve the pool's fallback lane too.
-        ready: awaited once the lane takes work.
+        ready: awaited when the lane is announced, and again when it takes work, if its back end had to be waited for.
         stopping: another way to make it drain: set it.
 
     Raises:
@@ -203,6 +228,8 @@ async def run_worker(
             try:
                 if ready is not None:
                     await ready(lane)
+                    if lane.lease.condition != UP:
+                        tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
                 await stopping.wait()
                 tasks.create_task(_close_at_once(lanes, hurried))
                 await asyncio.gather(*(drain(one, its, drain_s) for one, its in zip(lanes, workers, strict=True)))
@@ -227,11 +254,16 @@ async def _unless(stopping: asyncio.Event) -> AsyncIterator[None]:
             watching.cancel()
 
 
+async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:
+    await lane.readiness.up()
+    await ready(lane)
+
+
 async def start_workers(
     lane: Lane, redis: ArqRedis, kinds: Sequence[Kind], tasks: asyncio.TaskGroup
 ) -> list[LaneWorker]:
     """A worker for each of these kinds that the lane serves, at work."""
-    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.announcement.limit_of(kind)]
+    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.lease.announcement.limit_of(kind)]
     for worker in workers:
         await worker.listen()
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)

@@ -13,6 +13,7 @@ from .lease import Lease
 from .lifecycle import LaneModels
 from .providers import LlmProvider
 from .publisher import Publisher
+from .readiness import Readiness
 from .runs import Runs
 
 __all__ = ["Lane"]
@@ -20,7 +21,8 @@ __all__ = ["Lane"]
 
 @dataclass(frozen=True)
 class Lane:
-    """What all jobs of a worker share. `transcripts`: log requests and answers."""
+    """What all jobs of a worker share. `announcement`: what was said of the lane at first; `lease` knows what is said
+    now. `transcripts`: log requests and answers."""
 
     pool: Pool
     hub: Hub
@@ -32,6 +34,7 @@ class Lane:
     lease: Lease
     models: LaneModels
     embedder: Embedder
+    readiness: Readiness
     transcripts: bool = False
 
     @property

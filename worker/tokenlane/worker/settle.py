@@ -95,12 +95,17 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
         logger.error("lane %r takes no new work: %s", lane.name, error)
         lane.lease.note(error.code)
         await lane.lease.withdraw()
+    reached = not keyless
+    if rest.first > 0:
+        lane.readiness.suspect()
+    elif not keyless:
+        reached = not await lane.readiness.failed(error)
     budget = Budget(
         starts=run.started.starts,
         max_starts=(await policy_of(lane.pool)).max_starts,
         delivered=rest.first,
         left_ms=run.left_ms,
-        reached=not keyless,
+        reached=reached,
     )
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)

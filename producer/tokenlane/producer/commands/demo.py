@@ -129,7 +129,7 @@ async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | 
     async for line in process.stdout:
         said = json.loads(line)
         facts |= said
-        if said.get("event") == "ready":
+        if said.get("event") in ("ready", "waiting"):
             return facts
     return None
 

@@ -23,9 +23,11 @@ from .failing import as_user_error
 __all__ = ["as_document", "status"]
 
 _LOOKS = {
-    "open": "green",
+    "up": "green",
+    "degraded": "yellow",
+    "loading": "yellow",
     "draining": "yellow",
-    "closed": "bold red",
+    "down": "bold red",
     "left": "dim",
     "gone": "bold red",
     "silent": "bold red",
@@ -66,8 +68,8 @@ async def _look(url: str, pool: str) -> Snapshot:
 
 
 def _all_well(seen: Snapshot) -> str:
-    lanes = sum(lane.state == "open" for lane in seen.without_fallback)
-    return f"ok: {lanes} open lanes, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
+    lanes = sum(lane.state == "up" for lane in seen.without_fallback)
+    return f"ok: {lanes} lanes up, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
 
 
 def _lines(wrong: tuple[Problem, ...]) -> str:

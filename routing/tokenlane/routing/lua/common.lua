@@ -415,3 +415,20 @@ end
 local function view(revision, changes)
   return int(revision) .. ':' .. (changes or '0')
 end
+
+-- A lane as routers and clients see it; nil if nothing is known of it.
+-- {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON, queued to
+-- embed, queued commands, its last beat was of a worker that stops: 0 or 1, what that said of its back end: up, loading,
+-- down or '', and why, a worker beats: 0 or 1}
+local function lane_row(name, now)
+  local since = now - rule('lease_ms')
+  local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
+    'offer', 'left', 'told', 'why')
+  if not (state[1] or state[5]) then return nil end -- nothing is left of it but its name
+  local seen = whole(state[5])
+  return { name, state[1] or '', state[2] or '', state[3] or '', whole(state[4]),
+    redis.call('ZCARD', lane_queue(name, 'chat')),
+    redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', int(since), '+inf'), seen, state[6] or '',
+    redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
+    whole(state[7]), state[8] or '', state[9] or '', seen >= since and 1 or 0 }
+end

@@ -2,20 +2,21 @@
 -- A request the server has forgotten is written anew, so that a wiped server throws no running work away.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 takes new work: 1 or 0  4 provider  5 endpoint  6 models, JSON  7 limit
+-- ARGV  1 worker  2 lane  3 up: it takes new work, loading, down or draining  4 provider  5 endpoint  6 models, JSON  7 limit
 --       8 what else the lane takes, JSON  9 code of the worker's newest error, '' if there is none to tell
 --       10 ms since then  11 vectors found in the worker's cache  12 those asked of it in all
---       13 internal errors its process has survived
+--       13 internal errors its process has survived  14 why its back end is loading or down
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
 -- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, the worker's facts are known: 1 or 0,
 --       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
 
-local worker, lane, takes, provider, endpoint, models, limit, offer, fault, fault_age, found, asked = unpack(ARGV, 1, 12)
-local survived = ARGV[13]
+local worker, lane, told, provider, endpoint, models, limit, offer, fault, fault_age, found, asked = unpack(ARGV, 1, 12)
+local survived, why = ARGV[13], ARGV[14]
+local takes = told == 'up'
 local now, lease = now_ms(), rule('lease_ms')
 local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
-if takes ~= '1' then redis.call('ZREM', workers, worker) end
+if not takes then redis.call('ZREM', workers, worker) end
 
 local said = redis.call('HMGET', state, 'provider', 'endpoint', 'models', 'limit', 'offer')
 local known = said[2]
@@ -25,18 +26,27 @@ if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  local opened = takes == '1' and redis.call('ZADD', workers, int(now), worker) == 1
+  -- A worker that waits for its back end does not know what that will serve: as long as it serves what it did.
+  local pulling = cjson.decode(offer).pulling
+  local kept = not takes and models == '[]' and said[3] and said[1] == provider and said[2] == endpoint
+  if kept then models, limit, offer = said[3], said[4], said[5] end
+  local opened = takes and redis.call('ZADD', workers, int(now), worker) == 1
+  local left = told == 'draining'
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
-    'offer', offer, 'seen', int(now), 'left', takes == '1' and '0' or '1', 'arq', P)
+    'offer', offer, 'seen', int(now), 'left', left and '1' or '0', 'arq', P, 'told', told, 'why', why)
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   redis.call('ZADD', P .. 'workers', int(now), worker)
-  local pulling = cjson.decode(offer).pulling
   if pulling and next(pulling) then
     redis.call('HSET', P .. 'pulls', lane, cjson.encode(pulling))
   else
     redis.call('HDEL', P .. 'pulls', lane)
   end
   local new = said[1] ~= provider or said[2] ~= endpoint or said[3] ~= models or said[4] ~= limit or said[5] ~= offer
+  if takes or left or redis.call('ZCARD', workers) > 0 then
+    redis.call('HDEL', P .. 'unready', lane)
+  else
+    redis.call('HSET', P .. 'unready', lane, told)
+  end
   if opened or new then redis.call('INCR', P .. 'changes') end
   if opened then ring() end
 end
@@ -46,7 +56,7 @@ local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, int(3 * lease))
 if registered == 1 then
   redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'found', found,
-    'asked', asked, 'survived', survived)
+    'asked', asked, 'survived', survived, 'told', told, 'why', why)
   if fault ~= '' then redis.call('HSET', facts, 'error', fault, 'error_at', int(now - fault_age)) end
 end
 
@@ -72,7 +82,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
 end
 
 local reply = { status, known, lease, registered }
-for i = 14, #ARGV, 7 do
+for i = 15, #ARGV, 7 do
   reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     tonumber(ARGV[i + 6]))
 end

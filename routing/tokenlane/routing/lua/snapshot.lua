@@ -4,11 +4,13 @@
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
 --       {ids of the pool's keys, of those that seal no more, of those that do not yet}}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {name, provider, endpoint, models JSON, limit or -1, last beat ms, left in order: 0 or 1, jobs, offer JSON}
+--       lane: {name, provider, endpoint, models JSON, limit or -1, last beat ms, left in order: 0 or 1, jobs, offer JSON,
+--       what its last beat said of its back end: up, loading, down or '', and why}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
 --       its time ms, vectors found in its cache, those asked of it, internal errors survived,
---       ids of its keys, nil of an older version}; host, versions and revision nil where the server lacks the worker's facts
+--       ids of its keys, nil of an older version, what it said of its back end, and why}; host, versions and revision nil
+--       where the server lacks the worker's facts
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
 --       clients: {known, of them silent for 6 s}
 --       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
@@ -51,10 +53,10 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do queues[#queues +
 local lane_of = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
   local lane = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'left', 'offer')
+    'left', 'offer', 'told', 'why')
   if lane[1] or lane[5] then -- else nothing is left of it but its name
     lanes[#lanes + 1] = { name, lane[1] or '', lane[2] or '', lane[3] or '', whole(lane[4], -1), whole(lane[5]),
-      whole(lane[6]), jobs_of(name), lane[7] or '' }
+      whole(lane[6]), jobs_of(name), lane[7] or '', lane[8] or '', lane[9] or '' }
     for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
       lane_of[worker] = name
     end
@@ -67,9 +69,10 @@ local function each_by_beat(key, visit)
 end
 each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
-    'found', 'asked', 'survived', 'keys')
+    'found', 'asked', 'survived', 'keys', 'told', 'why')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', whole(facts[6]), whole(facts[7]), whole(facts[8]), whole(facts[9]), facts[10] }
+    facts[4], facts[5] or '', whole(facts[6]), whole(facts[7]), whole(facts[8]), whole(facts[9]), facts[10],
+    facts[11] or '', facts[12] or '' }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),

@@ -5,25 +5,19 @@
 -- reply {now ms, policy revision, heads, lanes, view, turns, ms that the pool has been looked at without a gap}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0}
---       lane: {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON,
---       queued to embed, queued commands, its last beat was of a worker that stops: 0 or 1}
+--       lane: as lane_row of common.lua says
 --       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
 local now = now_ms()
-local since = int(now - rule('lease_ms'))
 local heads, lanes, room = {}, {}, 0
 
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-  local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'offer', 'left')
-  if state[1] or state[5] then -- else nothing is left of it but its name
-    local workers = redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', since, '+inf')
-    local limit, queued = whole(state[4]), redis.call('ZCARD', lane_queue(name, 'chat'))
+  local lane = lane_row(name, now)
+  if lane then
+    local limit, queued, workers = lane[5], lane[6], lane[7]
     if workers > 0 then room = room + math.max(0, limit - queued) end
-    lanes[#lanes + 1] = { name, state[1] or '', state[2] or '', state[3] or '', limit, queued, workers, whole(state[5]),
-      state[6] or '', redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
-      whole(state[7]) }
+    lanes[#lanes + 1] = lane
   end
 end
 local most = math.max(1, math.min(MOST_HEADS, room))

@@ -112,6 +112,7 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
     redis.call('DEL', P .. 'lane:' .. lane .. ':state', P .. 'lane:' .. lane .. ':workers')
     redis.call('ZREM', P .. 'lanes', lane)
     redis.call('HDEL', P .. 'pulls', lane)
+    redis.call('HDEL', P .. 'unready', lane)
   end
   -- Jobs of attempts that are over would hold a lane's credit for ever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tokenlane.config.sockets import socket_of
 from tokenlane.routing.pool import Pool
 
+from .health import back_end
 from .server import ServerFacts, ask_server
 from .snapshot import LaneStatus, Snapshot
 
@@ -253,7 +254,11 @@ def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> It
         workers = f"{lane.state}, last beat {lane.beat_ms / 1000:.0f} s ago"
         here = reached.get(lane.name, "not from here")
         found = f"{workers}; {lane.endpoint} {f'{here} from here' if here in ('answers', 'refuses') else here}"
-        if lane.state in ("gone", "closed"):
+        if lane.why and lane.state in ("down", "loading", "degraded"):
+            status: Status = "fail" if lane.state == "down" else "warn"
+            advice = f"see that its model server runs, on {_hosts(lane)}"
+            yield Check(name, status, f"{found}; {back_end(lane)}", means, advice)
+        elif lane.state in ("gone", "down"):
             advice = f"start its worker again, on {_hosts(lane)}" if lane.state == "gone" else "see its worker's log"
             yield Check(name, "fail", found, means, advice)
         elif lane.lacks_key:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tokenlane.routing.policy import candidates
 from tokenlane.routing.routes import unknown_places
 
-from .snapshot import QueueStatus, Snapshot
+from .snapshot import LaneStatus, QueueStatus, Snapshot
 
-__all__ = ["Problem", "problems"]
+__all__ = ["Problem", "back_end", "problems"]
+
+
+Code = Literal[
+    "no_router",
+    "no_lane",
+    "lane_gone",
+    "lane_closed",
+    "lane_down",
+    "lane_loading",
+    "lane_degraded",
+    "key_missing",
+    "unserved",
+    "waits_long",
+    "route_unknown",
+]
 
 
 @dataclass(frozen=True)
 class Problem:
     """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool."""
 
-    code: Literal[
-        "no_router", "no_lane", "lane_gone", "lane_closed", "key_missing", "unserved", "waits_long", "route_unknown"
-    ]
+    code: Code
     subject: str
     message: str
 
@@ -83,7 +96,10 @@ def _lanes(seen: Snapshot) -> Iterator[Problem]:
                 "names, and takes no work; start it again with the keys that `tokenlane key show --reveal` prints "
                 "where the key is",
             )
-        elif lane.state == "closed":
+        elif lane.state in ("down", "loading", "degraded") and lane.why:
+            codes: Mapping[str, Code] = {"down": "lane_down", "loading": "lane_loading", "degraded": "lane_degraded"}
+            yield Problem(codes[lane.state], lane.name, f"lane {lane.name!r} ({lane.endpoint}): {back_end(lane)}")
+        elif lane.state == "down":
             yield Problem(
                 "lane_closed",
                 lane.name,
@@ -116,6 +132,15 @@ def _routes(seen: Snapshot) -> Iterator[Problem]:
             unknown.role,
             f"{unknown.message}; start the worker of that place, or mend the route: `tokenlane policy apply`",
         )
+
+
+def back_end(lane: LaneStatus) -> str:
+    """What keeps a back end of the lane from being up, and what to do."""
+    what = {
+        "loading": "its back end loads its model",
+        "degraded": "the back end of one of its workers cannot work, others serve the lane",
+    }.get(lane.state, "its back end cannot work")
+    return f"{what}: {lane.why.rstrip('.')}; its worker asks it all the time, and the lane takes work once it can"
 
 
 def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeGuard, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from tokenlane.routing.lanes import Hits, Offer, models_in
+from tokenlane.routing.lanes import Hits, Offer, lane_state, models_in
 from tokenlane.routing.messages import Kind, Priority
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.queues import Queue
@@ -23,7 +23,6 @@ from tokenlane.routing.queues import Queue
 from .snapshot import (
     SCHEMA_VERSION,
     ClientsStatus,
-    LaneState,
     LaneStatus,
     LastError,
     QueueStatus,
@@ -66,6 +65,8 @@ class _LaneReply(NamedTuple):
     left: int
     jobs: list[_Job]
     offer: str
+    told: str
+    why: str
 
 
 class _WorkerReply(NamedTuple):
@@ -82,6 +83,8 @@ class _WorkerReply(NamedTuple):
     asked: int
     survived: int
     keys: str | None
+    told: str
+    why: str
 
 
 class _RouterReply(NamedTuple):
@@ -283,10 +286,11 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
+        state = lane_state(worker.told, takes_new_work=worker.takes_new_work, beats=True)
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,
-            state="silent" if age > lease_ms else "open" if worker.takes_new_work else "closed",
+            state="silent" if age > lease_ms else state,
             host=worker.host,
             versions=_versions(worker.versions or "{}") or {},
             running=running[worker.name],
@@ -296,20 +300,21 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             cache=Hits(worker.found, worker.asked),
             internal_errors=worker.survived,
             keys=None if worker.keys is None else tuple(worker.keys.split()),
+            why=worker.why,
         )
 
 
 def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneStatus:
     own = tuple(worker for worker in workers if worker.lane == lane.name)
     states = {worker.state for worker in own}
-    closed: LaneState = "draining" if lane.left else "closed"
-    absent: LaneState = "left" if lane.left else "gone"
+    beating = states - {"silent"}
+    state = lane_state("draining" if lane.left else lane.told, takes_new_work="up" in states, beats=bool(beating))
     errors = [worker.error for worker in own if worker.error is not None]
     count = Counter((job.kind, job.state) for job in lane.jobs)
     offer = _offer(lane.offer) or Offer()
     return LaneStatus(
         name=lane.name,
-        state="open" if "open" in states else closed if "closed" in states else absent,
+        state="degraded" if state == "up" and beating - {"up", "draining"} else state,
         provider=lane.provider,
         endpoint=lane.endpoint,
         models=models_in(lane.models) or (),
@@ -320,6 +325,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
         offer=offer,
+        why=lane.why if state in ("loading", "down") else next((it.why for it in own if it.state != "silent"), ""),
         beside={
             kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
             for kind in get_args(Kind)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tokenlane.config.values import FALLBACK_LANE
 from tokenlane.routing.errors import PoolKeyMismatch
-from tokenlane.routing.lanes import Hits, LaneView, Offer
+from tokenlane.routing.lanes import Hits, LaneState, LaneView, Offer
 from tokenlane.routing.messages import Kind, Needs, Priority
 from tokenlane.routing.policy import Policy
 
@@ -32,13 +32,10 @@ __all__ = [
     "WorkerStatus",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-LaneState = Literal["open", "draining", "closed", "left", "gone"]
-"""A worker takes new work; workers beat and none takes any, because they stop or because they did not start what they
-were given; no worker beats, because it was stopped or because it vanished."""
-WorkerState = Literal["open", "closed", "silent"]
-"""Takes new work; beats and takes none; has not beaten for a lease."""
+WorkerState = Literal[LaneState, "silent"]
+"""As its lane's would be if no other worker served that; or it has not beaten for a lease."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,8 @@ class LastError:
 class WorkerStatus:
     """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `cache`:
     what its cache of vectors was asked for since it started. `internal_errors`: how many its tasks have survived.
-    `keys`: the ids of the pool keys it has, None if it does not say, as older versions do not."""
+    `keys`: the ids of the pool keys it has, None if it does not say, as older versions do not. `why`: what keeps its
+    back end from being up."""
 
     name: str
     lane: str
@@ -115,6 +113,7 @@ class WorkerStatus:
     cache: Hits = field(default_factory=Hits)
     internal_errors: int = 0
     keys: tuple[str, ...] | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ class Slots:
 @dataclass(frozen=True)
 class LaneStatus:
     """A lane. `limit`: chats at once; `running`: of them started; `queued`: given to it and not started yet. `beside`:
-    the other kinds of work it takes. `offer`: what its models can do. `error`: its workers' newest."""
+    the other kinds of work it takes. `offer`: what its models can do. `error`: its workers' newest. `why`: what keeps a
+    back end of its workers from being up."""
 
     name: str
     state: LaneState
@@ -144,6 +144,7 @@ class LaneStatus:
     workers: tuple[WorkerStatus, ...]
     offer: Offer = field(default_factory=Offer)
     beside: Mapping[Kind, Slots] = field(default_factory=dict)
+    why: str = ""
 
     @property
     def lacks_key(self) -> bool:
@@ -219,11 +220,13 @@ class Snapshot:
                 models=lane.models,
                 limit=lane.limit,
                 queued=lane.running + lane.queued,
-                workers=int(lane.state == "open"),
+                workers=int(lane.state in ("up", "degraded")),
                 seen_ms=self.time_ms - lane.beat_ms,
                 offer=lane.offer,
                 beside={kind: slots.running + slots.queued for kind, slots in lane.beside.items()},
                 left_ms=lane.beat_ms if lane.state == "left" else None,
+                state=lane.state,
+                why=lane.why,
             )
             for lane in self.lanes
         )

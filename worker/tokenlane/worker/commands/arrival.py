@@ -12,7 +12,7 @@ from tokenlane.config.poolkey import KeyRing, beside
 from tokenlane.config.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
 from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.lanes import UP, Announcement, Condition
 from tokenlane.routing.policy import served_name
 from tokenlane.routing.pool import Pool, connect
 from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
@@ -24,6 +24,7 @@ from tokenlane.worker.builtin.server import CAPACITY, needs_server
 from tokenlane.worker.probe import kind_at
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.providers.recognise import NAMES
+from tokenlane.worker.readiness import condition_of
 from tokenlane.worker.served import Lane
 
 __all__ = ["Arrival", "arrive", "as_line", "look_around"]
@@ -71,7 +72,8 @@ class Arrival:
     how the back end answered. `server`: the provider for what answers there, None if it is not recognised. `lane`: what
     is announced, None if the back end does not say enough. `seen`: the pool, None if it did not answer. `problems`:
     what is wrong, one line each. `options`: those that the commands it advises need to find the pool.
-    `own_model`: of a model that the worker brings itself, whether it is there.
+    `own_model`: of a model that the worker brings itself, whether it is there. `waits`: the worker waits for its back
+    end.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Arrival:
     problems: tuple[str, ...]
     options: str = ""
     own_model: str = ""
+    waits: bool = False
 
     @property
     def reach(self) -> Reach | None:
@@ -144,6 +147,7 @@ class Arrival:
             f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
             *(f"problem   {problem}" for problem in self.problems),
+            *(["waits     until the back end can work; what is asked of this lane waits too"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
 
@@ -179,7 +183,8 @@ class Arrival:
 async def look_around(
     lane: Lane, settings: LaneSettings, redis: RedisSettings, capacity_source: str, options: str = ""
 ) -> Arrival:
-    """The arrival of a lane that takes work already; never raises an `LlmError`."""
+    """The arrival of a lane that is announced already; never raises an `LlmError`."""
+    condition, announced = lane.lease.condition, lane.lease.announcement
     listed, server = await _looked(settings, lane.provider)
     try:
         seen = await lane.pool.snapshot()
@@ -194,10 +199,11 @@ async def look_around(
         listed=listed,
         server=server,
         capacity_source=capacity_source,
-        lane=lane.announcement,
+        lane=announced if condition == UP else None,
         seen=seen,
-        problems=(*listed.problem(), *listed.lacks(settings.models)),
+        problems=(*(listed.problem() or _not_up(condition)), *listed.lacks(settings.models)),
         options=options,
+        waits=condition != UP,
     )
 
 
@@ -215,7 +221,7 @@ async def arrive(
         return await _before_its_server(settings, redis, pool_name, capacity_source, options)
     async with connect(redis.url, pool_name) as pool, default_registry().create(settings) as provider:
         listed, server = await _looked(settings, provider)
-        lane, problem = None, listed.problem()
+        lane, problem = None, listed.problem() or _not_up(await condition_of(provider))
         if not problem:
             try:
                 lane = await announce(settings, provider)
@@ -284,6 +290,11 @@ async def _looked(settings: LaneSettings, provider: LlmProvider) -> tuple[Listed
     return listing.result(), kind.result()
 
 
+def _not_up(condition: Condition) -> tuple[str, ...]:
+    """What is wrong with a back end that lists its models, and cannot work."""
+    return () if condition == UP else (f"the back end is {condition.state}: {condition.why}",)
+
+
 async def _listed(provider: LlmProvider) -> Listed:
     clock = asyncio.get_running_loop().time
     start = clock()
@@ -309,10 +320,11 @@ def _not_as_pinned(settings: LaneSettings, listed: tuple[str, ...], lane: Announ
 
 
 def _taken(lane: Announcement | None, seen: Snapshot) -> tuple[str, ...]:
+    held = [other for other in seen.lanes if other.state not in ("draining", "left", "gone")]
     return tuple(
         f"the lane's name is in use for {other.endpoint}: choose another with --lane, or stop that worker"
-        for other in seen.lanes
-        if lane and other.name == lane.lane and other.endpoint != lane.endpoint and other.state in ("open", "closed")
+        for other in held
+        if lane and other.name == lane.lane and other.endpoint != lane.endpoint
     )
 
 

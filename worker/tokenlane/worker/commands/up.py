@@ -284,20 +284,21 @@ class _Worker:
                 facts = json.loads(line)
             except ValueError:  # something of a library's
                 continue
-            if isinstance(facts, dict) and facts.get("event") == "ready":
+            if isinstance(facts, dict) and facts.get("event") in ("ready", "waiting"):
                 self._ready(facts)
 
     def _ready(self, facts: dict[str, Any]) -> None:
         again, self._was_ready = self._was_ready, True
         self._name = facts["worker"]
-        text = f"lane    {facts['lane']}, {facts['capacity']} at once"
+        event = facts.pop("event")
+        text = f"lane    {facts['lane']}, "
+        text += f"{facts['capacity']} at once" if event == "ready" else "which waits for its back end"
         facts["problems"] = self._problems(facts)
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
         if not again and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
-        facts.pop("event")
-        self._report("ready", text, **facts)
+        self._report(event, text, **facts)
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
         """What keeps the lane from working, where, and what to do; a line each."""

@@ -127,7 +127,7 @@ async def _work(
         nonlocal came
         came = True
         arrival = await look_around(lane, settings, told.redis, told.source, told.options)
-        told("ready", arrival, worker=lane.worker)
+        told("waiting" if arrival.waits else "ready", arrival, worker=lane.worker)
 
     try:
         return await run_worker(

@@ -24,9 +24,6 @@ __all__ = ["LaneModels", "Tell"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 60.0
-"""Models may also be pulled and removed beside us, and one that could not be pulled may be tried again."""
-
 _DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}
 
 _MOST_WISHES = 64
@@ -65,11 +62,15 @@ class LaneModels:
         self._shown_at = 0.0
         self._showing: asyncio.TimerHandle | None = None
 
-    async def run(self) -> None:
-        """Look for what others have changed, until cancelled; a server that is started with its model has that."""
-        while isinstance(self._provider, Pulls) and isinstance(self._provider, Loads):
-            await asyncio.sleep(LOOK_EVERY_S)
-            await self._say_anew()
+    async def look_again(self) -> None:
+        """Say what the lane has now: models and adapters come and go beside us too.
+
+        Raises:
+            LlmError: the back end does not say.
+        """
+        async with self._looking:  # or what one saw before a change would come after what another saw behind it
+            self._announced = await self._look()
+        self._show()
 
     def wish(self, model: bytes) -> None:
         """Hear which model a request waits for; what is not to be pulled on demand is not."""
@@ -223,11 +224,10 @@ class LaneModels:
 
     async def _say_anew(self) -> None:
         try:
-            async with self._looking:  # or what one saw before a change would come after what another saw behind it
-                self._announced = await self._look()
+            await self.look_again()
         except LlmError as error:
             logger.warning("lane %r cannot say which models it has: %s", self.name, error)
-        self._show()
+            self._show()
 
     def _show(self) -> None:
         """Let the pool know what the lane has, and what it pulls."""

@@ -113,7 +113,9 @@ class HttpProvider:
 
     async def healthy(self) -> None:
         """Return if the server says that it can work; see `TellsHealth`."""
-        response, body = await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES)
+        response, body = await self._exchange(
+            self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False
+        )
         if response.status_code != 200:
             raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
 
@@ -291,7 +293,14 @@ class HttpProvider:
                 raise self._no_page(path) from None
 
     async def _exchange(
-        self, path: str, question: object, timeout_s: float, most_bytes: int, method: str = "POST"
+        self,
+        path: str,
+        question: object,
+        timeout_s: float,
+        most_bytes: int,
+        method: str = "POST",
+        *,
+        connects_again: bool = True,
     ) -> tuple[httpx.Response, bytes]:
         """One request and the whole body of its answer; a GET if there is no question.
 
@@ -305,7 +314,7 @@ class HttpProvider:
             request = self._http.build_request(method, path, content=to_json(question), headers=headers)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await send(self._http, request)
+                response = await send(self._http, request, connects_again=connects_again)
                 try:
                     body = await read_body(response, most_bytes + 1)
                 finally:

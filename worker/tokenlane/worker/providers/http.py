@@ -93,6 +93,17 @@ _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
 )
 
 
+_NOT_REACHED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.ProxyError,
+)
+"""What is raised before there is a connection to the back end."""
+
+
 class LaneClient(httpx.AsyncClient):
     """A client with its transport at hand: `send` has no use for redirects, cookies and authentication in steps, which
     cost as much as sending."""
@@ -202,7 +213,9 @@ def posting(client: LaneClient, path: str, headers: Mapping[str, str]) -> Callab
     return lambda content: _sent(partial(post, content))
 
 
-async def send(client: LaneClient, request: httpx.Request, *, once: bool = False) -> httpx.Response:
+async def send(
+    client: LaneClient, request: httpx.Request, *, once: bool = False, connects_again: bool = True
+) -> httpx.Response:
     """Send the request and return the response, its body still unread. Connecting is tried again for under a second.
 
     A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
@@ -210,29 +223,33 @@ async def send(client: LaneClient, request: httpx.Request, *, once: bool = False
 
     Args:
         once: nothing is tried again.
+        connects_again: False: who cannot be connected to is not asked again.
 
     Raises:
         ProviderDown: the body is packed in a way that is not unpacked.
     """
-    response = await _sent(partial(client.transport.handle_async_request, request), once=once)
+    ask = partial(client.transport.handle_async_request, request)
+    response = await _sent(ask, once=once, connects_again=connects_again)
     response.request = request
     return response
 
 
-async def _sent(ask: Callable[[], Awaitable[httpx.Response]], *, once: bool = False) -> httpx.Response:
-    response = await (ask() if once else _answered(ask))
+async def _sent(
+    ask: Callable[[], Awaitable[httpx.Response]], *, once: bool = False, connects_again: bool = True
+) -> httpx.Response:
+    response = await (ask() if once else _answered(ask, connects_again=connects_again))
     if coding := response.headers.get("content-encoding"):
         await _bound(response, coding)
     return response
 
 
-async def _answered(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+async def _answered(ask: Callable[[], Awaitable[httpx.Response]], *, connects_again: bool) -> httpx.Response:
     try:
         return await ask()
     except TRANSPORT_ERRORS as error:
         if _hung_up(error):
             return await ask()
-        if not _never_connected(error):
+        if not (connects_again and _never_connected(error)):
             raise
     # Set up only when it is needed: it costs as much as sending.
     async for attempt in AsyncRetrying(
@@ -277,6 +294,13 @@ class _Slices(httpx.AsyncByteStream):
 def transport_error(error: Exception) -> LlmError:
     """What a failure of the transport means. Its own text goes into `detail`: it may quote what was received."""
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    failure = _meaning(cause)
+    if isinstance(cause, _NOT_REACHED):
+        failure.back_end = "down"
+    return failure
+
+
+def _meaning(cause: BaseException) -> LlmError:
     if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status == 407:
         return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
     if isinstance(cause, aiohttp.ClientConnectorSSLError) and isinstance(cause.os_error, ssl.SSLError):

@@ -37,6 +37,8 @@ _NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
 """What vLLM's framework and LM Studio say, without their spaces; of an unknown model they say more."""
 _BUSY = (b"server busy", b"Model is overloaded")
 """Ollama's and TGI's words, both of which have other statuses for it as well."""
+_LOADING = (b"loading model", b"model is loading", b"is currently loading", b"still loading")
+"""llama.cpp's words, and those of servers like it, in small letters."""
 _NO_IMAGES = (b"image input is not supported", b"missing data required for image input", b"is not a multimodal model")
 """llama.cpp's and Ollama's words, with status 500, and vLLM's."""
 _NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b"requires --jinja")
@@ -177,6 +179,8 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
         return RateLimited("The account's quota at the back end is used up.", retryable=False)
     if status == 503 and _says(body, _BUSY):
         return _busy()
+    if status == 503 and _says(body.lower(), _LOADING):
+        return _loading()
     return None
 
 
@@ -198,6 +202,12 @@ def _says(body: bytes, words: tuple[bytes, ...]) -> bool:
 
 def _busy() -> LlmError:
     return RateLimited("The back end is overloaded and took no more requests.")
+
+
+def _loading() -> ProviderDown:
+    error = ProviderDown("The back end is loading its model (HTTP 503).")
+    error.back_end = "loading"
+    return error
 
 
 def _no_route() -> LlmError:

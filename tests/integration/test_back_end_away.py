@@ -1,0 +1,146 @@
+"""A lane whose back end cannot work is given no work, and what waits for it waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.backend import BackEnd, Reply, back_end, sse
+from tests.integration.farm import eventually
+from tests.workshop import until
+
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.producer import Client
+from tokenlane.routing.dispatcher import run_router
+from tokenlane.routing.errors import ModelNotFound, ProviderDown
+from tokenlane.routing.policy import Policy
+from tokenlane.routing.pool import Pool
+from tokenlane.routing.redis_py import open_redis
+from tokenlane.routing.tasks import background
+from tokenlane.worker.lane import arq_redis
+from tokenlane.worker.serve import open_lane, start_workers
+from tokenlane.worker.served import Lane
+
+LOADING = Reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, 503)
+ANSWER = sse({"model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]})
+MODELS: dict[str, Any] = {"object": "list", "data": [{"id": "m", "object": "model"}]}
+CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
+
+
+@asynccontextmanager
+async def served(url: str, server: BackEnd, lane: str = "gpu0") -> AsyncIterator[Lane]:
+    """A lane for this server, with a router."""
+    settings = LaneSettings(lane, "openai", server.url, capacity=2)
+    async with (
+        open_lane(settings, RedisSettings(url)) as opened,
+        open_redis(url) as redis,
+        background() as tasks,
+    ):
+        workers = await start_workers(opened, arq_redis(redis.connection_pool), ("chat",), tasks)
+        tasks.create_task(run_router(opened.pool, opened.hub, host="here", own=workers))
+        try:
+            yield opened
+        finally:
+            await asyncio.gather(*(worker.abandon() for worker in workers))
+
+
+def after(begun: Callable[[], bool], before: Reply, then: Reply) -> Callable[[Any], Reply]:
+    """Answers in one way until something has happened, in another way from then on."""
+    return lambda _: then if begun() else before
+
+
+@pytest.fixture
+async def strict(pool: Pool) -> Pool:
+    """A pool whose requests have one start each."""
+    await pool.set_policy(Policy(max_starts=1))
+    return pool
+
+
+@pytest.mark.parametrize("page", ["loading", "well"])
+async def test_a_model_that_loads_costs_what_waits_for_it_no_try(
+    strict: Pool, client: Client, redis_url: str, page: str
+) -> None:
+    """A server that says 503 while it loads is not asked to chat, and where its page of health says otherwise, what it
+    refused to begin is no try. The reason is said meanwhile."""
+    loaded = asyncio.Event()
+    health = after(loaded.is_set, LOADING, Reply(MODELS)) if page == "loading" else Reply(MODELS)
+    async with back_end({LIST: health, CHAT: after(loaded.is_set, LOADING, ANSWER)}) as server:
+        async with served(redis_url, server), asyncio.timeout(30):
+            async with client.chat("q", role="r") as stream:
+                await until(lambda: "is loading" in (stream.waiting or ""))
+                others = asyncio.gather(*(client.complete("q", role="r") for _ in range(4)))
+                loaded.set()
+                assert [delta.text async for delta in stream] == ["hi", ""]
+            answers = await others
+            assert {answer.usage.attempts for answer in answers} == {1}
+            if page == "loading":
+                assert len(server.asked) == 5
+
+
+async def test_a_server_whose_health_lies_is_tried_as_often_as_any(pool: Pool, client: Client, redis_url: str) -> None:
+    """Where only chats fail, each failure counts, and the last is told."""
+    await pool.set_policy(Policy(max_starts=3))
+    async with back_end({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as server:
+        async with served(redis_url, server):
+            with pytest.raises(ProviderDown):
+                await client.complete("q", role="r")
+            assert len(server.asked) == 3
+            assert (await pool.survey()).lanes[0].state == "up"
+
+
+async def test_what_was_given_and_not_begun_goes_to_another_lane(strict: Pool, client: Client, redis_url: str) -> None:
+    """A server that dies with its lane full of work loses none of it: another lane has it at once."""
+    dead = asyncio.Event()
+    broken = Reply({"error": "x"}, 502)
+    first = {LIST: after(dead.is_set, Reply(MODELS), broken), CHAT: after(dead.is_set, ANSWER, broken)}
+    async with back_end(first) as one, back_end({LIST: MODELS, CHAT: ANSWER}) as two:
+        async with served(redis_url, one), served(redis_url, two, "gpu1"):
+            dead.set()
+            answers = await asyncio.gather(*(client.complete("q", role="r") for _ in range(16)))
+            assert {(answer.lane, answer.usage.attempts) for answer in answers} == {("gpu1", 1)}
+            lanes = {lane.name: lane for lane in (await strict.survey()).lanes}
+            assert (lanes["gpu0"].state, lanes["gpu1"].state) == ("down", "up")
+            assert "502" in lanes["gpu0"].why
+
+
+async def test_what_a_restarted_server_serves_is_offered(pool: Pool, client: Client, redis_url: str) -> None:
+    """One that comes back with other models offers those, and not the ones before."""
+    away = asyncio.Event()
+    server_pages: dict[str, Any] = {LIST: after(away.is_set, Reply(MODELS), Reply({}, 502)), CHAT: ANSWER}
+    async with back_end(server_pages) as server:
+        async with served(redis_url, server) as lane:
+            away.set()
+            lane.readiness.suspect()
+
+            async def is_down() -> bool:
+                return (await pool.survey()).lanes[0].state == "down"
+
+            await eventually(is_down)
+            assert (await pool.survey()).lanes[0].models == ("m",)
+            server.answers[LIST] = Reply({"object": "list", "data": [{"id": "new", "object": "model"}]})
+
+            async def is_up() -> bool:
+                return (await pool.survey()).lanes[0].state == "up"
+
+            await eventually(is_up)
+            assert (await pool.survey()).lanes[0].models == ("new",)
+            with pytest.raises(ModelNotFound):
+                await client.complete("q", role="r", model="m")
+
+
+async def test_a_lane_that_has_never_been_up_is_waited_for(strict: Pool, client: Client, redis_url: str) -> None:
+    """Nobody knows what it will serve, so nothing it may serve is refused, whatever model it names."""
+    async with back_end({LIST: Reply(b"", 503), CHAT: ANSWER}) as server:
+        async with served(redis_url, server):
+            (lane,) = (await strict.survey()).lanes
+            assert (lane.state, lane.models, lane.is_coming) == ("down", (), True)
+            asked = asyncio.ensure_future(client.complete("q", role="r"))
+            async with client.chat("q", role="r", model="m") as stream:
+                await until(lambda: "'gpu0' is down" in (stream.waiting or ""))
+                assert not asked.done()
+                server.answers[LIST] = Reply(MODELS)
+                assert [delta.text async for delta in stream] == ["hi", ""]
+            assert (await asked).text == "hi"

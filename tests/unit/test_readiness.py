@@ -1,0 +1,236 @@
+"""When a lane takes work: while its back end can work, and not as long as its worker beats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Literal, cast
+
+import pytest
+from tests.workshop import FakeProvider, until
+
+from tokenlane.routing.errors import (
+    BadRequest,
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    RateLimited,
+    Timeout,
+    Unauthorized,
+)
+from tokenlane.routing.lanes import UP, Announcement, Condition
+from tokenlane.routing.tasks import background
+from tokenlane.worker import readiness as module
+from tokenlane.worker.lease import Lease
+from tokenlane.worker.readiness import Readiness, condition_of
+from tokenlane.worker.runs import Runs
+
+DOWN = Condition("down", "gone")
+
+
+def saying(state: Literal["loading", "down"], error: LlmError) -> LlmError:
+    """The error of a back end that says so."""
+    error.back_end = state
+    return error
+
+
+class Patient(FakeProvider):
+    """A back end that says how it is; `error`: what keeps it from working."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ill: Exception | None = None
+        self.asked = 0
+
+    async def healthy(self) -> None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.ill is not None:
+            raise self.ill
+
+
+class Said:
+    """A lease that remembers what it was to say of the back end."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        self.announcement = Announcement("lane1", "fake", "http://here", ("m1",), 2)
+        self.log: list[Condition] = []
+
+    async def find(self, condition: Condition) -> None:
+        self.condition = condition
+        self.log.append(condition)
+
+
+class Ward:
+    """A back end under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.provider, self.said = Patient(), Said(condition)
+        self.looks = 0
+        self.blind: LlmError | None = None
+        self.readiness = Readiness(self.provider, cast("Lease", self.said), Runs(), condition, self._look)
+
+    async def _look(self) -> None:
+        self.looks += 1
+        if self.blind is not None:
+            raise self.blind
+
+
+@asynccontextmanager
+async def watched(condition: Condition = UP) -> AsyncIterator[Ward]:
+    """A ward whose watch runs."""
+    ward = Ward(condition)
+    async with background() as tasks:
+        tasks.create_task(ward.readiness.run())
+        yield ward
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets how often the back end is asked, in seconds."""
+
+    def set_to(ask_every_s: float = 3600, look_every_s: float = 3600) -> None:
+        monkeypatch.setattr(module, "_ASK_EVERY_S", ask_every_s)
+        monkeypatch.setattr(module, "_LOOK_EVERY_S", look_every_s)
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "up"),
+        (ProviderDown("HTTP 500"), "down"),
+        (Timeout(), "down"),
+        (saying("down", ProviderDown(retryable=False)), "down"),
+        (saying("loading", ProviderDown("HTTP 503")), "loading"),
+        (ProviderDown("another kind of server", retryable=False), "up"),
+        (Unauthorized(), "up"),
+        (RateLimited(), "up"),
+        (BadRequest("no such page"), "up"),
+        (ModelNotFound(), "up"),
+        (RuntimeError("a bug of the provider's"), "up"),
+    ],
+)
+async def test_what_an_answer_says_of_the_back_end(error: Exception | None, state: str) -> None:
+    """Only what cannot come from a server at work makes it loading or down: others may take chats all the same."""
+    provider = Patient()
+    provider.ill = error
+    found = await condition_of(provider)
+    assert found.state == state
+    assert bool(found.why) == (state != "up")
+
+
+async def test_a_provider_without_a_page_of_health_is_asked_for_its_models() -> None:
+    """Its list is the cheapest page there is."""
+    provider = FakeProvider()
+    assert await condition_of(provider) == UP
+
+    async def models() -> list[object]:
+        raise ProviderDown("gone")
+
+    provider.models = models  # type: ignore[method-assign, assignment]  # it stops to answer
+    assert (await condition_of(provider)).state == "down"
+
+
+@pytest.mark.parametrize(
+    ("error", "ill", "blamed"),
+    [
+        (ProviderDown("HTTP 500"), None, False),
+        (ProviderDown("HTTP 500"), ProviderDown("HTTP 502"), True),
+        (Timeout(), ProviderDown("refused"), True),
+        (Interrupted(retryable=True), ProviderDown("refused"), True),
+        (Interrupted(retryable=True), None, False),
+        (saying("down", ProviderDown("refused")), None, False),
+        (saying("loading", ProviderDown("HTTP 503")), None, True),
+        (BadRequest("no"), ProviderDown("refused"), False),
+        (RateLimited(), ProviderDown("refused"), False),
+    ],
+)
+async def test_who_is_to_blame_for_an_attempt(error: LlmError, ill: Exception | None, blamed: bool) -> None:
+    """An attempt is the request's own failure unless the back end itself says that it cannot work; the lane takes no
+    more work by the time that is known."""
+    ward = Ward(UP)
+    ward.provider.ill = ill
+    assert await ward.readiness.failed(error) == blamed
+    assert (ward.said.condition != UP) == blamed
+
+
+async def test_many_attempts_that_fail_together_ask_once() -> None:
+    """A server that dies under load is not asked by each of its requests."""
+    ward = Ward(UP)
+    ward.provider.ill = ProviderDown("refused")
+    assert all(await asyncio.gather(*(ward.readiness.failed(ProviderDown("lost")) for _ in range(64))))
+    assert ward.provider.asked == 1
+    assert len(ward.said.log) == 1
+
+
+async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> None:
+    """A lane that waits takes work once its back end can work and the lane has said anew what that serves."""
+    async with watched(DOWN) as ward:
+        ward.provider.ill = ProviderDown("refused")
+        await until(lambda: ward.provider.asked > 1)
+        assert (ward.looks, ward.said.condition.state) == (0, "down")
+        ward.provider.ill, ward.blind = None, ModelNotFound("it has no model")
+        await until(lambda: ward.looks > 0)
+        assert ward.said.condition.state == "down"
+        ward.blind = None
+        async with asyncio.timeout(10):
+            await ward.readiness.up()
+        await until(lambda: ward.said.condition == UP)
+
+
+async def test_an_idle_back_end_is_asked_now_and_then(quick: Callable[..., None]) -> None:
+    """That it went away is seen without a request; one that has just answered need not be asked."""
+    quick(ask_every_s=0.01)
+    async with watched() as ward:
+        await until(lambda: ward.provider.asked > 2)
+        ward.provider.ill = ProviderDown("refused")
+        await until(lambda: ward.said.condition.state == "down")
+    assert ward.looks == 0
+
+
+async def test_an_attempt_that_broke_off_has_it_asked(quick: Callable[..., None]) -> None:
+    """Nobody waits for that, and it is done at once."""
+    quick()
+    async with watched() as ward:
+        ward.provider.ill = ProviderDown("refused")
+        ward.readiness.suspect()
+        await until(lambda: ward.said.condition.state == "down")
+
+
+async def test_models_that_come_and_go_are_said(quick: Callable[..., None]) -> None:
+    """Of every provider the lane says now and then what it serves. Where nothing can be asked of it any more, it takes
+    no work."""
+    quick(ask_every_s=0.01, look_every_s=0.02)
+    async with watched() as ward:
+        await until(lambda: ward.looks > 2)
+        ward.blind = RateLimited()
+        looks = ward.looks
+        await until(lambda: ward.looks > looks + 1)
+        assert ward.said.condition == UP
+        ward.blind = Unauthorized("the key was changed")
+        await until(lambda: ward.said.condition == Condition("down", "the key was changed"))
+
+
+async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_more_slowly() -> None:
+    """The page of health may say otherwise: the lane is tried all the same, with a longer pause each time."""
+    loading = saying("loading", ProviderDown("HTTP 503"))
+    ward, now = Ward(UP), 0.0
+    ward.readiness._clock = lambda: now
+    pauses = []
+    for _ in range(3):
+        assert await ward.readiness.failed(loading)
+        assert ward.said.condition.state == "loading"
+        pauses.append(ward.readiness._pause_s())
+        now += 2
+        await ward.readiness._turn()
+        assert ward.said.condition == UP
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]
+    ward.readiness.answered()
+    assert await ward.readiness.failed(loading)
+    assert ward.readiness._pause_s() == pauses[0]
