@@ -22,7 +22,7 @@ from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.queues import Head, Queue
 from tokenlane.routing.replies import Started, Survey, Swept
-from tokenlane.routing.tasks import background
+from tokenlane.routing.tasks import InternalErrors, background
 
 
 class BusyPool:
@@ -30,6 +30,7 @@ class BusyPool:
 
     def __init__(self) -> None:
         self.keys = Keys("main", 0)
+        self.internal_errors = InternalErrors()
         self.bells: dict[str, object] = {}
         self.sweeps = 0
         self.ring: Callable[[], None] = lambda: None
