@@ -108,7 +108,7 @@ async def test_what_serves_no_lane_ends_in_order(verb: str, site: Farm) -> None:
         child = await site.tokenlane("router")
         await eventually(lambda: _says(child, child.error))
     else:
-        child = await site.python(MAIN, "simulate")
+        child = await site.python(MAIN, "simulate", "--port", "0")
         await eventually(lambda: _says(child, child.out))
     assert (await child.end(signal.SIGHUP)).code == OK, child.error
 
