@@ -34,6 +34,7 @@ def embed(**asked: object) -> None:
     ("write", "wrong", "meant"),
     [
         (lambda: chat([{"role": "user", "contents": "q"}]), "contents", "content"),
+        (lambda: chat([{"roel": "user", "content": "q"}]), "roel", "role"),
         (lambda: chat([{"role": "assistant", "content": "", "reasonings": "hm"}]), "reasonings", "reasoning"),
         (lambda: chat([{"role": "tool", "content": "2", "tool_callid": "c"}]), "tool_callid", "tool_call_id"),
         (lambda: chat(tool_chioce="auto"), "tool_chioce", "tool_choice"),

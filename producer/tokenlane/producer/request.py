@@ -23,6 +23,7 @@ from tokenlane.routing.messages import (
     ModelCommand,
     Needs,
 )
+from tokenlane.routing.written import unknown
 
 __all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "compose_command", "compose_embed", "refuse_unknown"]
 
@@ -243,9 +244,13 @@ def _refuse_half_characters(request: ChatRequest | EmbedRequest | ModelCommand) 
 def _explained(error: ValidationError) -> str:
     # Of where it went wrong only names of ours: the keys of a mapping are the agent's words.
     complaints = []
-    for one in error.errors(include_input=False, include_context=False, include_url=False):
+    for one in error.errors(include_context=False, include_url=False):
         where = ".".join(str(part) for part in one["loc"] if isinstance(part, int) or part in _FIELDS)
         # The texts of ours that have a pattern are names.
         words = NAME_RULE if one["type"] == "string_pattern_mismatch" else one["msg"].removeprefix("Value error, ")
+        # What is missing may stand there under a name that is nearly right.
+        if one["type"] == "missing" and isinstance(one["input"], Mapping) and "messages" in one["loc"]:
+            others = [unknown(name, Message.model_fields) for name in one["input"].keys() - Message.model_fields.keys()]
+            words = "; ".join([words, *others])
         complaints.append(f"{where}: {words}" if where else words)
     return "the request is not valid: " + "; ".join(dict.fromkeys(complaints))
