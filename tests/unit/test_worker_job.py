@@ -244,6 +244,7 @@ async def test_prose_is_no_call(choice: object) -> None:
     ending, end, code, _ = bench.ending
     assert (ending, end, code) == ("failed", 4, NoToolCall.code)
     assert bench.pool.requeued == []
+    assert bench.lease.faults == []
 
 
 @pytest.mark.parametrize("options", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {}])

@@ -20,7 +20,7 @@ from typing import TypeAlias, assert_never
 
 from pydantic import ValidationError
 
-from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, PoolUnavailable, ProviderDown
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, NoToolCall, PoolUnavailable, ProviderDown
 from tokenlane.routing.messages import (
     ChatRequest,
     EmbedRequest,
@@ -125,11 +125,11 @@ async def produce(lane: Lane, run: Run) -> Outcome:
 
 @contextmanager
 def _noting(lane: Lane) -> Iterator[None]:
-    """Let the pool know of the back end's errors, by their codes. A bad request is the agent's."""
+    """Let the pool know of the back end's errors, by their codes. A bad request is the agent's, prose the model's."""
     try:
         yield
         lane.readiness.answered()
-    except BadRequest:
+    except (BadRequest, NoToolCall):
         raise
     except Exception as error:
         lane.lease.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
