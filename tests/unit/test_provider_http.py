@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,7 +14,9 @@ import httpx
 import pytest
 from aiohttp.client_exceptions import UnixClientConnectorError
 from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
+from yarl import URL
 
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.values import LaneSettings
@@ -30,10 +33,10 @@ from tokenlane.routing.errors import (
 from tokenlane.worker.providers import ProviderRegistry, default_registry
 from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, transport_error
 from tokenlane.worker.providers.proxies import proxy_for
-from tokenlane.worker.providers.refusal import refusal, refusal_in_stream, retry_after_s
+from tokenlane.worker.providers.refusal import error_of, refusal, refusal_in_stream, retry_after_s
 
 TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}
-NOT_WORTH_ANOTHER_TRY = {httpx.UnsupportedProtocol, httpx.InvalidURL}
+NOT_WORTH_ANOTHER_TRY = {httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, httpx.DecodingError}
 
 
 def tree(root: type[Exception]) -> list[type[Exception]]:
@@ -219,6 +222,54 @@ def test_a_text_too_long_to_embed() -> None:
 def test_an_error_in_a_stream_is_a_failure_whatever_its_shape(error: object) -> None:
     """An error without a status that says otherwise is a failed back end."""
     assert type(refusal_in_stream(error)) is ProviderDown
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Error: Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/...",
+        "Unsupported param: tools",
+        "failed to parse grammar",
+    ],
+)
+def test_a_500_that_is_the_requests(message: str) -> None:
+    """What llama.cpp's template or grammar does not take it will not take the next time; other failures it may."""
+    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}, separators=(",", ":"))
+    error = refusal(500, body.encode())
+    assert (type(error), error.retryable) == (BadRequest, False)
+    assert message in error.detail
+    assert refusal(500, b'{"error":"it quotes: Jinja Exception"}').retryable
+
+
+def test_what_is_no_http_stays_so() -> None:
+    """A server of another protocol is not asked again and again."""
+    error = httpx.ReadError("x")
+    asked = aiohttp.RequestInfo(URL("http://h"), "POST", CIMultiDictProxy(CIMultiDict()))
+    error.__cause__ = aiohttp.ClientResponseError(asked, (), status=400)
+    assert not transport_error(error).retryable
+
+
+@pytest.mark.parametrize(
+    ("page", "reported"),
+    [
+        ({"error": "e"}, "e"),
+        ({"error": {"message": "e"}}, {"message": "e"}),
+        ({"error": "e", "error_type": "t"}, {"error": "e", "error_type": "t"}),
+        ({"object": "error", "message": "e"}, {"object": "error", "message": "e"}),
+        ({"message": "e", "code": 400}, {"message": "e", "code": 400}),
+        ({"detail": [{"msg": "e"}]}, {"detail": [{"msg": "e"}]}),
+        ([{"error": {"message": "e"}}], {"message": "e"}),
+        ({"error": None, "choices": [{}]}, None),
+        ({"error": {}, "choices": [{}]}, None),
+        ({"message": {"content": "a"}}, None),
+        ({"data": []}, None),
+        ([], None),
+        ("e", None),
+    ],
+)
+def test_what_a_page_reports(page: object, reported: object) -> None:
+    """An error is seen in each shape that servers give it, and nothing else is taken for one."""
+    assert error_of(page) == reported
 
 
 def test_retry_after() -> None:

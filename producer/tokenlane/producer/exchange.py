@@ -102,7 +102,9 @@ class Exchange:
         if delivery.error is not None:
             raise delivery.error
         if delivery.result is None:
-            raise ProviderDown("the lane's worker does not know this kind of request: start a newer one")
+            raise ProviderDown(
+                "the lane's worker does not know this kind of request: start a newer one", retryable=False
+            )
         return delivery.result
 
     async def change(self) -> None:

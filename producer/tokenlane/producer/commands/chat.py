@@ -87,8 +87,9 @@ def _show_on_terminal(delta: TokenDelta) -> None:
 
 
 def _show_json(delta: TokenDelta) -> None:
-    # How many tokens a piece holds is left out where the back end does not say: 0 is not how many.
-    unsaid = None if delta.tokens else {"tokens"}
+    # How many tokens a piece holds is left out where the back end does not say, since 0 is not how many; so is what
+    # nobody asked for.
+    unsaid = {name for name in ("tokens", "logprobs") if not getattr(delta, name)}
     _write(escaped(delta.model_dump_json(exclude_none=True, exclude=unsaid)) + "\n")
 
 

@@ -155,7 +155,8 @@ class AnswerReader:
         refuse_unsupported(piece)
         text, thought = text_of(piece)
         reasoning = reasoning_of(piece) + thought
-        calls = tuple(self._tool_calls(piece))
+        called = piece.get("tool_calls") or piece.get("function_call")
+        calls = tuple(self._tool_calls(piece)) if called else ()
         if self.stopped or not (text or reasoning or calls or logprobs):
             return None
         if text or reasoning or calls:

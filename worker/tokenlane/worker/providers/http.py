@@ -80,15 +80,16 @@ _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (aiohttp.ClientProxyConnectionError, ProviderDown, _PROXY, True),
     (aiohttp.ClientConnectorError, ProviderDown, _REFUSED, True),
     (aiohttp.InvalidURL, ProviderDown, _ADDRESS, False),
-    (aiohttp.ClientResponseError, ProviderDown, _NONSENSE, True),
+    (aiohttp.ClientResponseError, ProviderDown, _NONSENSE, False),
     (httpx.ConnectTimeout, ProviderDown, _SLOW_CONNECT, True),
     (httpx.TimeoutException, Timeout, _SLOW, True),
     (httpx.ConnectError, ProviderDown, _REFUSED, True),
     (httpx.ProxyError, ProviderDown, _PROXY, True),
     (httpx.UnsupportedProtocol, ProviderDown, _ADDRESS, False),
     (httpx.InvalidURL, ProviderDown, _ADDRESS, False),
+    (httpx.LocalProtocolError, ProviderDown, _NONSENSE, False),
     (httpx.ProtocolError, ProviderDown, _NONSENSE, True),
-    (httpx.DecodingError, ProviderDown, _NONSENSE, True),
+    (httpx.DecodingError, ProviderDown, _NONSENSE, False),
     (TimeoutError, Timeout, _SLOW, True),
 )
 

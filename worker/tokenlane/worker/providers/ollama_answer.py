@@ -50,13 +50,14 @@ class OllamaAnswerReader(AnswerReader):
         return self._read(data, self._delta)
 
     def _delta(self, line: Any) -> TokenDelta | None:
-        error = error_of(line)
-        if error is not None:
-            raise refusal_in_stream(error)
+        message, done = line.get("message"), line.get("done")
+        if message.__class__ is not dict or line.get("error"):
+            error = error_of(line)
+            if error is not None:
+                raise refusal_in_stream(error)
         model = line.get("model")
         if model and model != self._name and full_name(model) != full_name(self._name):
             raise wrong_model(model)
-        message, done = line.get("message"), line.get("done")
         if message is None and not done:
             raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")
         delta = self._said(message or {}, line.get("logprobs"))

@@ -45,6 +45,8 @@ _NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b
 """Ollama's words, vLLM's, and llama.cpp's, with status 500."""
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's words for a text to embed, with status 500."""
+_CANNOT = (b"Jinja Exception", b"Unsupported param", b"parse grammar")
+"""llama.cpp's words, with status 500, for what its model's template or its grammar does not take."""
 _NO_CREDIT = b"insufficient_quota"
 _TOO_LARGE_A_BODY = (
     "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the "
@@ -173,6 +175,8 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
         )
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
+    if status == 500 and b'"server_error"' in body and _says(body, _CANNOT):
+        return BadRequest("The back end, or its model's template, does not take this request: the detail says why.")
     if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if status == 429 and _NO_CREDIT in body:
