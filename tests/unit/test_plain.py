@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import unicodedata
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.plain import escaped, json_text, one_line, running_text
+from tokenlane.config.plain import PlainFormatter, escaped, json_text, one_line, running_text
 
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -43,3 +44,9 @@ def test_json_stays_the_same(document: dict[str, str]) -> None:
     """What is escaped is read as what it was."""
     assert json.loads(json_text(document)) == document
     assert json.loads(json_text(document, indent=2)) == document
+
+
+def test_a_log_line_steers_nothing() -> None:
+    """Whatever it quotes."""
+    record = logging.LogRecord("tokenlane", logging.WARNING, "x.py", 1, "lane %s", ("a\x1b[2J\u202eb",), None)
+    assert PlainFormatter("%(levelname)s %(message)s").format(record) == "WARNING lane a[2Jb"

@@ -15,6 +15,7 @@ A command ends with a code of `tokenlane.config.exits`: by returning (0), by `ra
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ except ModuleNotFoundError:
 from tokenlane.config import failure
 from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
-from tokenlane.config.plain import json_text
+from tokenlane.config.plain import PlainFormatter, json_text
 
 __all__ = ["main"]
 
@@ -96,6 +97,7 @@ def main() -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:]
     _prepare_typer(arguments)
+    _keep_logs_plain()
     app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     installed = _installed()
@@ -128,6 +130,11 @@ def _end(told: UserError, *, json: bool) -> NoReturn:
     if sys.stdout is not None:
         failure.close_standard_output()
     raise SystemExit(told.exit_code) from None
+
+
+def _keep_logs_plain() -> None:
+    if logging.lastResort is not None:  # what writes where a verb sets nothing up
+        logging.lastResort.setFormatter(PlainFormatter())
 
 
 def _prepare_typer(arguments: Sequence[str]) -> None:

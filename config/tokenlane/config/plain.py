@@ -8,15 +8,23 @@ seen at all, and halves of characters. Running text keeps the two joiners, which
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 
-__all__ = ["escaped", "json_text", "one_line", "running_text"]
+__all__ = ["PlainFormatter", "escaped", "json_text", "one_line", "running_text"]
 
 _STEERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats log lines, which may quote what servers and other hosts say, so that they steer no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return running_text(super().format(record))
 
 
 def one_line(text: str) -> str:

@@ -13,6 +13,7 @@ from tokenlane.config.exits import ConfigError, UserError
 from tokenlane.config.load import NoPool, find_pool, pool_keys, pool_name
 from tokenlane.config.output import show_json
 from tokenlane.config.places import absolute
+from tokenlane.config.plain import one_line
 from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.running import data_dir
 from tokenlane.config.values import RedisSettings
@@ -283,4 +284,4 @@ def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awai
 
 
 def _listed(ids: Sequence[str]) -> str:
-    return ", ".join(ids)
+    return one_line(", ".join(ids))  # the pool's may be anybody's

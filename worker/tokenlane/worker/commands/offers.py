@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import typer
 
 from tokenlane.config.environment import key_in
 from tokenlane.config.exits import FAILED, OK, UserError
-from tokenlane.config.plain import one_line
+from tokenlane.config.plain import escaped, one_line
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
@@ -113,7 +112,9 @@ def _chosen_model(seen: Sighting) -> str:
 
 def _llm_toml(endpoint: str, variable: str, model: str) -> str:
     # A JSON string is a TOML string, but for what it would escape in halves.
-    text = partial(json.dumps, ensure_ascii=False)
+    def text(value: str) -> str:
+        return escaped(json.dumps(value, ensure_ascii=False), toml=True)
+
     lines = ["[defaults]", 'provider = "openai"', f"model = {text(model)}", ""]
     lines += ["[openai]", f"endpoint = {text(endpoint)}"]
     lines += [f"api_key_env = {text(variable)}"] if variable else []

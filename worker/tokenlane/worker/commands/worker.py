@@ -26,6 +26,7 @@ from tokenlane.config.load import (
     read,
 )
 from tokenlane.config.output import note
+from tokenlane.config.plain import PlainFormatter
 from tokenlane.config.stopping import told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
@@ -81,7 +82,9 @@ def worker(
     else:
         source = f"from {read(own_lane(capacity=capacity)).lane(settings.name)['capacity'].source}"
     transcripts = debugging("llm")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
     where, name = find_pool(redis), pool_name(pool)
