@@ -96,9 +96,14 @@ def test_work_that_no_live_lane_serves(queue: QueueStatus, policy: Policy) -> No
 
 
 def test_a_route_that_names_what_is_not_there() -> None:
-    """Is told for the role; in a pool that knows no lane at all, that is told alone."""
+    """Is told for the role, as a warning while the role has another place; in a pool that knows no lane, that is told
+    alone."""
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
-    assert [(it.code, it.subject) for it in problems(replace(WELL, policy=policy), 60)] == [("route_unknown", "coder")]
+    (told,) = problems(replace(WELL, policy=policy), 60)
+    assert (told.code, told.subject, told.warning) == ("route_unknown", "coder", True)
+    only = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="nowhere"),))})
+    (told,) = problems(replace(WELL, queues=(), policy=only), 60)
+    assert (told.code, told.subject, told.warning) == ("route_unknown", "coder", False)
     assert codes(replace(WELL, queues=(), lanes=(), policy=policy)) == ["no_lane"]
 
 

@@ -47,13 +47,14 @@ def status(
     except LlmError as error:
         raise as_user_error(error) from error
     wrong = problems(seen, max_wait)
+    fails = any(not problem.warning for problem in wrong)
     if as_json:
         show_json(as_document(seen, wrong))
     elif check:
-        show(*([_lines(wrong)] if wrong else [_all_well(seen)]))
+        show("\n".join([*([] if fails else [_all_well(seen)]), *([_lines(wrong)] if wrong else [])]))
     else:
         show(*_parts(seen, wrong))
-    raise typer.Exit(FAILED if check and wrong else OK)
+    raise typer.Exit(FAILED if check and fails else OK)
 
 
 def as_document(seen: Snapshot, wrong: tuple[Problem, ...]) -> dict[str, Any]:
@@ -73,7 +74,9 @@ def _all_well(seen: Snapshot) -> str:
 
 
 def _lines(wrong: tuple[Problem, ...]) -> str:
-    return "\n".join(f"{problem.code}: {one_line(problem.message)}" for problem in wrong)
+    return "\n".join(
+        f"{'warning: ' if problem.warning else ''}{problem.code}: {one_line(problem.message)}" for problem in wrong
+    )
 
 
 def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:

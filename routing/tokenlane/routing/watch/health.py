@@ -31,11 +31,14 @@ Code = Literal[
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool."""
+    """Something that needs a person. `subject`: the lane or role it is about, empty if it is the whole pool.
+    `warning`: the pool does its work all the same.
+    """
 
     code: Code
     subject: str
     message: str
+    warning: bool = False
 
 
 def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
@@ -126,11 +129,14 @@ def _keys(seen: Snapshot) -> Iterator[Problem]:
 
 
 def _routes(seen: Snapshot) -> Iterator[Problem]:
-    for unknown in unknown_places(seen.policy, seen.lane_views()) if seen.without_fallback else ():
+    unknown = list(unknown_places(seen.policy, seen.lane_views())) if seen.without_fallback else []
+    for place in unknown:
+        lost = sum(other.role == place.role for other in unknown) == len(seen.policy.roles[place.role].route)
         yield Problem(
             "route_unknown",
-            unknown.role,
-            f"{unknown.message}; start the worker of that place, or mend the route: `tokenlane policy apply`",
+            place.role,
+            f"{place.message}; start the worker of that place, or mend the route: `tokenlane policy apply`",
+            warning=not lost,  # the role has other places
         )
 
 
