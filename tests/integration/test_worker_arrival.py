@@ -308,8 +308,9 @@ async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm
         assert backend.url in ended.error
         assert await life.dump(pool.redis) == {}
         ended = await (await processes.tokenlane(*serving, "--json")).ended()
-    document = json.loads(ended.out)
+    document, failure = map(json.loads, ended.out.splitlines())
     assert (document["event"], len(document["problems"])) == ("failed", 1)
+    assert (failure["error"]["code"], failure["error"]["lane"]) == ("unauthorized", "gpu0")
 
 
 async def test_a_back_end_s_port_that_another_program_holds(processes: Farm, redis_port: int) -> None:

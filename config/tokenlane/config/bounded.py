@@ -21,11 +21,17 @@ _SILENCE_S = 10.0
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
-    """All of a file, or of what another process writes into it as into a pipe.
+    """All of a file, or of what another process writes into it as into a pipe. That is read once, and whoever asks
+    again is given the same: the second time nothing would come, and nothing would hold.
 
     Raises:
         OSError: it cannot be read, is a directory, is longer than `most` bytes, or a pipe that nobody writes to.
     """
+    found = path.stat()
+    return _read(path, most) if stat.S_ISREG(found.st_mode) else _read_once(path, most, found.st_dev, found.st_ino)
+
+
+def _read(path: Path, most: int) -> bytes:
     # Opening a pipe nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
@@ -43,6 +49,11 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     finally:
         os.close(descriptor)
     raise OSError(errno.EFBIG, f"it is longer than {most} bytes, which no such file is", str(path))
+
+
+@cache
+def _read_once(path: Path, most: int, device: int, inode: int) -> bytes:
+    return _read(path, most)
 
 
 @cache
