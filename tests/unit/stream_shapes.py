@@ -423,6 +423,8 @@ def _tool_calls() -> Iterator[Shape]:
         called(*old, finish="function_call"),
         Whole(calls=(("call_0", "weather", OSLO),), finish="tool_calls"),
     )
+    short = sse(text("hi"), call(0, "a", None, ""), end("length"))
+    yield Shape("several", "the limit before the name", short, Whole("hi", calls=(("a", "", ""),), finish="length"))
     yield Shape("several", "a call without a name", called(call(0, "a", None, OSLO)), Fails(UNREADABLE, "tool call"))
     custom = chunk({"tool_calls": [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}}]})
     yield Shape("OpenAI", "a call of a custom tool", called(custom), Fails(UNREADABLE, "custom"))
@@ -738,6 +740,13 @@ def _stops() -> Iterator[Shape]:
     yield Shape(
         "a server that ignores stop", "nothing counted", uncounted, Whole("One", usage=(0, 2, 0)), stops=("END",)
     )
+    for what, after in {
+        "an error": {"error": LONG},
+        "no chunk": 7,
+        "another model": {**text("a"), "model": "n"},
+    }.items():
+        late = sse(text("OneEND"), after, end("length"))
+        yield Shape("several", f"{what} behind a stop word", late, Whole("One", usage=(0, 1, 0)), stops=("END",))
     yield Shape("several", "what begins like a stop word", sse(text("OneEN"), end()), Whole("OneEN"), stops=("END",))
     yield Shape(
         "several",

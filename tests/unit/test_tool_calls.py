@@ -7,8 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
-from tokenlane.routing.messages import ToolCallDelta
+from tokenlane.routing.messages import Answer, ToolCallDelta
 from tokenlane.routing.tool_calls import ToolCalls
 
 Piece = tuple[int | None, str | None, str | None, str]
@@ -175,3 +176,16 @@ def test_a_second_reader_agrees_with_the_first(
         if placed is not None:
             assert agent.add(placed.index, placed.id, placed.name, placed.arguments) == placed
     assert agent.calls() == worker.calls()
+
+
+def test_what_a_server_wants_to_see_again_stays_with_the_call() -> None:
+    """Gemini's signature comes with a call or behind it, and is a part of the turn that goes back."""
+    worker, agent = ToolCalls(), ToolCalls()
+    signed: dict[str, JsonValue] = {"google": {"thought_signature": "x"}}
+    for placed in (worker.add(None, "a", "weather", OSLO), worker.add(None, None, None, "", extra=signed)):
+        assert placed is not None
+        agent.add(placed.index, placed.id, placed.name, placed.arguments, extra=placed.extra_content)
+    (call,) = agent.calls()
+    assert (call.arguments, call.extra_content) == (OSLO, signed)
+    (sent,) = Answer(request_id="0" * 32, tool_calls=agent.calls()).message.tool_calls or []
+    assert sent["extra_content"] == signed

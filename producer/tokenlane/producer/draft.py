@@ -37,7 +37,7 @@ class Draft:
         self._reasoning.write(delta.reasoning)
         self.size += len(delta.text) + len(delta.reasoning)
         for piece in delta.tool_calls:
-            self._calls.add(piece.index, piece.id, piece.name, piece.arguments)
+            self._calls.add(piece.index, piece.id, piece.name, piece.arguments, extra=piece.extra_content)
             self.size += len(piece.arguments)
         for token in delta.logprobs:
             self._logprobs.append(token)

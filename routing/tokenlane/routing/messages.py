@@ -86,11 +86,13 @@ Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
 
 
 class ToolCall(Value):
-    """A call the model asks for. `arguments` is the JSON text as the model wrote it."""
+    """A call the model asks for. `arguments` is the JSON text as the model wrote it. `extra_content` is what the server
+    wants to see again with the call, as Gemini its `thought_signature`; most send none."""
 
     id: str
     name: str
     arguments: str = Field(default="", repr=False)
+    extra_content: dict[str, JsonValue] | None = Field(default=None, repr=False)
 
 
 class ToolCallDelta(Value):
@@ -101,6 +103,7 @@ class ToolCallDelta(Value):
     id: str | None = None
     name: str | None = None
     arguments: str = Field(default="", repr=False)
+    extra_content: dict[str, JsonValue] | None = Field(default=None, repr=False)
 
 
 class TopLogprob(Value):
@@ -176,7 +179,12 @@ class Answer(Value, Generic[Parsed]):
         """The answer as a turn of the conversation, to be sent again with what follows: what it said, the calls it asks
         for, and what it thought before, which many models want to see again with the results of their calls."""
         calls = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+                **({} if call.extra_content is None else {"extra_content": call.extra_content}),
+            }
             for call in self.tool_calls
         ]
         turn: dict[str, object] = {"role": "assistant", "content": self.text}

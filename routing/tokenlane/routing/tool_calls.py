@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from io import StringIO
 
+from pydantic import JsonValue
 from pydantic_core import from_json
 
 from .messages import ToolCall, ToolCallDelta
@@ -30,6 +31,7 @@ class _Call:
     id: str = ""
     name: str = ""
     arguments: StringIO = field(default_factory=StringIO, repr=False)
+    extra: dict[str, JsonValue] | None = field(default=None, repr=False)
     end: str = field(default="", repr=False)
     """The last character that is not blank."""
 
@@ -68,13 +70,21 @@ class ToolCalls:
         return not all(call.name for call in self._calls)
 
     def add(
-        self, number: int | None, id: str | None, name: str | None, arguments: str, *, whole: bool = False
+        self,
+        number: int | None,
+        id: str | None,
+        name: str | None,
+        arguments: str,
+        *,
+        whole: bool = False,
+        extra: dict[str, JsonValue] | None = None,
     ) -> ToolCallDelta | None:
         """Put the next piece in its place.
 
         Args:
             number: the call's, as the server counts.
             whole: the server sent the arguments as an object, so they have no other pieces.
+            extra: what the server wants to see again with the call.
 
         Returns:
             The piece as its place is told by `index` alone, which counts the calls from 0; None if it repeats another.
@@ -96,13 +106,20 @@ class ToolCalls:
             self._by_id[id] = call
         if name and not call.name:
             call.name = said["name"] = name
+        if extra:
+            call.extra = said["extra_content"] = extra
         call.write(arguments)
         return ToolCallDelta.model_validate(said)
 
     def calls(self) -> tuple[ToolCall, ...]:
         """All of them, once nothing more comes; one that the server gave no id is named by its number."""
         return tuple(
-            ToolCall(id=call.id or f"call_{call.index}", name=call.name, arguments=call.arguments.getvalue())
+            ToolCall(
+                id=call.id or f"call_{call.index}",
+                name=call.name,
+                arguments=call.arguments.getvalue(),
+                extra_content=call.extra,
+            )
             for call in self._calls
         )
 

@@ -269,7 +269,7 @@ def _size(delta: TokenDelta) -> int:
     if delta.reasoning:
         size += len(delta.reasoning.encode())
     for call in delta.tool_calls:
-        size += len(f"{call.id}{call.name}{call.arguments}".encode())
+        size += len(f"{call.id}{call.name}{call.arguments}{call.extra_content or ''}".encode())
     for token in delta.logprobs:
         size += _LOGPROB_BYTES * (1 + len(token.top_logprobs))
     return size

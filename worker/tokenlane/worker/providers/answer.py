@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
-from tokenlane.routing.errors import BadRequest, Interrupted, ModelNotFound
+from tokenlane.routing.errors import BadRequest, Interrupted, LlmError, ModelNotFound
 from tokenlane.routing.messages import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.tool_calls import ToolCalls
 
@@ -134,7 +134,7 @@ class AnswerReader:
             if self._strange and not self.begun:
                 raise unreadable(self._strange)
             raise self._interrupted("The back end's stream ended before the answer was whole.")
-        if self._calls.nameless:
+        if self._calls.nameless and self.finish_reason != "length":
             raise unreadable("a tool call in it has no name")
         # Some servers end a call of a tool as they end text.
         called = len(self._calls) and self.finish_reason == "stop" and not self.stopped
@@ -222,6 +222,7 @@ class AnswerReader:
             function.get("name"),
             arguments or "",
             whole=whole,
+            extra=call.get("extra_content"),
         )
 
     def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
@@ -256,15 +257,22 @@ class AnswerReader:
         Raises:
             UnreadableAnswer: it is not what a stream of this dialect holds.
         """
+        stopped = self.stopped
         try:
             # About half the cost of json.loads, and it decodes UTF-8 itself.
             return delta(from_json(data))
+        except LlmError:
+            if stopped:  # whatever comes now, the answer was whole before
+                return None
+            raise
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
             problem = error
         # Not chained: such an error holds the text it failed on.
         mended = self._halves.mended(data)
         if mended is not None:
             return self._read(mended, delta)
+        if stopped:
+            return None
         raise unreadable(self._wrong_with(data, problem), data)
 
     def _wrong_with(self, data: bytes, problem: Exception) -> str:

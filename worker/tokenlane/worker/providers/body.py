@@ -171,8 +171,10 @@ def stops_of(request: ChatRequest) -> list[str]:
 
 
 def cut_stops_of(request: ChatRequest) -> list[str]:
-    """The stop words that the answer is to end before: none if the agent wants the one that ended it."""
-    return [] if (request.extra or {}).get("include_stop_str_in_output") else stops_of(request)
+    """The stop words that the answer is to end before: none if vLLM is told to leave the one that ended it in the text,
+    or to look for none before so many tokens."""
+    extra = request.extra or {}
+    return [] if extra.get("include_stop_str_in_output") or extra.get("min_tokens") else stops_of(request)
 
 
 def extra_of(request: ChatRequest) -> dict[str, JsonValue]:

@@ -18,7 +18,7 @@ _PIECE: Shape = {
     "reasoning": str,
     "reasoning_content": str,
     "thinking": str,
-    "tool_calls": [{"index": int, "id": (str, int), "function": _FUNCTION}],
+    "tool_calls": [{"index": int, "id": (str, int), "function": _FUNCTION, "extra_content": dict}],
     "function_call": _FUNCTION,
 }
 _COUNT: Shape = (int, float)
