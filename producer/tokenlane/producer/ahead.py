@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.hub import Hub, Listener
 from tokenlane.routing.messages import new_id
 
@@ -14,6 +15,7 @@ __all__ = ["Ahead"]
 _MOST = 16
 _FEW = 8
 _PAUSE_S = 0.01
+_AGAIN_S = 1.0
 
 
 class Ahead:
@@ -61,5 +63,9 @@ class Ahead:
             await asyncio.sleep(_PAUSE_S)
             self._few.clear()
             ids = [new_id() for _ in range(_MOST - len(self._ready))]
-            await hub.subscribe_all({channel(fresh): listener(fresh) for fresh in ids})
-            self._ready.extend(ids)
+            try:
+                await hub.subscribe_all({channel(fresh): listener(fresh) for fresh in ids})
+                self._ready.extend(ids)
+            except PoolUnavailable:  # told to those who ask meanwhile
+                self._few.set()
+                await asyncio.sleep(_AGAIN_S)

@@ -116,8 +116,9 @@ class Client:
         shape = asked_for(response_format) if isinstance(response_format, type) else response_format
 
         async def submit() -> Exchange:
-            envelope, payload = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
-            return await courier.open(envelope, payload, options.get("idempotency_key"))
+            async with courier.turn() as asked_at:
+                composed = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
+                return await courier.open(*composed, options.get("idempotency_key"), asked_at)
 
         return ChatStream(request_id, courier, submit, form, options.get("metadata"))
 

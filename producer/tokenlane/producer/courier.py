@@ -20,6 +20,7 @@ from typing import get_args
 from tokenlane.routing.errors import (
     DeadlineExceeded,
     LlmError,
+    PoolUnavailable,
     QueueFull,
     RequestCancelled,
     RequestLost,
@@ -30,6 +31,7 @@ from tokenlane.routing.messages import Attached, Envelope, Progressed, channel_m
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Ending
 from tokenlane.routing.telemetry import inject, sending
+from tokenlane.routing.turns import Turns
 
 from .ahead import Ahead
 from .delivery import Delivery
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 _DEADLINE_GRACE_S = 2.0
 _ENDED_LEFT_MS = 30_000
 _GOODBYE_S = 2.0
+_MOST_BEING_SENT = 256
 _CANCEL_AGAIN_S = 0.5
 
 
@@ -76,8 +79,38 @@ class Courier:
         """Ids for requests."""
         return Ahead()
 
-    async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
+    @cached_property
+    def _turns(self) -> Turns:
+        return Turns(_MOST_BEING_SENT)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """Around the making and opening of a new request: however many are asked for at once, few are being sent, and
+        the event loop has time for beats and answers. Gives when the waiting began; time to live counts from then.
+
+        Raises:
+            PoolUnavailable: one that was sent since has found no server.
+        """
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        await self._turns.take()
+        sent_at = clock()
+        try:
+            yield asked_at
+        except PoolUnavailable as error:
+            report = error.report()
+            self._turns.give_up(sent_at, lambda: LlmError.from_report(report))
+            raise
+        finally:
+            self._turns.give_back()
+
+    async def open(
+        self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None, asked_at: float | None = None
+    ) -> Exchange:
         """Submit a request; returns when the pool has accepted it.
+
+        Args:
+            asked_at: what `turn` gave; None: now.
 
         If the agent has submitted the idempotency key before, the exchange is that of the running request.
 
@@ -94,7 +127,7 @@ class Courier:
             if context := inject(span):
                 envelope = envelope.model_copy(update={"trace": context})
             exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))
-            self._limit(exchange, envelope.time_to_live_ms)
+            self._limit(exchange, envelope.time_to_live_ms, asked_at)
             await self._enter(exchange, partial(self._submit, exchange))
         if exchange.known_as == exchange.id:
             return exchange
@@ -162,7 +195,8 @@ class Courier:
         Raises:
             LlmError: as `open`.
         """
-        exchange = await self.open(envelope, payload, idempotency_key)
+        async with self.turn() as asked_at:
+            exchange = await self.open(envelope, payload, idempotency_key, asked_at)
         try:
             yield exchange
         finally:
@@ -224,9 +258,9 @@ class Courier:
     def _why(self, role: str) -> str:
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
-    def _limit(self, exchange: Exchange, time_to_live_ms: int) -> None:
+    def _limit(self, exchange: Exchange, time_to_live_ms: int, since: float | None = None) -> None:
         loop = asyncio.get_running_loop()
-        exchange.deadline = loop.time() + time_to_live_ms / 1000 + _DEADLINE_GRACE_S
+        exchange.deadline = (loop.time() if since is None else since) + time_to_live_ms / 1000 + _DEADLINE_GRACE_S
         exchange.timer = loop.call_at(exchange.deadline, self._expire, exchange)
 
     async def _enter(self, exchange: Exchange, submit: Callable[[], Coroutine[None, None, LlmError | None]]) -> None:

@@ -28,7 +28,7 @@ class MockCourier(Courier):
         self._answers = dict[str, asyncio.Task[None]]()
         self.failure: Exception | None = None
 
-    async def open(self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None) -> Exchange:
+    async def open(self, envelope: Envelope, payload: bytes, *_: object) -> Exchange:
         exchange = Exchange(envelope.id, envelope.role, None, Delivery(envelope.id), float("inf"), 0)
         answer = self._tasks.create_task(self._answer(exchange, self._ask(envelope, payload)))
         self.exchanges[exchange.id], self._answers[exchange.id] = [exchange], answer

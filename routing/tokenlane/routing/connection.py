@@ -18,7 +18,7 @@ from .redis_py import LOST, Connections, exchange, open_redis
 from .redis_tls import tls_trouble
 from .refusals import refused
 from .replies import Reply
-from .turns import patience
+from .turns import Place, patience
 
 __all__ = ["as_ours", "ask", "asking", "command", "greet"]
 
@@ -42,18 +42,18 @@ def command(redis: Redis, *parts: bytes | str | int) -> Awaitable[Reply]:
     return cast("Awaitable[Reply]", redis.execute_command(*parts))  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
-async def ask(redis: Redis, url: str, *parts: bytes | str | int, patient: bool = False) -> Reply:
+async def ask(redis: Redis, url: str, *parts: bytes | str | int, place: Place = Place.USUAL) -> Reply:
     """Send one command when its turn has come; it has an end from then on, and its errors are ours.
 
     Args:
-        patient: everything else goes first.
+        place: where it stands among those that wait for their turn.
 
     Raises:
         LlmError: as `as_ours`.
         NoScriptError: the server does not have the script.
     """
     turns = cast("Connections", redis.connection_pool).turns
-    await turns.take(patient=patient)
+    await turns.take(place)
     # As in `asking`, which itself costs as much as the command.
     bound = patience(COMMAND_TIMEOUT_S)
     try:

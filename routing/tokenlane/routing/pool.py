@@ -65,6 +65,7 @@ from .replies import (
 from .scripts import RULES, sources
 from .seal import seal
 from .tasks import InternalErrors
+from .turns import Place
 from .watch.reading import read_snapshot
 from .watch.snapshot import Snapshot
 
@@ -122,7 +123,7 @@ class Pool:
                 *(envelope.time_to_live_ms, floor, envelope.to_wire()),
                 *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
                 envelope.idempotency or "",
-                patient=True,
+                place=Place.NEW_WORK,
             )
             outcome, *rest = as_list(reply)
             if as_text(outcome) != "key":
@@ -202,6 +203,7 @@ class Pool:
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models), lane.limit, lane.offer.model_dump_json()),
             *(*told, *counted, self.internal_errors.count, condition.why, *held),
+            place=Place.BEAT,
         )
         return read_beat(reply)
 
@@ -271,7 +273,7 @@ class Pool:
         """
         decides_by = "" if revision is None else revision
         errors = self.internal_errors.count
-        return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by, errors))
+        return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by, errors, place=Place.BEAT))
 
     async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
         """A client's beat, and how those of its streams stand that it asks for (128 at most).
@@ -279,7 +281,9 @@ class Pool:
         Args:
             held: how many requests the client holds; None: it does not ask for `strangers`.
         """
-        return read_checked(await self._run("check", client, "" if held is None else held, *request_ids))
+        return read_checked(
+            await self._run("check", client, "" if held is None else held, *request_ids, place=Place.BEAT)
+        )
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes."""
@@ -460,14 +464,14 @@ class Pool:
         outcome, ids, old, new = map(as_text, as_list(reply))
         return outcome, ids, old, new
 
-    async def _run(self, name: str, *args: bytes | str | int, patient: bool = False) -> Reply:
+    async def _run(self, name: str, *args: bytes | str | int, place: Place = Place.USUAL) -> Reply:
         try:
-            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args, patient=patient)
+            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args, place=place)
         except redis_errors.NoScriptError:
-            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args, patient=patient)
+            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args, place=place)
 
-    def _ask(self, *parts: bytes | str | int, patient: bool = False) -> Awaitable[Reply]:
-        return connection.ask(self.redis, self.url, *parts, patient=patient)
+    def _ask(self, *parts: bytes | str | int, place: Place = Place.USUAL) -> Awaitable[Reply]:
+        return connection.ask(self.redis, self.url, *parts, place=place)
 
 
 @asynccontextmanager

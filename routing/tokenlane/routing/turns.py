@@ -1,7 +1,7 @@
 """Turns: how many commands one process has in flight at once, which of those that wait goes next, and for how long.
 
-What waits for its turn has not been sent, and no time-out of its runs. Urgent commands (beats, cancels, all that keeps
-requests going) go before patient ones, which bring new work.
+What waits for its turn has not been sent, and no time-out of its runs. Beats go first, so that nobody is taken for dead
+behind what it asks; what brings new work goes last.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from types import TracebackType
 
-__all__ = ["Turns", "patience"]
+__all__ = ["Place", "Turns", "patience"]
 
 _STEPS = 5
+
+
+class Place(IntEnum):
+    """Where one stands among those that wait."""
+
+    BEAT = 0
+    USUAL = 1
+    NEW_WORK = 2
 
 
 class Turns:
@@ -24,10 +33,9 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._urgent: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._patient: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Place)
 
-    async def take(self, *, patient: bool = False) -> None:
+    async def take(self, place: Place = Place.USUAL) -> None:
         """Wait for a turn; `give_back` it in the end.
 
         Raises:
@@ -38,7 +46,7 @@ class Turns:
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        (self._patient if patient else self._urgent).append((loop.time(), turn))
+        self._waiting[place].append((loop.time(), turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -48,7 +56,7 @@ class Turns:
 
     def give_back(self) -> None:
         """End a turn, and begin that of the next who waits."""
-        for waiting in (self._urgent, self._patient):
+        for waiting in self._waiting:
             while waiting:
                 _, turn = waiting.popleft()
                 if not turn.done():
@@ -58,7 +66,7 @@ class Turns:
 
     def give_up(self, since: float, reason: Callable[[], Exception]) -> None:
         """End the waiting of all who came before `since`: a command sent then has found nobody who answers."""
-        for waiting in (self._urgent, self._patient):
+        for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
                 _, turn = waiting.popleft()
                 if not turn.done():

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tokenlane.routing.turns import Place, Turns, patience
+
+
+async def turns_taken(turns: Turns, *places: Place) -> tuple[list[int], list[asyncio.Task[None]]]:
+    """Wait for a turn at each of these places; the numbers of those whose turn has come, as it comes."""
+    came: list[int] = []
+
+    async def wait(number: int, place: Place) -> None:
+        await turns.take(place)
+        came.append(number)
+
+    tasks = [asyncio.create_task(wait(number, place)) for number, place in enumerate(places)]
+    await asyncio.sleep(0)
+    return came, tasks
+
+
+async def test_beats_go_first_and_new_work_last() -> None:
+    """Among equals who came first goes first; never more than are allowed at once."""
+    turns = Turns(2)
+    await turns.take()
+    await turns.take()
+    places = [Place.NEW_WORK, Place.USUAL, Place.BEAT, Place.NEW_WORK, Place.USUAL, Place.BEAT]
+    came, _ = await turns_taken(turns, *places)
+    assert came == []
+    for number, expected in enumerate([2, 5, 1, 4, 0, 3], 1):
+        turns.give_back()
+        await asyncio.sleep(0)
+        assert (len(came), came[-1]) == (number, expected)
+
+
+@pytest.mark.parametrize("had", [True, False])
+async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None:
+    """Whether it had come to them just before, or not yet."""
+    turns = Turns(1)
+    await turns.take()
+    came, (first, second) = await turns_taken(turns, Place.USUAL, Place.USUAL)
+    if had:
+        turns.give_back()
+    first.cancel()
+    if not had:
+        turns.give_back()
+    await asyncio.wait({first, second})
+    assert first.cancelled()
+    assert came == [1]
+
+
+async def test_who_came_before_a_failure_is_told_of_it() -> None:
+    """Those who came later wait on, and the turns are as many as before."""
+    turns = Turns(1)
+    await turns.take()
+    _, (early,) = await turns_taken(turns, Place.NEW_WORK)
+    since = asyncio.get_running_loop().time() + 0.001
+    await asyncio.sleep(0.005)
+    came, (late,) = await turns_taken(turns, Place.BEAT)
+    turns.give_up(since, lambda: ConnectionError("nobody"))
+    with pytest.raises(ConnectionError):
+        await early
+    assert not late.done()
+    turns.give_back()
+    await late
+    assert came == [0]
+    turns.give_back()
+    await asyncio.wait_for(turns.take(), 1)
+
+
+async def test_patience_ends() -> None:
+    """It raises TimeoutError, and nothing if the block ends before."""
+    async with patience(5):
+        pass
+    with pytest.raises(TimeoutError):
+        async with patience(0.02):
+            await asyncio.Event().wait()
+
+
+async def test_a_loop_that_was_held_up_uses_up_little_patience() -> None:
+    """What has come while the event loop did other things is heard, though the time is over."""
+    heard = asyncio.Event()
+    async with patience(0.1):
+        asyncio.get_running_loop().call_later(0.01, heard.set)
+        time.sleep(0.3)  # noqa: ASYNC251  # this is what is tried
+        await heard.wait()
