@@ -20,6 +20,7 @@ from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.redis_py import open_redis
 from tokenlane.routing.tasks import background
+from tokenlane.worker import readiness
 from tokenlane.worker.lane import arq_redis
 from tokenlane.worker.serve import open_lane, start_workers
 from tokenlane.worker.served import Lane
@@ -31,9 +32,9 @@ CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
 
 
 @asynccontextmanager
-async def served(url: str, server: BackEnd, lane: str = "gpu0") -> AsyncIterator[Lane]:
+async def served(url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai") -> AsyncIterator[Lane]:
     """A lane for this server, with a router."""
-    settings = LaneSettings(lane, "openai", server.url, capacity=2)
+    settings = LaneSettings(lane, provider, server.url, capacity=2)
     async with (
         open_lane(settings, RedisSettings(url)) as opened,
         open_redis(url) as redis,
@@ -144,3 +145,30 @@ async def test_a_lane_that_has_never_been_up_is_waited_for(strict: Pool, client:
                 server.answers[LIST] = Reply(MODELS)
                 assert [delta.text async for delta in stream] == ["hi", ""]
             assert (await asked).text == "hi"
+
+
+@pytest.mark.parametrize("provider", ["vllm", "openai"])
+async def test_models_that_come_and_go_while_it_runs(
+    pool: Pool, redis_url: str, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that is loaded is offered without a restart of the worker, and no longer once it is unloaded."""
+    monkeypatch.setattr(readiness, "_ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(readiness, "_LOOK_EVERY_S", 0.05)
+
+    def listing(*names: str) -> Reply:
+        return Reply({"data": [{"id": name, "object": "model", "owned_by": provider} for name in names]})
+
+    async def offered(*names: str) -> None:
+        async def is_so() -> bool:
+            return (await pool.survey()).lanes[0].models == names
+
+        await eventually(is_so)
+
+    openapi: dict[str, Any] = {"paths": {"/v1/chat/completions": {}}}
+    async with back_end({LIST: listing("m"), "GET /openapi.json": openapi, "GET /health": Reply()}) as server:
+        async with served(redis_url, server, provider=provider):
+            await offered("m")
+            server.answers[LIST] = listing("m", "adapter")
+            await offered("m", "adapter")
+            server.answers[LIST] = listing("m")
+            await offered("m")

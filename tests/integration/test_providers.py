@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from tests.backend import driven
 from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
@@ -357,3 +358,14 @@ async def test_connections_are_used_again(provider: LlmProvider, simulator: Simu
     for _ in range(3):
         await answer(provider)
     assert len({received.peer for received in simulator.log}) == 1
+
+
+@pytest.mark.parametrize(
+    ("instances", "capacity"),
+    [([], 4), ([{"config": {}}], 4), ([{"config": {"parallel": 2}}, {"config": {"parallel": 8}}], 2)],
+)
+async def test_lm_studios_capacity(instances: list[dict[str, object]], capacity: int) -> None:
+    """What its loaded models take at once; its own default, where it does not say."""
+    page = {"models": [{"type": "llm", "key": "m", "loaded_instances": instances}]}
+    async with driven("lmstudio", {"GET /api/v1/models": page}) as (provider, _):
+        assert await provider.capacity() == capacity

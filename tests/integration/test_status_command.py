@@ -71,6 +71,19 @@ async def test_json(pool: Pool) -> None:
     assert document.keys() == {field.name for field in fields(Snapshot)} - {"policy"} | {"problems"}
 
 
+async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
+    """Who was stopped in order stays in the table for a minute, as it may come back; then its name is enough."""
+    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    await raw(pool).delete(f"{PREFIX}workers")
+    for ago_ms, in_table in ((1_000, True), (300_000, False)):
+        seen = (await pool.survey()).now_ms - ago_ms
+        await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "seen", seen)
+        await raw(pool).zadd(f"{PREFIX}lanes", {LANE.lane: seen})
+        _, out, _ = await status(pool.url)
+        assert bool(re.search(rf"^{LANE.lane} ", out, re.MULTILINE)) == in_table
+        assert bool(re.search(rf"^left +{LANE.lane} ", out, re.MULTILINE)) != in_table
+
+
 async def test_what_is_not_understood_is_named(pool: Pool) -> None:
     """Work of a kind that only a newer version knows stops neither people's view of the pool nor a monitor's."""
     await at_work(pool)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from tokenlane.routing.advice import nobody
+from dataclasses import replace
+
+import pytest
+
+from tokenlane.routing.advice import no_lane, nobody
 from tokenlane.routing.errors import LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Needs
-from tokenlane.routing.policy import Policy
+from tokenlane.routing.messages import Kind, Needs
+from tokenlane.routing.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.queues import Queue
 
 LANES = (
@@ -35,3 +39,28 @@ def test_a_provider_nobody_has() -> None:
     assert isinstance(error, ProviderDown)
     assert not error.retryable
     assert error.message == "no lane has provider 'vlm'; connected lanes: gpu0 (ollama), gpu1 (vllm)"
+
+
+@pytest.mark.parametrize("needs", [Needs(), Needs(model="typo"), Needs(provider="tgi"), Needs(lane="gpu7")])
+@pytest.mark.parametrize("kind", ["chat", "embed"])
+def test_a_client_is_told_of_what_it_may_use_alone(needs: Needs, kind: Kind) -> None:
+    """Lanes that have left are not connected and serve nothing; those its role may not use are not its business."""
+    gone = replace(LANES[0], name="was-here", models=("was-served",), workers=0, state="left", left_ms=600_000)
+    others = replace(LANES[0], name="not-ours", models=("not-for-us",))
+    policy = Policy(roles={"r": RolePolicy(route=(Candidate(lane="gpu1"), Candidate(lane="was-here")))})
+    told = nobody(Queue("r", kind, "normal", needs), policy, (LANES[1], gone, others)).message
+    assert not [word for word in ("was-here", "was-served", "not-ours", "not-for-us") if word in told]
+
+
+def test_a_pool_that_all_lanes_have_left_has_none() -> None:
+    """What was there within the hour is not connected."""
+    left = tuple(replace(lane, workers=0, state="left", left_ms=600_000) for lane in LANES)
+    assert nobody(Queue("r", "chat", "normal", Needs()), Policy(), left).message == no_lane().message
+
+
+def test_lanes_that_take_no_work_are_told_with_the_reason() -> None:
+    """Nobody is told to start a worker where one waits for its model server."""
+    down = replace(LANES[0], workers=0, state="down", why="It is off.")
+    error = no_lane([down])
+    assert error.retryable
+    assert "'gpu0' is down: It is off" in error.message

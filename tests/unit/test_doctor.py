@@ -10,6 +10,7 @@ from tokenlane.routing.errors import PoolKeyMismatch, ProviderDown
 from tokenlane.routing.watch.doctor import (
     Check,
     Reached,
+    check_back_ends,
     check_environment,
     check_lanes,
     check_pool,
@@ -166,3 +167,19 @@ def test_variables_that_nothing_reads() -> None:
     assert check.found == (
         "nothing reads TOKENLANE_REDIS. Did you mean 'TOKENLANE_REDIS_URL'?; nothing reads TOKENLANE_X."
     )
+
+
+@pytest.mark.parametrize(("state", "status"), [("down", "fail"), ("loading", "warn"), ("degraded", "warn")])
+def test_a_lane_whose_back_end_cannot_work(state: LaneState, status: str) -> None:
+    """It is told with what the back end says, wherever its endpoint can be reached from."""
+    away = replace(LANE, state=state, why="It says no.")
+    (check,) = check_lanes(replace(WELL, lanes=(away,)), {away.name: "answers"}, "here")
+    assert check.status == status
+    assert "It says no" in check.found
+
+
+def test_lanes_of_one_back_end_are_warned_of() -> None:
+    """Two lanes for one endpoint are one warning; apart they are none."""
+    two = replace(WELL, lanes=(LANE, replace(LANE, name="gpu1")))
+    assert [check.status for check in check_back_ends(two)] == ["warn"]
+    assert list(check_back_ends(WELL)) == []

@@ -116,3 +116,39 @@ def test_waiting_above_the_bound() -> None:
     """The bound is the caller's, and holds for each role and priority."""
     assert codes(WELL, max_wait_s=20) == []
     assert codes(WELL, max_wait_s=19.9) == ["waits_long"]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [("down", "lane_down"), ("loading", "lane_loading"), ("degraded", "lane_degraded")]
+)
+def test_a_back_end_that_cannot_work(state: LaneState, expected: str) -> None:
+    """What it says itself is told, whatever else its worker did last."""
+    away = replace(LANE, state=state, why="It says no.", error=LastError("timeout", 9_000))
+    seen = replace(WELL, queues=(), lanes=(away,))
+    assert codes(seen) == [expected]
+    assert "It says no" in problems(seen, 60)[0].message
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "state", "shared"),
+    [
+        ("http://gpu:8000", "up", True),
+        ("http://GPU:8000/", "down", True),
+        ("http://gpu:8000", "left", False),
+        ("http://gpu:8001", "up", False),
+    ],
+)
+def test_lanes_of_one_back_end(endpoint: str, state: LaneState, shared: bool) -> None:
+    """Two lanes that give one server as much as each of them may are told, and are no failure: it may be meant so."""
+    other = replace(LANE, name="gpu1", endpoint=endpoint, state=state)
+    seen = replace(WELL, queues=(), lanes=(LANE, other))
+    found = [it for it in problems(seen, 60) if it.code == "back_end_shared"]
+    assert [it.code for it in found] == (["back_end_shared"] if shared else [])
+    assert all("gpu0" in it.message and "gpu1" in it.message and "8 chats" in it.message for it in found)
+    assert all(it.warning for it in found)
+
+
+def test_lanes_of_no_known_back_end_share_none() -> None:
+    """What announced no endpoint is nobody's other half."""
+    nowhere = replace(LANE, endpoint="")
+    assert codes(replace(WELL, queues=(), lanes=(nowhere, replace(nowhere, name="gpu1")))) == []

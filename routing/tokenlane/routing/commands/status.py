@@ -14,6 +14,7 @@ from tokenlane.config.load import find_pool, pool_name
 from tokenlane.config.output import Table, age, show, show_json
 from tokenlane.config.plain import one_line
 from tokenlane.routing.errors import LlmError
+from tokenlane.routing.lanes import LEFT_GRACE_MS
 from tokenlane.routing.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
@@ -84,7 +85,11 @@ def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
     if seen.roles:
         parts.append(_roles(seen.roles))
     if seen.lanes:
-        parts.append(_lanes(seen.lanes))
+        gone_by = [lane for lane in seen.lanes if lane.state == "left" and lane.beat_ms > LEFT_GRACE_MS]
+        parts.append(_lanes(tuple(lane for lane in seen.lanes if lane not in gone_by)))
+        if gone_by:
+            told = ", ".join(f"{lane.name} {age(lane.beat_ms)} ago" for lane in gone_by)
+            parts.append(f"left     {told}")
         pulls = [(lane.name, *pull) for lane in seen.lanes for pull in lane.offer.pulling.items()]
         if pulls:
             parts.append("\n".join(f"pull     lane {lane}: {model}, {progress}" for lane, model, progress in pulls))

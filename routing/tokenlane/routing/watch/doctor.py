@@ -18,13 +18,14 @@ from urllib.parse import urlsplit
 from tokenlane.config.sockets import socket_of
 from tokenlane.routing.pool import Pool
 
-from .health import back_end
+from .health import back_end, shared_back_ends
 from .server import ServerFacts, ask_server
 from .snapshot import LaneStatus, Snapshot
 
 __all__ = [
     "Check",
     "Status",
+    "check_back_ends",
     "check_environment",
     "check_lanes",
     "check_pool",
@@ -66,6 +67,7 @@ async def examine(pool: Pool) -> tuple[Check, ...]:
         *check_server(server),
         *check_pool(seen),
         *check_lanes(seen, reached, socket.gethostname()),
+        *check_back_ends(seen),
         *check_versions(seen),
     )
 
@@ -270,6 +272,13 @@ def check_lanes(seen: Snapshot, reached: Mapping[str, Reached], host: str) -> It
             yield Check(name, "fail", found, means, "its worker runs on this host: is the model server running?")
         else:
             yield Check(name, "ok", found, means)
+
+
+def check_back_ends(seen: Snapshot) -> Iterator[Check]:
+    """The check for back ends that several lanes serve."""
+    means = "each lane gives its back end as much as its own limit says"
+    for shared in shared_back_ends(seen):
+        yield Check("back ends", "warn", shared.message, means, "see `tokenlane status` for the lanes' limits")
 
 
 def _hosts(lane: LaneStatus) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from tokenlane.routing.routes import unknown_places
 
 from .snapshot import LaneStatus, QueueStatus, Snapshot
 
-__all__ = ["Problem", "back_end", "problems"]
+__all__ = ["Problem", "back_end", "problems", "shared_back_ends"]
 
 
 Code = Literal[
@@ -26,6 +27,7 @@ Code = Literal[
     "unserved",
     "waits_long",
     "route_unknown",
+    "back_end_shared",
 ]
 
 
@@ -54,7 +56,27 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
         *_keys(seen),
         *_waits(seen, max_wait_s),
         *_routes(seen),
+        *shared_back_ends(seen),
     )
+
+
+def shared_back_ends(seen: Snapshot) -> Iterator[Problem]:
+    """Back ends that several lanes serve, each up to its own limit, which may be meant so."""
+    found: defaultdict[str, list[LaneStatus]] = defaultdict(list)
+    for lane in seen.without_fallback:
+        if lane.endpoint and lane.state not in ("left", "gone"):
+            found[lane.endpoint.rstrip("/").lower()].append(lane)
+    for first, *others in found.values():
+        if others:
+            names = ", ".join(repr(lane.name) for lane in (first, *others))
+            limit = sum(lane.limit for lane in (first, *others))
+            yield Problem(
+                "back_end_shared",
+                first.name,
+                f"lanes {names} serve one back end ({first.endpoint}) and give it {limit} chats at once in all: serve "
+                "it by one lane, or share out what it takes with --capacity",
+                warning=True,
+            )
 
 
 def _missing(seen: Snapshot) -> Iterator[Problem]:

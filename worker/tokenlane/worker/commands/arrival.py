@@ -130,7 +130,7 @@ class Arrival:
             "roles_left_out": found.left_out if found else (),
             "to_add": self.to_add,
             "problems": self.problems,
-            "hints": self._other_server(),
+            "hints": [*self._other_server(), *self._remarks()],
         }
 
     def text(self) -> str:
@@ -146,6 +146,7 @@ class Arrival:
             f"models    {', '.join(lane.models) if lane else 'unknown'}{self.own_model}",
             f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
+            *(f"remark    {remark}" for remark in self._remarks()),
             *(f"problem   {problem}" for problem in self.problems),
             *(["waits     until the back end can work; what is asked of this lane waits too"] if self.waits else []),
         ]
@@ -161,6 +162,22 @@ class Arrival:
         if self.provider == "openai":
             return [f"this is {name}: {instead} knows more of it"]
         return [f"this is {name}, not {NAMES[self.provider]}: set {instead}"]
+
+    def _remarks(self) -> list[str]:
+        """Other lanes that serve the same back end."""
+        if self.seen is None or self.lane is None or not self.lane.endpoint:
+            return []
+        own = self.lane.endpoint.rstrip("/").lower()
+        others = [
+            repr(lane.name)
+            for lane in self.seen.without_fallback
+            if lane.name != self.name
+            and lane.state not in ("left", "gone")
+            and lane.endpoint.rstrip("/").lower() == own
+        ]
+        if not others:
+            return []
+        return [f"this back end is also that of {', '.join(others)}: each gives it as much as its own capacity says"]
 
     def _roles(self) -> list[str]:
         found = self.reach
@@ -201,7 +218,8 @@ async def look_around(
         capacity_source=capacity_source,
         lane=announced if condition == UP else None,
         seen=seen,
-        problems=(*(listed.problem() or _not_up(condition)), *listed.lacks(settings.models)),
+        problems=(*(listed.problem() or _not_up(condition)), *listed.lacks(settings.models))
+        or _another(settings, server),
         options=options,
         waits=condition != UP,
     )
@@ -247,7 +265,8 @@ async def arrive(
                 *_taken(lane, seen),
                 *await _locked(pool, ring, seen),
                 *await _refused(pool),
-            ),
+            )
+            or _another(settings, server),
             options=options,
         )
 
@@ -288,6 +307,15 @@ async def _looked(settings: LaneSettings, provider: LlmProvider) -> tuple[Listed
         listing = tasks.create_task(_listed(provider))
         kind = tasks.create_task(kind_at(replace(settings, endpoint=provider.endpoint)))
     return listing.result(), kind.result()
+
+
+def _another(settings: LaneSettings, server: str | None) -> tuple[str, ...]:
+    """What is wrong with a server that is known for another one than the provider's, however well it answers."""
+    if server is None or settings.provider not in NAMES or {server, settings.provider} & {"openai"}:
+        return ()
+    if server == settings.provider:
+        return ()
+    return (f"{NAMES[server]} answers, and provider {settings.provider!r} is for {NAMES[settings.provider]}",)
 
 
 def _not_up(condition: Condition) -> tuple[str, ...]:

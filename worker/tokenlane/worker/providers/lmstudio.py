@@ -18,6 +18,7 @@ from .openai_answer import OpenAiAnswerReader
 
 __all__ = ["LmStudioProvider"]
 
+_AT_ONCE = 4
 _INSTANCE = re.compile(r":\d+")
 
 
@@ -56,8 +57,18 @@ class LmStudioProvider(LmStudioModels):
             raise self._no_page("/api/v1/models") from None
 
     async def capacity(self) -> int:
-        """1: it queues what is more, and runs on the machine of the one who sits at it."""
-        return 1
+        """What each of its loaded models takes at once; 4 where it does not say, its own default since 0.4."""
+        page = await self._page("/api/v1/models")
+        try:
+            told = [
+                instance["config"].get("parallel")
+                for model in page["models"]
+                for instance in model.get("loaded_instances") or ()
+                if model["type"] == "llm"
+            ]
+        except (KeyError, TypeError, AttributeError):
+            raise self._no_page("/api/v1/models") from None
+        return min((number for number in told if isinstance(number, int) and number > 0), default=_AT_ONCE)
 
     async def healthy(self) -> None:
         """Return if its list is one; see `TellsHealth`. It has no page for health."""
