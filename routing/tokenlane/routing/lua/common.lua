@@ -173,10 +173,15 @@ local function is_suspect(request)
   return crashes > 0 and crashes + 1 >= rule('max_crashes')
 end
 
--- Whether a lane runs, or is kept free for, a suspect other than this request.
+-- Whether a lane runs, or is kept free for, a suspect other than this request. A mark of one that runs outlives it where
+-- a script of an older version ended its attempt.
 local function is_kept(lane, id)
-  local kept = redis.call('GET', P .. 'lane:' .. lane .. ':alone')
-  return kept and kept ~= id and ALIVE[redis.call('HGET', P .. 'request:' .. kept, 'state')] or false
+  local mark = P .. 'lane:' .. lane .. ':alone'
+  local kept = redis.call('GET', mark)
+  if not kept or kept == id then return false end
+  local state, at = unpack(redis.call('HMGET', P .. 'request:' .. kept, 'state', 'lane'))
+  if state == 'dispatched' or state == 'running' then return at == lane end
+  return ALIVE[state] and redis.call('PTTL', mark) > 0 or false
 end
 
 -- Takes a request out of wherever its state keeps it. Deletes first, so scripts may start with it when memory is full.
