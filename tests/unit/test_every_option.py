@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
@@ -16,6 +17,7 @@ from tokenlane.config.environment import ShortNames, _section_keys
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.find import _named_by_environment
 from tokenlane.config.load import read
+from tokenlane.config.options import prepare
 from tokenlane.config.running import data_dir
 from tokenlane.producer import Client
 from tokenlane.routing.errors import LlmError
@@ -128,3 +130,18 @@ def test_the_root_s_help_loses_no_word(capsys: pytest.CaptureFixture[str], monke
 
 def _hidden(param: Any) -> bool:
     return bool(getattr(param, "hidden", False))
+
+
+def test_a_verb_of_another_distribution_may_have_empty_defaults() -> None:
+    """What is refused is given, and no default."""
+    seen: list[str] = []
+
+    def verb(name: Annotated[str, typer.Option()] = "") -> None:
+        seen.append(name)
+
+    command = cli._command("verb", verb)
+    prepare(command)
+    command(args=[], standalone_mode=False)
+    with pytest.raises(ConfigError, match="--name"):
+        command(args=["--name", ""], standalone_mode=False)
+    assert seen == [""]

@@ -32,7 +32,8 @@ def _without_empty(param: Any, process: Callable[[Any, Any], Any]) -> Callable[[
     """`process`, for values that are not empty: before it, since a path made from nothing is the current directory."""
 
     def checked(context: Any, value: Any) -> Any:
-        if not context.resilient_parsing and (value == "" or (isinstance(value, list | tuple) and "" in value)):
+        given = getattr(context.get_parameter_source(param.name), "name", "") == "COMMANDLINE"  # and no default
+        if given and not context.resilient_parsing and "" in (value if isinstance(value, list | tuple) else [value]):
             name = max(param.opts, key=len) if param.param_type_name == "option" else param.display_name_raw
             raise ConfigError(
                 f"{name} is empty: give it a value, or leave it out. A shell makes an empty value of a variable that "
