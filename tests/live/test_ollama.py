@@ -22,7 +22,7 @@ from tests.matrix import agrees
 
 from tokenlane.config.children import spawn
 from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, ModelNotFound
+from tokenlane.routing.errors import BadRequest, ContextTooLong, ModelNotFound
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.probe import Place, look
 from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry
@@ -99,6 +99,19 @@ def request(text: str = QUESTION, **options: object) -> ChatRequest:
 
 async def answer(provider: LlmProvider, asked: ChatRequest, model: str = "smollm2") -> list[TokenDelta]:
     return [delta async for delta in provider.chat(asked, model)]
+
+
+async def test_no_prompt_is_cut(provider: LlmProvider) -> None:
+    """This version cuts without a word what does not fit; we refuse it, or say that it was cut, and answer what fits."""
+    for words in (40_000, 6_000):
+        with pytest.raises(ContextTooLong):
+            await said_to(provider, "word " * words)
+    assert await said_to(provider, QUESTION)
+
+
+async def said_to(provider: LlmProvider, question: str) -> str:
+    request = ChatRequest(role="r", messages=[Message(role="user", content=question)], max_tokens=4)
+    return "".join([delta.text async for delta in provider.chat(request, "smollm2")])
 
 
 async def test_an_answer(provider: LlmProvider) -> None:

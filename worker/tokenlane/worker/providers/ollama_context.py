@@ -27,8 +27,8 @@ __all__ = [
     "shown_context",
 ]
 
-LEAST_CONTEXT = 2048
-"""No model is loaded with less, unless somebody says so."""
+LEAST_CONTEXT = 512
+"""Hardly anybody loads a model with less."""
 _REFUSES = (0, 13, 0)
 _COUNTS_ALL = (0, 4, 0)
 """Versions before count only what was not in their cache."""
