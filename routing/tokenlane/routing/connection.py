@@ -53,7 +53,8 @@ async def ask(redis: Redis, url: str, *parts: bytes | str | int, place: Place = 
         NoScriptError: the server does not have the script.
     """
     turns = cast("Connections", redis.connection_pool).turns
-    await turns.take(place)
+    if not turns.take_now():
+        await turns.take(place)
     # As in `asking`, which itself costs as much as the command.
     bound = patience(COMMAND_TIMEOUT_S)
     try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, cast
 
 from redis import exceptions as redis_errors
@@ -94,22 +94,27 @@ def pubsub_line(url: str) -> AbstractConnection:
 
 
 async def exchange(redis: Redis, *parts: bytes | str | int) -> Reply:
-    """Ask in a turn that was taken. The reply is as it comes, for half of what redis-py's own way costs."""
+    """Ask in a turn that was taken. The reply is as it comes, for half of what redis-py's own way costs.
+
+    A connection that has been cut meanwhile costs none of the client's tries.
+    """
     connections = cast("Connections", redis.connection_pool)
-    connection = await connections.connected()
-
-    async def ask() -> Reply:
-        packed = connection.pack_command(*parts) if _pack is None else _pack(parts)
-        await connection.send_packed_command(packed)
-        return cast("Reply", await connection.read_response())
-
-    async def give_up(error: Exception) -> None:
-        await connection.disconnect()
-
+    connection = connections.get()
     try:
-        return await _retried(connection, ask, give_up)
+        if connection.is_connected:
+            try:
+                return await _ask(connection, parts)
+            except LOST:
+                await connection.disconnect()
+        return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
     finally:
         connections.put(connection)
+
+
+async def _ask(connection: AbstractConnection, parts: tuple[bytes | str | int, ...]) -> Reply:
+    packed = connection.pack_command(*parts) if _pack is None else _pack(parts)
+    await connection.send_packed_command(packed)
+    return cast("Reply", await connection.read_response())
 
 
 class Connections(ConnectionPool):
@@ -125,26 +130,22 @@ class Connections(ConnectionPool):
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
         await self.turns.take()
+        connection = self.get()
         try:
-            return await self.connected()
+            if not connection.is_connected:
+                await _retried(connection, connection.connect)
         except BaseException:
-            self.turns.give_back()
+            await self.release(connection)
             raise
+        return connection
 
     async def release(self, connection: AbstractConnection) -> None:
         self.put(connection)
         self.turns.give_back()
 
-    async def connected(self) -> AbstractConnection:
+    def get(self) -> AbstractConnection:
         """A connection for who has a turn; `put` it back before the turn ends."""
-        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]  # in redis-py 5
-        try:
-            if not connection.is_connected:
-                await _retried(connection, connection.connect, lambda _: connection.disconnect())
-        except BaseException:
-            self.put(connection)
-            raise
-        return connection
+        return cast("AbstractConnection", self.get_available_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
     def put(self, connection: AbstractConnection) -> None:
         """Keep the connection for the next."""
@@ -152,10 +153,8 @@ class Connections(ConnectionPool):
         self._available_connections.append(connection)
 
 
-async def _retried(
-    connection: AbstractConnection, do: Callable[[], Awaitable[T]], fail: Callable[[Exception], Awaitable[None]]
-) -> T:
-    return cast("T", await connection.retry.call_with_retry(do, fail))
+async def _retried(connection: AbstractConnection, do: Callable[[], Awaitable[T]]) -> T:
+    return cast("T", await connection.retry.call_with_retry(do, lambda _: connection.disconnect()))
 
 
 class _Retry(Retry):
@@ -188,22 +187,26 @@ class _Lasting:
     """Part of a connection class: whatever its transport raises is a lost connection."""
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        await self._guarded(super().send_packed_command(*args, **options))  # type: ignore[misc]  # of the other base
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]  # of the other base
+        except Exception as error:
+            await self._end(error)
+            raise
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        return await self._guarded(super().read_response(*args, **options))  # type: ignore[misc]  # of the other base
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the other base
+        except Exception as error:
+            await self._end(error)
+            raise
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
         # redis-py forgets the streams first, also where closing them fails.
         with suppress(Exception):
             await super().disconnect(*args, **options)  # type: ignore[misc]  # of the other base
 
-    async def _guarded(self, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except (redis_errors.RedisError, OSError):
-            raise
-        except Exception as error:
+    async def _end(self, error: Exception) -> None:
+        if not isinstance(error, redis_errors.RedisError | OSError):
             await self.disconnect(nowait=True)
             raise redis_errors.ConnectionError(f"the transport failed: {type(error).__name__}") from error
 

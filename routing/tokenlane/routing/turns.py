@@ -35,14 +35,20 @@ class Turns:
         self._free = most
         self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Place)
 
+    def take_now(self) -> bool:
+        """Take a turn that nobody waits for; False if there is none."""
+        if self._free:
+            self._free -= 1
+            return True
+        return False
+
     async def take(self, place: Place = Place.USUAL) -> None:
         """Wait for a turn; `give_back` it in the end.
 
         Raises:
             Exception: what `give_up` was told.
         """
-        if self._free:
-            self._free -= 1
+        if self.take_now():
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
