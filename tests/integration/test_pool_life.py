@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
 
 from tokenlane.routing.errors import QueueFull
+from tokenlane.routing.lanes import Condition
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Ending
@@ -329,3 +331,24 @@ async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
     job = json.loads(text)
     assert job.keys() == {"t", "f", "a", "k", "et"}
     assert (job["f"], job["a"], job["k"]) == ("run_request", [asked.id, asked.attempt], {})
+
+
+async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None:
+    """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
+    back end takes nothing back of what another says of it."""
+    unseen, down = replace(LANE, models=(), limit=1), Condition("down", "it is off")
+    await pool.renew(WORKER, LANE, [], takes_new_work=True)
+    named = replace(LANE, models=("m9",), limit=1)
+    for worker, lane in (("worker2", unseen), ("worker2", named)):
+        await pool.renew(worker, lane, [], takes_new_work=True, condition=down)
+        (seen,) = (await pool.survey()).lanes
+        assert (seen.state, seen.models, seen.limit) == ("up", LANE.models, LANE.limit)
+    await pool.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
+    (seen,) = (await pool.survey()).lanes
+    assert (seen.state, seen.why, seen.models, seen.credit) == ("down", "it is off", LANE.models, 0)
+    (absent,) = (await pool.check(CLIENT)).absent
+    assert (absent.name, absent.state) == (LANE.lane, "down")
+    await pool.renew(WORKER, named, [], takes_new_work=True)
+    (seen,) = (await pool.survey()).lanes
+    assert (seen.state, seen.models, seen.limit, (await pool.check(CLIENT)).absent) == ("up", ("m9",), 1, ())
+    await audit(pool.redis)

@@ -7,12 +7,13 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from tests.backend import driven
+from tests.backend import Reply, driven
 from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
@@ -369,3 +370,29 @@ async def test_lm_studios_capacity(instances: list[dict[str, object]], capacity:
     page = {"models": [{"type": "llm", "key": "m", "loaded_instances": instances}]}
     async with driven("lmstudio", {"GET /api/v1/models": page}) as (provider, _):
         assert await provider.capacity() == capacity
+
+
+async def test_llama_cpp_is_not_kept_awake() -> None:
+    """What takes work to find out of a model is asked once, and again of another or after it was away."""
+    props: dict[str, object] = {"total_slots": 1, "model_path": "/a.gguf", "build_info": "b1"}
+    listing = {"data": [{"id": "m", "object": "model", "meta": {}}]}
+    answers: dict[str, Any] = {
+        "GET /v1/models": listing,
+        "GET /props": lambda _: Reply(props),
+        "POST /apply-template": {"prompt": "Once upon"},
+        "POST /v1/embeddings": {"data": []},
+    }
+    async with driven("llamacpp", answers) as (provider, server):
+        for _ in range(3):
+            (model,) = await provider.models()
+            assert {"prefill", "embed"} <= {*model.capabilities}
+        assert len(server.asked) == 2
+        props["model_path"] = "/b.gguf"
+        await provider.models()
+        assert len(server.asked) == 4
+        server.answers["GET /v1/models"] = Reply({}, 503)
+        with pytest.raises(ProviderDown):
+            await provider.models()
+        server.answers["GET /v1/models"] = Reply(listing)
+        await provider.models()
+        assert len(server.asked) == 6

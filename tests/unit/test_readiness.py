@@ -234,3 +234,16 @@ async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_mor
     ward.readiness.answered()
     assert await ward.readiness.failed(loading)
     assert ward.readiness._pause_s() == pauses[0]
+
+
+def test_a_hosted_model_is_asked_less_often() -> None:
+    """Who offers it to the whole world may count what it is asked."""
+
+    async def pause_s(endpoint: str) -> float:
+        provider = FakeProvider(endpoint=endpoint)
+        return Readiness(provider, cast("Lease", Said(UP)), Runs(), UP, nothing)._pause_s()
+
+    async def nothing() -> None:
+        """Has nothing new to say."""
+
+    assert asyncio.run(pause_s("https://api.example.com")) > asyncio.run(pause_s("http://gpu1:8000"))

@@ -77,6 +77,8 @@ class Readiness:
         self._runs = runs
         self._look = look
         self._clock = asyncio.get_running_loop().time
+        # Who offers a model to the whole world may count what it is asked.
+        self._ask_every_s = _LOOK_EVERY_S if provider.endpoint.startswith("https://") else _ASK_EVERY_S
         self._one_at_a_time = asyncio.Lock()
         self._hurry = asyncio.Event()
         self._suspicious = False
@@ -138,14 +140,14 @@ class Readiness:
             now = self._clock()
             if now - self._looked_at >= _LOOK_EVERY_S:
                 await self._ask(looking=True)
-            elif suspicious or not self._is_up.is_set() or not (self._runs or now - self._good_at < _ASK_EVERY_S):
+            elif suspicious or not self._is_up.is_set() or not (self._runs or now - self._good_at < self._ask_every_s):
                 await self._ask()
             else:
                 self._asked_at = now  # by its requests
 
     def _pause_s(self) -> float:
         if self._is_up.is_set():
-            return _ASK_EVERY_S
+            return self._ask_every_s
         away_s = self._clock() - (self._away_since or 0.0)
         return min(max(_LEAST_PAUSE_S, _SHARE * away_s), _MOST_PAUSE_S)
 

@@ -26,9 +26,9 @@ if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  -- A worker that waits for its back end does not know what that will serve: as long as it serves what it did.
+  -- A worker that waits for its back end does not know what that serves: others do, or it serves what it did.
   local pulling = cjson.decode(offer).pulling
-  local kept = not takes and models == '[]' and said[3] and said[1] == provider and said[2] == endpoint
+  local kept = not takes and (models == '[]' or others > 0) and said[3] and said[1] == provider and said[2] == endpoint
   if kept then models, limit, offer = said[3], said[4], said[5] end
   local opened = takes and redis.call('ZADD', workers, int(now), worker) == 1
   local left = told == 'draining'

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
+from tokenlane.config.values import LaneSettings
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import ChatRequest, Message, ModelInfo
 
@@ -39,24 +40,44 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
 
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._asked_of: tuple[object, ...] = ()
+        self._more: tuple[str, ...] = ()
+        """What was found out of that model by having the server work."""
+
     async def models(self) -> list[ModelInfo]:
-        """The one model. What it was started for is told by its pages, and of embeddings by asking for one."""
-        models = await super().models()
-        if not any(model.chats for model in models):
-            return models
-        props = await self._page("/props")
+        """The one model. What it was started for is told by its pages, and of embeddings by asking for one.
+
+        That is asked once: a server that sleeps while nothing is to be done would never get to.
+        """
         try:
-            more = self._capabilities(props)
+            models = await super().models()
+            if not any(model.chats for model in models):
+                return models
+            props = await self._page("/props")
+            told = tuple(self._capabilities(props))
+            asked_of = tuple(props.get(name) for name in ("model_path", "build_info", "chat_template", "total_slots"))
         except (TypeError, AttributeError):
             raise self._no_page("/props") from None
-        if await self._continues():
-            more.append("prefill")
-        if await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"}):
-            more.append("embed")
+        except LlmError:
+            self._asked_of = ()  # it may come back as another
+            raise
+        if not any(asked_of) or asked_of != self._asked_of:
+            await self._find_out(asked_of)
         return [
-            model.model_copy(update={"capabilities": (*model.capabilities, *more)}) if model.chats else model
+            model.model_copy(update={"capabilities": (*model.capabilities, *told, *self._more)})
+            if model.chats
+            else model
             for model in models
         ]
+
+    async def _find_out(self, asked_of: tuple[object, ...]) -> None:
+        continues = await self._continues()
+        embeds = await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"})
+        found = {"prefill": continues, "embed": embeds}
+        self._more = tuple(name for name, can in found.items() if can)
+        self._asked_of = () if embeds is None else asked_of
 
     async def capacity(self) -> int:
         """The server's slots, from `/props`."""
