@@ -19,6 +19,7 @@ from tests.integration.stand_in import StandIn
 from tokenlane.config import exits
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.producer import ProviderDown
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
@@ -26,12 +27,12 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
 
 @asynccontextmanager
 async def chat(
-    *arguments: str | bytes, stdout: int = asyncio.subprocess.PIPE, **more: str
+    *arguments: str | bytes, stdout: int = asyncio.subprocess.PIPE, verb: str = "chat", **more: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `tokenlane chat`; it is killed if it outlives the test."""
+    """Run `tokenlane chat`, or another verb; it is killed if it outlives the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from tokenlane.config.cli import main; main()", "chat", *arguments),
+        *(sys.executable, "-c", "from tokenlane.config.cli import main; main()", verb, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
@@ -255,6 +256,15 @@ async def test_ctrl_c_while_it_waits_and_why(redis_url: str, pool: Pool) -> None
         code, _, _ = await ended(process)
         assert code == exits.CANCELLED
         assert await state_of(pool, request_id) == "cancelled"
+
+
+async def test_embed_says_why_it_waits_too(redis_url: str, pool: Pool) -> None:
+    """As chat does; --timeout ends it, with the error's code in JSON."""
+    await pool.set_policy(Policy(patience_ms=60_000))
+    async with chat("hi", "--redis", redis_url, "--timeout", "4", "--json", verb="embed") as process:
+        assert "no worker is connected" in await line(process.stderr)
+        code, out, _ = await ended(process)
+    assert (code, json.loads(out)["error"]["code"]) == (exits.FAILED, "deadline_exceeded")
 
 
 async def only_request(pool: Pool) -> str:

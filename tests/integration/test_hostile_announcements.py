@@ -13,6 +13,7 @@ from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, raw
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.output import show, show_json
+from tokenlane.config.plain import running_text
 from tokenlane.config.values import LaneSettings
 from tokenlane.routing.advice import nobody
 from tokenlane.routing.commands.doctor import _advice, _table
@@ -61,7 +62,9 @@ def shown(seen: Snapshot, capsys: pytest.CaptureFixture[str]) -> str:
     show(*_parts(seen, wrong), _lines(wrong), _table(checks), *_advice(checks))
     text = capsys.readouterr().out
     show_json(as_document(seen, wrong))
-    assert json.loads(capsys.readouterr().out)["pool"] == "main"
+    document = capsys.readouterr().out
+    assert json.loads(document)["pool"] == "main"
+    assert running_text(document) == document  # a terminal may show that too
     return text
 
 
