@@ -102,7 +102,7 @@ async def answer(provider: LlmProvider, asked: ChatRequest, model: str = "smollm
 
 
 async def test_no_prompt_is_cut(provider: LlmProvider) -> None:
-    """This version cuts without a word what does not fit; we refuse it, or say that it was cut, and answer what fits."""
+    """This version cuts what does not fit, without a word: that is refused, or told; what fits is answered."""
     for words in (40_000, 6_000):
         with pytest.raises(ContextTooLong):
             await said_to(provider, "word " * words)
