@@ -13,7 +13,7 @@ from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
 from tokenlane.config import cli, exits
-from tokenlane.config.environment import ShortNames, _section_keys
+from tokenlane.config.environment import ShortNames, _section_keys, forget_empty_keys
 from tokenlane.config.exits import ConfigError
 from tokenlane.config.find import _named_by_environment
 from tokenlane.config.load import read
@@ -83,6 +83,18 @@ def test_an_empty_variable_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
     """Each variable that is read: what would be found in its place may be another pool, or another model."""
     monkeypatch.setenv(f"TOKENLANE_{name}", "")
     with pytest.raises(ConfigError, match=f"TOKENLANE_{name}"):
+        read()
+
+
+def test_what_an_older_up_hands_its_worker_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets both variables of a key, one of them empty; another empty one is still refused."""
+    monkeypatch.setenv("TOKENLANE_POOL_KEY", "")
+    monkeypatch.setenv("TOKENLANE_REDIS__KEY_FILE", "pool.key")
+    forget_empty_keys()
+    assert read().get("redis", "key_file").value == "pool.key"
+    monkeypatch.setenv("TOKENLANE_MODEL", "")
+    forget_empty_keys()
+    with pytest.raises(ConfigError, match="TOKENLANE_MODEL"):
         read()
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "PREFIX",
     "ShortNames",
     "debugging",
+    "forget_empty_keys",
     "given_secrets",
     "key_in",
     "lane_variables",
@@ -115,6 +116,14 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
         assignment(text)
     if llm:
         os.environ[f"{PREFIX}LLM"] = shlex.join(llm)
+
+
+def forget_empty_keys() -> None:
+    """Unset the variables that an `up` of version 0.1.0 hands its worker empty, for the one that its pool does not use:
+    it may still run when this version is installed, and starts its worker again."""
+    for variable in (f"{PREFIX}POOL_KEY", f"{PREFIX}REDIS{_SEPARATOR}KEY_FILE"):
+        if os.environ.get(variable) == "":
+            del os.environ[variable]
 
 
 def key_in(variable: str) -> SecretStr | None:

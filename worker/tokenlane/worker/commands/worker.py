@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.environment import debugging
+from tokenlane.config.environment import debugging, forget_empty_keys
 from tokenlane.config.exits import FAILED, OK, ConfigError
 from tokenlane.config.load import (
     cache_settings,
@@ -69,6 +69,8 @@ def worker(
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
+    if supervised:
+        forget_empty_keys()
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen = own(provider=provider, endpoint=endpoint), None
     if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
