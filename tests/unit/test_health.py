@@ -52,6 +52,14 @@ def test_a_pool_that_works_has_no_problem() -> None:
     assert codes(WELL) == []
 
 
+def test_a_toy_alone_is_told() -> None:
+    """As long as no other lane takes work: answers of the built-in model are of no use."""
+    toy = replace(LANE, name="toy", provider="builtin", endpoint="http://gpu:9999")
+    assert codes(replace(WELL, lanes=(toy,))) == ["only_toy"]
+    assert codes(replace(WELL, lanes=(toy, replace(LANE, state="left")))) == ["only_toy"]
+    assert codes(replace(WELL, lanes=(toy, LANE))) == []
+
+
 def test_what_is_missing() -> None:
     """A pool without routers and lanes is told both, and what waits is served by nobody."""
     assert codes(replace(WELL, routers=(), lanes=())) == ["no_router", "no_lane", "unserved"]

@@ -18,6 +18,7 @@ __all__ = [
     "FALLBACK_LANE",
     "FALLBACK_PROVIDER",
     "NAME_RULE",
+    "TOY_PROVIDER",
     "CacheSettings",
     "LaneSettings",
     "RedisSettings",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
+TOY_PROVIDER = "builtin"
 """The lane that every worker serves beside its own, for texts that no other lane can turn into vectors."""
 
 

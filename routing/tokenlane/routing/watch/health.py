@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenlane.config.values import TOY_PROVIDER
 from tokenlane.routing.policy import candidates
 from tokenlane.routing.routes import unknown_places
 
@@ -24,6 +25,7 @@ Code = Literal[
     "lane_loading",
     "lane_degraded",
     "key_missing",
+    "only_toy",
     "unserved",
     "waits_long",
     "route_unknown",
@@ -54,6 +56,7 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Problem, ...]:
         *_unserved(seen),
         *_lanes(seen),
         *_keys(seen),
+        *_toy(seen),
         *_waits(seen, max_wait_s),
         *_routes(seen),
         *shared_back_ends(seen),
@@ -159,6 +162,18 @@ def _routes(seen: Snapshot) -> Iterator[Problem]:
             place.role,
             f"{place.message}; start the worker of that place, or mend the route: `tokenlane policy apply`",
             warning=not lost,  # the role has other places
+        )
+
+
+def _toy(seen: Snapshot) -> Iterator[Problem]:
+    serving = [lane for lane in seen.without_fallback if lane.state in ("up", "degraded")]
+    if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
+        yield Problem(
+            "only_toy",
+            "",
+            "only the built-in model serves, a toy: start a model server (`tokenlane probe` says how); `tokenlane up` "
+            "then serves that by itself",
+            warning=True,
         )
 
 

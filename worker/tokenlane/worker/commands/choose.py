@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 
 from tokenlane.config.exits import ConfigError
@@ -13,7 +14,7 @@ from tokenlane.worker.providers.recognise import NAMES
 
 from .probe import places
 
-__all__ = ["choose", "reason"]
+__all__ = ["choose", "find", "reason"]
 
 
 def choose(lane: LaneSettings) -> Sighting | None:
@@ -24,14 +25,20 @@ def choose(lane: LaneSettings) -> Sighting | None:
         ConfigError: what is at the lane's endpoint cannot be used.
     """
     if lane.endpoint is None:
-        wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in places()]
-        return next((seen for seen in asyncio.run(look_at_all(wanted)) if seen.found), None)
+        return asyncio.run(find(lane))
     seen = asyncio.run(look(Place(lane)))
     if not seen.found:
         raise ConfigError(
             f"{seen.endpoint} cannot be used: {seen.why_not}. Name its provider with --provider if you know it."
         )
     return seen
+
+
+async def find(lane: LaneSettings, avoids: Collection[str] = ()) -> Sighting | None:
+    """The first model server that is found with the models that the lane is to serve, but at these endpoints."""
+    wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in places()]
+    sightings = await look_at_all(wanted)
+    return next((seen for seen in sightings if seen.found and seen.endpoint not in avoids), None)
 
 
 def reason(seen: Sighting) -> str:

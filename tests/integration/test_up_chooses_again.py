@@ -1,0 +1,102 @@
+"""`tokenlane up` that serves the toy, and a model server that comes later; the toy is a simulated one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration import life
+from tests.integration.farm import Child, Farm, eventually, farm
+from tests.integration.servers import free_port
+
+from tokenlane.benches.script import Script
+from tokenlane.benches.simulator import Simulator
+from tokenlane.config.exits import OK
+from tokenlane.producer import Client
+from tokenlane.routing.lanes import Announcement
+from tokenlane.routing.pool import Pool
+
+SHIM = """
+import contextlib, dataclasses, os
+import tokenlane.worker.commands.probe as probe, tokenlane.worker.commands.up as up
+@contextlib.asynccontextmanager
+async def with_own_server(lane, progress=None):
+    ours = up.needs_server(lane)
+    yield dataclasses.replace(lane, endpoint=os.environ["TOY"]) if ours else lane
+up.with_own_server = with_own_server
+up._LOOK_AGAIN_S = 0.2
+probe.default_places = lambda: []
+"""
+"""The toy's server runs already, nothing else is looked for on this host, and that often."""
+
+
+@pytest.fixture
+async def site(tmp_path: Path, redis_url: str) -> AsyncIterator[Farm]:
+    """Commands of the pool."""
+    async with farm(tmp_path, redis_url) as opened:
+        yield opened
+
+
+async def up(site: Farm, toy: Simulator, port: int, **more: str) -> Child:
+    """`up` where no provider is configured, and an Ollama may come at the port."""
+    places = {"TOY": toy.url, "TOKENLANE_OLLAMA__ENDPOINT": f"http://127.0.0.1:{port}"}
+    return await site.tokenlane("up", "--supervised", shim=SHIM, **places, **more)
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm, pool: Pool) -> None:
+    """A running answer of the toy comes to its end, what is asked meanwhile waits, and all that follows is of the real
+    model; whether or not the lane was given a name."""
+    port = free_port()
+
+    async def providers() -> list[str]:
+        return [lane.provider for lane in (await pool.survey()).lanes if lane.live and not lane.is_fallback]
+
+    async def toy_serves() -> bool:
+        return await providers() == ["builtin"]
+
+    async def toy_gives_way() -> bool:
+        return not await toy_serves()
+
+    async with (
+        Simulator(api="llamacpp", faults=[Script(hold_after=1)]) as toy,
+        Client(site.url) as client,
+    ):
+        child = await up(site, toy, port, **({"TOKENLANE_LANE": "gpu0"} if named else {}))
+        await eventually(toy_serves, 40)
+        async with client.chat("first", role="planner") as first:
+            await toy.held()
+            async with Simulator(api="ollama", port=port, models=["real"]):
+                await eventually(toy_gives_way)
+                async with client.chat("second", role="planner") as second:
+                    toy.release()
+                    assert (await first.answer()).model == "sim"
+                    assert (await second.answer()).model == "real:latest"
+                assert await providers() == ["ollama"]
+                assert child.out.count("model   ") == 2
+                assert (await child.end()).code == OK
+
+
+async def test_a_server_that_cannot_be_served_does_not_end_up(site: Farm, pool: Pool) -> None:
+    """Its lane's name is another's: the toy serves again, and that server is not tried once more."""
+    port = free_port()
+    taken = Announcement(f"{socket.gethostname()}-ollama", "ollama", "http://elsewhere", ("other",), 1)
+    async with Simulator(api="llamacpp") as toy, Client(site.url) as client:
+        child = await up(site, toy, port)
+
+        async def toy_serves() -> bool:
+            return any(lane.live and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
+
+        async def toy_serves_again() -> bool:
+            await life.beat(pool, "another", taken)
+            return child.out.count("model   ") == 3 and await toy_serves()
+
+        await eventually(toy_serves, 40)
+        await life.beat(pool, "another", taken)
+        async with Simulator(api="ollama", port=port, models=["real"]):
+            await eventually(toy_serves_again, 40)
+            assert (await client.complete("hello", role="planner", model="sim")).text
+        assert child.out.count("model   ") == 3
+        assert (await child.end()).code == OK

@@ -1,0 +1,170 @@
+"""The worker process of `tokenlane up`: started, started again should it die, and drained at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tokenlane.config.children import ended, started
+from tokenlane.config.environment import short_names
+from tokenlane.config.exits import FAILED, OK
+from tokenlane.config.output import note
+from tokenlane.config.plain import json_text, one_line
+from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.routing.errors import LlmError
+from tokenlane.routing.pool import connect
+from tokenlane.worker.serve import DRAIN_S
+
+__all__ = ["KeptWorker", "Report"]
+
+_RESTART_AFTER_S = 1.0
+_KILL_AFTER_S = 15.0
+_BURY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is said to whoever started this: text for a person, or a JSON line for a program."""
+
+    as_json: bool
+
+    def __call__(self, event: str, text: str, **facts: object) -> None:
+        if self.as_json:
+            note(json_text({"event": event, **facts}))
+        elif text:
+            note(text)
+
+
+class KeptWorker:
+    """The worker process: started, started again should it die, and drained at the end."""
+
+    def __init__(
+        self, settings: LaneSettings, redis: RedisSettings, pool: str, report: Report, unready: set[str]
+    ) -> None:
+        self._settings = settings
+        self._report = report
+        self._unready = unready  # names of the lanes still to come, shared with their workers
+        self._was_ready = False
+        self._redis, self._pool = redis, pool
+        self._name: str | None = None  # in the pool, of the process that runs
+        command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
+        command += ["--lane", settings.name, "--provider", settings.provider]
+        command += ["--capacity", str(settings.capacity)] if settings.capacity else []
+        command += [part for model in settings.models for part in ("--model", model)]
+        self._command = command
+        # Arguments show in process lists, and URLs may hold passwords. Keys of a file are read there, again when they
+        # have changed.
+        self._environment = {
+            **os.environ,  # noqa: TID251 - handed on, not read
+            "TOKENLANE_REDIS__URL": redis.url,
+        }
+        for variable in ("TOKENLANE_POOL_KEY", "TOKENLANE_REDIS__KEY_FILE"):
+            self._environment.pop(variable, None)
+        if redis.keys.file:
+            self._environment["TOKENLANE_REDIS__KEY_FILE"] = str(redis.keys.file)
+        elif redis.keys.keys:
+            self._environment["TOKENLANE_POOL_KEY"] = redis.keys.reveal()
+        if settings.endpoint:  # of all variables only this one wins over every other; its last word counts
+            endpoint = shlex.quote(f"endpoint={settings.endpoint}")
+            self._environment["TOKENLANE_LLM"] = f"{short_names().llm} {endpoint}"
+
+    async def run(self, stopping: asyncio.Event) -> int:
+        """Keep it running until the event is set; the exit code, which is not 0 if it never came to be ready."""
+        while True:
+            process = await started(
+                asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=self._environment,
+                    start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+                )
+            )
+            try:
+                code = await self._serve(process, stopping)
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                await ended(process, DRAIN_S + _KILL_AFTER_S)
+            if code != OK:
+                await self._bury()
+            if stopping.is_set():
+                return OK
+            if not self._was_ready:
+                return code or FAILED
+            note(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
+            await asyncio.sleep(_RESTART_AFTER_S)
+
+    async def _bury(self) -> None:
+        """Have what the dead worker ran go on at once. Where that fails its leases lapse by themselves."""
+        name, self._name = self._name, None
+        if name is None:
+            return
+        with suppress(LlmError, TimeoutError):
+            async with asyncio.timeout(_BURY_S), connect(self._redis.url, self._pool) as pool:
+                await pool.bury(name)
+
+    async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._read(process))
+            waiting = tasks.create_task(stopping.wait())
+            await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                process.terminate()
+                await reading
+            waiting.cancel()
+        return await process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in _lines(process.stdout):
+            try:
+                facts = json.loads(line)
+            except ValueError:  # something of a library's
+                continue
+            if isinstance(facts, dict) and facts.get("event") in ("ready", "waiting"):
+                self._ready(facts)
+
+    def _ready(self, facts: dict[str, Any]) -> None:
+        again, self._was_ready = self._was_ready, True
+        self._name = facts["worker"]
+        event = facts.pop("event")
+        text = f"lane    {facts['lane']}, "
+        text += f"{facts['capacity']} at once" if event == "ready" else "which waits for its back end"
+        facts["problems"] = self._problems(facts)
+        text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
+        self._unready.discard(self._settings.name)
+        if not again and not self._unready:
+            text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
+        self._report(event, text, **facts)
+
+    def _problems(self, facts: dict[str, Any]) -> list[str]:
+        """What keeps the lane from working, where, and what to do; a line each."""
+        if not facts["problems"]:
+            return []
+        models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
+        where = f"{facts['provider']} at {facts['endpoint']}{models}"
+        next_step = "Requests wait until it works; `tokenlane probe` shows what is there."
+        return [
+            one_line(". ".join([f"{where}: {problem}".rstrip("."), *facts["hints"], next_step]))
+            for problem in facts["problems"]
+        ]
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines, without those that are longer than the stream takes."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line
