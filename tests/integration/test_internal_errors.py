@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 from tests.workshop import FakeProvider
 
 from tokenlane.config.values import LaneSettings, RedisSettings
@@ -20,6 +21,7 @@ from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.refusals import REFUSALS
 from tokenlane.worker.lane import LaneWorker
 from tokenlane.worker.publisher import Publisher
 from tokenlane.worker.serve import run_worker
@@ -122,3 +124,21 @@ async def test_a_bug_in_sending_a_request_ends_that_request_alone(
         assert bug.left == 0
         assert (await client.complete("hi", role="planner")).text == "abc"
         assert client.internal_errors == 1
+
+
+async def test_a_workers_log_says_what_the_server_refuses(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the words of that refusal, which is no internal error; the worker goes on."""
+
+    async def refused(_: LaneWorker) -> list[str]:
+        raise ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
+
+    with caplog.at_level(logging.WARNING):
+        async with working(redis_url), Client(redis_url, agent="agent1") as client:
+            monkeypatch.setattr(LaneWorker, "_queued", refused)
+            async with asyncio.timeout(20):
+                while not caplog.records:
+                    await asyncio.sleep(0.02)
+            assert (await client.complete("hi", role="planner")).text == "abc"
+    assert all(REFUSALS["MISCONF"].words in record.getMessage() for record in caplog.records)

@@ -23,6 +23,7 @@ from arq.constants import in_progress_key_prefix
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
+from tokenlane.routing.connection import as_ours
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.keys import Keys
 from tokenlane.routing.lanes import UP
@@ -183,7 +184,7 @@ class LaneWorker(arq.worker.Worker):
                 await self._all_taken.wait()
                 await self._give_back()
         except (*_BROKEN, TimeoutError, LlmError) as error:
-            logger.warning("jobs not started are left to their start leases: %s", type(error).__name__)
+            logger.warning("jobs not started are left to their start leases: %s", self._told(error))
 
     async def _give_back(self) -> None:
         """Give the jobs that nobody has started back to the queue."""
@@ -279,8 +280,10 @@ class LaneWorker(arq.worker.Worker):
         del self.tasks[job_id]
         self._free_slot()
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if isinstance(error, (*_BROKEN, LlmError)):
             self._complain("a job is left to its lease", error)
+        elif isinstance(error, Exception):
+            self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
 
     def _free_slot(self) -> None:
         self.job_counter -= 1
@@ -295,8 +298,11 @@ class LaneWorker(arq.worker.Worker):
         await run_request(self._lane, *_attempt(job_id), self._started.pop(job_id, None))
         self.jobs_complete += 1
 
-    def _complain(self, what: str, error: BaseException) -> None:
+    def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
         """Log it, once until the queue can be read again."""
         if not self._failing:
-            logger.warning("lane %r: %s (%s)", self._lane.name, what, type(error).__name__)
+            logger.warning("lane %r: %s: %s", self._lane.name, what, self._told(error))
         self._failing = True
+
+    def _told(self, error: RedisError | OSError | LlmError) -> LlmError:
+        return error if isinstance(error, LlmError) else as_ours(error, self._lane.pool.url)
