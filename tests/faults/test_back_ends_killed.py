@@ -78,11 +78,10 @@ async def many(client: Client, count: int, role: str) -> list[Answer]:
     return list(await asyncio.gather(*(client.complete("q", role=role) for _ in range(count))))
 
 
-@pytest.mark.parametrize("role", ["routed", "free"])
-async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm, role: str) -> None:
+async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm) -> None:
     """No request is lost with a model server under load, none pays for it with a try, and all that come later go to the
     other lane; `status` says why. Once it is back, its lane serves again."""
-    slow = ("--ttft-ms", "300", "--tokens", "1")
+    slow, role = ("--ttft-ms", "300", "--tokens", "1"), "routed"
     one, two = ModelServer(processes, *slow), ModelServer(processes, *slow)
     await asyncio.gather(one.start(), two.start())
     await asyncio.gather(processes.worker("gpu0", one.address), processes.worker("gpu1", two.address))

@@ -55,8 +55,8 @@ def after(begun: Callable[[], bool], before: Reply, then: Reply) -> Callable[[An
 
 @pytest.fixture
 async def strict(pool: Pool) -> Pool:
-    """A pool whose requests have one start each."""
-    await pool.set_policy(Policy(max_starts=1))
+    """A pool whose requests have one start each, and whose clients look often."""
+    await pool.set_policy(Policy(max_starts=1, lease_ms=1_000))
     return pool
 
 
