@@ -212,7 +212,7 @@ async def test_a_reply_has_a_bound(redis_url: str, monkeypatch: pytest.MonkeyPat
 @fallback_only
 async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool) -> None:
     """Every worker serves it; it is told by name; it does not chat, and is not asked for a model it does not have."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
         found = await client.embed(["open a file", "\N{PILE OF POO}", ""], role="indexer")
         assert (found.is_fallback, found.model, found.lane) == (True, FALLBACK_MODEL, "fallback")
@@ -226,11 +226,11 @@ async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool
 @fallback_only
 async def test_who_wants_no_fallback_is_not_given_it(redis_url: str, pool: Pool) -> None:
     """Neither a request that says so, nor any in a pool whose policy does."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
         with pytest.raises(ProviderDown, match="the request does not want"):
             await client.embed("a", role="indexer", fallback="error")
-        await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000, fallback="error"))
+        await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000, fallback="error"))
         with pytest.raises(ProviderDown, match=r"no lane can embed.*has fallback"):
             await client.embed("a", role="indexer")
 

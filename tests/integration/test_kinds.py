@@ -151,7 +151,7 @@ async def test_an_answer_to_an_embed_that_was_lost_is_asked_for(
 
 async def test_what_cannot_embed_is_said(redis_url: str, pool: Pool) -> None:
     """Without a lane that embeds, with a model that only chats, or too much for one reply: a clear error."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Household(CHATS)), Client(redis_url) as client:
         with pytest.raises(ProviderDown, match="no lane can embed"):
             await client.embed("a", role="indexer")
@@ -241,7 +241,7 @@ async def test_a_provider_that_cannot_says_so(redis_url: str, pool: Pool) -> Non
 
 async def test_a_prompt_goes_to_a_lane_that_takes_it(redis_url: str, pool: Pool) -> None:
     """A prompt longer than a lane's max_input_tokens goes elsewhere; where none does, limit and estimate are told."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     long = "word " * 8000
     async with at_work(redis_url, Household(), "small", max_input_tokens=4096), Client(redis_url) as client:
         with pytest.raises(ContextTooLong, match=r"about 10240 tokens, .* take 4096 at most"):

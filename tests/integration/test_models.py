@@ -93,7 +93,7 @@ async def test_ollama_pulls(redis_url: str) -> None:
 
 async def test_an_empty_ollama_gets_its_first_model(redis_url: str, pool: Pool) -> None:
     """A lane may come to the pool with no model at all, and be told to pull one."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry["new:1b"] = "I am new"
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
@@ -247,7 +247,7 @@ async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(red
 
 async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, pool: Pool) -> None:
     """A pinned model that the lane is to serve, and that comes with other content, answers nobody."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
@@ -271,7 +271,7 @@ async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, 
 
 async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool: Pool) -> None:
     """A lane that comes with other content than pinned leaves that model out, and serves the others."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf(**{"phi:4b": "changed", "free:1b": "any"})
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
@@ -551,7 +551,7 @@ async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: st
 
 async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: str, pool: Pool) -> None:
     """A pull for requests that fails ends them with its error, and is not begun again for each that comes."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
         for _ in range(2):
@@ -562,7 +562,7 @@ async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: 
 
 async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, pool: Pool) -> None:
     """A lane that names its models pulls those, one that may not pulls none, and a provider that cannot says so."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=1_000))
+    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry = {"mine:1b": "I am mine", "other:1b": "I am not"}
     named = ollama("", auto_pull=True, models=("mine:1b",))

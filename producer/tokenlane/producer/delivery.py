@@ -242,7 +242,7 @@ class Delivery:
             return error.at(lane=self._draft.lane, model=self._draft.model)
         if isinstance(error, Interrupted):
             error.partial = self.text
-            return error
+            return error.at(lane=self._draft.lane, model=self._draft.model)
         broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
         if not broke_off or self.position == 0:
             return error
