@@ -17,6 +17,7 @@ from tokenlane.producer.watch import Watch
 from tokenlane.routing.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.hub import Hub
 from tokenlane.routing.keys import Keys
+from tokenlane.routing.lanes import LaneView
 from tokenlane.routing.messages import (
     Attached,
     Cancelled,
@@ -29,6 +30,7 @@ from tokenlane.routing.messages import (
     Usage,
     new_id,
 )
+from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.replies import Accepted, Checked, Standing, State
 from tokenlane.routing.tasks import InternalErrors, background
@@ -47,6 +49,7 @@ class LatePool:
         self.owner = CLIENT
         self.meanwhile: Callable[[], None] = lambda: None
         self.strangers: tuple[str, ...] = ()
+        self.absent: tuple[LaneView, ...] = ()
         self.refusal: LlmError | None = None
         self.calls: list[str] = []
 
@@ -60,7 +63,11 @@ class LatePool:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
         standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
-        return Checked(0, 1, 1, (), 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+        return Checked(0, 1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+
+    async def policy(self) -> Policy:
+        await self._answer("policy")
+        raise PoolUnavailable("a policy of a newer version")
 
     async def attach(self, client: str, request_id: str) -> None:
         await self._answer("attach")
@@ -252,3 +259,15 @@ async def test_a_pool_that_is_away_is_told() -> None:
         with pytest.raises(PoolUnavailable):
             await watch.beat([exchange])
         assert not exchange.delivery.ended
+
+
+async def test_a_policy_nobody_can_read_ends_no_watch() -> None:
+    """Streams are seen to all the same, by what the pool says of them."""
+    pool = LatePool()
+    pool.state, pool.absent = "cancelled", (LaneView("l", "p", "http://there", ("m",), 1, 0, 0, 0),)
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier)
+        await exchange.submission  # type: ignore[misc]  # it is there
+        await watch.beat([exchange])
+        assert "policy" in pool.calls
+        assert exchange.question is not None or exchange.delivery.ended

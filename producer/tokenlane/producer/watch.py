@@ -14,6 +14,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias, assert_never
 
 from tokenlane.routing.advice import no_lane
@@ -100,7 +101,8 @@ class Watch:
         checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges], held=held)
         self._note_back(checked)
         if checked.absent and (self._policy is None or self._policy.revision != checked.revision):
-            self._policy = await self._pool.policy()
+            with suppress(LlmError):  # only words hang on it
+                self._policy = await self._pool.policy()
         steps: list[_Step] = []
         for exchange, standing in zip(exchanges, checked.standings, strict=True):
             # What was heard since is newer than what the pool says.
