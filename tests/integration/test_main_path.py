@@ -21,7 +21,15 @@ from tests.integration.life import audit
 
 from tokenlane.benches.simulator import Received, Simulator
 from tokenlane.config.exits import OK, USAGE
-from tokenlane.producer import Answer, ChatStream, Client, Interrupted, ModelNotFound, ProviderDown
+from tokenlane.producer import (
+    Answer,
+    ChatStream,
+    Client,
+    Interrupted,
+    ModelNotFound,
+    ProviderDown,
+    UnreadableAnswer,
+)
 from tokenlane.routing import scripts
 from tokenlane.routing.messages import Priority
 from tokenlane.routing.policy import Candidate, Policy, RolePolicy
@@ -244,7 +252,7 @@ async def test_an_answer_beyond_all_bounds_is_interrupted(town: Town) -> None:
     with pytest.raises(Interrupted) as raised:
         await town.client.complete("hi", role="planner", extra=simulate(huge_line_after=2))
     assert (raised.value.partial, raised.value.retryable) == ("w0 w1 ", False)
-    with pytest.raises(ProviderDown):
+    with pytest.raises(UnreadableAnswer):
         await town.client.complete("hi", role="planner", extra=simulate(huge_line_after=0))
 
 

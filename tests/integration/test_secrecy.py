@@ -48,7 +48,7 @@ FATES = (
     Script(pieces=WORDS, malformed_after=1),
     Script(pieces=WORDS, finish_reason=None),
     Script(pieces=WORDS, answers_as=OUTPUT),
-    Script(pieces=WORDS, content_type="text/plain"),
+    Script(pieces=WORDS, content_type="text/html"),
 )
 
 
