@@ -84,6 +84,8 @@ async def test_a_server_that_tells_nothing() -> None:
     [
         (2048, 2048, "0.9.3", True),
         (2047, 2048, "0.9.3", False),
+        (4096, 131072, "0.9.3", True),
+        (4097, 131072, "0.9.3", False),
         (2048, None, "0.9.3", True),
         (5000, None, "0.9.3", False),
         (0, None, "0.9.3", False),
@@ -94,7 +96,7 @@ async def test_a_server_that_tells_nothing() -> None:
 def test_what_gives_a_cut_away(read: int, context: int | None, version: str, cut: bool) -> None:
     """A context that is full, or fewer tokens than any text of that size has; not what an old server counts, which
     leaves out what was in its cache."""
-    request, usage = ask("word " * (4000 if context is None else 1000)), Usage(prompt_tokens=read)
+    request, usage = ask("word " * (1000 if context == 2048 else 4000)), Usage(prompt_tokens=read)
     if cut:
         with pytest.raises(ContextTooLong):
             refuse_if_cut(request, usage, context, as_version(version))

@@ -150,9 +150,9 @@ class OllamaProvider(OllamaModels):
             return False, None
         now = asyncio.get_running_loop().time()
         if now > self._asked_version_at + _VERSION_HOLDS_S:
-            self._asked_version_at = now
             with suppress(LlmError):
                 self._is = as_version(await self.version())
+            self._asked_version_at = now
         if refuses(self._is):
             return False, None
         wanted = made = loaded = None

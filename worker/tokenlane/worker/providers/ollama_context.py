@@ -30,6 +30,8 @@ __all__ = [
 LEAST_CONTEXT = 512
 """Hardly anybody loads a model with less."""
 _REFUSES = (0, 13, 0)
+_DEFAULTS = (2048, 4096)
+"""What older versions load a model with if nobody says anything; some tell it nowhere."""
 _COUNTS_ALL = (0, 4, 0)
 """Versions before count only what was not in their cache."""
 _MOST_BYTES_PER_TOKEN = 8
@@ -90,7 +92,7 @@ def refuse_if_cut(
     """
     read = usage.prompt_tokens if usage else 0
     counts_all = version is not None and version >= _COUNTS_ALL
-    full = context is not None and read >= context
+    full = (context is not None and read >= context) or (read in _DEFAULTS and read < estimated_tokens(request))
     if full or (counts_all and 0 < read * _MOST_BYTES_PER_TOKEN < text_bytes(request)):
         raise ContextTooLong(
             f"Ollama has read {read} tokens of about {max(read, estimated_tokens(request))} and left out the rest, so "
