@@ -141,9 +141,9 @@ class Batches:
             await self._make(batch)
 
     def _learn(self, model: str, error: Exception, refused: int) -> None:
-        if isinstance(error, TooManyTexts) and refused > 1:
-            most = error.most if error.most is not None and error.most < refused else refused // 2
-            self._most[model] = min(most, self._most.get(model, most))
+        # Without a number it may be their length: the next texts may be shorter.
+        if isinstance(error, TooManyTexts) and error.most is not None and error.most < refused:
+            self._most[model] = error.most
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
         """The vector of each text."""
