@@ -103,11 +103,12 @@ async def test_who_may_not_is_told_so(server: Server, rules: tuple[str, ...]) ->
 
 @pytest.mark.timeout(90)
 async def test_a_worker_that_may_not_subscribe_ends(server: Server, tmp_path: Path) -> None:
-    """`worker` and `worker --check` end with an error of a few lines."""
+    """`worker`, `worker --check` and `router` end with an error of a few lines."""
     url = await user(server, *REFUSED["no channels"])
     async with Simulator() as backend, farm(tmp_path, url) as opened:
         serving = ("worker", "--lane", "gpu0", "--provider", "openai", "--endpoint", backend.url)
-        for child in [await opened.tokenlane(*serving, *options) for options in ((), ("--check",))]:
+        commands = [serving, (*serving, "--check"), ("router",)]
+        for child in [await opened.tokenlane(*command) for command in commands]:
             ended = await child.ended()
             assert ended.code != 0
             assert "channels" in ended.error + ended.out

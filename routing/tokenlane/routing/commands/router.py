@@ -21,6 +21,8 @@ from .failing import as_user_error
 
 __all__ = ["router"]
 
+_PATIENCE_S = 10.0
+
 
 def router(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
@@ -35,7 +37,8 @@ def router(
 
 async def _route(url: str, pool_name: str) -> None:
     with told_to_stop() as stopping:
-        async with connect(url, pool_name) as pool, open_hub(pool) as hub, background() as tasks:
+        async with connect(url, pool_name) as pool, open_hub(pool, _PATIENCE_S) as hub, background() as tasks:
+            await hub.subscribe(pool.keys.hub("router"), lambda _: None)  # a user who may not is told so now
             tasks.create_task(run_router(pool, hub, host=socket.gethostname()), name="tokenlane router")
             note(f"routing for {pool!r}, until Ctrl-C", err=True)
             await stopping.wait()

@@ -8,10 +8,10 @@ local P, name, channel = KEYS[1], ARGV[1], ARGV[2]
 local key = P .. 'rehearsal:' .. name
 local TRIES = {
   { 'TIME' },
-  { 'SET', key, '1', 'PX', 1000 }, { 'GET', key }, { 'MGET', key }, { 'INCR', key }, { 'EXISTS', key },
+  { 'SET', key, '1', 'PX', 1000 }, { 'PTTL', key }, { 'GET', key }, { 'MGET', key }, { 'INCR', key }, { 'EXISTS', key },
   { 'EXPIRE', key, 1 }, { 'PEXPIRE', key, 1000 }, { 'DEL', key },
   { 'HSET', key, 'a', '1' }, { 'HGET', key, 'a' }, { 'HMGET', key, 'a' }, { 'HGETALL', key }, { 'HINCRBY', key, 'a', 1 },
-  { 'HDEL', key, 'a' },
+  { 'HKEYS', key }, { 'HDEL', key, 'a' },
   { 'SADD', key, 'a', 'b', 'c' }, { 'SCARD', key }, { 'SMEMBERS', key }, { 'SRANDMEMBER', key }, { 'SREM', key, 'a' },
   { 'SPOP', key, 2 },
   { 'ZADD', key, 1, 'a' }, { 'ZINCRBY', key, 1, 'a' }, { 'ZSCORE', key, 'a' }, { 'ZCARD', key },
