@@ -137,33 +137,35 @@ async def test_a_provider_without_a_page_of_health_is_asked_for_its_models() -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "ill", "blamed"),
+    ("error", "ill", "closed", "counts"),
     [
-        (ProviderDown("HTTP 500"), None, False),
-        (ProviderDown("HTTP 500"), ProviderDown("HTTP 502"), True),
-        (Timeout(), ProviderDown("refused"), True),
-        (Interrupted(retryable=True), ProviderDown("refused"), True),
-        (Interrupted(retryable=True), None, False),
-        (saying("down", ProviderDown("refused")), None, False),
-        (saying("loading", ProviderDown("HTTP 503")), None, True),
-        (BadRequest("no"), ProviderDown("refused"), False),
-        (RateLimited(), ProviderDown("refused"), False),
+        (ProviderDown("HTTP 500"), None, False, True),
+        (ProviderDown("HTTP 500"), ProviderDown("HTTP 502"), True, True),
+        (Timeout(), ProviderDown("refused"), True, True),
+        (Interrupted(retryable=True), ProviderDown("refused"), True, True),
+        (Interrupted(retryable=True), None, False, True),
+        (saying("down", ProviderDown("refused")), ProviderDown("refused"), True, False),
+        (saying("down", ProviderDown("refused")), None, False, True),
+        (saying("loading", ProviderDown("HTTP 503")), None, True, False),
+        (BadRequest("no"), ProviderDown("refused"), False, True),
+        (RateLimited(), ProviderDown("refused"), False, True),
     ],
 )
-async def test_who_is_to_blame_for_an_attempt(error: LlmError, ill: Exception | None, blamed: bool) -> None:
-    """An attempt is the request's own failure unless the back end itself says that it cannot work; the lane takes no
-    more work by the time that is known."""
+async def test_what_a_failed_attempt_says(error: LlmError, ill: Exception | None, closed: bool, counts: bool) -> None:
+    """The lane is closed if the back end itself says that it cannot work, by the time that is known. What never reached
+    a model is no try; what died with its server is one, since it may be what kills that."""
     ward = Ward(UP)
     ward.provider.ill = ill
-    assert await ward.readiness.failed(error) == blamed
-    assert (ward.said.condition != UP) == blamed
+    assert await ward.readiness.failed(error) != counts
+    assert (ward.said.condition != UP) == closed
 
 
 async def test_many_attempts_that_fail_together_ask_once() -> None:
     """A server that dies under load is not asked by each of its requests."""
     ward = Ward(UP)
     ward.provider.ill = ProviderDown("refused")
-    assert all(await asyncio.gather(*(ward.readiness.failed(ProviderDown("lost")) for _ in range(64))))
+    gone = saying("down", ProviderDown("refused"))
+    assert all(await asyncio.gather(*(ward.readiness.failed(gone) for _ in range(64))))
     assert ward.provider.asked == 1
     assert len(ward.said.log) == 1
 
@@ -247,3 +249,16 @@ def test_a_hosted_model_is_asked_less_often() -> None:
         """Has nothing new to say."""
 
     assert asyncio.run(pause_s("https://api.example.com")) > asyncio.run(pause_s("http://gpu1:8000"))
+
+
+async def test_a_busy_server_that_is_slow_to_say_that_it_is_well_stays_up(quick: Callable[..., None]) -> None:
+    """While its requests run they say how it is; what it serves is looked at all the same."""
+    quick(ask_every_s=0.01, look_every_s=0.02)
+    ward = Ward(UP)
+    ward.provider.ill = Timeout()
+    runs = cast("Runs", ["a run"])
+    ward.readiness._runs = runs
+    async with background() as tasks:
+        tasks.create_task(ward.readiness.run())
+        await until(lambda: ward.looks > 2)
+    assert (ward.provider.asked, ward.said.condition) == (0, UP)

@@ -81,7 +81,7 @@ class Readiness:
         self._ask_every_s = _LOOK_EVERY_S if provider.endpoint.startswith("https://") else _ASK_EVERY_S
         self._one_at_a_time = asyncio.Lock()
         self._hurry = asyncio.Event()
-        self._suspicious = False
+        self._suspicious = self._by_its_word = False
         self._is_up = asyncio.Event()
         self._asked_at = self._changed_at = self._good_at = self._looked_at = self._clock()
         self._away_since: float | None = None
@@ -110,15 +110,17 @@ class Readiness:
         """Hear that the back end has answered a request: nothing says better that it can work."""
         self._good_at = self._clock()
         if self._is_up.is_set():
-            self._away_since = None
+            self._away_since, self._by_its_word = None, False
 
     async def failed(self, error: LlmError) -> bool:
-        """Hear how an attempt failed; True if the back end is to blame, and not the request.
+        """Hear how an attempt failed before its first token; True if it was none, for it never reached the model.
 
-        The lane takes no new work then, and routers know it.
+        Where the back end cannot work the lane takes no new work by then, and routers know it. An attempt that reached
+        the model and died with its server is one: the request may be what kills it.
         """
         if error.back_end == "loading":  # it says so itself, whatever its page of health says
             async with self._one_at_a_time:
+                self._by_its_word = True
                 await self._become(condition_said_by(error))
             return True
         if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
@@ -127,7 +129,7 @@ class Readiness:
         async with self._one_at_a_time:
             if self._is_up.is_set() and self._asked_at < failed_at:
                 await self._ask()
-            return not self._is_up.is_set()
+            return error.back_end is not None and not self._is_up.is_set()
 
     def suspect(self) -> None:
         """Have the back end asked soon: an attempt broke off, which is over and waits for nothing."""
@@ -138,7 +140,10 @@ class Readiness:
         suspicious, self._suspicious = self._suspicious, False
         async with self._one_at_a_time:
             now = self._clock()
-            if now - self._looked_at >= _LOOK_EVERY_S:
+            if now - self._looked_at >= _LOOK_EVERY_S and self._runs and self._is_up.is_set():
+                self._asked_at = now  # by its requests; a busy server may be slow to say that it is well
+                await self._become(await self._looked())
+            elif now - self._looked_at >= _LOOK_EVERY_S:
                 await self._ask(looking=True)
             elif suspicious or not self._is_up.is_set() or not (self._runs or now - self._good_at < self._ask_every_s):
                 await self._ask()
@@ -180,12 +185,14 @@ class Readiness:
         self._changed_at = self._clock()
         self._hurry.set()
         name = self._lease.announcement.lane
+        # One that is tried again and again since it says that it loads is no news each time.
+        level = logging.INFO if self._by_its_word and self._away_since is not None else logging.WARNING
         if condition == UP:
             self._is_up.set()
-            logger.warning("lane %r takes work: its back end is up", name)
+            logger.log(level, "lane %r takes work: its back end is up", name)
         else:
             self._is_up.clear()
             if self._away_since is None:
                 self._away_since = self._clock()
-            logger.warning("lane %r takes no new work: its back end is %s: %s", name, condition.state, condition.why)
+            logger.log(level, "lane %r takes no new work: its back end is %s: %s", name, condition.state, condition.why)
         await self._lease.find(condition)
