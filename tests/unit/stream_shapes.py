@@ -285,6 +285,8 @@ def _pieces() -> Iterator[Shape]:
     one = [chunk({"content": "hi"}, choice={"index": 1}), chunk({}, "stop", choice={"index": 1})]
     yield Shape("several", "a choice that is numbered 1", sse(*one), HI)
     yield Shape("OpenAI", "bare text", sse({"choices": [{"index": 0, "text": "hi", "finish_reason": "stop"}]}), HI)
+    bare = {"choices": [{"delta": {"role": "assistant"}, "text": "hi", "finish_reason": "stop"}]}
+    yield Shape("several", "bare text beside a role", sse(bare), HI)
     unnamed = [event(b'{"choices":[{"delta":{"content":"hi"}}]}'), event(b'{"choices":[{"finish_reason":"stop"}]}')]
     yield Shape("several", "nothing but what is needed", sse(*unnamed), HI)
     yield Shape(
@@ -317,6 +319,11 @@ def _whole_messages() -> Iterator[Shape]:
     yield Shape("the same", "one page on many lines", json.dumps(page, indent=2).encode() + b"\n", whole)
     yield Shape("the same", "with a byte order mark", BOM + packed(page), whole)
     yield Shape("several", "a whole message in an event", sse(page), whole)
+    beside = {
+        "choices": [{"delta": {"role": "assistant"}, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    yield Shape("several", "a whole message beside a role", sse(beside), whole)
     yield Shape(
         "MiniMax",
         "all of it again behind the pieces",

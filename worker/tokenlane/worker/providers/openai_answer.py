@@ -107,16 +107,19 @@ class OpenAiAnswerReader(AnswerReader):
         return delta
 
     def _said(self, choice: dict[str, Any]) -> TokenDelta | None:
-        piece, logprobs = choice.get("delta"), choice.get("logprobs")
-        if not piece:
-            # A continued text comes as bare text.
-            piece = self._unsaid(choice["message"]) if choice.get("message") else {"content": choice.get("text")}
-        elif not (logprobs or self._filters or self._wants_logprobs or self.finish_reason) and len(piece) == 1:
+        piece, logprobs = choice.get("delta") or {}, choice.get("logprobs")
+        if not (logprobs or self._filters or self._wants_logprobs or self.finish_reason) and len(piece) == 1:
             text = piece.get("content")
             if text.__class__ is str and text:
                 self.delivered = self._said_text = True
                 return TokenDelta(text=text, model=self._model)
-        return self._piece(piece, logprobs_of(logprobs) if logprobs else ())
+        tokens = logprobs_of(logprobs) if logprobs else ()
+        delta = self._piece(piece, tokens) if piece else None
+        if delta is None and choice.get("message"):
+            return self._piece(self._unsaid(choice["message"]), tokens)
+        if delta is None and choice.get("text"):  # as a continued text comes
+            return self._piece({"content": choice["text"]}, tokens)
+        return delta
 
     def _unsaid(self, message: dict[str, Any]) -> dict[str, Any]:
         """What a whole message says that its pieces have not: some servers send both, and some only the message.
