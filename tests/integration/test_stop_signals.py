@@ -123,7 +123,7 @@ async def test_a_demo_ends_with_all_it_started(site: Farm, pool: Pool) -> None:
     async with Simulator(faults=[Script(hold_after=1)]) as backend:
         asking = {"TOKENLANE_LANE": "gpu0", "TOKENLANE_PROVIDER": "openai", "TOKENLANE_ENDPOINT": backend.url}
         child = await site.python(MAIN, "demo", "--redis", site.url, **asking)
-        await backend.held()
+        await backend.wait_for(lambda: any(received.held for received in backend.log), 60)
         assert (await child.end(signal.SIGHUP)).code == 128 + signal.SIGHUP, child.error
         assert await is_closed(pool)
 
