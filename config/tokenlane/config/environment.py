@@ -119,7 +119,7 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
 
 
 def forget_empty_keys() -> None:
-    """Unset the variables that an `up` of version 0.1.0 hands its worker empty, for the one that its pool does not use:
+    """Unset the variables that an older `up` hands its worker empty, for the one of the two that its pool does not use:
     it may still run when this version is installed, and starts its worker again."""
     for variable in (f"{PREFIX}POOL_KEY", f"{PREFIX}REDIS{_SEPARATOR}KEY_FILE"):
         if os.environ.get(variable) == "":
