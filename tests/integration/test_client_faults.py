@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from tests.integration.life import PREFIX, pass_lease, state_of, sweep
+from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
 from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.integration.test_client import becomes, texts, until
 
@@ -399,15 +399,20 @@ async def test_a_submission_that_comes_late_is_not_run(
 async def test_what_an_older_snapshot_brings_back_is_cancelled(client: Client, pool: Pool, worker: StandIn) -> None:
     """A server that was restarted from an older snapshot has requests that ended since: their client, asked at its next
     beat, ends them; those that it still holds are left alone."""
-    old: dict[bytes, bytes] = {}
     async with client.chat("stays", role="planner") as kept, client.chat("ends", role="planner") as stream:
         runs = {run.id: run for run in (await worker.next_run(), await worker.next_run())}
-        async for key in pool.redis.scan_iter():
-            old[key] = await pool.redis.dump(key)
+        keys = [key async for key in raw(pool).scan_iter()]
+        async with raw(pool).pipeline() as pipe:
+            for key in keys:
+                pipe.dump(key)
+            old = await pipe.execute()
         await runs[stream.request_id].complete("b")
         assert (await stream.answer()).text == "b"
-        for key, value in old.items():
-            await pool.redis.restore(key, 0, value, replace=True)
+        async with raw(pool).pipeline() as pipe:
+            for key, value in zip(keys, old, strict=True):
+                if value is not None:  # it has just expired
+                    pipe.restore(key, 0, value, replace=True)
+            await pipe.execute()
         await worker_hears_cancel(runs[stream.request_id])
         assert not runs[kept.request_id].cancelled.is_set()
         await runs[kept.request_id].complete("a")
