@@ -252,6 +252,15 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
         await life.raw(pool).set(f"{life.PREFIX}key", key.id)
 
 
+async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend: Simulator) -> None:
+    """The next key of the pool: who checks a worker before the switch is told that it lacks it."""
+    old, new = PoolKey.new(), PoolKey.new()
+    await pool.announce(KeyRing((old,), prepared=(new,)))
+    (problem,) = (await arrive_at(pool, backend.url, keys=KeyRing((old,)))).problems
+    assert new.id in problem
+    assert (await arrive_at(pool, backend.url, keys=KeyRing((old, new)))).problems == ()
+
+
 async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: Pool, tmp_path: Path) -> None:
     """Nothing is downloaded and no server started; it tells what would be, and whether the model is there already."""
     home = tmp_path / "home"

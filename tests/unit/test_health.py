@@ -17,6 +17,7 @@ from tokenlane.routing.watch.snapshot import (
     RoleStatus,
     RouterStatus,
     Snapshot,
+    WorkerStatus,
 )
 
 LANE = LaneStatus("gpu0", "up", "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
@@ -58,6 +59,30 @@ def test_a_toy_alone_is_told() -> None:
     assert codes(replace(WELL, lanes=(toy,))) == ["only_toy"]
     assert codes(replace(WELL, lanes=(toy, replace(LANE, state="left")))) == ["only_toy"]
     assert codes(replace(WELL, lanes=(toy, LANE))) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "prepared", "retiring", "found"),
+    [
+        (("old", "new"), ("new",), (), []),
+        (("old",), ("new",), (), ["key_missing"]),
+        (("new",), (), ("old",), ["key_missing"]),
+        ((), ("new",), (), ["key_missing", "key_missing"]),
+        (None, (), ("old",), []),  # it has joined, which takes all but those that are prepared
+        (None, ("new",), (), ["key_missing"]),
+    ],
+)
+def test_a_worker_without_a_key_is_told(
+    keys: tuple[str, ...] | None, prepared: tuple[str, ...], retiring: tuple[str, ...], found: list[str]
+) -> None:
+    """Each key that it has not announced, of those that open; of an older version only what it may lack."""
+    worker = WorkerStatus("w1", LANE.name, "up", "host", {}, 0, 0, 0, None, keys=keys)
+    sealing = () if retiring else ("old",)
+    lane = replace(LANE, workers=(worker,))
+    seen = replace(WELL, lanes=(lane,), keys=sealing, prepared=prepared, retiring=retiring)
+    assert codes(seen) == found
+    silent = replace(lane, workers=(replace(worker, state="silent"),))
+    assert "key_missing" not in codes(replace(seen, lanes=(silent,)))
 
 
 def test_what_is_missing() -> None:
