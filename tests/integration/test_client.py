@@ -370,8 +370,8 @@ async def test_a_deserted_pool_ends_a_request(
     await pool.set_policy(Policy(lease_ms=3_000, patience_ms=patience_ms))
     async with Client(redis_url) as client:
         await until(lambda: client._entered().idle_reason is not None)
+        began = asyncio.get_running_loop().time()
         async with client.chat("hello", role="planner") as stream:
-            began = asyncio.get_running_loop().time()
             if patience_ms > 1_000:
                 await until(lambda: asyncio.get_running_loop().time() - began > 1)
                 assert "no worker is connected" in (stream.waiting or "")
