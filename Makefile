@@ -16,10 +16,10 @@ AGENT_TESTS := $(addprefix tests/integration/test_,transport.py hub.py pool_conn
 PACKAGES := config routing producer worker benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-redis test-live check lint types borders format
+.PHONY: help install run test test-faults test-redis test-live check lint types borders format
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## create .venv and install everything, in the tested versions
 
@@ -27,8 +27,11 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 	@$(BIN)/tokenlane demo
 
 # A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml.
-test: $(READY) ## run all tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## run all tests that need no real server and kill none, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/faults
 
 # `make test` runs them with redis-py 5 on asyncio.
 test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redis-py and with redis-py 5, on asyncio and on uvloop
