@@ -9,9 +9,10 @@ import pytest
 from tests.integration import life
 from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
 
-from tokenlane.routing.lanes import Announcement, Fault, Offer
+from tokenlane.routing.lanes import UP, Announcement, Condition, Fault, Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus
 
 
@@ -138,6 +139,18 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     assert (await lane(pool)).state == "left"
     await life.beat(pool)
     assert (await lane(pool)).state == "up"
+
+
+@pytest.mark.parametrize("away", [0, 1])
+async def test_a_lane_of_which_one_back_end_is_away(pool: Pool, away: int) -> None:
+    """It is degraded, and says why, whichever of its workers that is."""
+    for number, worker in enumerate(("worker0", "worker1")):
+        await pool.register(worker, LANE.lane, life.FACTS)
+        condition = Condition("down", "it is off") if number == away else UP
+        await pool.renew(worker, LANE, [], takes_new_work=True, condition=condition)
+    found = await lane(pool)
+    assert (found.state, found.why) == ("degraded", "it is off")
+    assert [problem.code for problem in problems(await pool.snapshot(), 60)] == ["no_router", "lane_degraded"]
 
 
 async def test_what_a_worker_says_of_itself(pool: Pool) -> None:

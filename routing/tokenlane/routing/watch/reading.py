@@ -310,6 +310,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
     beating = states - {"silent"}
     state = lane_state("draining" if lane.left else lane.told, takes_new_work="up" in states, beats=bool(beating))
     errors = [worker.error for worker in own if worker.error is not None]
+    reasons = (worker.why for worker in own if worker.why and worker.state != "silent")
     count = Counter((job.kind, job.state) for job in lane.jobs)
     offer = _offer(lane.offer) or Offer()
     return LaneStatus(
@@ -325,7 +326,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
         offer=offer,
-        why=lane.why if state in ("loading", "down") else next((it.why for it in own if it.state != "silent"), ""),
+        why=lane.why if state in ("loading", "down") else next(reasons, ""),
         beside={
             kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
             for kind in get_args(Kind)
