@@ -235,6 +235,25 @@ async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, cal
         assert not [call for call in pool.calls if call.startswith("cancel")]
 
 
+@pytest.mark.parametrize(("happens", "looks"), [("nothing", 1), ("a delta", 0), ("the end", 0), ("left", 0)])
+async def test_the_end_of_a_lease_is_looked_at_only_where_nothing_came(happens: str, looks: int) -> None:
+    """A stream of which something has come since its lease was seen is not asked about when that lease is over."""
+    pool = LatePool()
+    pool.state = "running"
+    clock = asyncio.get_running_loop().time
+    async with watching(pool) as (watch, courier):
+        exchange = opened(courier, "a")
+        await exchange.submission  # type: ignore[misc]  # it is there
+        watch._due[exchange] = clock()
+        message = HAPPENS[happens]
+        if message is not None:
+            courier._hear(exchange, message.to_wire())
+        elif happens == "left":
+            courier.abandon(exchange)
+        await watch._look_until(clock() + 0.01)
+        assert (pool.calls.count("check"), watch._due) == (looks, {})
+
+
 async def test_what_this_client_does_not_hold_is_cancelled() -> None:
     """Of the requests that the server has of a client, those that it holds are left alone."""
     pool = LatePool()

@@ -124,17 +124,18 @@ class Watch:
             self._note_away(error)
 
     async def _look_until(self, until: float) -> None:
-        """Wait until then. Streams that are due before are seen to when they are."""
+        """Wait until then. Streams that are due before and still silent are seen to when they are due."""
         clock = asyncio.get_running_loop().time
         while (now := clock()) < until:
             due = [exchange for exchange, at in self._due.items() if at <= now]
-            if due:
-                await self._try_beat([exchange for exchange in due if not exchange.delivery.ended][:_BATCH])
-                for exchange in due:
-                    if exchange.delivery.ended:
-                        self._due.pop(exchange, None)
+            for exchange in due:
+                if not self._is_silent(exchange, now):
+                    del self._due[exchange]
+            silent = [exchange for exchange in due if exchange in self._due]
+            if silent:
+                await self._try_beat(silent[:_BATCH])
             else:
-                await asyncio.sleep(min(until, *self._due.values(), until) - now)
+                await asyncio.sleep(min([until, *self._due.values()]) - now)
 
     async def _take(self, step: _Step) -> None:
         try:
@@ -150,8 +151,12 @@ class Watch:
         return min(_PERIOD_S, self._lease_ms / 1000 / _PERIODS_A_LEASE)
 
     def _silent(self) -> list[Exchange]:
-        since = asyncio.get_running_loop().time() - self._period_s
-        return [one for one in self._courier if one.accepted and one.heard_at <= since]
+        now = asyncio.get_running_loop().time()
+        return [exchange for exchange in self._courier if self._is_silent(exchange, now)]
+
+    def _is_silent(self, exchange: Exchange, now: float) -> bool:
+        """Whether the pool has the request, and nothing of its answer has come for a period."""
+        return exchange.accepted and not exchange.delivery.ended and exchange.heard_at <= now - self._period_s
 
     async def _turn_away(self, strangers: Sequence[str]) -> None:
         """Cancel what the server has of this client and nobody here wants: what was submitted too late, and what an
