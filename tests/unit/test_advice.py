@@ -58,9 +58,16 @@ def test_a_pool_that_all_lanes_have_left_has_none() -> None:
     assert nobody(Queue("r", "chat", "normal", Needs()), Policy(), left).message == no_lane().message
 
 
-def test_lanes_that_take_no_work_are_told_with_the_reason() -> None:
-    """Nobody is told to start a worker where one waits for its model server."""
-    down = replace(LANES[0], workers=0, state="down", why="It is off.")
+@pytest.mark.parametrize("why", ["It is off.", ""])
+def test_lanes_that_take_no_work_are_told_with_the_reason(why: str) -> None:
+    """Nobody is told to start a worker where one waits for its model server, or does not start what it is given."""
+    down = replace(LANES[0], workers=0, state="down", why=why)
     error = no_lane([down])
     assert error.retryable
-    assert "'gpu0' is down: It is off" in error.message
+    assert f"'gpu0' is down: {why.rstrip('.')}" in error.message
+
+
+def test_what_a_lane_that_is_away_said_last_is_no_reason() -> None:
+    """Its worker has vanished: nobody waits for its model server any more."""
+    gone = replace(LANES[0], workers=0, state="gone", why="It is off.")
+    assert no_lane([gone]).message == no_lane().message

@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias, assert_never
 
-from tokenlane.routing.advice import no_lane
+from tokenlane.routing.advice import no_lane, why_unready
 from tokenlane.routing.errors import (
     DeadlineExceeded,
     ErrorReport,
@@ -244,11 +244,10 @@ class Watch:
         needs, kind = (asked.needs, asked.kind) if asked is not None else (Needs(), "chat")
         found = candidates(self._policy, exchange.role, needs, self._absent, kind)
         lanes = [lane for lane, _ in found if not (lane.is_fallback or lane.has_left)]
-        away = [lane for lane in lanes if lane.state in ("left", "gone")]
-        unready = [lane for lane in lanes if lane.state in ("loading", "down") and lane.why]
+        away = [lane for lane in lanes if lane.is_away]
         return (
             ", ".join(f"{lane.name!r} (last seen {(self._now_ms - lane.seen_ms) / 1000:.0f} s ago)" for lane in away),
-            [f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.')}" for lane in unready],
+            [why_unready(lane) for lane in lanes if lane.is_unready],
         )
 
     def _deserted(self, exchange: Exchange, now: float) -> bool:

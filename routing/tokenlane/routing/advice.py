@@ -10,7 +10,7 @@ from .messages import Needs
 from .policy import Policy, candidates, may_use, served_name
 from .queues import Queue
 
-__all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled"]
+__all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled", "why_unready"]
 
 GET_A_MODEL = """\
 Do one of these:
@@ -29,10 +29,15 @@ Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that 
 
 def no_lane(lanes: Sequence[LaneView] = ()) -> ProviderDown:
     """The end of a request in a pool that no worker is connected to, or none whose back end can work."""
-    unready = [f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.')}" for lane in lanes if lane.why]
-    if unready:
-        return ProviderDown(f"No lane takes work now: {'; '.join(unready)}.", retryable=True)
+    reasons = [why_unready(lane) for lane in lanes if lane.is_unready]
+    if reasons:
+        return ProviderDown(f"No lane takes work now: {'; '.join(reasons)}.", retryable=True)
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
+
+
+def why_unready(lane: LaneView) -> str:
+    """Why an unready lane takes no work, as a part of a sentence."""
+    return f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.') or 'its worker does not start what it is given'}"
 
 
 def not_pulled(lane: LaneView, model: str) -> LlmError:
@@ -53,7 +58,7 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
 
     Names only lanes that are there, and that the role may use.
     """
-    there = [lane for lane in lanes if lane.state not in ("left", "gone")]
+    there = [lane for lane in lanes if not lane.is_away]
     if not there:
         return no_lane()
     there = [lane for lane in there if not lane.is_fallback] or there

@@ -184,7 +184,17 @@ class LaneView:
     @property
     def is_coming(self) -> bool:
         """Whether a worker waits for its back end, and does not know yet what that serves."""
-        return self.state in ("loading", "down") and not self.models
+        return self.is_unready and not self.models
+
+    @property
+    def is_unready(self) -> bool:
+        """Whether workers of it beat, and it takes no work: its back end cannot, or they do not start what they get."""
+        return self.state in ("loading", "down")
+
+    @property
+    def is_away(self) -> bool:
+        """Whether no worker of it beats: they were stopped, or have vanished."""
+        return self.state in ("left", "gone")
 
     @property
     def has_left(self) -> bool:
