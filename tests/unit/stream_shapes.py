@@ -542,6 +542,11 @@ def _usages() -> Iterator[Shape]:
         sse(text("hi"), end(usage={**USAGE, "prompt_tokens_details": None})),
         counted,
     )
+    unknown = {"prompt_tokens": -1, "completion_tokens": -1, "prompt_tokens_details": {"cached_tokens": -1}}
+    yield Shape("several", "-1 for what is not known", sse(text("hi"), end(usage=unknown)), HI)
+    yield Shape("several", "-1 after the counts", sse(text("hi", usage=USAGE), end(usage=unknown)), counted)
+    minus = lines(says("hi"), line(done=True, prompt_eval_count=7, eval_count=-1))
+    yield Shape("several", "-1 for one of them", minus, Whole("hi", usage=(7, 0, 0)), "ollama")
     yield Shape(
         "nobody",
         "a word for a number",
@@ -705,6 +710,30 @@ def _logprobs() -> Iterator[Shape]:
         "logprobs that are words",
         sse(text("hi", choice={"logprobs": {"content": ["a"]}}), end()),
         Fails(UNREADABLE),
+        logprobs=True,
+    )
+    bad = event(b'{"choices":[{"delta":{"content":"hi"},"logprobs":NaN}]}')
+    for what, stream in (
+        ("token ids", sse(text("hi", choice={"logprobs": {"tokens": [7], "token_logprobs": [-0.25]}}), end())),
+        ("of another length", sse(text("hi", choice={"logprobs": {"tokens": ["hi"], "token_logprobs": []}}), end())),
+        ("true", sse(text("hi", choice={"logprobs": True}), end())),
+        ("no number", bad + sse(end())),
+    ):
+        yield Shape("nobody", f"logprobs nobody asked for, {what}", stream, HI)
+        yield Shape("nobody", f"logprobs, {what}", stream, Fails(UNREADABLE), logprobs=True)
+    yield Shape(
+        "nobody",
+        "logprobs nobody asked for, words",
+        lines(says("hi", logprobs=["hi"]), line(done=True)),
+        HI,
+        "ollama",
+    )
+    yield Shape(
+        "nobody",
+        "logprobs, words",
+        lines(says("hi", logprobs=["hi"]), line(done=True)),
+        Fails(UNREADABLE, "logprobs"),
+        "ollama",
         logprobs=True,
     )
     ollama = says("hi", logprobs=[TOKEN])

@@ -29,6 +29,7 @@ from tokenlane.routing.errors import (
     RateLimited,
     Timeout,
     Unauthorized,
+    UnreadableAnswer,
 )
 from tokenlane.worker.providers import ProviderRegistry, default_registry
 from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, transport_error
@@ -152,6 +153,8 @@ def test_a_server_that_says_that_it_loads_is_believed(status: int, body: bytes, 
 @pytest.mark.parametrize(
     ("status", "meaning", "retryable"),
     [
+        (202, UnreadableAnswer, False),
+        (204, UnreadableAnswer, False),
         (302, ProviderDown, False),
         (400, BadRequest, False),
         (401, Unauthorized, False),

@@ -17,6 +17,7 @@ from .contents import reasoning_of, refuse_unsupported, text_of
 from .filters import StopWords, TextFilter, rest_of
 from .frames import Event, Frames
 from .half_characters import HalfCharacters
+from .logprobs import logprobs_of
 from .shape import Shape, kind_of, wrong_field
 from .unreadable import unreadable
 
@@ -53,6 +54,8 @@ _BROKEN_OFF = {
     "timeout",
 }
 """What servers say of an answer that they did not finish, and might the next time."""
+_MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
+"""What comes of reading a value as another than it is."""
 
 
 class AnswerReader:
@@ -225,6 +228,15 @@ class AnswerReader:
             extra=call.get("extra_content"),
         )
 
+    def _logprobs(self, said: Any) -> tuple[TokenLogprob, ...]:
+        """Those of a piece. What nobody asked for costs no answer, whatever its form."""
+        try:
+            return logprobs_of(said)
+        except _MISREAD:
+            if self._wants_logprobs:
+                raise
+            return ()
+
     def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
         if self._wants_logprobs and not logprobs and not self._said_text:
             raise BadRequest(
@@ -247,7 +259,11 @@ class AnswerReader:
         self.finish_reason = _FINISH[word]
 
     def _count(self, usage: Usage) -> None:
-        """Take the newest counts: some servers send them with each piece, and some end with empty ones."""
+        """Take the newest counts: some servers send them with each piece, and some end with empty ones. One below 0
+        stands for one that is not known."""
+        counts = {"prompt_tokens", "completion_tokens", "cached_tokens"}
+        if unknown := {name: 0 for name in counts if getattr(usage, name) < 0}:
+            usage = usage.model_copy(update=unknown)
         if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
             self._usage = usage
 
@@ -265,7 +281,7 @@ class AnswerReader:
             if stopped:  # whatever comes now, the answer was whole before
                 return None
             raise
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
+        except _MISREAD as error:
             problem = error
         # Not chained: such an error holds the text it failed on.
         mended = self._halves.mended(data)

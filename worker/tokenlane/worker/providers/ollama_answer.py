@@ -10,7 +10,6 @@ from tokenlane.routing.messages import TokenDelta, ToolCallDelta, Usage
 from .answer import AnswerReader, wrong_model
 from .filters import TextFilter
 from .frames import Event
-from .logprobs import logprobs_of
 from .ollama_names import full_name
 from .refusal import error_of, refusal_in_stream
 from .shape import OLLAMA_LINE, Shape, names_of
@@ -71,7 +70,7 @@ class OllamaAnswerReader(AnswerReader):
         if plain and text.__class__ is str and text:
             self.delivered = self._said_text = True
             return TokenDelta(text=text, model=self._model)
-        return self._piece(message, logprobs_of(logprobs) if logprobs else ())
+        return self._piece(message, self._logprobs(logprobs) if logprobs else ())
 
     def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
         # Each call comes whole. Old servers number none, and new ones begin anew in each line.

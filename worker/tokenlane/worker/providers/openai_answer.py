@@ -13,7 +13,6 @@ from .answer import AnswerReader, wrong_model
 from .contents import reasoning_of, text_of
 from .filters import TextFilter
 from .frames import Event
-from .logprobs import logprobs_of
 from .names import same_model
 from .refusal import error_of, refusal_in_stream
 from .shape import OPENAI_CHUNK, Shape, names_of
@@ -113,7 +112,7 @@ class OpenAiAnswerReader(AnswerReader):
             if text.__class__ is str and text:
                 self.delivered = self._said_text = True
                 return TokenDelta(text=text, model=self._model)
-        tokens = logprobs_of(logprobs) if logprobs else ()
+        tokens = self._logprobs(logprobs) if logprobs else ()
         delta = self._piece(piece, tokens) if piece else None
         if delta is None and choice.get("message"):
             return self._piece(self._unsaid(choice["message"]), tokens)

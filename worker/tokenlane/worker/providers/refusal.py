@@ -19,6 +19,7 @@ from tokenlane.routing.errors import (
     RateLimited,
     Timeout,
     Unauthorized,
+    UnreadableAnswer,
 )
 
 from .too_long import too_long
@@ -238,6 +239,11 @@ def _by_status(status: int) -> LlmError:
         case 501:
             return BadRequest(
                 "The back end does not offer this (HTTP 501): it was started without it, or its model cannot do it."
+            )
+        case _ if 200 < status < 300:
+            return UnreadableAnswer(
+                f"The back end's answer cannot be read: it came with HTTP {status}, which promises no answer, where "
+                "HTTP 200 is expected. Is it a server that the lane's provider can talk to?"
             )
         case _ if 300 <= status < 400:
             return ProviderDown(

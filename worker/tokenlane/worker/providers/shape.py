@@ -22,17 +22,28 @@ _PIECE: Shape = {
     "function_call": _FUNCTION,
 }
 _COUNT: Shape = (int, float)
+_TOKENS: Shape = [{"token": str, "logprob": _COUNT}]
+_LOGPROBS: Shape = {"content": _TOKENS, "refusal": _TOKENS, "tokens": [str], "token_logprobs": [_COUNT]}
 _USAGE: Shape = {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "prompt_tokens_details": dict}
 OPENAI_CHUNK: Shape = {
     "model": str,
     "choices": [
-        {"index": int, "delta": _PIECE, "message": _PIECE, "text": str, "finish_reason": str, "usage": _USAGE},
+        {
+            "index": int,
+            "delta": _PIECE,
+            "message": _PIECE,
+            "text": str,
+            "logprobs": _LOGPROBS,
+            "finish_reason": str,
+            "usage": _USAGE,
+        },
     ],
     "usage": _USAGE,
 }
 OLLAMA_LINE: Shape = {
     "model": str,
     "message": _PIECE,
+    "logprobs": _TOKENS,
     "done_reason": str,
     "prompt_eval_count": _COUNT,
     "eval_count": _COUNT,
