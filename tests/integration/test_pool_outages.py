@@ -123,6 +123,19 @@ async def test_a_wiped_request_is_cancelled_as_any_other(pool: Pool) -> None:
     await audit(pool.redis)
 
 
+async def test_what_is_cancelled_before_its_worker_writes_it_anew(pool: Pool) -> None:
+    """Whoever cancels a request while a wiped server does not know it, the worker that runs it is told by its beat."""
+    asked, other = await life.running(pool), await life.running(pool)
+    await raw(pool).flushall()
+    assert await pool.cancel(asked.id, life.CLIENT) == "unknown"
+    for _ in range(2):
+        held = life.hold(asked), life.hold(other)
+        assert await life.beat(pool, WORKER, LANE, *held) == ("cancelled", "mine")
+    await audit(pool.redis)
+    assert await life.finish(pool, asked, "cancelled")
+    assert (await audit(pool.redis))[asked.id] == "cancelled"
+
+
 async def test_a_resubmission_wins_over_a_late_beat(pool: Pool) -> None:
     """A request sent again after a wipe has a newer attempt, and the worker that ran the old one lets go."""
     asked = await life.running(pool)

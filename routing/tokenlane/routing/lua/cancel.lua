@@ -1,5 +1,5 @@
 -- waiting, delayed, dispatched -> cancelled. running: flagged, and its worker told. Unknown: what is on its way here, a
--- submission or one sent again, is not taken in when it comes.
+-- submission or one sent again, is not taken in when it comes; what a worker still runs is flagged by its beat.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 client that leaves it, or '' to cancel it whoever owns it

@@ -1,5 +1,6 @@
 -- running -> running: a worker's beat, for its lane and for all it runs. Sent with nothing running too.
--- A request the server has forgotten is written anew, so that a wiped server throws no running work away.
+-- A request the server has forgotten is written anew, so that a wiped server throws no running work away; flagged, if it
+-- was cancelled meanwhile.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker  2 lane  3 up: it takes new work, loading, down or draining  4 provider  5 endpoint  6 models, JSON  7 limit
@@ -62,7 +63,9 @@ end
 
 local function renew_one(id, attempt, client, agent, role, kind, left)
   local request = read(id)
+  local cancel = request and request.cancel
   if not request then
+    cancel = redis.call('EXISTS', P .. 'unwanted:' .. id) == 1 and 'cancelled'
     redis.call('HSET', P .. 'request:' .. id,
       'state', 'running', 'role', role, 'queue', '', 'agent', agent, 'client', client, 'kind', kind, 'entry', '',
       'seq', '0', 'created', int(now), 'deadline', int(now + left), 'attempt', attempt, 'starts', '1', 'crashes', '0',
@@ -72,13 +75,13 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
     redis.call('SADD', P .. 'client:' .. client, id)
     redis.call('SADD', P .. 'agent:' .. agent, id)
     redis.call('ZADD', lane_queue(lane, kind), 1, TAG .. id .. ':' .. attempt)
+    if cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', cancel) end
   elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
     return 'stale'
   end
   mark(id, attempt) -- what `submit` has started has none
   redis.call('ZADD', P .. 'leases', int(now + lease), id)
-  if request and request.cancel then return request.cancel end
-  return 'mine'
+  return cancel or 'mine'
 end
 
 local reply = { status, known, lease, registered }
