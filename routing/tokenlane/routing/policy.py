@@ -47,6 +47,10 @@ class Candidate(_Frozen):
     model: str | None = None
     lane: str | None = None
 
+    def is_place_of(self, lane: LaneView) -> bool:
+        """Whether the lane is of the provider and the name that are asked for, whatever it serves."""
+        return self.lane in (None, lane.name) and self.provider in (None, lane.provider)
+
 
 class Limits(_Frozen):
     """A role's own limits; None: those of the policy. `in_flight` counts all of an agent's requests, of every role."""
@@ -113,7 +117,7 @@ def candidates(
         there = [lane for lane in there if needs.lane or not lane.is_fallback]
         return iter([(lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)])
     found: dict[str, tuple[LaneView, str]] = {}
-    for candidate in policy.roles.get(role, RolePolicy()).route or (Candidate(),):
+    for candidate in _route(policy, role):
         for lane in there:
             model = _model_for(candidate, needs, lane, kind)
             if model is not None:
@@ -137,7 +141,7 @@ def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
     """The live lanes that may pull a model for a queue that has no candidates, each with that model, best first."""
     able = [lane for lane in lanes if lane.live and lane.offer.pulls and needs.lane in (None, lane.name)]
-    for candidate in policy.roles.get(role, RolePolicy()).route or (Candidate(),):
+    for candidate in _route(policy, role):
         for lane in sorted(able, key=lambda lane: lane.name):
             model = _model_to_pull(candidate, needs, lane)
             if model is not None:
@@ -146,15 +150,16 @@ def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) 
 
 def may_use(policy: Policy, role: str, lane: LaneView, model: str | None = None) -> bool:
     """Whether a candidate of the role's route is this lane, with this model if one is given; it need not be up."""
-    route = policy.roles.get(role, RolePolicy()).route or (Candidate(),)
-    places = (it for it in route if it.lane in (None, lane.name) and it.provider in (None, lane.provider))
-    return any(model is None or it.model is None or served_name(it.model, (model,)) is not None for it in places)
+    wanted = (candidate.model for candidate in _route(policy, role) if candidate.is_place_of(lane))
+    return any(model is None or name is None or served_name(name, (model,)) is not None for name in wanted)
+
+
+def _route(policy: Policy, role: str) -> tuple[Candidate, ...]:
+    return policy.roles.get(role, RolePolicy()).route or (Candidate(),)
 
 
 def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
-    if candidate.lane not in (None, lane.name):
-        return None
-    if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
+    if not candidate.is_place_of(lane) or needs.provider not in (None, lane.provider):
         return None
     named = {name for name in (candidate.model, needs.model) if name is not None}
     if len(named) > 1:
@@ -167,9 +172,7 @@ def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | 
 
 
 def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:
-    if candidate.lane not in (None, lane.name):
-        return None
-    if candidate.provider not in (None, lane.provider) or needs.provider not in (None, lane.provider):
+    if not candidate.is_place_of(lane) or needs.provider not in (None, lane.provider):
         return None
     if lane.is_fallback and not _names(lane, candidate, needs):
         return None
