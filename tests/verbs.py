@@ -45,7 +45,7 @@ def every_verb() -> Iterator[Verb]:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Ended:
     """Run the command line in this process."""
     monkeypatch.setattr(sys, "argv", ["tokenlane", *arguments])
-    monkeypatch.setattr(failure, "close_standard_output", lambda: None)  # it is the tests'
+    monkeypatch.setattr(failure, "discard_output", lambda: None)  # it is the tests'
     with pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capsys.readouterr()

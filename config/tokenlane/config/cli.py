@@ -128,7 +128,7 @@ def _end(told: UserError, *, json: bool) -> NoReturn:
         told = failure.as_user_error(error) or told
         failure.say(told, json=False)
     if sys.stdout is not None:
-        failure.close_standard_output()
+        failure.discard_output()
     raise SystemExit(told.exit_code) from None
 
 

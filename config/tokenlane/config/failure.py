@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tokenlane.config.exits import ClosedPipe, UserError
 from tokenlane.config.plain import json_text, running_text
 
-__all__ = ["as_user_error", "close_standard_output", "say", "wants_json"]
+__all__ = ["as_user_error", "discard_output", "say", "wants_json"]
 
 _STDOUT = 1
 _UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -45,6 +45,9 @@ def say(failure: UserError, *, json: bool) -> None:
     sys.stderr.write(f"tokenlane: {running_text(str(failure))}\n")
 
 
-def close_standard_output() -> None:
-    """Have what is still to be written go nowhere: the interpreter would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+def discard_output(descriptor: int = _STDOUT) -> None:
+    """Have what is buffered, and whatever is written later, go nowhere: the interpreter would complain of it at its
+    end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tokenlane.config.failure import discard_output
 from tokenlane.config.plain import json_text, one_line, running_text
 
 __all__ = ["Table", "age", "console", "note", "show", "show_json"]
@@ -58,9 +58,7 @@ def note(text: str, *, err: bool = False) -> None:
     try:
         typer.echo(running_text(text), err=err)
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # for what is still buffered, and what is still to come
-        os.close(nowhere)
+        discard_output(stream.fileno())
 
 
 def age(milliseconds: int | None) -> str:
