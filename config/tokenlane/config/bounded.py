@@ -1,4 +1,4 @@
-"""Reading what a user names: never more than a bound, and never for ever, whatever kind of file it is."""
+"""Reads the files that a user names, and standard input: up to a size, and without waiting for ever."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tokenlane.config.exits import ConfigError
 __all__ = ["MOST_BYTES", "read_file", "standard_input"]
 
 MOST_BYTES = 16 * 1024 * 1024
-"""What no file of settings, keys or certificates is larger than, nor a prompt."""
+"""The size limit where a caller sets none: no file of settings, keys or certificates is larger, nor is a prompt."""
 _PIECE = 1024 * 1024
 _SILENCE_S = 10.0
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
-    """All of a file, or of what another process writes into it as into a pipe. That is read once, and whoever asks
-    again is given the same: the second time nothing would come, and nothing would hold.
+    """The content of a file, or of a pipe in its place, as `<(command)` is. A pipe is read once and its content kept: a
+    second reading would find it empty.
 
     Raises:
         OSError: it cannot be read, is a directory, is longer than `most` bytes, or a pipe that nobody writes to.
     """
-    found = path.stat()
-    return _read(path, most) if stat.S_ISREG(found.st_mode) else _read_once(path, most, found.st_dev, found.st_ino)
+    status = path.stat()
+    return _read(path, most) if stat.S_ISREG(status.st_mode) else _read_once(path, most, status.st_dev, status.st_ino)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -48,7 +48,7 @@ def _read(path: Path, most: int) -> bytes:
             content += piece
     finally:
         os.close(descriptor)
-    raise OSError(errno.EFBIG, f"it is longer than {most} bytes, which no such file is", str(path))
+    raise OSError(errno.EFBIG, f"it is longer than {most} bytes, the most that is read of it", str(path))
 
 
 @cache
@@ -58,7 +58,7 @@ def _read_once(path: Path, most: int, device: int, inode: int) -> bytes:
 
 @cache
 def standard_input(most: int = MOST_BYTES) -> bytes:
-    """All of standard input, read once: whoever asks again is given the same.
+    """The content of standard input. It is read once, and kept for later calls.
 
     Raises:
         ConfigError: there is none, it cannot be read, or is longer than `most` bytes.

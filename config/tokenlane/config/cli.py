@@ -39,7 +39,6 @@ from tokenlane.config.plain import PlainFormatter, json_text
 
 __all__ = ["main"]
 
-
 _COMPLETION = ("--install-completion", "--show-completion")
 
 
@@ -133,12 +132,12 @@ def _end(told: UserError, *, json: bool) -> NoReturn:
 
 
 def _keep_logs_plain() -> None:
-    if logging.lastResort is not None:  # what writes where a verb sets nothing up
+    if logging.lastResort is not None:  # the handler of verbs that set up no logging
         logging.lastResort.setFormatter(PlainFormatter())
 
 
 def _prepare_typer(arguments: Sequence[str]) -> None:
-    # What all programs on a terminal obey is no setting of ours, nor is what typer reads.
+    # NO_COLOR, which all programs on a terminal obey, and what typer reads are no settings of tokenlane.
     if os.environ.get("NO_COLOR"):  # noqa: TID251 - see above
         from typer import rich_utils
 

@@ -18,7 +18,7 @@ from tokenlane.config.exits import ConfigError
 from .explain import did_you_mean
 from .positions import Path
 from .sections import Document, Lane, document_type, not_a_provider
-from .values import default_lane
+from .values import TOY_PROVIDER, default_lane
 
 __all__ = ["DEFAULT", "Layer", "Setting", "Settings"]
 
@@ -167,7 +167,7 @@ class Settings:
 
     def _provider(self, lane: str | None) -> Setting:
         paths = (("lanes", lane or "", "provider"), ("defaults", "provider"))
-        provider = self._own("provider", *paths) or Setting("builtin")
+        provider = self._own("provider", *paths) or Setting(TOY_PROVIDER)
         if wrong := not_a_provider(provider.value):
             raise ConfigError(f"{provider.source}: provider {wrong}")
         return provider

@@ -119,8 +119,11 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
 
 
 def forget_empty_keys() -> None:
-    """Unset the variables that an older `up` hands its worker empty, for the one of the two that its pool does not use:
-    it may still run when this version is installed, and starts its worker again."""
+    """Unset those of the two variables for keys that are empty.
+
+    An `up` of an older version, which may still run when this one is installed, starts its workers with both set, and
+    leaves the one empty that its pool does not use.
+    """
     for variable in (f"{PREFIX}POOL_KEY", f"{PREFIX}REDIS{_SEPARATOR}KEY_FILE"):
         if os.environ.get(variable) == "":
             del os.environ[variable]

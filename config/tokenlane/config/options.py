@@ -1,4 +1,4 @@
-"""What holds for the options and arguments of every verb: an empty value is refused, and a help text is no markup."""
+"""Changes the options and arguments of every verb: an empty value is refused, and a help text is no markup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["prepare", "with_subcommands"]
 
 
 def prepare(command: Any) -> None:
-    """Have a verb of typer's, and the verbs below it, keep to this."""
+    """Have a command of typer's, and all below it, refuse empty values and show help texts as they are written."""
     for each in with_subcommands(command):
         each.help = each.help and escape(each.help)
         for param in each.params:

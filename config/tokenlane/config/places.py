@@ -1,4 +1,4 @@
-"""Where files are, and how a place is told that cannot be found out or is named by nothing."""
+"""Where files are, and the errors of a path that cannot be resolved and of a variable that is set to nothing."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def absolute(path: Path, named_by: str) -> Path:
 
 
 def empty_variable(name: str) -> ConfigError:
-    """The error of a variable that is set to nothing. What is found in its place may be something else than was meant:
-    another pool, or another model."""
+    """The error of a variable that is set to nothing. Taken for one that is not set, it would lead to a default:
+    another pool, or another model, than was meant."""
     return ConfigError(f"{name} is set and empty: give it a value, or unset it.")
 
 

@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
-TOY_PROVIDER = "builtin"
 """The lane that every worker serves beside its own, for texts that no other lane can turn into vectors."""
-
+TOY_PROVIDER = "builtin"
+"""The provider of the small model that `up` serves where it finds no model server."""
 
 NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 

@@ -85,11 +85,12 @@ class Courier:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Around the making and opening of a new request: however many are asked for at once, few are being sent, and
-        the event loop has time for beats and answers. Gives when the waiting began; time to live counts from then.
+        """Wait for a turn to make and open a new request, and hold it for the block: however many requests are asked
+        for at once, few are being sent, and the event loop has time for beats and answers. Yields the loop's time at
+        which the wait began; the request's time to live counts from then.
 
         Raises:
-            PoolUnavailable: one that was sent since has found no server.
+            PoolUnavailable: a request that was sent during the wait has found no server.
         """
         clock = asyncio.get_running_loop().time
         asked_at = clock()
@@ -211,7 +212,7 @@ class Courier:
         return (await self._pool.survey()).lanes
 
     async def send_again(self, exchange: Exchange) -> Exception | None:
-        """Submit a request that the pool has lost; the error that ended in. It may have been abandoned meanwhile."""
+        """Submit a request again that the pool has lost; the error, if any. It may be abandoned by then."""
         exchange.submission = self._tasks.create_task(self._outcome(self._submit_again(exchange)))
         return await asyncio.shield(exchange.submission)
 

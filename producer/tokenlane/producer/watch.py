@@ -1,11 +1,12 @@
 """The client's beat: keeps its requests from being taken for orphans, and finds what pub/sub has lost.
 
-Every 2 s, whatever the streams do. Of streams silent for that long it asks how they stand, and of one whose attempt has
-a lease when that is over: what becomes of an answer that broke off is decided here, whoever else is there. An end that
-did not come is asked of the worker, and told from the request's hash if no worker answers; a request the server no
-longer knows is sent again if nothing of it was delivered.
+A beat is sent every 2 s, whatever the streams do. It asks the pool about each stream that has been silent for that
+long, and again when the lease of its attempt is over: an answer that broke off is ended here, also where no router and
+no worker is left to end it. An end that was lost is asked of the worker, or taken from the request's hash if no worker
+answers; a request that the server no longer knows is sent again if nothing of it was delivered.
 
-How a stream stands is looked at in one go, without an await: what is to be asked of the pool then is asked afterwards.
+A stream is judged without an await between reading and writing its state. What the pool is to be asked for that is
+returned as steps, which are taken afterwards.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _BATCH = 128
 _ENDED_PATIENCE_S = 3.0
 _RUNNING_PATIENCE_S = 10.0
 _TAKEN_UP_S = 0.5
-"""What another worker has to take up an answer that broke off."""
+"""How long another worker has to take up an answer that broke off."""
 _LAPSED_S = 0.01
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
 

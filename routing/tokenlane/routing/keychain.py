@@ -33,11 +33,11 @@ class Keychain:
 
     @property
     def held(self) -> str:
-        """The ids of the keys one has, apart by blanks, as a worker announces them."""
+        """The ids of all keys that this process has, separated by blanks, as a worker announces them."""
         return " ".join(self.ring.opening)
 
     def reread(self) -> None:
-        """Read the ring's file again, if it has one: keys may have come."""
+        """Read the ring's file again, if it has one: keys may have been added."""
         self.ring = self.ring.reread()
 
     def check(self, *, opens: bool) -> None:

@@ -29,9 +29,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | said of its back end, and `why`                      |                          |
 | `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:KIND:health-…`  |        |                                                      |                          |
-| `lane:L:alone`          | string | id of a request that runs there alone, or is about   | the attempt's end; 2 s   |
-|                         |        | to: of the workers that died under it and others it  | past a router's asking   |
-|                         |        | may have been to blame                               |                          |
+| `lane:L:alone`          | string | id of a suspect, a request under which workers died, | the attempt's end; 2 s   |
+|                         |        | that runs on the lane alone, or for which the lane   | past a router's asking   |
+|                         |        | is being emptied                                     |                          |
 | `lane:L:workers`        | zset   | workers that take new work, by beat (ms)             | `sweep`, SIGTERM         |
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |

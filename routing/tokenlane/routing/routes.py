@@ -1,5 +1,5 @@
-"""Whether a policy's routes name places that there are. Such a route is no error, for its worker may come; it is worth
-a word, for its name may be misspelt."""
+"""Finds places in a policy's routes that no lane of the pool is. They are worth a warning, since a name may be
+misspelt, and no error, since the worker of the lane may yet come."""
 
 from __future__ import annotations
 

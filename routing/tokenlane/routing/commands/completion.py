@@ -1,12 +1,12 @@
-"""What a shell completes: the providers there are, and the lanes, roles and models of the configuration and the pool.
+"""Completes names in a shell: providers, and the lanes, roles and models of the configuration and the pool.
 
-A shell asks at a key press: the pool has half a second, and whatever fails gives nothing and says nothing.
+A shell asks at a key press: the pool has half a second to answer, and what fails adds no names and prints nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.config.effective import Settings
@@ -23,17 +23,17 @@ _PATIENCE_S = 0.5
 
 
 def providers(incomplete: str) -> list[str]:
-    """The kinds of back end that begin so."""
+    """The providers whose names begin with the text."""
     return [name for name in provider_names() if name.startswith(incomplete)]
 
 
 def lanes(incomplete: str) -> list[str]:
-    """The lanes that begin so."""
+    """The lanes whose names begin with the text."""
     return _named(incomplete, lambda settings: settings.lanes, lambda seen: [lane.name for lane in seen.lanes])
 
 
 def roles(incomplete: str) -> list[str]:
-    """The roles that begin so: those with a policy, and those that have asked lately."""
+    """The roles whose names begin with the text: those with a policy, and those that have asked lately."""
     return _named(
         incomplete,
         lambda settings: list(settings.document.roles),
@@ -42,7 +42,7 @@ def roles(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The models that begin so."""
+    """The models whose names begin with the text."""
     return _named(
         incomplete,
         lambda settings: list(settings.document.models),
@@ -51,19 +51,16 @@ def models(incomplete: str) -> list[str]:
 
 
 def _named(
-    incomplete: str, configured: Callable[[Settings], list[str]], there: Callable[[Snapshot], list[str]]
+    incomplete: str, configured: Callable[[Settings], list[str]], connected: Callable[[Snapshot], list[str]]
 ) -> list[str]:
     names: set[str] = set()
     with suppress(UserError):
         names.update(configured(read()))
-    names.update(name for seen in _seen() for name in there(seen))
+    with suppress(UserError, LlmError, TimeoutError):
+        names.update(connected(asyncio.run(_snapshot())))
     return sorted(name for name in names if name.startswith(incomplete))
 
 
-def _seen() -> Iterator[Snapshot]:
-    async def look() -> Snapshot:
-        async with asyncio.timeout(_PATIENCE_S), connect(find_pool().url, pool_name()) as pool:
-            return await pool.snapshot()
-
-    with suppress(UserError, LlmError, TimeoutError):
-        yield asyncio.run(look())
+async def _snapshot() -> Snapshot:
+    async with asyncio.timeout(_PATIENCE_S), connect(find_pool().url, pool_name()) as pool:
+        return await pool.snapshot()

@@ -178,7 +178,8 @@ class Snapshot:
     `key_id`: of the key that seals it, None if none does; `keys`: of all that seal, the newest first; `retiring` and
     `prepared`: of those that seal no more, and not yet. All of them open. `delayed`: requests that wait for a time.
     `swept_ms`: since a router last swept, None if none has. `lagging`: routers and workers that have not seen the
-    policy's newest revision. `unknown`: what a newer version has written and this one cannot read, for people.
+    policy's newest revision. `unknown`: what another version, or anybody, has written and this one cannot read, for
+    people.
     """
 
     v: int
