@@ -13,11 +13,11 @@ from tokenlane.routing.messages import ChatRequest, Message, ToolCallDelta
 from tokenlane.worker.providers.body import chat_body
 from tokenlane.worker.providers.ollama_body import ollama_body
 from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
-from tokenlane.worker.providers.sse import Event
+from tokenlane.worker.providers.sse import MESSAGE, Event
 
 
 def chunk(delta: object, finish: str | None = None, **more: object) -> Event:
-    return Event(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}).encode())
+    return (json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}).encode(), MESSAGE)
 
 
 def test_text_reasoning_and_tool_calls() -> None:
@@ -43,8 +43,8 @@ def test_text_reasoning_and_tool_calls() -> None:
     )
     assert answer.take(chunk({}, finish="tool_calls")) is None
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-    assert answer.take(Event(json.dumps({"choices": [], "usage": usage}).encode())) is None
-    assert answer.take(Event(b"[DONE]")) is None
+    assert answer.take((json.dumps({"choices": [], "usage": usage}).encode(), MESSAGE)) is None
+    assert answer.take((b"[DONE]", MESSAGE)) is None
     last = answer.last()
     assert last.finish_reason == "tool_calls"
     assert last.usage is not None
@@ -84,7 +84,7 @@ def test_a_finish_that_is_none(finish: str) -> None:
 def test_done_alone_is_no_success() -> None:
     """`[DONE]` also follows errors, so it proves nothing; with nothing delivered another try is safe."""
     answer = OpenAiAnswerReader("m")
-    answer.take(Event(b"[DONE]"))
+    answer.take((b"[DONE]", MESSAGE))
     with pytest.raises(Interrupted) as unfinished:
         answer.last()
     assert unfinished.value.retryable
@@ -111,7 +111,7 @@ def test_another_model_speaks_no_word() -> None:
 def test_what_is_no_chunk_is_refused(data: bytes) -> None:
     """Anything that is no chat chunk is not worth another try, and the error does not quote it."""
     with pytest.raises(UnreadableAnswer) as refused:
-        OpenAiAnswerReader("m").take(Event(data))
+        OpenAiAnswerReader("m").take((data, MESSAGE))
     assert refused.value.__cause__ is None
     assert not refused.value.retryable
 
@@ -153,7 +153,7 @@ def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
 def test_any_json_is_a_delta_or_an_llm_error(value: object) -> None:
     """Whatever a back end sends, no other error comes out."""
     try:
-        OpenAiAnswerReader("m").take(Event(json.dumps(value).encode()))
+        OpenAiAnswerReader("m").take((json.dumps(value).encode(), MESSAGE))
     except LlmError:
         pass
 

@@ -19,7 +19,7 @@ from tokenlane.routing.errors import (
     UnreadableAnswer,
 )
 from tokenlane.routing.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
-from tokenlane.worker.providers.frames import Event
+from tokenlane.worker.providers.frames import MESSAGE
 from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
 from tokenlane.worker.providers.ollama_body import ollama_body
 from tokenlane.worker.providers.ollama_names import full_name
@@ -44,7 +44,7 @@ def line(message: object = None, done: bool = False, **more: object) -> bytes:
 
 def read(*lines: bytes, model: str = "phi3") -> list[TokenDelta]:
     answer = OllamaAnswerReader(model)
-    return [*(delta for each in lines if (delta := answer.take(Event(each))) is not None), answer.last()]
+    return [*(delta for each in lines if (delta := answer.take((each, MESSAGE))) is not None), answer.last()]
 
 
 def test_a_plain_request_says_no_more_than_the_agent_did() -> None:

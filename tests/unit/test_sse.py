@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.errors import UnreadableAnswer
-from tokenlane.worker.providers.sse import Event, SseReader
+from tokenlane.worker.providers.sse import MESSAGE, Event, SseReader
 
 LINES = st.sampled_from(
     [
@@ -38,11 +38,11 @@ def reference(stream: bytes) -> list[Event]:
     for line in re.split(rb"\r\n|\n|\r", stream)[:-1]:
         if not line:
             if data:
-                events.append(Event(b"\n".join(data), name or "message"))
+                events.append((b"\n".join(data), name or MESSAGE))
             data, name = [], ""
             continue
         if line.startswith(b"{") and not data:
-            events.append(Event(line, name or "message"))
+            events.append((line, name or MESSAGE))
             name = ""
             continue
         field, _, value = line.partition(b":")
@@ -75,12 +75,12 @@ def test_byte_by_byte(stream: bytes) -> None:
 
 def test_several_data_lines_are_one_event() -> None:
     """`data` lines of an event are joined by a line feed, and its name is kept."""
-    assert read([b"event: x\ndata: 1\ndata: 2\n\n"]) == [Event(b"1\n2", "x")]
+    assert read([b"event: x\ndata: 1\ndata: 2\n\n"]) == [(b"1\n2", "x")]
 
 
 def test_an_event_without_its_blank_line_is_dropped() -> None:
     """What the stream broke off in the middle of is no event."""
-    assert read([b"data: 1\n\ndata: 2\n"]) == [Event(b"1")]
+    assert read([b"data: 1\n\ndata: 2\n"]) == [(b"1", MESSAGE)]
 
 
 @pytest.mark.parametrize("stream", [b"data: " + b"x" * 100, b"data: xxxxxxxx\n" * 12, b"x" * 90 + b"\n"])
@@ -96,11 +96,11 @@ def test_a_huge_event_is_refused(stream: bytes, step: int) -> None:
 @pytest.mark.parametrize(
     ("end", "events"),
     [
-        (b'data: {"a":1}\n', [Event(b'{"a":1}')]),
-        (b'data: {"a":1}', [Event(b'{"a":1}')]),
+        (b'data: {"a":1}\n', [(b'{"a":1}', MESSAGE)]),
+        (b'data: {"a":1}', [(b'{"a":1}', MESSAGE)]),
         (b"event: x\ndata: 1\ndata: 2", []),
-        (b'{"a":1}', [Event(b'{"a":1}')]),
-        (b"data: [DONE]", [Event(b"[DONE]")]),
+        (b'{"a":1}', [(b'{"a":1}', MESSAGE)]),
+        (b"data: [DONE]", [(b"[DONE]", MESSAGE)]),
         (b'data: {"a"', []),
         (b'{"a"', []),
         (b"event: x\n", []),
@@ -110,7 +110,7 @@ def test_a_huge_event_is_refused(stream: bytes, step: int) -> None:
 def test_the_end_of_a_stream_completes_an_event(end: bytes, events: list[Event]) -> None:
     """Servers leave out the last blank line; what is no whole JSON was cut off, and is no event."""
     reader = SseReader()
-    assert [*reader.feed(b"data: 1\n\n"), *reader.feed(end), *reader.rest()] == [Event(b"1"), *events]
+    assert [*reader.feed(b"data: 1\n\n"), *reader.feed(end), *reader.rest()] == [(b"1", MESSAGE), *events]
 
 
 def test_what_was_passed_over_is_kept_for_an_error() -> None:

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from tokenlane.worker.providers.answer import AnswerReader
 
 
-def read(shape: Shape, chunks: Sequence[bytes]) -> tuple[Draft, LlmError | None]:
-    """What an agent has of it in the end, and the error if it is not whole."""
-    filters: list[TextFilter] = [Thinking(), StopWords(shape.stops)] if shape.stops else [Thinking()]
+def read(
+    shape: Shape, chunks: Sequence[bytes], before: Sequence[TextFilter] | None = None
+) -> tuple[Draft, LlmError | None]:
+    """What an agent has of it in the end, and the error if it is not whole.
+
+    Args:
+        before: filters in place of the one for reasoning.
+    """
+    stops = [StopWords(shape.stops)] if shape.stops else []
+    filters: list[TextFilter] = [*([Thinking()] if before is None else before), *stops]
     reader = {"openai": OpenAiAnswerReader, "ollama": OllamaAnswerReader}[shape.dialect]
     answer: AnswerReader = reader(shape.asked, filters, logprobs=shape.logprobs)
     frames, draft = Frames(), Draft()
@@ -78,6 +85,26 @@ def test_however_it_is_cut(shape: Shape) -> None:
     sizes = (1, 2, 7, 61) if len(shape.stream) < 10_000 else (4099,)
     for size in sizes:
         assert outcome(shape, cut(shape.stream, size)) == whole
+
+
+class _Nothing:
+    """A filter that changes nothing and is never over: every piece goes the long way."""
+
+    over = False
+
+    def feed(self, text: str) -> tuple[str, str]:
+        return text, ""
+
+    def rest(self) -> tuple[str, str]:
+        return "", ""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_short_way_of_plain_text_reads_what_the_long_way_reads(shape: Shape) -> None:
+    """Text alone, which no filter has to see, is read on a way of its own."""
+    (short, error), (long, its) = (read(shape, [shape.stream], before) for before in ([], [_Nothing()]))
+    assert short.answer("0" * 32) == long.answer("0" * 32)
+    assert (type(error), getattr(error, "detail", None)) == (type(its), getattr(its, "detail", None))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

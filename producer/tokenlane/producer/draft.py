@@ -34,14 +34,17 @@ class Draft:
     def add(self, delta: TokenDelta) -> None:
         """Append the next piece."""
         self._text.write(delta.text)
-        self._reasoning.write(delta.reasoning)
-        self.size += len(delta.text) + len(delta.reasoning)
-        for piece in delta.tool_calls:
-            self._calls.add(piece.index, piece.id, piece.name, piece.arguments, extra=piece.extra_content)
-            self.size += len(piece.arguments)
-        for token in delta.logprobs:
-            self._logprobs.append(token)
-            self.size += _LOGPROB_SIZE * (1 + len(token.top_logprobs))
+        self.size += len(delta.text)
+        if delta.reasoning:
+            self._reasoning.write(delta.reasoning)
+            self.size += len(delta.reasoning)
+        if delta.tool_calls:
+            for piece in delta.tool_calls:
+                self._calls.add(piece.index, piece.id, piece.name, piece.arguments, extra=piece.extra_content)
+                self.size += len(piece.arguments)
+        if delta.logprobs:
+            self._logprobs += delta.logprobs
+            self.size += sum(_LOGPROB_SIZE * (1 + len(token.top_logprobs)) for token in delta.logprobs)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.model = delta.model or self.model

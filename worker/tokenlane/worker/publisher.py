@@ -268,8 +268,9 @@ def _size(delta: TokenDelta) -> int:
     size = len(delta.text.encode()) + _DELTA_BYTES
     if delta.reasoning:
         size += len(delta.reasoning.encode())
-    for call in delta.tool_calls:
-        size += len(f"{call.id}{call.name}{call.arguments}{call.extra_content or ''}".encode())
-    for token in delta.logprobs:
-        size += _LOGPROB_BYTES * (1 + len(token.top_logprobs))
+    if delta.tool_calls:
+        for call in delta.tool_calls:
+            size += len(f"{call.id}{call.name}{call.arguments}{call.extra_content or ''}".encode())
+    if delta.logprobs:
+        size += sum(_LOGPROB_BYTES * (1 + len(token.top_logprobs)) for token in delta.logprobs)
     return size

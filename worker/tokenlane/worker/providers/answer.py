@@ -4,7 +4,7 @@ one that cannot be read."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
@@ -93,6 +93,8 @@ class AnswerReader:
         self._said_text = self._said_reasoning = False
         self._pieces = 0
         """Of text, while filters look at it."""
+        self._passes = not (filters or logprobs)
+        """A piece of text alone is a delta as it comes: the answer goes on, and nothing has to look at the text."""
         self._goes_on = False
         self._halves = HalfCharacters()
         self._strange = ""
@@ -195,6 +197,7 @@ class AnswerReader:
             text, thought = each.feed(text)
             reasoning += thought
         self._filters = [each for each in self._filters if not each.over]
+        self._passes = not (self._filters or self._wants_logprobs or self.finish_reason)
         if self._stops is not None and self._stops.found:
             self.stopped, self.finish_reason, self._goes_on = True, "stop", False
         return text, reasoning
@@ -256,7 +259,7 @@ class AnswerReader:
         if word not in _FINISH:
             named = f"`{word}`" if word.isidentifier() and len(word) <= 32 else "unlike any known"
             raise unreadable(f"its finish reason is {named}, which does not say whether it is whole")
-        self.finish_reason = _FINISH[word]
+        self.finish_reason, self._passes = _FINISH[word], False
 
     def _count(self, usage: Usage) -> None:
         """Take the newest counts: some servers send them with each piece, and some end with empty ones. One below 0
@@ -267,8 +270,12 @@ class AnswerReader:
         if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
             self._usage = usage
 
-    def _read(self, data: bytes, delta: Callable[[Any], TokenDelta | None]) -> TokenDelta | None:
-        """What `delta` makes of this JSON.
+    def _delta(self, value: Any) -> TokenDelta | None:
+        """The delta that an event with this JSON holds, if it holds one."""
+        raise NotImplementedError
+
+    def _read(self, data: bytes) -> TokenDelta | None:
+        """The delta of an event.
 
         Raises:
             UnreadableAnswer: it is not what a stream of this dialect holds.
@@ -276,7 +283,7 @@ class AnswerReader:
         stopped = self.stopped
         try:
             # About half the cost of json.loads, and it decodes UTF-8 itself.
-            return delta(from_json(data))
+            return self._delta(from_json(data))
         except LlmError:
             if stopped:  # whatever comes now, the answer was whole before
                 return None
@@ -286,7 +293,7 @@ class AnswerReader:
         # Not chained: such an error holds the text it failed on.
         mended = self._halves.mended(data)
         if mended is not None:
-            return self._read(mended, delta)
+            return self._read(mended)
         if stopped:
             return None
         raise unreadable(self._wrong_with(data, problem), data)

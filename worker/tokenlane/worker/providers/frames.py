@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .ndjson import JsonValues
-from .sse import Event, SseReader
+from .sse import MESSAGE, Event, SseReader
 
-__all__ = ["BYTE_ORDER_MARK", "Event", "Frames"]
+__all__ = ["BYTE_ORDER_MARK", "MESSAGE", "Event", "Frames"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"

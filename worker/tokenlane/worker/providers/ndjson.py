@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenlane.routing.errors import UnreadableAnswer
 
-from .sse import Event, is_json
+from .sse import MESSAGE, Event, is_json
 
 __all__ = ["MAX_LINE_BYTES", "JsonValues", "LineReader"]
 
@@ -28,6 +28,9 @@ class LineReader:
         Raises:
             UnreadableAnswer: a line, ended or not, is larger than the limit.
         """
+        size = len(chunk)
+        if 1 < size <= self._max_bytes and chunk.find(b"\n") == size - 1 and not (self._held or b"\r" in chunk):
+            return [chunk[:-1]]  # one whole line, as nearly all are
         *lines, last = chunk.split(b"\n")
         if lines and self._held:
             lines[0] = b"".join([*self._held, lines[0]])
@@ -67,28 +70,28 @@ class JsonValues:
         """
         lines = self._lines.feed(chunk)
         if self._one_a_line:
-            return [*map(Event, lines)]
+            return [(line, MESSAGE) for line in lines]
         return [event for line in lines for event in self._first(line)]
 
     def _first(self, line: bytes) -> list[Event]:
         """The values that this line completes, while it is not known whether each has one."""
         if self._one_a_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
             self._one_a_line = True
-            return [Event(line)]
+            return [(line, MESSAGE)]
         if self._page and line.startswith(b"{"):
             self._one_a_line = True
-            return [Event(self._whole_page()), Event(line)]
+            return [(self._whole_page(), MESSAGE), (line, MESSAGE)]
         self._page.append(line)
         self._page_bytes += len(line) + 1
         if self._page_bytes > self._max_bytes:
             raise _too_large(self._max_bytes)
-        return [Event(self._whole_page())] if line.startswith((b"}", b"]")) else []
+        return [(self._whole_page(), MESSAGE)] if line.startswith((b"}", b"]")) else []
 
     def rest(self) -> list[Event]:
         """The value that the end of the stream completes."""
         self._page.append(self._lines.rest())
         left = self._whole_page().strip()
-        return [Event(left)] if left == b"[DONE]" or is_json(left) else []
+        return [(left, MESSAGE)] if left == b"[DONE]" or is_json(left) else []
 
     def _whole_page(self) -> bytes:
         page = b"\n".join(self._page)

@@ -9,7 +9,7 @@ from tokenlane.routing.messages import TokenDelta, ToolCallDelta, Usage
 
 from .answer import AnswerReader, wrong_model
 from .filters import TextFilter
-from .frames import Event
+from .frames import MESSAGE, Event
 from .ollama_names import full_name
 from .refusal import error_of, refusal_in_stream
 from .shape import OLLAMA_LINE, Shape, names_of
@@ -43,14 +43,14 @@ class OllamaAnswerReader(AnswerReader):
             LlmError: it is an error, comes from another model, or is not what a chat stream holds.
         """
         data, name = event
-        if name not in ("message", "error") or not data or data == b"[DONE]":
+        if name not in (MESSAGE, "error") or not data or data == b"[DONE]":
             return None
         self.events += 1
-        return self._read(data, self._delta)
+        return self._read(data)
 
     def _delta(self, line: Any) -> TokenDelta | None:
         message, done = line.get("message"), line.get("done")
-        if message.__class__ is not dict or line.get("error"):
+        if not isinstance(message, dict) or line.get("error"):
             error = error_of(line)
             if error is not None:
                 raise refusal_in_stream(error)
@@ -59,18 +59,16 @@ class OllamaAnswerReader(AnswerReader):
             raise wrong_model(model)
         if message is None and not done:
             raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")
-        delta = self._said(message or {}, line.get("logprobs"))
+        logprobs = line.get("logprobs")
+        if message and len(message) == 2 and self._passes and not (done or logprobs) and "role" in message:
+            text = message.get("content")
+            if text and isinstance(text, str):
+                self.delivered = self._said_text = True
+                return TokenDelta(text=text, model=self._model)
+        delta = self._piece(message or {}, self._logprobs(logprobs) if logprobs else ())
         if done:
             self._ended(line)
         return delta
-
-    def _said(self, message: dict[str, Any], logprobs: Any) -> TokenDelta | None:
-        text = message.get("content")
-        plain = not (self._filters or logprobs or self._wants_logprobs) and len(message) == 2 and "role" in message
-        if plain and text.__class__ is str and text:
-            self.delivered = self._said_text = True
-            return TokenDelta(text=text, model=self._model)
-        return self._piece(message, self._logprobs(logprobs) if logprobs else ())
 
     def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
         # Each call comes whole. Old servers number none, and new ones begin anew in each line.

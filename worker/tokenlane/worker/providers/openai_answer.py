@@ -12,7 +12,7 @@ from tokenlane.routing.messages import TokenDelta, Usage
 from .answer import AnswerReader, wrong_model
 from .contents import reasoning_of, text_of
 from .filters import TextFilter
-from .frames import Event
+from .frames import MESSAGE, Event
 from .names import same_model
 from .refusal import error_of, refusal_in_stream
 from .shape import OPENAI_CHUNK, Shape, names_of
@@ -54,16 +54,16 @@ class OpenAiAnswerReader(AnswerReader):
             LlmError: it is an error, comes from another model, or is not what a chat stream holds.
         """
         data, name = event
-        if name != "message":
+        if name != MESSAGE:
             return self._named(data, name)
         self.events += 1
-        if data.startswith(b"{"):
-            return self._read(data, self._delta)
+        if data[:1] == b"{":
+            return self._read(data)
         data = data.strip()
         if data == b"[DONE]":
             self.done = True
             return None
-        return self._read(data, self._delta) if data else None
+        return self._read(data) if data else None
 
     def _named(self, data: bytes, name: str) -> TokenDelta | None:
         """An event that is no message. The standard passes over what is not expected by its name; a piece of an answer
@@ -77,13 +77,14 @@ class OpenAiAnswerReader(AnswerReader):
             error = error_of(value)
             raise refusal_in_stream(value if error is None else error)
         if isinstance(value, dict) and (value.get("choices") or value.get("error")):
-            return self.take(Event(data))
+            return self.take((data, MESSAGE))
         self.done = self.done or data.strip() == b"[DONE]"
         return None
 
-    def _delta(self, chunk: Any) -> TokenDelta | None:
-        if chunk.__class__ is not dict:
-            self._not_a_chunk(chunk)
+    def _delta(self, value: Any) -> TokenDelta | None:
+        if not isinstance(value, dict):
+            self._not_a_chunk(value)
+        chunk: dict[str, Any] = value
         if chunk.get("error"):
             raise refusal_in_stream(error_of(chunk))
         model = chunk.get("model")
@@ -98,6 +99,16 @@ class OpenAiAnswerReader(AnswerReader):
         choice = choices[0]
         if len(choices) > 1 or choice.get("index") != self._choice:
             self._check_choice(choices)
+        piece = choice.get("delta")
+        plain = piece and len(piece) == 1 and self._passes
+        if plain and not (choice.get("finish_reason") or choice.get("logprobs") or choice.get("error")):
+            text = piece.get("content")
+            if text and isinstance(text, str):
+                self.delivered = self._said_text = True
+                return TokenDelta(text=text, model=self._model)
+        return self._any_choice(chunk, choice)
+
+    def _any_choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> TokenDelta | None:
         delta = self._said(choice)
         if reason := choice.get("finish_reason"):
             self._ended(chunk, choice, reason)
@@ -107,11 +118,6 @@ class OpenAiAnswerReader(AnswerReader):
 
     def _said(self, choice: dict[str, Any]) -> TokenDelta | None:
         piece, logprobs = choice.get("delta") or {}, choice.get("logprobs")
-        if not (logprobs or self._filters or self._wants_logprobs or self.finish_reason) and len(piece) == 1:
-            text = piece.get("content")
-            if text.__class__ is str and text:
-                self.delivered = self._said_text = True
-                return TokenDelta(text=text, model=self._model)
         tokens = self._logprobs(logprobs) if logprobs else ()
         delta = self._piece(piece, tokens) if piece else None
         if delta is None and choice.get("message"):
