@@ -194,6 +194,18 @@ async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, lea
     assert {key for key in await life.dump(pool.redis) if not key.startswith("ttl ")} == {mark}
 
 
+async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
+    """Who attaches to a request that the server has lost, and leaves, keeps nobody from sending or running it again."""
+    lost = life.envelope()
+    assert await pool.cancel(lost.id, "another") == "unknown"
+    assert (await pool.submit(lost, b"")).id == lost.id
+    runs = await life.running(pool)
+    await raw(pool).flushall()
+    assert await pool.cancel(runs.id, "another") == "unknown"
+    assert await life.beat(pool, WORKER, LANE, life.hold(runs)) == ("mine",)
+    await audit(pool.redis)
+
+
 # Each: its name, the state before, the call.
 TWICE: list[tuple[str, str, Call]] = [
     ("dispatch", "waiting", lambda pool, it: life.dispatch(pool, it.id, token="the same")),

@@ -46,7 +46,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        |                                                      | vanished client: `sweep` |
 | `swept`                 | hash   | `at`: last sweep; `looked`: last sweep or client's   | stays                    |
 |                         |        | beat; `hold`: no lease lapses before                 |                          |
-| `unwanted:ID`           | string | the request was cancelled before it came             | itself, after 60 s       |
+| `unwanted:ID`           | string | cancelled before it came, by that client or, '', all | itself, after 60 s       |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
 | `changes`               | string | counts changes of lanes: of what they are and serve, | stays                    |
 |                         |        | and workers that come                                |                          |

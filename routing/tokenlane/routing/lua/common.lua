@@ -310,6 +310,12 @@ local function lapse(id, request)
   return true
 end
 
+-- Whether a request that is not known was cancelled before. mark: what `cancel` has left: the client that gave it up, '' for
+-- all; client: that has sent it.
+local function is_unwanted(mark, client)
+  return mark and (mark == '' or mark == client)
+end
+
 -- reason: cancelled or expired
 local function cancel_one(id, reason)
   local request = read(id)

@@ -65,7 +65,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
   local request = read(id)
   local cancel = request and request.cancel
   if not request then
-    cancel = redis.call('EXISTS', P .. 'unwanted:' .. id) == 1 and 'cancelled'
+    cancel = is_unwanted(redis.call('GET', P .. 'unwanted:' .. id), client) and 'cancelled'
     redis.call('HSET', P .. 'request:' .. id,
       'state', 'running', 'role', role, 'queue', '', 'agent', agent, 'client', client, 'kind', kind, 'entry', '',
       'seq', '0', 'created', int(now), 'deadline', int(now + left), 'attempt', attempt, 'starts', '1', 'crashes', '0',

@@ -22,7 +22,7 @@ local announced, changes, cut, unwanted = unpack(redis.call('MGET', P .. 'key', 
   P .. 'unwanted:' .. id))
 local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
-if unwanted then return { 'cancelled' } end
+if is_unwanted(unwanted, client) then return { 'cancelled' } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
 local once = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
 local known = once and redis.call('GET', P .. 'idem:' .. once)
