@@ -311,6 +311,8 @@ def test_the_proxy_is_never_used_for_loopback(monkeypatch: pytest.MonkeyPatch) -
         "http://[::1",
         "http://",
         "http://h:99999",
+        "http://a..b",
+        f"http://{'a' * 64}.example",
         "http://user:hid#den@h:1",
         "http://xn--:1",
     ],
@@ -335,7 +337,18 @@ async def test_the_key_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["ftp://host", "host:80", "http://", "http://[::1", "http://h:99999", "http://xn--:1", None]
+    "endpoint",
+    [
+        "ftp://host",
+        "host:80",
+        "http://",
+        "http://[::1",
+        "http://h:99999",
+        "http://xn--:1",
+        "http://a..b:1",
+        f"http://{'a' * 64}.example",
+        None,
+    ],
 )
 def test_an_unusable_endpoint_is_refused_at_once(endpoint: str | None) -> None:
     """A lane whose endpoint cannot be used is a configuration error that names the lane."""

@@ -145,6 +145,13 @@ def test_pauses_without_end_are_refused(option: str, run: Callable[[], None]) ->
         run()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_host_that_cannot_be_one_is_refused(host: str) -> None:
+    """No name server can be asked for it."""
+    with pytest.raises(ConfigError, match="--host"):
+        simulate(host=host)
+
+
 def test_a_body_nested_without_end_is_no_json() -> None:
     """It is refused as what it is, rather than failing the server."""
     with pytest.raises(Refused):

@@ -90,6 +90,8 @@ def simulate(
         if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, gaierror):
             raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error}.") from error
         raise
+    except UnicodeError as error:  # no name server can be asked for it
+        raise ConfigError(f"--host {host}: that cannot be the name of a host.") from error
 
 
 def _list(option: str, text: str) -> list[Model]:

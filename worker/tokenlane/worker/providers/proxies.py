@@ -43,6 +43,7 @@ def web_address(text: str) -> httpx.URL | None:
     """The URL, if it is one with a host and a port that there can be."""
     try:
         url = httpx.URL(text)
+        url.raw_host.decode().encode("idna")  # as a name is looked up: no label may be empty, or longer than 63 bytes
         return url if url.host and (url.port is None or 0 < url.port < 1 << 16) else None
     except (httpx.InvalidURL, ValueError):  # the latter: a name that cannot be one of a host
         return None
