@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
+from tokenlane.routing.lanes import Offer
 from tokenlane.routing.policy import Policy
 from tokenlane.routing.pool import Pool
 
@@ -141,6 +143,19 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
     await life.finish(pool, Asked(suspect.id, attempt))
     assert await life.dispatch(pool, other) is not None
     await audit(pool.redis)
+
+
+async def test_a_suspect_waits_for_no_command(pool: Pool) -> None:
+    """A lane that pulls a model, which may take hours, is not closed to all because a suspect waits for it."""
+    await pool.set_policy(Policy(max_crashes=2))
+    lane = replace(LANE, offer=Offer(limits={"command": 1}))
+    suspect = await life.running(pool)
+    await life.pass_lease(pool, suspect.id)
+    await life.sweep(pool)
+    await life.beat(pool, WORKER, lane)
+    pull = await life.submit(pool, life.envelope().model_copy(update={"kind": "command"}))
+    assert await life.dispatch(pool, pull) is not None
+    assert await life.dispatch(pool, suspect.id) is not None
 
 
 async def test_a_suspect_that_is_cancelled_keeps_no_lane(pool: Pool) -> None:

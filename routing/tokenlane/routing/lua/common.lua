@@ -331,14 +331,15 @@ local function cancel_one(id, reason)
 end
 
 -- Why a lane does not take a request now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
--- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask.
+-- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask. It
+-- waits for no command: a pull may take hours, and goes on where it was once its worker is there again.
 local function closed_to(lane, id, request)
   local limit = lane_limit(lane, request.kind)
   local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now_ms() - rule('lease_ms')), '+inf')
   if limit == 0 or alive == 0 then return 'closed' end
   if is_kept(lane, id) then return 'full' end
   local suspect = is_suspect(request)
-  for _, kind in ipairs(suspect and KINDS or { request.kind }) do
+  for _, kind in ipairs(suspect and { 'chat', 'embed', request.kind } or { request.kind }) do
     if redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
       if suspect then redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS) end
       return 'full'
