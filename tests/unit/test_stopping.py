@@ -33,6 +33,14 @@ async def test_each_asks_to_end(number: signal.Signals) -> None:
     assert heard == [number]
 
 
+async def test_a_signal_that_the_outer_block_left_alone_is_left_alone_again() -> None:
+    """After a block that takes Ctrl-C, inside one that does not, that is a KeyboardInterrupt."""
+    with on_stop_signals(lambda _: None, interrupt=False):
+        with told_to_stop():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.usefixtures("ignored")
 async def test_an_ignored_hang_up_is_none() -> None:
     assert signal.SIGHUP not in stop_signals()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
@@ -16,7 +16,8 @@ __all__ = ["on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
 
 _Handler = Callable[[signal.Signals], object]
 
-_handler: ContextVar[_Handler | None] = ContextVar("the handler of the innermost block", default=None)
+_NONE: Mapping[signal.Signals, _Handler] = {}
+_handlers: ContextVar[Mapping[signal.Signals, _Handler]] = ContextVar("by signal, of the open blocks", default=_NONE)
 
 
 @contextmanager
@@ -26,22 +27,22 @@ def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]
     Args:
         interrupt: SIGINT as well; otherwise Ctrl-C stays a KeyboardInterrupt.
     """
-    loop, outer = asyncio.get_running_loop(), _handler.get()
+    loop, outer = asyncio.get_running_loop(), _handlers.get()
     numbers = stop_signals(interrupt=interrupt)
-    token = _handler.set(then)
+    token = _handlers.set({**outer, **dict.fromkeys(numbers, then)})
     with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
         for number in numbers:
             loop.add_signal_handler(number, then, number)
     try:
         yield
     finally:
-        _handler.reset(token)
+        _handlers.reset(token)
         with suppress(NotImplementedError):
             for number in numbers:
-                if outer is None:
-                    loop.remove_signal_handler(number)
+                if number in outer:
+                    loop.add_signal_handler(number, outer[number], number)
                 else:
-                    loop.add_signal_handler(number, outer, number)
+                    loop.remove_signal_handler(number)
 
 
 @contextmanager
