@@ -36,7 +36,7 @@ from tokenlane.worker.served import Lane
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     """Wait until the condition holds.
 
     Raises:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.integration.life import PREFIX, audit, pass_lease, raw, state_of, submit, sweep, vanish
 from tests.integration.stand_in import StandIn, stand_in
-from tests.integration.test_client import becomes, texts, until
+from tests.integration.test_client import becomes, texts
+from tests.workshop import until
 
 from tokenlane.producer import (
     BadRequest,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.integration.test_client import until
 from tests.integration.test_client_faults import Restartable, kill_subscribers
+from tests.workshop import until
 
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.pool import Pool, connect
