@@ -718,6 +718,7 @@ def _logprobs() -> Iterator[Shape]:
         ("of another length", sse(text("hi", choice={"logprobs": {"tokens": ["hi"], "token_logprobs": []}}), end())),
         ("true", sse(text("hi", choice={"logprobs": True}), end())),
         ("no number", bad + sse(end())),
+        ("too large", sse(text("hi", choice={"logprobs": {"content": [{**TOKEN, "logprob": 10**400}]}}), end())),
     ):
         yield Shape("nobody", f"logprobs nobody asked for, {what}", stream, HI)
         yield Shape("nobody", f"logprobs, {what}", stream, Fails(UNREADABLE), logprobs=True)

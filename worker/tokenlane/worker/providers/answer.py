@@ -54,7 +54,7 @@ _BROKEN_OFF = {
     "timeout",
 }
 """What servers say of an answer that they did not finish, and might the next time."""
-_MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
+_MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError)
 """What comes of reading a value as another than it is."""
 
 

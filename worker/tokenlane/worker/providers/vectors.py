@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Sequence
-from math import hypot, isfinite
+from math import hypot, inf, isfinite
 from struct import error as NotNumbers
 from struct import unpack
 from typing import Any
@@ -60,7 +60,10 @@ def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[fl
 
 
 def _unit(vector: Sequence[float]) -> list[float]:
-    length = hypot(*vector)
+    try:
+        length = hypot(*vector)
+    except OverflowError:  # a whole number too large to be another
+        length = inf
     if not isfinite(length) or length == 0:
         raise _not_usable("a vector without direction: all of it is zero, or some of it is no finite number")
     if abs(length - 1) < _CLOSE_TO_1:
