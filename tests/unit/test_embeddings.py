@@ -80,3 +80,12 @@ def test_what_is_remembered_of_spaces_is_bounded() -> None:
     for number in range(3000):
         spaces.check(of("m"), "indexer", {"model": f"m{number}"}, allow_other_models=False)
     assert len(spaces._spaces) <= 1000
+
+
+@pytest.mark.parametrize("texts", [None, 7, b"text", {"text": 1}, {"one", "two"}, [], [None], "\ud83d"])
+async def test_what_is_no_list_of_texts_is_refused(texts: object) -> None:
+    """Keys, bytes or what has no order are never embedded in place of what was meant."""
+    async with MockPool() as pool, pool.client() as client:
+        with pytest.raises(BadRequest):
+            await client.embed(texts, role="indexer")  # type: ignore[arg-type]  # what is refused
+    assert not pool.embed_requests

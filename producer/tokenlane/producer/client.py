@@ -27,7 +27,7 @@ from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_
 from .exchange import Exchange
 from .forms import Form, asked_for
 from .models import Models
-from .request import Messages, compose, compose_embed, refuse_unknown
+from .request import Messages, compose, compose_embed, refuse_unknown, texts_of
 from .stream import ChatStream
 from .watch import Watch
 
@@ -197,8 +197,7 @@ class Client:
     ) -> Embeddings:
         refuse_unknown_of_embed(options)
         courier = self._entered()
-        inputs = [texts] if isinstance(texts, str) else list(texts)
-        asked = {"id": new_id(), "role": role, "inputs": inputs, **options}
+        asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
         composed = compose_embed(asked, agent=self.agent, client=self._id)
         found = await embed(courier, *composed, options.get("idempotency_key"), meanwhile)
         found = replace(found, metadata=options.get("metadata"))

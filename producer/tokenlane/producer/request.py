@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue, ValidationError
@@ -25,7 +25,15 @@ from tokenlane.routing.messages import (
 )
 from tokenlane.routing.written import unknown
 
-__all__ = ["PAYLOAD_LIMIT_BYTES", "Messages", "compose", "compose_command", "compose_embed", "refuse_unknown"]
+__all__ = [
+    "PAYLOAD_LIMIT_BYTES",
+    "Messages",
+    "compose",
+    "compose_command",
+    "compose_embed",
+    "refuse_unknown",
+    "texts_of",
+]
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
@@ -162,6 +170,19 @@ def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) 
     if len(payload) > PAYLOAD_LIMIT_BYTES:
         raise BadRequest(f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {shorten}")
     return request, payload
+
+
+def texts_of(texts: object) -> list[object]:
+    """The texts that are to be embedded, in their order.
+
+    Raises:
+        BadRequest: it is neither a text nor a list. What has no order, or keys, would give vectors of something else.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
+        raise BadRequest(f"`texts` is a text or a list of texts, not of type {type(texts).__name__}")
+    return list(texts)
 
 
 def _size_class(tokens: int) -> int:
