@@ -5,18 +5,18 @@ import time
 
 import pytest
 
-from tokenlane.routing.turns import Place, Turns, patience
+from tokenlane.routing.turns import Turns, Urgency, patience
 
 
-async def turns_taken(turns: Turns, *places: Place) -> tuple[list[int], list[asyncio.Task[None]]]:
-    """Wait for a turn at each of these places; the numbers of those whose turn has come, as it comes."""
+async def turns_taken(turns: Turns, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:
+    """Wait for a turn with each of these urgencies; the numbers of those whose turn has come, as it comes."""
     came: list[int] = []
 
-    async def wait(number: int, place: Place) -> None:
-        await turns.take(place)
+    async def wait(number: int, urgency: Urgency) -> None:
+        await turns.take(urgency)
         came.append(number)
 
-    tasks = [asyncio.create_task(wait(number, place)) for number, place in enumerate(places)]
+    tasks = [asyncio.create_task(wait(number, urgency)) for number, urgency in enumerate(urgencies)]
     await asyncio.sleep(0)
     return came, tasks
 
@@ -26,8 +26,8 @@ async def test_beats_go_first_and_new_work_last() -> None:
     turns = Turns(2)
     await turns.take()
     await turns.take()
-    places = [Place.NEW_WORK, Place.USUAL, Place.BEAT, Place.NEW_WORK, Place.USUAL, Place.BEAT]
-    came, _ = await turns_taken(turns, *places)
+    waiting = [Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT, Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT]
+    came, _ = await turns_taken(turns, *waiting)
     assert came == []
     for number, expected in enumerate([2, 5, 1, 4, 0, 3], 1):
         turns.give_back()
@@ -40,7 +40,7 @@ async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None
     """Whether it had come to them just before, or not yet."""
     turns = Turns(1)
     await turns.take()
-    came, (first, second) = await turns_taken(turns, Place.USUAL, Place.USUAL)
+    came, (first, second) = await turns_taken(turns, Urgency.USUAL, Urgency.USUAL)
     if had:
         turns.give_back()
     first.cancel()
@@ -55,10 +55,10 @@ async def test_who_came_before_a_failure_is_told_of_it() -> None:
     """Those who came later wait on, and the turns are as many as before."""
     turns = Turns(1)
     await turns.take()
-    _, (early,) = await turns_taken(turns, Place.NEW_WORK)
+    _, (early,) = await turns_taken(turns, Urgency.NEW_WORK)
     since = asyncio.get_running_loop().time() + 0.001
     await asyncio.sleep(0.005)
-    came, (late,) = await turns_taken(turns, Place.BEAT)
+    came, (late,) = await turns_taken(turns, Urgency.BEAT)
     turns.give_up(since, lambda: ConnectionError("nobody"))
     with pytest.raises(ConnectionError):
         await early

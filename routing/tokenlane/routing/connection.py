@@ -18,7 +18,7 @@ from .redis_py import LOST, Connections, exchange, open_redis
 from .redis_tls import tls_trouble
 from .refusals import refused
 from .replies import Reply
-from .turns import Place, patience
+from .turns import Urgency, patience
 
 __all__ = ["as_ours", "ask", "asking", "command", "greet"]
 
@@ -42,11 +42,11 @@ def command(redis: Redis, *parts: bytes | str | int) -> Awaitable[Reply]:
     return cast("Awaitable[Reply]", redis.execute_command(*parts))  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
-async def ask(redis: Redis, url: str, *parts: bytes | str | int, place: Place = Place.USUAL) -> Reply:
+async def ask(redis: Redis, url: str, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
     """Send one command when its turn has come; it has an end from then on, and its errors are ours.
 
     Args:
-        place: where it stands among those that wait for their turn.
+        urgency: who else that waits for a turn goes before it.
 
     Raises:
         LlmError: as `as_ours`.
@@ -54,7 +54,7 @@ async def ask(redis: Redis, url: str, *parts: bytes | str | int, place: Place = 
     """
     turns = cast("Connections", redis.connection_pool).turns
     if not turns.take_now():
-        await turns.take(place)
+        await turns.take(urgency)
     # As in `asking`, which itself costs as much as the command.
     bound = patience(COMMAND_TIMEOUT_S)
     try:

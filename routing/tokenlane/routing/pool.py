@@ -65,7 +65,7 @@ from .replies import (
 from .scripts import RULES, sources
 from .seal import seal
 from .tasks import InternalErrors
-from .turns import Place
+from .turns import Urgency
 from .watch.reading import read_snapshot
 from .watch.snapshot import Snapshot
 
@@ -123,7 +123,7 @@ class Pool:
                 *(envelope.time_to_live_ms, floor, envelope.to_wire()),
                 *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
                 envelope.idempotency or "",
-                place=Place.NEW_WORK,
+                urgency=Urgency.NEW_WORK,
             )
             outcome, *rest = as_list(reply)
             if as_text(outcome) != "key":
@@ -203,7 +203,7 @@ class Pool:
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models), lane.limit, lane.offer.model_dump_json()),
             *(*told, *counted, self.internal_errors.count, condition.why, *held),
-            place=Place.BEAT,
+            urgency=Urgency.BEAT,
         )
         return read_beat(reply)
 
@@ -272,8 +272,8 @@ class Pool:
             revision: of the policy by which the router decides; None if it decides nothing.
         """
         decides_by = "" if revision is None else revision
-        errors = self.internal_errors.count
-        return read_swept(await self._run("sweep", router, 0 if rank_only else 1, decides_by, errors, place=Place.BEAT))
+        args = (router, 0 if rank_only else 1, decides_by, self.internal_errors.count)
+        return read_swept(await self._run("sweep", *args, urgency=Urgency.BEAT))
 
     async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
         """A client's beat, and how those of its streams stand that it asks for (128 at most).
@@ -282,7 +282,7 @@ class Pool:
             held: how many requests the client holds; None: it does not ask for `strangers`.
         """
         return read_checked(
-            await self._run("check", client, "" if held is None else held, *request_ids, place=Place.BEAT)
+            await self._run("check", client, "" if held is None else held, *request_ids, urgency=Urgency.BEAT)
         )
 
     async def survey(self) -> Survey:
@@ -464,14 +464,14 @@ class Pool:
         outcome, ids, old, new = map(as_text, as_list(reply))
         return outcome, ids, old, new
 
-    async def _run(self, name: str, *args: bytes | str | int, place: Place = Place.USUAL) -> Reply:
+    async def _run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
         try:
-            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args, place=place)
+            return await self._ask("EVALSHA", self._shas[name], 1, self.keys.prefix, *args, urgency=urgency)
         except redis_errors.NoScriptError:
-            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args, place=place)
+            return await self._ask("EVAL", self._scripts[name], 1, self.keys.prefix, *args, urgency=urgency)
 
-    def _ask(self, *parts: bytes | str | int, place: Place = Place.USUAL) -> Awaitable[Reply]:
-        return connection.ask(self.redis, self.url, *parts, place=place)
+    def _ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
+        return connection.ask(self.redis, self.url, *parts, urgency=urgency)
 
 
 @asynccontextmanager

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from enum import IntEnum
 from types import TracebackType
 
-__all__ = ["Place", "Turns", "patience"]
+__all__ = ["Turns", "Urgency", "patience"]
 
 _STEPS = 5
 
 
-class Place(IntEnum):
-    """Where one stands among those that wait."""
+class Urgency(IntEnum):
+    """Who goes first of those that wait: the lower number."""
 
     BEAT = 0
     USUAL = 1
@@ -33,7 +33,7 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Place)
+        self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Urgency)
 
     def take_now(self) -> bool:
         """Take a turn that nobody waits for; False if there is none."""
@@ -42,7 +42,7 @@ class Turns:
             return True
         return False
 
-    async def take(self, place: Place = Place.USUAL) -> None:
+    async def take(self, urgency: Urgency = Urgency.USUAL) -> None:
         """Wait for a turn; `give_back` it in the end.
 
         Raises:
@@ -52,7 +52,7 @@ class Turns:
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting[place].append((loop.time(), turn))
+        self._waiting[urgency].append((loop.time(), turn))
         try:
             await turn
         except asyncio.CancelledError:
