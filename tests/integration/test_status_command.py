@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -18,9 +19,11 @@ from tests.integration.servers import free_port
 
 from tokenlane.config import exits
 from tokenlane.routing.pool import Pool
+from tokenlane.routing.tasks import background
 from tokenlane.routing.watch.health import Problem
 from tokenlane.routing.watch.snapshot import SCHEMA_VERSION, Snapshot
 
+_BEAT_S = 0.3
 DOCUMENTATION = (Path(__file__).parents[2] / "docs/status.md").read_text()
 
 
@@ -39,18 +42,31 @@ async def status(url: str, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), error.decode()
 
 
-async def at_work(pool: Pool) -> None:
-    """A pool with a router, a lane that runs one request, and one that waits."""
-    await life.running(pool)
+@pytest.fixture
+async def at_work(pool: Pool) -> AsyncIterator[Pool]:
+    """A pool with a router, a lane that runs one request, and one that waits; router and worker beat all the time, so
+    that they live however long a command takes."""
+    running = await life.running(pool)
     await pool.register(WORKER, LANE.lane, life.FACTS)
     await life.submit(pool, life.envelope(priority="high"))
-    await pool.sweep("host/1", revision=0)
+    beaten = asyncio.Event()
+
+    async def beating() -> None:
+        while True:
+            await pool.sweep("host/1", revision=0)
+            await life.beat(pool, WORKER, LANE, life.hold(running))
+            beaten.set()
+            await asyncio.sleep(_BEAT_S)
+
+    async with background() as tasks:
+        tasks.create_task(beating())
+        await beaten.wait()
+        yield pool
 
 
-async def test_a_pool_at_work(pool: Pool) -> None:
+async def test_a_pool_at_work(at_work: Pool) -> None:
     """Roles, lanes and workers stand in aligned tables, and nothing but text is written."""
-    await at_work(pool)
-    code, out, error = await status(pool.url)
+    code, out, error = await status(at_work.url)
     assert (code, error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
@@ -61,10 +77,9 @@ async def test_a_pool_at_work(pool: Pool) -> None:
     assert rows["work"][1:3] == ["1", "waiting,"]
 
 
-async def test_json(pool: Pool) -> None:
+async def test_json(at_work: Pool) -> None:
     """The document is the snapshot's tree, with its version, what is wrong, and no policy text."""
-    await at_work(pool)
-    code, out, _ = await status(pool.url, "--json")
+    code, out, _ = await status(at_work.url, "--json")
     document = json.loads(out)
     assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
     assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
@@ -84,17 +99,14 @@ async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
         assert bool(re.search(rf"^left +{LANE.lane} ", out, re.MULTILINE)) != in_table
 
 
-async def test_what_is_not_understood_is_named(pool: Pool) -> None:
+async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
     """Work of a kind that only a newer version knows stops neither people's view of the pool nor a monitor's."""
-    await at_work(pool)
-    await raw(pool).sadd(f"{PREFIX}queues", "planner:paint:normal:64::")
-    code, out, error = await status(pool.url)
+    await raw(at_work).sadd(f"{PREFIX}queues", "planner:paint:normal:64::")
+    code, out, error = await status(at_work.url)
     assert (code, error) == (exits.OK, "")
     assert re.search(r"^unknown .*paint", out, re.MULTILINE)
     assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
-    await pool.sweep("host/1", revision=0)
-    await life.beat(pool)
-    code, out, _ = await status(pool.url, "--check")
+    code, out, _ = await status(at_work.url, "--check")
     assert code == exits.OK, out
 
 
@@ -138,14 +150,11 @@ async def test_an_unreachable_pool_is_clear() -> None:
             assert out == ""
 
 
-async def test_check(pool: Pool) -> None:
+async def test_check(at_work: Pool) -> None:
     """A monitor is told in one line that all is well, or what is not, by exit code and by text."""
-    await at_work(pool)
 
     async def checked(*arguments: str) -> tuple[int, str]:
-        await pool.sweep("host/1", revision=0)
-        await life.beat(pool)
-        code, out, _ = await status(pool.url, "--check", *arguments)
+        code, out, _ = await status(at_work.url, "--check", *arguments)
         return code, out
 
     code, out = await checked()
