@@ -57,9 +57,9 @@ def refuse_unknown(options: Mapping[str, object]) -> None:
     """
     if options.keys() <= _OPTIONS:
         return
-    unknown, known = min(options.keys() - _OPTIONS), sorted(_OPTIONS)
+    name, known = min(options.keys() - _OPTIONS), sorted(_OPTIONS)
     raise TypeError(
-        f"unknown option {unknown!r}.{did_you_mean(unknown, known)} There are: {', '.join(known)} (`extra` goes to the "
+        f"unknown option {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)} (`extra` goes to the "
         "back end as it is)"
     )
 

@@ -40,7 +40,7 @@ def _wrong(candidate: Candidate, lanes: Sequence[LaneView]) -> str:
     if not there:
         what = "a place" if candidate.lane is None else f"lane {candidate.lane!r}"
         return f"{what} that this pool does not know; its lanes: {known}"
-    of = [lane for lane in there if candidate.provider in (None, lane.provider)]
+    of = [lane for lane in there if candidate.is_place_of(lane)]
     if not of:
         others = ", ".join(sorted({lane.provider for lane in there}))
         return f"provider {candidate.provider!r}, and no lane has it; there are: {others}"
