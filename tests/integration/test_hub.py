@@ -173,6 +173,21 @@ async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytes
         await until(lambda: heard == [b"x"])
 
 
+async def test_a_server_that_hangs_before_it_has_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what is sent stays unread until there is no room for more, that is noticed too."""
+    monkeypatch.setattr("tokenlane.routing.hub._CONNECT_TIMEOUT_S", 0.5)
+    long = [str(number) * 4_000_000 for number in range(3)]
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
+        await hub.subscribe("one", lambda _: None)
+        server.signal(signal.SIGSTOP)
+        asking = [asyncio.create_task(hub.subscribe(channel, lambda _: None)) for channel in long]
+        await until(lambda: not hub.connected.is_set())
+        monkeypatch.undo()
+        server.signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            await asyncio.gather(*asking)
+
+
 async def test_cancelling_while_subscribing(pool: Pool) -> None:
     """A subscription that is cancelled at any moment is taken back on the server too, and the others go on."""
     heard = Heard()

@@ -196,12 +196,14 @@ class Hub:
             finally:
                 self._wake = None  # a timeout that was left cannot be rescheduled
             if self._pending:
-                await self._apply_pending(line)
+                async with patience(_CONNECT_TIMEOUT_S):  # what nobody reads fills up, and then cannot be sent
+                    await self._apply_pending(line)
             elif heard:
                 silences = 0
             elif silences < _DEAD_AFTER_SILENCES:
                 silences += 1
-                await line.send_command("PING")
+                async with patience(_CONNECT_TIMEOUT_S):
+                    await line.send_command("PING")
             else:
                 raise redis_errors.ConnectionError("no answer to PING")
 
