@@ -8,11 +8,21 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import PydanticSerializationError
 from tests.workshop import Asker, until
 
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.keys import Keys
-from tokenlane.routing.messages import Completed, Deltas, TokenDelta, Usage, channel_message
+from tokenlane.routing.messages import (
+    Completed,
+    Deltas,
+    TokenDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+    channel_message,
+)
 from tokenlane.routing.pool import Pool
 from tokenlane.routing.tasks import background
 from tokenlane.worker import publisher as publisher_module
@@ -242,11 +252,27 @@ async def test_what_ended_is_forgotten_after_its_time(monkeypatch: pytest.Monkey
         assert publisher._kept_bytes == 0
 
 
-async def test_half_a_surrogate_pair_fails_its_own_request_only() -> None:
-    """Text no JSON can carry is refused where it is put, so the flush of all others goes on."""
+HALF = "\ud83d"
+OTHER = TopLogprob(token=HALF, logprob=-2)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        TokenDelta(text=HALF),
+        TokenDelta(reasoning=HALF),
+        TokenDelta(tool_calls=(ToolCallDelta(arguments=HALF),)),
+        TokenDelta(tool_calls=(ToolCallDelta(extra_content={"a": HALF}),)),
+        TokenDelta(text="a", logprobs=(TokenLogprob(token=HALF, logprob=-1),)),
+        TokenDelta(text="a", logprobs=(TokenLogprob(token="a", logprob=-1, top_logprobs=(OTHER,)),)),
+    ],
+    ids=["text", "reasoning", "arguments", "extra content", "token", "other token"],
+)
+async def test_half_a_surrogate_pair_fails_its_own_request_only(delta: TokenDelta) -> None:
+    """What no JSON can carry is refused where it is put, so the flush of all others goes on."""
     async with publishing() as (publisher, pool):
         outlet = publisher.open(ID, ATTEMPT, "m")
-        with pytest.raises(UnicodeEncodeError):
-            outlet.put(TokenDelta(text="\ud83d"))
+        with pytest.raises((UnicodeEncodeError, PydanticSerializationError)):
+            outlet.put(delta)
         outlet.put(TokenDelta(text="fine"))
         await until(lambda: len(pool.flushes) == 1)

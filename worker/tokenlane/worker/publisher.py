@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
+from pydantic_core import to_json
+
 from tokenlane.routing.errors import LlmError
 from tokenlane.routing.messages import TokenDelta, deltas_writer
 from tokenlane.routing.pool import Pool
@@ -35,7 +37,6 @@ UNFLUSHED_BYTES = 256 * 1024
 REPLAY_BYTES = 1024 * 1024
 """Of one request in one flush, which live output must not wait for; the agent asks for the rest."""
 _DELTA_BYTES = 32
-_LOGPROB_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Outlet:
         """Take the next delta of the answer. It belongs to the outlet from now on.
 
         Raises:
-            UnicodeEncodeError: it holds half a surrogate pair, which no JSON can carry.
+            ValueError: it holds half a surrogate pair, which no JSON can carry.
         """
         self._waiting_bytes += _size(delta)
         if delta.model:
@@ -268,9 +269,10 @@ def _size(delta: TokenDelta) -> int:
     size = len(delta.text.encode()) + _DELTA_BYTES
     if delta.reasoning:
         size += len(delta.reasoning.encode())
-    if delta.tool_calls:
-        for call in delta.tool_calls:
-            size += len(f"{call.id}{call.name}{call.arguments}{call.extra_content or ''}".encode())
+    for call in delta.tool_calls:
+        size += len(f"{call.id}{call.name}{call.arguments}".encode())
+        if call.extra_content:
+            size += len(to_json(call.extra_content))
     if delta.logprobs:
-        size += sum(_LOGPROB_BYTES * (1 + len(token.top_logprobs)) for token in delta.logprobs)
+        size += len(to_json(delta.logprobs))
     return size
