@@ -1,4 +1,5 @@
-"""The signals that ask a process to end, taken alike by all that runs for long: Ctrl-C, `kill`, a closed terminal.
+"""The signals that ask a process to end, taken alike by all that runs for long: Ctrl-C, `kill`, a closed terminal; and
+work that is given up then.
 
 SIGHUP is what the processes of a terminal are sent when it closes. Where it is ignored from the start, as `nohup` has
 it, it stays so.
@@ -8,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 
-__all__ = ["on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
+__all__ = ["broken_off", "on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
 
 _Handler = Callable[[signal.Signals], object]
 
@@ -51,6 +52,27 @@ def told_to_stop() -> Iterator[asyncio.Event]:
     stopping = asyncio.Event()
     with on_stop_signals(lambda _: stopping.set()):
         yield stopping
+
+
+@asynccontextmanager
+async def broken_off(stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Cancel what the block awaits when the event is set; the block then ends early, without an error."""
+    limit = asyncio.timeout(None)
+
+    async def watch() -> None:
+        await stopping.wait()
+        limit.reschedule(0)
+
+    try:
+        async with limit:
+            watching = asyncio.create_task(watch(), name="tokenlane stop")
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals | None:

@@ -16,7 +16,7 @@ from typing import get_args
 from arq.connections import ArqRedis
 
 from tokenlane.config.exits import CANCELLED, OK
-from tokenlane.config.stopping import on_stop_signals
+from tokenlane.config.stopping import broken_off, on_stop_signals
 from tokenlane.config.values import FALLBACK_LANE, FALLBACK_PROVIDER, CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.errors import LaneConflict, LlmError
@@ -209,18 +209,16 @@ async def run_worker(
             settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
         )
         async with AsyncExitStack() as stack:
-            try:
-                async with _unless(stopping):
-                    lane = await stack.enter_async_context(opened)
-                    client = await stack.enter_async_context(open_redis(redis.url))
-                    beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
-                    tasks = await stack.enter_async_context(background())
-                    lanes = [one for one in (lane, beside) if one is not None]
-                    arq = arq_redis(client.connection_pool)
-                    workers = [await start_workers(one, arq, get_args(Kind), tasks) for one in lanes]
-            except TimeoutError:
-                if not stopping.is_set():
-                    raise
+            workers = list[list[LaneWorker]]()
+            async with broken_off(stopping):
+                lane = await stack.enter_async_context(opened)
+                client = await stack.enter_async_context(open_redis(redis.url))
+                beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
+                tasks = await stack.enter_async_context(background())
+                lanes = [one for one in (lane, beside) if one is not None]
+                arq = arq_redis(client.connection_pool)
+                workers += [await start_workers(one, arq, get_args(Kind), tasks) for one in lanes]
+            if not workers:  # told to stop before
                 return OK
             own = [worker for its in workers for worker in its]
             router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=own)
@@ -236,22 +234,6 @@ async def run_worker(
             finally:
                 await asyncio.gather(*(worker.abandon() for worker in own))
     return CANCELLED if hurried.is_set() else OK
-
-
-@asynccontextmanager
-async def _unless(stopping: asyncio.Event) -> AsyncIterator[None]:
-    """A block that is broken off, with TimeoutError, as soon as the worker is to stop."""
-    async with asyncio.timeout(None) as scope:
-
-        async def watch() -> None:
-            await stopping.wait()
-            scope.reschedule(asyncio.get_running_loop().time())
-
-        watching = asyncio.create_task(watch(), name="tokenlane stop while starting")
-        try:
-            yield
-        finally:
-            watching.cancel()
 
 
 async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:

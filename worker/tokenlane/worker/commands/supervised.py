@@ -1,13 +1,13 @@
-"""When a process is to stop because the one that started it ends, however that dies; and work that is given up then."""
+"""When a process is to stop because the one that started it ends, however that dies."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["broken_off", "when_input_ends"]
+__all__ = ["when_input_ends"]
 
 _STDIN = 0
 
@@ -31,25 +31,3 @@ def when_input_ends(then: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(_STDIN)
-
-
-@asynccontextmanager
-async def broken_off(stopping: asyncio.Event) -> AsyncIterator[None]:
-    """Cancel what the block awaits when the event is set; the block then ends early, without an error."""
-
-    limit = asyncio.timeout(None)
-
-    async def watch() -> None:
-        await stopping.wait()
-        limit.reschedule(0)
-
-    try:
-        async with limit:
-            watching = asyncio.create_task(watch())
-            try:
-                yield
-            finally:
-                watching.cancel()
-    except TimeoutError:
-        if not limit.expired():
-            raise

@@ -15,7 +15,7 @@ import typer
 from tokenlane.config.exits import OK, ConfigError, UserError
 from tokenlane.config.inviting import Invitation
 from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
-from tokenlane.config.stopping import told_to_stop
+from tokenlane.config.stopping import broken_off, told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import as_user_error
@@ -32,7 +32,7 @@ from .choose import choose, find, reason
 from .download import download_bar
 from .kept_worker import KeptWorker, Report
 from .own_redis import OwnRedis, own_redis
-from .supervised import broken_off, when_input_ends
+from .supervised import when_input_ends
 
 __all__ = ["up"]
 

@@ -27,7 +27,7 @@ from tokenlane.config.load import (
 )
 from tokenlane.config.output import note
 from tokenlane.config.plain import PlainFormatter
-from tokenlane.config.stopping import told_to_stop
+from tokenlane.config.stopping import broken_off, told_to_stop
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import SET_WRONGLY, as_user_error
@@ -40,7 +40,7 @@ from tokenlane.worker.served import Lane
 from .arrival import Arrival, arrive, as_line, look_around
 from .choose import choose, reason
 from .download import download_bar
-from .supervised import broken_off, when_input_ends
+from .supervised import when_input_ends
 
 __all__ = ["run", "worker"]
 
