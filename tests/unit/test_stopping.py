@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tokenlane.config.stopping import on_stop_signals, stop_signals, told_to_stop, until_stopped
+from tokenlane.config.stopping import broken_off, on_stop_signals, stop_signals, told_to_stop, until_stopped
 
 
 @pytest.fixture
@@ -66,3 +66,23 @@ async def test_work_is_cancelled(number: signal.Signals) -> None:
     assert await until_stopped(work()) == number
     assert cancelled.is_set()
     assert signal.SIGINT not in stop_signals(interrupt=False)
+
+
+async def test_a_block_is_broken_off() -> None:
+    """What it awaits is cancelled when the event is set, and the block ends without an error."""
+    stopping, ended = asyncio.Event(), False
+    async with broken_off(stopping):
+        stopping.set()
+        await asyncio.Event().wait()
+        ended = True
+    assert not ended
+
+
+async def test_a_block_that_ends_by_itself_is_not_broken_off() -> None:
+    """Nor is a time-out of its work taken for that."""
+    stopping = asyncio.Event()
+    async with broken_off(stopping):
+        await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with broken_off(stopping):
+            raise TimeoutError
