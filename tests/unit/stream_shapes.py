@@ -547,6 +547,10 @@ def _usages() -> Iterator[Shape]:
     yield Shape("several", "-1 after the counts", sse(text("hi", usage=USAGE), end(usage=unknown)), counted)
     minus = lines(says("hi"), line(done=True, prompt_eval_count=7, eval_count=-1))
     yield Shape("several", "-1 for one of them", minus, Whole("hi", usage=(7, 0, 0)), "ollama")
+    broken = lines(says("hi"), line(done=True, prompt_eval_count=7.5, eval_count=3.0))
+    yield Shape("several", "fractions of a token", broken, counted, "ollama")
+    endless = sse(text("hi"), end(usage=USAGE)).replace(b'"prompt_tokens": 7', b'"prompt_tokens": 1e999')
+    yield Shape("several", "a count beyond all numbers", endless, Whole("hi", usage=(0, 3, 0)))
     yield Shape(
         "nobody",
         "a word for a number",

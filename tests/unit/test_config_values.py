@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, masked
+from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, masked, no_host
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,21 @@ def test_the_default_lane_is_a_usable_name(monkeypatch: pytest.MonkeyPatch, host
     monkeypatch.setattr("socket.gethostname", lambda: host)
     lane = LaneSettings(default_lane("ollama"), "ollama")
     assert lane.name.endswith("-ollama")
+
+
+@pytest.mark.parametrize(
+    ("url", "impossible"),
+    [
+        *(
+            (f"http://{host}/v1", True)
+            for host in ("[::1", "a b", "a..b", f"{'a' * 64}.example", "user:word@a..b", ":80")
+        ),
+        *(
+            (f"http://{host}/v1", False)
+            for host in ("[::1]:8000", "gpu_host", "b\u00fccher.example", "user:w[rd@h:1", "h.")
+        ),
+    ],
+)
+def test_hosts_that_cannot_be(url: str, impossible: bool) -> None:
+    """A back end's URL is refused where nothing could ever be looked up or reached under its host."""
+    assert no_host(url) is impossible

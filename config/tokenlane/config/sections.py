@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from .explain import WHOLE, did_you_mean
-from .values import no_port
+from .values import no_host, no_port
 
 __all__ = [
     "BUILT_IN_PROVIDERS",
@@ -65,6 +65,13 @@ def _with_port(url: str) -> str:
     return url
 
 
+def _with_host(url: str) -> str:
+    """A URL of a back end whose host can be one."""
+    if not url.startswith("unix:") and no_host(url):
+        raise PydanticCustomError(WHOLE, "has no host that can be: write its name, or an IPv6 address in [ ].")
+    return url
+
+
 Name = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
 ]
@@ -76,6 +83,7 @@ Url = Annotated[
         "(api_key_env names the variable of a key)",
     ),
     AfterValidator(_with_port),
+    AfterValidator(_with_host),
 ]
 RedisUrl = Annotated[
     str,

@@ -25,6 +25,7 @@ __all__ = [
     "default_lane",
     "is_name",
     "masked",
+    "no_host",
     "no_port",
 ]
 
@@ -66,6 +67,18 @@ def no_port(url: str) -> bool:
         return urlsplit(url).port == 0
     except ValueError as error:  # others are of what may be a password
         return str(error).startswith("Port out of range")
+
+
+def no_host(url: str) -> bool:
+    """Whether an http or https URL names a host that there cannot be: a bracket alone, a blank, or a name that cannot
+    be looked up, with an empty label or one of more than 63 bytes."""
+    authority = url.partition("://")[2].partition("/")[0]
+    try:
+        host = urlsplit(f"//{authority.rpartition('@')[2]}").hostname or ""  # a password before it may hold anything
+        host.encode("idna")
+    except ValueError:
+        return True
+    return not host or any(character.isspace() for character in host)
 
 
 @dataclass(frozen=True, repr=False)

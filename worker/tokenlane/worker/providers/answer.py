@@ -262,11 +262,7 @@ class AnswerReader:
         self.finish_reason, self._passes = _FINISH[word], False
 
     def _count(self, usage: Usage) -> None:
-        """Take the newest counts: some servers send them with each piece, and some end with empty ones. One below 0
-        stands for one that is not known."""
-        counts = {"prompt_tokens", "completion_tokens", "cached_tokens"}
-        if unknown := {name: 0 for name in counts if getattr(usage, name) < 0}:
-            usage = usage.model_copy(update=unknown)
+        """Take the newest counts: some servers send them with each piece, and some end with empty ones."""
         if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
             self._usage = usage
 

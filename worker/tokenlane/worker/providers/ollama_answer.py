@@ -12,7 +12,7 @@ from .filters import TextFilter
 from .frames import MESSAGE, Event
 from .ollama_names import full_name
 from .refusal import error_of, refusal_in_stream
-from .shape import OLLAMA_LINE, Shape, names_of
+from .shape import OLLAMA_LINE, Shape, count_of, names_of
 from .unreadable import unreadable
 
 __all__ = ["OllamaAnswerReader"]
@@ -86,6 +86,5 @@ class OllamaAnswerReader(AnswerReader):
         self._finish(reason)
         self.done = True
         if "prompt_eval_count" in line or "eval_count" in line:  # a count of nothing is left out
-            self._count(
-                Usage(prompt_tokens=line.get("prompt_eval_count") or 0, completion_tokens=line.get("eval_count") or 0)
-            )
+            prompt, completion = count_of(line.get("prompt_eval_count")), count_of(line.get("eval_count"))
+            self._count(Usage(prompt_tokens=prompt, completion_tokens=completion))

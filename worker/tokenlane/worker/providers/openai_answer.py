@@ -15,7 +15,7 @@ from .filters import TextFilter
 from .frames import MESSAGE, Event
 from .names import same_model
 from .refusal import error_of, refusal_in_stream
-from .shape import OPENAI_CHUNK, Shape, names_of
+from .shape import OPENAI_CHUNK, Shape, count_of, names_of
 from .unreadable import unreadable
 
 __all__ = ["OpenAiAnswerReader"]
@@ -192,19 +192,19 @@ class OpenAiAnswerReader(AnswerReader):
 def _usage(usage: dict[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
-        prompt_tokens=usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
-        cached_tokens=(
-            details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens") or 0
+        prompt_tokens=count_of(usage.get("prompt_tokens") or usage.get("input_tokens")),
+        completion_tokens=count_of(usage.get("completion_tokens") or usage.get("output_tokens")),
+        cached_tokens=count_of(
+            details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
         ),
     )
 
 
 def _timed(timings: dict[str, Any]) -> Usage:
     """What llama.cpp counts where it gives no usage: what it read of the prompt is without what it had in its cache."""
-    cached = timings.get("cache_n") or 0
+    cached = count_of(timings.get("cache_n"))
     return Usage(
-        prompt_tokens=cached + (timings.get("prompt_n") or 0),
-        completion_tokens=timings.get("predicted_n") or 0,
+        prompt_tokens=cached + count_of(timings.get("prompt_n")),
+        completion_tokens=count_of(timings.get("predicted_n")),
         cached_tokens=cached,
     )

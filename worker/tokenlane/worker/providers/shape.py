@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["EMBEDDINGS", "OLLAMA_LINE", "OPENAI_CHUNK", "Shape", "kind_of", "names_of", "wrong_field"]
+__all__ = ["EMBEDDINGS", "OLLAMA_LINE", "OPENAI_CHUNK", "Shape", "count_of", "kind_of", "names_of", "wrong_field"]
 
 Shape: TypeAlias = "type | tuple[Shape, ...] | Mapping[str, Shape] | list[Shape]"
 """What is read of a JSON value: its type, an object's fields, all of which may be absent, a list's elements, or one of
@@ -82,6 +83,17 @@ def _fits(value: object, shape: Shape) -> bool:
     if isinstance(shape, list):
         return isinstance(value, list)
     return isinstance(shape, type) and isinstance(value, shape) and not isinstance(value, bool)
+
+
+def count_of(value: Any) -> int:
+    """A number of tokens. 0 where a server says that it does not know it: by null, a number below 0, or infinity.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if isinstance(value, float):
+        value = int(value) if math.isfinite(value) else 0
+    return max(0, value or 0)
 
 
 def kind_of(value: object) -> str:
