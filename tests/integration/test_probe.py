@@ -200,7 +200,7 @@ def test_the_usual_places() -> None:
     ("served", "provider", "capacity", "context"),
     [
         (pages.VLLM, "vllm", 64, 4096),
-        (pages.LM_STUDIO, "lmstudio", 1, 8192),
+        (pages.LM_STUDIO, "lmstudio", 4, 8192),
         (pages.TGI, "tgi", 64, 4096),
         (pages.LLAMA_CPP, "llamacpp", 4, 2048),
     ],
