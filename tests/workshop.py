@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
+
+from tests.waiting import until
 
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.hub import Hub
@@ -34,17 +36,6 @@ from tokenlane.worker.serve import open_lane
 from tokenlane.worker.served import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    """Wait until the condition holds.
-
-    Raises:
-        TimeoutError: it did not in time.
-    """
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class FakeProvider:

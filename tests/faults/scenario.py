@@ -14,7 +14,7 @@ from typing import Final
 from tests.faults.history import Accepted, CancelAsked, Ended, Event, Got, Sent
 from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.life import ENDED, audit, raw
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Interrupted, LlmError

@@ -12,7 +12,8 @@ from pydantic import JsonValue
 from tests.faults.history import Accepted, Event, check_history
 from tests.faults.scenario import CAPACITY, Site, ask, settled, site
 from tests.integration.farm import Server
-from tests.workshop import FakeProvider, until
+from tests.waiting import until
+from tests.workshop import FakeProvider
 
 from tokenlane.benches.script import Script
 from tokenlane.config.exits import OK

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.faults.history import check_history
 from tests.faults.scenario import Site, ask, site
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import Client
 from tokenlane.routing.policy import Policy

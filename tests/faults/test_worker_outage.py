@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.integration import life
-from tests.workshop import Asker, FakeProvider, ask, serving, until
+from tests.waiting import until
+from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.config.poolkey import KeyRing

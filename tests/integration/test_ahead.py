@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.stand_in import StandIn
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import BadRequest, Client
 from tokenlane.routing.pool import Pool

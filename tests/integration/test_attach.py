@@ -9,7 +9,7 @@ import pytest
 from tests.integration.life import PREFIX, audit, pass_lease, raw, state_of, submit, sweep, vanish
 from tests.integration.stand_in import StandIn, stand_in
 from tests.integration.test_client import becomes, texts
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import (
     BadRequest,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.backend import BackEnd, Reply, back_end, sse
 from tests.integration.farm import eventually
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.integration.life import PREFIX, WORKER, beat, dispatch, state_of
 from tests.integration.stand_in import Run, StandIn, stand_in
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import (
     Answer,

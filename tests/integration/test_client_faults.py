@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
 from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.integration.test_client import becomes, texts
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.config.embedded import EmbeddedServer
 from tokenlane.config.poolkey import KeyRing

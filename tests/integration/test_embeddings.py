@@ -13,7 +13,8 @@ from typing import get_args
 import pytest
 from tests.integration.farm import EVERY_LOG, eventually, farm
 from tests.integration.life import PREFIX, audit, dump, raw
-from tests.workshop import FakeProvider, until
+from tests.waiting import until
+from tests.workshop import FakeProvider
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault

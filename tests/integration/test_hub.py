@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.test_client_faults import Restartable, kill_subscribers
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.routing.hub import open_hub
 from tokenlane.routing.pool import Pool, connect

@@ -9,7 +9,8 @@ from typing import get_args
 
 import pytest
 from tests.integration.life import audit, raw
-from tests.workshop import FakeProvider, until
+from tests.waiting import until
+from tests.workshop import FakeProvider
 
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.integration import life
 from tests.integration.life import audit, raw
-from tests.workshop import Asker, FakeProvider, ask, serving, until
+from tests.waiting import until
+from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.config.values import LaneSettings, RedisSettings
 from tokenlane.routing.errors import Interrupted, LaneConflict

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.farm import eventually, farm
 from tests.integration.hub import COMMIT, Hub
 from tests.loopback import served
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.values import LaneSettings

@@ -19,7 +19,7 @@ from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of
 from tests.loopback import served
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.models import Model

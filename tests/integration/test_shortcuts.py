@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PAYLOAD, PREFIX, ROLE, ROUTER, WORKER, audit, raw
-from tests.workshop import Asker, FakeProvider, ask, serving, until
+from tests.waiting import until
+from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.routing.dispatcher import run_router
 from tokenlane.routing.hub import Hub, open_hub

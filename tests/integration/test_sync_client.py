@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from tests.integration.farm import farm
 from tests.integration.life import PREFIX, raw, state_of
 from tests.integration.stand_in import Run, StandIn
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import Answer, PoolUnavailable, RequestCancelled
 from tokenlane.producer import Client as AsyncClient

@@ -11,7 +11,7 @@ import logging
 import pytest
 from tests.integration.resetting import resetting
 from tests.integration.stand_in import StandIn
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.producer import Client
 from tokenlane.routing.hub import open_hub

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tests.integration import life
-from tests.workshop import Asker, FakeProvider, ask, serving, until
+from tests.waiting import until
+from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.routing.dispatcher import plan, run_router
 from tokenlane.routing.errors import PoolUnavailable

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
-from tests.workshop import Asker, until
+from tests.waiting import until
+from tests.workshop import Asker
 
 from tokenlane.routing.errors import PoolUnavailable
 from tokenlane.routing.keys import Keys

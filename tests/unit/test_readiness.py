@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Literal, cast
 
 import pytest
-from tests.workshop import FakeProvider, until
+from tests.waiting import until
+from tests.workshop import FakeProvider
 
 from tokenlane.routing.errors import (
     BadRequest,

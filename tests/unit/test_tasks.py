@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.routing import tasks as tasks_module
 from tokenlane.routing.tasks import InternalErrors, background, keep_going

@@ -9,7 +9,8 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.workshop import FakeProvider, until
+from tests.waiting import until
+from tests.workshop import FakeProvider
 
 from tokenlane.routing import telemetry
 from tokenlane.routing.errors import (

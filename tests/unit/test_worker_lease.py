@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from tests.workshop import until
+from tests.waiting import until
 
 from tokenlane.config.poolkey import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.errors import LaneConflict, PoolUnavailable
