@@ -11,7 +11,7 @@ import pytest_asyncio
 from hypothesis import settings
 from redis import Redis
 
-from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.host.embedded_server import EmbeddedServer
 
 settings.register_profile("tokenlane", deadline=None)  # a busy machine is no failure
 settings.load_profile("tokenlane")

@@ -13,7 +13,7 @@ from typing import Any
 from tests import pages
 from tests.backend import answer_of, ask, driven, ndjson, sse
 
-from tokenlane.routing.errors import BadRequest
+from tokenlane.routing.contract.errors import BadRequest
 
 __all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "documented", "fate", "record", "table"]
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tokenlane.config import cli, failure
-from tokenlane.config.options import with_subcommands
+from tokenlane.config.cli import failure
+from tokenlane.config.cli import root as cli
+from tokenlane.config.cli.options import with_subcommands
 
 __all__ = ["Ended", "Verb", "every_verb", "run"]
 

@@ -10,9 +10,8 @@ from typing import Self
 
 from tests.waiting import until
 
-from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.messages import (
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.contract.messages import (
     ChannelMessage,
     ChatRequest,
     Completed,
@@ -28,12 +27,13 @@ from tokenlane.routing.messages import (
     channel_message,
     new_id,
 )
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker.lane import LaneWorker, arq_redis
-from tokenlane.worker.serve import open_lane
-from tokenlane.worker.served import Lane
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import open_lane
+from tokenlane.worker.lane.arq_worker import LaneWorker, arq_redis
+from tokenlane.worker.lane.lane import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from itertools import takewhile
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, ModelNotFound
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, ModelNotFound
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 
 
 class ParrotProvider(AbstractAsyncContextManager):

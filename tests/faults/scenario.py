@@ -18,9 +18,9 @@ from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Interrupted, LlmError
-from tokenlane.routing.hub import Listener, open_hub
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import connect
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.hub import Listener, open_hub
+from tokenlane.routing.store.pool import connect
 
 __all__ = ["LANES", "Site", "ask", "converse", "misfortune", "settled", "site"]
 

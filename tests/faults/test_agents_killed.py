@@ -12,7 +12,7 @@ from tests.integration.life import PREFIX, audit, raw, sweep, vanish
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Duplicate, RequestCancelled
-from tokenlane.routing.pool import connect
+from tokenlane.routing.store.pool import connect
 
 PIECES = [f"{number} " for number in range(60)]
 

@@ -14,18 +14,18 @@ from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import FAILED, OK
+from tokenlane.config.cli.exit_codes import FAILED, OK
 from tokenlane.producer import Client
-from tokenlane.routing.lanes import LaneState
-from tokenlane.routing.messages import Answer
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.contract.messages import Answer
+from tokenlane.routing.decide.lanes import LaneState
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import Pool, connect
 
 # What runs when its server is killed has had a start; one more, and a wait that counted would be its end.
 STRICT = Policy(
     roles={"routed": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="gpu1")))}, max_starts=2, lease_ms=2_000
 )
-_SERVE = "from tokenlane.config.cli import main\nmain()\n"
+_SERVE = "from tokenlane.config.cli.root import main\nmain()\n"
 
 
 class ModelServer:

@@ -16,18 +16,18 @@ from tests.waiting import until
 from tests.workshop import FakeProvider
 
 from tokenlane.benches.script import Script
-from tokenlane.config.exits import OK
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.cli.exit_codes import OK
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
-from tokenlane.routing import connection
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker import lane as lane_module
-from tokenlane.worker.lane import LaneWorker, arq_redis
-from tokenlane.worker.serve import open_lane, run_worker
-from tokenlane.worker.served import Lane
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store import connection
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import open_lane, run_worker
+from tokenlane.worker.lane import arq_worker as lane_module
+from tokenlane.worker.lane.arq_worker import LaneWorker, arq_redis
+from tokenlane.worker.lane.lane import Lane
 
 TEXT = "".join(f"w{number} " for number in range(16))
 

@@ -15,8 +15,8 @@ from tests.integration.farm import eventually
 from tests.integration.life import audit, raw
 
 from tokenlane.producer import Client, Interrupted
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import Pool, connect
 
 LEASE_S = 1.0
 WITHIN_S = 15.0

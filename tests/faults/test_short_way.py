@@ -11,7 +11,7 @@ from tests.faults.scenario import Site, ask, site
 from tests.waiting import until
 
 from tokenlane.producer import Client
-from tokenlane.routing.policy import Policy
+from tokenlane.routing.decide.policy import Policy
 
 PIECES = tuple(f"{number} " for number in range(20))
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tokenlane.worker.embeddings.cache import open_cache
-from tokenlane.worker.embeddings.rows import Origin
+from tokenlane.worker.embeddings.sealed_rows import Origin
 
 MIB = 1024 * 1024
 ROUNDS = 10
@@ -22,7 +22,7 @@ WRITES = """
 import asyncio, hashlib, itertools, sys
 from pathlib import Path
 from tokenlane.worker.embeddings.cache import open_cache
-from tokenlane.worker.embeddings.rows import Origin
+from tokenlane.worker.embeddings.sealed_rows import Origin
 
 def vector(text):
     return hashlib.sha256(text.encode()).digest() * 50

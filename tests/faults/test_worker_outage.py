@@ -11,16 +11,16 @@ from tests.integration import life
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.poolkey import KeyRing
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.hub import Hub, open_hub
-from tokenlane.routing.messages import Replay
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.tasks import background
-from tokenlane.worker.lane import LaneWorker
-from tokenlane.worker.served import Lane
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Replay
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import Hub, open_hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.lane.arq_worker import LaneWorker
+from tokenlane.worker.lane.lane import Lane
 
 OUTAGE_S = 3.0
 
@@ -96,7 +96,7 @@ async def test_redis_away_in_the_middle_of_answers(durable: EmbeddedServer, capl
         assert len(provider.requests) == 3
         await all_slots_work(pool, hub, provider, worker)
         await life.audit(pool.redis)
-    assert len([record for record in caplog.records if record.name == "tokenlane.worker.lease"]) <= 1
+    assert len([record for record in caplog.records if record.name == "tokenlane.worker.lane.heartbeat"]) <= 1
 
 
 async def test_redis_away_with_nothing_running(durable: EmbeddedServer) -> None:

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["tokenlane.worker.providers"]):
     from tests.unit.test_any_split import read_ollama, read_openai
 
-    from tokenlane.routing.errors import UnreadableAnswer
-    from tokenlane.worker.providers.ndjson import LineReader
-    from tokenlane.worker.providers.sse import SseReader
+    from tokenlane.routing.contract.errors import UnreadableAnswer
+    from tokenlane.worker.providers.http.ndjson import LineReader
+    from tokenlane.worker.providers.http.sse import SseReader
 
 LIMIT = 64
 

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.stand_in import StandIn, stand_in
 
 from tokenlane.producer import Client
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.store.pool import Pool, connect
 
 
 @pytest.fixture

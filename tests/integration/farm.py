@@ -32,13 +32,13 @@ _START_S = 40.0
 
 # What a child does before it becomes the command.
 DEAF = """
-import tokenlane.routing.scripts as scripts
+import tokenlane.routing.store.scripts as scripts
 source = scripts._source
 scripts._source = lambda name, database: source(name, database).replace("'doorbell", "'nobody")
 """
 """Rings doorbells nobody listens to."""
 NO_ROUTER = """
-import asyncio, tokenlane.worker.serve as serve
+import asyncio, tokenlane.worker.assembly as serve
 async def nothing(*_, **__): await asyncio.Event().wait()
 serve.run_router = nothing
 """
@@ -48,7 +48,7 @@ import logging
 logging.Logger.isEnabledFor = lambda self, level: True
 """
 """Every logger of every library writes at every level."""
-_COMMAND = "\nfrom tokenlane.config.cli import main\nmain()\n"
+_COMMAND = "\nfrom tokenlane.config.cli.root import main\nmain()\n"
 
 
 async def eventually(condition: Callable[[], Coroutine[None, None, bool]], timeout_s: float = 20) -> None:

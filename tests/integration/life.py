@@ -13,12 +13,12 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from tokenlane.routing.errors import ErrorReport
-from tokenlane.routing.lanes import Announcement, Facts, Running
-from tokenlane.routing.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import Head, Queue
-from tokenlane.routing.replies import Ending, Swept
+from tokenlane.routing.contract.errors import ErrorReport
+from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
+from tokenlane.routing.decide.lanes import Announcement, Facts, Running
+from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Ending, Swept
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from tokenlane.routing.errors import LlmError, PoolUnavailable
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement, Running
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.contract.messages import (
     Cancel,
     ChannelMessage,
     ChatRequest,
@@ -26,10 +24,12 @@ from tokenlane.routing.messages import (
     control_message,
     new_id,
 )
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import order
-from tokenlane.routing.replies import Ending
-from tokenlane.routing.tasks import background
+from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.order import order
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Ending
+from tokenlane.routing.support.tasks import background
 
 __all__ = ["Run", "StandIn", "stand_in"]
 

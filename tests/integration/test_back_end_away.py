@@ -12,18 +12,18 @@ from tests.backend import BackEnd, Reply, back_end, sse
 from tests.integration.farm import eventually
 from tests.waiting import until
 
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import ModelNotFound, ProviderDown
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker import readiness
-from tokenlane.worker.lane import arq_redis
-from tokenlane.worker.serve import open_lane, start_workers
-from tokenlane.worker.served import Lane
+from tokenlane.routing.contract.errors import ModelNotFound, ProviderDown
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import open_lane, start_workers
+from tokenlane.worker.lane import readiness
+from tokenlane.worker.lane.arq_worker import arq_redis
+from tokenlane.worker.lane.lane import Lane
 
 LOADING = Reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, 503)
 ANSWER = sse({"model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]})

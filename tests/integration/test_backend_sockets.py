@@ -14,15 +14,15 @@ from tests.integration.farm import Farm, farm
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
-from tokenlane.config import exits
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import ProviderDown
-from tokenlane.routing.lanes import Announcement, Facts
-from tokenlane.routing.pool import Pool
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import ProviderDown
+from tokenlane.routing.decide.lanes import Announcement, Facts
+from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import Check, examine
-from tokenlane.worker.announce import announce
-from tokenlane.worker.probe import Place, look
+from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.lane.offer import announce
 from tokenlane.worker.providers import default_registry
 
 

@@ -14,7 +14,7 @@ from tests.integration.farm import Server, eventually, farm
 from tests.integration.life import audit
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.routing.pool import connect
+from tokenlane.routing.store.pool import connect
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ import pytest
 from tests.integration.test_client_faults import Restartable
 
 from tokenlane.producer import Client, PoolUnavailable
-from tokenlane.routing import connection
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.redis_py import exchange
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store import connection
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.redis_py import exchange
 
 BURST = 320
 ROUND_TRIP_S = 0.005
@@ -25,7 +25,7 @@ TIMEOUT_S = 0.5
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands in flight, and a time-out that is over long before a burst has been sent."""
-    monkeypatch.setattr("tokenlane.routing.redis_py._MOST_CONNECTIONS", 2)
+    monkeypatch.setattr("tokenlane.routing.store.redis_py._MOST_CONNECTIONS", 2)
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", TIMEOUT_S)
 
     async def slow(*args: Any) -> Any:
@@ -41,7 +41,7 @@ async def test_a_burst_is_accepted(
     """All of it, though that takes longer than the time-out of a command; the client beats meanwhile, and no connection
     is given up."""
     assert BURST / 2 * ROUND_TRIP_S > 1.5 * TIMEOUT_S
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.05)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.05)
     await pool.set_policy(Policy(depth=10_000, in_flight=10_000, patience_ms=60_000))
     accepted, beats = 0, list[int]()
     submit, check = Pool.submit, Pool.check
@@ -81,8 +81,8 @@ async def test_a_burst_is_accepted(
 
 async def test_a_burst_into_silence_ends_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
-    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.1)
-    monkeypatch.setattr("tokenlane.routing.hub._CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.1)
+    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr("tokenlane.producer.client._PATIENCE_S", 1.0)
     async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
         server.signal(signal.SIGSTOP)

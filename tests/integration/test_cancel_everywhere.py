@@ -18,13 +18,13 @@ from tests.integration.life import audit, raw
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import CANCELLED
+from tokenlane.config.cli.exit_codes import CANCELLED
 from tokenlane.producer import ChatStream, Client, RequestCancelled
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.tasks import background
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.support.tasks import background
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

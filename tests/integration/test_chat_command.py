@@ -16,11 +16,11 @@ import pytest
 from tests.integration.life import state_of
 from tests.integration.stand_in import StandIn
 
-from tokenlane.config import exits
-from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.producer import ProviderDown
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
 
@@ -32,7 +32,7 @@ async def chat(
     """Run `tokenlane chat`, or another verb; it is killed if it outlives the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from tokenlane.config.cli import main; main()", verb, *arguments),
+        *(sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", verb, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
@@ -106,7 +106,7 @@ async def test_a_url_with_an_option_of_redis_py(redis_url: str, worker: StandIn)
 )
 async def test_what_cannot_be_is_told_in_one_line(command: str, said: str, redis_url: str, tmp_path: Path) -> None:
     """Wrong names and times and missing streams are one message each."""
-    shell = f'exec {sys.executable} -c "from tokenlane.config.cli import main; main()" {command}'
+    shell = f'exec {sys.executable} -c "from tokenlane.config.cli.root import main; main()" {command}'
     surroundings = {"TOKENLANE_REDIS_URL": redis_url, "TOKENLANE_HOME": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", shell), stderr=asyncio.subprocess.PIPE, env={**os.environ, **surroundings}

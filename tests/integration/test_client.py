@@ -32,10 +32,10 @@ from tokenlane.producer import (
     ToolCallDelta,
     Unauthorized,
 )
-from tokenlane.producer.watch import reason
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Checked
+from tokenlane.producer.link.heartbeat import reason
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Checked
 
 
 async def becomes(pool: Pool, request_id: str, *states: str) -> str:
@@ -312,7 +312,7 @@ async def test_the_deadline_comes_from_the_pool(client: Client, worker: StandIn)
 
 async def test_the_client_keeps_the_deadline_too(client: Client, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no router looks after deadlines, the client does, and cancels."""
-    monkeypatch.setattr("tokenlane.producer.courier._DEADLINE_GRACE_S", 0.05)
+    monkeypatch.setattr("tokenlane.producer.link.redis_link._DEADLINE_GRACE_S", 0.05)
     async with client.chat("hello", role="planner", time_to_live_ms=50) as stream:
         with pytest.raises(DeadlineExceeded):
             await stream.answer()
@@ -321,7 +321,7 @@ async def test_the_client_keeps_the_deadline_too(client: Client, pool: Pool, mon
 
 async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that has not started says why, and nothing any more once it has."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
 
         async def said(text: str) -> None:
@@ -342,8 +342,8 @@ async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.
 
 async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose only lane was there within the hour waits for it, and says so."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 0)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 0)
     await pool.set_policy(Policy(lease_ms=300, patience_ms=0))
     await beat(pool)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
@@ -359,8 +359,8 @@ async def test_a_deserted_pool_ends_a_request(
 ) -> None:
     """Where no worker was within the hour, and no router says so, the client does once the request has waited for as
     long as the policy says: with what to do, and it cancels. A worker that lives has had the time to beat by then."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda lease_ms: lease_ms // 10)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda lease_ms: lease_ms // 10)
     await pool.set_policy(Policy(lease_ms=3_000, patience_ms=patience_ms))
     async with Client(redis_url) as client:
         await until(lambda: client._entered().idle_reason is not None)
@@ -469,7 +469,7 @@ async def test_the_beat_asks_after_all_silent_streams(
         return await check(self, client, request_ids, held=held)
 
     monkeypatch.setattr(Pool, "check", recorded)
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
     async with Client(redis_url) as client, AsyncExitStack() as stack:
         await until(lambda: len(calls) > 3)
         assert set(calls) == {()}
@@ -486,7 +486,7 @@ async def test_the_trace_travels_in_the_envelope(
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr("tokenlane.routing.telemetry.tracer", lambda: provider.get_tracer("test"))
+    monkeypatch.setattr("tokenlane.routing.support.telemetry.tracer", lambda: provider.get_tracer("test"))
     async with client.chat("my secret question", role="planner"):
         run = await worker.next_run()
     (span,) = spans.get_finished_spans()

@@ -13,8 +13,8 @@ from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.integration.test_client import becomes, texts
 from tests.waiting import until
 
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.poolkey import KeyRing
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import (
     Client,
     DeadlineExceeded,
@@ -25,20 +25,20 @@ from tokenlane.producer import (
     RequestLost,
     Unauthorized,
 )
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.messages import Deltas, Envelope, TokenDelta
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.replies import Accepted
+from tokenlane.routing.contract.messages import Deltas, Envelope, TokenDelta
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.replies import Accepted
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients look after their streams more often than they otherwise would."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.watch._ENDED_PATIENCE_S", 0.5)
-    monkeypatch.setattr("tokenlane.producer.watch._RUNNING_PATIENCE_S", 0.8)
-    monkeypatch.setattr("tokenlane.producer.exchange.UNCERTAIN_EVERY_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._RUNNING_PATIENCE_S", 0.8)
+    monkeypatch.setattr("tokenlane.producer.link.open_request.UNCERTAIN_EVERY_S", 0.2)
 
 
 async def kill_subscribers(redis: Redis) -> None:
@@ -297,7 +297,7 @@ async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that was accepted once does not fail because the server has no memory when it is sent again."""
-    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 100)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
         await pool.redis.flushall()
         await pool.redis.config_set("maxmemory", "1")
@@ -316,7 +316,7 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time to live counts from the agent's asking, also of a request that is sent late, or again."""
-    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 300)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 300)
     subscribe = Hub.subscribe
 
     async def slow(*args: Any) -> None:
@@ -324,7 +324,7 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
         await subscribe(*args)
 
     monkeypatch.setattr(Hub, "subscribe", slow)
-    monkeypatch.setattr("tokenlane.producer.ahead.Ahead.subscribed", lambda *_: False)
+    monkeypatch.setattr("tokenlane.producer.link.ready_channels.Ahead.subscribed", lambda *_: False)
     sent: list[int] = []
     submit = Pool.submit
 
@@ -344,7 +344,7 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
-    monkeypatch.setattr("tokenlane.producer.watch.all_heard_ms", lambda _: 100)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
     submit, leaving = Pool.submit, asyncio.Event()
 
     async def late(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
@@ -428,7 +428,7 @@ async def worker_hears_cancel(run: Run) -> None:
 
 async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away a stream says so and waits; cancelling is made up for when it is back."""
-    monkeypatch.setattr("tokenlane.routing.connection.COMMAND_TIMEOUT_S", 1)
+    monkeypatch.setattr("tokenlane.routing.store.connection.COMMAND_TIMEOUT_S", 1)
     async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
         stream = await client.chat("hello", role="planner").__aenter__()
         await server.stop()

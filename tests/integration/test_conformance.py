@@ -10,12 +10,12 @@ import pytest
 from tests.matrix import agrees
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.conformance import Report, check_provider
-from tokenlane.worker.providers.openai import OpenAiProvider
+from tokenlane.worker.providers.openai.provider import OpenAiProvider
 
 CHAT, EMBED = "sim-vision", "sim-embed"
 MODELS = {"ollama": (CHAT, EMBED), "lmstudio": (CHAT, EMBED), "openai": (CHAT, EMBED)}

@@ -12,9 +12,9 @@ from tests.integration import life
 from tests.integration.farm import Ended, farm
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.config import exits
-from tokenlane.routing.lanes import Announcement, Facts
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.routing.decide.lanes import Announcement, Facts
+from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.doctor import Check, examine
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests import pages
 from tests.backend import Reply, driven
 
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     LlmError,
@@ -120,7 +120,7 @@ async def test_ollamas_failures(reply: Reply, error: type[LlmError]) -> None:
 
 async def test_a_huge_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer beyond all bounds is not held in memory."""
-    monkeypatch.setattr("tokenlane.worker.providers.base.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("tokenlane.worker.providers.http.provider.MAX_ANSWER_BYTES", 1000)
     async with driven("openai", {"POST /v1/embeddings": Reply(b" " * 2000)}) as (provider, _):
         with pytest.raises(ProviderDown, match="larger than 1000 bytes"):
             await provider.embed(["a"], "m")

@@ -18,10 +18,11 @@ from redis.asyncio import Redis
 from tests.integration.servers import free_port
 from tests.processes import until_gone
 
-from tokenlane.config import children, embedded
-from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
-from tokenlane.config.exits import USAGE
-from tokenlane.config.running import answers
+from tokenlane.config.cli.exit_codes import USAGE
+from tokenlane.config.host import children
+from tokenlane.config.host import embedded_server as embedded
+from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
+from tokenlane.config.host.up_registry import answers
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ async def test_no_free_disk(temporary: Path, directory: str) -> None:
     script = f"""
 import asyncio, resource, sys
 from pathlib import Path
-from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
+from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 try:
     asyncio.run(EmbeddedServer({directory}).start())
@@ -192,7 +193,7 @@ async def test_no_build_for_this_platform(monkeypatch: pytest.MonkeyPatch) -> No
 
 HOLDER = """
 import asyncio
-from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.host.embedded_server import EmbeddedServer
 
 async def main():
     async with EmbeddedServer() as server:
@@ -239,7 +240,7 @@ while True:
 OWNER_OF_A_WRITER = """
 import asyncio, sys
 from pathlib import Path
-from tokenlane.config.children import spawn
+from tokenlane.config.host.children import spawn
 
 async def main():
     errors = asyncio.subprocess.DEVNULL
@@ -273,7 +274,7 @@ async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None
 
 OWNER_OF_A_PARENT = """
 import asyncio
-from tokenlane.config.children import spawn
+from tokenlane.config.host.children import spawn
 
 async def main():
     parent = ["sh", "-c", "sleep 300 & echo; wait"]

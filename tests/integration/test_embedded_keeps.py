@@ -13,12 +13,12 @@ from redis.asyncio import Redis
 from tests.integration import life
 from tests.integration.servers import free_port
 
-from tokenlane.config import embedded
-from tokenlane.config.embedded import EmbeddedServer, EmbeddedServerFailed
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.poolkey import KeyRing, read_key_file
-from tokenlane.routing.errors import PoolUnavailable
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host import embedded_server as embedded
+from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed
+from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.worker.commands.listening import bind_address, known_as
 
 

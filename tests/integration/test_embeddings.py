@@ -18,21 +18,21 @@ from tests.workshop import FakeProvider
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
-from tokenlane.config.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.lanes import LEFT_GRACE_MS
-from tokenlane.routing.messages import Kind, ModelInfo
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker.embeddings import step
+from tokenlane.routing.contract.messages import Kind, ModelInfo
+from tokenlane.routing.decide.lanes import LEFT_GRACE_MS
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import drain, open_fallback, open_lane, start_workers
+from tokenlane.worker.embeddings import embedder as step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
-from tokenlane.worker.lane import arq_redis
+from tokenlane.worker.lane.arq_worker import arq_redis
+from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.serve import drain, open_fallback, open_lane, start_workers
-from tokenlane.worker.served import Lane
 
 fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
 

@@ -11,13 +11,13 @@ import pytest
 from tests import pages
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import OK, USAGE, ConfigError
-from tokenlane.config.load import names_provider, own_lane
-from tokenlane.config.values import LaneSettings
+from tokenlane.config.cli.exit_codes import OK, USAGE, ConfigError
+from tokenlane.config.settings.load import names_provider, own_lane
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.commands import choose as choosing
 from tokenlane.worker.commands import probe
 from tokenlane.worker.commands.choose import choose, reason
-from tokenlane.worker.probe import Place
+from tokenlane.worker.commands.probe_servers import Place
 
 from .servers import free_port
 

@@ -12,23 +12,23 @@ from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, raw
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.output import show, show_json
-from tokenlane.config.plain import running_text
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.advice import nobody
+from tokenlane.config.cli.output import show, show_json
+from tokenlane.config.cli.plain_text import running_text
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _advice, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import Announcement, Offer
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import Queue
-from tokenlane.routing.tasks import background
+from tokenlane.routing.decide.lanes import Announcement, Offer
+from tokenlane.routing.decide.no_candidate import nobody
+from tokenlane.routing.decide.order import Queue
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.doctor import check_lanes, check_pool, check_versions, examine
 from tokenlane.routing.watch.health import problems
-from tokenlane.routing.watch.reach import reach
+from tokenlane.routing.watch.route_coverage import reach
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.worker.announce import announce
+from tokenlane.worker.lane.offer import announce
 from tokenlane.worker.providers import default_registry
 
 HOSTILE = [

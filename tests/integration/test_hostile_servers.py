@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.backend import answer_of, ask
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import LlmError, ProviderDown, Timeout, UnreadableAnswer
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, UnreadableAnswer
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -134,7 +134,7 @@ async def test_an_event_of_endless_lines() -> None:
 
 async def test_an_answer_without_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deltas that never end are cut off at the limit of an answer."""
-    monkeypatch.setattr("tokenlane.worker.providers.base.MAX_ANSWER_BYTES", MIB)
+    monkeypatch.setattr("tokenlane.worker.providers.http.provider.MAX_ANSWER_BYTES", MIB)
     event = json.dumps({"choices": [{"delta": {"content": "x" * 1000}}]}).encode()
     line = json.dumps({"message": {"content": "x" * 1000}}).encode() + b"\n"
     block = line if name == "ollama" else b"data: " + event + b"\n\n"

@@ -11,8 +11,8 @@ import pytest
 from tests.integration.test_client_faults import Restartable, kill_subscribers
 from tests.waiting import until
 
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool, connect
 
 
 class Heard(list[bytes]):
@@ -46,8 +46,8 @@ async def test_messages_reach_their_handlers_in_order(pool: Pool) -> None:
 
 async def test_what_is_wanted_just_when_a_silence_is_over(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel is subscribed to as at any other moment."""
-    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.0)
-    monkeypatch.setattr("tokenlane.routing.hub._DEAD_AFTER_SILENCES", 10**9)
+    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.0)
+    monkeypatch.setattr("tokenlane.routing.store.hub._DEAD_AFTER_SILENCES", 10**9)
     async with open_hub(pool) as hub, asyncio.timeout(20):
         for number in range(300):
             await hub.subscribe(f"channel{number}", lambda _: None)
@@ -160,8 +160,8 @@ async def test_subscribing_while_the_server_is_away(tmp_path: Path) -> None:
 
 async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that answers no PING is given up; when the server moves again the gap is told."""
-    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.05)
-    monkeypatch.setattr("tokenlane.routing.hub._CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.05)
+    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
     heard = Heard()
     async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
         await hub.subscribe("one", heard.append, heard.on_gap)
@@ -175,7 +175,7 @@ async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytes
 
 async def test_a_server_that_hangs_before_it_has_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is sent stays unread until there is no room for more, that is noticed too."""
-    monkeypatch.setattr("tokenlane.routing.hub._CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.5)
     long = [str(number) * 4_000_000 for number in range(3)]
     async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
         await hub.subscribe("one", lambda _: None)

@@ -12,19 +12,19 @@ import pytest
 from redis.exceptions import ResponseError
 from tests.workshop import FakeProvider
 
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.producer.ahead import Ahead
-from tokenlane.producer.outbox import Outbox
-from tokenlane.producer.watch import Watch
+from tokenlane.producer.link.heartbeat import Watch
+from tokenlane.producer.link.ready_channels import Ahead
+from tokenlane.producer.link.worker_messages import Outbox
 from tokenlane.routing.commands.status import _summary
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.refusals import REFUSALS
-from tokenlane.worker.lane import LaneWorker
-from tokenlane.worker.publisher import Publisher
-from tokenlane.worker.serve import run_worker
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.refusals import REFUSALS
+from tokenlane.worker.assembly import run_worker
+from tokenlane.worker.lane.arq_worker import LaneWorker
+from tokenlane.worker.lane.publisher import Publisher
 
 SECRET = "words of a prompt"
 
@@ -90,7 +90,7 @@ async def test_a_bug_in_a_background_task_ends_nothing(
 ) -> None:
     """Whatever step fails, workers and clients go on, what is asked then is answered, and the errors are counted and
     logged without their texts."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
     await pool.set_policy(Policy(lease_ms=1000))
     async with working(redis_url), Client(redis_url, agent="agent1") as client:
         with caplog.at_level(logging.ERROR):

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.backend import answer_of, ask
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import ProviderDown
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.worker.providers import default_registry
 
 EVENT = b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n'

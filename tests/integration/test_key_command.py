@@ -16,15 +16,15 @@ from tests.integration.farm import Ended, Farm, farm
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.poolkey import KeyRing, PoolKey, read_key_file, write_key_file
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, read_key_file, write_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import connect
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import connect
 
 WORDS = ("one", "two")
 SAYS_NO_KEYS = """
-import tokenlane.routing.scripts as scripts
+import tokenlane.routing.store.scripts as scripts
 source = scripts._source
 scripts._source = lambda name, database: source(name, database).replace("'keys', ARGV[5],", "")
 """

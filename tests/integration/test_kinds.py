@@ -12,18 +12,18 @@ from tests.integration.life import audit, raw
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
-from tokenlane.producer.request import compose_command
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.messages import Kind, ModelAction, ModelInfo, ModelReport, Progress, new_id
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker.lane import arq_redis
-from tokenlane.worker.serve import drain, open_lane, start_workers
-from tokenlane.worker.served import Lane
+from tokenlane.producer.compose import compose_command
+from tokenlane.routing.contract.messages import Kind, ModelAction, ModelInfo, ModelReport, Progress, new_id
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import drain, open_lane, start_workers
+from tokenlane.worker.lane.arq_worker import arq_redis
+from tokenlane.worker.lane.lane import Lane
 
 CHATS = ModelInfo(name="talker", capabilities=("chat", "tools"))
 EMBEDS = ModelInfo(name="mapper", capabilities=("embed",))

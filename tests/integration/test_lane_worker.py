@@ -9,14 +9,14 @@ from tests.integration.life import audit, raw
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
-from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.errors import Interrupted, LaneConflict
-from tokenlane.routing.hub import Hub, open_hub
-from tokenlane.routing.messages import Cancelled, Expired, Failed, Replay, new_id
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Started
-from tokenlane.worker.serve import drain, open_lane
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.contract.errors import Interrupted, LaneConflict
+from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Replay, new_id
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub, open_hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Started
+from tokenlane.worker.assembly import drain, open_lane
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
 ) -> None:
     """However much of what rang while all slots were taken is gone, what waits is started at once."""
     provider = FakeProvider(hold_after=1)
-    monkeypatch.setattr("tokenlane.worker.lane.POLL_S", 60.0)
+    monkeypatch.setattr("tokenlane.worker.lane.arq_worker.POLL_S", 60.0)
     async with serving(redis_url, provider) as (lane, worker):
         worker.max_jobs = 1
         first, second = await ask(pool, hub), await ask(pool, hub)
@@ -297,7 +297,7 @@ async def test_what_was_missed_while_all_slots_were_taken_is_looked_for_when_one
     redis_url: str, pool: Pool, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bells of a connection that broke then are not waited for until the next look is due."""
-    monkeypatch.setattr("tokenlane.worker.lane.POLL_S", 60.0)
+    monkeypatch.setattr("tokenlane.worker.lane.arq_worker.POLL_S", 60.0)
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider, bell=False) as (_, worker):
         worker.max_jobs = 1

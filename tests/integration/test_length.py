@@ -8,7 +8,7 @@ import pytest
 from tests import pages
 from tests.backend import Reply, answer_of, ask, driven, ndjson, sse
 
-from tokenlane.routing.errors import ContextTooLong
+from tokenlane.routing.contract.errors import ContextTooLong
 from tokenlane.worker.providers import CountsTokens
 
 CHAT = "/v1/chat/completions"

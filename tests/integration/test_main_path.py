@@ -20,7 +20,7 @@ from tests.integration.farm import DEAF, NO_ROUTER, Farm, Server, eventually, fa
 from tests.integration.life import audit
 
 from tokenlane.benches.simulator import Received, Simulator
-from tokenlane.config.exits import OK, USAGE
+from tokenlane.config.cli.exit_codes import OK, USAGE
 from tokenlane.producer import (
     Answer,
     ChatStream,
@@ -30,10 +30,10 @@ from tokenlane.producer import (
     ProviderDown,
     UnreadableAnswer,
 )
-from tokenlane.routing import scripts
-from tokenlane.routing.messages import Priority
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.contract.messages import Priority
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store import scripts
+from tokenlane.routing.store.pool import Pool, connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -17,10 +17,10 @@ from tests.loopback import served
 from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, DigestMismatch, ModelNotFound, ProviderDown
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, ModelNotFound, ProviderDown
 from tokenlane.worker.providers import Loads, Pulls, Verifies, default_registry
-from tokenlane.worker.providers.on_host import HubModels
+from tokenlane.worker.providers.openai.host_files import HubModels
 
 WEIGHTS = bytes(range(256)) * 4096
 CONFIG = b'{"model_type": "toy"}'

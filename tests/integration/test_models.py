@@ -23,7 +23,7 @@ from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.models import Model
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import (
     BadRequest,
     Client,
@@ -35,15 +35,15 @@ from tokenlane.producer import (
     ProviderDown,
 )
 from tokenlane.producer.sync import Client as SyncClient
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.messages import Kind
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
-from tokenlane.worker.lane import arq_redis
+from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import drain, open_lane, start_workers
+from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
-from tokenlane.worker.serve import drain, open_lane, start_workers
 
 
 @asynccontextmanager
@@ -314,7 +314,7 @@ async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:
 
 async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download is polled to its end, a model is loaded once however often it is asked for, and unloaded whole."""
-    monkeypatch.setattr("tokenlane.worker.providers.lmstudio_models.POLL_S", 0.01)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio_models.POLL_S", 0.01)
     shelf = LmStudioShelf("old")
     shelf.catalogue = {"new"}
     shelf.statuses = [
@@ -583,7 +583,7 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
 @pytest.mark.parametrize("api", ["ollama", "lmstudio"])
 async def test_the_simulators_pull_load_and_unload(redis_url: str, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the simulator, which behaves as its original: a pull, chats by it, loading, unloading."""
-    monkeypatch.setattr("tokenlane.worker.providers.lmstudio_models.POLL_S", 0.01)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio_models.POLL_S", 0.01)
     async with (
         Simulator(api=api, models=["old:1b"], pullable=["new:1b=40MB"], pull_ms=100) as backend,
         lane_of(redis_url, LaneSettings("gpu0", api, backend.url)),

@@ -12,11 +12,11 @@ from tests.integration import life
 from tests.integration.farm import Ended, Farm, farm
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import FAILED, OK, USAGE
+from tokenlane.config.cli.exit_codes import FAILED, OK, USAGE
 from tokenlane.producer import Client
-from tokenlane.routing.errors import QueueFull
-from tokenlane.routing.policy import Candidate, Limits, Policy, PolicyChanged, RolePolicy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.contract.errors import QueueFull
+from tokenlane.routing.decide.policy import Candidate, Limits, Policy, PolicyChanged, RolePolicy
+from tokenlane.routing.store.pool import Pool
 
 FILE = """\
 [policy]

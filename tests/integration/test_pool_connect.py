@@ -19,11 +19,11 @@ from tests.integration import life
 from tests.integration.life import raw
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.routing import connection
-from tokenlane.routing.errors import PoolUnavailable, QueueFull
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.replies import Checked
+from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull
+from tokenlane.routing.store import connection
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.store.replies import Checked
 
 SECRET = "s3cr3t-pass"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -9,11 +9,11 @@ import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
 
-from tokenlane.routing.errors import QueueFull
-from tokenlane.routing.lanes import Condition
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Ending
+from tokenlane.routing.contract.errors import QueueFull
+from tokenlane.routing.decide.lanes import Condition
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Ending
 
 
 async def fields(pool: Pool, request_id: str) -> dict[str, str]:

@@ -12,10 +12,10 @@ from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.routing.errors import PoolUnavailable, QueueFull, RequestLost
-from tokenlane.routing.lanes import Announcement, Running
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, RequestLost
+from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool, connect
 
 ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
 

@@ -9,9 +9,9 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
-from tokenlane.routing.lanes import Offer
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.decide.lanes import Offer
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
 
 
 async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:

@@ -11,12 +11,12 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
 
-from tokenlane.routing.errors import Duplicate
-from tokenlane.routing.lanes import Announcement, Running
-from tokenlane.routing.messages import new_id
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import order
-from tokenlane.routing.replies import Accepted, Ending
+from tokenlane.routing.contract.errors import Duplicate
+from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.order import order
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Accepted, Ending
 
 LANES = {
     "worker1": LANE,

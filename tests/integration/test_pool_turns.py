@@ -10,13 +10,13 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
 
-from tokenlane.routing.dispatcher import plan
-from tokenlane.routing.errors import QueueFull
-from tokenlane.routing.lanes import Announcement
-from tokenlane.routing.messages import Priority, new_id
-from tokenlane.routing.policy import Policy, RolePolicy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import Head, Queue, order
+from tokenlane.routing.contract.errors import QueueFull
+from tokenlane.routing.contract.messages import Priority, new_id
+from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.order import Head, Queue, order
+from tokenlane.routing.decide.policy import Policy, RolePolicy
+from tokenlane.routing.router import plan
+from tokenlane.routing.store.pool import Pool
 
 WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10_000)
 

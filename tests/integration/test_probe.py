@@ -14,9 +14,9 @@ from tests import pages
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
-from tokenlane.config.values import LaneSettings
-from tokenlane.worker import probe
-from tokenlane.worker.probe import Place, Sighting, default_places, look, look_at_all
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.worker.commands import probe_servers as probe
+from tokenlane.worker.commands.probe_servers import Place, Sighting, default_places, look, look_at_all
 from tokenlane.worker.providers import default_registry
 
 from .servers import free_port

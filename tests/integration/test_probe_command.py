@@ -20,7 +20,7 @@ import pytest
 from tests import pages
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
+from tokenlane.config.cli.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
 
 from .servers import free_port
 

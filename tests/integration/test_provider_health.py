@@ -8,7 +8,7 @@ import pytest
 from tests import pages
 from tests.backend import Reply, driven
 
-from tokenlane.routing.errors import LlmError, ProviderDown, Timeout, Unauthorized
+from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, Unauthorized
 from tokenlane.worker.providers import TellsHealth
 
 PATHS: dict[str, tuple[str, Any]] = {
@@ -50,7 +50,7 @@ async def test_lm_studio_that_is_none() -> None:
 
 async def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is not healthy."""
-    monkeypatch.setattr("tokenlane.worker.providers.base.HEALTH_TIMEOUT_S", 1e-9)
+    monkeypatch.setattr("tokenlane.worker.providers.http.provider.HEALTH_TIMEOUT_S", 1e-9)
     async with driven("vllm", {"GET /health": Reply()}) as (provider, _):
         with pytest.raises(Timeout):
             await provider.healthy()

@@ -18,8 +18,8 @@ from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import (
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     Interrupted,
@@ -31,7 +31,7 @@ from tokenlane.routing.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 SECRET = SecretStr("sk-123")

@@ -20,12 +20,12 @@ from tests.integration.life import dump, raw
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.poolkey import KeyRing
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client, LlmError
-from tokenlane.routing import telemetry
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.support import telemetry
 
 PROMPT, OUTPUT, KEY = "marked-prompt", "marked-output", "sk-marked0123456789abcdef"
 WORDS = (OUTPUT, " and ", OUTPUT)

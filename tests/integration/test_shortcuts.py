@@ -12,14 +12,14 @@ from tests.integration.life import AGENT, CLIENT, LANE, PAYLOAD, PREFIX, ROLE, R
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.hub import Hub, open_hub
-from tokenlane.routing.messages import ChatRequest, Envelope, Message, new_id
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Started, read_bell
-from tokenlane.routing.tasks import background
-from tokenlane.worker.serve import drain
+from tokenlane.routing.contract.messages import ChatRequest, Envelope, Message, new_id
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import Hub, open_hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Started, read_bell
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import drain
 
 BELL = "doorbell:lane1"
 _HEARD_MS = 60_000  # a router of a slow machine is heard all the same

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tokenlane.benches.simulator import Fault, Model, Simulator
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import (
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import (
     ContextTooLong,
     Interrupted,
     LlmError,
@@ -21,7 +21,7 @@ from tokenlane.routing.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import ChatRequest
+from tokenlane.routing.contract.messages import ChatRequest
 from tokenlane.worker.providers import default_registry
 
 APIS = ("ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai")

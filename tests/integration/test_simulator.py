@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import RateLimited
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import RateLimited
+from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.providers import LlmProvider, default_registry
 
-COMMAND = (sys.executable, "-c", "from tokenlane.config.cli import main; main()", "simulate")
+COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "simulate")
 HOLD: dict[str, object] = {"simulate": {"hold_after": 2}}
 
 

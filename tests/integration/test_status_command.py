@@ -17,9 +17,9 @@ from tests.integration import life
 from tests.integration.life import LANE, PREFIX, WORKER, raw
 from tests.integration.servers import free_port
 
-from tokenlane.config import exits
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.health import Problem
 from tokenlane.routing.watch.snapshot import SCHEMA_VERSION, Snapshot
 

@@ -17,9 +17,9 @@ from tests.integration.farm import Child, Farm, eventually, farm
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import OK
+from tokenlane.config.cli.exit_codes import OK
 from tokenlane.producer import Client
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.store.pool import Pool
 
 HELD: dict[str, JsonValue] = {"simulate": Script(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
 ARQ = """
@@ -30,7 +30,7 @@ cli()
 """
 AS_NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
 MAIN = """
-from tokenlane.config.cli import main
+from tokenlane.config.cli.root import main
 main()
 """
 ON_A_TERMINAL = """

@@ -18,8 +18,8 @@ from tests.waiting import until
 from tokenlane.producer import Answer, PoolUnavailable, RequestCancelled
 from tokenlane.producer import Client as AsyncClient
 from tokenlane.producer.sync import Client
-from tokenlane.routing.messages import new_id
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.store.pool import Pool
 
 
 def threads() -> list[str]:

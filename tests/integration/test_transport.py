@@ -14,8 +14,8 @@ from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
 from tokenlane.producer import Client
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool, connect
 
 SILENCE_S = 6.5
 """Longer than every time-out that redis-py has by itself, and than the hub waits for an answer to its PINGs here."""
@@ -42,7 +42,7 @@ async def test_silences_and_options(
 ) -> None:
     """Whatever the URL says, a client that hears nothing for long goes on, on the connections that it has, and what it
     asked before and after is answered."""
-    monkeypatch.setattr("tokenlane.routing.hub._SILENCE_S", 0.5)
+    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.5)
 
     async def quiet(option: str) -> None:
         url = redis_url + ("&" if "?" in redis_url else "?") + option if option else redis_url
@@ -67,8 +67,8 @@ async def test_idle_connections_that_are_reset(
     redis_url: str, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls and streams ride over resets of all connections, again and again."""
-    monkeypatch.setattr("tokenlane.producer.watch._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.watch._ENDED_PATIENCE_S", 0.5)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
     async with resetting(redis_url) as proxy, Client(proxy.url, agent="agent1") as client:
         for turn in range(5):
             asked = asyncio.create_task(client.complete("question", role="planner"))

@@ -12,7 +12,7 @@ import pytest
 from tests import pages
 from tests.backend import Reply, answer_of, ask, driven, ndjson, sse
 
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     Interrupted,
@@ -23,7 +23,7 @@ from tokenlane.routing.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import TokenDelta
+from tokenlane.routing.contract.messages import TokenDelta
 
 CHAT = "/v1/chat/completions"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
@@ -382,7 +382,7 @@ async def test_tgi_repeats_any_name() -> None:
 
 async def test_a_model_that_was_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked again before a later request."""
-    monkeypatch.setattr("tokenlane.worker.providers.tgi._LOOK_AGAIN_S", -1)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.tgi._LOOK_AGAIN_S", -1)
     async with driven("tgi", {**TGI, f"POST {CHAT}": text("a")}) as (provider, server):
         assert await answer_of(provider, ask()) == "a"
         server.answers["GET /info"] = Reply({**pages.TGI["/info"], "model_id": "n"})

@@ -13,10 +13,10 @@ from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import OK
+from tokenlane.config.cli.exit_codes import OK
 from tokenlane.producer import Client
-from tokenlane.routing.lanes import Announcement
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.store.pool import Pool
 
 SHIM = """
 import contextlib, dataclasses, os

@@ -15,10 +15,10 @@ from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import CANCELLED, OK
+from tokenlane.config.cli.exit_codes import CANCELLED, OK
 from tokenlane.producer import Client
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
 
 START_S = 30.0
 
@@ -134,7 +134,7 @@ async def test_a_back_end_that_cannot_work_is_told(
     async with Simulator(api=dialect or "ollama") as simulator:
         url = simulator.url if dialect else f"http://127.0.0.1:{free_port()}"
         file.write_text(f'[defaults]\nprovider = "{provider}"\nmodel = "phi3"\n[{provider}]\nendpoint = "{url}"\n')
-        code = "from tokenlane.config.cli import main\nmain()\n"
+        code = "from tokenlane.config.cli.root import main\nmain()\n"
         running = await site.python(code, verb, "--redis", site.url, TOKENLANE_CONFIG=str(file))
         await says(running, "problem ")
         (line,) = [line for line in running.out.splitlines() if line.startswith("problem ")]

@@ -14,14 +14,14 @@ import trustme
 from pydantic import SecretStr
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import ProviderDown
-from tokenlane.routing.messages import ChatRequest, Message
-from tokenlane.worker.probe import Place, look
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import ProviderDown
+from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.worker.commands.probe_servers import Place, look
 from tokenlane.worker.providers import default_registry
-from tokenlane.worker.providers.base import read_body
-from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, posting, send
+from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, posting, send
+from tokenlane.worker.providers.http.provider import read_body
 
 from .proxy import Proxy, proxying
 from .servers import free_port

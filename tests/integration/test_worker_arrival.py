@@ -16,12 +16,12 @@ from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config import exits
-from tokenlane.config.poolkey import KeyRing, PoolKey
-from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.lanes import Announcement
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.commands.arrival import Arrival, arrive
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})

@@ -16,12 +16,12 @@ from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exits import CANCELLED, OK, USAGE
-from tokenlane.routing.errors import Interrupted
-from tokenlane.routing.hub import Hub, open_hub
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli.exit_codes import CANCELLED, OK, USAGE
+from tokenlane.routing.contract.errors import Interrupted
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub, open_hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
 
 LEASE_MS = 900
 ARQ = (sys.executable, "-m", "arq", "tokenlane.worker.settings.WorkerSettings")

@@ -16,14 +16,14 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
-from tokenlane.config.running import data_dir
-from tokenlane.config.values import LaneSettings
-from tokenlane.producer.forms import asked_for, filled
-from tokenlane.routing.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
-from tokenlane.routing.messages import Answer, ChatRequest, Message, TokenDelta
+from tokenlane.config.host.up_registry import data_dir
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer.response_format import asked_for, filled
+from tokenlane.routing.contract.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.messages import Answer, ChatRequest, Message, TokenDelta
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.probe import Place, look
+from tokenlane.worker.commands.probe_servers import Place, look
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 pytestmark = pytest.mark.live

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from tests.matrix import agrees
 
-from tokenlane.config.values import LaneSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.providers import default_registry

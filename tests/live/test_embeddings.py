@@ -11,7 +11,7 @@ import pytest
 from tests.integration.farm import farm
 from tests.live.test_conformance import embedding_server
 
-from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.producer import Client, ContextTooLong
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]

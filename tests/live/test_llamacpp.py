@@ -11,12 +11,12 @@ import pytest
 import pytest_asyncio
 from tests.backend import answer_of, ask
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, ContextTooLong
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.probe import Place, look
-from tokenlane.worker.providers.llamacpp import LlamaCppProvider
+from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.providers.openai.llamacpp import LlamaCppProvider
 
 pytestmark = pytest.mark.live
 

@@ -20,11 +20,11 @@ import pytest
 import pytest_asyncio
 from tests.matrix import agrees
 
-from tokenlane.config.children import spawn
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, ContextTooLong, ModelNotFound
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
-from tokenlane.worker.probe import Place, look
+from tokenlane.config.host.children import spawn
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound
+from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.commands.probe_servers import Place, look
 from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry
 from tokenlane.worker.providers.conformance import check_provider
 

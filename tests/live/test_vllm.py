@@ -20,12 +20,12 @@ from tests.backend import answer_of, ask
 from tests.integration.servers import free_port
 from tests.matrix import agrees
 
-from tokenlane.config.children import spawn
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import BadRequest, ContextTooLong
-from tokenlane.worker.probe import Place, look
+from tokenlane.config.host.children import spawn
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
+from tokenlane.worker.commands.probe_servers import Place, look
 from tokenlane.worker.providers.conformance import Report, check_provider
-from tokenlane.worker.providers.vllm import VllmProvider
+from tokenlane.worker.providers.openai.vllm import VllmProvider
 
 PLACE = os.environ.get("TOKENLANE_TEST_VLLM", "")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from tokenlane.routing.advice import no_lane, nobody
-from tokenlane.routing.errors import LlmError, ModelNotFound, ProviderDown
-from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Kind, Needs
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.queues import Queue
+from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.messages import Kind, Needs
+from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.no_candidate import no_lane, nobody
+from tokenlane.routing.decide.order import Queue
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 
 LANES = (
     LaneView("gpu0", "ollama", "http://gpu0", ("phi3:latest", "qwen3:8b"), 1, 0, 1, 0),

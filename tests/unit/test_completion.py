@@ -10,8 +10,8 @@ from rich.text import Text
 from tests.verbs import run
 from typer import rich_utils
 
-from tokenlane.config import exits
-from tokenlane.config.output import console
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.cli.output import console
 from tokenlane.routing.commands import completion
 
 _DETECTION = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config import cli
-from tokenlane.config.effective import Settings
-from tokenlane.config.exits import OK, USAGE
-from tokenlane.config.layers import file_layer
-from tokenlane.config.poolkey import PoolKey
+from tokenlane.config.cli import root as cli
+from tokenlane.config.cli.exit_codes import OK, USAGE
+from tokenlane.config.host.pool_key_files import PoolKey
+from tokenlane.config.settings.layers import file_layer
+from tokenlane.config.settings.merged import Settings
 
 FILE = """\
 [redis]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings, RedisSettings, default_lane, masked, no_host
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings, RedisSettings, default_lane, masked, no_host
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.producer.delivery import Delivery
-from tokenlane.routing.errors import (
+from tokenlane.producer.link.delta_buffer import Delivery
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     DeadlineExceeded,
@@ -20,7 +20,7 @@ from tokenlane.routing.errors import (
     RequestCancelled,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract.messages import (
     Cancelled,
     ChannelMessage,
     Completed,

@@ -12,17 +12,17 @@ from typing import cast
 import pytest
 from tests.waiting import until
 
-from tokenlane.routing.dispatcher import plan, run_router
-from tokenlane.routing.errors import PoolUnavailable
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Envelope, Kind, Needs, Priority, new_id
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.queues import Head, Queue
-from tokenlane.routing.replies import Started, Survey, Swept
-from tokenlane.routing.tasks import InternalErrors, background
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority, new_id
+from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.router import plan, run_router
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Started, Survey, Swept
+from tokenlane.routing.support.tasks import InternalErrors, background
 
 
 class BusyPool:

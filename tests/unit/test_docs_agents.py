@@ -14,7 +14,7 @@ import pytest
 
 from tokenlane.producer import TokenDelta, ToolCallDelta
 from tokenlane.producer.testing import MockPool
-from tokenlane.routing.messages import ChatRequest
+from tokenlane.routing.contract.messages import ChatRequest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.test_health import LANE, WELL
 
-from tokenlane.routing.errors import PoolKeyMismatch, ProviderDown
+from tokenlane.routing.contract.errors import PoolKeyMismatch, ProviderDown
 from tokenlane.routing.watch.doctor import (
     Check,
     Reached,

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ProviderDown, Unauthorized
-from tokenlane.routing.tasks import background
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown, Unauthorized
+from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import batch
 from tokenlane.worker.embeddings.batch import BATCH_TEXTS, Batches
-from tokenlane.worker.providers.refusal import refusal
+from tokenlane.worker.providers.http.http_errors import refusal
 
 DIMENSIONS = 4
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.workshop import FakeProvider
 
-from tokenlane.routing.errors import BadRequest, ProviderDown
-from tokenlane.routing.messages import EmbedRequest, ModelInfo, Vectors
-from tokenlane.routing.tasks import background
+from tokenlane.routing.contract.errors import BadRequest, ProviderDown
+from tokenlane.routing.contract.messages import EmbedRequest, ModelInfo, Vectors
+from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.embeddings.cache import open_cache
 

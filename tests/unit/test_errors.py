@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing import errors
-from tokenlane.routing.errors import ErrorReport, Interrupted, LlmError, Timeout
+from tokenlane.routing.contract import errors
+from tokenlane.routing.contract.errors import ErrorReport, Interrupted, LlmError, Timeout
 
 KINDS = [it for it in vars(errors).values() if isinstance(it, type) and issubclass(it, LlmError)]
 MARK = "PROMPT-MARK"

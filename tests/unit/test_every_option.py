@@ -12,15 +12,16 @@ import typer
 from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
-from tokenlane.config import cli, exits
-from tokenlane.config.environment import ShortNames, _section_keys, forget_empty_keys
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.find import _named_by_environment
-from tokenlane.config.load import read
-from tokenlane.config.options import prepare
-from tokenlane.config.running import data_dir
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.cli import root as cli
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.options import prepare
+from tokenlane.config.host.up_registry import data_dir
+from tokenlane.config.settings.environment import ShortNames, _section_keys, forget_empty_keys
+from tokenlane.config.settings.find_pool import _named_by_environment
+from tokenlane.config.settings.load import read
 from tokenlane.producer import Client
-from tokenlane.routing.errors import LlmError
+from tokenlane.routing.contract.errors import LlmError
 
 VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]
 

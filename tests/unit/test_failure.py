@@ -13,11 +13,11 @@ import pytest
 from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
-from tokenlane.config import exits
-from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.failure import as_user_error
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.cli.failure import as_user_error
 from tokenlane.routing.commands.failing import as_user_error as failing
-from tokenlane.routing.errors import BadRequest, PoolUnavailable, QueueFull, RateLimited
+from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable, QueueFull, RateLimited
 
 VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]
 WITH_JSON = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb() if verb.takes_json]

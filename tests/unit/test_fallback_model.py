@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatRequest, Message
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, FastText
-from tokenlane.worker.embeddings.words import words_of
+from tokenlane.worker.embeddings.tokenize import words_of
 
 pytest.importorskip("fasttext", reason="tokenlane[fasttext] is not installed")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenlane.worker.providers.filters import Continuation, StopWords, TextFilter, Thinking, rest_of
+from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking, rest_of
 
 TEXT = st.text(alphabet="ab \n<>/think", max_size=30)
 CUTS = st.lists(st.integers(0, 80), max_size=12)

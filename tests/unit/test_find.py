@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.find import find_place
-from tokenlane.config.poolkey import PoolKey
+from tokenlane.config.host.pool_key_files import PoolKey
+from tokenlane.config.settings.find_pool import find_place
 from tokenlane.producer import Client, PoolUnavailable, sync
 
 WITHOUT_EXTRAS = """
 import sys
 sys.modules["platformdirs"] = sys.modules["pydantic_settings"] = None
 from tokenlane.producer import Client, PoolUnavailable
-from tokenlane.config.find import find_place
+from tokenlane.config.settings.find_pool import find_place
 try:
     place = find_place()
     print(place.redis.url, place.pool, *place.redis.keys.ids)
@@ -58,7 +58,7 @@ def test_looking_for_a_pool_needs_no_place_to_write(home: str, tmp_path: Path, m
 
 def test_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment wins over llm.toml, that over a running `up`; an argument wins over all, and reads nothing."""
-    monkeypatch.setattr("tokenlane.config.load.announced_url", lambda: "unix:///run/up.sock")
+    monkeypatch.setattr("tokenlane.config.settings.load.announced_url", lambda: "unix:///run/up.sock")
     assert find_place().redis.url == "unix:///run/up.sock"
     (tmp_path / "llm.toml").write_text('[redis]\nurl = "redis://file"\npool = "blue"\n')
     assert (find_place().redis.url, find_place().pool) == ("redis://file", "blue")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tokenlane.routing.errors import PoolKeyMismatch
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.contract.errors import PoolKeyMismatch
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.config.inviting import Invitation
-from tokenlane.config.poolkey import KeyRing, PoolKey
+from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 
 
 @pytest.mark.parametrize("pool", ["main", "other"])

@@ -5,12 +5,12 @@ from importlib import resources
 
 import pytest
 
-from tokenlane.routing import keys
-from tokenlane.routing.keys import Keys
+from tokenlane.routing.store import keys
+from tokenlane.routing.store.keys import Keys
 
 LUA = {
     file.name: file.read_text()
-    for file in resources.files("tokenlane.routing").joinpath("lua").iterdir()
+    for file in resources.files("tokenlane.routing.store").joinpath("lua").iterdir()
     if file.name.endswith(".lua")
 }
 

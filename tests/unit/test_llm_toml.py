@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config import sections
-from tokenlane.config.effective import Setting
-from tokenlane.config.environment import take_command_line
-from tokenlane.config.exits import USAGE, ConfigError
-from tokenlane.config.load import (
+from tokenlane.config.cli.exit_codes import USAGE, ConfigError
+from tokenlane.config.host.pool_key_files import PoolKey, write_key_file
+from tokenlane.config.settings import sections
+from tokenlane.config.settings.environment import take_command_line
+from tokenlane.config.settings.load import (
     asked_for,
     configured_back_ends,
     configured_redis,
@@ -22,7 +22,7 @@ from tokenlane.config.load import (
     pool_settings,
     read,
 )
-from tokenlane.config.poolkey import PoolKey, write_key_file
+from tokenlane.config.settings.merged import Setting
 
 SEED = """\
 [defaults]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from tokenlane.routing import messages
-from tokenlane.routing.errors import ErrorReport
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract import messages
+from tokenlane.routing.contract.errors import ErrorReport
+from tokenlane.routing.contract.messages import (
     Answer,
     Cancel,
     Cancelled,
@@ -38,7 +38,7 @@ from tokenlane.routing.messages import (
     deltas_writer,
     new_id,
 )
-from tokenlane.routing.replies import Started
+from tokenlane.routing.store.replies import Started
 
 MARK = "PROMPT-MARK"
 text = st.text(st.characters(codec="utf-8"))

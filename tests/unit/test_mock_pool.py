@@ -28,7 +28,7 @@ from tokenlane.producer import (
     ToolCallDelta,
 )
 from tokenlane.producer.testing import Handler, MockPool
-from tokenlane.routing.messages import ChatRequest, EmbedRequest, new_id
+from tokenlane.routing.contract.messages import ChatRequest, EmbedRequest, new_id
 
 
 class City(BaseModel):

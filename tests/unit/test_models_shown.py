@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from tokenlane.config.values import LaneSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer.commands.models import _Shown, _table
-from tokenlane.routing.lanes import Announcement
-from tokenlane.routing.messages import ModelCommand, ModelInfo, Progress
-from tokenlane.routing.sizes import sized
-from tokenlane.worker.lifecycle import LaneModels
+from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, Progress
+from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.support.byte_sizes import sized
+from tokenlane.worker.models import LaneModels
 
 
 async def test_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

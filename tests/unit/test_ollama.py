@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     Interrupted,
@@ -18,11 +18,11 @@ from tokenlane.routing.errors import (
     ProviderDown,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
-from tokenlane.worker.providers.frames import MESSAGE
-from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
-from tokenlane.worker.providers.ollama_body import ollama_body
-from tokenlane.worker.providers.ollama_names import full_name
+from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
+from tokenlane.worker.providers.http.frames import MESSAGE
+from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
+from tokenlane.worker.providers.ollama.body import ollama_body
+from tokenlane.worker.providers.ollama.names import full_name
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
 TOOL: dict[str, JsonValue] = {"type": "function", "function": {"name": "add", "parameters": {}}}

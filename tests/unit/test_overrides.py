@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.overrides import apart, assignment, spread, verb_first
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.overrides import apart, assignment, spread, verb_first
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.plain import PlainFormatter, escaped, json_text, one_line, running_text
+from tokenlane.config.cli.plain_text import PlainFormatter, escaped, json_text, one_line, running_text
 
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 

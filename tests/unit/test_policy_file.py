@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.effective import Setting, Settings
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.layers import file_layer
-from tokenlane.config.sections import PolicyRules
-from tokenlane.routing.policy import Candidate, Limits, Policy, RolePolicy
-from tokenlane.routing.policy_file import as_toml, policy_of
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.layers import file_layer
+from tokenlane.config.settings.merged import Setting, Settings
+from tokenlane.config.settings.sections import PolicyRules
+from tokenlane.routing.decide.policy import Candidate, Limits, Policy, RolePolicy
+from tokenlane.routing.decide.policy_file import as_toml, policy_of
 
 FILE = """\
 [policy]

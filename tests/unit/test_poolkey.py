@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.poolkey import (
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host.pool_key_files import (
     FILE_NAME,
     KeyRing,
     PoolKey,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tokenlane import producer
-from tokenlane.routing import errors
+from tokenlane.routing.contract import errors
 
 
 def test_exports_are_the_visible_names_sorted() -> None:

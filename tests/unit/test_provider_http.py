@@ -18,9 +18,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import (
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     LlmError,
@@ -32,9 +32,9 @@ from tokenlane.routing.errors import (
     UnreadableAnswer,
 )
 from tokenlane.worker.providers import ProviderRegistry, default_registry
-from tokenlane.worker.providers.http import TRANSPORT_ERRORS, open_client, transport_error
-from tokenlane.worker.providers.proxies import proxy_for
-from tokenlane.worker.providers.refusal import error_of, refusal, refusal_in_stream, retry_after_s
+from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, transport_error
+from tokenlane.worker.providers.http.http_errors import error_of, refusal, refusal_in_stream, retry_after_s
+from tokenlane.worker.providers.http.proxies import proxy_for
 
 TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}
 NOT_WORTH_ANOTHER_TRY = {httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, httpx.DecodingError}

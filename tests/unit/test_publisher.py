@@ -12,9 +12,8 @@ from pydantic_core import PydanticSerializationError
 from tests.waiting import until
 from tests.workshop import Asker
 
-from tokenlane.routing.errors import PoolUnavailable
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.contract.messages import (
     Completed,
     Deltas,
     TokenDelta,
@@ -24,10 +23,11 @@ from tokenlane.routing.messages import (
     Usage,
     channel_message,
 )
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.tasks import background
-from tokenlane.worker import publisher as publisher_module
-from tokenlane.worker.publisher import Outlet, Publisher
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.lane import publisher as publisher_module
+from tokenlane.worker.lane.publisher import Outlet, Publisher
 
 ID, ATTEMPT = "0" * 32, 7
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.messages import Envelope, Kind, Needs, Priority, new_id
-from tokenlane.routing.queues import Head, Queue, Turn, order
+from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority, new_id
+from tokenlane.routing.decide.order import Head, Queue, Turn, order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(

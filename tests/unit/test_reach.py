@@ -5,8 +5,8 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.watch.reach import lines_to_add, reach
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.watch.route_coverage import lines_to_add, reach
 
 POLICY = Policy(
     roles={

@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
     LlmError,
@@ -21,12 +21,12 @@ from tokenlane.routing.errors import (
     Timeout,
     Unauthorized,
 )
-from tokenlane.routing.lanes import UP, Announcement, Condition
-from tokenlane.routing.tasks import background
-from tokenlane.worker import readiness as module
-from tokenlane.worker.lease import Lease
-from tokenlane.worker.readiness import Readiness, condition_of
-from tokenlane.worker.runs import Runs
+from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.attempt.attempts import Runs
+from tokenlane.worker.lane import readiness as module
+from tokenlane.worker.lane.heartbeat import Lease
+from tokenlane.worker.lane.readiness import Readiness, condition_of
 
 DOWN = Condition("down", "gone")
 

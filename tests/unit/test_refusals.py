@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from redis import exceptions as redis_errors
 
-from tokenlane.routing import connection
-from tokenlane.routing.connection import as_ours
-from tokenlane.routing.errors import LlmError, PoolUnavailable, QueueFull
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.refusals import REFUSALS, code_of
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull
+from tokenlane.routing.store import connection
+from tokenlane.routing.store.connection import as_ours
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.store.refusals import REFUSALS, code_of
 
 SECRET = "s3cr3t"
 

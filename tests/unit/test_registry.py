@@ -6,14 +6,14 @@ import socket
 from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
-from tokenlane.config.values import LaneSettings
-from tokenlane.worker.announce import announce
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.worker.lane.offer import announce
 from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
-from tokenlane.worker.providers.openai import OpenAiProvider
+from tokenlane.worker.providers.openai.provider import OpenAiProvider
 
 OTHERS = EntryPoints(
     [
-        EntryPoint("theirs", "tokenlane.worker.providers.openai:OpenAiProvider", registry.ENTRY_POINTS),
+        EntryPoint("theirs", "tokenlane.worker.providers.openai.provider:OpenAiProvider", registry.ENTRY_POINTS),
         EntryPoint("broken", "no.such.module:Provider", registry.ENTRY_POINTS),
     ]
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.producer.request import (
+from tokenlane.producer.compose import (
     PAYLOAD_LIMIT_BYTES,
     Messages,
     compose,
@@ -17,8 +17,8 @@ from tokenlane.producer.request import (
     compose_embed,
     refuse_unknown,
 )
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
 
 
 def composed(messages: object, role: str = "planner", **options: object) -> tuple[Envelope, ChatRequest]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import BadRequest, LlmError, ProviderDown, RateLimited, Timeout
-from tokenlane.routing.retry import Budget, Fail, Requeue, decide
+from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown, RateLimited, Timeout
+from tokenlane.routing.decide.recovery import Budget, Fail, Requeue, decide
 
 budgets = st.builds(
     Budget,

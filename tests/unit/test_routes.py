@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.routing.lanes import LaneView, Offer
-from tokenlane.routing.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.routes import unknown_places
+from tokenlane.routing.decide.lanes import LaneView, Offer
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.decide.routes import unknown_places
 
 LANES = (
     LaneView("gpu0", "vllm", "http://gpu:8000", ("m1",), 4, 0, 1, 0),

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.poolkey import PoolKey
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import new_id
-from tokenlane.routing.seal import fingerprint, seal, unseal
+from tokenlane.config.host.pool_key_files import PoolKey
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.seal import fingerprint, seal, unseal
 
 KEY = PoolKey.new()
 

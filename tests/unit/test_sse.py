@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import UnreadableAnswer
-from tokenlane.worker.providers.sse import MESSAGE, Event, SseReader
+from tokenlane.routing.contract.errors import UnreadableAnswer
+from tokenlane.worker.providers.http.sse import MESSAGE, Event, SseReader
 
 LINES = st.sampled_from(
     [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tokenlane.config.stopping import broken_off, on_stop_signals, stop_signals, told_to_stop, until_stopped
+from tokenlane.config.host.stop_signals import broken_off, on_stop_signals, stop_signals, told_to_stop, until_stopped
 
 
 @pytest.fixture

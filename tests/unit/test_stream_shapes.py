@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.stream_shapes import SHAPES, Fails, Shape, Whole
 
-from tokenlane.producer.draft import Draft
-from tokenlane.routing.errors import LlmError
-from tokenlane.worker.providers.filters import StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.frames import Frames
-from tokenlane.worker.providers.ollama_answer import OllamaAnswerReader
-from tokenlane.worker.providers.openai_answer import OpenAiAnswerReader
+from tokenlane.producer.link.answer_builder import Draft
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
+from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 
 if TYPE_CHECKING:
-    from tokenlane.worker.providers.answer import AnswerReader
+    from tokenlane.worker.providers.answers.reader import AnswerReader
 
 
 def read(

@@ -6,8 +6,8 @@ import logging
 import pytest
 from tests.waiting import until
 
-from tokenlane.routing import tasks as tasks_module
-from tokenlane.routing.tasks import InternalErrors, background, keep_going
+from tokenlane.routing.support import tasks as tasks_module
+from tokenlane.routing.support.tasks import InternalErrors, background, keep_going
 
 SECRET = "what an agent has asked"
 

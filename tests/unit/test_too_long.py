@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tokenlane.routing.errors import ContextTooLong
-from tokenlane.worker.providers.refusal import refusal
+from tokenlane.routing.contract.errors import ContextTooLong
+from tokenlane.worker.providers.http.http_errors import refusal
 
 SAID = {
     "vLLM": (

@@ -8,9 +8,9 @@ import pytest
 from tests import pages
 from tests.backend import Reply, answer_of, driven, ndjson, sse
 
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatRequest
-from tokenlane.worker.asked import begun
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.worker.attempt.chat_rules import begun
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 OURS: dict[str, Any] = {"role": "assistant", "content": "so"}

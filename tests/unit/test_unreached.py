@@ -8,8 +8,8 @@ from socket import gaierror
 import pytest
 from redis import exceptions as redis_errors
 
-from tokenlane.config.unreached import why_unreached
-from tokenlane.routing.connection import as_ours
+from tokenlane.config.host.unreached import why_unreached
+from tokenlane.routing.store.connection import as_ours
 
 CAUSES = [
     gaierror(-2, "Name or service not known"),

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenlane.config.poolkey import PoolKey
+from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.worker.embeddings.cache import VectorCache, open_cache
-from tokenlane.worker.embeddings.rows import Origin, Rows
+from tokenlane.worker.embeddings.sealed_rows import Origin, Rows
 
 MIB = 1024 * 1024
 HERE = Origin("ollama", "nomic-embed-text", "sha256:1234")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.errors import UnreadableAnswer
-from tokenlane.worker.providers.vectors import listed_vectors, unit_vectors
+from tokenlane.routing.contract.errors import UnreadableAnswer
+from tokenlane.worker.providers.answers.vectors import listed_vectors, unit_vectors
 
 PARTS = st.floats(-(2.0**90), 2.0**90, width=32)
 VECTORS = st.lists(st.lists(PARTS, min_size=3, max_size=3).filter(lambda parts: hypot(*parts) > 1e-15), max_size=5)

@@ -10,15 +10,12 @@ from typing import cast, get_args
 
 import pytest
 
-from tokenlane.producer.courier import Courier
-from tokenlane.producer.delivery import Delivery
-from tokenlane.producer.exchange import Exchange
-from tokenlane.producer.watch import Watch
-from tokenlane.routing.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import (
+from tokenlane.producer.link.delta_buffer import Delivery
+from tokenlane.producer.link.heartbeat import Watch
+from tokenlane.producer.link.open_request import Exchange
+from tokenlane.producer.link.redis_link import Courier
+from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
+from tokenlane.routing.contract.messages import (
     Attached,
     Cancelled,
     ChannelMessage,
@@ -30,10 +27,13 @@ from tokenlane.routing.messages import (
     Usage,
     new_id,
 )
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Accepted, Checked, Standing, State
-from tokenlane.routing.tasks import InternalErrors, background
+from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Accepted, Checked, Standing, State
+from tokenlane.routing.support.tasks import InternalErrors, background
 
 CLIENT, WORKER, ATTEMPT = "client", "worker", 7
 STATES: tuple[State, ...] = get_args(State)

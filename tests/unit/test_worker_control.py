@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.messages import Cancel, Envelope, Handover, Replay, new_id
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Started
-from tokenlane.worker.control import Control
-from tokenlane.worker.publisher import Publisher
-from tokenlane.worker.runs import Run, Runs
+from tokenlane.routing.contract.messages import Cancel, Envelope, Handover, Replay, new_id
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Started
+from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.lane.control import Control
+from tokenlane.worker.lane.publisher import Publisher
 
 
 class Workbench:

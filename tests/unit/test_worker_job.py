@@ -12,8 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.routing import telemetry
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
     NoToolCall,
@@ -23,10 +22,7 @@ from tokenlane.routing.errors import (
     QueueFull,
     RateLimited,
 )
-from tokenlane.routing.hub import Hub
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import UP, Announcement, Condition
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract.messages import (
     ChannelMessage,
     ChatRequest,
     Completed,
@@ -41,19 +37,23 @@ from tokenlane.routing.messages import (
     channel_message,
     new_id,
 )
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Started
-from tokenlane.routing.tasks import background
-from tokenlane.worker import settle
+from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Started
+from tokenlane.routing.support import telemetry
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.attempt import finish as settle
+from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.job import run_request
-from tokenlane.worker.lease import Lease
-from tokenlane.worker.lifecycle import LaneModels
-from tokenlane.worker.publisher import Publisher
-from tokenlane.worker.readiness import Readiness
-from tokenlane.worker.runs import Run, Runs
-from tokenlane.worker.served import Lane
+from tokenlane.worker.lane.heartbeat import Lease
+from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.publisher import Publisher
+from tokenlane.worker.lane.readiness import Readiness
+from tokenlane.worker.models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
 ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), limit=2)

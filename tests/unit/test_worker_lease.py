@@ -9,18 +9,18 @@ from typing import cast
 import pytest
 from tests.waiting import until
 
-from tokenlane.config.poolkey import KeyRing, PoolKey, write_key_file
-from tokenlane.routing.errors import LaneConflict, PoolUnavailable
-from tokenlane.routing.keychain import Keychain
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
-from tokenlane.routing.messages import Envelope, new_id
-from tokenlane.routing.pool import Pool
-from tokenlane.routing.replies import Beat, Hold, Started
-from tokenlane.routing.tasks import background
-from tokenlane.worker.lease import Lease
-from tokenlane.worker.publisher import Publisher
-from tokenlane.worker.runs import Run, Runs
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
+from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
+from tokenlane.routing.contract.messages import Envelope, new_id
+from tokenlane.routing.decide.lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
+from tokenlane.routing.store.keychain import Keychain
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import Beat, Hold, Started
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.lane.heartbeat import Lease
+from tokenlane.worker.lane.publisher import Publisher
 
 FACTS = Facts("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), limit=2)

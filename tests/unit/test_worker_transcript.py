@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tokenlane.routing.messages import ChatRequest, Message, TokenDelta
-from tokenlane.worker.transcript import log_request, logged, masked
+from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.worker.attempt.transcript import log_request, logged, masked
 
 
 def test_secrets_are_masked_by_name_and_by_look() -> None:
@@ -29,7 +29,7 @@ async def test_request_and_answer_are_logged(caplog: pytest.LogCaptureFixture) -
         yield TokenDelta(text="forty")
         yield TokenDelta(text="two")
 
-    caplog.set_level(logging.INFO, "tokenlane.worker.transcript")
+    caplog.set_level(logging.INFO, "tokenlane.worker.attempt.transcript")
     request = ChatRequest(role="r", messages=[Message(role="user", content="the question")])
     log_request(request, 5, "m")
     answer = logged(stream(), request.id, 5)
@@ -47,7 +47,7 @@ async def test_a_secret_that_comes_in_pieces_is_masked(caplog: pytest.LogCapture
         for piece in ("it is sk-abcd", "efghijkl", "mnopqrst, ", "keep it"):
             yield TokenDelta(text=piece)
 
-    caplog.set_level(logging.INFO, "tokenlane.worker.transcript")
+    caplog.set_level(logging.INFO, "tokenlane.worker.attempt.transcript")
     async for _ in logged(stream(), "0" * 32, 5):
         pass
     assert "it is ***, keep it" in caplog.text

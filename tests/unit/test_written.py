@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tokenlane.producer import Answer, BadRequest, Message, ToolCall
-from tokenlane.producer.request import Messages, compose, compose_command, compose_embed
-from tokenlane.routing.messages import ChatOptions, ChatRequest, EmbedRequest, ModelCommand, new_id
+from tokenlane.producer.compose import Messages, compose, compose_command, compose_embed
+from tokenlane.routing.contract.messages import ChatOptions, ChatRequest, EmbedRequest, ModelCommand, new_id
 
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 QUESTION: list[object] = [{"role": "user", "content": "q"}]

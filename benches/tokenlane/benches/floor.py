@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from tokenlane.routing.tasks import background
+from tokenlane.routing.support.tasks import background
 
 from .party import Tasks
 

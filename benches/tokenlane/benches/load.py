@@ -16,11 +16,11 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.routing.tasks import background
-from tokenlane.worker.providers.http import open_client
-from tokenlane.worker.serve import run_worker
+from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import run_worker
+from tokenlane.worker.providers.http.client import open_client
 
 from .metronome import MODEL, stamps
 from .party import Tasks

@@ -23,7 +23,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from tokenlane.config.embedded import EmbeddedServer
+from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import floor, load, metronome
 from .load import Heard

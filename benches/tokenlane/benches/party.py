@@ -21,9 +21,9 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
 
-from tokenlane.config.children import ended, started
-from tokenlane.config.exits import FAILED, UserError
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli.exit_codes import FAILED, UserError
+from tokenlane.config.host.children import ended, started
+from tokenlane.routing.support.tasks import background
 
 __all__ = ["Party", "Tasks", "party"]
 

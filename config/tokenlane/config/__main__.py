@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tokenlane.config.entry import main
+from tokenlane.config.cli.entry import main
 
 main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata as _metadata
 
-from tokenlane.routing.errors import (
+from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     DeadlineExceeded,
@@ -28,7 +28,7 @@ from tokenlane.routing.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.messages import (
+from tokenlane.routing.contract.messages import (
     Answer,
     ChatOptions,
     Message,

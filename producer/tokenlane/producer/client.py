@@ -12,24 +12,24 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.find import Place, find_place
-from tokenlane.config.poolkey import KeyRing
-from tokenlane.config.values import NAME_RULE, is_name
-from tokenlane.routing.errors import LlmError, PoolUnavailable
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
-from tokenlane.routing.pool import connect
-from tokenlane.routing.tasks import background, keep_going
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.config.settings.find_pool import Place, find_place
+from tokenlane.config.settings.values import NAME_RULE, is_name
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.support.tasks import background, keep_going
 
-from .courier import Courier
+from .compose import Messages, compose, compose_embed, refuse_unknown, texts_of
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
-from .exchange import Exchange
-from .forms import Form, asked_for
+from .link.heartbeat import Watch
+from .link.open_request import Exchange
+from .link.redis_link import Courier
 from .models import Models
-from .request import Messages, compose, compose_embed, refuse_unknown, texts_of
+from .response_format import Form, asked_for
 from .stream import ChatStream
-from .watch import Watch
 
 __all__ = ["Client", "Keys"]
 

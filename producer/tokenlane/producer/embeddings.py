@@ -12,13 +12,13 @@ from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
-from tokenlane.config.explain import did_you_mean
-from tokenlane.config.values import FALLBACK_LANE
-from tokenlane.routing.errors import SpaceMismatch
-from tokenlane.routing.messages import Envelope, Priority, Usage, Vectors
+from tokenlane.config.settings.validation_messages import did_you_mean
+from tokenlane.config.settings.values import FALLBACK_LANE
+from tokenlane.routing.contract.errors import SpaceMismatch
+from tokenlane.routing.contract.messages import Envelope, Priority, Usage, Vectors
 
-from .courier import Courier
-from .exchange import Exchange
+from .link.open_request import Exchange
+from .link.redis_link import Courier
 
 __all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
 

@@ -7,13 +7,13 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
-from tokenlane.routing.advice import no_lane
-from tokenlane.routing.errors import BadRequest, LlmError
-from tokenlane.routing.lanes import LaneView
-from tokenlane.routing.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
+from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
+from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.no_candidate import no_lane
 
-from .courier import Courier
-from .request import compose_command
+from .compose import compose_command
+from .link.redis_link import Courier
 
 __all__ = ["Models"]
 

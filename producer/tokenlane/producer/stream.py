@@ -11,11 +11,11 @@ from typing import Generic, Self, cast
 
 from pydantic import JsonValue
 
-from tokenlane.routing.messages import Answer, Parsed, TokenDelta, Usage
+from tokenlane.routing.contract.messages import Answer, Parsed, TokenDelta, Usage
 
-from .courier import Courier
-from .exchange import Exchange
-from .forms import filled
+from .link.open_request import Exchange
+from .link.redis_link import Courier
+from .response_format import filled
 
 __all__ = ["ChatStream"]
 

@@ -6,13 +6,13 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Generic, Self, Unpack
 
-from tokenlane.routing.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
+from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
 
 from . import client, stream
+from .compose import Messages
 from .embeddings import Embeddings, EmbedOptions
-from .forms import Form
-from .loop import LoopThread
-from .request import Messages
+from .loop_thread import LoopThread
+from .response_format import Form
 
 __all__ = ["ChatStream", "Client"]
 

@@ -26,22 +26,22 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tokenlane.config.environment import debugging
-from tokenlane.config.exits import FAILED, USAGE, UserError
-from tokenlane.config.load import cache_settings, find_pool, lane_settings, pool_name
-from tokenlane.config.stopping import stop_signals
-from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
-from tokenlane.routing.keys import Keys
-from tokenlane.routing.pool import connect
-from tokenlane.routing.redis_py import open_redis
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli.exit_codes import FAILED, USAGE, UserError
+from tokenlane.config.host.stop_signals import stop_signals
+from tokenlane.config.settings.environment import debugging
+from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background
 
+from .assembly import CLOSE_S, DRAIN_S, drain, idle, open_fallback, open_lane, start_workers
 from .builtin.server import with_own_server
-from .lane import ARQ_OPTIONS, arq_redis, name_keys
-from .serve import CLOSE_S, DRAIN_S, drain, idle, open_fallback, open_lane, start_workers
-from .served import Lane
+from .lane.arq_worker import ARQ_OPTIONS, arq_redis, name_keys
+from .lane.lane import Lane
 
 _MOST_JOBS = 1000
 """Routers keep the lane's queue within its limit, whatever ARQ would take."""

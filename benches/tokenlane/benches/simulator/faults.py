@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from tokenlane.benches.script import Script
-from tokenlane.config.bounded import read_file
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.positions import line_of, lines_of
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host.bounded_files import read_file
+from tokenlane.config.settings.positions import line_of, lines_of
 
 __all__ = ["Fault", "Faults", "parse_faults", "read_faults"]
 

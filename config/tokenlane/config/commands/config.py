@@ -10,13 +10,13 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from tokenlane.config import output
-from tokenlane.config.effective import Setting, Settings
-from tokenlane.config.environment import given_secrets, unknown_variables
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import NoPool, find_pool, given_keys, own_lane, read
-from tokenlane.config.places import DASH
-from tokenlane.config.values import masked
+from tokenlane.config.cli import output
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.host.paths import DASH
+from tokenlane.config.settings.environment import given_secrets, unknown_variables
+from tokenlane.config.settings.load import NoPool, find_pool, given_keys, own_lane, read
+from tokenlane.config.settings.merged import Setting, Settings
+from tokenlane.config.settings.values import masked
 
 __all__ = ["config"]
 

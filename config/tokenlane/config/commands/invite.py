@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.inviting import Invitation
-from tokenlane.config.load import find_pool, pool_name
-from tokenlane.config.output import show_json
-from tokenlane.config.poolkey import KeyRing, beside
-from tokenlane.config.running import announced_public_url
-from tokenlane.config.values import RedisSettings
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.cli.output import show_json
+from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.config.host.up_registry import announced_public_url
+from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.config.settings.values import RedisSettings
 
 __all__ = ["invite"]
 

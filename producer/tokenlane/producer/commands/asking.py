@@ -10,14 +10,14 @@ from typing import Protocol, TypeVar
 
 import typer
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import find_pool, pool_name
-from tokenlane.config.plain import running_text
-from tokenlane.config.stopping import until_stopped
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.plain_text import running_text
+from tokenlane.config.host.stop_signals import until_stopped
+from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.watch import reason
+from tokenlane.producer.link.heartbeat import reason
 from tokenlane.routing.commands.failing import as_user_error
-from tokenlane.routing.errors import LlmError
+from tokenlane.routing.contract.errors import LlmError
 
 __all__ = ["carry_out", "in_milliseconds", "say", "tell_why", "telling_why"]
 

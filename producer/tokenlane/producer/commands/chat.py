@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenlane.config.bounded import standard_input
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import asked_for
-from tokenlane.config.plain import escaped, json_text, running_text
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.plain_text import escaped, json_text, running_text
+from tokenlane.config.host.bounded_files import standard_input
+from tokenlane.config.settings.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands import completion
-from tokenlane.routing.messages import ChatOptions, Message, TokenDelta
+from tokenlane.routing.contract.messages import ChatOptions, Message, TokenDelta
 
 from .asking import carry_out, in_milliseconds, telling_why
 

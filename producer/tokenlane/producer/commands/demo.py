@@ -20,16 +20,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tokenlane.config.children import ended, started
-from tokenlane.config.exits import FAILED, OK
-from tokenlane.config.load import pool_keys
-from tokenlane.config.output import console as terminal
-from tokenlane.config.plain import one_line, running_text
-from tokenlane.config.poolkey import KeyRing
-from tokenlane.config.stopping import until_stopped
+from tokenlane.config.cli.exit_codes import FAILED, OK
+from tokenlane.config.cli.output import console as terminal
+from tokenlane.config.cli.plain_text import one_line, running_text
+from tokenlane.config.host.children import ended, started
+from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.config.host.stop_signals import until_stopped
+from tokenlane.config.settings.load import pool_keys
 from tokenlane.producer.client import Client
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.messages import Usage
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Usage
 
 from .asking import say
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenlane.config.bounded import standard_input
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.load import asked_for
-from tokenlane.config.plain import json_text, one_line
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.host.bounded_files import standard_input
+from tokenlane.config.settings.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 from tokenlane.routing.commands import completion

@@ -19,12 +19,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from tokenlane.config.output import Table, console, show, show_json
-from tokenlane.config.plain import json_text, one_line
+from tokenlane.config.cli.output import Table, console, show, show_json
+from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands import completion
-from tokenlane.routing.messages import ModelInfo, Progress
-from tokenlane.routing.sizes import sized
+from tokenlane.routing.contract.messages import ModelInfo, Progress
+from tokenlane.routing.support.byte_sizes import sized
 
 from .asking import carry_out
 

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from tokenlane.config.effective import Settings
-from tokenlane.config.exits import UserError
-from tokenlane.config.load import find_pool, pool_name, read
-from tokenlane.config.sections import provider_names
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.pool import connect
+from tokenlane.config.cli.exit_codes import UserError
+from tokenlane.config.settings.load import find_pool, pool_name, read
+from tokenlane.config.settings.merged import Settings
+from tokenlane.config.settings.sections import provider_names
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.snapshot import Snapshot
 
 __all__ = ["lanes", "models", "providers", "roles"]

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.environment import unknown_variables
-from tokenlane.config.exits import FAILED, OK
-from tokenlane.config.load import find_pool, pool_name, read
-from tokenlane.config.output import Table, show, show_json
-from tokenlane.config.plain import one_line
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.pool import connect
+from tokenlane.config.cli.exit_codes import FAILED, OK
+from tokenlane.config.cli.output import Table, show, show_json
+from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.settings.environment import unknown_variables
+from tokenlane.config.settings.load import find_pool, pool_name, read
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.doctor import Check, check_environment, examine
 
 from .failing import as_user_error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.routing.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 
 __all__ = ["SET_WRONGLY", "as_user_error"]
 

@@ -9,16 +9,16 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from tokenlane.config.exits import ConfigError, UserError
-from tokenlane.config.load import NoPool, find_pool, pool_keys, pool_name
-from tokenlane.config.output import show_json
-from tokenlane.config.places import absolute
-from tokenlane.config.plain import one_line
-from tokenlane.config.poolkey import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
-from tokenlane.config.running import data_dir
-from tokenlane.config.values import RedisSettings
-from tokenlane.routing.errors import LlmError, PoolKeyMismatch
-from tokenlane.routing.pool import Pool, connect
+from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.cli.output import show_json
+from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.host.paths import absolute
+from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
+from tokenlane.config.host.up_registry import data_dir
+from tokenlane.config.settings.load import NoPool, find_pool, pool_keys, pool_name
+from tokenlane.config.settings.values import RedisSettings
+from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
+from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.snapshot import WorkerStatus
 
 from .failing import as_user_error

@@ -10,19 +10,19 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from tokenlane.config.effective import Settings
-from tokenlane.config.environment import take_command_line
-from tokenlane.config.exits import FAILED, ConfigError
-from tokenlane.config.load import find_pool, pool_name, read
-from tokenlane.config.output import show_json
-from tokenlane.config.places import DASH
-from tokenlane.config.plain import json_text, running_text
-from tokenlane.config.values import RedisSettings
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.policy import Policy, PolicyChanged
-from tokenlane.routing.policy_file import as_toml, policy_of
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.routes import unknown_places
+from tokenlane.config.cli.exit_codes import FAILED, ConfigError
+from tokenlane.config.cli.output import show_json
+from tokenlane.config.cli.plain_text import json_text, running_text
+from tokenlane.config.host.paths import DASH
+from tokenlane.config.settings.environment import take_command_line
+from tokenlane.config.settings.load import find_pool, pool_name, read
+from tokenlane.config.settings.merged import Settings
+from tokenlane.config.settings.values import RedisSettings
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.decide.policy import Policy, PolicyChanged
+from tokenlane.routing.decide.policy_file import as_toml, policy_of
+from tokenlane.routing.decide.routes import unknown_places
+from tokenlane.routing.store.pool import Pool, connect
 
 from .failing import as_user_error
 

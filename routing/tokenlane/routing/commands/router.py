@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.load import find_pool, pool_name
-from tokenlane.config.output import note
-from tokenlane.config.stopping import told_to_stop
-from tokenlane.routing.dispatcher import run_router
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.pool import connect
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli.output import note
+from tokenlane.config.host.stop_signals import told_to_stop
+from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.support.tasks import background
 
 from .failing import as_user_error
 

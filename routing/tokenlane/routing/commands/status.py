@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from tokenlane.config.exits import FAILED, OK
-from tokenlane.config.load import find_pool, pool_name
-from tokenlane.config.output import Table, age, show, show_json
-from tokenlane.config.plain import one_line
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.lanes import LEFT_GRACE_MS
-from tokenlane.routing.pool import connect
+from tokenlane.config.cli.exit_codes import FAILED, OK
+from tokenlane.config.cli.output import Table, age, show, show_json
+from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.decide.lanes import LEFT_GRACE_MS
+from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 

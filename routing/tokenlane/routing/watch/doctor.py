@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tokenlane.config.sockets import socket_of
-from tokenlane.routing.pool import Pool
+from tokenlane.config.host.sockets import socket_of
+from tokenlane.routing.store.pool import Pool
 
 from .health import back_end, shared_back_ends
 from .server import ServerFacts, ask_server

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tokenlane.config.values import TOY_PROVIDER
-from tokenlane.routing.policy import candidates
-from tokenlane.routing.routes import unknown_places
+from tokenlane.config.settings.values import TOY_PROVIDER
+from tokenlane.routing.decide.policy import candidates
+from tokenlane.routing.decide.routes import unknown_places
 
 from .snapshot import LaneStatus, QueueStatus, Snapshot
 

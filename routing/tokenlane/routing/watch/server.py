@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tokenlane.routing.pool import Pool
+from tokenlane.routing.store.pool import Pool
 
 __all__ = ["ServerFacts", "ask_server"]
 

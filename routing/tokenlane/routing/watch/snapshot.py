@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokenlane.config.values import FALLBACK_LANE
-from tokenlane.routing.errors import PoolKeyMismatch
-from tokenlane.routing.lanes import Hits, LaneState, LaneView, Offer
-from tokenlane.routing.messages import Kind, Needs, Priority
-from tokenlane.routing.policy import Policy
+from tokenlane.config.settings.values import FALLBACK_LANE
+from tokenlane.routing.contract.errors import PoolKeyMismatch
+from tokenlane.routing.contract.messages import Kind, Needs, Priority
+from tokenlane.routing.decide.lanes import Hits, LaneState, LaneView, Offer
+from tokenlane.routing.decide.policy import Policy
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from tokenlane.config.children import spawn
-from tokenlane.config.running import data_dir
-from tokenlane.routing.errors import DigestMismatch, ProviderDown
+from tokenlane.config.host.children import spawn
+from tokenlane.config.host.up_registry import data_dir
+from tokenlane.routing.contract.errors import DigestMismatch, ProviderDown
 
 from . import MODEL_NAME
 

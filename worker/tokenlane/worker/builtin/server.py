@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tokenlane.config.children import ended, started
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import LlmError, ProviderDown
-from tokenlane.routing.tasks import background
+from tokenlane.config.host.children import ended, started
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.support.tasks import background
 
 from . import MODEL_NAME
 from .model import Progress, fetch

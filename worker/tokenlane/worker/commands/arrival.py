@@ -7,25 +7,25 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenlane.config.plain import json_text, one_line
-from tokenlane.config.poolkey import KeyRing, beside
-from tokenlane.config.values import LaneSettings, RedisSettings, masked
-from tokenlane.routing.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
-from tokenlane.routing.hub import open_hub
-from tokenlane.routing.lanes import UP, Announcement, Condition
-from tokenlane.routing.policy import served_name
-from tokenlane.routing.pool import Pool, connect
-from tokenlane.routing.watch.reach import Reach, lines_to_add, reach
+from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.config.settings.values import LaneSettings, RedisSettings, masked
+from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
+from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.decide.policy import served_name
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.watch.route_coverage import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.worker.announce import announce
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
 from tokenlane.worker.builtin.server import CAPACITY, needs_server
-from tokenlane.worker.probe import kind_at
+from tokenlane.worker.commands.probe_servers import kind_at
+from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.offer import announce
+from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.providers.recognise import NAMES
-from tokenlane.worker.readiness import condition_of
-from tokenlane.worker.served import Lane
+from tokenlane.worker.providers.detect import NAMES
 
 __all__ = ["Arrival", "arrive", "as_line", "look_around"]
 

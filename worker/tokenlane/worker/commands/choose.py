@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.plain import one_line
-from tokenlane.config.values import LaneSettings
-from tokenlane.worker.probe import Place, Sighting, look, look_at_all
-from tokenlane.worker.providers.recognise import NAMES
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.worker.commands.probe_servers import Place, Sighting, look, look_at_all
+from tokenlane.worker.providers.detect import NAMES
 
 from .probe import places
 

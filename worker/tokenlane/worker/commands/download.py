@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tokenlane.config.output import console
+from tokenlane.config.cli.output import console
 from tokenlane.worker.builtin import MODEL_NAME
 
 __all__ = ["download_bar"]

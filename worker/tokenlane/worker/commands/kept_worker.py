@@ -12,15 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tokenlane.config.children import ended, started
-from tokenlane.config.environment import short_names
-from tokenlane.config.exits import FAILED, OK
-from tokenlane.config.output import note
-from tokenlane.config.plain import json_text, one_line
-from tokenlane.config.values import LaneSettings, RedisSettings
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.pool import connect
-from tokenlane.worker.serve import DRAIN_S
+from tokenlane.config.cli.exit_codes import FAILED, OK
+from tokenlane.config.cli.output import note
+from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.host.children import ended, started
+from tokenlane.config.settings.environment import short_names
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.pool import connect
+from tokenlane.worker.assembly import DRAIN_S
 
 __all__ = ["KeptWorker", "Report"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import typer
 
-from tokenlane.config.environment import key_in
-from tokenlane.config.exits import FAILED, OK, UserError
-from tokenlane.config.plain import escaped, one_line
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.errors import LlmError
+from tokenlane.config.cli.exit_codes import FAILED, OK, UserError
+from tokenlane.config.cli.plain_text import escaped, one_line
+from tokenlane.config.settings.environment import key_in
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.probe import Place, Sighting, first_token, look
+from tokenlane.worker.commands.probe_servers import Place, Sighting, first_token, look
 
 __all__ = ["offer"]
 

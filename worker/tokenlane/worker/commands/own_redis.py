@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from tokenlane.config.embedded import EmbeddedServer
-from tokenlane.config.output import note
-from tokenlane.config.poolkey import KeyRing, read_key_file
-from tokenlane.config.running import alone, announcing, data_dir
-from tokenlane.config.values import RedisSettings
-from tokenlane.routing.tasks import background
+from tokenlane.config.cli.output import note
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
+from tokenlane.config.host.up_registry import alone, announcing, data_dir
+from tokenlane.config.settings.values import RedisSettings
+from tokenlane.routing.support.tasks import background
 
 from .listening import bind_address, known_as
 

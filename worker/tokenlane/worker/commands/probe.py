@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.exits import NOTHING_FOUND
-from tokenlane.config.load import configured_back_ends
-from tokenlane.config.plain import json_text, one_line
-from tokenlane.config.values import LaneSettings
-from tokenlane.routing.advice import GET_A_MODEL
-from tokenlane.worker.probe import Place, Sighting, default_places, look_at_all
+from tokenlane.config.cli.exit_codes import NOTHING_FOUND
+from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.settings.load import configured_back_ends
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.decide.no_candidate import GET_A_MODEL
+from tokenlane.worker.commands.probe_servers import Place, Sighting, default_places, look_at_all
 from tokenlane.worker.providers import default_registry
 
 from .offers import offer

@@ -12,21 +12,21 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.exits import OK, ConfigError, UserError
-from tokenlane.config.inviting import Invitation
-from tokenlane.config.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
-from tokenlane.config.stopping import broken_off, told_to_stop
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.cli.exit_codes import OK, ConfigError, UserError
+from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.host.stop_signals import broken_off, told_to_stop
+from tokenlane.config.settings.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import as_user_error
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.policy import Policy
-from tokenlane.routing.policy_file import policy_of
-from tokenlane.routing.pool import connect
-from tokenlane.routing.tasks import InternalErrors, background
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy_file import policy_of
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
-from tokenlane.worker.probe import Sighting
+from tokenlane.worker.commands.probe_servers import Sighting
 
 from .choose import choose, find, reason
 from .download import download_bar

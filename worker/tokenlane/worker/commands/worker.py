@@ -14,9 +14,12 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.environment import debugging, forget_empty_keys
-from tokenlane.config.exits import FAILED, OK, ConfigError
-from tokenlane.config.load import (
+from tokenlane.config.cli.exit_codes import FAILED, OK, ConfigError
+from tokenlane.config.cli.output import note
+from tokenlane.config.cli.plain_text import PlainFormatter
+from tokenlane.config.host.stop_signals import broken_off, told_to_stop
+from tokenlane.config.settings.environment import debugging, forget_empty_keys
+from tokenlane.config.settings.load import (
     cache_settings,
     find_pool,
     lane_settings,
@@ -25,17 +28,14 @@ from tokenlane.config.load import (
     pool_name,
     read,
 )
-from tokenlane.config.output import note
-from tokenlane.config.plain import PlainFormatter
-from tokenlane.config.stopping import broken_off, told_to_stop
-from tokenlane.config.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.failing import SET_WRONGLY, as_user_error
-from tokenlane.routing.errors import LlmError
-from tokenlane.routing.pool import connect
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.pool import connect
+from tokenlane.worker.assembly import DRAIN_S, run_worker
 from tokenlane.worker.builtin.server import needs_server, with_own_server
-from tokenlane.worker.serve import DRAIN_S, run_worker
-from tokenlane.worker.served import Lane
+from tokenlane.worker.lane.lane import Lane
 
 from .arrival import Arrival, arrive, as_line, look_around
 from .choose import choose, reason

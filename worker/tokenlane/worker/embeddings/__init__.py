@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .step import Embedder
+from .embedder import Embedder
 
 __all__ = ["Embedder"]

@@ -14,7 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tokenlane.routing.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown, Unauthorized
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    ContextTooLong,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    Unauthorized,
+)
 from tokenlane.worker.providers import Embeds, TooManyTexts
 
 __all__ = ["BATCH_CHARACTERS", "BATCH_TEXTS", "Batches"]

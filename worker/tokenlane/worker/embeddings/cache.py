@@ -19,9 +19,9 @@ from pathlib import Path
 
 import aiosqlite
 
-from tokenlane.config.poolkey import PoolKey
+from tokenlane.config.host.pool_key_files import PoolKey
 
-from .rows import Origin, Rows
+from .sealed_rows import Origin, Rows
 
 __all__ = ["VectorCache", "open_cache"]
 

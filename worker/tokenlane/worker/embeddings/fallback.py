@@ -17,10 +17,10 @@ from itertools import islice
 from types import TracebackType
 from typing import Protocol, Self
 
-from tokenlane.routing.errors import BadRequest
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 
-from .words import words_of
+from .tokenize import words_of
 
 __all__ = ["FALLBACK_MODEL", "FastText", "is_installed"]
 

@@ -20,7 +20,7 @@ from pydoc_data.topics import topics
 
 import fasttext
 
-from .words import words_of
+from .tokenize import words_of
 
 __all__ = ["own_text", "train"]
 

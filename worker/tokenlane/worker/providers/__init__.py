@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .http.batch_errors import TooManyTexts
 from .protocol import (
     Advises,
     CountsTokens,
@@ -15,7 +16,6 @@ from .protocol import (
     Verifies,
 )
 from .registry import ProviderFactory, ProviderRegistry, default_registry
-from .too_many import TooManyTexts
 
 __all__ = [
     "Advises",

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
-from tokenlane.routing.messages import ChatRequest, ModelInfo, Progress, TokenDelta
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, Progress, TokenDelta
 
 __all__ = [
     "Advises",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from tokenlane.config.exits import ConfigError
-from tokenlane.config.values import LaneSettings
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings
 
-from .llamacpp import BuiltinProvider, LlamaCppProvider
-from .lmstudio import LmStudioProvider
-from .ollama import OllamaProvider
-from .openai import OpenAiProvider
+from .ollama.provider import OllamaProvider
+from .openai.llamacpp import BuiltinProvider, LlamaCppProvider
+from .openai.lmstudio import LmStudioProvider
+from .openai.provider import OpenAiProvider
+from .openai.tgi import TgiProvider
+from .openai.vllm import VllmProvider
 from .protocol import LlmProvider
-from .tgi import TgiProvider
-from .vllm import VllmProvider
 
 __all__ = ["ENTRY_POINTS", "ProviderFactory", "ProviderRegistry", "default_registry"]
 

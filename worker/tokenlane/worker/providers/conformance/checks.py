@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, suppress
 from math import hypot
 
-from tokenlane.routing.errors import ContextTooLong, LlmError, ModelNotFound
+from tokenlane.routing.contract.errors import ContextTooLong, LlmError, ModelNotFound
 from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
 
 from .report import Finding, Outcome, Report

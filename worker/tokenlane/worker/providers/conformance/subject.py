@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenlane.routing.errors import BadRequest, LlmError
-from tokenlane.routing.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 from tokenlane.worker.providers.protocol import LlmProvider
 
 __all__ = ["Broken", "Subject", "text_of"]

@@ -1,0 +1,90 @@
+"""How verbs write what people look at: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tokenlane.config.cli.failure import discard_output
+from tokenlane.config.cli.plain_text import json_text, one_line, running_text
+
+__all__ = ["Table", "age", "console", "note", "show", "show_json"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headings. `styles`: how cells of a certain text look on a terminal."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    styles: Mapping[str, str]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where rich writes. With NO_COLOR it sets nothing at all: rich alone would leave bold and dim."""
+    plain = Console(stderr=stderr, highlight=False, color_system=None)
+    return plain if plain.no_color else Console(stderr=stderr, highlight=False)
+
+
+def show(*parts: str | Table) -> None:
+    """Write lines and tables to standard output, an empty line between two parts."""
+    terminal = console() if sys.stdout.isatty() else None
+    for number, part in enumerate(parts):
+        if number:
+            typer.echo()
+        if isinstance(part, str):
+            typer.echo("\n".join(one_line(line) for line in part.splitlines()))
+        elif terminal is None:
+            typer.echo(_aligned(part))
+        else:
+            terminal.print(_rich(part))
+
+
+def show_json(document: Mapping[str, object]) -> None:
+    """Write a document as JSON."""
+    typer.echo(json_text(document, indent=2))
+
+
+def note(text: str, *, err: bool = False) -> None:
+    """Say how something that runs for long gets on. Where that cannot be written, as on a terminal that was closed, it
+    goes on in silence."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        typer.echo(running_text(text), err=err)
+    except OSError:
+        discard_output(stream.fileno())
+
+
+def age(milliseconds: int | None) -> str:
+    """A time span for people: `0.3 s`, `12 s`, `5 min`, `2 h`; `-` if there is none."""
+    if milliseconds is None:
+        return "-"
+    seconds = milliseconds / 1000
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _aligned(table: Table) -> str:
+    cells = [[one_line(cell) for cell in row] for row in (table.headings, *table.rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _rich(table: Table) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, header_style="bold")
+    for heading in table.headings:
+        drawn.add_column(heading, overflow="fold")
+    for row in table.rows:
+        # Text, not markup: a model's name may hold brackets.
+        drawn.add_row(*(Text(one_line(cell), style=table.styles.get(cell, "")) for cell in row))
+    return drawn

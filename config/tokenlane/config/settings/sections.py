@@ -1,0 +1,271 @@
+"""What may stand in llm.toml: its sections, their keys, and what each may hold.
+
+A file is read strictly: a number is not a text. Environment variables and the command line are texts, so `"4"` is a
+number there, and a list is written with commas. Everything is optional; what is not set is None.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
+from pydantic_core import PydanticCustomError
+
+from .validation_messages import WHOLE, did_you_mean
+from .values import no_host, no_port
+
+__all__ = [
+    "BUILT_IN_PROVIDERS",
+    "TEXTS",
+    "Candidate",
+    "Defaults",
+    "Document",
+    "Embeddings",
+    "Lane",
+    "Limits",
+    "Model",
+    "PolicyRules",
+    "Provider",
+    "Redis",
+    "Role",
+    "document_type",
+    "not_a_provider",
+    "provider_names",
+]
+
+BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
+"""Names that have a section whatever else is installed."""
+
+
+TEXTS = "texts"
+"""The validation context of what is written as texts."""
+
+
+def _split(value: object, info: ValidationInfo) -> object:
+    """A list written as text, with commas."""
+    if info.context != TEXTS or not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _installed(value: object) -> object:
+    """A provider's name. Which there are is known only now, so no description can say it."""
+    wrong = not_a_provider(value)
+    if wrong:
+        raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
+    return value
+
+
+def _with_port(url: str) -> str:
+    """A URL whose port, if it names one, can be one."""
+    if no_port(url):
+        raise PydanticCustomError(WHOLE, "has no port that can be: use one from 1 to 65535.")
+    return url
+
+
+def _with_host(url: str) -> str:
+    """A URL of a back end whose host can be one."""
+    if not url.startswith("unix:") and no_host(url):
+        raise PydanticCustomError(WHOLE, "has no host that can be: write its name, or an IPv6 address in [ ].")
+    return url
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
+]
+Url = Annotated[
+    str,
+    Field(
+        pattern=r"^(https?://[^\s/?#]|unix:///[^\s/?#])[^?#]*$",
+        description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
+        "(api_key_env names the variable of a key)",
+    ),
+    AfterValidator(_with_port),
+    AfterValidator(_with_host),
+]
+RedisUrl = Annotated[
+    str,
+    Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"),
+    AfterValidator(_with_port),
+]
+Variable = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable, not the key itself"),
+]
+
+_WEEK_MS = 604_800_000
+_MOST = 1_000_000_000
+
+
+def _milliseconds(least: int) -> Any:
+    # Bounded, since the pool's scripts reckon with them: beyond 64 bits they would refuse.
+    said = f"a whole number of milliseconds, at least {least} and at most {_WEEK_MS} (a week)"
+    return Field(ge=least, le=_WEEK_MS, description=said)
+
+
+Milliseconds = Annotated[int, _milliseconds(1)]
+Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
+_TEXT = "a text that is not empty"
+Text = Annotated[str, Field(min_length=1, description=_TEXT)]
+ProviderName = Annotated[str, BeforeValidator(_installed)]
+YesOrNo = Annotated[bool, Field(description="true or false")]
+Digest = Annotated[
+    str,
+    Field(
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="sha256: and 64 digits of 0-9 a-f, as `tokenlane models verify` prints it",
+    ),
+]
+
+
+class Section(BaseModel):
+    """A table of the file. Keys it does not know are errors; texts of errors quote no values, which may be secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Defaults(Section):
+    """`[defaults]`: what a lane is that says nothing else. With no `[lanes]` it makes one lane."""
+
+    provider: ProviderName | None = None
+    model: Text | None = Field(None, description=f"{_TEXT}: the model's name at that provider")
+
+
+class Provider(Section):
+    """`[ollama]`, `[vllm]`, …: what holds for every lane of that provider."""
+
+    endpoint: Url | None = None
+    timeout_ms: Milliseconds | None = None
+    connect_timeout_ms: Milliseconds | None = None
+    first_token_timeout_ms: Milliseconds | None = None
+    token_timeout_ms: Milliseconds | None = None
+    max_input_tokens: Count | None = None
+    auto_pull: YesOrNo | None = None
+    api_key_env: Variable | None = None
+
+
+class Lane(Provider):
+    """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
+
+    provider: ProviderName | None = None
+    models: (
+        Annotated[
+            list[Text],
+            BeforeValidator(_split),
+            Field(min_length=1, description="a list of model names"),
+        ]
+        | None
+    ) = None
+    capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
+
+
+class Model(Section):
+    """`[models."NAME"]`: what holds for one model, on every lane of this host."""
+
+    digest: Digest | None = None
+
+
+class Redis(Section):
+    """`[redis]`: where the pool is."""
+
+    url: RedisUrl | None = None
+    pool: Name | None = None
+    key_file: Text | None = Field(None, description=f"{_TEXT}: a path, from the file's own folder")
+
+
+class Embeddings(Section):
+    """`[embeddings]`: vectors that are kept on this host."""
+
+    cache_mb: Annotated[int, Field(ge=0, le=1_048_576, description="megabytes, 0 for no cache")] | None = None
+
+
+class Limits(Section):
+    """`limits` of a role, in place of those of `[policy]`."""
+
+    depth: Count | None = None
+    in_flight: Count | None = None
+
+
+class Candidate(Section):
+    """A place in a route. What is not named may be anything."""
+
+    provider: Text | None = Field(None, description=f"{_TEXT}: a provider")
+    model: Text | None = Field(None, description=f"{_TEXT}: a model's name")
+    lane: Name | None = None
+
+
+class Role(Section):
+    """`[roles.NAME]`: what holds for one role, in the pool once it is applied."""
+
+    route: (
+        Annotated[
+            list[Text | Candidate],
+            BeforeValidator(_split),
+            Field(
+                min_length=1,  # who lists nothing may mean nobody, and would get everybody
+                description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }, one at '
+                "least; leave it out for every lane",
+            ),
+        ]
+        | None
+    ) = None
+    limits: Limits | None = Field(None, description="a table with depth and in_flight")
+    weight: Count | None = None
+
+
+class PolicyRules(Section):
+    """`[policy]`: what holds for the whole pool once it is applied."""
+
+    depth: Count | None = None
+    in_flight: Count | None = None
+    start_lease_ms: Annotated[int, _milliseconds(100)] | None = None
+    lease_ms: Annotated[int, _milliseconds(300)] | None = None
+    orphan_ms: Annotated[int, _milliseconds(8_000)] | None = None
+    patience_ms: Annotated[int, _milliseconds(0)] | None = None
+    max_crashes: Count | None = None
+    max_starts: Count | None = None
+    fallback: Literal["fasttext", "error"] | None = Field(None, description='"fasttext" or "error"')
+
+
+class Document(Section):
+    """A whole file. `document_type` adds a section for each provider."""
+
+    defaults: Defaults = Defaults()
+    redis: Redis = Redis()
+    models: dict[Text, Model] = {}
+    embeddings: Embeddings = Embeddings()
+    lanes: dict[Name, Lane] = {}
+    roles: dict[Name, Role] = {}
+    policy: PolicyRules = PolicyRules()
+
+    def provider(self, name: str) -> Provider:
+        """The section of a provider; an empty one if it has none."""
+        section = getattr(self, name, None) if name in provider_names() else None
+        return section if isinstance(section, Provider) else Provider()
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether it says anything of the pool's policy."""
+        return bool({"roles", "policy"} & self.model_fields_set)
+
+
+def provider_names() -> tuple[str, ...]:
+    """All providers that may have a section: those that come with tokenlane, and those other distributions register."""
+    others = entry_points(group="tokenlane.providers").names
+    return (*BUILT_IN_PROVIDERS, *sorted(others - {*BUILT_IN_PROVIDERS, *Document.model_fields}))
+
+
+def not_a_provider(name: object) -> str:
+    """What a provider's name has to be instead; nothing if it is one."""
+    if name in BUILT_IN_PROVIDERS or name in provider_names():  # the second looks through all distributions
+        return ""
+    return f"must be one of {', '.join(provider_names())}.{did_you_mean(str(name), list(provider_names()))}"
+
+
+@cache
+def document_type() -> type[Document]:
+    """`Document` with a section for each provider."""
+    sections: dict[str, Any] = {name: (Provider, Provider()) for name in provider_names()}
+    return create_model("LlmToml", __base__=Document, **sections)

@@ -1,0 +1,65 @@
+"""The answer as it grows, delta by delta."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from tokenlane.routing.contract.messages import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
+from tokenlane.routing.contract.tool_calls import ToolCalls
+
+__all__ = ["Draft"]
+
+_LOGPROB_SIZE = 64
+"""What one counts as, and each alternative to it, in characters."""
+
+
+class Draft:
+    """What has been said so far. `size` is its length in characters."""
+
+    def __init__(self) -> None:
+        self._text = StringIO()
+        self._reasoning = StringIO()
+        self._calls = ToolCalls()
+        self._logprobs: list[TokenLogprob] = []
+        self.size = 0
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.model = ""
+        self.lane = ""
+
+    @property
+    def text(self) -> str:
+        return self._text.getvalue()
+
+    def add(self, delta: TokenDelta) -> None:
+        """Append the next piece."""
+        self._text.write(delta.text)
+        self.size += len(delta.text)
+        if delta.reasoning:
+            self._reasoning.write(delta.reasoning)
+            self.size += len(delta.reasoning)
+        if delta.tool_calls:
+            for piece in delta.tool_calls:
+                self._calls.add(piece.index, piece.id, piece.name, piece.arguments, extra=piece.extra_content)
+                self.size += len(piece.arguments)
+        if delta.logprobs:
+            self._logprobs += delta.logprobs
+            self.size += sum(_LOGPROB_SIZE * (1 + len(token.top_logprobs)) for token in delta.logprobs)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.usage = delta.usage or self.usage
+        self.model = delta.model or self.model
+        self.lane = delta.lane or self.lane
+
+    def answer(self, request_id: str) -> Answer:
+        """The whole, once nothing more comes."""
+        return Answer(
+            request_id=request_id,
+            text=self.text,
+            reasoning=self._reasoning.getvalue(),
+            tool_calls=self._calls.calls(),
+            finish_reason=self.finish_reason,
+            usage=self.usage or Usage(),
+            model=self.model,
+            lane=self.lane,
+            logprobs=tuple(self._logprobs),
+        )

@@ -1,0 +1,76 @@
+"""A pool for tests of agents: no server, no worker, no retries, nothing to attach to; a function answers."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, nullcontext
+from typing import Any, Self, TypeAlias
+
+from tokenlane.producer.client import Client
+from tokenlane.routing.contract.messages import ChatRequest, EmbedRequest, Envelope
+from tokenlane.routing.support.tasks import background
+
+from .mock_link import MockCourier
+from .mock_messages import Numbers, Spoken, Words, embedded, spoken
+
+__all__ = ["EmbedHandler", "Handler", "MockPool", "letters"]
+
+Handler: TypeAlias = Callable[[ChatRequest], Words | Awaitable[Words]]
+EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
+
+
+def letters(request: EmbedRequest) -> list[list[float]]:
+    """Vectors that tell how often each letter is in a text, and nothing else: alike texts have alike ones."""
+    counts = ([1.0, *map(float, map(text.lower().count, string.ascii_lowercase))] for text in request.inputs)
+    return [[number / math.hypot(*count) for number in count] for count in counts]
+
+
+class MockPool(AsyncExitStack):
+    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Another error of it ends the block, as
+    itself.
+
+    Args:
+        handler: a function or generator, plain or async. It is broken off when its request is cancelled or its time to
+            live is over; a plain one only where it gives a piece.
+        embed: gives the vectors of what is to be embedded. `embed_requests` are those.
+    """
+
+    def __init__(self, handler: Handler = lambda _: "", *, embed: EmbedHandler = letters) -> None:
+        super().__init__()
+        self.requests, self.handler = list[ChatRequest](), handler
+        self.embed_requests, self.embed = list[EmbedRequest](), embed
+        self._courier: MockCourier | None = None
+
+    async def __aenter__(self) -> Self:
+        self.callback(setattr, self, "_courier", None)
+        self._courier = MockCourier(await self.enter_async_context(background()), self._asked)
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        courier = self._entered()
+        try:
+            return await super().__aexit__(*raised)
+        except ExceptionGroup:
+            if courier.failure is None:
+                raise
+            raise courier.failure from None
+
+    def client(self, *, agent: str | None = None) -> Client:
+        """A client of this pool, to be entered like any other."""
+        client = Client("mock://", agent=agent)
+        client._connect = lambda _: nullcontext(self._entered())
+        return client
+
+    def _entered(self) -> MockCourier:
+        if self._courier is None:
+            raise RuntimeError("the pool is not entered: use `async with MockPool(...) as pool`")
+        return self._courier
+
+    def _asked(self, envelope: Envelope, payload: bytes) -> Spoken:
+        if envelope.kind == "embed":
+            self.embed_requests.append(texts := EmbedRequest.model_validate_json(payload))
+            return embedded(lambda: self.embed(texts))
+        self.requests.append(request := ChatRequest.model_validate_json(payload))
+        return spoken(lambda: self.handler(request))

@@ -1,0 +1,431 @@
+"""What crosses the wire: requests on the way in, deltas and one ending on the way out.
+
+All of it is JSON and carries the version `v`. Readers ignore fields they do not know. Nothing that may hold what an
+agent said or was told (messages, text, tool arguments) is part of a `repr`, and validation errors do not quote input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Generic, Literal, TypeAlias
+
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
+from pydantic_core import to_json
+from typing_extensions import TypeVar
+
+from tokenlane.routing.support.byte_sizes import sized
+
+from .errors import ErrorReport
+from .requests import (
+    COMMAND_TIME_TO_LIVE_MS,
+    DEFAULT_TIME_TO_LIVE_MS,
+    EMBED_INPUTS,
+    ChatOptions,
+    ChatRequest,
+    EmbedRequest,
+    Envelope,
+    Message,
+    ModelAction,
+    ModelCommand,
+    Needs,
+)
+from .wire import CONFIG, WIRE_VERSION, Kind, Priority, Value, Versioned, Wire, new_id
+
+__all__ = [
+    "COMMAND_TIME_TO_LIVE_MS",
+    "DEFAULT_TIME_TO_LIVE_MS",
+    "EMBED_INPUTS",
+    "WIRE_VERSION",
+    "Answer",
+    "Attached",
+    "Cancel",
+    "Cancelled",
+    "ChannelMessage",
+    "ChatOptions",
+    "ChatRequest",
+    "Completed",
+    "ControlMessage",
+    "Deltas",
+    "EmbedRequest",
+    "Envelope",
+    "Expired",
+    "Failed",
+    "FinishReason",
+    "Handover",
+    "Kind",
+    "Message",
+    "ModelAction",
+    "ModelCommand",
+    "ModelInfo",
+    "ModelReport",
+    "Needs",
+    "Parsed",
+    "Priority",
+    "Progress",
+    "Progressed",
+    "Replay",
+    "Result",
+    "Resume",
+    "TokenDelta",
+    "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
+    "TopLogprob",
+    "Usage",
+    "Vectors",
+    "channel_message",
+    "control_message",
+    "deltas_writer",
+    "new_id",
+]
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
+"""The model an answer was asked for as `response_format`."""
+
+
+class ToolCall(Value):
+    """A call the model asks for. `arguments` is the JSON text as the model wrote it. `extra_content` is what the server
+    wants to see again with the call, as Gemini its `thought_signature`; most send none."""
+
+    id: str
+    name: str
+    arguments: str = Field(default="", repr=False)
+    extra_content: dict[str, JsonValue] | None = Field(default=None, repr=False)
+
+
+class ToolCallDelta(Value):
+    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated. Of other
+    providers that need not be so clear: `routing.tool_calls` says which piece belongs where."""
+
+    index: int = 0
+    id: str | None = None
+    name: str | None = None
+    arguments: str = Field(default="", repr=False)
+    extra_content: dict[str, JsonValue] | None = Field(default=None, repr=False)
+
+
+class TopLogprob(Value):
+    """A token the model might have said at this place. `logprob`: the natural logarithm of its probability, -9999 where
+    that is 0. `bytes`: its UTF-8, which need not be whole characters; None where the server does not say."""
+
+    token: str = Field(repr=False)
+    logprob: float
+    bytes: tuple[int, ...] | None = Field(default=None, repr=False)
+
+
+class TokenLogprob(TopLogprob):
+    """A token the model said, how likely it was, and the likeliest at its place if they were asked for."""
+
+    top_logprobs: tuple[TopLogprob, ...] = Field(default=(), repr=False)
+
+
+class Usage(Value):
+    """What a request cost. Times are milliseconds; `queue_ms` runs from acceptance to the start on a lane,
+    `first_token_ms` and `total_ms` from the start on the lane."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_ms: float = 0
+    first_token_ms: float = 0
+    total_ms: float = 0
+    attempts: int = 1
+
+
+class TokenDelta(Wire):
+    """One piece of streamed output.
+
+    `position` counts the deltas of an answer from 0, across attempts. `tokens` is how many tokens the piece holds as
+    far as the back end says, else 0. `usage` comes with the last piece only, from the provider. `logprobs`, if they
+    were asked for, are those of the tokens the back end sent with this piece; text that is held back for a moment, to
+    look for reasoning or a stop word in it, may come a piece later.
+    """
+
+    request_id: str = ""
+    attempt: int = 0
+    position: int = 0
+    text: str = Field(default="", repr=False)
+    reasoning: str = Field(default="", repr=False)
+    tool_calls: tuple[ToolCallDelta, ...] = Field(default=(), repr=False)
+    finish_reason: FinishReason | None = None
+    tokens: int = 0
+    model: str = ""
+    lane: str = ""
+    usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
+
+
+class Answer(Value, Generic[Parsed]):
+    """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools.
+    `logprobs`: of its tokens in their order, if they were asked for. `metadata`: the request's, if this agent sent
+    it."""
+
+    request_id: str
+    text: str = Field(default="", repr=False)
+    reasoning: str = Field(default="", repr=False)
+    tool_calls: tuple[ToolCall, ...] = Field(default=(), repr=False)
+    finish_reason: FinishReason | None = None
+    usage: Usage = Usage()
+    model: str = ""
+    lane: str = ""
+    logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
+    parsed: Parsed | None = Field(default=None, repr=False)
+    metadata: dict[str, JsonValue] | None = Field(default=None, repr=False)
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the conversation, to be sent again with what follows: what it said, the calls it asks
+        for, and what it thought before, which many models want to see again with the results of their calls."""
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+                **({} if call.extra_content is None else {"extra_content": call.extra_content}),
+            }
+            for call in self.tool_calls
+        ]
+        turn: dict[str, object] = {"role": "assistant", "content": self.text}
+        if calls:
+            turn |= {"content": self.text or None, "tool_calls": calls}
+        if self.reasoning:
+            turn["reasoning_content"] = self.reasoning
+        return Message.model_validate(turn)
+
+
+class ModelInfo(Value):
+    """A model as a back end lists it. Sizes are bytes, `context_length` is tokens; None where it does not say."""
+
+    name: str
+    provider: str = ""
+    lane: str = ""
+    digest: str | None = None
+    size_bytes: int | None = None
+    quantisation: str | None = None
+    context_length: int | None = None
+    loaded: bool | None = None
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def chats(self) -> bool:
+        """Whether it can chat; a back end that says nothing of its models has such as can."""
+        return not self.capabilities or "chat" in self.capabilities
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it turns texts into vectors."""
+        return "embed" in self.capabilities
+
+
+class Progress(Value):
+    """How far a model command has come. `step`: what is being done, for people; `total_bytes`: None where unknown."""
+
+    step: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+    def __str__(self) -> str:
+        """The progress for people, on a part of a line."""
+        if not self.total_bytes:
+            return self.step
+        return f"{self.step}: {sized(self.done_bytes)} of {sized(self.total_bytes)}"
+
+
+class _Result(Value):
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("type")
+
+
+class Vectors(_Result):
+    """What texts were turned into, in their order. `data`: float32, little-endian, vector after vector, in base64."""
+
+    type: Literal["vectors"] = "vectors"
+    dimensions: int
+    data: str = Field(repr=False)
+
+
+class ModelReport(_Result):
+    """The models a command was about, as they are now."""
+
+    type: Literal["models"] = "models"
+    models: tuple[ModelInfo, ...] = ()
+
+
+Result: TypeAlias = Annotated[Vectors | ModelReport, Field(discriminator="type")]
+"""What comes of a request that is no chat, as one."""
+
+
+# On a request's delta channel, from worker or script to agent.
+
+
+class _FromAttempt(Versioned):
+    attempt: int
+
+
+class Deltas(_FromAttempt):
+    """Consecutive deltas, the first at position `first`. Fields common to all of them stand here once."""
+
+    type: Literal["deltas"] = "deltas"
+    worker: str
+    lane: str
+    model: str
+    first: int
+    deltas: list[TokenDelta] = Field(repr=False)
+
+
+_TEXT_ALONE = {"text"}
+
+
+def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, list[TokenDelta]], bytes]:
+    """Writes the `Deltas` of one answer, from `first` and `deltas`: a third of the cost of a message model for each."""
+    before, after = _around_attempt(worker, lane, model)
+    head = b"%b%d%b" % (before, attempt, after)
+
+    def write(first: int, deltas: list[TokenDelta]) -> bytes:
+        return b'%b%d,"deltas":[%b]}' % (head, first, b",".join(map(_piece, deltas)))
+
+    return write
+
+
+@lru_cache(maxsize=64)
+def _around_attempt(worker: str, lane: str, model: str) -> tuple[bytes, bytes]:
+    message = Deltas(attempt=0, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
+    before, _, after = message.removesuffix(b'0,"deltas":[]}').partition(b'"attempt":0')
+    return before + b'"attempt":', after
+
+
+def _piece(delta: TokenDelta) -> bytes:
+    # Nearly all are text alone, which takes a third of the time this way.
+    if delta.model_fields_set == _TEXT_ALONE:
+        return b'{"text":%b}' % to_json(delta.text)
+    return delta.to_wire()
+
+
+class Resume(_FromAttempt):
+    """A later attempt asks how far the agent has got. The agent answers `worker` with a `Handover`."""
+
+    type: Literal["resume"] = "resume"
+    worker: str
+
+
+class Progressed(_FromAttempt):
+    """How far the work has come that the request waits for. The newest counts: one that is lost is not sent again."""
+
+    type: Literal["progressed"] = "progressed"
+    worker: str
+    lane: str
+    progress: Progress
+
+
+class Completed(_FromAttempt):
+    """The answer is whole: it has `end` deltas, the last of which are here, from position `first`. A `result` is one
+    more, the last."""
+
+    type: Literal["completed"] = "completed"
+    worker: str
+    lane: str
+    model: str
+    first: int
+    end: int
+    usage: Usage
+    deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
+    result: Result | None = Field(default=None, repr=False)
+
+
+class Failed(_FromAttempt):
+    """The request failed; `end` deltas were produced before, the last of which are here, from position `first`."""
+
+    type: Literal["failed"] = "failed"
+    worker: str = ""
+    lane: str = ""
+    model: str = ""
+    first: int = 0
+    end: int = 0
+    error: ErrorReport
+    deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
+
+
+class Cancelled(_FromAttempt):
+    """The request was cancelled."""
+
+    type: Literal["cancelled"] = "cancelled"
+
+
+class Expired(_FromAttempt):
+    """The request's deadline passed."""
+
+    type: Literal["expired"] = "expired"
+
+
+class Attached(_FromAttempt):
+    """`client` has made the request its own: the others on the channel only listen now."""
+
+    type: Literal["attached"] = "attached"
+    client: str
+
+
+ChannelMessage = Deltas | Resume | Progressed | Completed | Failed | Cancelled | Expired | Attached
+
+
+# On a worker's control channel, from script or agent to worker.
+
+
+class _ForAttempt(Versioned):
+    id: str
+    attempt: int
+
+
+class Cancel(_ForAttempt):
+    """Stop: the request was cancelled, or its deadline has passed."""
+
+    type: Literal["cancel"] = "cancel"
+    reason: Literal["cancelled", "expired"] = "cancelled"
+
+
+class Replay(_ForAttempt):
+    """The agent lacks everything from position `after` on: publish it again, and the ending if there was one."""
+
+    type: Literal["replay"] = "replay"
+    after: int
+
+
+class Handover(_ForAttempt):
+    """The agent's answer to `Resume`: it has all deltas before `position`.
+
+    `done`: the request has already ended for the agent. `stale`: the agent knows a newer attempt.
+    """
+
+    type: Literal["handover"] = "handover"
+    state: Literal["open", "done", "stale"] = "open"
+    position: int = 0
+
+
+ControlMessage = Cancel | Replay | Handover
+
+_channel: TypeAdapter[ChannelMessage] = TypeAdapter(
+    Annotated[ChannelMessage, Field(discriminator="type")], config=CONFIG
+)
+_control: TypeAdapter[ControlMessage] = TypeAdapter(
+    Annotated[ControlMessage, Field(discriminator="type")], config=CONFIG
+)
+
+
+def channel_message(data: bytes) -> ChannelMessage:
+    """Read a message of a delta channel.
+
+    Raises:
+        pydantic.ValidationError: it is none; the error does not quote it.
+    """
+    return _channel.validate_json(data)
+
+
+def control_message(data: bytes) -> ControlMessage:
+    """Read a message of a control channel.
+
+    Raises:
+        pydantic.ValidationError: it is none; the error does not quote it.
+    """
+    return _control.validate_json(data)

@@ -1,0 +1,231 @@
+"""What an agent asks for: a chat, vectors, something to do with models; and the part of it that routers read.
+
+Nothing that may hold what an agent said (messages, texts, tool arguments) is part of a `repr`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self, TypedDict
+
+from pydantic import AliasChoices, Field, FiniteFloat, JsonValue, field_validator, model_validator
+
+from .strict_input import JsonObject, Written
+from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned, new_id
+
+__all__ = [
+    "COMMAND_TIME_TO_LIVE_MS",
+    "DEFAULT_TIME_TO_LIVE_MS",
+    "EMBED_INPUTS",
+    "ChatOptions",
+    "ChatRequest",
+    "EmbedRequest",
+    "Envelope",
+    "Message",
+    "ModelAction",
+    "ModelCommand",
+    "Needs",
+]
+
+DEFAULT_TIME_TO_LIVE_MS = 600_000
+COMMAND_TIME_TO_LIVE_MS = 6 * 3_600_000
+EMBED_INPUTS = 2048
+"""Texts in one embed request, at most."""
+
+ModelAction = Literal["list", "pull", "verify", "load", "unload"]
+
+
+class Message(Written):
+    """One turn of a conversation, in OpenAI's shape.
+
+    `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
+    `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` keep OpenAI's nested shape and go to the back end
+    as they are. `reasoning_content` is what the model thought before it answered, `reasoning` the same under the other
+    of the two names that servers have for it (Ollama's, `thinking`, is taken for that too). `refusal` is what it said
+    in place of an answer.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[JsonObject] | None = Field(default=None, repr=False)
+    name: str | None = None
+    tool_calls: list[JsonObject] | None = Field(default=None, repr=False)
+    tool_call_id: str | None = None
+    reasoning: str | None = Field(default=None, repr=False, validation_alias=AliasChoices("reasoning", "thinking"))
+    reasoning_content: str | None = Field(default=None, repr=False)
+    refusal: str | None = Field(default=None, repr=False)
+
+    @property
+    def thought(self) -> str | None:
+        """What the model thought, by whichever name."""
+        return self.reasoning_content or self.reasoning
+
+    @field_validator("content")
+    @classmethod
+    def _addresses_in_objects(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
+        """An image may be given as its URL alone, as some libraries do."""
+        if not isinstance(content, list):
+            return content
+        return [
+            {**part, "image_url": {"url": part["image_url"]}} if isinstance(part.get("image_url"), str) else part
+            for part in content
+        ]
+
+
+class ChatOptions(TypedDict, total=False):
+    """What may be asked of the model; what is left out is the back end's default."""
+
+    model: str | None
+    provider: str | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repetition_penalty: float | None
+    max_tokens: int | None
+    stop: list[str] | str | None
+    seed: int | None
+    logit_bias: dict[str, float] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    tools: list[dict[str, JsonValue]] | None
+    tool_choice: str | dict[str, JsonValue] | None
+    parallel_tool_calls: bool | None
+    reasoning_effort: str | None
+    continue_final: bool | None
+    extra: dict[str, JsonValue] | None
+    priority: Priority
+    time_to_live_ms: int
+    idempotency_key: str | None
+    metadata: dict[str, JsonValue] | None
+
+
+class ChatRequest(Written):
+    """A chat request as an agent submits it.
+
+    `time_to_live_ms` counts from when the pool accepts it. `extra` goes into the back end's request body as it is.
+    `metadata` comes back with the answer, and no back end sees it. `continue_final`: the last message is an answer that
+    is begun, and what comes is its continuation alone. One answer a request: there is no `n`.
+    """
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name
+    messages: list[Message] = Field(min_length=1, repr=False)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    provider: str | None = Field(default=None, min_length=1, max_length=256)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = None
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: list[str] | str | None = Field(default=None, repr=False)
+    seed: int | None = None
+    logit_bias: dict[str, FiniteFloat] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0)
+    tools: list[JsonObject] | None = Field(default=None, repr=False)
+    tool_choice: str | JsonObject | None = Field(default=None, repr=False)
+    parallel_tool_calls: bool | None = None
+    response_format: JsonObject | None = Field(default=None, repr=False)
+    reasoning_effort: str | None = None
+    continue_final: bool | None = None
+    extra: JsonObject | None = Field(default=None, repr=False)
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    metadata: JsonObject | None = Field(default=None, repr=False)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")  # given or made here, it goes onto the wire
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that the answer must call, if one is named."""
+        function = self.tool_choice.get("function") if isinstance(self.tool_choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must call a tool: that one, or any."""
+        return self.tool is not None or self.tool_choice in ("required", "any")
+
+
+class EmbedRequest(Written):
+    """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose. `fallback`:
+    "error" if the fallback model's vectors are of no use, whatever the pool's policy says."""
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name
+    inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    provider: str | None = Field(default=None, min_length=1, max_length=256)
+    dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    fallback: Literal["error"] | None = None
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    metadata: JsonObject | None = Field(default=None, repr=False)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")
+
+
+class ModelCommand(Written):
+    """Something to do with a lane's models. `model`: None for `list` alone. `lane`: None where any will do."""
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name = "models"
+    action: ModelAction
+    model: str | None = Field(default=None, min_length=1, max_length=2048)
+    lane: Name | None = None
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=COMMAND_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        if (self.model is None) != (self.action == "list"):
+            raise ValueError("every action but list names a model")
+        return self
+
+
+class Needs(Value):
+    """What a lane must offer to serve a request. All requests of one queue have the same needs.
+
+    `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
+    rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
+    the kind of work itself, such as `tools`, sorted.
+    """
+
+    model: str | None = None
+    provider: str | None = None
+    size: int = 1
+    input: int = 0
+    lane: Name | None = None
+    can: tuple[Ability, ...] = ()
+
+
+class Envelope(Versioned):
+    """The part of a request that scripts and routers read. All else is the payload."""
+
+    id: RequestId
+    client: Name
+    agent: Name
+    role: Name
+    kind: Kind = "chat"
+    priority: Priority = "normal"
+    needs: Needs = Needs()
+    tokens: int = 1
+    """Estimated prompt tokens plus max_tokens."""
+    time_to_live_ms: int = DEFAULT_TIME_TO_LIVE_MS
+    key_id: str | None = None
+    idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
+    """The agent's idempotency key, as a keyed hash."""
+    trace: dict[str, str] = Field(default_factory=dict)
+    """W3C trace context: `traceparent` and, if any, `tracestate`."""

@@ -1,0 +1,96 @@
+"""The policy as llm.toml says it: read from `[roles]` and `[policy]`, and written as them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.cli.plain_text import escaped
+from tokenlane.config.settings import sections
+from tokenlane.config.settings.merged import Settings
+from tokenlane.config.settings.validation_messages import did_you_mean
+from tokenlane.config.settings.values import is_name
+
+from .policy import Candidate, Limits, Policy, RolePolicy
+
+__all__ = ["as_toml", "policy_of", "route_entry", "section_key"]
+
+_LANE = "lane:"
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The whole policy that settings describe; what they leave out is the default.
+
+    Raises:
+        ConfigError: a route names something that cannot be.
+    """
+    document = settings.document
+    roles = {
+        name: RolePolicy(
+            route=tuple(_candidate(entry, settings.get("roles", name, "route").source) for entry in role.route or ()),
+            limits=Limits(**role.limits.model_dump() if role.limits else {}),
+            weight=role.weight or 1,
+        )
+        for name, role in document.roles.items()
+    }
+    return Policy(roles=roles, **document.policy.model_dump(exclude_none=True))
+
+
+def as_toml(policy: Policy) -> str:
+    """The policy in full as sections of llm.toml; reading them gives the policy again."""
+    rules = policy.model_dump(exclude={"revision", "roles"})
+    lines = ["[policy]", *(f"{rule} = {_value(value)}" for rule, value in rules.items())]
+    for name, role in sorted(policy.roles.items()):
+        lines += ["", f"[roles.{section_key(name)}]"]
+        if role.route:
+            lines += ["route = [", *(f"  {route_entry(candidate)}," for candidate in role.route), "]"]
+        limits = role.limits.model_dump(exclude_none=True)
+        if limits:
+            lines.append(f"limits = {_table(limits)}")
+        lines.append(f"weight = {role.weight}")
+    return "\n".join(lines) + "\n"
+
+
+def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
+    if isinstance(entry, sections.Candidate):
+        return Candidate(**entry.model_dump())
+    place, slash, model = entry.partition("/")
+    lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None
+    names = list(sections.provider_names())
+    if lane is not None and not is_name(lane):
+        wrong = f"no lane can be called {lane!r}, which the route names."
+    elif lane is None and place not in names:
+        wrong = f"no provider is called {place!r}, which the route names.{did_you_mean(place, names)}"
+    elif slash and not model:
+        wrong = f"the route names {entry!r}, a model without a name."
+    else:
+        return Candidate(provider=None if lane else place, lane=lane, model=model or None)
+    raise ConfigError(
+        f"{source}: {wrong} Write "
+        '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME", and a model of any provider as { model = "NAME" }.'
+    )
+
+
+def route_entry(candidate: Candidate) -> str:
+    """A place in a route, as a list in llm.toml has it."""
+    provider, model, lane = candidate.provider, candidate.model, candidate.lane
+    if (provider is None) == (lane is None) or (provider and provider not in sections.provider_names()):
+        return _table(candidate.model_dump(exclude_none=True))
+    place = provider or f"{_LANE}{lane}"
+    return _value(f"{place}/{model}" if model else place)
+
+
+def _table(values: dict[str, object]) -> str:
+    return f"{{ {', '.join(f'{key} = {_value(value)}' for key, value in values.items())} }}"
+
+
+def section_key(name: str) -> str:
+    """A name as a part of a section's heading."""
+    return name if _BARE_KEY.fullmatch(name) else _value(name)
+
+
+def _value(value: object) -> str:
+    # JSON's text and numbers are TOML's, but for a letter that JSON leaves as it is, and is escaped here.
+    return escaped(json.dumps(value, ensure_ascii=False), toml=True)

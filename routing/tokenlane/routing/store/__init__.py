@@ -1,0 +1,1 @@
+"""Redis and nothing but Redis: connections, keys, scripts, typed replies."""

@@ -1,0 +1,262 @@
+"""The hub: one pub/sub connection that fans out to many handlers, and says when it may have missed something.
+
+Pub/sub forgets. After a lost connection the hub subscribes again and tells every handler by calling its `on_gap`: what
+was published in between is gone, and whoever needs it must ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.support.tasks import background, keep_going
+
+from .command_turns import patience
+from .connection import as_ours
+from .pool import Pool
+from .redis_py import pubsub_line
+from .refusals import refusal_of
+
+__all__ = ["Hub", "Listener", "open_hub"]
+
+logger = logging.getLogger(__name__)
+
+_SILENCE_S = 2.0
+_DEAD_AFTER_SILENCES = 3
+_CONNECT_TIMEOUT_S = 5.0
+_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_REFUSED_PAUSES_S = (0.2, 1.0, 5.0)
+_UNSUBSCRIBE_AFTER_S = 0.05
+_MOST_AT_ONCE = 500
+"""Channels that are asked for and not confirmed yet."""
+
+
+class Listener(NamedTuple):
+    """Who hears a channel: `handler` is given its messages, `on_gap` is told when some may have been lost."""
+
+    handler: Callable[[bytes], None]
+    on_gap: Callable[[], None]
+
+
+@dataclass(eq=False)
+class _Subscription:
+    """`refused`: why it will not be confirmed; `confirmed` is set then too."""
+
+    listener: Listener
+    asked_at: float
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: LlmError | None = None
+
+
+class Hub:
+    """Many subscriptions over one connection. Get one with `open_hub`.
+
+    Handlers run inside the reading task, in the order of the messages, and must not block. All subscribing goes
+    through that task too: redis-py's PubSub has no lock of its own.
+    """
+
+    def __init__(self, pool: Pool, gives_up_after_s: float | None = None) -> None:
+        self._url = pool.url
+        self._errors = pool.internal_errors
+        self._own_channel = pool.keys.hub(secrets.token_hex(8))
+        self._gives_up_after_s = gives_up_after_s
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._wanted: dict[str, None] = {}
+        self._unwanted: dict[str, None] = {}
+        self._unconfirmed = 0
+        self._pending = False
+        self._wake: asyncio.Timeout | None = None
+        self._heard = False
+        self.connected = asyncio.Event()
+
+    async def subscribe(
+        self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
+    ) -> None:
+        """Hand every message of the channel to `handler`; returns when the server has confirmed it, or when it was
+        taken back meanwhile.
+
+        Guarantee: every message published after the return is handed over, or `on_gap` is called.
+        Cancellation: the subscription is taken back.
+
+        Raises:
+            ValueError: the channel has a handler already.
+            PoolUnavailable: the server refuses it for good, or has not answered for as long as the hub waits.
+        """
+        await self.subscribe_all({channel: Listener(handler, on_gap)})
+
+    async def subscribe_all(self, listeners: Mapping[str, Listener]) -> None:
+        """Subscribe to many channels at once; see `subscribe`."""
+        taken = self._subscriptions.keys() & listeners.keys()
+        if taken:
+            raise ValueError(f"channels have a handler already: {sorted(taken)}")
+        now = asyncio.get_running_loop().time()
+        fresh = {channel: _Subscription(listener, now) for channel, listener in listeners.items()}
+        self._subscriptions |= fresh
+        self._wanted |= dict.fromkeys(fresh)
+        self._apply()
+        try:
+            for subscription in fresh.values():
+                await subscription.confirmed.wait()
+                if subscription.refused is not None:
+                    raise subscription.refused
+        except (asyncio.CancelledError, LlmError):
+            for channel, subscription in fresh.items():
+                if self._subscriptions.get(channel) is subscription:
+                    self.unsubscribe(channel)
+            raise
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop handing over the channel's messages, at once; the server is told soon, of several at a time."""
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is None:
+            return
+        subscription.confirmed.set()
+        self._wanted.pop(channel, None)
+        if not self._unwanted:
+            asyncio.get_running_loop().call_later(_UNSUBSCRIBE_AFTER_S, self._apply)
+        self._unwanted[channel] = None
+
+    def _apply(self) -> None:
+        """Have the reading task tell the server what is wanted, and what no longer is."""
+        self._pending = bool(self._unwanted) or (bool(self._wanted) and self._unconfirmed < _MOST_AT_ONCE)
+        if self._pending and self._wake is not None:
+            if not self._wake.expired():  # one that just ends wakes the task by itself, and cannot be rescheduled
+                self._wake.reschedule(asyncio.get_running_loop().time())
+            self._wake = None
+
+    async def _run(self) -> None:
+        failures, pause_s = 0, 0.0
+        while True:
+            line, self._heard = pubsub_line(self._url), False
+            try:
+                async with patience(_CONNECT_TIMEOUT_S):
+                    await self._open(line)
+                self.connected.set()
+                await self._read(line)
+            except (redis_errors.RedisError, OSError) as error:
+                failures = 0 if self._heard else failures
+                pause_s = self._lost(error, failures)
+            finally:
+                self.connected.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await line.disconnect()
+            await asyncio.sleep(pause_s)
+            failures += 1
+
+    def _lost(self, error: redis_errors.RedisError | OSError, failures: int) -> float:
+        """Say why there is no connection, once; how many seconds to wait before the next try."""
+        ours = as_ours(error, self._url)
+        answered = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
+        if failures == 0:
+            logger.warning("pub/sub connection lost, connecting again: %s", ours)
+        self._tell_waiting(ours, for_good=answered and not ours.retryable)
+        pauses = (*_REFUSED_PAUSES_S[:2], ours.retry_after_s or _REFUSED_PAUSES_S[2]) if answered else _PAUSES_S
+        return pauses[min(failures, len(pauses) - 1)]
+
+    def _tell_waiting(self, why: LlmError, *, for_good: bool) -> None:
+        """End the waiting of those whom the server refuses, and of those who have waited long enough."""
+        now, patience_s = asyncio.get_running_loop().time(), self._gives_up_after_s
+        for channel, subscription in tuple(self._subscriptions.items()):
+            tired = patience_s is not None and now - subscription.asked_at >= patience_s
+            if not subscription.confirmed.is_set() and (for_good or tired):
+                subscription.refused = LlmError.from_report(why.report())
+                self.unsubscribe(channel)
+
+    async def _open(self, line: AbstractConnection) -> None:
+        """Connect, subscribe to the hub's own channel, and want all others."""
+        await line.connect()  # type: ignore[no-untyped-call]  # in redis-py 5
+        await line.send_command("SUBSCRIBE", self._own_channel)
+        await line.read_response()
+        self._unwanted.clear()
+        self._wanted = dict.fromkeys(self._subscriptions)
+        self._unconfirmed = 0
+        self._apply()
+
+    async def _read(self, line: AbstractConnection) -> None:
+        silences = 0
+        while True:
+            heard = False
+            try:
+                async with asyncio.timeout(_SILENCE_S) as self._wake:
+                    while not self._pending:
+                        await self._deliver_next(line)
+                        heard = self._heard = True
+            except TimeoutError:
+                pass
+            finally:
+                self._wake = None  # a timeout that was left cannot be rescheduled
+            if self._pending:
+                async with patience(_CONNECT_TIMEOUT_S):  # what nobody reads fills up, and then cannot be sent
+                    await self._apply_pending(line)
+            elif heard:
+                silences = 0
+            elif silences < _DEAD_AFTER_SILENCES:
+                silences += 1
+                async with patience(_CONNECT_TIMEOUT_S):
+                    await line.send_command("PING")
+            else:
+                raise redis_errors.ConnectionError("no answer to PING")
+
+    async def _deliver_next(self, line: AbstractConnection) -> None:
+        said = await line.read_response(disconnect_on_error=False)
+        if isinstance(said, list) and len(said) >= 2 and isinstance(said[0], bytes) and isinstance(said[1], bytes):
+            self._deliver(*said[:3])
+
+    async def _apply_pending(self, line: AbstractConnection) -> None:
+        wanted = list(islice(self._wanted, max(0, _MOST_AT_ONCE - self._unconfirmed)))
+        for channel in wanted:
+            del self._wanted[channel]
+        # Some that was not wanted may be wanted again.
+        unwanted = [channel for channel in self._unwanted if channel not in self._subscriptions]
+        self._unwanted.clear()
+        self._unconfirmed += len(wanted)
+        self._apply()
+        if wanted:
+            await line.send_command("SUBSCRIBE", *wanted)
+        if unwanted:
+            await line.send_command("UNSUBSCRIBE", *unwanted)
+
+    def _deliver(self, kind: bytes, channel: bytes, data: bytes | int = b"") -> None:
+        if kind == b"subscribe":
+            self._unconfirmed -= 1
+            if self._wanted:
+                self._apply()
+        subscription = self._subscriptions.get(channel.decode(errors="replace"))
+        if subscription is None:
+            return
+        if kind == b"message" and isinstance(data, bytes):
+            self._call(subscription.listener.handler, data)
+        elif kind == b"subscribe":
+            if subscription.confirmed.is_set():
+                self._call(subscription.listener.on_gap)
+            subscription.confirmed.set()
+
+    def _call(self, function: Callable[..., None], *args: bytes) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # one bad message must not silence all other streams
+            self._errors.note("handler of a message", error)
+
+
+@asynccontextmanager
+async def open_hub(pool: Pool, gives_up_after_s: float | None = None) -> AsyncIterator[Hub]:
+    """Open a hub to the pool's server; its reading task lives as long as the block.
+
+    Args:
+        gives_up_after_s: who subscribes while the server is away waits so long, and some seconds more; None: for ever.
+    """
+    hub = Hub(pool, gives_up_after_s)
+    async with background() as tasks:
+        tasks.create_task(keep_going("hub", hub._run, pool.internal_errors), name="tokenlane hub")
+        yield hub

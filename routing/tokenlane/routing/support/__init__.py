@@ -1,0 +1,1 @@
+"""What all components build on: owned tasks, and names for spans."""

@@ -1,0 +1,84 @@
+"""Names over opentelemetry-api: spans, and the trace context that travels in a request's envelope.
+
+Prompts and output are never attributes. Queue spans use the messaging conventions, model spans the GenAI ones; both
+are still in development, so their names stand here only.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
+
+from tokenlane.routing.contract.messages import Envelope, Kind
+
+__all__ = ["context_of", "inject", "processing", "sending", "tracer"]
+
+_SYSTEM = "tokenlane"
+_OPERATIONS: dict[Kind, str] = {"chat": "chat", "embed": "embeddings", "command": "command"}
+
+
+def tracer() -> Tracer:
+    """The tracer of all components; records nothing until an SDK is configured."""
+    return trace.get_tracer("tokenlane")
+
+
+def _untraced() -> bool:
+    """Nothing records spans, and there is none that comes from others: making some costs as much as sending them."""
+    return isinstance(tracer(), trace.ProxyTracer) and trace.get_current_span() is trace.INVALID_SPAN
+
+
+def sending(role: str, request_id: str) -> AbstractContextManager[Span]:
+    """The span around submitting a request; its context travels with the request."""
+    if _untraced():
+        return nullcontext(trace.INVALID_SPAN)
+    attributes = {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": role,
+        "messaging.message.id": request_id,
+    }
+    span = tracer().start_span(f"send {role}", kind=SpanKind.PRODUCER, attributes=attributes)
+    return trace.use_span(span, end_on_exit=True)
+
+
+def inject(span: Span) -> dict[str, str]:
+    """The W3C trace context of a span, as `traceparent` and, if there is any, `tracestate`."""
+    if span is trace.INVALID_SPAN:
+        return {}
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, context=trace.set_span_in_context(span))
+    return {name: value for name, value in carrier.items() if name in ("traceparent", "tracestate")}
+
+
+def context_of(envelope: Envelope) -> Context:
+    """The trace context an envelope carries."""
+    return propagate.extract(envelope.trace)
+
+
+def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> AbstractContextManager[Span]:
+    """The span around one attempt on a lane: child of the sender's span, and linked to it. It records no exception: the
+    text of one may quote a prompt."""
+    if not envelope.trace and _untraced():
+        return nullcontext(trace.INVALID_SPAN)
+    parent = context_of(envelope)
+    sender = trace.get_current_span(parent).get_span_context()
+    attributes: dict[str, str | int] = {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": envelope.role,
+        "messaging.message.id": envelope.id,
+        "gen_ai.operation.name": _OPERATIONS[envelope.kind],
+        "gen_ai.request.model": model,
+        "tokenlane.lane": lane,
+        "tokenlane.attempt": attempt,
+    }
+    links = [Link(sender)] if sender.is_valid else []
+    span = tracer().start_span(
+        f"process {envelope.role}", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links
+    )
+    return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)

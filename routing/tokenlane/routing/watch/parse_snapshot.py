@@ -1,0 +1,359 @@
+"""Reads a snapshot out of the reply of lua/snapshot.lua, where each part of that is described.
+
+Whatever workers and routers have announced may be of any version, or anybody's: what of it cannot be read is named in
+`Snapshot.unknown`, and hides nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from typing import Literal, NamedTuple, TypeGuard, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from tokenlane.routing.contract.messages import Kind, Priority
+from tokenlane.routing.decide.lanes import Hits, Offer, lane_state, models_in
+from tokenlane.routing.decide.order import Queue
+from tokenlane.routing.decide.policy import Policy
+
+from .snapshot import (
+    SCHEMA_VERSION,
+    ClientsStatus,
+    LaneStatus,
+    LastError,
+    QueueStatus,
+    Rates,
+    RoleStatus,
+    RouterStatus,
+    Slots,
+    Snapshot,
+    WorkerStatus,
+)
+
+__all__ = ["read_snapshot"]
+
+_ROUTER_SILENT_MS = 3_000
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_COUNTED = {field.name for field in fields(Rates)}
+
+
+class _QueueReply(NamedTuple):
+    name: str
+    waiting: int
+    oldest_ms: int
+
+
+class _Job(NamedTuple):
+    state: Literal["running", "dispatched"]
+    worker: str
+    role: str
+    priority: str
+    kind: Kind
+
+
+class _LaneReply(NamedTuple):
+    name: str
+    provider: str
+    endpoint: str
+    models: str
+    limit: int
+    seen: int
+    left: int
+    jobs: list[_Job]
+    offer: str
+    told: str
+    why: str
+
+
+class _WorkerReply(NamedTuple):
+    name: str
+    beat: int
+    takes_new_work: bool
+    lane: str
+    host: str | None
+    versions: str | None
+    revision: str | None
+    error: str
+    error_at: int
+    found: int
+    asked: int
+    survived: int
+    keys: str | None
+    told: str
+    why: str
+
+
+class _RouterReply(NamedTuple):
+    name: str
+    beat: int
+    revision: str | None
+    survived: int
+
+
+class _ClientsReply(NamedTuple):
+    known: int
+    silent: int
+
+
+class _Count(NamedTuple):
+    role: str
+    priority: str
+    what: str
+    requests: int
+
+
+class _RatesReply(NamedTuple):
+    window_ms: int
+    counts: list[_Count]
+
+
+class _KeysReply(NamedTuple):
+    sealing: str
+    retiring: str
+    prepared: str
+
+
+class _Reply(NamedTuple):
+    now: int
+    revision: int
+    document: str | None
+    queues: list[_QueueReply]
+    lanes: list[_LaneReply]
+    workers: list[_WorkerReply]
+    routers: list[_RouterReply]
+    clients: _ClientsReply
+    rates: _RatesReply
+    delayed: int
+    swept: int
+    keys: _KeysReply
+
+
+@cache
+def _adapter() -> TypeAdapter[_Reply]:
+    return TypeAdapter(_Reply)
+
+
+@cache
+def _texts() -> TypeAdapter[dict[str, str]]:
+    return TypeAdapter(dict[str, str])
+
+
+def read_snapshot(pool: str, answer: object) -> Snapshot:
+    """The snapshot in the answer of the script."""
+    reply = _adapter().validate_python(_decoded(answer))
+    policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
+    queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
+    workers = tuple(_workers(reply, policy.lease_ms))
+    routers = tuple(
+        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
+        for router in sorted(reply.routers)
+        if reply.now - router.beat <= _ROUTER_SILENT_MS
+    )
+    seen = (*((router.name, router.revision) for router in routers), *((it.name, it.revision) for it in workers))
+    return Snapshot(
+        v=SCHEMA_VERSION,
+        pool=pool,
+        time_ms=reply.now,
+        revision=reply.revision,
+        key_id=next(iter(reply.keys.sealing.split()), None),
+        keys=tuple(reply.keys.sealing.split()),
+        retiring=tuple(reply.keys.retiring.split()),
+        prepared=tuple(reply.keys.prepared.split()),
+        roles=tuple(_roles(reply, queues)),
+        queues=queues,
+        lanes=tuple(_lane(reply, lane, workers) for lane in sorted(reply.lanes)),
+        routers=routers,
+        clients=ClientsStatus(reply.clients.known, reply.clients.silent),
+        delayed=reply.delayed,
+        swept_ms=reply.now - reply.swept if reply.swept else None,
+        lagging=tuple(name for name, revision in seen if revision not in (None, reply.revision)),
+        policy=policy,
+        unknown=tuple(_unknown(reply)),
+    )
+
+
+def _unknown(reply: _Reply) -> Iterator[str]:
+    """What cannot be read, for people."""
+    if _policy(reply.document) is None:
+        yield f"the policy, revision {reply.revision}: its defaults are shown"
+    for queue in reply.queues:
+        if _parsed(queue.name) is None:
+            yield f"the queue {queue.name!r}, in which {queue.waiting} wait"
+    yield from _unknown_of_lanes(reply.lanes)
+    yield from _unknown_of_workers(reply)
+    jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
+    for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
+        yield f"requests of priority {priority!r}"
+    for what in sorted({count.what for count in reply.rates.counts} - _COUNTED):
+        yield f"requests that were counted as {what!r}"
+
+
+def _unknown_of_lanes(lanes: list[_LaneReply]) -> Iterator[str]:
+    for lane in lanes:
+        if models_in(lane.models) is None:
+            yield f"the models of lane {lane.name!r}: none are shown"
+        if lane.limit < 0:
+            yield f"the limit of lane {lane.name!r}: it is shown as 0"
+        if _offer(lane.offer) is None:
+            yield f"the offer of lane {lane.name!r}: it is shown as one for chats alone"
+
+
+def _unknown_of_workers(reply: _Reply) -> Iterator[str]:
+    for worker in reply.workers:
+        if worker.versions is not None and _versions(worker.versions) is None:
+            yield f"the versions of worker {worker.name!r}: none are shown"
+    for kind, name, revision in (
+        *(("worker", worker.name, worker.revision) for worker in reply.workers),
+        *(("router", router.name, router.revision) for router in reply.routers),
+    ):
+        if revision is not None and _number(revision) is None:
+            yield f"the policy revision of {kind} {name!r}"
+
+
+def _policy(document: str | None) -> Policy | None:
+    try:
+        return Policy() if document is None else Policy.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _parsed(name: str) -> Queue | None:
+    try:
+        return Queue.parse(name)
+    except ValueError:
+        return None
+
+
+def _offer(document: str) -> Offer | None:
+    try:
+        return Offer.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _versions(document: str) -> dict[str, str] | None:
+    try:
+        return _texts().validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
+def _is_priority(word: str) -> TypeGuard[Priority]:
+    return word in get_args(Priority)
+
+
+def _decoded(answer: object) -> object:
+    """The answer with text for bytes, which pydantic takes for no literal."""
+    if isinstance(answer, list):
+        return [_decoded(part) for part in answer]
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+
+
+def _rank(priority: Priority) -> int:
+    return get_args(Priority).index(priority)
+
+
+def _queues(reply: _Reply) -> Iterator[QueueStatus]:
+    for it in reply.queues:
+        queue = _parsed(it.name)
+        if queue is None:
+            continue
+        needs = queue.needs
+        yield QueueStatus(
+            role=queue.role,
+            kind=queue.kind,
+            priority=queue.priority,
+            provider=needs.provider,
+            model=needs.model,
+            lane=needs.lane,
+            size=needs.size,
+            input=needs.input,
+            can=needs.can,
+            waiting=it.waiting,
+            oldest_ms=it.oldest_ms,
+        )
+
+
+def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
+    running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
+    for worker in sorted(reply.workers):
+        age = reply.now - worker.beat
+        state = lane_state(worker.told, takes_new_work=worker.takes_new_work, beats=True)
+        yield WorkerStatus(
+            name=worker.name,
+            lane=worker.lane,
+            state="silent" if age > lease_ms else state,
+            host=worker.host,
+            versions=_versions(worker.versions or "{}") or {},
+            running=running[worker.name],
+            beat_ms=age,
+            revision=_number(worker.revision),
+            error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
+            cache=Hits(worker.found, worker.asked),
+            internal_errors=worker.survived,
+            keys=None if worker.keys is None else tuple(worker.keys.split()),
+            why=worker.why,
+        )
+
+
+def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneStatus:
+    own = tuple(worker for worker in workers if worker.lane == lane.name)
+    states = {worker.state for worker in own}
+    beating = states - {"silent"}
+    state = lane_state("draining" if lane.left else lane.told, takes_new_work="up" in states, beats=bool(beating))
+    errors = [worker.error for worker in own if worker.error is not None]
+    reasons = (worker.why for worker in own if worker.why and worker.state != "silent")
+    count = Counter((job.kind, job.state) for job in lane.jobs)
+    offer = _offer(lane.offer) or Offer()
+    return LaneStatus(
+        name=lane.name,
+        state="degraded" if state == "up" and beating - {"up", "draining"} else state,
+        provider=lane.provider,
+        endpoint=lane.endpoint,
+        models=models_in(lane.models) or (),
+        limit=max(0, lane.limit),
+        running=count["chat", "running"],
+        queued=count["chat", "dispatched"],
+        beat_ms=reply.now - lane.seen,
+        error=min(errors, key=lambda error: error.age_ms, default=None),
+        workers=own,
+        offer=offer,
+        why=lane.why if state in ("loading", "down") else next(reasons, ""),
+        beside={
+            kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
+            for kind in get_args(Kind)
+            if kind in offer.limits
+        },
+    )
+
+
+def _roles(reply: _Reply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
+    """Every role and priority of which something waits, runs, or was counted lately."""
+    jobs = (job for lane in reply.lanes for job in lane.jobs)
+    running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
+    counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}
+    waits = {(queue.role, queue.priority) for queue in queues}
+    for role, priority in sorted({*running, *counted, *waits}, key=lambda key: (key[0], _rank(key[1]))):
+        here = [queue for queue in queues if (queue.role, queue.priority) == (role, priority)]
+        yield RoleStatus(
+            role=role,
+            priority=priority,
+            waiting=sum(queue.waiting for queue in here),
+            oldest_ms=max((queue.oldest_ms for queue in here), default=None),
+            running=running[role, priority],
+            rates=_rates(reply.rates, role, priority),
+        )
+
+
+def _rates(reply: _RatesReply, role: str, priority: Priority) -> Rates:
+    own = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _COUNTED)
+    counts = {count.what: count.requests for count in own}
+    return Rates(**{what: round(1000 * requests / reply.window_ms, 3) for what, requests in counts.items()})

@@ -1,0 +1,35 @@
+"""Which roles a policy sends to a lane, and what to write into llm.toml to send it more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.policy import Candidate, Policy, candidates
+from tokenlane.routing.decide.policy_file import route_entry, section_key
+
+__all__ = ["Reach", "lines_to_add", "reach"]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Roles with a route, by whether it names a lane. Roles without one may use every lane."""
+
+    routed: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def reach(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> Reach:
+    """The roles whose route leads to the lane, and those whose route does not."""
+    view = LaneView(lane, provider, "", models, limit=1, queued=0, workers=1, seen_ms=0)
+    routes = sorted(name for name, role in policy.roles.items() if role.route)
+    routed = tuple(name for name in routes if next(candidates(policy, name, Needs(), [view]), None))
+    return Reach(routed, tuple(name for name in routes if name not in routed))
+
+
+def lines_to_add(policy: Policy, role: str, *, provider: str, models: tuple[str, ...]) -> str:
+    """The role's section of llm.toml, its route lengthened by the lane's provider and first model."""
+    more = Candidate(provider=provider, model=models[0] if models else None)
+    entries = ", ".join(route_entry(candidate) for candidate in (*policy.roles[role].route, more))
+    return f"[roles.{section_key(role)}]\nroute = [{entries}]"

@@ -1,0 +1,288 @@
+"""Puts a worker together: `open_lane` for what its jobs share, `run_worker` for the whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import get_args
+
+from arq.connections import ArqRedis
+
+from tokenlane.config.cli.exit_codes import CANCELLED, OK
+from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
+from tokenlane.config.settings.values import (
+    FALLBACK_LANE,
+    FALLBACK_PROVIDER,
+    CacheSettings,
+    LaneSettings,
+    RedisSettings,
+)
+from tokenlane.routing.contract.errors import LaneConflict, LlmError
+from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.router import run_router
+from tokenlane.routing.store.hub import Hub, open_hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.support.tasks import background, keep_going
+
+from .attempt.attempts import Runs
+from .embeddings import Embedder
+from .embeddings.cache import VectorCache, open_cache
+from .embeddings.fallback import FastText, is_installed
+from .lane.arq_worker import LaneWorker, arq_redis
+from .lane.control import Control
+from .lane.heartbeat import Lease
+from .lane.lane import Lane
+from .lane.offer import announce, announce_unseen
+from .lane.publisher import Publisher
+from .lane.readiness import Readiness, condition_of, condition_said_by
+from .lane.worker_info import facts_of
+from .models import LaneModels
+from .providers import LlmProvider, default_registry
+
+__all__ = [
+    "CLOSE_S",
+    "DRAIN_S",
+    "drain",
+    "idle",
+    "open_fallback",
+    "open_lane",
+    "run_worker",
+    "start_workers",
+]
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+"""What running requests get to end in, when the worker is to stop."""
+CLOSE_S = 10.0
+"""What closing the rest gets then."""
+
+
+@asynccontextmanager
+async def open_lane(
+    settings: LaneSettings,
+    redis: RedisSettings,
+    *,
+    pool_name: str = "main",
+    provider: LlmProvider | None = None,
+    cache: CacheSettings | None = None,
+    transcripts: bool = False,
+) -> AsyncIterator[Lane]:
+    """Connect a lane to its pool, and keep its leases and its streams going for as long as the block lasts.
+
+    Args:
+        provider: the back end, if it is not one the registry makes from the settings; closed at the end.
+        cache: where vectors are kept; None: nowhere.
+        transcripts: log requests and answers.
+
+    Raises:
+        PoolUnavailable: no pool answers there.
+        PoolKeyMismatch: the pool is sealed with another key.
+        LaneConflict: the lane's name is in use for another endpoint.
+        LlmError: the back end answers and does not say what it serves. One that does not answer is waited for: the lane
+            takes work once it does.
+    """
+    async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
+        async with (
+            provider or default_registry().create(settings) as backend,
+            _kept(cache, pool) as vectors,
+            _served(settings, pool, hub, backend, vectors, transcripts=transcripts) as lane,
+        ):
+            yield lane
+
+
+@asynccontextmanager
+async def open_fallback(beside: Lane) -> AsyncIterator[Lane | None]:
+    """The pool's fallback lane, served over the connections of another one; None where that cannot be."""
+    async with AsyncExitStack() as stack:
+        lane = None
+        if is_installed():
+            settings = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
+            served = _served(settings, beside.pool, beside.hub, FastText(), None, transcripts=beside.transcripts)
+            try:
+                lane = await stack.enter_async_context(served)
+            except LaneConflict:
+                logger.warning(
+                    "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
+                    "install one version everywhere",
+                    FALLBACK_LANE,
+                )
+        yield lane
+
+
+@asynccontextmanager
+async def _kept(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[VectorCache | None]:
+    if cache is None:
+        yield None
+        return
+    async with open_cache(cache.path, cache.limit_bytes, pool.keychain.key) as vectors:
+        yield vectors
+
+
+@asynccontextmanager
+async def _served(
+    settings: LaneSettings,
+    pool: Pool,
+    hub: Hub,
+    backend: LlmProvider,
+    vectors: VectorCache | None,
+    *,
+    transcripts: bool,
+) -> AsyncIterator[Lane]:
+    announcement, condition = await _seen_first(settings, backend)
+    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    runs, publisher = Runs(), Publisher(pool, worker, settings.name)
+    embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
+    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, embedder.hits, condition)
+    control = Control(runs, publisher)
+    await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
+    await lease.open()
+
+    models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), lease.announce)
+
+    async def look() -> None:
+        await models.look_again()
+        if lease.condition != UP:
+            lease.know(await facts_of(backend))
+
+    readiness = Readiness(backend, lease, runs, condition, look)
+    await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
+    async with background() as tasks:
+        for name, work in {
+            "publisher": publisher.run,
+            "lease": lease.run,
+            "watch of the back end": readiness.run,
+            "pulls": models.grant,
+            "embeddings": embedder.run,
+        }.items():
+            tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
+        yield Lane(
+            pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, readiness, transcripts
+        )
+
+
+async def _seen_first(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
+    """What there is to say of the lane at first, and how its back end is."""
+    condition = await condition_of(backend)
+    if condition == UP:
+        try:
+            return await announce(settings, backend), UP
+        except LlmError as error:
+            condition = condition_said_by(error)
+            if condition == UP:
+                raise
+    return announce_unseen(settings, backend), condition
+
+
+async def run_worker(
+    settings: LaneSettings,
+    redis: RedisSettings,
+    *,
+    pool_name: str = "main",
+    provider: LlmProvider | None = None,
+    cache: CacheSettings | None = None,
+    fallback: bool = False,
+    drain_s: float = DRAIN_S,
+    transcripts: bool = False,
+    ready: Callable[[Lane], Awaitable[None]] | None = None,
+    stopping: asyncio.Event | None = None,
+) -> int:
+    """Serve a lane, and route, until told to stop; the exit code.
+
+    SIGTERM, SIGINT or SIGHUP drains: no new work, and `drain_s` for what runs. A second SIGINT drains no longer.
+
+    Args:
+        cache: where vectors are kept; None: nowhere.
+        fallback: serve the pool's fallback lane too.
+        ready: awaited when the lane is announced, and again when it takes work, if its back end had to be waited for.
+        stopping: another way to make it drain: set it.
+
+    Raises:
+        LlmError: as `open_lane`.
+    """
+    stopping, hurried = stopping or asyncio.Event(), asyncio.Event()
+    with _signals(stopping, hurried):
+        opened = open_lane(
+            settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
+        )
+        async with AsyncExitStack() as stack:
+            workers = list[list[LaneWorker]]()
+            async with broken_off(stopping):
+                lane = await stack.enter_async_context(opened)
+                client = await stack.enter_async_context(open_redis(redis.url))
+                beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
+                tasks = await stack.enter_async_context(background())
+                lanes = [one for one in (lane, beside) if one is not None]
+                arq = arq_redis(client.connection_pool)
+                workers += [await start_workers(one, arq, get_args(Kind), tasks) for one in lanes]
+            if not workers:  # told to stop before
+                return OK
+            own = [worker for its in workers for worker in its]
+            router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=own)
+            tasks.create_task(router, name="tokenlane router")
+            try:
+                if ready is not None:
+                    await ready(lane)
+                    if lane.lease.condition != UP:
+                        tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
+                await stopping.wait()
+                tasks.create_task(_close_at_once(lanes, hurried))
+                await asyncio.gather(*(drain(one, its, drain_s) for one, its in zip(lanes, workers, strict=True)))
+            finally:
+                await asyncio.gather(*(worker.abandon() for worker in own))
+    return CANCELLED if hurried.is_set() else OK
+
+
+async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:
+    await lane.readiness.up()
+    await ready(lane)
+
+
+async def start_workers(
+    lane: Lane, redis: ArqRedis, kinds: Sequence[Kind], tasks: asyncio.TaskGroup
+) -> list[LaneWorker]:
+    """A worker for each of these kinds that the lane serves, at work."""
+    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.lease.announcement.limit_of(kind)]
+    for worker in workers:
+        await worker.listen()
+        main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)
+        tasks.create_task(main, name=f"tokenlane worker of {worker.queue_name}")
+    return workers
+
+
+async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
+    """Withdraw, wait `drain_s` for what runs, then close what is left: it is given back, or ends as interrupted."""
+    await lane.lease.withdraw()
+    await asyncio.gather(*(worker.stop_picking() for worker in workers))
+    if not await idle(workers, drain_s):
+        logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
+        lane.runs.close()
+        await idle(workers, CLOSE_S)
+
+
+async def idle(workers: Sequence[LaneWorker], within_s: float) -> bool:
+    """Wait for the end of all jobs; False if some still run when the time is over."""
+    return all(await asyncio.gather(*(worker.idle(within_s) for worker in workers)))
+
+
+async def _close_at_once(lanes: Sequence[Lane], hurried: asyncio.Event) -> None:
+    await hurried.wait()
+    for lane in lanes:
+        lane.runs.close()
+
+
+def _signals(stopping: asyncio.Event, hurried: asyncio.Event) -> AbstractContextManager[None]:
+    def stop(number: signal.Signals) -> None:
+        # A terminal that closes may send SIGHUP twice, itself and by its shell.
+        (hurried if stopping.is_set() and number == signal.SIGINT else stopping).set()
+
+    return on_stop_signals(stop)

@@ -1,0 +1,1 @@
+"""One attempt of one request, from the claim to its end."""

@@ -1,0 +1,128 @@
+"""What a worker runs now: one `Run` an attempt, and how to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
+
+from tokenlane.routing.contract.messages import Handover
+from tokenlane.routing.decide.lanes import Running
+from tokenlane.routing.store.replies import Started
+from tokenlane.worker.lane.publisher import Outlet
+
+__all__ = ["Run", "Runs", "StopReason"]
+
+_MOST_UNBEGUN = 256
+"""Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
+
+StopReason = Literal["cancelled", "expired", "stale", "draining"]
+"""Why an attempt is to stop: the agent does not want it, its deadline passed, a newer attempt runs, we shut down."""
+
+
+class Run:
+    """One attempt, from its claim to its end. `deadline` is in seconds of the loop's clock."""
+
+    def __init__(self, started: Started, attempt: int, outlet: Outlet) -> None:
+        loop = asyncio.get_running_loop()
+        self.id = started.envelope.id
+        self.attempt = attempt
+        self.started = started
+        self.outlet = outlet
+        self.since = loop.time()
+        self.deadline = self.since + started.left_ms / 1000
+        self.reason: StopReason | None = "cancelled" if started.cancelled else None
+        self.handover: asyncio.Future[Handover] = loop.create_future()
+        self._timeout: asyncio.Timeout | None = None
+
+    def stop(self, reason: StopReason) -> None:
+        """Break off what happens inside `stoppable`. The first reason stands."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(0)
+
+    @asynccontextmanager
+    async def stoppable(self) -> AsyncIterator[None]:
+        """Break the block off at the deadline, or when told to `stop`.
+
+        Raises:
+            TimeoutError: it was broken off, or not even begun; `reason` says why.
+        """
+        if self.reason is not None:
+            raise TimeoutError
+        try:
+            async with asyncio.timeout_at(self.deadline) as self._timeout:
+                yield
+        finally:
+            if self._timeout is not None and self._timeout.expired() and self.reason is None:
+                self.reason = "expired"
+            self._timeout = None
+
+    @property
+    def left_ms(self) -> int:
+        """Milliseconds to the deadline, 0 when it has passed."""
+        return max(0, int(1000 * (self.deadline - asyncio.get_running_loop().time())))
+
+    def running(self) -> Running:
+        """The run as the worker's beat names it."""
+        envelope = self.started.envelope
+        return Running(
+            id=self.id,
+            attempt=self.attempt,
+            client=envelope.client,
+            agent=envelope.agent,
+            role=envelope.role,
+            kind=envelope.kind,
+            left_ms=self.left_ms,
+        )
+
+
+class Runs:
+    """All attempts a worker runs."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._unbegun: dict[tuple[str, int], StopReason] = {}
+        self.closing = False
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(tuple(self._runs.values()))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def get(self, request_id: str, attempt: int) -> Run | None:
+        """The run of that attempt, if it is here."""
+        return self._runs.get((request_id, attempt))
+
+    def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
+        """Stop the run of that attempt; if it is not here it may be about to begin, and is stopped then."""
+        run = self.get(request_id, attempt)
+        if run is not None:
+            run.stop(reason)
+            return
+        self._unbegun[request_id, attempt] = reason
+        if len(self._unbegun) > _MOST_UNBEGUN:
+            del self._unbegun[next(iter(self._unbegun))]
+
+    @contextmanager
+    def holding(self, run: Run) -> Iterator[None]:
+        """Count the run among those of the worker for as long as the block lasts."""
+        if (reason := self._unbegun.pop((run.id, run.attempt), None)) is not None:
+            run.stop(reason)
+        if self.closing:
+            run.stop("draining")
+        self._runs[run.id, run.attempt] = run
+        try:
+            yield
+        finally:
+            del self._runs[run.id, run.attempt]
+
+    def close(self) -> None:
+        """Stop all runs, and all that still come, because the worker shuts down."""
+        self.closing = True
+        for run in self:
+            run.stop("draining")

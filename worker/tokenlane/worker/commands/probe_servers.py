@@ -1,0 +1,200 @@
+"""Looks for model servers: which kind each is, and whether it has a model that can chat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import aiohttp
+from pydantic_core import from_json
+
+from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings, masked
+from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
+from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.providers.detect import NAMES, PAGES, recognise
+from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
+from tokenlane.worker.providers.http.http_errors import refusal
+from tokenlane.worker.providers.http.provider import read_body
+
+__all__ = ["Place", "Sighting", "default_places", "first_token", "kind_at", "look", "look_at_all"]
+
+CONNECT_TIMEOUT_S = 1.0
+TIMEOUT_S = 4.0
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+_BY_A_PROXY = 407
+"""The status of a proxy that wants to know who asks."""
+_ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
+"""Failures to connect that tell more than that nobody is there."""
+_NO_MODEL = {
+    "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
+    "lmstudio": "it has no model that can chat: download one in LM Studio",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look. `lane` has an endpoint; `provider` is what should be there, None if that is to be found out."""
+
+    lane: LaneSettings
+    provider: str | None = None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen at one place. `lane` has the provider that was recognised; `models` can chat, the rest is not told.
+
+    `why_not`: why it is not counted as found; empty if it is.
+    """
+
+    lane: LaneSettings
+    provider: str | None
+    models: tuple[str, ...] = ()
+    why_not: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether it can be used as it is."""
+        return not self.why_not
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is, without a password."""
+        return masked(self.lane.endpoint or "")
+
+
+def default_places() -> list[Place]:
+    """The ports of this host where model servers listen unless they are told otherwise."""
+    registry = default_registry()
+    endpoints = dict.fromkeys(registry.default_endpoint(name) for name in NAMES)
+    return [Place(LaneSettings("probe", "openai", endpoint)) for endpoint in endpoints if endpoint]
+
+
+async def look_at_all(places: Iterable[Place]) -> list[Sighting]:
+    """Look at all places at once; what was seen, in their order. It takes a few seconds at most."""
+    return list(await asyncio.gather(*map(look, places)))
+
+
+async def look(place: Place) -> Sighting:
+    """Look at one place."""
+    lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await _seen(place, lane)
+    except TimeoutError as error:
+        why = f"it did not answer within {TIMEOUT_S:g} s" if not isinstance(error, LlmError) else error.message
+        return Sighting(place.lane, place.provider, why_not=why)
+    except (LlmError, ConfigError) as error:
+        why = error.message if isinstance(error, LlmError) else str(error)
+        return Sighting(place.lane, place.provider, why_not=why)
+
+
+async def kind_at(lane: LaneSettings) -> str | None:
+    """The provider for the server at the lane's endpoint; None if it is not recognised, or does not answer in time."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return recognise(await _pages(lane))
+    except (TimeoutError, LlmError):
+        return None
+
+
+async def first_token(lane: LaneSettings, model: str) -> None:
+    """Have the model say a token: that a server lists its models does not mean that it lets us chat.
+
+    Raises:
+        LlmError: it did not.
+    """
+    question = ChatRequest(role="probe", messages=[Message(role="user", content="Hello")], max_tokens=1)
+    async with default_registry().create(lane) as backend:
+        try:
+            await _begin(backend, question, model)
+        except BadRequest:  # some models of OpenAI's take no such limit
+            await _begin(backend, question.model_copy(update={"max_tokens": None}), model)
+
+
+async def _begin(backend: LlmProvider, question: ChatRequest, model: str) -> None:
+    async with aclosing(backend.chat(question, model)) as deltas:
+        async for _ in deltas:
+            return
+
+
+async def _seen(place: Place, lane: LaneSettings) -> Sighting:
+    pages = await _pages(lane)
+    kind = recognise(pages)
+    wrong = _not_expected(kind, place.provider)
+    if wrong:
+        return Sighting(place.lane, kind, why_not=wrong)
+    provider = place.provider or kind
+    assert provider is not None
+    seen = replace(place.lane, provider=provider)
+    async with default_registry().create(replace(lane, provider=provider)) as backend:
+        try:
+            models = tuple(model.name for model in await backend.models() if model.chats)
+        except LlmError as error:
+            return Sighting(seen, provider, why_not=error.message)
+    if lane.models:
+        missing = [name for name in lane.models if name not in models and f"{name}:latest" not in models]
+        if missing:
+            return Sighting(seen, provider, models, f"it has no {missing[0]!r}, which is configured")
+    why_not = "" if models else _NO_MODEL.get(provider, "it serves no model that can chat")
+    return Sighting(seen, provider, models, why_not)
+
+
+def _not_expected(kind: str | None, expected: str | None) -> str:
+    """Why a server of this kind is not what was looked for; empty if it is."""
+    if kind is None and expected == "openai":
+        return ""  # it says itself what it wants, a key perhaps
+    if kind is None and expected in (None, *NAMES):
+        return f"what answers there is none of {', '.join(list(NAMES.values())[:-1])}"
+    if expected is None and kind == "openai":
+        return "it is OpenAI-compatible, and none of those known: use provider openai, --provider openai --endpoint URL"
+    if expected in NAMES and expected not in (kind, "openai"):
+        assert kind is not None
+        return f"it is {NAMES[kind]}, not {NAMES[expected]}: set its provider to {kind!r}"
+    return ""
+
+
+async def _pages(lane: LaneSettings) -> dict[str, Any]:
+    """What it answers to each of `PAGES`, as far as that is JSON.
+
+    Raises:
+        LlmError: not one of them can be had.
+    """
+    assert lane.endpoint is not None
+    async with open_client(lane, lane.endpoint.rstrip("/").removesuffix("/v1")) as client:
+        answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
+    pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
+    if not pages:
+        raise _silent(answers[0])
+    if not any(pages.values()) and (turned_away := [each for each in answers if isinstance(each, LlmError)]):
+        raise turned_away[0]
+    return pages
+
+
+def _silent(error: Exception) -> LlmError:
+    """Why no page can be had: nothing is there, or what is there does not let us in."""
+    cause = error.__cause__
+    nobody = isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause.os_error, PermissionError)
+    if nobody and not isinstance(cause, _ON_THE_WAY):
+        return ProviderDown("nothing answers there")
+    return error if isinstance(error, LlmError) else transport_error(error)
+
+
+async def _page(client: LaneClient, path: str) -> Any:
+    """The page; None if it is no JSON, the error if it cannot be had."""
+    try:
+        response = await send(client, client.build_request("GET", path), once=True)
+        try:
+            body = await read_body(response, MAX_PAGE_BYTES)
+            status = response.status_code
+            return refusal(status, body) if 300 <= status < 400 or status == _BY_A_PROXY else from_json(body)
+        finally:
+            await response.aclose()
+    except (LlmError, *TRANSPORT_ERRORS) as error:
+        return error
+    except ValueError:
+        return None

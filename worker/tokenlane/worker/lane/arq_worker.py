@@ -1,0 +1,308 @@
+"""The worker loop of a lane: ARQ's, and all that is overridden of it.
+
+ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the
+job, and sleeps half a second between two looks at the queue. This one goes on, and starts what the lane's doorbell
+names, at once or when a slot of its own is free. What a router in its own process gives to its lane has been started
+when it comes. It does without ARQ's record of a job: the id says all, and the pool's scripts clear up behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import arq.constants
+import arq.worker
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.decide.lanes import UP
+from tokenlane.routing.store.connection import as_ours
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.replies import Started, read_bell
+from tokenlane.worker.attempt.pipeline import run_request
+
+from .lane import Lane
+
+__all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "name_keys"]
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+_ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
+_DAY_S = 86_400
+_BROKEN = (RedisError, OSError)
+_ARQ_NAMES = ("abort_jobs_ss", "in_progress_key_prefix", "job_key_prefix", "result_key_prefix", "retry_key_prefix")
+
+
+def _to_json(value: dict[str, Any]) -> bytes:
+    # ARQ serializes outcomes it then does not keep, exceptions among them.
+    return json.dumps(value, default=lambda other: type(other).__name__).encode()
+
+
+async def _run(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
+    lane: Lane = ctx["lane"]
+    request_id, attempt = args  # as lua/dispatch.lua writes them
+    await run_request(lane, request_id, attempt, marked=True)
+
+
+def _attempt(job_id: str) -> tuple[str, int]:
+    """The request and the attempt that a job is, as lua/dispatch.lua names it."""
+    request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
+    return request_id, int(attempt)
+
+
+def _job(keys: Keys, request_id: str, attempt: int) -> str:
+    return f"{keys.tag}{request_id}:{attempt}"
+
+
+ARQ_OPTIONS: dict[str, Any] = {
+    "functions": (arq.worker.func(_run, name="run_request", keep_result=0, max_tries=1),),
+    "max_tries": 1,
+    "retry_jobs": False,
+    "keep_result": 0,
+    "job_timeout": _DAY_S,  # the requests' own deadlines rule
+    "allow_abort_jobs": False,
+    "health_check_interval": 5,
+    "job_serializer": _to_json,
+    "job_deserializer": json.loads,
+    "log_results": False,
+}
+"""How ARQ is to run attempts: once each, keeping nothing. `ctx["lane"]` must be a `Lane`."""
+
+
+def name_keys(keys: Keys) -> None:
+    """Have ARQ's own worker use names of the pool's, in whose slot they lie and which its users may touch."""
+    for constant in _ARQ_NAMES:
+        setattr(arq.worker, constant, keys.arq(getattr(arq.constants, constant)))  # where ARQ reads them
+
+
+def arq_redis(connections: ConnectionPool) -> ArqRedis:
+    """ARQ's kind of client over connections that are opened, and closed, by somebody else."""
+    return ArqRedis(connections, job_serializer=_to_json, job_deserializer=json.loads)
+
+
+class LaneWorker(arq.worker.Worker):
+    """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it. `redis` is closed by who
+    opened it."""
+
+    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
+        name_keys(lane.pool.keys)
+        super().__init__(
+            queue_name=lane.pool.keys.lane_queue(lane.name, kind),
+            redis_pool=redis,
+            max_jobs=lane.lease.announcement.limit_of(kind),
+            handle_signals=False,
+            ctx={"lane": lane},
+            **ARQ_OPTIONS,
+        )
+        self._lane = lane
+        self.kind = kind
+        self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
+        self._started: dict[str, Started] = {}
+        self._passed_over: dict[str, None] = {}
+        self._reserved = 0
+        self._all_taken = asyncio.Event()
+        self._all_taken.set()
+        self._woken = asyncio.Event()
+        self._look_at = 0.0
+        self._failing = False
+
+    @property
+    def worker(self) -> str:
+        """The worker's name in the pool."""
+        return self._lane.worker
+
+    @property
+    def lane(self) -> str:
+        """The lane's name."""
+        return self._lane.name
+
+    async def listen(self) -> None:
+        """Be rung from now on, and hear what becomes of the lane."""
+        self._lane.lease.on_change(self._lane_changed)
+        await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
+
+    def wake(self) -> None:
+        """Look at the queue now, or as soon as a slot is free."""
+        self._look_at = 0.0
+        self._woken.set()
+
+    def ring(self, bell: bytes) -> None:
+        """A job is new in the queue: start it now, without looking.
+
+        What comes while all slots are taken is asked for when one is free: the bell of the next job may be quicker than
+        the end of the one before. A worker that has slept for long asks `start` all the same: others may have by now
+        what it hears of.
+        """
+        told = read_bell(bell)
+        if isinstance(told, str):
+            self._start_all([told])
+        elif told is not None:
+            job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
+            if job_id in self.tasks or self._lane.publisher.knows(told.envelope.id, told.attempt):
+                return
+            if self._has_room() and self._lane.lease.holds:
+                self._started[job_id] = told
+            self._start_all([job_id])
+
+    def reserve(self) -> bool:
+        """Keep a slot free; False if there is none, or no more jobs are to be started."""
+        if not self._has_room():
+            return False
+        self.job_counter += 1
+        self._reserved += 1
+        self._all_taken.clear()
+        return True
+
+    def take(self, started: Started | None, request_id: str) -> None:
+        """Run what was started in the slot that was reserved, or give the slot up."""
+        self._reserved -= 1
+        if self._reserved == 0:
+            self._all_taken.set()
+        if started is None:
+            self._free_slot()
+        else:
+            job_id = _job(self._lane.pool.keys, request_id, started.attempt)
+            self._started[job_id] = started
+            self._run(job_id)
+
+    async def stop_picking(self) -> None:
+        """Start no more jobs, and give those nobody has started back to the queue. Withdraw the worker first."""
+        self.allow_pick_jobs = False
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._all_taken.wait()
+                await self._give_back()
+        except (*_BROKEN, TimeoutError, LlmError) as error:
+            logger.warning("jobs not started are left to their start leases: %s", self._told(error))
+
+    async def _give_back(self) -> None:
+        """Give the jobs that nobody has started back to the queue."""
+        for job_id in await self._queued():
+            if job_id not in self.tasks:
+                await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker, counts=False)
+
+    async def idle(self, within_s: float) -> bool:
+        """Wait for the end of all jobs; False if some still run when the time is over."""
+        if not self.tasks:
+            return True
+        _, running = await asyncio.wait(self.tasks.values(), timeout=within_s)
+        return not running
+
+    async def abandon(self) -> None:
+        """Cancel what still runs and wait for its end, and start nothing more; ARQ's health record goes too."""
+        self.allow_pick_jobs = False
+        tasks = list(self.tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(*_BROKEN):
+            async with asyncio.timeout(_ANSWER_S):
+                await self.pool.delete(self.health_check_key)
+
+    async def main(self) -> None:
+        # ARQ's own first asks the server about itself, and ends if it does not answer.
+        self.ctx["redis"] = self.pool
+        while True:
+            await self._poll_iteration()
+
+    async def _poll_iteration(self) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                if not self._is_up():
+                    await self._give_back()
+                elif self.job_counter < self.max_jobs and self.loop.time() >= self._look_at:
+                    self._look_at = self.loop.time() + POLL_S
+                    self._start_all(await self._queued())
+                await self.heart_beat()
+            self._failing = False
+        except (*_BROKEN, LlmError) as error:
+            self._complain("the lane's queue cannot be read", error)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._woken.wait()
+        self._woken.clear()
+
+    async def _queued(self) -> list[str]:
+        """The jobs of the lane that no worker has marked."""
+        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1)]
+        if not job_ids:
+            return []
+        mark = self._lane.pool.keys.arq(in_progress_key_prefix)
+        marks = await self.pool.mget([mark + job_id for job_id in job_ids])
+        return [job_id for job_id, mark in zip(job_ids, marks, strict=True) if mark is None]
+
+    def _start_all(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            if job_id in self.tasks:
+                continue
+            if self._has_room():
+                self.job_counter += 1
+                self._run(job_id)
+            elif self.allow_pick_jobs:
+                self._pass_over(job_id)
+
+    def _pass_over(self, job_id: str) -> None:
+        if len(self._passed_over) < self.max_jobs:
+            self._passed_over[job_id] = None
+        else:  # by more than the lane holds: other workers of it have most of that
+            self._passed_over.clear()
+            self._look_at = 0.0
+
+    def _has_room(self) -> bool:
+        return self.allow_pick_jobs and self._is_up() and self.job_counter < self.max_jobs
+
+    def _is_up(self) -> bool:
+        return self._lane.lease.condition == UP
+
+    def _lane_changed(self) -> None:
+        self.max_jobs = self._lane.lease.announcement.limit_of(self.kind)
+        self._passed_over.clear()
+        self.wake()
+
+    def _run(self, job_id: str) -> None:
+        """Run a job in a slot that was counted."""
+        self._passed_over.pop(job_id, None)
+        task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
+        task.add_done_callback(partial(self._ended, job_id))
+
+    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self.tasks[job_id]
+        self._free_slot()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, (*_BROKEN, LlmError)):
+            self._complain("a job is left to its lease", error)
+        elif isinstance(error, Exception):
+            self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
+
+    def _free_slot(self) -> None:
+        self.job_counter -= 1
+        if self._passed_over:
+            passed_over, self._passed_over = self._passed_over, {}
+            self._start_all(passed_over)
+        if self._look_at == 0.0:
+            self._woken.set()
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
+        await run_request(self._lane, *_attempt(job_id), self._started.pop(job_id, None))
+        self.jobs_complete += 1
+
+    def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
+        """Log it, once until the queue can be read again."""
+        if not self._failing:
+            logger.warning("lane %r: %s: %s", self._lane.name, what, self._told(error))
+        self._failing = True
+
+    def _told(self, error: RedisError | OSError | LlmError) -> LlmError:
+        return error if isinstance(error, LlmError) else as_ours(error, self._lane.pool.url)

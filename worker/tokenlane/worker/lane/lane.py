@@ -1,0 +1,42 @@
+"""A lane as its worker serves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.pool import Pool
+from tokenlane.worker.attempt.attempts import Runs
+from tokenlane.worker.embeddings import Embedder
+from tokenlane.worker.models import LaneModels
+from tokenlane.worker.providers import LlmProvider
+
+from .heartbeat import Lease
+from .publisher import Publisher
+from .readiness import Readiness
+
+__all__ = ["Lane"]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What all jobs of a worker share. `announcement`: what was said of the lane at first; `lease` knows what is said
+    now. `transcripts`: log requests and answers."""
+
+    pool: Pool
+    hub: Hub
+    worker: str
+    announcement: Announcement
+    provider: LlmProvider
+    runs: Runs
+    publisher: Publisher
+    lease: Lease
+    models: LaneModels
+    embedder: Embedder
+    readiness: Readiness
+    transcripts: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.announcement.lane

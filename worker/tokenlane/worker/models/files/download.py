@@ -1,0 +1,138 @@
+"""One file over HTTP: resumed where it broke off, checked, and put in place whole or not at all. Not asynchronous."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+import httpx
+
+from tokenlane.routing.contract.errors import DigestMismatch, LlmError, ModelNotFound, ProviderDown, Unauthorized
+
+__all__ = ["Wanted", "digest_of", "fetch", "matches"]
+
+
+Moved = Callable[[int], None]
+"""Hears how many bytes more are there; fewer, if what was there is of no use."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to be fetched. `size_bytes`, `sha256` and `git_sha1` (of a small file, as git names it): where known."""
+
+    url: str
+    target: Path
+    size_bytes: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def fetch(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
+    """Have the file at its target. What is there already is checked, and fetched anew if it is another.
+
+    Raises:
+        DigestMismatch: what came is not what was announced; it has been removed.
+        ModelNotFound, Unauthorized, ProviderDown: it cannot be had.
+    """
+    target = wanted.target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with _alone(part) as file:
+        if target.exists() and matches(target, wanted):
+            moved(target.stat().st_size)
+            return
+        _download(client, wanted, file, moved)
+        if not matches(part, wanted):
+            part.unlink()
+            raise DigestMismatch(
+                f"{target.name}: what was downloaded is not what was announced; it has been removed: pull again"
+            )
+        part.replace(target)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[FileIO]:
+    """The unfinished file, open for this process alone: another that wants it waits."""
+    while True:
+        with part.open("ab", buffering=0) as file:
+            _lock(file)
+            try:
+                is_same = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                is_same = False
+            if is_same:  # else another has finished it meanwhile
+                yield file
+                if part.exists() and part.stat().st_size == 0:
+                    part.unlink()
+                return
+
+
+def _lock(file: FileIO) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) -> None:
+    there = file.seek(0, 2)
+    if wanted.size_bytes is not None and there >= wanted.size_bytes:
+        if there == wanted.size_bytes:
+            moved(there)
+            return
+        file.truncate(0)
+        there = 0
+    headers = {**wanted.headers, **({"Range": f"bytes={there}-"} if there else {})}
+    try:
+        with client.stream("GET", wanted.url, headers=headers) as response:
+            if response.status_code == 416 and there:  # it was whole already
+                moved(there)
+                return
+            if response.status_code not in (200, 206):
+                raise _refused(response.status_code, wanted)
+            if response.status_code == 200 and there:  # the server does not resume
+                file.truncate(0)
+                there = 0
+            moved(there)
+            for chunk in response.iter_raw():
+                file.write(chunk)
+                moved(len(chunk))
+    except httpx.HTTPError as error:
+        raise ProviderDown(
+            f"{wanted.target.name}: the download broke off; pulling again goes on where it was",
+            detail=str(error)[:2048],
+        ) from None
+
+
+def _refused(status: int, wanted: Wanted) -> LlmError:
+    name = wanted.target.name
+    if status in (401, 403):
+        return Unauthorized(f"{name}: the download is refused (HTTP {status}): set HF_TOKEN on the worker's host")
+    if status == 404:
+        return ModelNotFound(f"{name}: nothing is there to be downloaded (HTTP 404): check the model's name")
+    return ProviderDown(f"{name}: the download is refused (HTTP {status})", retryable=status >= 500 or status == 429)
+
+
+def matches(path: Path, wanted: Wanted) -> bool:
+    """Whether the file is what was announced, as far as that is known."""
+    if wanted.size_bytes is not None and path.stat().st_size != wanted.size_bytes:
+        return False
+    if wanted.sha256 is not None:
+        return digest_of(path) == wanted.sha256
+    if wanted.git_sha1 is not None:
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == wanted.git_sha1
+    return True
+
+
+def digest_of(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Reading answers, whichever dialect they come in."""

@@ -1,0 +1,65 @@
+"""What a message, or a piece of one, says: servers of both dialects use these fields for it, each some of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenlane.worker.providers.http.unreadable import unreadable
+
+__all__ = ["reasoning_of", "refuse_unsupported", "text_of"]
+
+_NOT_SUPPORTED = ("audio", "images")
+_NO_TEXT = {"reference", "tool_reference", "citation"}
+"""Parts that only point at sources."""
+_TEXT = {"text", "output_text"}
+
+
+def text_of(piece: dict[str, Any]) -> tuple[str, str]:
+    """Text and reasoning in `content`, which may be a list of parts, and in OpenAI's `refusal`, which is text too."""
+    content = piece.get("content")
+    if isinstance(content, str) or content is None:
+        text, thought = content or "", ""
+    else:
+        text, thought = _parts([content] if isinstance(content, dict) else content)
+    return text + (piece.get("refusal") or ""), thought
+
+
+def reasoning_of(piece: dict[str, Any]) -> str:
+    """Reasoning in a field of its own; where servers send it in several, each holds the same."""
+    said = piece.get("reasoning") or piece.get("reasoning_content") or piece.get("thinking")
+    if said:
+        reasoning: str = said
+        return reasoning
+    details = piece.get("reasoning_details")
+    return "".join(part.get("text") or part.get("summary") or "" for part in details) if details else ""
+
+
+def refuse_unsupported(piece: dict[str, Any]) -> None:
+    """Refuse what would be lost.
+
+    Raises:
+        UnreadableAnswer: it holds sound or pictures.
+    """
+    for name in _NOT_SUPPORTED:
+        if piece.get(name):
+            raise unreadable(f"it holds `{name}`, which no answer here can carry")
+
+
+def _parts(parts: list[dict[str, Any]]) -> tuple[str, str]:
+    text = thought = ""
+    for part in parts:
+        kind = part.get("type")
+        if kind in _TEXT:
+            text += part["text"]
+        elif kind == "refusal":
+            text += part["refusal"]
+        elif kind in ("thinking", "reasoning"):
+            thought += _thought(part.get("thinking") or part.get("reasoning") or part.get("text") or "")
+        elif kind not in _NO_TEXT:
+            shown = kind if isinstance(kind, str) and len(kind) <= 32 and kind.isidentifier() else "another"
+            raise unreadable(f"its `content` has a part of type `{shown}`, which no answer here can carry")
+    return text, thought
+
+
+def _thought(said: str | list[dict[str, Any]]) -> str:
+    return said if isinstance(said, str) else "".join(_parts(said))

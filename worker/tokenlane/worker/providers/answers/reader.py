@@ -1,0 +1,318 @@
+"""What the readers of all dialects share: what a piece says, when an answer is whole, whose it is, and what is said of
+one that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from pydantic_core import from_json, to_json
+
+from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound
+from tokenlane.routing.contract.messages import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
+from tokenlane.routing.contract.tool_calls import ToolCalls
+from tokenlane.worker.providers.http.frames import Event, Frames
+from tokenlane.worker.providers.http.shape import Shape, kind_of, wrong_field
+from tokenlane.worker.providers.http.unreadable import unreadable
+
+from .contents import reasoning_of, refuse_unsupported, text_of
+from .half_characters import HalfCharacters
+from .logprobs import logprobs_of
+from .text_filters import StopWords, TextFilter, rest_of
+
+__all__ = ["AnswerReader", "wrong_model"]
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "complete": "stop",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "function_call": "tool_calls",
+    "max_tokens": "length",
+    "model_length": "length",
+    "repetition": "stop",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "stop_sequence": "stop",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+}
+_BROKEN_OFF = {
+    "abort",
+    "aborted",
+    "canceled",
+    "cancelled",
+    "error",
+    "failed",
+    "insufficient_system_resource",
+    "network_error",
+    "timeout",
+}
+"""What servers say of an answer that they did not finish, and might the next time."""
+_MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError)
+"""What comes of reading a value as another than it is."""
+
+
+class AnswerReader:
+    """The state of one answer while it is read.
+
+    Guarantee: no delta is returned from a back end that answers with another model than the one asked for, and `last`
+    returns only if the back end said that the answer is whole.
+
+    Args:
+        filters: what is done to the text on its way.
+        logprobs: whether those of the tokens were asked for.
+    """
+
+    shape: ClassVar[Shape]
+    """What is read of an event."""
+
+    def __init__(self, asked: str, filters: Sequence[TextFilter] = (), *, logprobs: bool = False) -> None:
+        self.events = 0
+        """How many have come; what only keeps the connection alive is none."""
+        self.delivered = False
+        """A delta has been returned."""
+        self.finish_reason: FinishReason | None = None
+        self.done = False
+        """Nothing follows."""
+        self.stopped = False
+        """The answer has been cut at a stop word, which the back end need not know."""
+        self._asked = asked
+        self._model = asked
+        self._usage: Usage | None = None
+        self._calls = ToolCalls()
+        self._filters = filters
+        """Not empty while the text does not pass as it comes."""
+        self._stops = next((each for each in filters if isinstance(each, StopWords)), None)
+        self._wants_logprobs = logprobs
+        self._said_text = self._said_reasoning = False
+        self._pieces = 0
+        """Of text, while filters look at it."""
+        self._passes = not (filters or logprobs)
+        """A piece of text alone is a delta as it comes: the answer goes on, and nothing has to look at the text."""
+        self._goes_on = False
+        self._halves = HalfCharacters()
+        self._strange = ""
+        """What came in place of an answer."""
+
+    def take(self, event: Event) -> TokenDelta | None:
+        """The delta this event holds, if it holds one."""
+        raise NotImplementedError
+
+    @property
+    def begun(self) -> bool:
+        """The back end has said a first word, or that there is none: framing, roles and empty pieces are no words."""
+        return self._said_text or self._said_reasoning or self.finish_reason is not None or len(self._calls) > 0
+
+    @property
+    def ending(self) -> bool:
+        """All but the usage has come. A server that calls each piece the last one is not believed."""
+        return self.finish_reason is not None and not self._goes_on
+
+    def end(self, frames: Frames) -> Iterator[TokenDelta]:
+        """The deltas that are left once the stream has ended, the last among them.
+
+        Raises:
+            LlmError: as `take` and `last`.
+        """
+        for event in frames.rest():
+            delta = self.take(event)
+            if delta is not None:
+                yield delta
+        if not self.events and frames.strange:
+            raise unreadable("it is neither a stream of events nor JSON", frames.strange)
+        yield self.last()
+
+    def last(self) -> TokenDelta:
+        """The last delta, with the finish reason and the usage, once the stream has ended.
+
+        Raises:
+            Interrupted: the stream ended without a finish reason.
+            UnreadableAnswer: something else came in place of an answer, or a call that names no tool.
+        """
+        if self.finish_reason is None:
+            if self._strange and not self.begun:
+                raise unreadable(self._strange)
+            raise self._interrupted("The back end's stream ended before the answer was whole.")
+        if self._calls.nameless and self.finish_reason != "length":
+            raise unreadable("a tool call in it has no name")
+        # Some servers end a call of a tool as they end text.
+        called = len(self._calls) and self.finish_reason == "stop" and not self.stopped
+        last = TokenDelta(finish_reason="tool_calls" if called else self.finish_reason, model=self._model)
+        if self._usage is None and self.stopped:
+            self._usage = Usage(completion_tokens=self._pieces)  # at least: the server was left before it counted
+        if self._usage is not None:
+            last.usage = self._usage
+        text, reasoning = rest_of(self._filters)
+        if text:
+            last.text = text
+        if reasoning:
+            last.reasoning = reasoning
+        return last
+
+    def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
+        """The delta of a message or a piece of one."""
+        refuse_unsupported(piece)
+        text, thought = text_of(piece)
+        reasoning = reasoning_of(piece) + thought
+        called = piece.get("tool_calls") or piece.get("function_call")
+        calls = tuple(self._tool_calls(piece)) if called else ()
+        if self.stopped or not (text or reasoning or calls or logprobs):
+            return None
+        if text or reasoning or calls:
+            self._goes_on = self._goes_on or self.finish_reason is not None
+        self._said_reasoning = self._said_reasoning or bool(reasoning)
+        if text:
+            self._check_logprobs(logprobs)
+            self._said_text = True
+            if self._filters:
+                text, thought = self._filtered(text)
+                reasoning += thought
+        return self._delta_of(text, reasoning, calls, logprobs)
+
+    def _delta_of(
+        self, text: str, reasoning: str, calls: tuple[ToolCallDelta, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> TokenDelta | None:
+        if not (text or reasoning or calls or logprobs):
+            return None
+        delta = TokenDelta(text=text, model=self._model)
+        if reasoning:
+            delta.reasoning = reasoning
+        if calls:
+            delta.tool_calls = calls
+        if logprobs:
+            delta.logprobs = logprobs
+        self.delivered = True
+        return delta
+
+    def _filtered(self, text: str) -> tuple[str, str]:
+        self._pieces += 1
+        reasoning = ""
+        for each in self._filters:
+            text, thought = each.feed(text)
+            reasoning += thought
+        self._filters = [each for each in self._filters if not each.over]
+        self._passes = not (self._filters or self._wants_logprobs or self.finish_reason)
+        if self._stops is not None and self._stops.found:
+            self.stopped, self.finish_reason, self._goes_on = True, "stop", False
+        return text, reasoning
+
+    def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
+        for call in piece.get("tool_calls") or ():
+            placed = self._tool_call(call, call.get("index"))
+            if placed is not None:
+                yield placed
+        if old := piece.get("function_call"):  # before there could be several
+            placed = self._tool_call({"function": old}, 0)
+            if placed is not None:
+                yield placed
+
+    def _tool_call(self, call: dict[str, Any], number: int | None, *, whole: bool = False) -> ToolCallDelta | None:
+        if number is not None and not isinstance(number, int):
+            raise TypeError
+        if call.get("custom"):
+            raise unreadable("it holds a call of a `custom` tool, which no answer here can carry")
+        function = call.get("function") or {}
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # some send them parsed
+            arguments, whole = to_json(arguments).decode(), True
+        identity = call.get("id")
+        return self._calls.add(
+            number,
+            str(identity) if isinstance(identity, int) else identity,
+            function.get("name"),
+            arguments or "",
+            whole=whole,
+            extra=call.get("extra_content"),
+        )
+
+    def _logprobs(self, said: Any) -> tuple[TokenLogprob, ...]:
+        """Those of a piece. What nobody asked for costs no answer, whatever its form."""
+        try:
+            return logprobs_of(said)
+        except _MISREAD:
+            if self._wants_logprobs:
+                raise
+            return ()
+
+    def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
+        if self._wants_logprobs and not logprobs and not self._said_text:
+            raise BadRequest(
+                "The back end sends no `logprobs`, though they were asked for: leave them out, or route this role to "
+                "another provider."
+            )
+
+    def _finish(self, reason: str) -> None:
+        """Take the back end's word for the end."""
+        if self.stopped:
+            return
+        word = reason.lower()
+        if word in _BROKEN_OFF:
+            error = self._interrupted("The back end broke the answer off.")
+            error.detail = f"finish reason {word!r}"
+            raise error
+        if word not in _FINISH:
+            named = f"`{word}`" if word.isidentifier() and len(word) <= 32 else "unlike any known"
+            raise unreadable(f"its finish reason is {named}, which does not say whether it is whole")
+        self.finish_reason, self._passes = _FINISH[word], False
+
+    def _count(self, usage: Usage) -> None:
+        """Take the newest counts: some servers send them with each piece, and some end with empty ones."""
+        if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
+            self._usage = usage
+
+    def _delta(self, value: Any) -> TokenDelta | None:
+        """The delta that an event with this JSON holds, if it holds one."""
+        raise NotImplementedError
+
+    def _read(self, data: bytes) -> TokenDelta | None:
+        """The delta of an event.
+
+        Raises:
+            UnreadableAnswer: it is not what a stream of this dialect holds.
+        """
+        stopped = self.stopped
+        try:
+            # About half the cost of json.loads, and it decodes UTF-8 itself.
+            return self._delta(from_json(data))
+        except LlmError:
+            if stopped:  # whatever comes now, the answer was whole before
+                return None
+            raise
+        except _MISREAD as error:
+            problem = error
+        # Not chained: such an error holds the text it failed on.
+        mended = self._halves.mended(data)
+        if mended is not None:
+            return self._read(mended)
+        if stopped:
+            return None
+        raise unreadable(self._wrong_with(data, problem), data)
+
+    def _wrong_with(self, data: bytes, problem: Exception) -> str:
+        try:
+            value = json.loads(data)
+        except UnicodeDecodeError:
+            return "an event in it is not UTF-8"
+        except (ValueError, RecursionError):
+            return f"an event in it, of {len(data)} bytes, is no JSON"
+        if not isinstance(value, dict):
+            return f"an event in it is {kind_of(value)}"
+        return wrong_field(value, self.shape) or f"an event in it has an unknown form ({type(problem).__name__})"
+
+    def _interrupted(self, message: str) -> Interrupted:
+        # A server that says that nothing follows will say it again, and have generated for nothing.
+        return Interrupted(message, retryable=not (self.delivered or (self.done and self.begun)))
+
+
+def wrong_model(said: str) -> ModelNotFound:
+    """The error for an answer that comes from another model."""
+    return ModelNotFound(
+        "The back end answered with another model than the one asked for: check the lane's models.",
+        detail=f"it answered with {said[:256]!r}",
+    )

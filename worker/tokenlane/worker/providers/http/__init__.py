@@ -1,0 +1,1 @@
+"""What all back ends over HTTP share: the client, bounded streams, and what a server's errors mean."""

@@ -1,0 +1,43 @@
+"""How each server says that it embeds fewer texts in one call than it was given, and how many it does."""
+
+from __future__ import annotations
+
+import re
+
+from tokenlane.routing.contract.errors import BadRequest
+
+__all__ = ["TooManyTexts", "too_many"]
+
+
+class TooManyTexts(BadRequest):
+    """The back end takes less in one call: send fewer or shorter texts at once.
+
+    `most`: how many texts it takes, if it says so.
+    """
+
+    most: int | None = None
+
+
+_SAYS = (
+    re.compile(rb"maximum allowed batch size (\d{1,6})"),  # text-embeddings-inference
+    re.compile(rb"array with maximum length (\d{1,6})"),  # OpenAI
+    re.compile(rb"[Bb]atch size.{0,40}not be larger than (\d{1,6})"),  # DashScope
+    re.compile(rb"(?:[Aa]t most|more than) (\d{1,6}) (?:requests|texts|inputs|documents|items)"),  # Gemini, Cohere
+    re.compile(rb"texts must be at most (\d{1,6})"),  # Cohere
+    re.compile(rb"max(?:imum)?[ _](?:client[ _])?batch[ _]size (?:is |of |\()?(\d{1,6})"),
+)
+_MARKS = (
+    b"max_tokens_per_request",  # OpenAI's code, where all texts together are too long
+    b"Too many inputs",  # Mistral
+    b"Too many tokens overall",  # Mistral
+)
+
+
+def too_many(words: bytes) -> TooManyTexts | None:
+    """The error, if that is what the server's words say."""
+    found = next((match for each in _SAYS if (match := each.search(words))), None)
+    if found is None and not any(mark in words for mark in _MARKS):
+        return None
+    error = TooManyTexts()
+    error.most = int(found[1]) or None if found else None
+    return error

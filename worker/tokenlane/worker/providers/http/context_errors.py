@@ -1,0 +1,94 @@
+"""How each server says that a request does not fit its model's context, and what numbers it names."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from tokenlane.routing.contract.errors import ContextTooLong
+
+__all__ = ["context_too_long", "too_long"]
+
+# llama.cpp's type, OpenAI's code, then phrases: vLLM's two, llama.cpp's two, LM Studio's, Ollama's two, TGI's two,
+# SGLang's, Anthropic's and Gemini's.
+_MARKS = (
+    b"exceed_context_size_error",
+    b"context_length_exceeded",
+    b"maximum context length",
+    b"cannot be greater than max_model_len",
+    b"available context size",
+    b"is too large to process. increase the physical batch size",
+    b"fit in context length",
+    b"prompt is longer than the context length",
+    b"input length exceeds the context length",
+    b"`max_new_tokens` must be <=",
+    b"`inputs` must have less than",
+    b"longer than the model's context length",
+    b"prompt is too long:",
+    b"exceeds the maximum number of tokens allowed",
+)
+_LIMIT = (
+    re.compile(rb"maximum context length (?:is|of) (\d{1,9})"),
+    re.compile(rb"(\d{1,9}) maximum context length"),
+    re.compile(rb"configured limit of (\d{1,9})"),
+    re.compile(rb"max_model_len=(\d{1,9})"),
+    re.compile(rb"available context size \((\d{1,9})"),
+    re.compile(rb"current batch size: (\d{1,9})"),
+    re.compile(rb"context length only supports (\d{1,9})"),
+    re.compile(rb"must be <= (\d{1,9})"),
+    re.compile(rb"must have less than (\d{1,9})"),
+    re.compile(rb"model's context length \((\d{1,9})"),
+    re.compile(rb"> (\d{1,9}) maximum"),
+    re.compile(rb"tokens allowed \((\d{1,9})"),
+)
+_GIVEN = (
+    re.compile(rb"total of( at least)? (\d{1,9})"),
+    re.compile(rb"(?:contains|resulted in)( at least)? (\d{1,9})"),
+    re.compile(rb"requested()? (\d{1,9}) tokens"),
+    re.compile(rb"max_tokens=()?(\d{1,9}) cannot"),
+    re.compile(rb"()?(\d{1,9}) tokens\) exceeds"),
+    re.compile(rb"input ()?\((\d{1,9}) tokens\)"),
+    re.compile(rb"input has()? (\d{1,9})"),
+    re.compile(rb"too long:()? (\d{1,9})"),
+    re.compile(rb"token count()? \((\d{1,9})"),
+)
+"""The first that fits is the nearest to all of the request. vLLM stops counting where it sees that it is too much."""
+_SUMS = (
+    re.compile(rb"Given: (\d{1,9}) `inputs` tokens and (\d{1,9})"),
+    re.compile(rb"is too large: (\d{1,9}).{0,99}your request has (\d{1,9}) input"),
+    re.compile(rb"Given: (\d{1,9})"),
+)
+"""TGI and some of vLLM's versions name the prompt and max_tokens for themselves."""
+
+
+def too_long(words: bytes) -> ContextTooLong | None:
+    """The error, with the numbers that the server names, if that is what its words say."""
+    if not any(mark in words for mark in _MARKS):
+        return None
+    limit = next((int(found[1]) for pattern in _LIMIT if (found := pattern.search(words))), None)
+    if found := next((found for pattern in _SUMS if (found := pattern.search(words))), None):
+        return context_too_long(limit, sum(map(int, found.groups())))
+    if found := next((found for pattern in _GIVEN if (found := pattern.search(words))), None):
+        return context_too_long(limit, int(found[2]), known="at least" if found[1] else "")
+    return context_too_long(limit, None)
+
+
+def context_too_long(
+    limit: int | None,
+    tokens: int | None,
+    *,
+    known: Literal["", "about", "at least"] = "",
+    of: str = "the model's context",
+) -> ContextTooLong:
+    """The error that names what is known.
+
+    Args:
+        limit: how many tokens fit.
+        tokens: of the request.
+        known: how well that is.
+        of: whose limit it is.
+    """
+    no_further = " (the server counts no further)" if known == "at least" else ""
+    has = "" if tokens is None else " ".join(["", "has", *known.split(), str(tokens), f"tokens{no_further} and"])
+    at_most = "" if limit is None else f" of {limit}"
+    return ContextTooLong(f"The request{has} does not fit {of}{at_most}: shorten the messages or lower max_tokens.")

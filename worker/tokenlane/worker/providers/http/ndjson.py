@@ -1,0 +1,103 @@
+"""Reading a stream of lines, and of JSON values on them, whatever way its bytes were cut into chunks."""
+
+from __future__ import annotations
+
+from tokenlane.routing.contract.errors import UnreadableAnswer
+
+from .sse import MESSAGE, Event, is_json
+
+__all__ = ["MAX_LINE_BYTES", "JsonValues", "LineReader"]
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+
+
+class LineReader:
+    """Turns chunks of bytes into whole lines, which stay bytes: the JSON parser decodes them.
+
+    Lines end in LF or CR LF; empty ones, and a last one without its end, are dropped.
+    """
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_bytes = max_line_bytes
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that `chunk` completes.
+
+        Raises:
+            UnreadableAnswer: a line, ended or not, is larger than the limit.
+        """
+        size = len(chunk)
+        if 1 < size <= self._max_bytes and chunk.find(b"\n") == size - 1 and not (self._held or b"\r" in chunk):
+            return [chunk[:-1]]  # one whole line, as nearly all are
+        *lines, last = chunk.split(b"\n")
+        if lines and self._held:
+            lines[0] = b"".join([*self._held, lines[0]])
+            self._held.clear()
+            self._held_bytes = 0
+        if last:
+            self._held.append(last)
+            self._held_bytes += len(last)
+        return self._checked([line.removesuffix(b"\r") for line in lines])
+
+    def rest(self) -> bytes:
+        """The last line, whose end has not come."""
+        return b"".join(self._held)
+
+    def _checked(self, lines: list[bytes]) -> list[bytes]:
+        if max(self._held_bytes, *map(len, lines), 0) > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return [line for line in lines if line]
+
+
+class JsonValues:
+    """Turns chunks of bytes into JSON values: one a line; or one over many lines, of which the last alone begins as it
+    ends. A line that is neither is taken for a value, for its reader to refuse."""
+
+    def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._lines = LineReader(max_bytes)
+        self._one_a_line = False
+        self._page: list[bytes] = []
+        self._page_bytes = 0
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The values that `chunk` completes.
+
+        Raises:
+            UnreadableAnswer: one is larger than the limit.
+        """
+        lines = self._lines.feed(chunk)
+        if self._one_a_line:
+            return [(line, MESSAGE) for line in lines]
+        return [event for line in lines for event in self._first(line)]
+
+    def _first(self, line: bytes) -> list[Event]:
+        """The values that this line completes, while it is not known whether each has one."""
+        if self._one_a_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
+            self._one_a_line = True
+            return [(line, MESSAGE)]
+        if self._page and line.startswith(b"{"):
+            self._one_a_line = True
+            return [(self._whole_page(), MESSAGE), (line, MESSAGE)]
+        self._page.append(line)
+        self._page_bytes += len(line) + 1
+        if self._page_bytes > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return [(self._whole_page(), MESSAGE)] if line.startswith((b"}", b"]")) else []
+
+    def rest(self) -> list[Event]:
+        """The value that the end of the stream completes."""
+        self._page.append(self._lines.rest())
+        left = self._whole_page().strip()
+        return [(left, MESSAGE)] if left == b"[DONE]" or is_json(left) else []
+
+    def _whole_page(self) -> bytes:
+        page = b"\n".join(self._page)
+        self._page, self._page_bytes = [], 0
+        return page
+
+
+def _too_large(limit: int) -> UnreadableAnswer:
+    return UnreadableAnswer(f"The back end sent a line larger than {limit} bytes; is the endpoint a model server?")

@@ -1,0 +1,152 @@
+"""Reading a stream of server-sent events, whatever way its bytes were cut into chunks."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from pydantic_core import from_json
+
+from tokenlane.routing.contract.errors import UnreadableAnswer
+
+__all__ = ["MAX_EVENT_BYTES", "MESSAGE", "Event", "SseReader", "is_json"]
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+_LINE_BYTES = 64
+"""What a line of an event takes in memory besides its text."""
+_NO_USE = (b"", b"id", b"retry")
+"""Comments, which begin with the colon, and what is for who connects again."""
+_STRANGE_BYTES = 2048
+
+
+Event: TypeAlias = tuple[bytes, str]
+"""The data and the name of an event. The data stay bytes: the JSON parser decodes them, and only ever whole. A named
+tuple would take ten times as long to make, and there is an event for each token."""
+MESSAGE = "message"
+"""The name of an event that has none."""
+
+
+class SseReader:
+    """Turns chunks of bytes into events.
+
+    Lines end in LF, CR LF or CR; comments and unknown fields are dropped, as the standard says. `id` and `retry` have
+    no use here. Not as the standard says, a line that is a JSON object is an event, since servers send errors so.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_event_bytes
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._name = ""
+        self.strange = b""
+        """The first of the lines that were dropped and are no comments."""
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes.
+
+        Raises:
+            UnreadableAnswer: an event, or a line without end, is larger than the limit.
+        """
+        size = len(chunk)
+        # One event of one line, as nearly all are, and nothing came before that it belongs to.
+        if (
+            chunk.find(b"\n") == size - 2
+            and chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n")
+            and size <= self._max_bytes
+            and not (self._held or self._data or self._name or self._after_cr or b"\r" in chunk)
+        ):
+            return [(chunk[6:-2], MESSAGE)]
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_lf(chunk)
+        if b"\n" not in chunk:
+            self._hold(chunk)
+            return []
+        lines = chunk.split(b"\n")
+        if self._held:
+            lines[0] = b"".join([*self._held, lines[0]])
+            self._held.clear()
+            self._held_bytes = 0
+        rest = lines.pop()
+        events: list[Event] = []
+        for line in lines:
+            if line.startswith(b"{") and not self._data:
+                self._check(len(line))
+                events.append((line, self._name or MESSAGE))
+                self._name = ""
+            elif line:
+                self._field(line)
+            elif self._data:
+                events.append(self._event())
+            else:
+                self._name = ""
+        if rest:
+            self._hold(rest)
+        return events
+
+    def rest(self) -> list[Event]:
+        """The event that the end of the stream completes: servers leave out the last blank line. What is no whole JSON
+        was cut off, and is none."""
+        line = b"".join(self._held)
+        if line.startswith(b"{") and not self._data:
+            return [(line, self._name or MESSAGE)] if is_json(line) else []
+        if line:
+            self._field(line)
+        if not self._data:
+            return []
+        data, name = self._event()
+        return [(data, name)] if data.strip() == b"[DONE]" or is_json(data) else []
+
+    def _with_lf(self, chunk: bytes) -> bytes:
+        if not chunk:
+            return chunk
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+            if not chunk:
+                return chunk
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _hold(self, piece: bytes) -> None:
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        self._check(self._held_bytes)
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if name == b"data":
+            self._data.append(value)
+            self._data_bytes += len(value) + _LINE_BYTES
+        elif name == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif name not in _NO_USE and len(self.strange) < _STRANGE_BYTES:
+            self.strange += line[:_STRANGE_BYTES] + b"\n"
+        self._check(len(line))
+
+    def _event(self) -> Event:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event = data, self._name or MESSAGE
+        self._data.clear()
+        self._data_bytes = 0
+        self._name = ""
+        return event
+
+    def _check(self, line_bytes: int) -> None:
+        if max(line_bytes, self._data_bytes) > self._max_bytes:
+            raise UnreadableAnswer(
+                f"The back end sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?"
+            )
+
+
+def is_json(data: bytes) -> bool:
+    """Whether this is a whole JSON value."""
+    try:
+        from_json(data)
+    except (ValueError, RecursionError):
+        return False
+    return True

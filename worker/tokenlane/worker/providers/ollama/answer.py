@@ -1,0 +1,90 @@
+"""Reading an answer from the lines of Ollama's own chat stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from tokenlane.routing.contract.messages import TokenDelta, ToolCallDelta, Usage
+from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
+from tokenlane.worker.providers.answers.text_filters import TextFilter
+from tokenlane.worker.providers.http.frames import MESSAGE, Event
+from tokenlane.worker.providers.http.http_errors import error_of, refusal_in_stream
+from tokenlane.worker.providers.http.shape import OLLAMA_LINE, Shape, count_of, names_of
+from tokenlane.worker.providers.http.unreadable import unreadable
+
+from .names import full_name
+
+__all__ = ["OllamaAnswerReader"]
+
+_NO_ANSWER = {"load", "unload"}
+"""Of a line with `done`: the model was only moved."""
+
+
+class OllamaAnswerReader(AnswerReader):
+    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole.
+
+    Args:
+        name: that of the model there, if it is another.
+    """
+
+    shape: ClassVar[Shape] = OLLAMA_LINE
+
+    def __init__(
+        self, asked: str, filters: Sequence[TextFilter] = (), name: str | None = None, *, logprobs: bool = False
+    ) -> None:
+        super().__init__(asked, filters, logprobs=logprobs)
+        self._name = name or asked
+
+    def take(self, event: Event) -> TokenDelta | None:
+        """The delta this line holds, if it holds one.
+
+        Raises:
+            LlmError: it is an error, comes from another model, or is not what a chat stream holds.
+        """
+        data, name = event
+        if name not in (MESSAGE, "error") or not data or data == b"[DONE]":
+            return None
+        self.events += 1
+        return self._read(data)
+
+    def _delta(self, line: Any) -> TokenDelta | None:
+        message, done = line.get("message"), line.get("done")
+        if not isinstance(message, dict) or line.get("error"):
+            error = error_of(line)
+            if error is not None:
+                raise refusal_in_stream(error)
+        model = line.get("model")
+        if model and model != self._name and full_name(model) != full_name(self._name):
+            raise wrong_model(model)
+        if message is None and not done:
+            raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")
+        logprobs = line.get("logprobs")
+        if message and len(message) == 2 and self._passes and not (done or logprobs) and "role" in message:
+            text = message.get("content")
+            if text and isinstance(text, str):
+                self.delivered = self._said_text = True
+                return TokenDelta(text=text, model=self._model)
+        delta = self._piece(message or {}, self._logprobs(logprobs) if logprobs else ())
+        if done:
+            self._ended(line)
+        return delta
+
+    def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
+        # Each call comes whole. Old servers number none, and new ones begin anew in each line.
+        for call in piece.get("tool_calls") or ():
+            if isinstance(call.get("function"), dict):
+                call = {**call, "function": {**call["function"], "arguments": call["function"].get("arguments") or {}}}
+            placed = self._tool_call(call, None, whole=True)
+            if placed is not None:
+                yield placed
+
+    def _ended(self, line: dict[str, Any]) -> None:
+        reason = line.get("done_reason") or "stop"
+        if reason in _NO_ANSWER:
+            raise unreadable(f"its `done_reason` is `{reason}`: the model was only moved")
+        self._finish(reason)
+        self.done = True
+        if "prompt_eval_count" in line or "eval_count" in line:  # a count of nothing is left out
+            prompt, completion = count_of(line.get("prompt_eval_count")), count_of(line.get("eval_count"))
+            self._count(Usage(prompt_tokens=prompt, completion_tokens=completion))

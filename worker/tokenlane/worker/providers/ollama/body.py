@@ -1,0 +1,176 @@
+"""The body of a chat request in Ollama's own dialect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.worker.providers.openai.body import ELSEWHERE, as_json, extra_of, refuse_ignored, with_text
+
+__all__ = ["ollama_body"]
+
+_OPTIONS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repeat_penalty",
+    "max_tokens": "num_predict",
+    "seed": "seed",
+}
+_EFFORTS: dict[str, JsonValue] = {"none": False, "minimal": "low", "xhigh": "max"}
+_IMAGE = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+
+def ollama_body(request: ChatRequest, model: str) -> bytes:
+    """The request as JSON: what the agent set and no more, always streamed.
+
+    A prompt that does not fit is refused rather than cut from its beginning, and an answer that does not fit behind it
+    ends rather than push the prompt out. `extra` goes in as it is, its `options`
+    beside ours, but may not name model, messages or streaming.
+
+    Raises:
+        BadRequest: it asks for what Ollama cannot do, or holds what JSON cannot carry.
+    """
+    refuse_ignored(request, dict.fromkeys(("logit_bias", "parallel_tool_calls"), ELSEWHERE), "Ollama")
+    extra = dict(extra_of(request))
+    more = extra.pop("options", None) or {}
+    if not isinstance(more, dict):
+        raise BadRequest("`options` in `extra` must be an object, as in Ollama's own requests.")
+    options = {**_options(request), **more}
+    body: dict[str, JsonValue] = {
+        "truncate": False,
+        "shift": False,
+        **_tools(request),
+        **_format(request),
+        **_thinking(request),
+        **_logprobs(request),
+        **extra,
+        "model": model,
+        "messages": list(_messages(request.messages)),
+        "stream": True,
+    }
+    if options:
+        body["options"] = options
+    return as_json(body)
+
+
+def _options(request: ChatRequest) -> dict[str, JsonValue]:
+    set_here = {theirs: getattr(request, ours) for ours, theirs in _OPTIONS.items()}
+    options = {name: value for name, value in set_here.items() if value is not None}
+    if request.stop is not None:
+        options["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
+    return options
+
+
+def _tools(request: ChatRequest) -> dict[str, JsonValue]:
+    if request.tool_choice not in (None, "auto", "none"):
+        raise BadRequest(f"Ollama does not support `tool_choice` other than auto and none: {ELSEWHERE}.")
+    if not request.tools or request.tool_choice == "none":
+        return {}
+    return {"tools": [*request.tools]}
+
+
+def _format(request: ChatRequest) -> dict[str, JsonValue]:
+    match request.response_format:
+        case None | {"type": "text"}:
+            return {}
+        case {"type": "json_object"}:
+            return {"format": "json"}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return {"format": schema}
+        case _:
+            raise BadRequest("`response_format` must be of type text, json_object or json_schema with a schema.")
+
+
+def _thinking(request: ChatRequest) -> dict[str, JsonValue]:
+    effort = request.reasoning_effort
+    return {} if effort is None else {"think": _EFFORTS.get(effort, effort)}
+
+
+def _logprobs(request: ChatRequest) -> dict[str, JsonValue]:
+    asked: dict[str, JsonValue] = {"logprobs": request.logprobs, "top_logprobs": request.top_logprobs}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _messages(messages: list[Message]) -> Iterator[JsonValue]:
+    called: dict[str, JsonValue] = {}
+    """The names of the tools that were called, by the calls' ids: Ollama wants them with the results."""
+    for message in messages:
+        if message.name and message.role != "tool":
+            raise BadRequest(
+                f"Ollama knows no `name` of who speaks, as a turn of the {message.role} has: leave it out."
+            )
+        text, images = _content(message.content if not message.refusal else with_text(message.content, message.refusal))
+        turn: dict[str, JsonValue] = {
+            "role": "system" if message.role == "developer" else message.role,
+            "content": text,
+        }
+        if message.thought:
+            turn["thinking"] = message.thought
+        if images:
+            turn["images"] = [*images]
+        if message.tool_calls:
+            calls = [_tool_call(call) for call in message.tool_calls]
+            called.update({str(call["id"]): _function(call)["name"] for call in calls if "id" in call})
+            turn["tool_calls"] = [*calls]
+        if message.role == "tool":
+            name = message.name or called.get(message.tool_call_id or "")
+            turn.update({"tool_name": name} if name else {})
+            turn.update({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+        yield turn
+
+
+def _content(content: str | list[dict[str, JsonValue]] | None) -> tuple[str, list[str]]:
+    """The text, and the images as base64."""
+    if not isinstance(content, list):
+        return content or "", []
+    texts: list[str] = []
+    images: list[str] = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)} if len(part) == 2:
+                texts.append(text)
+            case {"type": "image_url", "image_url": {"url": str(url), **hints}} if len(part) == 2:
+                found = _IMAGE.match(url)
+                if found is None:
+                    raise BadRequest("Ollama fetches no images: send them as data:image/...;base64,... URLs.")
+                if hints not in ({}, {"detail": "auto"}):
+                    raise BadRequest("Ollama takes the `url` of an image and nothing beside it: leave the rest out.")
+                images.append(url[found.end() :])
+            case {"type": "image_url"} if len(part) == 2:
+                raise BadRequest('The image of a part of type image_url is an object: {"url": "data:image/..."}.')
+            case _:
+                raise BadRequest(
+                    "Ollama takes parts of `type` text, with their `text`, and image_url, with their `image_url`, and "
+                    "nothing beside these."
+                )
+    return "\n".join(texts), images
+
+
+def _tool_call(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    function = _function(call)
+    arguments = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        try:
+            arguments = from_json(arguments)
+        except ValueError:
+            raise BadRequest("The arguments of a tool call in `messages` are not JSON, as Ollama needs them.") from None
+    return {
+        **({"id": call["id"]} if "id" in call else {}),
+        "function": {"name": function.get("name"), "arguments": arguments},
+    }
+
+
+def _function(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise BadRequest("A tool call in `messages` has no `function`.")
+    return function

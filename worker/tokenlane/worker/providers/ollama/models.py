@@ -1,0 +1,159 @@
+"""What Ollama is told to do with models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.messages import Progress
+from tokenlane.worker.providers.http.provider import HttpProvider
+
+from .names import BEFORE, full_name, name_before
+
+__all__ = ["OllamaModels"]
+
+STALL_S = 900.0
+"""Without a word. A large model is verified in silence."""
+LOAD_S = 900.0
+KEEP_LOADED = -1
+"""For ever: what was loaded by a command stays until it is unloaded, or Ollama needs its room."""
+MAX_BODY_BYTES = 64 * 1024
+MAX_STATUS = 64
+
+
+class OllamaModels(HttpProvider):
+    """Pulls, verifies, loads and unloads. Ollama checks what it downloads, and resumes what was broken off."""
+
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._kept: dict[str, str] = {}
+        """Where models are kept whose names are being pulled."""
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
+        """Fetch the model; see `Pulls.pull`."""
+        layers: dict[str, tuple[int, int]] = {}
+        done = False
+        async with aclosing(self._lines("/api/pull", {"model": model}, STALL_S)) as lines:
+            async for line in lines:
+                if "error" in line:
+                    raise self._not_pulled(model, str(line["error"]))
+                status = str(line.get("status", ""))[:MAX_STATUS]
+                done = done or status == "success"
+                if "digest" in line and "total" in line:
+                    layers[line["digest"]] = (int(line.get("completed") or 0), int(line["total"]))
+                yield _progress(status, layers)
+        if not done:
+            raise self._told(
+                Interrupted("Ollama broke the pull off: pull again, it goes on where it was.", retryable=True), model
+            )
+
+    async def verify(self, model: str) -> str:
+        """The digest of the model's manifest, which holds those of its layers; Ollama checked them when they came."""
+        page = await self._page("/api/tags")
+        try:
+            digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
+        except (KeyError, TypeError):
+            raise self._no_page("/api/tags") from None
+        digest = digests.get(full_name(model))
+        if digest is None:
+            raise self._not_there(model)
+        return f"sha256:{digest.removeprefix('sha256:')}"
+
+    async def load(self, model: str) -> None:
+        """Load the model and keep it; see `Loads.load`."""
+        await self._keep(model, KEEP_LOADED)
+
+    async def unload(self, model: str) -> None:
+        """Free the model's memory; see `Loads.unload`."""
+        await self._keep(model, 0)
+
+    async def keep_before(self, model: str, *, as_it_is: bool) -> None:
+        """See `KeepsBefore`. A copy shares its layers, so it costs nothing, and what was loaded stays so."""
+        if as_it_is:
+            await self._copy(model, name_before(model))
+        self._kept[full_name(model)] = full_name(name_before(model))
+
+    async def put_back(self, model: str) -> None:
+        """See `KeepsBefore`."""
+        await self._copy(name_before(model), model)
+
+    async def forget_before(self, model: str) -> None:
+        """See `KeepsBefore`."""
+        self._kept.pop(full_name(model), None)
+        await self._do("/api/delete", {"model": name_before(model)}, method="DELETE", missing_is_fine=True)
+
+    def _as_answered(self, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What is listed, each name with the model that answers to it."""
+        there = {full_name(entry["name"]): entry for entry in listed}
+        kept = {name: there[before] for name, before in self._kept.items() if before in there}
+        return [
+            {**kept.get(full_name(entry["name"]), entry), "name": entry["name"]}
+            for entry in listed
+            if not entry["name"].endswith(BEFORE)
+        ]
+
+    @contextmanager
+    def _asking(self, model: str) -> Iterator[str]:
+        """The name by which the model is to be asked; an error says where it happened."""
+        name = self._kept.get(full_name(model), model) if self._kept else model
+        try:
+            yield name
+        except LlmError as error:
+            if name != model and isinstance(error, ModelNotFound):
+                error.retryable = True  # it has been forgotten meanwhile, or none was kept, and one is coming
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
+
+    async def _copy(self, source: str, destination: str) -> None:
+        await self._do("/api/copy", {"source": source, "destination": destination}, missing_is_fine=True)
+
+    async def _keep(self, model: str, keep_alive: int) -> None:
+        # Without a prompt it only loads, or unloads. A model that embeds is no different.
+        # `shift` as chats have it: with another one they would load it anew.
+        question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
+        await self._do("/api/generate", question, within_s=LOAD_S)
+
+    async def _do(
+        self,
+        path: str,
+        question: object,
+        *,
+        method: str = "POST",
+        within_s: float = 30.0,
+        missing_is_fine: bool = False,
+    ) -> None:
+        """Ask for something to be done; returns when it is."""
+        response, body = await self._exchange(path, question, within_s, MAX_BODY_BYTES, method)
+        if response.status_code != 200 and not (missing_is_fine and response.status_code == 404):
+            raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
+
+    def _not_pulled(self, model: str, said: str) -> LlmError:
+        error: LlmError
+        if "file does not exist" in said or "not found" in said:
+            error = ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=said)
+        elif "digest mismatch" in said:
+            error = DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=said)
+        else:
+            error = ProviderDown(
+                "Ollama could not pull the model: see the detail for what it says. Pulling again goes on where it was.",
+                retryable=False,
+                detail=said,
+            )
+        return self._told(error, model)
+
+    def _not_there(self, model: str) -> LlmError:
+        return self._told(ModelNotFound("Ollama does not have this model: pull it first."), model)
+
+    def _told(self, error: LlmError, model: str) -> LlmError:
+        return error.at(provider=self._lane.provider, lane=self._lane.name, model=model or None)
+
+
+def _progress(status: str, layers: dict[str, tuple[int, int]]) -> Progress:
+    if not layers:
+        return Progress(step=status)
+    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
+    step = "pulling" if status.startswith("pulling ") and status != "pulling manifest" else status
+    return Progress(step=step, done_bytes=done, total_bytes=total)

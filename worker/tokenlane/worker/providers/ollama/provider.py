@@ -1,0 +1,266 @@
+"""Ollama, by its own API: its OpenAI-compatible one loses errors in mid-stream and overrides a model's defaults."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo, TokenDelta
+from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
+from tokenlane.worker.providers.answers.reader import wrong_model
+from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.answers.vectors import unit_vectors
+from tokenlane.worker.providers.http.context_errors import context_too_long
+from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.http.gather import at_once
+from tokenlane.worker.providers.openai.body import continued, cut_stops_of, image_urls
+from tokenlane.worker.providers.prompt_length import check_length
+
+from .answer import OllamaAnswerReader
+from .body import ollama_body
+from .context import (
+    LEAST_CONTEXT,
+    as_version,
+    given_context,
+    loaded_context,
+    refuse_if_cut,
+    refuse_if_longer,
+    refuses,
+    shown_context,
+)
+from .models import OllamaModels
+from .names import BEFORE, full_name
+
+__all__ = ["OllamaProvider"]
+
+_SHOWN_AT_ONCE = 8
+_VERSION_HOLDS_S = 60.0
+_RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")
+"""The versions that tell how they render a prompt: 0.12 and newer."""
+_LOGPROBS_SINCE = (0, 12, 11)
+_CAPABILITIES = {
+    "completion": ("chat", "schema"),
+    "embedding": ("embed",),
+    "tools": ("tools",),
+    "vision": ("vision",),
+}
+
+
+class OllamaProvider(OllamaModels):
+    """An Ollama server."""
+
+    default_endpoint: ClassVar[str | None] = "http://127.0.0.1:11434"
+    stream_type: ClassVar[str] = "application/x-ndjson"
+    health_path: ClassVar[str] = "/api/version"
+
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._continued: dict[str, bool] = {}
+        """Whether a begun answer can be continued, by the names of the models of which that is known."""
+        self._is: tuple[int, ...] | None = None
+        """The server's version, and when it was asked for."""
+        self._asked_version_at = float("-inf")
+
+    async def chat(
+        self, request: ChatRequest, model: str, resume: str | None = None
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """Stream the answer; see `LlmProvider.chat`."""
+        frames, sent = Frames(), False
+        with self._asking(model) as name:
+            try:
+                await check_length(self, self._lane, request, model)
+                cuts, context = await self._cuts(request, name)
+                body, answer = await self._asked(request, model, name, resume)
+                sent = True
+                async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
+                    async for chunk in chunks:
+                        for event in frames.feed(chunk):
+                            delta = answer.take(event)
+                            if delta is not None:
+                                yield delta
+                for delta in answer.end(frames):
+                    if cuts and delta.finish_reason is not None:
+                        sent = False
+                        refuse_if_cut(request, delta.usage, context, self._is)
+                    yield delta
+            except ContextTooLong as error:
+                if sent:
+                    error.message = (await self._too_long(request, model)).message
+                raise
+
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+        """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
+        if not inputs:
+            return []
+        with self._asking(model) as name:
+            question: dict[str, JsonValue] = {"model": name, "input": [*inputs], "truncate": False}
+            if dimensions is not None:
+                question["dimensions"] = dimensions
+            page = await self._work("/api/embed", question, model)
+            try:
+                said = page.get("model")
+                if said and full_name(said) != full_name(name):
+                    raise wrong_model(said)
+                return unit_vectors(page["embeddings"], len(inputs))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise self._not_vectors(page, model) from None
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that have been pulled, those that cannot chat among them."""
+        tags, running = await at_once(self._page("/api/tags"), self._page("/api/ps"))
+        showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
+        try:
+            loaded = {
+                entry["name"].removesuffix(BEFORE): loaded_context(running, entry["name"])
+                for entry in running["models"] or ()
+            }
+            await self._learn_of(set(loaded))
+            entries = self._as_answered(tags["models"] or ())
+            return await at_once(*(self._model_info(entry, loaded, showing) for entry in entries))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._no_page("/api/tags") from None
+
+    async def capacity(self) -> int:
+        """1: what Ollama runs at once unless OLLAMA_NUM_PARALLEL says otherwise, which it does not tell."""
+        return 1
+
+    async def version(self) -> str | None:
+        """The server's version."""
+        page = await self._page("/api/version")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def _cuts(self, request: ChatRequest, name: str) -> tuple[bool, int | None]:
+        """Whether the server may leave out a part of this prompt without a word; and how much it reads, if it says so.
+
+        Raises:
+            ContextTooLong: it is longer than that.
+        """
+        given = given_context(request)
+        if most_tokens(request) <= min(LEAST_CONTEXT, given or LEAST_CONTEXT):
+            return False, None
+        now = asyncio.get_running_loop().time()
+        if now > self._asked_version_at + _VERSION_HOLDS_S:
+            with suppress(LlmError):
+                self._is = as_version(await self.version())
+            self._asked_version_at = now
+        if refuses(self._is):
+            return False, None
+        wanted = made = loaded = None
+        with suppress(LlmError, KeyError, TypeError, AttributeError):
+            shown, running = await at_once(self._page("/api/show", {"model": name}), self._page("/api/ps"))
+            (wanted, made), loaded = shown_context(shown), loaded_context(running, name)
+        context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
+        if context is not None:
+            refuse_if_longer(request, context)
+        return True, context
+
+    async def _too_long(self, request: ChatRequest, model: str) -> ContextTooLong:
+        """The error with its numbers, which Ollama leaves out: what the loaded model was given, and an estimate."""
+        limit = None
+        with suppress(LlmError, KeyError, TypeError, AttributeError):
+            running = await self._page("/api/ps")
+            limit = loaded_context(running, model)
+        tokens = estimated_tokens(request)
+        return context_too_long(limit, tokens if limit is None or tokens > limit else None, known="about")
+
+    async def _asked(
+        self, request: ChatRequest, model: str, name: str, resume: str | None
+    ) -> tuple[bytes, OllamaAnswerReader]:
+        if any(image_urls(request)) and not await self._sees(name):
+            raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
+        if request.logprobs:
+            await self._check_logprobs()
+        stops = [StopWords(words)] if (words := cut_stops_of(request)) else []
+        filters: list[TextFilter] = [Thinking(), *stops]
+        if resume is None:
+            return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
+        request, begun = continued(request, resume)
+        if request.reasoning_effort is None:
+            request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
+        if not await self._continues(request, name):
+            raise BadRequest(
+                "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
+                "does not tell: send the request again without."
+            )
+        filters = [Continuation(begun), *stops]
+        return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
+
+    async def _check_logprobs(self) -> None:
+        version = as_version(await self.version())
+        if version is not None and version < _LOGPROBS_SINCE:
+            raise BadRequest(
+                "Ollama before 0.12.11 knows no `logprobs`: leave them out, or run a newer one on this lane."
+            )
+
+    async def _sees(self, model: str) -> bool:
+        """Whether the model takes images; a version that does not say is left to decide."""
+        page = await self._work("/api/show", {"model": model}, model)
+        known = page.get("capabilities") if isinstance(page, dict) else None
+        return known is None or "vision" in known
+
+    async def _continues(self, request: ChatRequest, model: str) -> bool:
+        """Whether the model's template leaves a begun answer open. The server says how it renders, without running it;
+        one that does not know the question answers it with one token."""
+        name = full_name(model)
+        if name not in self._continued:
+            question = from_json(ollama_body(request, model))
+            question |= {"stream": False, "_debug_render_only": True}
+            question["options"] = {**question.get("options", {}), "num_predict": 1}
+            page = await self._work("/api/chat", question, model)
+            shown = page.get("_debug_info") if isinstance(page, dict) else None
+            rendered = shown.get("rendered_template") if isinstance(shown, dict) else None
+            self._continued[name] = str(rendered or "").rstrip().endswith(str(request.messages[-1].content))
+        return self._continued[name]
+
+    async def _learn_of(self, loaded: set[str]) -> None:
+        """Ask of the loaded models which can continue a begun answer; of others, loading them would be the price."""
+        unknown = {name for name in loaded if full_name(name) not in self._continued}
+        if not unknown or not _RENDERS.match(await self.version() or ""):
+            return
+        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+        for name in unknown:
+            with suppress(LlmError):
+                await self._continues(ChatRequest(role="probe", messages=messages), name)
+
+    def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
+        error = super()._refused(response, body)
+        if response.status_code == 403 and not body:
+            return ProviderDown(
+                "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST there.", retryable=False
+            )
+        if isinstance(error, ModelNotFound):
+            error.message = (
+                "Ollama does not have this model: pull it there with `tokenlane models pull`, or name another."
+            )
+        return error
+
+    async def _model_info(
+        self, entry: dict[str, Any], loaded: Mapping[str, int | None], showing: asyncio.Semaphore
+    ) -> ModelInfo:
+        known = entry.get("capabilities")
+        if known is None:  # listed since 2026 only
+            async with showing:
+                known = (await self._page("/api/show", {"model": entry["name"]})).get("capabilities")
+        can = tuple(ours for theirs in known or ("completion",) for ours in _CAPABILITIES.get(theirs, ()))
+        details = entry.get("details") or {}
+        return ModelInfo(
+            name=entry["name"],
+            provider=self._lane.provider,
+            lane=self._lane.name,
+            digest=f"sha256:{entry['digest'].removeprefix('sha256:')}" if entry.get("digest") else None,
+            size_bytes=entry.get("size"),
+            quantisation=details.get("quantization_level"),
+            context_length=loaded.get(entry["name"]) or details.get("context_length"),
+            loaded=entry["name"] in loaded,
+            capabilities=(*can, "prefill") if self._continued.get(full_name(entry["name"])) else can,
+        )

@@ -1,0 +1,1 @@
+"""Back ends that speak OpenAI's dialect."""

@@ -1,0 +1,93 @@
+"""Providers whose models are files of the worker's host: fetched and checked by a process that can be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, ClassVar, Literal
+
+from pydantic_core import from_json
+
+from tokenlane.config.host.children import Child, spawn
+from tokenlane.config.host.up_registry import data_dir
+from tokenlane.routing.contract.errors import ErrorReport, LlmError, ProviderDown
+from tokenlane.routing.contract.messages import Progress
+from tokenlane.worker.providers.http.provider import HttpProvider
+
+__all__ = ["GgufModels", "HubModels"]
+
+_END_S = 2.0
+
+
+class HubModels(HttpProvider):
+    """Pulls a repository of the Hugging Face hub (or of HF_ENDPOINT) into this host's cache of it, and verifies it.
+
+    A model is called `OWNER/NAME` or `OWNER/NAME@REVISION`. Its digest is that of its files: see `Manifest.digest`.
+    """
+
+    kind: ClassVar[Literal["hub", "gguf"]] = "hub"
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
+        """Fetch the model; see `Pulls.pull`. Its last step says where it is."""
+        last = Progress(step="asking the hub")
+        yield last
+        async with aclosing(self._files("pull", model)) as lines:
+            async for line in lines:
+                if "done" in line:
+                    yield last.model_copy(update={"step": f"stored in {line['path']}"})
+                else:
+                    last = Progress.model_validate(line)
+                    yield last
+
+    async def verify(self, model: str) -> str:
+        """The digest of the model's files, all read anew; see `Verifies.verify`."""
+        async with aclosing(self._files("verify", model)) as lines:
+            async for line in lines:
+                if "done" in line:
+                    return str(line["done"])
+        raise AssertionError("the process says how it ends")
+
+    async def _files(self, action: Literal["pull", "verify"], model: str) -> AsyncGenerator[dict[str, Any], None]:
+        """What the process says, to its end.
+
+        Raises:
+            LlmError: as it says.
+        """
+        command = (sys.executable, "-m", "tokenlane.worker.models.files", action, self.kind, data_dir(), model)
+        child = await spawn(*command, output=asyncio.subprocess.PIPE, errors=asyncio.subprocess.DEVNULL)
+        ending = asyncio.create_task(_end_with(child), name="tokenlane files")
+        try:
+            assert child.process.stdout is not None
+            async for text in child.process.stdout:
+                line = from_json(text)
+                if "error" in line:
+                    raise LlmError.from_report(ErrorReport.model_validate(line["error"]))
+                yield line
+                if "done" in line:
+                    return
+            raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
+        finally:
+            ending.cancel()
+            await asyncio.wait({ending})
+            await child.end(_END_S)
+
+
+async def _end_with(child: Child) -> None:
+    """End what waits beside the process as soon as that has: started by uvloop, it holds the pipe that is read."""
+    await child.process.wait()
+    await child.end(0)
+
+
+class GgufModels(HubModels):
+    """The same for one GGUF file: of a repository, by URL, or in a Python package."""
+
+    kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start llama-server with -m FILE, where the pull has put it",
+        "unload": "stop its server",
+    }

@@ -1,0 +1,159 @@
+"""Hugging Face's text-generation-inference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import JsonValue
+
+from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo
+from tokenlane.worker.providers.answers.reader import wrong_model
+
+from .body import ELSEWHERE, continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
+from .host_files import HubModels
+from .provider import Asked, OpenAiChatProvider
+
+__all__ = ["TgiProvider"]
+
+_LOOK_AGAIN_S = 5.0
+_MOST_STOPS = 4
+_SEES = "image-text-to-text"
+
+
+class TgiProvider(HubModels, OpenAiChatProvider):
+    """A TGI server: one model, which batches what it is given. It has no embeddings.
+
+    It runs its model whatever name a request says, and repeats that name, so who it is gets asked for before a request
+    if that has not been for a while.
+    """
+
+    default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start its server with --model-id MODEL; mount this host's Hugging Face cache to use what was pulled",
+        "unload": "stop its server",
+    }
+    health_path: ClassVar[str] = "/health"
+    ignored: ClassVar[Mapping[str, str]] = {
+        "repetition_penalty": "use presence_penalty",
+        **dict.fromkeys(("top_k", "min_p", "logit_bias", "reasoning_effort"), ELSEWHERE),
+    }
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
+    echoes: ClassVar[bool] = False
+    _info: dict[str, Any] | None = None
+    _seen_at = 0.0
+
+    async def models(self) -> list[ModelInfo]:
+        """The one model, from `/info`: the list knows no limits."""
+        info = await self._page("/info")
+        try:
+            can = ["chat", "schema", "tools"]
+            if info.get("model_pipeline_tag") == _SEES:
+                can.append("vision")
+            if await self._continues(info["model_id"]):
+                can.append("prefill")
+            return [
+                ModelInfo(
+                    name=info["model_id"],
+                    provider=self._lane.provider,
+                    lane=self._lane.name,
+                    digest=info.get("model_sha"),
+                    context_length=info["max_total_tokens"],
+                    loaded=True,
+                    capabilities=tuple(can),
+                )
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._no_page("/info") from None
+
+    async def capacity(self) -> int:
+        """64, half of what it takes before it refuses."""
+        return 64
+
+    async def version(self) -> str | None:
+        """The server's version, from `/info`."""
+        page = await self._page("/info")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """The length of the prompt; see `CountsTokens.count_tokens`."""
+        return len((await self._rendered(request, model))["tokenize_response"])
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        await self._check_model(request, model)
+        if resume is not None:
+            begun, _ = continued(request, resume)
+            # Where its template alters the text, it would begin a new turn without a word.
+            if not await self._ends_with(begun, model):
+                raise self._cannot_continue(" with this model's template")
+        return await super()._asked(request, model, resume)
+
+    async def _check_model(self, request: ChatRequest, model: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._info is None or now - self._seen_at > _LOOK_AGAIN_S:
+            info = await self._page("/info")
+            self._info, self._seen_at = info if isinstance(info, dict) else {}, now
+        serves = self._info.get("model_id")
+        if serves != model:
+            raise wrong_model(str(serves))
+        if self._info.get("model_pipeline_tag") != _SEES and any(image_urls(request)):
+            raise BadRequest("This model takes no images; TGI would put their addresses into the prompt.")
+
+    async def _continues(self, model: str) -> bool:
+        """Whether the model's template leaves a begun answer open."""
+        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+        try:
+            return await self._ends_with(ChatRequest(role="probe", messages=messages), model)
+        except LlmError:
+            return False
+
+    async def _ends_with(self, begun: ChatRequest, model: str) -> bool:
+        text = str(begun.messages[-1].content)
+        return str((await self._rendered(begun, model))["templated_text"]).rstrip().endswith(text)
+
+    async def _rendered(self, request: ChatRequest, model: str) -> Mapping[str, Any]:
+        question: dict[str, JsonValue] = {"model": model, "messages": messages_of(request)}
+        if request.tools:
+            question["tools"] = [*request.tools]
+        page = await self._page("/chat_tokenize", question)
+        if not isinstance(page, dict) or not {"tokenize_response", "templated_text"} <= page.keys():
+            raise self._no_page("/chat_tokenize")
+        return page
+
+    def _retold(self, request: ChatRequest) -> ChatRequest:
+        return retold(request, _turn)
+
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        if len(stops_of(request)) > _MOST_STOPS:
+            raise BadRequest(f"TGI takes at most {_MOST_STOPS} stop words.")
+        match request.response_format:
+            case None:
+                return request
+            case {"type": "text"}:
+                return request.model_copy(update={"response_format": None})
+            case _ if request.tools:
+                raise BadRequest("TGI takes tools or a response_format, not both.")
+            case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+                return request.model_copy(update={"response_format": {"type": "json", "value": schema}})
+            case _:
+                raise BadRequest("`response_format` for TGI must be of type text, or json_schema with a schema.")
+
+
+def _turn(message: Message) -> Message:
+    """TGI has no field for reasoning, which goes where the model put it: before the text. Of a turn that has a content
+    it reads no calls."""
+    message = thought_and_refusal(message, "reasoning")
+    if not (message.reasoning or message.tool_calls):
+        return message
+    turn = message.model_dump(exclude_unset=True, exclude={"reasoning"})
+    if message.reasoning:
+        turn["content"] = with_text(message.content, before=f"<think>\n{message.reasoning}\n</think>\n\n")
+    if message.tool_calls and turn.pop("content", None):
+        raise BadRequest(
+            "TGI takes a turn with text or reasoning, or one with calls of tools, not both in one: leave the text out, "
+            "or route this role to another provider."
+        )
+    return Message.model_validate(turn)

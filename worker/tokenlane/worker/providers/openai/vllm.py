@@ -1,0 +1,161 @@
+"""vLLM's OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, ClassVar, Literal
+
+from pydantic import JsonValue
+
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta, TokenLogprob
+from tokenlane.worker.providers.answers.contents import reasoning_of
+from tokenlane.worker.providers.answers.text_filters import Continuation, TextFilter
+from tokenlane.worker.providers.http.gather import at_once
+
+from .answer import OpenAiAnswerReader
+from .body import messages_of
+from .host_files import HubModels
+from .provider import Asked, OpenAiProvider
+
+__all__ = ["VllmProvider"]
+
+_CHAT = "/v1/chat/completions"
+_A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
+
+
+class _Reader(OpenAiAnswerReader):
+    """Of an answer that was begun, a parser that waits for the end of the reasoning takes all of it for reasoning."""
+
+    continues = False
+
+    def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
+        thought = reasoning_of(piece) if self.continues else ""
+        if thought:
+            piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
+        return super()._piece(piece, logprobs)
+
+
+class VllmProvider(HubModels, OpenAiProvider):
+    """A vLLM server: one model and its adapters, which batches what it is given."""
+
+    default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start its server with the model, `vllm serve MODEL`; what was pulled on its host is not fetched again",
+        "unload": "stop its server",
+    }
+    health_path: ClassVar[str] = "/health"
+    thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
+    # The template adds a new turn unless it is told not to, and the two together are refused.
+    continuing: ClassVar[Mapping[str, JsonValue] | None] = {
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "echo": False,
+    }
+    echoes: ClassVar[bool] = False
+    reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
+
+    def __init__(self, lane: LaneSettings) -> None:
+        super().__init__(lane)
+        self._asked_of: tuple[object, ...] = ()
+        self._can: dict[str, bool] = {}
+        """What is known of that model."""
+        self._roots: dict[str, str | None] = {}
+        """What the names that the server lists stand for."""
+
+    async def models(self) -> list[ModelInfo]:
+        """The model and its adapters. What the server was started for is told by its routes, and of tools by asking."""
+        page = await self._page("/v1/models")
+        models = self._infos(page)
+        try:
+            routes = (await self._page("/openapi.json"))["paths"]
+            chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
+        except (LlmError, KeyError, TypeError):  # it may be told to hide them
+            chats, embeds = True, False
+        can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
+        if chats and models:
+            can += await self._more(page["data"][0])
+        if embeds:
+            can += ("embed",)
+        return [model.model_copy(update={"capabilities": can}) for model in models]
+
+    async def capacity(self) -> int:
+        """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
+        return 64
+
+    async def version(self) -> str | None:
+        """The server's version."""
+        page = await self._page("/version")
+        said = page.get("version") if isinstance(page, dict) else None
+        return said[:64] if isinstance(said, str) else None
+
+    async def count_tokens(self, request: ChatRequest, model: str) -> int:
+        """The length of the prompt; see `CountsTokens.count_tokens`."""
+        question = {"model": model, "messages": messages_of(request)}
+        if request.tools:
+            question["tools"] = [*request.tools]
+        page = await self._page("/tokenize", question)
+        count = page.get("count") if isinstance(page, dict) else None
+        if not isinstance(count, int):
+            raise self._no_page("/tokenize")
+        return count
+
+    async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
+        is asked once of a model."""
+        model = tuple(base.get(name) for name in ("id", "root", "max_model_len"))
+        if model != self._asked_of:
+            self._asked_of, self._can = model, {}
+        words: JsonValue = {"type": "text", "text": "a"}
+        questions = {
+            "tools": {**_short(base["id"], [words]), "tools": [_A_TOOL]},
+            "vision": _short(base["id"], [words, {"type": "image_url", "image_url": {"url": _PIXEL}}]),
+        }
+        can = self._can
+        unknown = [name for name in questions if name not in can]
+        answers = await at_once(*(self._takes(_CHAT, questions[name]) for name in unknown))
+        can |= {name: takes for name, takes in zip(unknown, answers, strict=True) if takes is not None}
+        return tuple(name for name in questions if can.get(name))
+
+    def _adapted(self, request: ChatRequest) -> ChatRequest:
+        for name in sorted(request.extra or ()):
+            if name.startswith("guided_"):
+                raise BadRequest(f"vLLM ignores `{name}`: use response_format, or `structured_outputs` in `extra`.")
+        return request
+
+    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
+        answer = super()._reader(request, model, filters)
+        if isinstance(answer, _Reader):
+            answer.continues = any(isinstance(each, Continuation) for each in filters)
+        return answer
+
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+        if model not in self._roots:  # the lane's models were not listed since it was given this name
+            with suppress(LlmError):
+                self._infos(await self._page("/v1/models"))
+        return await super()._asked(request, model, resume)
+
+    def _same_model(self, said: str, asked: str) -> bool:
+        # A model may be served under several names, and answers by the first.
+        root = self._roots.get(asked)
+        return super()._same_model(said, asked) or (root is not None and self._roots.get(said) == root)
+
+    def _infos(self, page: Any) -> list[ModelInfo]:
+        models = super()._infos(page)
+        self._roots = {entry["id"]: entry.get("root") for entry in page["data"]}
+        return models
+
+    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
+        found = super()._model_info(entry)
+        return found.model_copy(update={"loaded": True})
+
+
+def _short(model: str, content: list[JsonValue]) -> dict[str, JsonValue]:
+    """A question whose answer is one token."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}

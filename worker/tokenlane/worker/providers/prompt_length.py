@@ -1,0 +1,54 @@
+"""Refuses a prompt that is longer than its lane takes, before the back end sees it."""
+
+from __future__ import annotations
+
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, media, most_tokens
+
+from .http.context_errors import context_too_long
+from .openai.body import retold
+from .protocol import CountsTokens, LlmProvider
+
+__all__ = ["check_length"]
+
+
+async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
+    """Compare the prompt with the lane's `max_input_tokens`, if it has one.
+
+    The server counts where it can, unless the prompt is so short that it fits however it is cut into tokens; elsewhere
+    the size tells, as it told the agent.
+
+    Raises:
+        ContextTooLong: it is longer; the error names the limit and the tokens.
+    """
+    limit = lane.max_input_tokens
+    if limit is None:
+        return
+    if most_tokens(request) <= limit:
+        return
+    tokens = await _counted(provider, request, model)
+    about = tokens is None
+    tokens = estimated_tokens(request) if tokens is None else tokens
+    if tokens > limit:
+        raise context_too_long(limit, tokens, known="about" if about else "", of="the lane's max_input_tokens")
+
+
+async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:
+    """None where the server does not count. Tokenizers know text alone; the rest is estimated."""
+    if not isinstance(provider, CountsTokens):
+        return None
+    try:
+        return await provider.count_tokens(retold(request, _text_alone), model) + MEDIA_TOKENS * media(request)
+    except BadRequest:
+        raise
+    except LlmError:
+        return None
+
+
+def _text_alone(message: Message) -> Message:
+    if not isinstance(message.content, list):
+        return message
+    texts = [part for part in message.content if isinstance(part.get("text"), str)]
+    return message.model_copy(update={"content": texts or ""})
