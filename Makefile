@@ -11,7 +11,8 @@ EXTRAS := $(shell $(PYTHON) -c 'import platform, sys; \
 # An agent's install: the base alone, with the newest redis-py, and what its tests need.
 AGENT := $(VENV)/agent
 AGENT_READY := $(AGENT)/.ready
-AGENT_TESTS := $(addprefix tests/integration/test_,transport.py hub.py pool_connect.py client.py client_faults.py)
+AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py producer/test_client.py producer/test_client_faults.py \
+	routing/store/test_hub.py routing/store/test_pool_connect.py)
 
 PACKAGES := config routing producer worker benches
 
@@ -38,7 +39,7 @@ test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redi
 	$(AGENT)/bin/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
 	TOKENLANE_TEST_LOOP=uvloop $(AGENT)/bin/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
 	TOKENLANE_TEST_LOOP=uvloop $(BIN)/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
-	TOKENLANE_TEST_AGENT=$(abspath $(AGENT)/bin/python) $(BIN)/pytest -p no:cacheprovider -q tests/integration/test_resets.py
+	TOKENLANE_TEST_AGENT=$(abspath $(AGENT)/bin/python) $(BIN)/pytest -p no:cacheprovider -q tests/integration/whole/test_resets.py
 
 test-live: $(READY) ## run the tests that need a real Ollama and a real vLLM, installing both first (Linux on x86_64, 4 GB)
 	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} \

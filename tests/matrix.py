@@ -9,14 +9,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
+
+from tests.repository import ROOT
 
 from tokenlane.worker.providers.conformance import Report
 
 __all__ = ["COLUMNS", "agrees", "findings", "readme_table", "table"]
 
-ROOT = Path(__file__).parents[1]
 FILE, README = ROOT / "docs" / "providers.json", ROOT / "README.md"
 COLUMNS = {
     "chat": ("chat", "limit", "stop"),

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from tests import pages
 from tests.backend import answer_of, ask, driven, ndjson, sse
+from tests.repository import ROOT
 
 from tokenlane.routing.contract.errors import BadRequest
 
 __all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "documented", "fate", "record", "table"]
 
-PAGE = Path(__file__).parents[1] / "docs" / "agents.md"
+PAGE = ROOT / "docs" / "agents.md"
 PROVIDERS = ("openai", "vllm", "llamacpp", "lmstudio", "tgi", "ollama")
 TABLE = re.compile(r"(<!-- options: made by the tests -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -17,7 +17,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["tokenlane.worker.providers"]):
-    from tests.unit.test_any_split import read_ollama, read_openai
+    from tests.unit.worker.providers.test_any_split import read_ollama, read_openai
 
     from tokenlane.routing.contract.errors import UnreadableAnswer
     from tokenlane.worker.providers.http.ndjson import LineReader

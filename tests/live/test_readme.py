@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.worker.builtin import MODEL_NAME
@@ -21,9 +22,9 @@ from .commands import Command, running, surroundings
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
-SIMULATOR = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+SIMULATOR = (ROOT / "docs" / "simulator.md").read_text()
 PLACES = {"http://localhost:8000": "ENDPOINT", "11434": "PORT"}
 OLLAMA = "tokenlane worker --lane ollama0 --provider ollama --endpoint"
 """The lane the README's models are pulled on."""
@@ -131,7 +132,7 @@ def test_the_model_is_named_as_it_is() -> None:
 
 def test_the_two_first_commands_are_those_of_the_makefile() -> None:
     """`make run` and `make test` are what the README begins with, and the Makefile has them."""
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for verb in ("run", "test"):
         assert f"    make {verb} " in README
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE)

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 def test_imports_respect_the_borders() -> None:

