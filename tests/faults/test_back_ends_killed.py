@@ -17,7 +17,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.cli.exit_codes import FAILED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.contract.messages import Answer
-from tokenlane.routing.decide.lanes import LaneState
+from tokenlane.routing.decide.lanes.offer import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
 

@@ -15,7 +15,7 @@ from redis.asyncio.client import PubSub
 
 from tokenlane.routing.contract.errors import ErrorReport
 from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
-from tokenlane.routing.decide.lanes import Announcement, Facts, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Ending, Swept

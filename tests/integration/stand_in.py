@@ -24,7 +24,7 @@ from tokenlane.routing.contract.messages import (
     control_message,
     new_id,
 )
-from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool

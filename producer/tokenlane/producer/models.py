@@ -9,7 +9,7 @@ from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane
 
 from .compose import compose_command

@@ -20,7 +20,7 @@ from typing import Protocol, TypeAlias, get_args
 
 from .contract.errors import LlmError
 from .contract.messages import Failed, Kind, Priority
-from .decide.lanes import LaneView
+from .decide.lanes.offer import LaneView
 from .decide.no_candidate import nobody, not_pulled
 from .decide.order import Head, Queue, order
 from .decide.policy import Policy, all_heard_ms, candidates, pullers

@@ -14,7 +14,7 @@ from tests.waiting import until
 
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority, new_id
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import plan, run_router

@@ -28,7 +28,7 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
 )
 from tokenlane.routing.contract.messages import Failed, Needs, Progress
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane, why_unready
 from tokenlane.routing.decide.policy import Policy, all_heard_ms, candidates, served_name
 from tokenlane.routing.store.pool import Pool

@@ -26,7 +26,7 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
 )
 from tokenlane.routing.contract.messages import Attached, Envelope, Progressed, channel_message
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.command_turns import Turns
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool

@@ -11,7 +11,7 @@ from tokenlane.producer.link.open_request import Exchange
 from tokenlane.producer.link.redis_link import Courier
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import Envelope
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .mock_messages import Spoken

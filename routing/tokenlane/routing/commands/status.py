@@ -14,7 +14,7 @@ from tokenlane.config.cli.output import Table, age, show, show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.decide.lanes import LEFT_GRACE_MS
+from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus

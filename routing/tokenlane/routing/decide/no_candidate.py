@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.messages import Needs
 
-from .lanes import LaneView
+from .lanes.offer import LaneView
 from .order import Queue
 from .policy import Policy, candidates, may_use, served_name
 

@@ -15,7 +15,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind, Needs
 from tokenlane.routing.contract.wire import Name
 
-from .lanes import LaneView
+from .lanes.offer import LaneView
 
 __all__ = [
     "Candidate",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .lanes import LaneView
+from .lanes.offer import LaneView
 from .policy import Candidate, Policy, served_name
 
 __all__ = ["Unknown", "unknown_places"]

@@ -34,7 +34,7 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.messages import Envelope
 from tokenlane.routing.contract.seal import seal
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits, Running
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.policy import Policy, PolicyChanged
 from tokenlane.routing.support.tasks import InternalErrors

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from tokenlane.routing.contract.messages import Envelope, Progress
-from tokenlane.routing.decide.lanes import LaneView, Offer, lane_state, models_in
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer, lane_state, models_in
 from tokenlane.routing.decide.order import Head, Queue, Turn
 
 __all__ = [

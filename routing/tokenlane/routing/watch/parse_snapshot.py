@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeGuard, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.messages import Kind, Priority
-from tokenlane.routing.decide.lanes import Hits, Offer, lane_state, models_in
+from tokenlane.routing.decide.lanes.offer import Hits, Offer, lane_state, models_in
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
 

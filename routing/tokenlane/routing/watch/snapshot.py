@@ -13,7 +13,7 @@ from typing import Literal
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.messages import Kind, Needs, Priority
-from tokenlane.routing.decide.lanes import Hits, LaneState, LaneView, Offer
+from tokenlane.routing.decide.lanes.offer import Hits, LaneState, LaneView, Offer
 from tokenlane.routing.decide.policy import Policy
 
 __all__ = [

@@ -10,7 +10,7 @@ from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
 
 from tokenlane.routing.contract.errors import QueueFull
-from tokenlane.routing.decide.lanes import Condition
+from tokenlane.routing.decide.lanes.offer import Condition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Ending

@@ -13,7 +13,7 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, 
 from tests.integration.servers import free_port, valkey
 
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, RequestLost
-from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
 

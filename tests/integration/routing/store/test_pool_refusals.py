@@ -12,7 +12,7 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.contract.errors import Duplicate, QueueFull, RequestCancelled, RequestLost
-from tokenlane.routing.decide.lanes import Fault, Offer
+from tokenlane.routing.decide.lanes.offer import Fault, Offer
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Started

@@ -9,7 +9,7 @@ import pytest
 from tests.integration import life
 from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
 
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition, Fault, Offer
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Fault, Offer
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import problems

@@ -9,7 +9,7 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
-from tokenlane.routing.decide.lanes import Offer
+from tokenlane.routing.decide.lanes.offer import Offer
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 

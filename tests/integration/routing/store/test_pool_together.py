@@ -13,7 +13,7 @@ from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, au
 
 from tokenlane.routing.contract.errors import Duplicate
 from tokenlane.routing.contract.messages import new_id
-from tokenlane.routing.decide.lanes import Announcement, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Accepted, Ending

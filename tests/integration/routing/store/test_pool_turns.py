@@ -12,7 +12,7 @@ from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, r
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.messages import Priority, new_id
-from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.order import Head, Queue, order
 from tokenlane.routing.decide.policy import Policy, RolePolicy
 from tokenlane.routing.router import plan

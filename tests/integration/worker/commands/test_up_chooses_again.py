@@ -15,7 +15,7 @@ from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.cli.exit_codes import OK
 from tokenlane.producer import Client
-from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.pool import Pool
 
 SHIM = """

@@ -19,7 +19,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.cli import exit_codes as exits
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
-from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.commands.arrival import Arrival, arrive

@@ -21,7 +21,7 @@ from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
 from tokenlane.routing.contract.messages import Kind, ModelInfo
-from tokenlane.routing.decide.lanes import LEFT_GRACE_MS
+from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool

@@ -17,7 +17,7 @@ from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _advice, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
-from tokenlane.routing.decide.lanes import Announcement, Offer
+from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.routing.decide.no_candidate import nobody
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.router import run_router

@@ -18,7 +18,7 @@ from tokenlane.config.cli import exit_codes as exits
 from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
-from tokenlane.routing.decide.lanes import Announcement, Facts
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import Check, examine
 from tokenlane.worker.commands.probe_servers import Place, look

@@ -10,7 +10,7 @@ import pytest
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer.commands.models import _Shown, _table
 from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, Progress
-from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.support.byte_sizes import sized
 from tokenlane.worker.models import LaneModels
 

@@ -27,7 +27,7 @@ from tokenlane.routing.contract.messages import (
     Usage,
     new_id,
 )
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys

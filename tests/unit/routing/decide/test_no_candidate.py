@@ -8,7 +8,7 @@ import pytest
 
 from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.messages import Kind, Needs
-from tokenlane.routing.decide.lanes import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane, nobody
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy

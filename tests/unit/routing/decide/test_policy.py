@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.messages import Kind, Needs
-from tokenlane.routing.decide.lanes import LEFT_GRACE_MS, LaneView, Offer
+from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS, LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy, candidates, pullers
 
 PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]

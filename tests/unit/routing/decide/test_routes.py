@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.routing.decide.lanes import LaneView, Offer
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.decide.routes import unknown_places
 

@@ -37,7 +37,7 @@ from tokenlane.routing.contract.messages import (
     channel_message,
     new_id,
 )
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys

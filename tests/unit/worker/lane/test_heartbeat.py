@@ -12,7 +12,7 @@ from tests.waiting import until
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.messages import Envelope, new_id
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition, Facts, Fault, Hits, Running
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits, Running
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool

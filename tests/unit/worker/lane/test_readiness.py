@@ -21,7 +21,7 @@ from tokenlane.routing.contract.errors import (
     Timeout,
     Unauthorized,
 )
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.attempts import Runs
 from tokenlane.worker.lane import readiness as module

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
 from tokenlane.routing.contract.messages import Handover
-from tokenlane.routing.decide.lanes import Running
+from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.store.replies import Started
 from tokenlane.worker.lane.publisher import Outlet
 

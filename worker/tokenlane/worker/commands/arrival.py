@@ -11,7 +11,7 @@ from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.host.pool_key_files import KeyRing, beside
 from tokenlane.config.settings.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect

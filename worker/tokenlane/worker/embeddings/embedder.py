@@ -10,7 +10,7 @@ from functools import partial
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import EmbedRequest, Vectors
-from tokenlane.routing.decide.lanes import Hits
+from tokenlane.routing.decide.lanes.offer import Hits
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.providers import Embeds, LlmProvider
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
-from tokenlane.routing.decide.lanes import UP, Announcement, Condition, Facts, Fault, Hits
+from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Beat
 from tokenlane.worker.attempt.attempts import Runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenlane.routing.decide.lanes import Announcement
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.attempt.attempts import Runs

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
-from tokenlane.routing.decide.lanes import UP, Condition
+from tokenlane.routing.decide.lanes.offer import UP, Condition
 from tokenlane.worker.attempt.attempts import Runs
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 

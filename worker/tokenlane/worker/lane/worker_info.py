@@ -7,7 +7,7 @@ import socket
 from importlib.metadata import version
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.decide.lanes import Facts
+from tokenlane.routing.decide.lanes.offer import Facts
 from tokenlane.worker.providers import LlmProvider, TellsVersion
 
 __all__ = ["facts_of"]

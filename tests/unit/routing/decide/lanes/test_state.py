@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.routing.decide.lanes import LaneState, lane_state
+from tokenlane.routing.decide.lanes.offer import LaneState, lane_state
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Lanes: what each offers, which state it is in, and what must hold before it starts a request."""
