@@ -14,7 +14,7 @@ from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import FAILED, OK
+from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.contract.messages import Answer
 from tokenlane.routing.decide.lanes.offer import LaneState

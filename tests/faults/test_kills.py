@@ -16,7 +16,7 @@ from tests.waiting import until
 from tests.workshop import FakeProvider
 
 from tokenlane.benches.script import Script
-from tokenlane.config.cli.exit_codes import OK
+from tokenlane.config.exit_codes import OK
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
 from tokenlane.routing.decide.policy import Policy

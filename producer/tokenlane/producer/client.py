@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.find_pool import Place, find_place
 from tokenlane.config.settings.values import NAME_RULE, is_name

@@ -14,7 +14,7 @@ from tests.processes import until_gone
 
 from tokenlane.benches.cost import Cost
 from tokenlane.benches.overhead import Overhead, table
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench", "overhead")
 LEVELS = [1, 1, 64]

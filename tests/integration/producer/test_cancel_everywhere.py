@@ -18,7 +18,7 @@ from tests.integration.life import audit, raw
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import CANCELLED
+from tokenlane.config.exit_codes import CANCELLED
 from tokenlane.producer import ChatStream, Client, RequestCancelled
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router

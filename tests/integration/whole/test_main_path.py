@@ -20,7 +20,7 @@ from tests.integration.farm import DEAF, NO_ROUTER, Farm, Server, eventually, fa
 from tests.integration.life import audit
 
 from tokenlane.benches.simulator import Received, Simulator
-from tokenlane.config.cli.exit_codes import OK, USAGE
+from tokenlane.config.exit_codes import OK, USAGE
 from tokenlane.producer import (
     Answer,
     ChatStream,

@@ -17,7 +17,7 @@ from tests.integration.farm import Child, Farm, eventually, farm
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import OK
+from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.store.pool import Pool
 

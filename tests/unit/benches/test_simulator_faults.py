@@ -17,7 +17,7 @@ from tokenlane.benches.commands.simulate import simulate
 from tokenlane.benches.simulator.dialects.asking import parse
 from tokenlane.benches.simulator.faults import Fault, Faults, parse_faults, read_faults
 from tokenlane.benches.simulator.refused import Refused
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 CHAT = "/api/chat"
 KEYS = st.sampled_from([*Fault.model_fields, "nosuch"])

@@ -15,7 +15,7 @@ from typing import get_args
 
 from arq.connections import ArqRedis
 
-from tokenlane.config.cli.exit_codes import CANCELLED, OK
+from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
 from tokenlane.config.settings.values import (
     FALLBACK_LANE,

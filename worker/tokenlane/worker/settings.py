@@ -26,7 +26,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tokenlane.config.cli.exit_codes import FAILED, USAGE, UserError
+from tokenlane.config.exit_codes import FAILED, USAGE, UserError
 from tokenlane.config.host.stop_signals import stop_signals
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name

@@ -10,7 +10,7 @@ import typer
 
 from tokenlane.benches import cost
 from tokenlane.benches import overhead as measurement
-from tokenlane.config.cli.exit_codes import FAILED
+from tokenlane.config.exit_codes import FAILED
 
 __all__ = ["bench"]
 

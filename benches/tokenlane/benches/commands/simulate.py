@@ -15,8 +15,8 @@ import typer
 
 from tokenlane.benches.simulator import Model, Simulator, read_faults
 from tokenlane.benches.simulator.models import parse_bytes
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.output import note
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import told_to_stop
 
 __all__ = ["simulate"]

@@ -16,6 +16,6 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        from tokenlane.config.cli.exit_codes import CANCELLED
+        from tokenlane.config.exit_codes import CANCELLED
 
         raise SystemExit(CANCELLED) from None

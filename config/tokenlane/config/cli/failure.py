@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tokenlane.config.cli.exit_codes import ClosedPipe, UserError
 from tokenlane.config.cli.plain_text import json_text, running_text
+from tokenlane.config.exit_codes import ClosedPipe, UserError
 
 __all__ = ["as_user_error", "discard_output", "say", "wants_json"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 __all__ = ["prepare", "with_subcommands"]
 

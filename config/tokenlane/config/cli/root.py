@@ -9,7 +9,7 @@ line in `VERBS`.
 Verbs that are configured take `--config` and `--llm`, which are added here: they hold for whatever the verb reads with
 `tokenlane.config.settings.load`, and for the commands it starts. They may stand in front of the verb too.
 
-A command ends with a code of `tokenlane.config.cli.exit_codes`: by returning (0), by `raise typer.Exit(code)`, by
+A command ends with a code of `tokenlane.config.exit_codes`: by returning (0), by `raise typer.Exit(code)`, by
 raising a `UserError`, whose message is all that is printed, or by Ctrl-C (130).
 """
 
@@ -33,8 +33,8 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from tokenlane.config.cli import failure
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
 from tokenlane.config.cli.plain_text import PlainFormatter, json_text
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
 
 __all__ = ["main"]

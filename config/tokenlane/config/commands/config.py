@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from tokenlane.config.cli import output
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import given_secrets, unknown_variables
 from tokenlane.config.settings.load import NoPool, find_pool, given_keys, own_lane, read

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.invitation import Invitation
 from tokenlane.config.cli.output import show_json
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, beside
 from tokenlane.config.host.up_registry import announced_public_url
 from tokenlane.config.settings.load import find_pool, pool_name

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 __all__ = ["MOST_BYTES", "read_file", "standard_input"]
 

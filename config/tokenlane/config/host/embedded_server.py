@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.children import Child, spawn
 from tokenlane.config.host.pool_key_files import FILE_NAME, ensure_key_file

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.private_files import write_private

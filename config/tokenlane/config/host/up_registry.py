@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import absolute, empty_variable
 from tokenlane.config.host.private_files import write_private

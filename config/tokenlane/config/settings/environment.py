@@ -29,7 +29,7 @@ from pathlib import Path as File
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH, absolute, empty_variable
 
 from .layers import lane_layer, text_layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import empty_variable
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import RedisSettings

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.paths import DASH
 

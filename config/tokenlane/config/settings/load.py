@@ -20,7 +20,7 @@ from pathlib import Path as File
 from platformdirs import user_config_path
 from pydantic import SecretStr
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
 from tokenlane.config.host.up_registry import announced_url, data_dir

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path as File
 from typing import Any
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 from .positions import Path
 from .sections import Document, Lane, document_type, not_a_provider

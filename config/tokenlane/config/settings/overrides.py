@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 __all__ = ["EXAMPLE", "OPTION", "apart", "assignment", "needs_verb", "spread", "verb_first"]
 

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 
 import typer
 
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.plain_text import running_text
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import asked_for
 from tokenlane.producer.client import Client

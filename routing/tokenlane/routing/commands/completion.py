@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from tokenlane.config.cli.exit_codes import UserError
+from tokenlane.config.exit_codes import UserError
 from tokenlane.config.settings.load import find_pool, pool_name, read
 from tokenlane.config.settings.merged import Settings
 from tokenlane.config.settings.sections import provider_names

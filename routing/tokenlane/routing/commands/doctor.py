@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.exit_codes import FAILED, OK
 from tokenlane.config.cli.output import Table, show, show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.environment import unknown_variables
 from tokenlane.config.settings.load import find_pool, pool_name, read
 from tokenlane.routing.contract.errors import LlmError

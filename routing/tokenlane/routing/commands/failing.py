@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 
 __all__ = ["SET_WRONGLY", "as_user_error"]

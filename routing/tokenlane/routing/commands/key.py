@@ -9,9 +9,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.paths import absolute
 from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.host.up_registry import data_dir

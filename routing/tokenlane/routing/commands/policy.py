@@ -10,9 +10,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from tokenlane.config.cli.exit_codes import FAILED, ConfigError
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.plain_text import json_text, running_text
+from tokenlane.config.exit_codes import FAILED, ConfigError
 from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import take_command_line
 from tokenlane.config.settings.load import find_pool, pool_name, read

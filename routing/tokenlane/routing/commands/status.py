@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from tokenlane.config.cli.exit_codes import FAILED, OK
 from tokenlane.config.cli.output import Table, age, show, show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.plain_text import escaped
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings import sections
 from tokenlane.config.settings.merged import Settings
 from tokenlane.config.settings.validation_messages import did_you_mean

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, beside
 from tokenlane.config.settings.values import masked
 from tokenlane.routing.contract.errors import (

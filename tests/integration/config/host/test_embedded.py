@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from tests.integration.servers import free_port
 from tests.processes import until_gone
 
-from tokenlane.config.cli.exit_codes import USAGE
+from tokenlane.config.exit_codes import USAGE
 from tokenlane.config.host import children
 from tokenlane.config.host import embedded_server as embedded
 from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from tests.integration import life
 from tests.integration.servers import free_port
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host import embedded_server as embedded
 from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file

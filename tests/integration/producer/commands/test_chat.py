@@ -16,7 +16,7 @@ import pytest
 from tests.integration.life import state_of
 from tests.integration.stand_in import StandIn
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.producer import ProviderDown
 from tokenlane.routing.decide.policy import Policy

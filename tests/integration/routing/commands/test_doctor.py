@@ -12,7 +12,7 @@ from tests.integration import life
 from tests.integration.farm import Ended, farm
 from tests.integration.servers import free_port, valkey
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.doctor import Check, examine

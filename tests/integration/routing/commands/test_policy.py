@@ -12,7 +12,7 @@ from tests.integration import life
 from tests.integration.farm import Ended, Farm, farm
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import FAILED, OK, USAGE
+from tokenlane.config.exit_codes import FAILED, OK, USAGE
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.policy import Candidate, Limits, Policy, PolicyChanged, RolePolicy

@@ -17,7 +17,7 @@ from tests.integration.life import LANE, PREFIX, WORKER, raw
 from tests.integration.servers import free_port
 from tests.repository import ROOT
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.health import Problem

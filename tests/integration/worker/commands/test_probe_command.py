@@ -21,7 +21,7 @@ from tests import pages
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
+from tokenlane.config.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
 
 COMMAND = (sys.executable, "-m", "tokenlane.config", "probe")
 # The installer as it runs: what it fetches is an archive with an `ollama` in it that only says its version.

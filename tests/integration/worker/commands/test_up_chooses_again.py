@@ -13,7 +13,7 @@ from tests.integration.servers import free_port
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import OK
+from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.pool import Pool

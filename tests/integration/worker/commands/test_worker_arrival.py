@@ -16,7 +16,7 @@ from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement

@@ -16,7 +16,7 @@ from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import CANCELLED, OK, USAGE
+from tokenlane.config.exit_codes import CANCELLED, OK, USAGE
 from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub

@@ -14,8 +14,8 @@ from tests.integration.farm import Farm, farm
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
-from tokenlane.config.cli import exit_codes as exits
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config import exit_codes as exits
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts

@@ -12,7 +12,7 @@ from tests import pages
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import OK, USAGE, ConfigError
+from tokenlane.config.exit_codes import OK, USAGE, ConfigError
 from tokenlane.config.settings.load import names_provider, own_lane
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.commands import choose as choosing

@@ -16,7 +16,7 @@ from tests.integration.proxy import Proxy, proxying
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message

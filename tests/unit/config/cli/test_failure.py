@@ -13,9 +13,9 @@ import pytest
 from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
-from tokenlane.config.cli import exit_codes as exits
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli.failure import as_user_error
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.routing.commands.failing import as_user_error as failing
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable, QueueFull, RateLimited
 

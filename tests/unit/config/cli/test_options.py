@@ -12,10 +12,10 @@ import typer
 from tests.verbs import Verb, every_verb, run
 from typer import rich_utils
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli import root as cli
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.options import prepare
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.environment import ShortNames, _section_keys, forget_empty_keys
 from tokenlane.config.settings.find_pool import _named_by_environment

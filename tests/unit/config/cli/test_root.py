@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.repository import ROOT
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli import root as cli
 
 COMPONENTS = ("producer", "routing", "worker", "benches")
@@ -72,7 +72,7 @@ PROBE = """
 import sys
 from importlib.metadata import EntryPoint
 from tokenlane.config.cli import root as cli
-from tokenlane.config.cli.exit_codes import UserError
+from tokenlane.config.exit_codes import UserError
 sys.path.insert(0, {folder!r})
 cli._installed = lambda: {{"chat": EntryPoint("chat", "probe:verb", "tokenlane.commands")}}
 cli.main()
@@ -109,7 +109,7 @@ def test_how_a_verb_ends(probe: object, body: str, code: int) -> None:
     """Each way in which a verb may end gives its exit code, and no traceback."""
     source = f"""
 import typer
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.exit_codes import ConfigError, UserError
 def verb(question: str) -> None:
     assert question == "why"
     {body}

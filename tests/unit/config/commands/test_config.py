@@ -17,7 +17,7 @@ import pytest
 from tests.repository import ROOT
 
 from tokenlane.config.cli import root as cli
-from tokenlane.config.cli.exit_codes import OK, USAGE
+from tokenlane.config.exit_codes import OK, USAGE
 from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.config.settings.layers import file_layer
 from tokenlane.config.settings.merged import Settings

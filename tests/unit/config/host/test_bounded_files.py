@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokenlane.benches.simulator import read_faults
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host import bounded_files as bounded
 from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.pool_key_files import read_key_file

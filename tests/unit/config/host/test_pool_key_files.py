@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import (
     FILE_NAME,
     KeyRing,

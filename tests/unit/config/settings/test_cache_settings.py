@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.load import cache_settings
 
 MIB = 1024 * 1024

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenlane.config.cli.exit_codes import USAGE, ConfigError
+from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host.pool_key_files import PoolKey, write_key_file
 from tokenlane.config.settings import sections
 from tokenlane.config.settings.environment import take_command_line

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from redis.asyncio.connection import parse_url
 
-from tokenlane.config.cli.exit_codes import USAGE, ConfigError
+from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host.sockets import socket_of, socket_url
 from tokenlane.config.host.up_registry import AlreadyRunning, alone, announced_socket, announcing, data_dir
 from tokenlane.config.settings.load import NoPool, find_pool, lane_settings, pool_name

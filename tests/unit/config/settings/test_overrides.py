@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.overrides import apart, assignment, spread, verb_first
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from tests.verbs import run
 from typer import rich_utils
 
-from tokenlane.config.cli import exit_codes as exits
+from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli.output import console
 from tokenlane.routing.commands import completion
 

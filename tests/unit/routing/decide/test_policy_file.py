@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.layers import file_layer
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.sections import PolicyRules

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 
-from tokenlane.config.cli.exit_codes import ConfigError
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.commands.probe_servers import Place, Sighting, look, look_at_all
 from tokenlane.worker.providers.detect import NAMES

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tokenlane.config.cli.exit_codes import FAILED, OK
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.host.children import ended, started
 from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.values import LaneSettings, RedisSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 
 __all__ = ["bind_address", "known_as"]
 

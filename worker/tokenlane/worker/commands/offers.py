@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
-from tokenlane.config.cli.exit_codes import FAILED, OK, UserError
 from tokenlane.config.cli.plain_text import escaped, one_line
+from tokenlane.config.exit_codes import FAILED, OK, UserError
 from tokenlane.config.settings.environment import key_in
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.exit_codes import NOTHING_FOUND
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_back_ends
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.decide.no_candidate import GET_A_MODEL

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from pydantic_core import from_json
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message

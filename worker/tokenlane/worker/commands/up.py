@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
 from tokenlane.config.settings.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.settings.values import LaneSettings, RedisSettings

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
+from tokenlane.config.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
 from tokenlane.config.settings.environment import debugging, forget_empty_keys
 from tokenlane.config.settings.load import (

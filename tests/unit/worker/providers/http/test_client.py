@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 from yarl import URL
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import (
     BadRequest,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from tokenlane.config.cli.exit_codes import ConfigError, UserError
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.registry import default_registry

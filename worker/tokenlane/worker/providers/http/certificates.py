@@ -9,7 +9,7 @@ from pathlib import Path
 
 import certifi
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 
 __all__ = ["trusting"]

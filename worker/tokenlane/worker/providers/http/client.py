@@ -22,7 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.sockets import socket_of
 from tokenlane.config.host.unreached import why_unreached
 from tokenlane.config.settings.values import LaneSettings

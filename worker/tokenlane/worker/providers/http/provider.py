@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import httpx
 from pydantic_core import from_json, to_json
 
-from tokenlane.config.cli.exit_codes import ConfigError
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import (
     BadRequest,
