@@ -24,9 +24,9 @@ from tokenlane.routing.support.tasks import background, keep_going
 
 from .compose import Messages, compose, compose_embed, refuse_unknown, texts_of
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
-from .link.heartbeat import Watch
-from .link.open_request import Exchange
-from .link.redis_link import Courier
+from .link.heartbeat import Heartbeat
+from .link.open_request import OpenRequest
+from .link.redis_link import RedisLink
 from .models import Models
 from .response_format import Form, asked_for
 from .stream import ChatStream
@@ -87,10 +87,10 @@ class Client:
         for name in (self.agent, pool):
             if not is_name(name):
                 raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
-        self._connect: Callable[[str], AbstractAsyncContextManager[Courier]] = partial(_connection, url, pool, keys)
+        self._connect: Callable[[str], AbstractAsyncContextManager[RedisLink]] = partial(_connection, url, pool, keys)
         self._pool_name = pool
         self._id = ""
-        self._courier: Courier | None = None
+        self._link: RedisLink | None = None
         self._spaces = Spaces()
         self._stack = AsyncExitStack()
 
@@ -110,17 +110,17 @@ class Client:
             options: see `ChatOptions`; what is left out is the back end's default.
         """
         refuse_unknown(options)
-        courier = self._entered()
-        request_id = courier.ahead.take()
+        link = self._entered()
+        request_id = link.ahead.take()
         form = response_format if isinstance(response_format, type) else None
         shape = asked_for(response_format) if isinstance(response_format, type) else response_format
 
-        async def submit() -> Exchange:
-            async with courier.turn() as asked_at:
+        async def submit() -> OpenRequest:
+            async with link.turn() as asked_at:
                 composed = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
-                return await courier.open(*composed, options.get("idempotency_key"), asked_at)
+                return await link.open(*composed, options.get("idempotency_key"), asked_at)
 
-        return ChatStream(request_id, courier, submit, form, options.get("metadata"))
+        return ChatStream(request_id, link, submit, form, options.get("metadata"))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
@@ -142,14 +142,14 @@ class Client:
             BadRequest: the answer ended, later, before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
-        courier, position = self._entered(), 0 if after is None else after + 1
+        link, position = self._entered(), 0 if after is None else after + 1
         if not _REQUEST_ID.fullmatch(request_id) or position < 0:
             raise ValueError("`request_id` is what a stream's `.request_id` says, `after` the `.position` of a delta")
 
-        async def join() -> Exchange:
-            return await courier.attach(request_id, position)
+        async def join() -> OpenRequest:
+            return await link.attach(request_id, position)
 
-        return ChatStream(request_id, courier, join)
+        return ChatStream(request_id, link, join)
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever sent or reads it.
@@ -193,13 +193,13 @@ class Client:
         options: EmbedOptions,
         *,
         allow_other_models: bool = False,
-        meanwhile: Callable[[Exchange], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
+        meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
     ) -> Embeddings:
         refuse_unknown_of_embed(options)
-        courier = self._entered()
+        link = self._entered()
         asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
         composed = compose_embed(asked, agent=self.agent, client=self._id)
-        found = await embed(courier, *composed, options.get("idempotency_key"), meanwhile)
+        found = await embed(link, *composed, options.get("idempotency_key"), meanwhile)
         found = replace(found, metadata=options.get("metadata"))
         self._spaces.check(found, role, options, allow_other_models=allow_other_models)
         return found
@@ -263,47 +263,47 @@ class Client:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
-        if self._courier is not None:
+        if self._link is not None:
             raise RuntimeError("the client is connected already: enter it once, and share it")
         self._id = new_id()
-        self._courier = await self._stack.enter_async_context(self._connect(self._id))
+        self._link = await self._stack.enter_async_context(self._connect(self._id))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._courier = None
+        self._link = None
         return await self._stack.__aexit__(kind, error, trace)
 
     def _models(self) -> Models:
         return Models(self._entered(), self.agent, self._id)
 
-    def _entered(self) -> Courier:
-        if self._courier is None:
+    def _entered(self) -> RedisLink:
+        if self._link is None:
             raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
-        return self._courier
+        return self._link
 
 
 @asynccontextmanager
-async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> AsyncIterator[Courier]:
+async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> AsyncIterator[RedisLink]:
     async with connect(url, pool_name, keys=keys) as pool, open_hub(pool, _PATIENCE_S) as hub:
         told = False
         try:
             async with background() as requests:
-                courier = Courier(pool, hub, requests, client)
-                watch = Watch(pool, courier, client)
-                await watch.beat()
+                link = RedisLink(pool, hub, requests, client)
+                heartbeat = Heartbeat(pool, link, client)
+                await heartbeat.beat()
                 try:
                     async with background() as beats:
                         for name, work in {
-                            "subscriptions": courier.subscribe_ahead,
-                            "words to workers": courier.speak,
-                            "client beat": watch.run,
+                            "subscriptions": link.subscribe_ahead,
+                            "messages to workers": link.speak,
+                            "client beat": heartbeat.run,
                         }.items():
                             beats.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
-                        yield courier
+                        yield link
                 finally:
-                    told = await courier.close_all()
+                    told = await link.close_all()
         finally:
             # Who could not cancel all its requests stays listed, so that they are found to be orphans.
             if told:

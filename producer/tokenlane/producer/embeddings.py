@@ -17,8 +17,8 @@ from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import SpaceMismatch
 from tokenlane.routing.contract.messages import Envelope, Priority, Usage, Vectors
 
-from .link.open_request import Exchange
-from .link.redis_link import Courier
+from .link.open_request import OpenRequest
+from .link.redis_link import RedisLink
 
 __all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
 
@@ -116,18 +116,18 @@ def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
 
 
 async def embed(
-    courier: Courier,
+    link: RedisLink,
     envelope: Envelope,
     payload: bytes,
     idempotency_key: str | None,
-    meanwhile: Callable[[Exchange], AbstractAsyncContextManager[None]],
+    meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]],
 ) -> Embeddings:
     """Submit an embed request, and wait inside `meanwhile` for what comes of it."""
-    async with courier.asking(envelope, payload, idempotency_key) as exchange, meanwhile(exchange):
-        result, answer = await exchange.result(), exchange.delivery.answer()
+    async with link.asking(envelope, payload, idempotency_key) as request, meanwhile(request):
+        result, answer = await request.result(), request.buffer.answer()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))
     if sys.byteorder == "big":
         data.byteswap()
     vectors = [data[start : start + result.dimensions] for start in range(0, len(data), result.dimensions)]
-    return Embeddings(exchange.id, vectors, result.dimensions, answer.model, answer.lane, answer.usage)
+    return Embeddings(request.id, vectors, result.dimensions, answer.model, answer.lane, answer.usage)

@@ -13,7 +13,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane
 
 from .compose import compose_command
-from .link.redis_link import Courier
+from .link.redis_link import RedisLink
 
 __all__ = ["Models"]
 
@@ -28,8 +28,8 @@ _LOOK_EVERY_S = 1.0
 class Models:
     """The models of a pool, for one client."""
 
-    def __init__(self, courier: Courier, agent: str, client: str) -> None:
-        self._courier = courier
+    def __init__(self, link: RedisLink, agent: str, client: str) -> None:
+        self._link = link
         self._agent = agent
         self._client = client
 
@@ -54,24 +54,24 @@ class Models:
         """Have it done, and tell how far it is, the newest where several came; why it waits, before it is begun."""
         asked = await self._asked(action, model, lane)
         told: Progress | None = None
-        async with self._courier.asking(*self._composed(asked)) as exchange:
+        async with self._link.asking(*self._composed(asked)) as request:
             ended = False
             while not ended:
                 waits = False
                 try:
                     async with asyncio.timeout(_LOOK_EVERY_S):
-                        if not exchange.delivery.ended:  # while the caller had the last word of it
-                            await exchange.change()
+                        if not request.buffer.ended:  # while the caller had the last word of it
+                            await request.change()
                 except TimeoutError:
-                    waits = exchange.waiting is not None
-                ended = exchange.delivery.ended
-                progress = exchange.delivery.progress
+                    waits = request.waiting is not None
+                ended = request.buffer.ended
+                progress = request.buffer.progress
                 if waits and progress is None:
-                    progress = Progress(step=exchange.waiting or "waiting")
+                    progress = Progress(step=request.waiting or "waiting")
                 if progress not in (None, told):
                     told = progress
                     yield progress
-            await exchange.result()
+            await request.result()
 
     async def _told_of(self, lane: LaneView) -> tuple[ModelInfo, ...]:
         """Its models, whatever becomes of asking it."""
@@ -91,8 +91,8 @@ class Models:
         ).models
 
     async def _report(self, asked: Mapping[str, object]) -> ModelReport:
-        async with self._courier.asking(*self._composed(asked)) as exchange:
-            result = await exchange.result()
+        async with self._link.asking(*self._composed(asked)) as request:
+            result = await request.result()
         assert isinstance(result, ModelReport)
         return result
 
@@ -110,7 +110,7 @@ class Models:
             ProviderDown: there is none.
         """
         if name is not None:
-            lanes = await self._courier.lanes()
+            lanes = await self._link.lanes()
             for lane in lanes:
                 if lane.name == name:
                     return lane
@@ -129,7 +129,7 @@ class Models:
         Args:
             or_unready: and those whose back end cannot work now.
         """
-        known = [lane for lane in await self._courier.lanes() if not lane.is_fallback]
+        known = [lane for lane in await self._link.lanes() if not lane.is_fallback]
         lanes = [lane for lane in known if lane.live or (or_unready and lane.is_unready)]
         if not lanes:
             raise no_lane(known)

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from tokenlane.routing.contract.messages import Answer, Parsed, TokenDelta, Usage
 
-from .link.open_request import Exchange
-from .link.redis_link import Courier
+from .link.open_request import OpenRequest
+from .link.redis_link import RedisLink
 from .response_format import filled
 
 __all__ = ["ChatStream"]
@@ -44,17 +44,17 @@ class ChatStream(Generic[Parsed]):
     def __init__(
         self,
         request_id: str,
-        courier: Courier,
-        submit: Callable[[], Awaitable[Exchange]],
+        link: RedisLink,
+        submit: Callable[[], Awaitable[OpenRequest]],
         form: type[Parsed] | None = None,
         metadata: dict[str, JsonValue] | None = None,
     ) -> None:
         self._request_id = request_id
-        self._courier = courier
+        self._link = link
         self._submit = submit
         self._form = form
         self._metadata = metadata
-        self._exchange: Exchange | None = None
+        self._request: OpenRequest | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -64,29 +64,29 @@ class ChatStream(Generic[Parsed]):
     def request_id(self) -> str:
         """The request's id, for `Client.attach`. Once entered it may be another one: that of the request which has the
         same idempotency key and still runs."""
-        return self._exchange.id if self._exchange else self._request_id
+        return self._request.id if self._request else self._request_id
 
     @property
     def text(self) -> str:
         """The answer's text as far as it has come; of one that was attached to, what came after the given position."""
-        return self._exchange.delivery.text if self._exchange else ""
+        return self._request.buffer.text if self._request else ""
 
     @property
     def usage(self) -> Usage | None:
         """What the request cost; None before the answer is whole."""
-        return self._exchange.delivery.usage if self._exchange else None
+        return self._request.buffer.usage if self._request else None
 
     @property
     def waiting(self) -> str | None:
         """Why the request has not started; None once it has, and before it was submitted."""
-        return self._exchange.waiting if self._exchange else None
+        return self._request.waiting if self._request else None
 
     async def cancel(self) -> None:
         """Cancel the request for all who read it; the iterator then ends with `RequestCancelled`.
 
         Returns when the pool has heard it. If that takes more than 2 s it is told as soon as it can be.
         """
-        await self._courier.close(self._entered(), everywhere=True)
+        await self._link.close(self._entered(), everywhere=True)
 
     async def answer(self) -> Answer[Parsed]:
         """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does.
@@ -94,12 +94,12 @@ class ChatStream(Generic[Parsed]):
         Raises:
             SchemaMismatch: it is not in the form that was asked for; `text` holds what it says.
         """
-        exchange = self._entered()
-        while not exchange.delivery.ended:
-            await exchange.change()
-        if exchange.delivery.error is not None:
-            raise exchange.delivery.error
-        answer = exchange.delivery.answer()
+        request = self._entered()
+        while not request.buffer.ended:
+            await request.change()
+        if request.buffer.error is not None:
+            raise request.buffer.error
+        answer = request.buffer.answer()
         if self._metadata is not None:
             answer = answer.model_copy(update={"metadata": self._metadata})
         return cast("Answer[Parsed]", answer) if self._form is None else filled(answer, self._form)
@@ -108,42 +108,42 @@ class ChatStream(Generic[Parsed]):
         if self._loop is not None:
             raise RuntimeError("a stream is entered once: call client.chat() again")
         self._loop = asyncio.get_running_loop()
-        self._exchange = await self._submit()
+        self._request = await self._submit()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        exchange = self._entered()
+        request = self._entered()
         if kind is not None and issubclass(kind, GeneratorExit):
-            self._courier.abandon(exchange)  # the agent's coroutine is being closed and can await nothing
+            self._link.abandon(request)  # the agent's coroutine is being closed and can await nothing
         else:
-            await self._courier.close(exchange)
+            await self._link.close(request)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TokenDelta:
-        exchange = self._entered()
-        while (delta := exchange.delivery.pop()) is None:
-            if exchange.delivery.error is not None:
-                raise exchange.delivery.error
-            if exchange.delivery.ended:
+        request = self._entered()
+        while (delta := request.buffer.pop()) is None:
+            if request.buffer.error is not None:
+                raise request.buffer.error
+            if request.buffer.ended:
                 raise StopAsyncIteration
-            await exchange.change()
+            await request.change()
         return delta
 
-    def _entered(self) -> Exchange:
-        if self._exchange is None:
+    def _entered(self) -> OpenRequest:
+        if self._request is None:
             raise RuntimeError("the stream is not entered: use `async with client.chat(...) as stream`")
-        return self._exchange
+        return self._request
 
     def __del__(self) -> None:
-        exchange = self._exchange
-        if exchange is None:
-            self._courier.ahead.give_back(self._request_id)
-        if exchange is None or self._loop is None or exchange.delivery.ended:
+        request = self._request
+        if request is None:
+            self._link.ahead.give_back(self._request_id)
+        if request is None or self._loop is None or request.buffer.ended:
             return
         with suppress(RuntimeError):  # the loop is closed, and everything with it
-            self._loop.call_soon_threadsafe(self._courier.abandon, exchange)
+            self._loop.call_soon_threadsafe(self._link.abandon, request)
         warnings.warn(f"{self!r} was dropped without being closed; its request is cancelled", ResourceWarning, 2, self)

@@ -22,9 +22,9 @@ async def subscribed(pool: Pool, request_id: str) -> bool:
 
 async def ready(client: Client, count: int) -> None:
     """Wait until that many ids are ready."""
-    courier = client._courier
-    assert courier is not None
-    await until(lambda: len(courier.ahead._ready) >= count)
+    link = client._link
+    assert link is not None
+    await until(lambda: len(link.ahead._ready) >= count)
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ async def test_an_id_of_a_stream_that_was_never_entered_is_used_again(client: Cl
     for _ in range(40):
         client.chat("hello", role="planner")
         gc.collect()
-    courier = client._courier
-    assert courier is not None
-    assert (len(courier.ahead._ready), courier.ahead._taken) == (16, set())
+    link = client._link
+    assert link is not None
+    assert (len(link.ahead._ready), link.ahead._taken) == (16, set())
 
 
 async def test_unsubscribed_when_the_answer_has_ended(client: Client, worker: StandIn, pool: Pool) -> None:
@@ -88,6 +88,6 @@ async def test_an_id_of_a_request_that_was_not_valid_is_used_again(client: Clien
         with pytest.raises(BadRequest):
             await client.complete([], role="planner")
         gc.collect()
-    courier = client._courier
-    assert courier is not None
-    assert (len(courier.ahead._ready), courier.ahead._taken) == (16, set())
+    link = client._link
+    assert link is not None
+    assert (len(link.ahead._ready), link.ahead._taken) == (16, set())

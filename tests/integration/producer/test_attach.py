@@ -203,13 +203,13 @@ async def test_news_of_the_owner_that_are_lost(
     """Who has not heard that another owns the request now cancels nothing all the same, and learns it by its beat."""
     async with first.chat("hello", role="planner") as stream:
         run = await worker.next_run()
-        assert stream._exchange is not None
-        monkeypatch.setattr("tokenlane.producer.link.redis_link.Courier._hear_all", lambda *_: None)
+        assert stream._request is not None
+        monkeypatch.setattr("tokenlane.producer.link.redis_link.RedisLink._hear_all", lambda *_: None)
         await pool.attach(second._id, stream.request_id)
         monkeypatch.undo()
         assert await pool.cancel(stream.request_id, first._id) == "kept"
-        exchange = stream._exchange
-        await until(lambda: not exchange.owned)
+        request = stream._request
+        await until(lambda: not request.owned)
     assert await state_of(pool, stream.request_id) == "running"
     assert await second.cancel(stream.request_id) is True
     async with asyncio.timeout(10):
@@ -361,10 +361,10 @@ async def test_one_key_many_at_once(first: Client, second: Client, worker: Stand
     ]
     run = await worker.next_run()
     await run.say("a")
-    assert first._courier is not None
-    assert second._courier is not None
-    couriers = (first._courier, second._courier)
-    await until(lambda: sum(len(courier.exchanges.get(run.id, ())) for courier in couriers) == times)
+    assert first._link is not None
+    assert second._link is not None
+    links = (first._link, second._link)
+    await until(lambda: sum(len(link.requests.get(run.id, ())) for link in links) == times)
     await run.complete("b")
     assert {(answer.request_id, answer.text) for answer in await asyncio.gather(*asked)} == {(run.id, "ab")}
     assert len(worker.runs) == 1

@@ -190,12 +190,12 @@ async def test_a_dropped_stream_warns_and_cancels(client: Client, worker: StandI
     """A stream nobody holds any more warns, and its request is cancelled within one turn of the loop."""
     stream = await client.chat("hello", role="planner").__aenter__()
     run = await worker.next_run()
-    assert client._courier is not None
-    assert run.id in client._courier.exchanges
+    assert client._link is not None
+    assert run.id in client._link.requests
     with pytest.warns(ResourceWarning, match=stream.request_id):
         del stream
     await asyncio.sleep(0)
-    assert run.id not in client._courier.exchanges
+    assert run.id not in client._link.requests
     async with asyncio.timeout(10):
         await run.cancelled.wait()
 
@@ -423,7 +423,7 @@ async def test_nothing_said_is_logged(
         await run.say("my secret answer")
         await until(lambda: bool(stream.text))
         await run._pool.publish([(run._pool.keys.deltas(run.id), b'{"type":"deltas","deltas":"secret"}')])
-        shown = [repr(stream), repr(client), repr(stream._exchange), repr(await anext(stream))]
+        shown = [repr(stream), repr(client), repr(stream._request), repr(await anext(stream))]
         await run.fail(LlmError("broken", detail="secret detail"))
         with pytest.raises(Interrupted) as failed:
             await stream.answer()

@@ -356,7 +356,7 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
     async with Client(redis_url) as client:
         async with client.chat("hello", role="planner") as stream:
             monkeypatch.setattr(Pool, "submit", late)
-            stream._entered().delivery.attempt = 1
+            stream._entered().buffer.attempt = 1
             await pool.redis.flushall()
             await leaving.wait()
         assert await state_of(pool, stream.request_id) in ("cancelled", "missing")

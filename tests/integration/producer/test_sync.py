@@ -226,7 +226,7 @@ def test_asking_touches_the_loop_from_its_own_thread_alone(redis_url: str, monke
 
 async def _ready(client: AsyncClient) -> int:
     """How many ids are ready, once there are some and the task that makes more of them waits."""
-    courier = client._courier
-    assert courier is not None
-    await until(lambda: bool(courier.ahead._ready) and not courier.ahead._few.is_set())
-    return len(courier.ahead._ready)
+    link = client._link
+    assert link is not None
+    await until(lambda: bool(link.ahead._ready) and not link.ahead._few.is_set())
+    return len(link.ahead._ready)

@@ -7,13 +7,13 @@ from io import StringIO
 from tokenlane.routing.contract.messages import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
-__all__ = ["Draft"]
+__all__ = ["AnswerBuilder"]
 
 _LOGPROB_SIZE = 64
 """What one counts as, and each alternative to it, in characters."""
 
 
-class Draft:
+class AnswerBuilder:
     """What has been said so far. `size` is its length in characters."""
 
     def __init__(self) -> None:

@@ -39,9 +39,9 @@ from tokenlane.routing.contract.messages import (
     Usage,
 )
 
-from .answer_builder import Draft
+from .answer_builder import AnswerBuilder
 
-__all__ = ["LONGEST_ANSWER", "UNREAD_DELTAS", "Delivery", "ToWorker"]
+__all__ = ["LONGEST_ANSWER", "UNREAD_DELTAS", "DeltaBuffer", "ToWorker"]
 
 UNREAD_DELTAS = 1024
 LONGEST_ANSWER = 32 * 1024 * 1024  # characters
@@ -59,7 +59,7 @@ class ToWorker(NamedTuple):
     message: Replay | Handover
 
 
-class Delivery:
+class DeltaBuffer:
     """The state of one request.
 
     `attempt`: the newest heard of. `worker`: who speaks for it, '' before anybody has. `position`: the next contiguous
@@ -91,7 +91,7 @@ class Delivery:
         self.progress: Progress | None = None
         self.result: Result | None = None
         self._first = position
-        self._draft = Draft()
+        self._builder = AnswerBuilder()
         self._unread: deque[TokenDelta] = deque()
         self._held: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
@@ -102,12 +102,12 @@ class Delivery:
     @property
     def text(self) -> str:
         """The answer's text as far as it has come without a gap."""
-        return self._draft.text
+        return self._builder.text
 
     @property
     def usage(self) -> Usage | None:
         """What the request cost; None before that is known."""
-        return self._draft.usage
+        return self._builder.usage
 
     @property
     def lacking(self) -> bool:
@@ -116,7 +116,7 @@ class Delivery:
 
     def answer(self) -> Answer:
         """All that has come, as one."""
-        return self._draft.answer(self.request_id)
+        return self._builder.answer(self.request_id)
 
     def pop(self) -> TokenDelta | None:
         """The next delta for the agent; None if there is none now."""
@@ -167,7 +167,7 @@ class Delivery:
     def complete(self, usage: Usage | None = None) -> None:
         """End it: the answer is whole."""
         if not self.ended:
-            self._draft.usage = usage or self._draft.usage
+            self._builder.usage = usage or self._builder.usage
             self._end()
 
     def fail(self, error: LlmError) -> None:
@@ -215,17 +215,17 @@ class Delivery:
         if self.ended:
             return
         self.position += 1
-        self._draft.add(delta)
+        self._builder.add(delta)
         full = len(self._unread) >= self._unread_deltas
         if not (full and _merge(self._unread[-1], delta)):
             self._unread.append(delta)
-        if self._draft.size > self._longest_answer or len(self._unread) > _MOST_UNREAD:
+        if self._builder.size > self._longest_answer or len(self._unread) > _MOST_UNREAD:
             limit = f"{self._longest_answer} characters or {_MOST_UNREAD} unread deltas"
             self.fail(LlmError(f"the answer is longer than {limit}: ask for less with max_tokens, or read faster"))
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
-            self._draft.model, self._draft.lane = ending.model, ending.lane
+            self._builder.model, self._builder.lane = ending.model, ending.lane
             self.result = ending.result
             if (beyond := self.beyond(ending.end)) is not None:
                 self.fail(beyond)
@@ -239,10 +239,10 @@ class Delivery:
 
     def _seen_by_agent(self, error: LlmError) -> LlmError:
         if isinstance(error, DeadlineExceeded):
-            return error.at(lane=self._draft.lane, model=self._draft.model)
+            return error.at(lane=self._builder.lane, model=self._builder.model)
         if isinstance(error, Interrupted):
             error.partial = self.text
-            return error.at(lane=self._draft.lane, model=self._draft.model)
+            return error.at(lane=self._builder.lane, model=self._builder.model)
         broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
         if not broke_off or self.position == 0:
             return error

@@ -35,10 +35,10 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Checked, Standing
 from tokenlane.routing.support.tasks import together
 
-from .open_request import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange, Question
-from .redis_link import Courier
+from .open_request import LACKING_EVERY_S, UNCERTAIN_EVERY_S, OpenRequest, Question
+from .redis_link import RedisLink
 
-__all__ = ["Watch", "reason"]
+__all__ = ["Heartbeat", "reason"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ def reason(waiting: str) -> str:
     return _AGE.sub("", waiting)
 
 
-class Watch:
+class Heartbeat:
     """The beat of one client."""
 
-    def __init__(self, pool: Pool, courier: Courier, client: str) -> None:
+    def __init__(self, pool: Pool, link: RedisLink, client: str) -> None:
         self._pool = pool
-        self._courier = courier
+        self._link = link
         self._client = client
         self._away = False
         self._absent: tuple[LaneView, ...] = ()
@@ -76,7 +76,7 @@ class Watch:
         self._lease_ms = Policy().lease_ms
         self._patience_ms = Policy().patience_ms
         self._deserted_since: float | None = None
-        self._due: dict[Exchange, float] = {}
+        self._due: dict[OpenRequest, float] = {}
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -88,8 +88,8 @@ class Watch:
                 await self._try_beat(batch, counting=number == 0)
                 await self._look_until(clock() + (_AWAY_S if self._away else self._period_s / len(batches)))
 
-    async def beat(self, exchanges: Sequence[Exchange] = (), *, counting: bool = False) -> None:
-        """Beat once, and see to these exchanges.
+    async def beat(self, requests: Sequence[OpenRequest] = (), *, counting: bool = False) -> None:
+        """Beat once, and see to these requests.
 
         Args:
             counting: ask for requests that the server has and this client does not hold, and cancel them.
@@ -98,29 +98,29 @@ class Watch:
             PoolUnavailable: the server does not answer.
         """
         clock = asyncio.get_running_loop().time
-        asked_at, held = clock(), self._courier.held if counting else None
-        checked = await self._pool.check(self._client, [exchange.id for exchange in exchanges], held=held)
+        asked_at, held = clock(), self._link.held if counting else None
+        checked = await self._pool.check(self._client, [request.id for request in requests], held=held)
         self._note_back(checked)
         if checked.absent and (self._policy is None or self._policy.revision != checked.revision):
             with suppress(LlmError):  # only words hang on it
                 self._policy = await self._pool.policy()
         steps: list[_Step] = []
-        for exchange, standing in zip(exchanges, checked.standings, strict=True):
+        for request, standing in zip(requests, checked.standings, strict=True):
             # What was heard since is newer than what the pool says.
-            if exchange.delivery.ended or not exchange.accepted or exchange.heard_at > asked_at:
+            if request.buffer.ended or not request.accepted or request.heard_at > asked_at:
                 continue
             try:
-                steps += self._judge(exchange, standing, clock())
+                steps += self._judge(request, standing, clock())
             except Exception as error:  # the other streams are judged all the same
-                self._pool.internal_errors.note("watch of a stream", error)
-            exchange.changed.set()
+                self._pool.internal_errors.note("judging of a request", error)
+            request.changed.set()
         await together(*map(self._take, steps), self._turn_away(checked.strangers))
 
-    async def _try_beat(self, exchanges: Sequence[Exchange], *, counting: bool = False) -> None:
-        for exchange in exchanges:
-            self._due.pop(exchange, None)
+    async def _try_beat(self, requests: Sequence[OpenRequest], *, counting: bool = False) -> None:
+        for request in requests:
+            self._due.pop(request, None)
         try:
-            await self.beat(exchanges, counting=counting)
+            await self.beat(requests, counting=counting)
         except LlmError as error:
             self._note_away(error)
 
@@ -128,11 +128,11 @@ class Watch:
         """Wait until then. Streams that are due before and still silent are seen to when they are due."""
         clock = asyncio.get_running_loop().time
         while (now := clock()) < until:
-            due = [exchange for exchange, at in self._due.items() if at <= now]
-            for exchange in due:
-                if not self._is_silent(exchange, now):
-                    del self._due[exchange]
-            silent = [exchange for exchange in due if exchange in self._due]
+            due = [request for request, at in self._due.items() if at <= now]
+            for request in due:
+                if not self._is_silent(request, now):
+                    del self._due[request]
+            silent = [request for request in due if request in self._due]
             if silent:
                 await self._try_beat(silent[:_BATCH])
             else:
@@ -144,34 +144,34 @@ class Watch:
         except LlmError:
             raise
         except Exception as error:
-            self._pool.internal_errors.note("watch of a stream", error)
+            self._pool.internal_errors.note("judging of a request", error)
 
     @property
     def _period_s(self) -> float:
         """A worker's death is to be noticed within a lease and a second, so a stream's silence within a lease."""
         return min(_PERIOD_S, self._lease_ms / 1000 / _PERIODS_A_LEASE)
 
-    def _silent(self) -> list[Exchange]:
+    def _silent(self) -> list[OpenRequest]:
         now = asyncio.get_running_loop().time()
-        return [exchange for exchange in self._courier if self._is_silent(exchange, now)]
+        return [request for request in self._link if self._is_silent(request, now)]
 
-    def _is_silent(self, exchange: Exchange, now: float) -> bool:
+    def _is_silent(self, request: OpenRequest, now: float) -> bool:
         """Whether the pool has the request, and nothing of its answer has come for a period."""
-        return exchange.accepted and not exchange.delivery.ended and exchange.heard_at <= now - self._period_s
+        return request.accepted and not request.buffer.ended and request.heard_at <= now - self._period_s
 
     async def _turn_away(self, strangers: Sequence[str]) -> None:
         """Cancel what the server has of this client and nobody here wants: what was submitted too late, and what an
         older snapshot of the server's has brought back."""
-        unwanted = [request_id for request_id in strangers if request_id not in self._courier.exchanges]
+        unwanted = [request_id for request_id in strangers if request_id not in self._link.requests]
         await together(*(self._pool.cancel(request_id, self._client) for request_id in unwanted))
 
     def _note_away(self, error: LlmError) -> None:
         if not self._away:
             logger.warning("the pool is away, streams wait until their deadlines: %s", error)
         self._away = True
-        for exchange in self._courier:
-            if exchange.waiting is not None:
-                exchange.waiting = str(error)
+        for request in self._link:
+            if request.waiting is not None:
+                request.waiting = str(error)
 
     def _note_back(self, checked: Checked) -> None:
         if self._away:
@@ -181,69 +181,69 @@ class Watch:
         self._pulls = checked.pulls
         serving = checked.routers > 0 and checked.lanes > 0
         if serving:
-            self._courier.idle_reason = None
+            self._link.idle_reason = None
         elif checked.absent:
-            self._courier.idle_reason = "no worker is connected to this pool"
+            self._link.idle_reason = "no worker is connected to this pool"
         else:
-            self._courier.idle_reason = "no worker is connected to this pool: start one with `tokenlane worker`"
+            self._link.idle_reason = "no worker is connected to this pool: start one with `tokenlane worker`"
         self._lease_ms, self._patience_ms = checked.lease_ms, checked.patience_ms
         if checked.routers or checked.lanes or checked.absent:
             self._deserted_since = None
         elif self._deserted_since is None:
             self._deserted_since = asyncio.get_running_loop().time()
 
-    def _judge(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
+    def _judge(self, request: OpenRequest, standing: Standing, now: float) -> list[_Step]:
         """Take in how a request stands; what is to be asked of the pool for that."""
         if standing.state == "missing":
-            return self._missing(exchange, now)
-        exchange.missing_since = None
+            return self._missing(request, now)
+        request.missing_since = None
         if standing.lapses_ms is not None:
-            self._due[exchange] = now + standing.lapses_ms / 1000 + _LAPSED_S
-        steps = self._own(exchange, standing.owner)
+            self._due[request] = now + standing.lapses_ms / 1000 + _LAPSED_S
+        steps = self._own(request, standing.owner)
         match standing.state:
             case "waiting" | "delayed" | "dispatched":
-                steps += self._waiting(exchange, standing, now)
+                steps += self._waiting(request, standing, now)
             case "running":
-                exchange.waiting = exchange.broken_since = None
-                self._running(exchange, standing)
+                request.waiting = request.broken_since = None
+                self._running(request, standing)
             case "completed" | "failed" | "cancelled" | "expired":
-                exchange.waiting = None
-                self._ended(exchange, standing)
+                request.waiting = None
+                self._ended(request, standing)
             case _:
                 assert_never(standing.state)
         return steps
 
-    def _waiting(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
-        if exchange.delivery.position > 0 and exchange.delivery.attempt > 0:
-            exchange.waiting = None
-            return self._broken_off(exchange, standing, now)
-        exchange.waiting = self._why(exchange, standing)
-        if self._deserted(exchange, now):
-            self._give_up(exchange, no_lane())
+    def _waiting(self, request: OpenRequest, standing: Standing, now: float) -> list[_Step]:
+        if request.buffer.position > 0 and request.buffer.attempt > 0:
+            request.waiting = None
+            return self._broken_off(request, standing, now)
+        request.waiting = self._why(request, standing)
+        if self._deserted(request, now):
+            self._give_up(request, no_lane())
         return []
 
-    def _why(self, exchange: Exchange, standing: Standing) -> str:
+    def _why(self, request: OpenRequest, standing: Standing) -> str:
         """Why the request has not started."""
-        away, unready = self._awaited(exchange)
-        if self._courier.idle_reason:
-            return self._courier.idle_reason + (f"; waiting for lane {away}" if away else "")
-        if pull := _pull(exchange, self._pulls):
+        away, unready = self._awaited(request)
+        if self._link.idle_reason:
+            return self._link.idle_reason + (f"; waiting for lane {away}" if away else "")
+        if pull := _pull(request, self._pulls):
             return pull
         if standing.state == "dispatched":
-            return f"given to a lane that serves role {exchange.role!r}, which is about to start it"
+            return f"given to a lane that serves role {request.role!r}, which is about to start it"
         if standing.state == "delayed":
             return "an attempt failed; it is tried again soon"
-        told = [f"waiting in the queue of role {exchange.role!r}", *unready]
+        told = [f"waiting in the queue of role {request.role!r}", *unready]
         return "; ".join([*told, f"lanes that are away: {away}"] if away else told)
 
-    def _awaited(self, exchange: Exchange) -> tuple[str, list[str]]:
+    def _awaited(self, request: OpenRequest) -> tuple[str, list[str]]:
         """The lanes that may serve the request and take no work now: those whose workers are away, and why others take
         none."""
         if self._policy is None:
             return "", []
-        asked = exchange.copy[0] if exchange.copy is not None else None
+        asked = request.copy[0] if request.copy is not None else None
         needs, kind = (asked.needs, asked.kind) if asked is not None else (Needs(), "chat")
-        found = candidates(self._policy, exchange.role, needs, self._absent, kind)
+        found = candidates(self._policy, request.role, needs, self._absent, kind)
         lanes = [lane for lane, _ in found if not (lane.is_fallback or lane.has_left)]
         away = [lane for lane in lanes if lane.is_away]
         return (
@@ -251,118 +251,118 @@ class Watch:
             [why_unready(lane) for lane in lanes if lane.is_unready],
         )
 
-    def _deserted(self, exchange: Exchange, now: float) -> bool:
+    def _deserted(self, request: OpenRequest, now: float) -> bool:
         """Whether no worker is coming: nobody has been there for as long as a request waits for one, and nobody was
         within the hour. Where a router lives, it is the one to say so.
         """
         if self._deserted_since is None:
             return False
         patience_s = max(self._patience_ms, all_heard_ms(self._lease_ms)) / 1000
-        return now - max(self._deserted_since, exchange.opened_at) >= patience_s
+        return now - max(self._deserted_since, request.opened_at) >= patience_s
 
-    def _own(self, exchange: Exchange, owner: str) -> list[_Step]:
-        if not exchange.owned or owner == self._client:
+    def _own(self, request: OpenRequest, owner: str) -> list[_Step]:
+        if not request.owned or owner == self._client:
             return []
         if owner:
-            exchange.owned = False  # another client has attached, and pub/sub lost the news
-        elif exchange.copy is None:
-            return [self._own_again(exchange)]
+            request.owned = False  # another client has attached, and pub/sub lost the news
+        elif request.copy is None:
+            return [self._own_again(request)]
         return []
 
-    async def _own_again(self, exchange: Exchange) -> None:
-        await self._pool.attach(self._client, exchange.id)
+    async def _own_again(self, request: OpenRequest) -> None:
+        await self._pool.attach(self._client, request.id)
 
-    def _broken_off(self, exchange: Exchange, standing: Standing, now: float) -> list[_Step]:
+    def _broken_off(self, request: OpenRequest, standing: Standing, now: float) -> list[_Step]:
         """The attempt that gave a part of the answer is over, and no other has begun."""
-        if exchange.broken_since is None:
-            exchange.broken_since = now
-        left_s = exchange.broken_since + _TAKEN_UP_S - now
+        if request.broken_since is None:
+            request.broken_since = now
+        left_s = request.broken_since + _TAKEN_UP_S - now
         if left_s > 0:
-            self._due[exchange] = now + left_s
+            self._due[request] = now + left_s
             return []
         error = Interrupted(
             "the worker that ran it went away after a part of the answer was delivered, and no other can continue it: "
             "send it again"
         )
-        if exchange.owned:
-            return [self._interrupt(exchange, standing.attempt, error)]
-        self._give_up(exchange, error)
+        if request.owned:
+            return [self._interrupt(request, standing.attempt, error)]
+        self._give_up(request, error)
         return []
 
-    async def _interrupt(self, exchange: Exchange, attempt: int, error: Interrupted) -> None:
+    async def _interrupt(self, request: OpenRequest, attempt: int, error: Interrupted) -> None:
         """End the request for all who read it. Another attempt that has begun meanwhile asks how far this has got."""
-        position = exchange.delivery.position
+        position = request.buffer.position
         message = Failed(attempt=attempt, error=error.report()).to_wire()
-        if await self._pool.interrupt(self._client, exchange.id, attempt, position, message):
-            exchange.delivery.settled = True
-            self._give_up(exchange, error)
+        if await self._pool.interrupt(self._client, request.id, attempt, position, message):
+            request.buffer.settled = True
+            self._give_up(request, error)
 
-    def _missing(self, exchange: Exchange, now: float) -> list[_Step]:
-        exchange.ask(exchange.delivery.worker, exchange.delivery.attempt, UNCERTAIN_EVERY_S)
-        if exchange.missing_since is None:
-            exchange.missing_since = now
+    def _missing(self, request: OpenRequest, now: float) -> list[_Step]:
+        request.ask(request.buffer.worker, request.buffer.attempt, UNCERTAIN_EVERY_S)
+        if request.missing_since is None:
+            request.missing_since = now
         # A worker that runs it writes it anew with its next beat.
-        left_s = exchange.missing_since + all_heard_ms(self._lease_ms) / 1000 - now
+        left_s = request.missing_since + all_heard_ms(self._lease_ms) / 1000 - now
         if left_s > 0:
-            self._due[exchange] = now + left_s
+            self._due[request] = now + left_s
             return []
-        if exchange.copy is None or exchange.delivery.position > 0:
-            self._give_up(exchange, RequestLost())
+        if request.copy is None or request.buffer.position > 0:
+            self._give_up(request, RequestLost())
             return []
-        return [self._send_again(exchange)]
+        return [self._send_again(request)]
 
-    async def _send_again(self, exchange: Exchange) -> None:
-        error = await self._courier.send_again(exchange)
-        if exchange.delivery.ended:
+    async def _send_again(self, request: OpenRequest) -> None:
+        error = await self._link.send_again(request)
+        if request.buffer.ended:
             return
         match error:
             case None:
-                exchange.missing_since = None
+                request.missing_since = None
             case PoolUnavailable():
                 raise error
             case QueueFull():  # it was accepted once: it is sent again with each beat
-                exchange.waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
+                request.waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
             case LlmError():
-                self._give_up(exchange, error)
+                self._give_up(request, error)
             case _:
-                self._give_up(exchange, RequestLost())
+                self._give_up(request, RequestLost())
 
-    def _running(self, exchange: Exchange, standing: Standing) -> None:
-        if exchange.uncertain:
-            exchange.ask(standing.worker, standing.attempt, UNCERTAIN_EVERY_S)
-        if exchange.delivery.lacking and _unanswered(exchange.question, _RUNNING_PATIENCE_S):
+    def _running(self, request: OpenRequest, standing: Standing) -> None:
+        if request.uncertain:
+            request.ask(standing.worker, standing.attempt, UNCERTAIN_EVERY_S)
+        if request.buffer.lacking and _unanswered(request.question, _RUNNING_PATIENCE_S):
             self._give_up(
-                exchange, Interrupted("a part of the answer was lost and its worker does not have it: ask again")
+                request, Interrupted("a part of the answer was lost and its worker does not have it: ask again")
             )
 
-    def _ended(self, exchange: Exchange, standing: Standing) -> None:
-        if not standing.worker or _unanswered(exchange.question, _ENDED_PATIENCE_S):
-            self._told(exchange, standing)
+    def _ended(self, request: OpenRequest, standing: Standing) -> None:
+        if not standing.worker or _unanswered(request.question, _ENDED_PATIENCE_S):
+            self._told(request, standing)
         else:
-            exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S)
+            request.ask(standing.worker, standing.attempt, LACKING_EVERY_S)
 
-    def _told(self, exchange: Exchange, standing: Standing) -> None:
-        delivery = exchange.delivery
-        delivery.settled = True
-        if standing.state == "completed" and standing.end == delivery.position:
-            delivery.complete()
-            self._courier.abandon(exchange)
+    def _told(self, request: OpenRequest, standing: Standing) -> None:
+        buffer = request.buffer
+        buffer.settled = True
+        if standing.state == "completed" and standing.end == buffer.position:
+            buffer.complete()
+            self._link.abandon(request)
             return
         match standing.state:
             case "completed":
                 lost = Interrupted("the end of the answer was lost and no worker has it any more: ask again")
-                error: LlmError = lost if standing.end is None else delivery.beyond(standing.end) or lost
+                error: LlmError = lost if standing.end is None else buffer.beyond(standing.end) or lost
             case "cancelled":
                 error = LlmError.from_report(ErrorReport(code="cancelled"))
             case "expired":
                 error = DeadlineExceeded()
             case _:
                 error = LlmError.from_report(ErrorReport(code=standing.code))
-        self._give_up(exchange, error)
+        self._give_up(request, error)
 
-    def _give_up(self, exchange: Exchange, error: LlmError) -> None:
-        exchange.delivery.fail(error)
-        self._courier.abandon(exchange)
+    def _give_up(self, request: OpenRequest, error: LlmError) -> None:
+        request.buffer.fail(error)
+        self._link.abandon(request)
 
 
 def _unanswered(question: Question | None, patience_s: float) -> bool:
@@ -371,9 +371,9 @@ def _unanswered(question: Question | None, patience_s: float) -> bool:
     return asyncio.get_running_loop().time() - question.since >= patience_s
 
 
-def _pull(exchange: Exchange, pulls: Mapping[str, Mapping[str, Progress]]) -> str | None:
+def _pull(request: OpenRequest, pulls: Mapping[str, Mapping[str, Progress]]) -> str | None:
     """The pull that the request may wait for: of its model, or of any if it names none."""
-    asked = exchange.copy[0].needs.model if exchange.copy is not None else None
+    asked = request.copy[0].needs.model if request.copy is not None else None
     for lane, models in pulls.items():
         for model, progress in models.items():
             if asked is None or served_name(asked, (model,)) is not None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.contract.messages import Envelope, Result
 
-from .delta_buffer import Delivery
+from .delta_buffer import DeltaBuffer
 
-__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "Exchange", "Question"]
+__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "OpenRequest", "Question"]
 
 LACKING_EVERY_S = 0.5
 UNCERTAIN_EVERY_S = 2.0
@@ -28,7 +28,7 @@ class Question:
 
 
 @dataclass(eq=False)
-class Exchange:
+class OpenRequest:
     """The link between a stream and its client, which knows no stream. All times are the loop's.
 
     `copy`: what is sent again should the pool lose it; None where another client has sent it. `owned`: leaving it
@@ -42,7 +42,7 @@ class Exchange:
     id: str
     role: str
     copy: tuple[Envelope, bytes] | None = field(repr=False)
-    delivery: Delivery = field(repr=False)
+    buffer: DeltaBuffer = field(repr=False)
     deadline: float
     heard_at: float
     waiting: str | None = None
@@ -76,10 +76,10 @@ class Exchange:
         self.heard_at = now
         self.waiting = None
         self.missing_since = self.broken_since = None
-        if self.delivery.lacking:
+        if self.buffer.lacking:
             if progress:
                 self.question = None
-            self.ask(self.delivery.worker, self.delivery.attempt, LACKING_EVERY_S)
+            self.ask(self.buffer.worker, self.buffer.attempt, LACKING_EVERY_S)
         elif progress:
             self.question = None
             self.uncertain = False
@@ -88,7 +88,7 @@ class Exchange:
         """The connection was lost for a while: messages may be missing."""
         self.heard_at = float("-inf")
         self.uncertain = True
-        self.ask(self.delivery.worker, self.delivery.attempt, UNCERTAIN_EVERY_S)
+        self.ask(self.buffer.worker, self.buffer.attempt, UNCERTAIN_EVERY_S)
 
     async def result(self) -> Result:
         """Wait for the end; what came of a request that is no chat.
@@ -96,16 +96,16 @@ class Exchange:
         Raises:
             LlmError: what it failed with.
         """
-        delivery = self.delivery
-        while not delivery.ended:
+        buffer = self.buffer
+        while not buffer.ended:
             await self.change()
-        if delivery.error is not None:
-            raise delivery.error
-        if delivery.result is None:
+        if buffer.error is not None:
+            raise buffer.error
+        if buffer.result is None:
             raise ProviderDown(
                 "the lane's worker does not know this kind of request: start a newer one", retryable=False
             )
-        return delivery.result
+        return buffer.result
 
     async def change(self) -> None:
         """Wait until something has come or the request has ended."""

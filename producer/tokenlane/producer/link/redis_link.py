@@ -1,4 +1,4 @@
-"""The courier: takes a client's requests to the pool, and what comes back to their exchanges.
+"""The link to a pool in Redis: takes a client's requests there, and what comes back to them.
 
 It owns every request from the moment it is submitted until the pool knows its end, longer than the agent if need be: a
 request nobody waits for any more is cancelled, again and again until the server has heard it or its time is up.
@@ -33,12 +33,12 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Ending
 from tokenlane.routing.support.telemetry import inject, sending
 
-from .delta_buffer import Delivery
-from .open_request import LACKING_EVERY_S, UNCERTAIN_EVERY_S, Exchange
+from .delta_buffer import DeltaBuffer
+from .open_request import LACKING_EVERY_S, UNCERTAIN_EVERY_S, OpenRequest
 from .ready_channels import Ahead
-from .worker_messages import Outbox
+from .worker_messages import WorkerMessages
 
-__all__ = ["Courier"]
+__all__ = ["RedisLink"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ _MOST_BEING_SENT = 256
 _CANCEL_AGAIN_S = 0.5
 
 
-class Courier:
-    """All open exchanges of one client: `exchanges` has them by request, several if it is read more than once."""
+class RedisLink:
+    """All open requests of one client: `requests` has them by request, several if it is read more than once."""
 
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str) -> None:
-        self.exchanges: dict[str, list[Exchange]] = {}
+        self.requests: dict[str, list[OpenRequest]] = {}
         self.idle_reason: str | None = None
         self.internal_errors = pool.internal_errors
         self._pool = pool
@@ -61,16 +61,16 @@ class Courier:
         self._tasks = tasks
         self._client = client
         self._withdrawals: set[asyncio.Task[None]] = set()
-        self._outbox = Outbox(pool, self.exchanges)
+        self._worker_messages = WorkerMessages(pool, self.requests)
         self._closed = False
 
-    def __iter__(self) -> Iterator[Exchange]:
-        return iter([exchange for those in self.exchanges.values() for exchange in those])
+    def __iter__(self) -> Iterator[OpenRequest]:
+        return iter([request for those in self.requests.values() for request in those])
 
     @property
     def held(self) -> int:
         """How many requests the pool may have that are this client's."""
-        return sum(any(exchange.owned for exchange in those) for those in self.exchanges.values())
+        return sum(any(request.owned for request in those) for those in self.requests.values())
 
     # What streams call.
 
@@ -107,13 +107,13 @@ class Courier:
 
     async def open(
         self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None, asked_at: float | None = None
-    ) -> Exchange:
+    ) -> OpenRequest:
         """Submit a request; returns when the pool has accepted it.
 
         Args:
             asked_at: what `turn` gave; None: now.
 
-        If the agent has submitted the idempotency key before, the exchange is that of the running request.
+        If the agent has submitted the idempotency key before, it is the running request that has it.
 
         Raises:
             Duplicate: the request that had the idempotency key has ended.
@@ -127,16 +127,16 @@ class Courier:
         with sending(envelope.role, envelope.id) as span:
             if context := inject(span):
                 envelope = envelope.model_copy(update={"trace": context})
-            exchange = self._exchange(Delivery(envelope.id), envelope.role, (envelope, payload))
-            self._limit(exchange, envelope.time_to_live_ms, asked_at)
-            await self._enter(exchange, partial(self._submit, exchange))
-        if exchange.known_as == exchange.id:
-            return exchange
-        exchange.owned = False
-        self.abandon(exchange)
-        return await self.attach(exchange.known_as)
+            request = self._entry(DeltaBuffer(envelope.id), envelope.role, (envelope, payload))
+            self._limit(request, envelope.time_to_live_ms, asked_at)
+            await self._enter(request, partial(self._submit, request))
+        if request.known_as == request.id:
+            return request
+        request.owned = False
+        self.abandon(request)
+        return await self.attach(request.known_as)
 
-    async def attach(self, request_id: str, position: int = 0) -> Exchange:
+    async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
         """Join a request, from that position of its answer on, and own it from now on.
 
         Raises:
@@ -146,62 +146,62 @@ class Courier:
 
         Cancellation: the request is cancelled if this client owns it by then.
         """
-        exchange = self._exchange(Delivery(request_id, position=position), "", None)
-        await self._enter(exchange, partial(self._take_over, exchange))
-        return exchange
+        request = self._entry(DeltaBuffer(request_id, position=position), "", None)
+        await self._enter(request, partial(self._take_over, request))
+        return request
 
-    def abandon(self, exchange: Exchange, *, everywhere: bool = False) -> None:
-        """End an exchange now; have the pool told if the request has not ended there. May be called again.
+    def abandon(self, request: OpenRequest, *, everywhere: bool = False) -> None:
+        """End a request now; have the pool told if the request has not ended there. May be called again.
 
         Args:
             everywhere: end the request even if others read it, or own it.
         """
-        if not exchange.delivery.ended:
-            exchange.delivery.fail(RequestCancelled())
-        exchange.waiting = None
-        exchange.changed.set()
-        others = self.exchanges.get(exchange.id, [])
-        if exchange not in others:
+        if not request.buffer.ended:
+            request.buffer.fail(RequestCancelled())
+        request.waiting = None
+        request.changed.set()
+        others = self.requests.get(request.id, [])
+        if request not in others:
             return
-        others.remove(exchange)
-        if exchange.timer is not None:
-            exchange.timer.cancel()
+        others.remove(request)
+        if request.timer is not None:
+            request.timer.cancel()
         if not others:
-            del self.exchanges[exchange.id]
-            self._hub.unsubscribe(self._channel(exchange))
-        if exchange.submission is None or (exchange.delivery.settled and exchange.submission.done()):
+            del self.requests[request.id]
+            self._hub.unsubscribe(self._channel(request))
+        if request.submission is None or (request.buffer.settled and request.submission.done()):
             return
-        if everywhere or (exchange.owned and not others):
-            exchange.withdrawal = self._tasks.create_task(self._withdraw(exchange, "" if everywhere else self._client))
-            self._withdrawals.add(exchange.withdrawal)
-            exchange.withdrawal.add_done_callback(self._withdrawals.discard)
-        elif exchange.owned:
+        if everywhere or (request.owned and not others):
+            request.withdrawal = self._tasks.create_task(self._withdraw(request, "" if everywhere else self._client))
+            self._withdrawals.add(request.withdrawal)
+            request.withdrawal.add_done_callback(self._withdrawals.discard)
+        elif request.owned:
             others[-1].owned = True
 
-    async def close(self, exchange: Exchange, *, everywhere: bool = False) -> None:
-        """End an exchange; returns when the pool has heard it, or after 2 s: it will be told then when it can be.
+    async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
+        """End a request; returns when the pool has heard it, or after 2 s: it will be told then when it can be.
 
         Cancellation: the pool is told all the same.
         """
-        self.abandon(exchange, everywhere=everywhere)
-        if exchange.withdrawal is not None:
-            await asyncio.wait({exchange.withdrawal}, timeout=_GOODBYE_S)
+        self.abandon(request, everywhere=everywhere)
+        if request.withdrawal is not None:
+            await asyncio.wait({request.withdrawal}, timeout=_GOODBYE_S)
 
     @asynccontextmanager
     async def asking(
         self, envelope: Envelope, payload: bytes, idempotency_key: str | None = None
-    ) -> AsyncIterator[Exchange]:
+    ) -> AsyncIterator[OpenRequest]:
         """A request that is no chat, submitted; leaving the block before its end cancels it.
 
         Raises:
             LlmError: as `open`.
         """
         async with self.turn() as asked_at:
-            exchange = await self.open(envelope, payload, idempotency_key, asked_at)
+            request = await self.open(envelope, payload, idempotency_key, asked_at)
         try:
-            yield exchange
+            yield request
         finally:
-            await self.close(exchange)
+            await self.close(request)
 
     async def lanes(self) -> tuple[LaneView, ...]:
         """The pool's lanes as routers see them.
@@ -211,10 +211,10 @@ class Courier:
         """
         return (await self._pool.survey()).lanes
 
-    async def send_again(self, exchange: Exchange) -> Exception | None:
+    async def send_again(self, request: OpenRequest) -> Exception | None:
         """Submit a request again that the pool has lost; the error, if any. It may be abandoned by then."""
-        exchange.submission = self._tasks.create_task(self._outcome(self._submit_again(exchange)))
-        return await asyncio.shield(exchange.submission)
+        request.submission = self._tasks.create_task(self._outcome(self._submit_again(request)))
+        return await asyncio.shield(request.submission)
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever reads it; False if it has ended otherwise, or the pool does not know it.
@@ -227,10 +227,10 @@ class Courier:
     # What the client calls.
 
     async def close_all(self) -> bool:
-        """End all exchanges; whether the pool has heard of each within 2 s."""
+        """End all requests; whether the pool has heard of each within 2 s."""
         self._closed = True
-        for exchange in self:
-            self.abandon(exchange)
+        for request in self:
+            self.abandon(request)
         if not self._withdrawals:
             return True
         _, untold = await asyncio.wait(self._withdrawals, timeout=_GOODBYE_S)
@@ -242,40 +242,38 @@ class Courier:
 
     async def speak(self) -> None:
         """Send what is to be said to workers, for ever."""
-        await self._outbox.run()
+        await self._worker_messages.run()
 
     # The rest.
 
-    def _exchange(self, delivery: Delivery, role: str, copy: tuple[Envelope, bytes] | None) -> Exchange:
+    def _entry(self, buffer: DeltaBuffer, role: str, copy: tuple[Envelope, bytes] | None) -> OpenRequest:
         if self._closed:
             raise RequestCancelled("the client is being closed")
         now = asyncio.get_running_loop().time()
-        exchange = Exchange(
-            delivery.request_id, role, copy, delivery, float("inf"), now, self._why(role), opened_at=now
-        )
-        self.exchanges.setdefault(exchange.id, []).append(exchange)
-        return exchange
+        request = OpenRequest(buffer.request_id, role, copy, buffer, float("inf"), now, self._why(role), opened_at=now)
+        self.requests.setdefault(request.id, []).append(request)
+        return request
 
     def _why(self, role: str) -> str:
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
-    def _limit(self, exchange: Exchange, time_to_live_ms: int, since: float | None = None) -> None:
+    def _limit(self, request: OpenRequest, time_to_live_ms: int, since: float | None = None) -> None:
         loop = asyncio.get_running_loop()
-        exchange.deadline = (loop.time() if since is None else since) + time_to_live_ms / 1000 + _DEADLINE_GRACE_S
-        exchange.timer = loop.call_at(exchange.deadline, self._expire, exchange)
+        request.deadline = (loop.time() if since is None else since) + time_to_live_ms / 1000 + _DEADLINE_GRACE_S
+        request.timer = loop.call_at(request.deadline, self._expire, request)
 
-    async def _enter(self, exchange: Exchange, submit: Callable[[], Coroutine[None, None, LlmError | None]]) -> None:
+    async def _enter(self, request: OpenRequest, submit: Callable[[], Coroutine[None, None, LlmError | None]]) -> None:
         try:
-            await self._subscribe(exchange)
-            if exchange.delivery.error is not None:
-                raise exchange.delivery.error
+            await self._subscribe(request)
+            if request.buffer.error is not None:
+                raise request.buffer.error
             # A task of its own, so that an agent cancelled meanwhile leaves no doubt whether the request got there.
-            exchange.submission = self._tasks.create_task(self._outcome(submit()))
-            error = await asyncio.shield(exchange.submission)
+            request.submission = self._tasks.create_task(self._outcome(submit()))
+            error = await asyncio.shield(request.submission)
             if error is not None:
                 raise error
         except BaseException:
-            self.abandon(exchange)
+            self.abandon(request)
             raise
 
     async def _outcome(self, submitting: Coroutine[None, None, LlmError | None]) -> Exception | None:
@@ -285,81 +283,81 @@ class Courier:
             self.internal_errors.note("sending of a request", error)
             return error
 
-    async def _subscribe(self, exchange: Exchange) -> None:
-        if len(self.exchanges[exchange.id]) > 1:
+    async def _subscribe(self, request: OpenRequest) -> None:
+        if len(self.requests[request.id]) > 1:
             return
-        if self.ahead.subscribed(exchange.id):
+        if self.ahead.subscribed(request.id):
             return
-        await self._hub.subscribe(self._channel(exchange), *self._listener(exchange.id))
+        await self._hub.subscribe(self._channel(request), *self._listener(request.id))
 
-    async def _submit(self, exchange: Exchange) -> LlmError | None:
+    async def _submit(self, request: OpenRequest) -> LlmError | None:
         """Its time to live counts from when the agent asked: what has passed since is taken off."""
-        assert exchange.copy is not None
-        envelope, payload = exchange.copy
-        left_s = exchange.deadline - _DEADLINE_GRACE_S - asyncio.get_running_loop().time()
+        assert request.copy is not None
+        envelope, payload = request.copy
+        left_s = request.deadline - _DEADLINE_GRACE_S - asyncio.get_running_loop().time()
         if left_s <= 0:
             return DeadlineExceeded()
         envelope = envelope.model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
         try:
-            accepted = await self._pool.submit(envelope, payload, exchange.delivery.attempt)
+            accepted = await self._pool.submit(envelope, payload, request.buffer.attempt)
         except LlmError as error:
             return error
-        exchange.known_as = accepted.id
+        request.known_as = accepted.id
         return None
 
-    async def _submit_again(self, exchange: Exchange) -> LlmError | None:
-        error = await self._submit(exchange)
+    async def _submit_again(self, request: OpenRequest) -> LlmError | None:
+        error = await self._submit(request)
         if error is not None:
             return error
-        if exchange.known_as == exchange.id:
-            exchange.owned = True
+        if request.known_as == request.id:
+            request.owned = True
             return None
         return RequestLost(
             "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
         )
 
-    async def _take_over(self, exchange: Exchange) -> LlmError | None:
+    async def _take_over(self, request: OpenRequest) -> LlmError | None:
         try:
-            held = await self._pool.attach(self._client, exchange.id)
+            held = await self._pool.attach(self._client, request.id)
         except LlmError as error:
             return error
-        standing, delivery = held.standing, exchange.delivery
+        standing, buffer = held.standing, request.buffer
         if standing.state == "missing":
             return RequestLost(
-                f"the pool knows no request {exchange.id}: it ended an hour ago, was lost or never was; ask again"
+                f"the pool knows no request {request.id}: it ended an hour ago, was lost or never was; ask again"
             )
-        if standing.end is not None and (beyond := delivery.beyond(standing.end)) is not None:
+        if standing.end is not None and (beyond := buffer.beyond(standing.end)) is not None:
             return beyond
-        for other in self.exchanges.get(exchange.id, ()):
-            other.owned = other is exchange
-        if delivery.ended:  # by what came on its channel meanwhile
+        for other in self.requests.get(request.id, ()):
+            other.owned = other is request
+        if buffer.ended:  # by what came on its channel meanwhile
             return None
         ended = standing.state in get_args(Ending)
-        exchange.role = held.role
-        exchange.waiting = None if ended or standing.state == "running" else self._why(held.role)
-        self._limit(exchange, max(held.left_ms, _ENDED_LEFT_MS if ended else 0))
-        delivery.attempt = max(delivery.attempt, standing.attempt)
-        exchange.missed()
-        exchange.ask(standing.worker, standing.attempt, LACKING_EVERY_S if ended else UNCERTAIN_EVERY_S)
-        self._outbox.hurry()
+        request.role = held.role
+        request.waiting = None if ended or standing.state == "running" else self._why(held.role)
+        self._limit(request, max(held.left_ms, _ENDED_LEFT_MS if ended else 0))
+        buffer.attempt = max(buffer.attempt, standing.attempt)
+        request.missed()
+        request.ask(standing.worker, standing.attempt, LACKING_EVERY_S if ended else UNCERTAIN_EVERY_S)
+        self._worker_messages.hurry()
         return None
 
-    async def _withdraw(self, exchange: Exchange, leaving: str) -> None:
-        assert exchange.submission is not None
-        refused = isinstance(await exchange.submission, QueueFull | RequestCancelled | DeadlineExceeded)
-        if refused and not exchange.known_as:
+    async def _withdraw(self, request: OpenRequest, leaving: str) -> None:
+        assert request.submission is not None
+        refused = isinstance(await request.submission, QueueFull | RequestCancelled | DeadlineExceeded)
+        if refused and not request.known_as:
             return
         while True:
-            if leaving and (others := self.exchanges.get(exchange.id)):
+            if leaving and (others := self.requests.get(request.id)):
                 others[-1].owned = True  # came while this one was still being submitted, or withdrawn
                 return
             try:
-                await self._pool.cancel(exchange.id, leaving)
+                await self._pool.cancel(request.id, leaving)
                 return
             except Exception as error:
                 if not isinstance(error, LlmError):
                     self.internal_errors.note("cancelling of a request", error)
-                if asyncio.get_running_loop().time() > exchange.deadline:
+                if asyncio.get_running_loop().time() > request.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(_CANCEL_AGAIN_S)
 
@@ -367,37 +365,37 @@ class Courier:
         return Listener(partial(self._hear_all, request_id), partial(self._miss_all, request_id))
 
     def _hear_all(self, request_id: str, data: bytes) -> None:
-        for exchange in tuple(self.exchanges.get(request_id, ())):
-            self._hear(exchange, data)
+        for request in tuple(self.requests.get(request_id, ())):
+            self._hear(request, data)
 
-    def _hear(self, exchange: Exchange, data: bytes) -> None:
-        delivery, message = exchange.delivery, channel_message(data)
+    def _hear(self, request: OpenRequest, data: bytes) -> None:
+        buffer, message = request.buffer, channel_message(data)
         if isinstance(message, Attached):
-            exchange.owned &= message.client == self._client
+            request.owned &= message.client == self._client
             return
-        before = (delivery.attempt, delivery.position)
-        answer = delivery.receive(message)
-        if not exchange.owned:
+        before = (buffer.attempt, buffer.position)
+        answer = buffer.receive(message)
+        if not request.owned:
             answer = None  # its owner answers
-        exchange.heard(asyncio.get_running_loop().time(), progress=before != (delivery.attempt, delivery.position))
+        request.heard(asyncio.get_running_loop().time(), progress=before != (buffer.attempt, buffer.position))
         if isinstance(message, Progressed):
-            exchange.waiting = f"lane {message.lane!r}: {message.progress.step}"
+            request.waiting = f"lane {message.lane!r}: {message.progress.step}"
         if answer is not None:
-            self._outbox.answer(answer)
-        if exchange.question is not None:
-            self._outbox.hurry()
-        if delivery.ended:
-            self.abandon(exchange)
-        exchange.changed.set()
+            self._worker_messages.answer(answer)
+        if request.question is not None:
+            self._worker_messages.hurry()
+        if buffer.ended:
+            self.abandon(request)
+        request.changed.set()
 
     def _miss_all(self, request_id: str) -> None:
-        for exchange in self.exchanges.get(request_id, ()):
-            exchange.missed()
-        self._outbox.hurry()
+        for request in self.requests.get(request_id, ()):
+            request.missed()
+        self._worker_messages.hurry()
 
-    def _expire(self, exchange: Exchange) -> None:
-        exchange.delivery.fail(DeadlineExceeded())
-        self.abandon(exchange)
+    def _expire(self, request: OpenRequest) -> None:
+        request.buffer.fail(DeadlineExceeded())
+        self.abandon(request)
 
-    def _channel(self, exchange: Exchange) -> str:
-        return self._pool.keys.deltas(exchange.id)
+    def _channel(self, request: OpenRequest) -> str:
+        return self._pool.keys.deltas(request.id)

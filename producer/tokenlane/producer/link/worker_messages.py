@@ -10,25 +10,25 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 
 from .delta_buffer import ToWorker
-from .open_request import Exchange, Question
+from .open_request import OpenRequest, Question
 
-__all__ = ["Outbox"]
+__all__ = ["WorkerMessages"]
 
 _EVERY_S = 0.25
 _MOST = 4096
 _BATCH = 256
 
 
-class Outbox:
+class WorkerMessages:
     """Sends it, a batch at a time. What is lost here is said again: everything is repeated.
 
     Args:
-        exchanges: all that are open, by request.
+        requests: all that are open, by request.
     """
 
-    def __init__(self, pool: Pool, exchanges: Mapping[str, Sequence[Exchange]]) -> None:
+    def __init__(self, pool: Pool, requests: Mapping[str, Sequence[OpenRequest]]) -> None:
         self._pool = pool
-        self._exchanges = exchanges
+        self._requests = requests
         self._answers: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
         self._something = asyncio.Event()
 
@@ -39,7 +39,7 @@ class Outbox:
         self.hurry()
 
     def hurry(self) -> None:
-        """An exchange may have a question."""
+        """A request may have a question."""
         self._something.set()
 
     async def run(self) -> None:
@@ -60,15 +60,15 @@ class Outbox:
         words: list[tuple[ToWorker, Question | None]] = [
             (self._answers.get_nowait(), None) for _ in range(min(self._answers.qsize(), _BATCH))
         ]
-        for exchange in (one for those in self._exchanges.values() for one in those):
-            question = exchange.question
+        for request in (one for those in self._requests.values() for one in those):
+            question = request.question
             if question is not None and question.due <= now and len(words) < _BATCH:
                 question.due = now + question.every_s
-                words.append((ToWorker(question.worker, exchange.delivery.replay(question.attempt)), question))
+                words.append((ToWorker(question.worker, request.buffer.replay(question.attempt)), question))
         return words
 
     def _sent(self, questions: Iterable[Question | None]) -> None:
-        """Those that were sent, which need not be what their exchanges ask by now."""
+        """Those that were sent, which need not be what their requests ask by now."""
         now = asyncio.get_running_loop().time()
         for question in questions:
             if question is not None and question.since is None:

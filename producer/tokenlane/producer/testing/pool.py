@@ -12,7 +12,7 @@ from tokenlane.producer.client import Client
 from tokenlane.routing.contract.messages import ChatRequest, EmbedRequest, Envelope
 from tokenlane.routing.support.tasks import background
 
-from .mock_link import MockCourier
+from .memory_link import MemoryLink
 from .mock_messages import Numbers, Spoken, Words, embedded, spoken
 
 __all__ = ["EmbedHandler", "Handler", "MockPool", "letters"]
@@ -41,21 +41,21 @@ class MockPool(AsyncExitStack):
         super().__init__()
         self.requests, self.handler = list[ChatRequest](), handler
         self.embed_requests, self.embed = list[EmbedRequest](), embed
-        self._courier: MockCourier | None = None
+        self._link: MemoryLink | None = None
 
     async def __aenter__(self) -> Self:
-        self.callback(setattr, self, "_courier", None)
-        self._courier = MockCourier(await self.enter_async_context(background()), self._asked)
+        self.callback(setattr, self, "_link", None)
+        self._link = MemoryLink(await self.enter_async_context(background()), self._asked)
         return self
 
     async def __aexit__(self, *raised: Any) -> bool | None:
-        courier = self._entered()
+        link = self._entered()
         try:
             return await super().__aexit__(*raised)
         except ExceptionGroup:
-            if courier.failure is None:
+            if link.failure is None:
                 raise
-            raise courier.failure from None
+            raise link.failure from None
 
     def client(self, *, agent: str | None = None) -> Client:
         """A client of this pool, to be entered like any other."""
@@ -63,10 +63,10 @@ class MockPool(AsyncExitStack):
         client._connect = lambda _: nullcontext(self._entered())
         return client
 
-    def _entered(self) -> MockCourier:
-        if self._courier is None:
+    def _entered(self) -> MemoryLink:
+        if self._link is None:
             raise RuntimeError("the pool is not entered: use `async with MockPool(...) as pool`")
-        return self._courier
+        return self._link
 
     def _asked(self, envelope: Envelope, payload: bytes) -> Spoken:
         if envelope.kind == "embed":

@@ -14,9 +14,9 @@ from tests.workshop import FakeProvider
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.producer.link.heartbeat import Watch
+from tokenlane.producer.link.heartbeat import Heartbeat
 from tokenlane.producer.link.ready_channels import Ahead
-from tokenlane.producer.link.worker_messages import Outbox
+from tokenlane.producer.link.worker_messages import WorkerMessages
 from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
@@ -39,8 +39,8 @@ STEPS: list[tuple[type, str]] = [
     (Hub, "_deliver"),
     (LaneWorker, "_poll_iteration"),
     (Publisher, "_collect"),
-    (Watch, "_silent"),
-    (Outbox, "_batch"),
+    (Heartbeat, "_silent"),
+    (WorkerMessages, "_batch"),
     (Ahead, "run"),
 ]
 

@@ -103,10 +103,10 @@ async def command(
     """Have a command carried out; its report. The steps that are told are added to `steps`."""
     steps = [] if steps is None else steps
     asked = compose_command({"action": action, "model": model, "lane": lane}, agent="ops", client=client._id)
-    async with client._entered().asking(*asked) as exchange:
-        waiting = asyncio.create_task(exchange.result())
+    async with client._entered().asking(*asked) as request:
+        waiting = asyncio.create_task(request.result())
         while not waiting.done():
-            progress = exchange.delivery.progress
+            progress = request.buffer.progress
             if progress is not None and progress.step not in steps:
                 steps.append(progress.step)
             await asyncio.wait({waiting}, timeout=0.005)
@@ -218,11 +218,11 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
         pulling.cancel()
         await until(lambda: provider.pulling == 0)
         asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client._id)
-        async with client._entered().asking(*asked) as exchange:
+        async with client._entered().asking(*asked) as request:
             await until(lambda: provider.pulling == 1)
-            assert await other.cancel(exchange.id)
+            assert await other.cancel(request.id)
             with pytest.raises(RequestCancelled):
-                await exchange.result()
+                await request.result()
         await until(lambda: provider.pulling == 0)
         provider.go_on.set()
         report = await command(client, "pull", "new")

@@ -1,4 +1,4 @@
-"""One request's delivery: whatever the channel does, every delta comes out once and in order."""
+"""One request's buffer: whatever the channel does, every delta comes out once and in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.producer.link.delta_buffer import Delivery
+from tokenlane.producer.link.delta_buffer import DeltaBuffer
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -64,20 +64,20 @@ def failed(error: LlmError, first: int = 0, end: int = 0, *texts: str) -> Failed
     return Failed(attempt=1, worker="w1", first=first, end=end, error=error.report(), deltas=last)
 
 
-def drained(delivery: Delivery) -> list[TokenDelta]:
+def drained(buffer: DeltaBuffer) -> list[TokenDelta]:
     """All that can be popped."""
     popped = []
-    while (delta := delivery.pop()) is not None:
+    while (delta := buffer.pop()) is not None:
         popped.append(delta)
     return popped
 
 
-def lacks(delivery: Delivery) -> bool:
-    return delivery.lacking
+def lacks(buffer: DeltaBuffer) -> bool:
+    return buffer.lacking
 
 
-def texts_of(delivery: Delivery) -> list[str]:
-    return [delta.text for delta in drained(delivery)]
+def texts_of(buffer: DeltaBuffer) -> list[str]:
+    return [delta.text for delta in drained(buffer)]
 
 
 def over_the_wire(messages: list[ChannelMessage]) -> list[ChannelMessage]:
@@ -107,26 +107,26 @@ def test_any_channel_delivers_once_and_in_order(
     arriving = [message for number, message in enumerate(sent) if number not in lost]
     arriving += chance.choices(sent, k=chance.randrange(4))
     chance.shuffle(arriving)
-    delivery = Delivery(ID)
+    buffer = DeltaBuffer(ID)
     popped: list[TokenDelta] = []
     for message in over_the_wire(arriving):
-        assert delivery.receive(message) is None
-        popped += drained(delivery)
+        assert buffer.receive(message) is None
+        popped += drained(buffer)
     for _ in range(len(sent) + 1):
-        if delivery.ended:
+        if buffer.ended:
             break
-        after = delivery.replay().after
-        assert after == delivery.position
+        after = buffer.replay().after
+        assert after == buffer.position
         replayed = [message for message in sent if not isinstance(message, Deltas) or _ends(message) > after]
         for message in over_the_wire(replayed):
-            delivery.receive(message)
-        popped += drained(delivery)
-    assert delivery.ended
-    assert delivery.error is None
+            buffer.receive(message)
+        popped += drained(buffer)
+    assert buffer.ended
+    assert buffer.error is None
     assert [delta.text for delta in popped] == texts
     assert [delta.position for delta in popped] == list(range(len(texts)))
-    assert delivery.answer().text == "".join(texts)
-    assert delivery.usage == USAGE
+    assert buffer.answer().text == "".join(texts)
+    assert buffer.usage == USAGE
 
 
 def _ends(message: Deltas) -> int:
@@ -138,10 +138,10 @@ def test_a_handover_joins_two_attempts(texts: list[str], broke_at: int, seed: in
     """A later attempt that goes on from the handover's position gives one whole answer, whatever the old says late."""
     broke_at = min(broke_at, len(texts))
     chance = random.Random(seed)
-    delivery = Delivery(ID)
+    buffer = DeltaBuffer(ID)
     heard = chance.randrange(broke_at + 1)
-    delivery.receive(deltas(0, *texts[:heard]))
-    answer = delivery.receive(Resume(attempt=2, worker="w2"))
+    buffer.receive(deltas(0, *texts[:heard]))
+    answer = buffer.receive(Resume(attempt=2, worker="w2"))
     assert answer is not None
     handover = answer.message
     assert isinstance(handover, Handover)
@@ -153,114 +153,114 @@ def test_a_handover_joins_two_attempts(texts: list[str], broke_at: int, seed: in
     ]
     rest.insert(chance.randrange(3), late)
     for message in over_the_wire(rest):
-        delivery.receive(message)
-    assert delivery.ended
-    assert texts_of(delivery) == texts
+        buffer.receive(message)
+    assert buffer.ended
+    assert texts_of(buffer) == texts
 
 
 @given(answers, st.integers(1, 5))
 def test_unread_deltas_are_bounded_and_lose_nothing(texts: list[str], limit: int) -> None:
     """However slow the reader, at most the limit and the merged one are kept, and the text is whole."""
-    delivery = Delivery(ID, unread_deltas=limit)
+    buffer = DeltaBuffer(ID, unread_deltas=limit)
     for position, text in enumerate(texts):
-        delivery.receive(deltas(position, text))
-    popped = drained(delivery)
+        buffer.receive(deltas(position, text))
+    popped = drained(buffer)
     assert len(popped) == min(len(texts), limit)
     assert "".join(delta.text for delta in popped) == "".join(texts)
 
 
 def test_deltas_say_where_they_come_from() -> None:
     """Each delta is completed from its message."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a", "b", attempt=7))
-    first, second = drained(delivery)
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a", "b", attempt=7))
+    first, second = drained(buffer)
     assert first == TokenDelta(request_id=ID, attempt=7, position=0, text="a", lane="l1", model="m1")
-    assert (second.position, delivery.worker, delivery.attempt) == (1, "w1", 7)
+    assert (second.position, buffer.worker, buffer.attempt) == (1, "w1", 7)
 
 
 def test_older_attempts_are_not_heard() -> None:
     """Once a newer attempt has spoken, nothing of an older one counts, not even its ending."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a", attempt=2, worker="w2"))
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a", attempt=2, worker="w2"))
     for outdated in (deltas(1, "X"), completed(1, 1), Cancelled(attempt=1), Expired(attempt=1), failed(LlmError())):
-        assert delivery.receive(outdated) is None
-    assert texts_of(delivery) == ["a"]
-    assert not delivery.ended
-    assert delivery.worker == "w2"
+        assert buffer.receive(outdated) is None
+    assert texts_of(buffer) == ["a"]
+    assert not buffer.ended
+    assert buffer.worker == "w2"
 
 
 def test_a_newer_attempt_drops_what_the_older_held_beyond_a_gap() -> None:
     """What came after a gap belongs to the attempt it came from."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(1, "X"))
-    assert lacks(delivery)
-    delivery.receive(deltas(0, "a", attempt=2))
-    assert not lacks(delivery)
-    assert texts_of(delivery) == ["a"]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(1, "X"))
+    assert lacks(buffer)
+    buffer.receive(deltas(0, "a", attempt=2))
+    assert not lacks(buffer)
+    assert texts_of(buffer) == ["a"]
 
 
 def test_resume_is_answered_by_state() -> None:
     """Stale for an attempt that is outdated, done for one that comes after the end, open otherwise."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a", attempt=2))
-    answers = [delivery.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
-    delivery.receive(Cancelled(attempt=3))
-    answers += [delivery.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a", attempt=2))
+    answers = [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
+    buffer.receive(Cancelled(attempt=3))
+    answers += [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
     handovers = [answer.message for answer in answers if answer is not None]
     assert all(isinstance(handover, Handover) for handover in handovers)
     states = [handover.state for handover in handovers if isinstance(handover, Handover)]
     assert states == ["stale", "open", "open", "stale", "done", "done"]
-    assert delivery.attempt == 4
+    assert buffer.attempt == 4
 
 
 def test_a_gap_is_asked_for_from_the_first_missing() -> None:
     """What lies beyond a gap is held, and the replay asks for all from the gap on."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a"))
-    delivery.receive(deltas(2, "c"))
-    assert lacks(delivery)
-    assert delivery.replay() == Replay(id=ID, attempt=1, after=1)
-    assert texts_of(delivery) == ["a"]
-    delivery.receive(deltas(1, "b"))
-    assert not lacks(delivery)
-    assert texts_of(delivery) == ["b", "c"]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    buffer.receive(deltas(2, "c"))
+    assert lacks(buffer)
+    assert buffer.replay() == Replay(id=ID, attempt=1, after=1)
+    assert texts_of(buffer) == ["a"]
+    buffer.receive(deltas(1, "b"))
+    assert not lacks(buffer)
+    assert texts_of(buffer) == ["b", "c"]
 
 
 def test_what_is_held_beyond_a_gap_is_bounded() -> None:
     """A gap that is never filled does not hold more than so many deltas; a replay brings the rest."""
-    delivery = Delivery(ID)
+    buffer = DeltaBuffer(ID)
     many = ["x"] * 10_000
-    delivery.receive(deltas(1, *many))
-    assert len(delivery._held) == 4096
-    delivery.receive(deltas(0, "a", *many))
-    delivery.receive(completed(10_001, 10_001))
-    assert delivery.ended
-    assert delivery.text == "a" + "".join(many)
+    buffer.receive(deltas(1, *many))
+    assert len(buffer._held) == 4096
+    buffer.receive(deltas(0, "a", *many))
+    buffer.receive(completed(10_001, 10_001))
+    assert buffer.ended
+    assert buffer.text == "a" + "".join(many)
 
 
 def test_an_ending_waits_for_what_came_before_it() -> None:
     """Completed ends only when all its deltas are there."""
-    delivery = Delivery(ID)
-    delivery.receive(completed(2, 3, "c"))
-    assert lacks(delivery)
-    assert delivery.settled
-    delivery.receive(deltas(0, "a", "b"))
-    assert delivery.ended
-    assert texts_of(delivery) == ["a", "b", "c"]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(completed(2, 3, "c"))
+    assert lacks(buffer)
+    assert buffer.settled
+    buffer.receive(deltas(0, "a", "b"))
+    assert buffer.ended
+    assert texts_of(buffer) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("first", [3, 5000])
 def test_an_answer_that_ends_before_the_first_position_wanted(first: int) -> None:
     """Who wants what the answer never comes to is told so at its end; who has all of it is not, nor if it failed."""
-    delivery = Delivery(ID, position=first)
+    buffer = DeltaBuffer(ID, position=first)
     for message in over_the_wire([deltas(0, "a", "b"), completed(2, 2)]):
-        delivery.receive(message)
-    assert delivery.ended
-    assert isinstance(delivery.error, BadRequest)
-    assert "ended with position 1, before the one given" in str(delivery.error)
-    (nothing := Delivery(ID, position=first)).receive(completed(0, 0))
+        buffer.receive(message)
+    assert buffer.ended
+    assert isinstance(buffer.error, BadRequest)
+    assert "ended with position 1, before the one given" in str(buffer.error)
+    (nothing := DeltaBuffer(ID, position=first)).receive(completed(0, 0))
     assert "is empty" in str(nothing.error)
-    has_all, broken = Delivery(ID, position=2), Delivery(ID, position=first)
+    has_all, broken = DeltaBuffer(ID, position=2), DeltaBuffer(ID, position=first)
     has_all.receive(completed(2, 2))
     assert (has_all.ended, has_all.error) == (True, None)
     broken.receive(failed(ContextTooLong("long"), 2, 2))
@@ -271,40 +271,40 @@ def test_an_answer_that_ends_before_the_first_position_wanted(first: int) -> Non
     ("ending", "error"), [(Cancelled(attempt=1), RequestCancelled), (Expired(attempt=1), DeadlineExceeded)]
 )
 def test_cancelled_and_expired_end_at_once(ending: ChannelMessage, error: type[LlmError]) -> None:
-    """They end the delivery whatever is missing, and are themselves even in the middle of an answer."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a"))
-    delivery.receive(deltas(2, "c"))
-    delivery.receive(ending)
-    assert delivery.ended
-    assert isinstance(delivery.error, error)
-    assert texts_of(delivery) == ["a"]
+    """They end the buffer whatever is missing, and are themselves even in the middle of an answer."""
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    buffer.receive(deltas(2, "c"))
+    buffer.receive(ending)
+    assert buffer.ended
+    assert isinstance(buffer.error, error)
+    assert texts_of(buffer) == ["a"]
 
 
 def test_an_expired_answer_says_where_it_ran() -> None:
     """A time to live that passes in the middle of an answer names lane and model, and what to do."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a"))
-    delivery.receive(Expired(attempt=1))
-    assert str(delivery.error).endswith("(lane 'l1', model 'm1')")
-    assert "time_to_live_ms" in str(delivery.error)
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    buffer.receive(Expired(attempt=1))
+    assert str(buffer.error).endswith("(lane 'l1', model 'm1')")
+    assert "time_to_live_ms" in str(buffer.error)
 
 
 def test_a_failure_comes_after_what_was_said_before() -> None:
     """The error of a failed request is raised after the deltas up to it; one about the request stays itself."""
-    delivery = Delivery(ID)
-    delivery.receive(failed(BadRequest("no"), 1, 2, "b"))
-    assert not delivery.ended
-    delivery.receive(deltas(0, "a"))
-    assert isinstance(delivery.error, BadRequest)
-    assert texts_of(delivery) == ["a", "b"]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(failed(BadRequest("no"), 1, 2, "b"))
+    assert not buffer.ended
+    buffer.receive(deltas(0, "a"))
+    assert isinstance(buffer.error, BadRequest)
+    assert texts_of(buffer) == ["a", "b"]
 
 
 def test_a_retryable_failure_before_anything_came_is_itself() -> None:
     """Where nothing was delivered nothing was interrupted."""
-    delivery = Delivery(ID)
-    delivery.receive(failed(ProviderDown("gone")))
-    assert isinstance(delivery.error, ProviderDown)
+    buffer = DeltaBuffer(ID)
+    buffer.receive(failed(ProviderDown("gone")))
+    assert isinstance(buffer.error, ProviderDown)
 
 
 @pytest.mark.parametrize(
@@ -317,39 +317,39 @@ def test_a_retryable_failure_before_anything_came_is_itself() -> None:
 )
 def test_a_broken_answer_is_interrupted(error: LlmError) -> None:
     """A retryable or unknown failure after a part, or a back end's own, is Interrupted, with the part and the cause."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "half"))
-    delivery.receive(failed(error, 1, 1))
-    assert isinstance(delivery.error, Interrupted)
-    assert (delivery.error.partial, delivery.error.lane) == ("half", "l1")
-    assert type(delivery.error.__cause__) is type(error)
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "half"))
+    buffer.receive(failed(error, 1, 1))
+    assert isinstance(buffer.error, Interrupted)
+    assert (buffer.error.partial, buffer.error.lane) == ("half", "l1")
+    assert type(buffer.error.__cause__) is type(error)
 
 
 def test_after_the_end_nothing_counts() -> None:
     """The first end stands."""
-    delivery = Delivery(ID)
-    delivery.receive(completed(0, 1, "a"))
-    delivery.receive(deltas(1, "b", attempt=2))
-    delivery.fail(RequestCancelled())
-    assert delivery.error is None
-    assert texts_of(delivery) == ["a"]
+    buffer = DeltaBuffer(ID)
+    buffer.receive(completed(0, 1, "a"))
+    buffer.receive(deltas(1, "b", attempt=2))
+    buffer.fail(RequestCancelled())
+    assert buffer.error is None
+    assert texts_of(buffer) == ["a"]
 
 
 def test_an_endless_answer_is_refused() -> None:
     """An answer longer than the limit ends with an error, read or not, and is not settled in the pool."""
-    delivery = Delivery(ID, longest_answer=10)
+    buffer = DeltaBuffer(ID, longest_answer=10)
     for position in range(6):
-        delivery.receive(deltas(position, "ab"))
-        delivery.pop()
-    assert isinstance(delivery.error, Interrupted)
-    assert not delivery.settled
-    delivery.receive(deltas(6, "ab"))
-    assert delivery.position == 6
+        buffer.receive(deltas(position, "ab"))
+        buffer.pop()
+    assert isinstance(buffer.error, Interrupted)
+    assert not buffer.settled
+    buffer.receive(deltas(6, "ab"))
+    assert buffer.position == 6
 
 
 def test_only_plain_neighbours_are_merged() -> None:
     """Tool calls, reasoning next to text, and ends of answers stay by themselves."""
-    delivery = Delivery(ID, unread_deltas=1)
+    buffer = DeltaBuffer(ID, unread_deltas=1)
     pieces = [
         TokenDelta(text="a", tokens=1),
         TokenDelta(text="b", tokens=2),
@@ -359,8 +359,8 @@ def test_only_plain_neighbours_are_merged() -> None:
         TokenDelta(text="c"),
         TokenDelta(finish_reason="stop"),
     ]
-    delivery.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
-    popped = drained(delivery)
+    buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
+    popped = drained(buffer)
     assert [(d.position, d.text, d.reasoning, d.tokens) for d in popped] == [
         (1, "ab", "", 3),
         (3, "", "rs", 0),
@@ -374,44 +374,44 @@ def test_only_plain_neighbours_are_merged() -> None:
 
 def test_logprobs_are_kept_where_deltas_are_merged() -> None:
     """Each token has its own, in the answer too, in the order they came."""
-    delivery = Delivery(ID, unread_deltas=1)
+    buffer = DeltaBuffer(ID, unread_deltas=1)
     pieces = [TokenDelta(text=text, logprobs=(TokenLogprob(token=text, logprob=-1),)) for text in "abc"]
-    delivery.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
-    (merged,) = drained(delivery)
-    for said in (merged, delivery.answer()):
+    buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
+    (merged,) = drained(buffer)
+    for said in (merged, buffer.answer()):
         assert (said.text, [token.token for token in said.logprobs]) == ("abc", ["a", "b", "c"])
 
 
 def test_an_unreadable_answer_that_had_begun_keeps_its_part() -> None:
     """The agent that has a part of the answer hears that it broke off, and why."""
-    delivery = Delivery(ID)
-    delivery.receive(deltas(0, "a"))
-    delivery.fail(UnreadableAnswer("choices is a number"))
-    assert isinstance(delivery.error, Interrupted)
-    assert (delivery.error.partial, delivery.error.retryable) == ("a", False)
-    nothing = Delivery(ID)
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    buffer.fail(UnreadableAnswer("choices is a number"))
+    assert isinstance(buffer.error, Interrupted)
+    assert (buffer.error.partial, buffer.error.retryable) == ("a", False)
+    nothing = DeltaBuffer(ID)
     nothing.fail(UnreadableAnswer())
     assert isinstance(nothing.error, UnreadableAnswer)
 
 
 def test_merging_takes_linear_time() -> None:
     """A merged delta does not grow for ever, which would copy its text again and again."""
-    delivery = Delivery(ID, unread_deltas=1)
+    buffer = DeltaBuffer(ID, unread_deltas=1)
     for position in range(100):
-        delivery.receive(deltas(position, "x" * 1000))
-    assert max(len(delta.text) for delta in drained(delivery)) < 6000
+        buffer.receive(deltas(position, "x" * 1000))
+    assert max(len(delta.text) for delta in drained(buffer)) < 6000
 
 
 def test_a_result_comes_whole_with_the_ending() -> None:
     """What is no chat ends with its result, which is one position; progress before it is news, the newest counts."""
-    delivery, result = Delivery(ID), Vectors(dimensions=1, data="AAAA")
+    buffer, result = DeltaBuffer(ID), Vectors(dimensions=1, data="AAAA")
     for done in (1, 2):
         progress = Progress(step="pulling", done_bytes=done)
-        delivery.receive(Progressed(attempt=1, worker="w1", lane="l1", progress=progress))
-    assert delivery.progress == Progress(step="pulling", done_bytes=2)
-    assert (delivery.position, delivery.ended) == (0, False)
+        buffer.receive(Progressed(attempt=1, worker="w1", lane="l1", progress=progress))
+    assert buffer.progress == Progress(step="pulling", done_bytes=2)
+    assert (buffer.position, buffer.ended) == (0, False)
     ending = completed(0, 1).model_copy(update={"result": result})
-    delivery.receive(ending)
-    assert (delivery.ended, delivery.error, delivery.position, delivery.result) == (True, None, 1, result)
-    assert drained(delivery) == []
-    assert delivery.answer().model == "m1"
+    buffer.receive(ending)
+    assert (buffer.ended, buffer.error, buffer.position, buffer.result) == (True, None, 1, result)
+    assert drained(buffer) == []
+    assert buffer.answer().model == "m1"

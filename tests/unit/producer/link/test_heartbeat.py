@@ -10,10 +10,10 @@ from typing import cast, get_args
 
 import pytest
 
-from tokenlane.producer.link.delta_buffer import Delivery
-from tokenlane.producer.link.heartbeat import Watch
-from tokenlane.producer.link.open_request import Exchange
-from tokenlane.producer.link.redis_link import Courier
+from tokenlane.producer.link.delta_buffer import DeltaBuffer
+from tokenlane.producer.link.heartbeat import Heartbeat
+from tokenlane.producer.link.open_request import OpenRequest
+from tokenlane.producer.link.redis_link import RedisLink
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.contract.messages import (
     Attached,
@@ -95,23 +95,23 @@ class Deaf:
 
 
 @asynccontextmanager
-async def watching(pool: LatePool) -> AsyncIterator[tuple[Watch, Courier]]:
-    """A client's courier and watch."""
+async def beating(pool: LatePool) -> AsyncIterator[tuple[Heartbeat, RedisLink]]:
+    """A client's link and heartbeat."""
     async with background() as tasks:
-        courier = Courier(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT)
-        yield Watch(cast("Pool", pool), courier, CLIENT), courier
+        link = RedisLink(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT)
+        yield Heartbeat(cast("Pool", pool), link, CLIENT), link
 
 
-def opened(courier: Courier, *texts: str, copy: bool = True) -> Exchange:
+def opened(link: RedisLink, *texts: str, copy: bool = True) -> OpenRequest:
     """A request that was accepted, and what has come of it."""
     envelope = Envelope(id=new_id(), client=CLIENT, agent="a", role="r")
-    exchange = courier._exchange(Delivery(envelope.id), "r", (envelope, b"") if copy else None)
-    exchange.known_as = exchange.id
-    exchange.submission = courier._tasks.create_task(_accepted())
-    exchange.heard_at, exchange.deadline = float("-inf"), asyncio.get_running_loop().time() + 60
+    request = link._entry(DeltaBuffer(envelope.id), "r", (envelope, b"") if copy else None)
+    request.known_as = request.id
+    request.submission = link._tasks.create_task(_accepted())
+    request.heard_at, request.deadline = float("-inf"), asyncio.get_running_loop().time() + 60
     if texts:
-        exchange.delivery.receive(said(0, *texts))
-    return exchange
+        request.buffer.receive(said(0, *texts))
+    return request
 
 
 async def _accepted() -> Exception | None:
@@ -143,30 +143,30 @@ HAPPENS: dict[str, ChannelMessage | None] = {
 async def test_what_happens_while_the_pool_is_asked(happens: str, state: State, begun: bool, rounds: int) -> None:
     """Nothing of it is a bug, and what was heard is not undone: an answer that has ended stays as it ended."""
     pool = LatePool()
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier, *(["a"] if begun else []))
-        await exchange.submission  # type: ignore[misc]  # it is there
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link, *(["a"] if begun else []))
+        await request.submission  # type: ignore[misc]  # it is there
         pool.state = state
         ended: list[tuple[bool, LlmError | None]] = []
 
         def happen() -> None:
             message = HAPPENS[happens]
             if message is not None:
-                courier._hear(exchange, message.to_wire())
+                link._hear(request, message.to_wire())
             elif happens == "left":
-                courier.abandon(exchange)
-            ended.append((exchange.delivery.ended, exchange.delivery.error))
+                link.abandon(request)
+            ended.append((request.buffer.ended, request.buffer.error))
 
         for number in range(rounds):
             if number == rounds - 1:
                 pool.meanwhile = happen
-            if exchange.missing_since is not None:
-                exchange.missing_since -= 60
-            if exchange.broken_since is not None:
-                exchange.broken_since -= 60
-            await watch.beat([exchange])
+            if request.missing_since is not None:
+                request.missing_since -= 60
+            if request.broken_since is not None:
+                request.broken_since -= 60
+            await heartbeat.beat([request])
         if ended and ended[0][0]:
-            assert exchange.delivery.error is ended[0][1]
+            assert request.buffer.error is ended[0][1]
     assert pool.internal_errors.count == 0
 
 
@@ -174,15 +174,15 @@ async def test_a_message_while_a_lost_request_is_looked_into() -> None:
     """What is heard of a request takes back that it is missing, whenever it comes."""
     pool = LatePool()
     pool.state = "missing"
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier)
-        await exchange.submission  # type: ignore[misc]  # it is there
-        await watch.beat([exchange])
-        assert exchange.missing_since is not None
-        exchange.missing_since -= 60
-        pool.meanwhile = lambda: courier._hear(exchange, said(0, "a").to_wire())
-        await watch.beat([exchange])
-        assert not exchange.missing_since
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link)
+        await request.submission  # type: ignore[misc]  # it is there
+        await heartbeat.beat([request])
+        assert request.missing_since is not None
+        request.missing_since -= 60
+        pool.meanwhile = lambda: link._hear(request, said(0, "a").to_wire())
+        await heartbeat.beat([request])
+        assert not request.missing_since
         assert "submit" not in pool.calls
     assert pool.internal_errors.count == 0
 
@@ -204,15 +204,15 @@ async def test_what_the_pool_has_lost(
     it."""
     pool = LatePool()
     pool.state, pool.refusal = "missing", refusal
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier, *(["a"] if begun else []), copy=copy)
-        await exchange.submission  # type: ignore[misc]  # it is there
-        await watch.beat([exchange])
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link, *(["a"] if begun else []), copy=copy)
+        await request.submission  # type: ignore[misc]  # it is there
+        await heartbeat.beat([request])
         for _ in range(2):
-            if exchange.missing_since is not None:
-                exchange.missing_since -= 60
-                await watch.beat([exchange])
-        assert (None if exchange.delivery.error is None else type(exchange.delivery.error)) is ends
+            if request.missing_since is not None:
+                request.missing_since -= 60
+                await heartbeat.beat([request])
+        assert (None if request.buffer.error is None else type(request.buffer.error)) is ends
         assert pool.calls.count("submit") == (0 if begun or not copy else 2 if isinstance(refusal, QueueFull) else 1)
 
 
@@ -220,17 +220,17 @@ async def test_what_the_pool_has_lost(
 async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, calls: int) -> None:
     """Others that read it have their part too, and end nothing; another worker is given the time to take it up."""
     pool = LatePool()
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier, "a")
-        exchange.owned = owned
-        await exchange.submission  # type: ignore[misc]  # it is there
-        await watch.beat([exchange])
-        assert not exchange.delivery.ended
-        assert exchange.broken_since is not None
-        exchange.broken_since -= 1
-        await watch.beat([exchange])
-        assert isinstance(exchange.delivery.error, Interrupted)
-        assert exchange.delivery.error.partial == "a"
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link, "a")
+        request.owned = owned
+        await request.submission  # type: ignore[misc]  # it is there
+        await heartbeat.beat([request])
+        assert not request.buffer.ended
+        assert request.broken_since is not None
+        request.broken_since -= 1
+        await heartbeat.beat([request])
+        assert isinstance(request.buffer.error, Interrupted)
+        assert request.buffer.error.partial == "a"
         assert pool.calls.count("interrupt") == calls
         assert not [call for call in pool.calls if call.startswith("cancel")]
 
@@ -241,52 +241,52 @@ async def test_the_end_of_a_lease_is_looked_at_only_where_nothing_came(happens: 
     pool = LatePool()
     pool.state = "running"
     clock = asyncio.get_running_loop().time
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier, "a")
-        await exchange.submission  # type: ignore[misc]  # it is there
-        watch._due[exchange] = clock()
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link, "a")
+        await request.submission  # type: ignore[misc]  # it is there
+        heartbeat._due[request] = clock()
         message = HAPPENS[happens]
         if message is not None:
-            courier._hear(exchange, message.to_wire())
+            link._hear(request, message.to_wire())
         elif happens == "left":
-            courier.abandon(exchange)
-        await watch._look_until(clock() + 0.01)
-        assert (pool.calls.count("check"), watch._due) == (looks, {})
+            link.abandon(request)
+        await heartbeat._look_until(clock() + 0.01)
+        assert (pool.calls.count("check"), heartbeat._due) == (looks, {})
 
 
 async def test_what_this_client_does_not_hold_is_cancelled() -> None:
     """Of the requests that the server has of a client, those that it holds are left alone."""
     pool = LatePool()
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier)
-        pool.strangers = (exchange.id, "f" * 32)
-        await watch.beat([], counting=True)
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link)
+        pool.strangers = (request.id, "f" * 32)
+        await heartbeat.beat([], counting=True)
         assert [call for call in pool.calls if call.startswith("cancel")] == [f"cancel {'f' * 32}"]
-        courier.exchanges.clear()
+        link.requests.clear()
 
 
 async def test_a_pool_that_is_away_is_told() -> None:
     """A step that finds the pool away ends the beat, not the stream."""
     pool = LatePool()
     pool.state, pool.refusal = "missing", PoolUnavailable()
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier)
-        await exchange.submission  # type: ignore[misc]  # it is there
-        await watch.beat([exchange])
-        assert exchange.missing_since is not None
-        exchange.missing_since -= 60
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link)
+        await request.submission  # type: ignore[misc]  # it is there
+        await heartbeat.beat([request])
+        assert request.missing_since is not None
+        request.missing_since -= 60
         with pytest.raises(PoolUnavailable):
-            await watch.beat([exchange])
-        assert not exchange.delivery.ended
+            await heartbeat.beat([request])
+        assert not request.buffer.ended
 
 
 async def test_a_policy_nobody_can_read_ends_no_watch() -> None:
     """Streams are seen to all the same, by what the pool says of them."""
     pool = LatePool()
     pool.state, pool.absent = "cancelled", (LaneView("l", "p", "http://there", ("m",), 1, 0, 0, 0),)
-    async with watching(pool) as (watch, courier):
-        exchange = opened(courier)
-        await exchange.submission  # type: ignore[misc]  # it is there
-        await watch.beat([exchange])
+    async with beating(pool) as (heartbeat, link):
+        request = opened(link)
+        await request.submission  # type: ignore[misc]  # it is there
+        await heartbeat.beat([request])
         assert "policy" in pool.calls
-        assert exchange.question is not None or exchange.delivery.ended
+        assert request.question is not None or request.buffer.ended

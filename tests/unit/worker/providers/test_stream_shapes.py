@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.worker.providers.stream_shapes import SHAPES, Fails, Shape, Whole
 
-from tokenlane.producer.link.answer_builder import Draft
+from tokenlane.producer.link.answer_builder import AnswerBuilder
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.http.frames import Frames
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def read(
     shape: Shape, chunks: Sequence[bytes], before: Sequence[TextFilter] | None = None
-) -> tuple[Draft, LlmError | None]:
+) -> tuple[AnswerBuilder, LlmError | None]:
     """What an agent has of it in the end, and the error if it is not whole.
 
     Args:
@@ -31,25 +31,25 @@ def read(
     filters: list[TextFilter] = [*([Thinking()] if before is None else before), *stops]
     reader = {"openai": OpenAiAnswerReader, "ollama": OllamaAnswerReader}[shape.dialect]
     answer: AnswerReader = reader(shape.asked, filters, logprobs=shape.logprobs)
-    frames, draft = Frames(), Draft()
+    frames, builder = Frames(), AnswerBuilder()
     try:
         for chunk in chunks:
             for event in frames.feed(chunk):
                 delta = answer.take(event)
                 if delta is not None:
-                    draft.add(delta)
+                    builder.add(delta)
         for delta in answer.end(frames):
-            draft.add(delta)
+            builder.add(delta)
     except LlmError as error:
-        return draft, error
-    return draft, None
+        return builder, error
+    return builder, None
 
 
 def outcome(shape: Shape, chunks: Sequence[bytes]) -> tuple[object, ...]:
     """All that tells one outcome from another."""
-    draft, error = read(shape, chunks)
+    builder, error = read(shape, chunks)
     told = None if error is None else (type(error), error.message, error.retryable, error.detail)
-    return draft.answer("0" * 32).model_dump(), told
+    return builder.answer("0" * 32).model_dump(), told
 
 
 def cut(stream: bytes, size: int) -> list[bytes]:
@@ -59,8 +59,8 @@ def cut(stream: bytes, size: int) -> list[bytes]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_each_shape_is_read_as_what_it_is(shape: Shape) -> None:
     """Text, reasoning, calls, usage and logprobs are all there; what cannot be read says which field, and its words."""
-    draft, error = read(shape, [shape.stream])
-    answer = draft.answer("0" * 32)
+    builder, error = read(shape, [shape.stream])
+    answer = builder.answer("0" * 32)
     match shape.expected:
         case Whole() as whole:
             assert error is None
