@@ -15,7 +15,7 @@ from tests.integration.farm import Server
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import OK
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.processes import until_gone
 
-from tokenlane.benches.cost import Cost
-from tokenlane.benches.overhead import Overhead, table
+from tokenlane.benches.measure.overhead import Overhead, table
+from tokenlane.benches.measure.simulator_cost import Cost
 from tokenlane.config import exit_codes as exits
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench", "overhead")

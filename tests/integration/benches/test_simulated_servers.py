@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Fault, Model, Simulator
+from tokenlane.benches.simulator.fault_script import Script
 
 CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}

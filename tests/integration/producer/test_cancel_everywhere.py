@@ -16,8 +16,8 @@ from pydantic import JsonValue
 from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.life import audit, raw
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import CANCELLED
 from tokenlane.producer import ChatStream, Client, RequestCancelled
 from tokenlane.routing.decide.policy import Policy

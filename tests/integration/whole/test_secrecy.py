@@ -18,8 +18,8 @@ from pydantic import JsonValue
 from tests.integration.farm import EVERY_LOG, Child, Farm, farm
 from tests.integration.life import dump, raw
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client, LlmError

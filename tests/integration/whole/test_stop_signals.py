@@ -15,8 +15,8 @@ import pytest
 from pydantic import JsonValue
 from tests.integration.farm import Child, Farm, eventually, farm
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.store.pool import Pool

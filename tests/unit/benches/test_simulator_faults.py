@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.repository import ROOT
 
 from tokenlane.benches.commands.simulate import simulate
-from tokenlane.benches.simulator.dialects.asking import parse
+from tokenlane.benches.simulator.dialects.request_fields import parse
 from tokenlane.benches.simulator.faults import Fault, Faults, parse_faults, read_faults
-from tokenlane.benches.simulator.refused import Refused
+from tokenlane.benches.simulator.model.refusals import Refused
 from tokenlane.config.exit_codes import ConfigError
 
 CHAT = "/api/chat"

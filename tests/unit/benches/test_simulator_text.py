@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.answer import Ask, Part, Tool, Turn, compose
-from tokenlane.benches.simulator.text import after, count_tokens, example, split_tokens, token_ids
-from tokenlane.benches.simulator.vectors import embedding
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.model.answer import Ask, Part, Tool, Turn, compose
+from tokenlane.benches.simulator.model.text import after, count_tokens, example, split_tokens, token_ids
+from tokenlane.benches.simulator.model.vectors import embedding
 
 NODE: JsonValue = {"$ref": "#/$defs/node"}
 TREE: dict[str, JsonValue] = {

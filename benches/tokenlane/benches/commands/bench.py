@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.benches import cost
-from tokenlane.benches import overhead as measurement
+from tokenlane.benches.measure import overhead as measurement
+from tokenlane.benches.measure import simulator_cost as cost
 from tokenlane.config.exit_codes import FAILED
 
 __all__ = ["bench"]

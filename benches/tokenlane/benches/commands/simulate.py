@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from tokenlane.benches.simulator import Model, Simulator, read_faults
-from tokenlane.benches.simulator.models import parse_bytes
+from tokenlane.benches.simulator.model.models import parse_bytes
 from tokenlane.config.cli.output import note
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import told_to_stop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .faults import Fault, read_faults
 from .log import Received
-from .models import Model
+from .model.models import Model
 from .server import Simulator
 
 __all__ = ["Fault", "Model", "Received", "Simulator", "read_faults"]

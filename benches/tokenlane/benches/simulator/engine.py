@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from tokenlane.benches.script import Script
-
-from .answer import Answer, Ask, Turn, compose
-from .clock import Clock
+from .fault_script import Script
+from .http.clock import Clock
+from .http.player import Stage
 from .log import Received
-from .models import Instance, Model, Models
-from .refused import Refused
-from .stage import Stage
+from .model.answer import Answer, Ask, Turn, compose
+from .model.models import Instance, Model, Models
+from .model.refusals import Refused
 
 __all__ = ["Counts", "Engine", "Pace"]
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from tokenlane.benches.script import Script
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.settings.positions import line_of, lines_of
+
+from .fault_script import Script
 
 __all__ = ["Fault", "Faults", "parse_faults", "read_faults"]
 

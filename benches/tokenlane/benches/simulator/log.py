@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from .answer import Part
-from .bell import Bell
+from .condition import Bell
+from .model.answer import Part
 
 __all__ = ["Ending", "Log", "Received"]
 

@@ -17,23 +17,22 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import JsonValue, ValidationError
 
-from tokenlane.benches.script import Script
-
-from .answer import Ask
-from .chat import ChatSpeech
 from .control import control_pages
 from .dialects import DIALECTS
-from .dialects.dialect import Page, Work
+from .dialects.base import Page, Work
+from .dialects.encoder import Voice
 from .engine import Engine, Pace
+from .fault_script import Script
 from .faults import Fault, Faults
-from .hostile import bomb, endless_headers
+from .http.encoded_chat import ChatSpeech
+from .http.hostile import bomb, endless_headers
+from .http.player import Broken, Cut, Silence
+from .http.wire import Wire
 from .log import Log, Received
-from .models import Model, Models
-from .refused import Refused
-from .stage import Broken, Cut, Silence
-from .visit import Visit
-from .voice import Voice
-from .wire import Wire
+from .model.answer import Ask
+from .model.models import Model, Models
+from .model.refusals import Refused
+from .request_context import Visit
 
 __all__ = ["Simulator"]
 

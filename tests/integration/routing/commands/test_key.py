@@ -15,8 +15,8 @@ from pydantic import JsonValue
 from tests.integration.farm import Ended, Farm, farm
 from tests.repository import ROOT
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, read_key_file, write_key_file
 from tokenlane.producer import Client, PoolKeyMismatch

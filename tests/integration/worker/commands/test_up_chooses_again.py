@@ -11,8 +11,8 @@ from tests.integration import life
 from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.lanes.offer import Announcement

@@ -13,8 +13,8 @@ import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Policy

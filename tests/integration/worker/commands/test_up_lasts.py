@@ -19,8 +19,8 @@ from tests.integration.servers import free_port
 from tests.live.commands import Command, left_running, running, surroundings
 from tests.processes import is_gone
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.producer import Client
 
 HELD: dict[str, JsonValue] = {"simulate": Script(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}

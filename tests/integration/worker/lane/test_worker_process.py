@@ -14,8 +14,8 @@ from tests.integration import life
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.exit_codes import CANCELLED, OK, USAGE
 from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.decide.policy import Policy

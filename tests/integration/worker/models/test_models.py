@@ -22,7 +22,7 @@ from tests.loopback import served
 from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.models import Model
+from tokenlane.benches.simulator.model.models import Model
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import (
     BadRequest,

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from tests.backend import Reply, driven
 from tests.integration.servers import free_port
 
-from tokenlane.benches.script import Script
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import Script
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import (
     BadRequest,

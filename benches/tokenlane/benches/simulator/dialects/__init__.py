@@ -1,8 +1,8 @@
-"""The servers the simulator imitates, a module each."""
+"""The servers the simulator imitates, a folder each."""
 
 from __future__ import annotations
 
-from .dialect import Dialect
+from .base import Dialect
 from .llamacpp import LlamaCppDialect
 from .lmstudio import LmStudioDialect
 from .ollama import OllamaDialect

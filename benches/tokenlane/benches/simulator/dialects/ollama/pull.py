@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.models import Models
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.model.models import Models
 
-from .ollama_voices import line
+from .encoders import line
 
 __all__ = ["PullSpeech"]
 

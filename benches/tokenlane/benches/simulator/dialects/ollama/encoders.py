@@ -9,12 +9,11 @@ from typing import ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
-from tokenlane.benches.simulator.refused import Refused
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import boolean, integer, openai_turns, stops, tools_of
-from .openai import OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, openai_turns, stops, tools_of
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.refusals import Refused
 
 __all__ = ["ChatVoice", "CompatibleVoice", "GenerateVoice", "line", "moment"]
 

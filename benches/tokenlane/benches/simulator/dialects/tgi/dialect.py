@@ -9,16 +9,15 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
-from tokenlane.benches.simulator.models import Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import split_tokens, token_ids
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import boolean, integer, parse, stops
-from .completions import CompletionVoice
-from .dialect import Page, Work
-from .openai import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, stops
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.models import Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.text import split_tokens, token_ids
 
 __all__ = ["TgiDialect"]
 

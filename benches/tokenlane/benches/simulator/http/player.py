@@ -10,10 +10,10 @@ from typing import Protocol
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.log import Received
 
 from .clock import Clock
-from .log import Received
 from .wire import Wire
 
 __all__ = ["Broken", "Cut", "Silence", "Speech", "Stage"]

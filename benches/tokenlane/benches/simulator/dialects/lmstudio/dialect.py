@@ -11,18 +11,17 @@ from typing import ClassVar, Literal
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.request_fields import integer, parse
 from tokenlane.benches.simulator.engine import Engine
-from tokenlane.benches.simulator.models import PULL_STEPS, Download, Instance, Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.visit import Visit
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import integer, parse
-from .completions import CompletionVoice
-from .dialect import Page, Work
-from .openai import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.model.models import PULL_STEPS, Download, Instance, Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.request_context import Visit
 
 __all__ = ["LmStudioDialect"]
 

@@ -10,15 +10,15 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.answer import Ask
 from tokenlane.benches.simulator.engine import Engine
-from tokenlane.benches.simulator.models import Instance, Model
-from tokenlane.benches.simulator.refused import Refused
-from tokenlane.benches.simulator.visit import Visit
-from tokenlane.benches.simulator.voice import Voice
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.model.answer import Ask
+from tokenlane.benches.simulator.model.models import Instance, Model
+from tokenlane.benches.simulator.model.refusals import Refused
+from tokenlane.benches.simulator.request_context import Visit
 
-from .asking import parse
+from .encoder import Voice
+from .request_fields import parse
 
 __all__ = ["Dialect", "Page", "Work"]
 

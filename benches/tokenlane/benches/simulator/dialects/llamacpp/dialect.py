@@ -8,16 +8,15 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
-from tokenlane.benches.simulator.models import Instance, Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import VOCABULARY, token_ids
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import integer, parse
-from .completions import CompletionVoice
-from .dialect import Page
-from .openai import OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.base import Page
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.request_fields import integer, parse
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.models import Instance, Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.text import VOCABULARY, token_ids
 
 __all__ = ["LlamaCppDialect"]
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from tokenlane.benches.script import Script
-
 from .engine import Engine
+from .fault_script import Script
+from .http.player import Speech, Stage
+from .http.wire import Wire
 from .log import Log, Received
-from .stage import Speech, Stage
-from .wire import Wire
 
 __all__ = ["Visit"]
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import BEGIN, Answer, Ask, Part
-from tokenlane.benches.simulator.refused import Refused
+from tokenlane.benches.simulator.model.answer import BEGIN, Answer, Ask, Part
+from tokenlane.benches.simulator.model.refusals import Refused
 
-from .openai import OpenAiVoice, event
+from .dialect import OpenAiVoice, event
 
 __all__ = ["CompletionVoice"]
 

@@ -9,17 +9,16 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Answer, Ask, Turn
-from tokenlane.benches.simulator.models import Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import token_ids
-from tokenlane.benches.simulator.visit import Visit
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import boolean, parse
-from .completions import CompletionVoice
-from .dialect import Page, Work
-from .openai import DONE, OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
+from tokenlane.benches.simulator.dialects.openai.dialect import DONE, OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.request_fields import boolean, parse
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.model.models import Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.text import token_ids
+from tokenlane.benches.simulator.request_context import Visit
 
 __all__ = ["VllmDialect"]
 

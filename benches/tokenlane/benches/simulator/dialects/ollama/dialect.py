@@ -11,20 +11,20 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
-from tokenlane.benches.simulator.answer import BEGIN, Ask
-from tokenlane.benches.simulator.models import PULL_STEPS, Instance, Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import count_tokens
-from tokenlane.benches.simulator.vectors import embedding
-from tokenlane.benches.simulator.visit import Visit
-from tokenlane.benches.simulator.voice import Voice
+from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
+from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, seconds, texts
+from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.model.answer import BEGIN, Ask
+from tokenlane.benches.simulator.model.models import PULL_STEPS, Instance, Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.text import count_tokens
+from tokenlane.benches.simulator.model.vectors import embedding
+from tokenlane.benches.simulator.request_context import Visit
 
-from .asking import boolean, integer, parse, seconds, texts
-from .dialect import Page, Work
-from .ollama_pull import PullSpeech
-from .ollama_voices import ChatVoice, CompatibleVoice, GenerateVoice, moment
-from .openai import OpenAiDialect
+from .encoders import ChatVoice, CompatibleVoice, GenerateVoice, moment
+from .pull import PullSpeech
 
 __all__ = ["OllamaDialect"]
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from pydantic import JsonValue
 
-from .answer import Answer, Ask, Part
-from .refused import Refused
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Part
+from tokenlane.benches.simulator.model.refusals import Refused
 
 __all__ = ["Voice", "quoted"]
 

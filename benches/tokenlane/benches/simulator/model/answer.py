@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
-from tokenlane.benches.script import Script
+from tokenlane.benches.simulator.fault_script import Script
 
 from .text import after, count_tokens, example, pieces_of, words
 

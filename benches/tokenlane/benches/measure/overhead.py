@@ -26,8 +26,8 @@ from redis.asyncio import Redis
 from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import floor, load, metronome
+from .child_process import Party, party
 from .load import Heard
-from .party import Party, party
 
 __all__ = ["FULL", "QUICK", "Overhead", "Plan", "measure", "table"]
 

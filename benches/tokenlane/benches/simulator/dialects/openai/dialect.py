@@ -11,16 +11,23 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Answer, Ask, Part, Turn
-from tokenlane.benches.simulator.models import Model
-from tokenlane.benches.simulator.refused import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.text import count_tokens
-from tokenlane.benches.simulator.vectors import embedding
-from tokenlane.benches.simulator.visit import Visit
-from tokenlane.benches.simulator.voice import Voice
-
-from .asking import boolean, integer, openai_turns, parse, stops, texts, tools_of
-from .dialect import Dialect, Page, Work
+from tokenlane.benches.simulator.dialects.base import Dialect, Page, Work
+from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.request_fields import (
+    boolean,
+    integer,
+    openai_turns,
+    parse,
+    stops,
+    texts,
+    tools_of,
+)
+from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.models import Model
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.text import count_tokens
+from tokenlane.benches.simulator.model.vectors import embedding
+from tokenlane.benches.simulator.request_context import Visit
 
 __all__ = ["OpenAiDialect", "OpenAiVoice", "event"]
 

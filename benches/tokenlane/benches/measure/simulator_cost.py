@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from .party import Party, Tasks, party
-from .simulator import Simulator
+from tokenlane.benches.simulator import Simulator
+
+from .child_process import Party, Tasks, party
 
 __all__ = ["FULL", "QUICK", "Cost", "Plan", "measure", "server", "writer"]
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from tokenlane.routing.support.tasks import background
 
-from .party import Tasks
+from .child_process import Tasks
 
 __all__ = ["asking", "echo"]
 

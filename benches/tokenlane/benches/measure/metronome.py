@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from .party import Tasks
+from .child_process import Tasks
 
 __all__ = ["MODEL", "metronome", "stamps"]
 

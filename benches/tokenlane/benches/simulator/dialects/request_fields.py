@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.answer import Tool, Turn
-from tokenlane.benches.simulator.refused import Refused
+from tokenlane.benches.simulator.model.answer import Tool, Turn
+from tokenlane.benches.simulator.model.refusals import Refused
 
 __all__ = ["boolean", "integer", "openai_turns", "parse", "seconds", "stops", "text_of", "texts", "tools_of"]
 

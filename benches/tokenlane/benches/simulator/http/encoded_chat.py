@@ -7,8 +7,8 @@ from itertools import islice
 
 from pydantic import JsonValue
 
-from .answer import Answer
-from .voice import Voice, quoted
+from tokenlane.benches.simulator.dialects.encoder import Voice, quoted
+from tokenlane.benches.simulator.model.answer import Answer
 
 __all__ = ["ChatSpeech"]
 

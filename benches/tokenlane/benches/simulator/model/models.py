@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from .bell import Bell
-from .refused import Refused
+from tokenlane.benches.simulator.condition import Bell
+
+from .refusals import Refused
 
 __all__ = ["PULL_STEPS", "Download", "Instance", "Model", "Models", "parse_bytes"]
 

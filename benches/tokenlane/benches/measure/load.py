@@ -22,8 +22,8 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import run_worker
 from tokenlane.worker.providers.http.client import open_client
 
+from .child_process import Tasks
 from .metronome import MODEL, stamps
-from .party import Tasks
 
 __all__ = ["Heard", "agent", "bare", "worker"]
 

@@ -1,0 +1,1 @@
+"""Measurements, a module each, and the processes they run in."""

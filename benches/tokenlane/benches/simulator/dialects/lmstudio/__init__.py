@@ -1,0 +1,7 @@
+"""As LM Studio answers."""
+
+from __future__ import annotations
+
+from .dialect import LmStudioDialect
+
+__all__ = ["LmStudioDialect"]

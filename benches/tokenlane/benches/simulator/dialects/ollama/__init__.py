@@ -1,0 +1,7 @@
+"""As Ollama answers."""
+
+from __future__ import annotations
+
+from .dialect import OllamaDialect
+
+__all__ = ["OllamaDialect"]

@@ -1,0 +1,7 @@
+"""As vLLM answers."""
+
+from __future__ import annotations
+
+from .dialect import VllmDialect
+
+__all__ = ["VllmDialect"]
