@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Protocol, TypeAlias, get_args
 
 from .contract.errors import LlmError
+from .contract.kinds import KINDS
 from .contract.messages import Failed, Kind, Priority
 from .decide.lanes.offer import LaneView
 from .decide.no_candidate import nobody, not_pulled
@@ -186,7 +187,7 @@ def _placement(head: Head, name: str, options: Mapping[str, _Options], view: str
 def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:
     """What is to be pulled for a head without candidates; why nothing is."""
     queue = head.queue
-    if queue.kind == "command":
+    if not KINDS[queue.kind].follows_routes:
         return nobody(queue, policy, lanes)
     found = list(pullers(policy, queue.role, queue.needs, lanes))
     for lane, model in found:

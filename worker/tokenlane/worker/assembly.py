@@ -11,7 +11,6 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import get_args
 
 from arq.connections import ArqRedis
 
@@ -25,6 +24,7 @@ from tokenlane.config.settings.values import (
     RedisSettings,
 )
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind
 from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
 from tokenlane.routing.router import run_router
@@ -223,7 +223,7 @@ async def run_worker(
                 tasks = await stack.enter_async_context(background())
                 lanes = [one for one in (lane, beside) if one is not None]
                 arq = arq_redis(client.connection_pool)
-                workers += [await start_workers(one, arq, get_args(Kind), tasks) for one in lanes]
+                workers += [await start_workers(one, arq, tuple(KINDS), tasks) for one in lanes]
             if not workers:  # told to stop before
                 return OK
             own = [worker for its in workers for worker in its]

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Generic, Literal, TypeAlias
+from typing import Annotated, Generic, Literal
 
-from pydantic import BaseModel, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, SerializeAsAny, TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import TypeVar
 
-from tokenlane.routing.support.byte_sizes import sized
-
+from .envelope import Envelope, Needs
 from .errors import ErrorReport
+from .kinds import read_result
 from .requests import (
     COMMAND_TIME_TO_LIVE_MS,
     DEFAULT_TIME_TO_LIVE_MS,
@@ -24,12 +24,11 @@ from .requests import (
     ChatOptions,
     ChatRequest,
     EmbedRequest,
-    Envelope,
     Message,
     ModelAction,
     ModelCommand,
-    Needs,
 )
+from .results import ModelInfo, ModelReport, Progress, Result, Vectors
 from .wire import CONFIG, WIRE_VERSION, Kind, Priority, Value, Versioned, Wire, new_id
 
 __all__ = [
@@ -196,68 +195,6 @@ class Answer(Value, Generic[Parsed]):
         return Message.model_validate(turn)
 
 
-class ModelInfo(Value):
-    """A model as a back end lists it. Sizes are bytes, `context_length` is tokens; None where it does not say."""
-
-    name: str
-    provider: str = ""
-    lane: str = ""
-    digest: str | None = None
-    size_bytes: int | None = None
-    quantisation: str | None = None
-    context_length: int | None = None
-    loaded: bool | None = None
-    capabilities: tuple[str, ...] = ()
-
-    @property
-    def chats(self) -> bool:
-        """Whether it can chat; a back end that says nothing of its models has such as can."""
-        return not self.capabilities or "chat" in self.capabilities
-
-    @property
-    def embeds(self) -> bool:
-        """Whether it turns texts into vectors."""
-        return "embed" in self.capabilities
-
-
-class Progress(Value):
-    """How far a model command has come. `step`: what is being done, for people; `total_bytes`: None where unknown."""
-
-    step: str
-    done_bytes: int = 0
-    total_bytes: int | None = None
-
-    def __str__(self) -> str:
-        """The progress for people, on a part of a line."""
-        if not self.total_bytes:
-            return self.step
-        return f"{self.step}: {sized(self.done_bytes)} of {sized(self.total_bytes)}"
-
-
-class _Result(Value):
-    def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("type")
-
-
-class Vectors(_Result):
-    """What texts were turned into, in their order. `data`: float32, little-endian, vector after vector, in base64."""
-
-    type: Literal["vectors"] = "vectors"
-    dimensions: int
-    data: str = Field(repr=False)
-
-
-class ModelReport(_Result):
-    """The models a command was about, as they are now."""
-
-    type: Literal["models"] = "models"
-    models: tuple[ModelInfo, ...] = ()
-
-
-Result: TypeAlias = Annotated[Vectors | ModelReport, Field(discriminator="type")]
-"""What comes of a request that is no chat, as one."""
-
-
 # On a request's delta channel, from worker or script to agent.
 
 
@@ -332,7 +269,7 @@ class Completed(_FromAttempt):
     end: int
     usage: Usage
     deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
-    result: Result | None = Field(default=None, repr=False)
+    result: Annotated[SerializeAsAny[Result] | None, BeforeValidator(read_result)] = Field(default=None, repr=False)
 
 
 class Failed(_FromAttempt):

@@ -1,4 +1,4 @@
-"""What an agent asks for: a chat, vectors, something to do with models; and the part of it that routers read.
+"""What an agent asks for: a chat, vectors, something to do with models.
 
 Nothing that may hold what an agent said (messages, texts, tool arguments) is part of a `repr`.
 """
@@ -10,7 +10,7 @@ from typing import Literal, Self, TypedDict
 from pydantic import AliasChoices, Field, FiniteFloat, JsonValue, field_validator, model_validator
 
 from .strict_input import JsonObject, Written
-from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned, new_id
+from .wire import Name, Priority, RequestId, new_id
 
 __all__ = [
     "COMMAND_TIME_TO_LIVE_MS",
@@ -19,11 +19,10 @@ __all__ = [
     "ChatOptions",
     "ChatRequest",
     "EmbedRequest",
-    "Envelope",
     "Message",
     "ModelAction",
     "ModelCommand",
-    "Needs",
+    "Request",
 ]
 
 DEFAULT_TIME_TO_LIVE_MS = 600_000
@@ -100,16 +99,26 @@ class ChatOptions(TypedDict, total=False):
     metadata: dict[str, JsonValue] | None
 
 
-class ChatRequest(Written):
+class Request(Written):
+    """What every kind of request has. `time_to_live_ms` counts from when the pool accepts it."""
+
+    id: RequestId = Field(default_factory=new_id)
+    role: Name
+    priority: Priority = "normal"
+    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
+
+    def model_post_init(self, context: object, /) -> None:
+        self.model_fields_set.add("id")  # given or made here, it goes onto the wire
+
+
+class ChatRequest(Request):
     """A chat request as an agent submits it.
 
-    `time_to_live_ms` counts from when the pool accepts it. `extra` goes into the back end's request body as it is.
+    `extra` goes into the back end's request body as it is.
     `metadata` comes back with the answer, and no back end sees it. `continue_final`: the last message is an answer that
     is begun, and what comes is its continuation alone. One answer a request: there is no `n`.
     """
 
-    id: RequestId = Field(default_factory=new_id)
-    role: Name
     messages: list[Message] = Field(min_length=1, repr=False)
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = Field(default=None, min_length=1, max_length=256)
@@ -133,13 +142,8 @@ class ChatRequest(Written):
     reasoning_effort: str | None = None
     continue_final: bool | None = None
     extra: JsonObject | None = Field(default=None, repr=False)
-    priority: Priority = "normal"
-    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
     metadata: JsonObject | None = Field(default=None, repr=False)
-
-    def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("id")  # given or made here, it goes onto the wire
 
     @property
     def tool(self) -> str | None:
@@ -154,78 +158,30 @@ class ChatRequest(Written):
         return self.tool is not None or self.tool_choice in ("required", "any")
 
 
-class EmbedRequest(Written):
+class EmbedRequest(Request):
     """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose. `fallback`:
     "error" if the fallback model's vectors are of no use, whatever the pool's policy says."""
 
-    id: RequestId = Field(default_factory=new_id)
-    role: Name
     inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = Field(default=None, min_length=1, max_length=256)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     fallback: Literal["error"] | None = None
-    priority: Priority = "normal"
-    time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
     metadata: JsonObject | None = Field(default=None, repr=False)
 
-    def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("id")
 
-
-class ModelCommand(Written):
+class ModelCommand(Request):
     """Something to do with a lane's models. `model`: None for `list` alone. `lane`: None where any will do."""
 
-    id: RequestId = Field(default_factory=new_id)
     role: Name = "models"
     action: ModelAction
     model: str | None = Field(default=None, min_length=1, max_length=2048)
     lane: Name | None = None
-    priority: Priority = "normal"
     time_to_live_ms: int = Field(default=COMMAND_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
-
-    def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("id")
 
     @model_validator(mode="after")
     def _names_its_model(self) -> Self:
         if (self.model is None) != (self.action == "list"):
             raise ValueError("every action but list names a model")
         return self
-
-
-class Needs(Value):
-    """What a lane must offer to serve a request. All requests of one queue have the same needs.
-
-    `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
-    rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
-    the kind of work itself, such as `tools`, sorted.
-    """
-
-    model: str | None = None
-    provider: str | None = None
-    size: int = 1
-    input: int = 0
-    lane: Name | None = None
-    can: tuple[Ability, ...] = ()
-
-
-class Envelope(Versioned):
-    """The part of a request that scripts and routers read. All else is the payload."""
-
-    id: RequestId
-    client: Name
-    agent: Name
-    role: Name
-    kind: Kind = "chat"
-    priority: Priority = "normal"
-    needs: Needs = Needs()
-    tokens: int = 1
-    """Estimated prompt tokens plus max_tokens."""
-    time_to_live_ms: int = DEFAULT_TIME_TO_LIVE_MS
-    key_id: str | None = None
-    idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
-    """The agent's idempotency key, as a keyed hash."""
-    trace: dict[str, str] = Field(default_factory=dict)
-    """W3C trace context: `traceparent` and, if any, `tracestate`."""

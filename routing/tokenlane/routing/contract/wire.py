@@ -24,7 +24,8 @@ __all__ = [
 WIRE_VERSION = 1
 
 Priority = Literal["high", "normal", "low"]
-Kind = Literal["chat", "embed", "command"]
+Kind: TypeAlias = str
+"""The name of a kind of work, one of `kinds.KINDS`."""
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
 """A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
 Ability: TypeAlias = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]

@@ -12,6 +12,7 @@ from tokenlane.routing.contract.errors import (
     ModelNotFound,
     ProviderDown,
 )
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Needs
 
 from .lanes.offer import LaneView
@@ -70,8 +71,8 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
     if not there:
         return no_lane()
     there = [lane for lane in there if not lane.is_fallback] or there
-    if queue.kind == "command":
-        return _no_command(queue.needs, there)
+    if not KINDS[queue.kind].follows_routes:
+        return _no_taker(queue, there)
     needs = queue.needs
     open_to = [lane for lane in there if may_use(policy, queue.role, lane)]
     if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):
@@ -103,17 +104,20 @@ def _lacking(queue: Queue, policy: Policy, there: Sequence[LaneView], open_to: S
     served = sorted(
         {name for lane in open_to for name in lane.models_for(queue.kind) if may_use(policy, queue.role, lane, name)}
     )
-    if queue.kind == "embed" and not served:
+    kind = KINDS[queue.kind]
+    if kind.to_pull and not served:
         return ProviderDown(
-            f"no lane{of} can embed: have one pull a model that does, `tokenlane models pull nomic-embed-text "
+            f"no lane{of} can {queue.kind}: have one pull a model that does, `tokenlane models pull {kind.to_pull} "
             f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {_names(open_to)}",
             retryable=False,
             model=needs.model,
         )
     anywhere = [name for lane in there for name in lane.models_for(queue.kind)]
     if needs.model is not None and served_name(needs.model, anywhere) is None:
-        what = {"chat": "this model", "embed": "this model for embeddings"}[queue.kind]
-        return ModelNotFound(f"no lane{of} serves {what}; served are: {', '.join(served) or 'none'}", model=needs.model)
+        return ModelNotFound(
+            f"no lane{of} serves this model for {kind.operation}; served are: {', '.join(served) or 'none'}",
+            model=needs.model,
+        )
     return _not_routed(queue)
 
 
@@ -123,11 +127,11 @@ def _not_that_lane(queue: Queue, name: str, there: Sequence[LaneView], open_to: 
     return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}")
 
 
-def _no_command(needs: Needs, lanes: Sequence[LaneView]) -> LlmError:
-    names = _names(lanes)
+def _no_taker(queue: Queue, lanes: Sequence[LaneView]) -> LlmError:
+    names, needs = _names(lanes), queue.needs
     if needs.lane is not None and needs.lane not in (lane.name for lane in lanes):
         return BadRequest(f"no lane is called {needs.lane!r}; connected lanes: {names}")
-    return ProviderDown(f"no lane takes commands: start a newer worker; connected lanes: {names}", retryable=False)
+    return ProviderDown(f"no lane takes {queue.kind}s: start a newer worker; connected lanes: {names}", retryable=False)
 
 
 def _not_routed(queue: Queue) -> ProviderDown:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from heapq import merge
-from typing import cast, get_args
+from typing import get_args
 from urllib.parse import quote, unquote
 
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority
 
 __all__ = ["Head", "Queue", "Turn", "order"]
@@ -62,7 +63,7 @@ class Queue:
             ValueError: it is not a queue's name.
         """
         role, kind, priority, size, provider, model, *more = name.split(":")
-        if kind not in get_args(Kind) or priority not in _RANK:
+        if kind not in KINDS or priority not in _RANK:
             raise ValueError(f"not a queue: {name!r}")
         tokens, lane, can = more or ("0", "", "")
         needs = Needs(
@@ -73,7 +74,7 @@ class Queue:
             lane=lane or None,
             can=tuple(can.split("+")) if can else (),
         )
-        return cls(role, cast("Kind", kind), priority, needs)
+        return cls(role, kind, priority, needs)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Needs
 from tokenlane.routing.contract.wire import Name
 
@@ -107,14 +108,15 @@ def candidates(
 
     Order: the route's; within one candidate the lane with the most credit. A lane is named once. If some of
     their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
-    decides nothing. Commands follow no route: they go to the lane they name, or to any. The fallback lane serves what
-    names it, and embeds where no other lane could, whatever the length of the texts. A lane that has left keeps
-    nothing from those two second choices; one that vanished does. One of which nobody knows yet what its back end will
-    serve may serve anything: it keeps what waits from being refused, and nothing from the fallback.
+    decides nothing. A kind that follows no route goes to the lane it names, or to any that takes it. The fallback lane
+    serves what names it, and what may fall back where no other lane could, whatever the length of the texts. A lane
+    that has left keeps nothing from those two second choices; one that vanished does. One of which nobody knows yet
+    what its back end will serve may serve anything: it keeps what waits from being refused, and nothing from the
+    fallback.
     """
     there = [lane for lane in lanes if needs.lane in (None, lane.name)]
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
-    if kind == "command":
+    if not KINDS[kind].follows_routes:
         there = [lane for lane in there if needs.lane or not lane.is_fallback]
         return iter([(lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)])
     found: dict[str, tuple[LaneView, str]] = {}
@@ -124,7 +126,7 @@ def candidates(
             if model is not None:
                 found.setdefault(lane.name, (lane, model))
     awaited = [place for place in found.values() if not (place[0].has_left or place[0].is_coming)]
-    if not awaited and kind == "embed" and policy.fallback != "error":
+    if not awaited and KINDS[kind].falls_back and policy.fallback != "error":
         return iter(list(_fallback(policy, role, needs, there)) or found.values())
     able = [place for place in awaited if _can_all(*place, needs)] if needs.can else []
     return iter(able or found.values())

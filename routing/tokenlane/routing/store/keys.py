@@ -80,6 +80,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenlane.config.settings.values import NAME_RULE, is_name
+from tokenlane.routing.contract.kinds import queue_suffix
 
 __all__ = ["Keys"]
 
@@ -128,7 +129,7 @@ class Keys:
 
     def lane_queue(self, lane: str, kind: str = "chat") -> str:
         """ARQ's queue of a lane for one kind of work."""
-        return f"{self.prefix}lane:{lane}" if kind == "chat" else f"{self.prefix}lane:{lane}:{kind}"
+        return f"{self.prefix}lane:{lane}{queue_suffix(kind)}"
 
     def rehearsal(self, name: str) -> str:
         """For trying commands on."""
@@ -159,5 +160,4 @@ class Keys:
 
     def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
         """Rung when a lane has a new job of that kind; says the job's id."""
-        bell = f"{self.channels}doorbell:{lane}"
-        return bell if kind == "chat" else f"{bell}:{kind}"
+        return f"{self.channels}doorbell:{lane}{queue_suffix(kind)}"

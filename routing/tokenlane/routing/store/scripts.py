@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
+from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
 
 __all__ = ["RULES", "sources"]
@@ -26,8 +27,18 @@ def _names() -> list[str]:
 
 def _source(name: str, database: int) -> str:
     folder = resources.files(__package__).joinpath("lua")
+    common, own = (folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
+    return own if name in _ALONE else _head(database) + common + own
+
+
+def _head(database: int) -> str:
+    """What Lua knows of Python's tables: the policy's defaults and the kinds of work."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
-    head = f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
-    common, own = (folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-    return own if name in _ALONE else head + common + own
+    names = ", ".join(f"'{name}'" for name in KINDS)
+    suffixes = ", ".join(f"{name} = '{queue_suffix(name)}'" for name in KINDS)
+    long = ", ".join(f"{name} = true" for name, kind in KINDS.items() if kind.is_long)
+    return (
+        f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
+        f"local KINDS, SUFFIXES, IS_LONG = {{ {names} }}, {{ {suffixes} }}, {{ {long} }}\n"
+    )

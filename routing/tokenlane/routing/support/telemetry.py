@@ -12,12 +12,12 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
-from tokenlane.routing.contract.messages import Envelope, Kind
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import Envelope
 
 __all__ = ["context_of", "inject", "processing", "sending", "tracer"]
 
 _SYSTEM = "tokenlane"
-_OPERATIONS: dict[Kind, str] = {"chat": "chat", "embed": "embeddings", "command": "command"}
 
 
 def tracer() -> Tracer:
@@ -72,7 +72,7 @@ def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> Abstr
         "messaging.operation.type": "process",
         "messaging.destination.name": envelope.role,
         "messaging.message.id": envelope.id,
-        "gen_ai.operation.name": _OPERATIONS[envelope.kind],
+        "gen_ai.operation.name": KINDS[envelope.kind].operation,
         "gen_ai.request.model": model,
         "tokenlane.lane": lane,
         "tokenlane.attempt": attempt,

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeGuard, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Priority
 from tokenlane.routing.decide.lanes.offer import Hits, Offer, lane_state, models_in
 from tokenlane.routing.decide.order import Queue
@@ -329,7 +330,7 @@ def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) ->
         why=lane.why if state in ("loading", "down") else next(reasons, ""),
         beside={
             kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
-            for kind in get_args(Kind)
+            for kind in KINDS
             if kind in offer.limits
         },
     )

@@ -8,7 +8,6 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from tests.integration.farm import EVERY_LOG, eventually, farm
@@ -20,7 +19,8 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
-from tokenlane.routing.contract.messages import Kind, ModelInfo
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import ModelInfo
 from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
@@ -86,7 +86,7 @@ async def at_work(
             worker
             for one in (lane, beside)
             if one is not None
-            for worker in await start_workers(one, arq_redis(client.connection_pool), get_args(Kind), tasks)
+            for worker in await start_workers(one, arq_redis(client.connection_pool), tuple(KINDS), tasks)
         ]
         tasks.create_task(run_router(lane.pool, lane.hub, host="here", own=workers))
         try:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
@@ -35,7 +34,7 @@ from tokenlane.producer import (
     ProviderDown,
 )
 from tokenlane.producer.sync import Client as SyncClient
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
@@ -54,7 +53,7 @@ async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]
         open_redis(redis_url) as client,
         background() as tasks,
     ):
-        workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
+        workers = await start_workers(lane, arq_redis(client.connection_pool), tuple(KINDS), tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield

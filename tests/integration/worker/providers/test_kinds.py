@@ -15,7 +15,8 @@ from tests.workshop import FakeProvider
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.compose import compose_command
-from tokenlane.routing.contract.messages import Kind, ModelAction, ModelInfo, ModelReport, Progress, new_id
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelReport, Progress, new_id
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
@@ -84,7 +85,7 @@ async def at_work(
         open_redis(redis_url) as client,
         background() as tasks,
     ):
-        workers = await start_workers(lane, arq_redis(client.connection_pool), get_args(Kind), tasks)
+        workers = await start_workers(lane, arq_redis(client.connection_pool), tuple(KINDS), tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield lane

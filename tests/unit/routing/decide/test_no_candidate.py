@@ -28,9 +28,9 @@ def test_models_of_the_provider_that_is_asked_for() -> None:
     """Who asks one provider for a model that only another has is told that, and what this one has."""
     error = said("qwen3:8b", "vllm")
     assert isinstance(error, ModelNotFound)
-    assert error.message == "no lane of provider 'vllm' serves this model; served are: phi3"
+    assert error.message == "no lane of provider 'vllm' serves this model for chat; served are: phi3"
     anywhere = said("typo", None)
-    assert anywhere.message == "no lane serves this model; served are: phi3, phi3:latest, qwen3:8b"
+    assert anywhere.message == "no lane serves this model for chat; served are: phi3, phi3:latest, qwen3:8b"
 
 
 def test_a_provider_nobody_has() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, assert_never
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolKeyMismatch
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import (
     Cancelled,
     ChannelMessage,
@@ -110,7 +111,7 @@ async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> 
     decision = decide(error, budget)
     logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
     if isinstance(decision, Requeue):
-        if run.started.envelope.kind == "command":
+        if KINDS[run.started.envelope.kind].is_long:
             why = error.message.partition(":")[0]
             await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
         await _requeue(lane, run, decision)

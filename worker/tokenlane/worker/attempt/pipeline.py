@@ -16,7 +16,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import TypeAlias, assert_never
 
 from pydantic import ValidationError
 
@@ -28,17 +27,18 @@ from tokenlane.routing.contract.errors import (
     PoolUnavailable,
     ProviderDown,
 )
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import (
     ChatRequest,
     EmbedRequest,
     FinishReason,
     Handover,
-    Kind,
     ModelCommand,
     Result,
     Resume,
     Usage,
 )
+from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Started
 from tokenlane.routing.support.telemetry import processing
@@ -57,10 +57,6 @@ logger = logging.getLogger(__name__)
 ASK_EVERY_S = 0.2
 CLAIM_EVERY_S = 0.2
 LAST_WORDS_S = 3.0
-
-Request: TypeAlias = ChatRequest | EmbedRequest | ModelCommand
-
-_FORMS: dict[Kind, type[Request]] = {"chat": ChatRequest, "embed": EmbedRequest, "command": ModelCommand}
 
 
 class _Stop(Exception):
@@ -154,7 +150,7 @@ async def read(pool: Pool, started: Started) -> Request:
         while True:
             try:
                 payload = await pool.unseal(started.envelope, started.payload)
-                return _FORMS[started.envelope.kind].model_validate_json(payload)
+                return KINDS[started.envelope.kind].request.model_validate_json(payload)
             except PoolUnavailable:
                 await asyncio.sleep(CLAIM_EVERY_S)
     except ValidationError as error:
@@ -216,7 +212,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
         case ModelCommand():
             result = await lane.models.carry_out(request, partial(tell, lane, run))
         case _:
-            assert_never(request)
+            raise BadRequest("this worker does not know what to do with this kind of request")
     return Answered(_timed(Usage(), run), result)
 
 

@@ -1,10 +1,10 @@
--- What several scripts share. The loader puts in front of it: DATABASE (number, as text) and RULES (the policy's defaults).
+-- What several scripts share. The loader puts in front of it: DATABASE (number, as text), RULES (the policy's defaults),
+-- and of the kinds of work KINDS (their names), SUFFIXES of their lane queues, IS_LONG.
 -- KEYS[1] is the pool's prefix, `{main}:`; every other name is built from it and so lies in the same slot.
 
 local P = KEYS[1]
 local TAG = string.sub(P, 1, -2)
 local CHANNEL = P .. DATABASE .. ':'
-local KINDS = { 'chat', 'embed', 'command' }
 local KEEP_ENDED_S = 3600
 local RATE_MS, RATE_BUCKETS = 10000, 6
 local KEPT_FREE_MS = 2000
@@ -146,8 +146,7 @@ local function refund(request)
 end
 
 local function lane_queue(lane, kind)
-  if kind == 'chat' then return P .. 'lane:' .. lane end
-  return P .. 'lane:' .. lane .. ':' .. kind
+  return P .. 'lane:' .. lane .. (SUFFIXES[kind] or ':' .. kind)
 end
 
 -- Requests of a kind that a lane serves at once.
@@ -332,15 +331,16 @@ end
 
 -- Why a lane does not take a request now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
 -- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask. It
--- waits for no command: a pull may take hours, and goes on where it was once its worker is there again.
+-- waits for no long work, such as a pull, which goes on where it was once its worker is there again.
 local function closed_to(lane, id, request)
   local limit = lane_limit(lane, request.kind)
   local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now_ms() - rule('lease_ms')), '+inf')
   if limit == 0 or alive == 0 then return 'closed' end
   if is_kept(lane, id) then return 'full' end
   local suspect = is_suspect(request)
-  for _, kind in ipairs(suspect and { 'chat', 'embed', request.kind } or { request.kind }) do
-    if redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
+  for _, kind in ipairs(KINDS) do
+    local counts = kind == request.kind or (suspect and not IS_LONG[kind])
+    if counts and redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
       if suspect then redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS) end
       return 'full'
     end
@@ -391,7 +391,7 @@ local function dispatch_one(id, request, lane, model, token)
 end
 
 local function ring_lane(lane, kind, message)
-  redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (kind == 'chat' and '' or ':' .. kind), message)
+  redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (SUFFIXES[kind] or ':' .. kind), message)
 end
 
 -- dispatched -> running. By a worker that the attempt may be given to and that hears it from the reply: that of `start`.

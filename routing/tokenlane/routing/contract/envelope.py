@@ -1,0 +1,49 @@
+"""The part of a request that scripts and routers read. All else is the payload, which only agent and worker open."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from .kinds import known_kind
+from .requests import DEFAULT_TIME_TO_LIVE_MS
+from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned
+
+__all__ = ["Envelope", "Needs"]
+
+
+class Needs(Value):
+    """What a lane must offer to serve a request. All requests of one queue have the same needs.
+
+    `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
+    rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
+    the kind of work itself, such as `tools`, sorted.
+    """
+
+    model: str | None = None
+    provider: str | None = None
+    size: int = 1
+    input: int = 0
+    lane: Name | None = None
+    can: tuple[Ability, ...] = ()
+
+
+class Envelope(Versioned):
+    """What scripts and routers read of a request."""
+
+    id: RequestId
+    client: Name
+    agent: Name
+    role: Name
+    kind: Annotated[Kind, AfterValidator(known_kind)] = "chat"
+    priority: Priority = "normal"
+    needs: Needs = Needs()
+    tokens: int = 1
+    """Estimated prompt tokens plus max_tokens."""
+    time_to_live_ms: int = DEFAULT_TIME_TO_LIVE_MS
+    key_id: str | None = None
+    idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
+    """The agent's idempotency key, as a keyed hash."""
+    trace: dict[str, str] = Field(default_factory=dict)
+    """W3C trace context: `traceparent` and, if any, `tracestate`."""
