@@ -8,6 +8,7 @@ import typer
 
 from tokenlane.config.cli.invitation import Invitation
 from tokenlane.config.cli.output import show_json
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, beside
 from tokenlane.config.host.up_registry import announced_public_url
@@ -19,8 +20,8 @@ __all__ = ["invite"]
 
 def invite(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Print the lines to paste on another host, for an agent and for a worker. They hold the password and the keys."""
     where = find_pool(redis)

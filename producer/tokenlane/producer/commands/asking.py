@@ -16,7 +16,7 @@ from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.link.heartbeat import reason
-from tokenlane.routing.commands.failing import as_user_error
+from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
 
 __all__ = ["carry_out", "in_milliseconds", "say", "tell_why", "telling_why"]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tokenlane.config.cli.plain_text import escaped, json_text, running_text
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import asked_for
@@ -35,8 +36,8 @@ def chat(
     priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0.001)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a delta, then one with the usage.")] = False,
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Ask a question and stream the answer."""
     messages = [Message(role="system", content=_text(system))] if system is not None else []

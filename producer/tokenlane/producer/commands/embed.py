@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import asked_for
@@ -39,8 +40,8 @@ def embed(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object, with the vectors and who made them.")
     ] = False,
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Turn texts into vectors, one a line, as JSON lists of numbers."""
     provider, other_model = asked_for()

@@ -21,6 +21,7 @@ from rich.progress import Progress as Bars
 
 from tokenlane.config.cli.output import Table, console, show, show_json
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.messages import ModelInfo, Progress
@@ -47,16 +48,14 @@ _Lane = Annotated[
     str | None, typer.Option(help="The lane; may be left out where only one is open.", autocompletion=completion.lanes)
 ]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON; of what takes time, one object a line.")]
-_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
-_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 
 
 @models.command()
 def ls(
     lane: Annotated[str | None, typer.Option(help="Of this lane alone.", autocompletion=completion.lanes)] = None,
     as_json: _Json = False,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """List the models of all open lanes."""
 
@@ -72,7 +71,7 @@ def ls(
 
 @models.command()
 def pull(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Have a lane fetch a model. Ctrl-C stops the download; pulling again goes on from there."""
     _follow("pull", model, lane, as_json, redis, pool)
@@ -80,7 +79,7 @@ def pull(
 
 @models.command()
 def verify(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Print a model's digest; exit code 1 if it is not the one that is pinned."""
 
@@ -96,7 +95,7 @@ def verify(
 
 @models.command()
 def load(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Have a lane load a model into memory."""
     _follow("load", model, lane, as_json, redis, pool)
@@ -104,7 +103,7 @@ def load(
 
 @models.command()
 def unload(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: _Redis = None, pool: _PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Have a lane free a model's memory."""
     _follow("unload", model, lane, as_json, redis, pool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,14 +9,13 @@ import typer
 
 from tokenlane.config.cli.output import Table, show, show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.environment import unknown_variables
 from tokenlane.config.settings.load import find_pool, pool_name, read
-from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.doctor import Check, check_environment, examine
 
-from .failing import as_user_error
+from .pool_session import pool_session
 
 __all__ = ["doctor"]
 
@@ -27,25 +25,17 @@ _LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Check server, clock, key, lanes, versions and variables; exit code 1 if a check fails."""
     where, name = find_pool(redis), pool_name(pool)
-    try:
-        checks = (*asyncio.run(_examine(where.url, name)), *check_environment(unknown_variables(read())))
-    except LlmError as error:
-        raise as_user_error(error) from error
+    checks = (*pool_session(where, name, examine), *check_environment(unknown_variables(read())))
     if as_json:
         show_json({"v": _SCHEMA_VERSION, "pool": name, "checks": [asdict(check) for check in checks]})
     else:
         show(f"pool {name} at {where.safe_url}", _table(checks), *_advice(checks))
     raise typer.Exit(FAILED if any(check.status == "fail" for check in checks) else OK)
-
-
-async def _examine(url: str, name: str) -> tuple[Check, ...]:
-    async with connect(url, name) as pool:
-        return await examine(pool)
 
 
 def _table(checks: tuple[Check, ...]) -> Table:

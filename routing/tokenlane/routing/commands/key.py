@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.paths import absolute
 from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.load import NoPool, find_pool, pool_keys, pool_name
 from tokenlane.config.settings.values import RedisSettings
-from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
-from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.contract.errors import PoolKeyMismatch
+from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.snapshot import WorkerStatus
 
-from .failing import as_user_error
+from .pool_session import pool_session
 
 __all__ = ["key"]
-
-_Answer = TypeVar("_Answer")
-
 
 _LOOK_AGAIN_S = 0.2
 _HAND_OUT = (
@@ -42,8 +40,6 @@ class _NoKey(ConfigError):
 key = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _File = Annotated[Path | None, typer.Option(help="The key file; default the one in use, else that of `tokenlane up`.")]
-_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
-_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 
 
 @key.command()
@@ -51,8 +47,8 @@ def show(
     reveal: Annotated[bool, typer.Option(help="Print the keys themselves, to be pasted on another machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     file: _File = None,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Print the ids of the keys in use here, and of those the pool is sealed with."""
     try:
@@ -67,7 +63,7 @@ def show(
     announced: Sequence[str] | None = None
     not_asked = None
     try:
-        announced = _ask(find_pool(redis), pool, Pool.key_ids)
+        announced = pool_session(find_pool(redis), pool_name(pool), Pool.key_ids)
     except ConfigError as error:
         not_asked = str(error)
     if as_json:
@@ -84,8 +80,8 @@ def show(
 def new(
     file: Annotated[Path, typer.Option(help="Where to write it; nothing is overwritten.")],
     announce: Annotated[bool, typer.Option(help="Seal the pool with it; the pool must not be in use.")] = False,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Write a key file with a new key, for a pool on a Redis of your own."""
     where = find_pool(redis) if announce else None
@@ -97,7 +93,7 @@ def new(
         raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
     if where is not None:
         try:
-            _ask(RedisSettings(where.url), pool, lambda opened: opened.join(ring, opens=True))
+            pool_session(RedisSettings(where.url), pool_name(pool), lambda opened: opened.join(ring, opens=True))
         except ConfigError as error:
             if isinstance(error.__cause__, PoolKeyMismatch):  # else the pool may have it
                 file.unlink(missing_ok=True)
@@ -108,7 +104,7 @@ def new(
 
 
 @key.command()
-def prepare(file: _File = None, redis: _Redis = None, pool: _PoolName = None) -> None:
+def prepare(file: _File = None, redis: RedisUrl = None, pool: PoolName = None) -> None:
     """Make the next key: it opens and seals nothing, until every worker has it and you run `rotate`."""
     ring, where_from = _of_a_file(file, redis)
     where = _pool_of(where_from, redis)
@@ -129,8 +125,8 @@ def rotate(
         typer.Option("--now", help="Though workers lack the new key, or requests wait under the old: these fail."),
     ] = False,
     file: _File = None,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Have the prepared key seal from now on, or a new one; the old ones open what waits until --drop-old."""
     ring, where_from = _of_a_file(file, redis)
@@ -143,7 +139,9 @@ def _switch(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | 
         ring = _write(file, ring.keys, [PoolKey.new()])
     _announce_prepared(ring, where, pool)
     newest = ring.prepared[-1]
-    lacking = _ask(where, pool, lambda opened: _lacking(opened, newest.id)) if where and not now else ()
+    lacking = (
+        pool_session(where, pool_name(pool), lambda opened: _lacking(opened, newest.id)) if where and not now else ()
+    )
     if lacking:
         raise UserError(
             f"key {newest.id} is prepared, and does not seal yet: {'; '.join(lacking)}.\n{_HAND_OUT}\nThen run this "
@@ -187,7 +185,7 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
         raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.{hint}")
     ids, left = [one.id for one in old], KeyRing((newest,), file, ring.prepared)
     _announce(left, where, pool, retiring=ids)
-    waiting = _ask(where, pool, lambda opened: opened.sealed_with(ids)) if where else 0
+    waiting = pool_session(where, pool_name(pool), lambda opened: opened.sealed_with(ids)) if where else 0
     if waiting and not now:
         raise UserError(
             f"{waiting} requests are sealed with the old keys, and no more such are taken. Run this again when they "
@@ -228,7 +226,7 @@ def _ring(file: Path | None, redis: str | None) -> KeyRing:
 def _with_the_pool_s(error: _NoKey, redis: str | None, pool: str | None) -> ConfigError:
     """The error, with what to do if the pool has a key, as far as it says."""
     try:
-        announced = _ask(find_pool(redis), pool, Pool.key_ids)
+        announced = pool_session(find_pool(redis), pool_name(pool), Pool.key_ids)
     except UserError:
         return error
     if not announced:
@@ -263,24 +261,13 @@ def _write(file: Path, keys: Sequence[PoolKey], prepared: Sequence[PoolKey] = ()
 
 def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None, retiring: Sequence[str] = ()) -> None:
     if where is not None:
-        _ask(where, pool, lambda opened: opened.announce(ring, retiring))
+        pool_session(where, pool_name(pool), lambda opened: opened.announce(ring, retiring))
 
 
 def _announce_prepared(ring: KeyRing, where: RedisSettings | None, pool: str | None) -> None:
     """Say which key is prepared; the others stay as they are."""
     if where is not None:
-        _ask(where, pool, lambda opened: opened.announce_again(ring))
-
-
-def _ask(where: RedisSettings, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
-    async def ask() -> _Answer:
-        async with connect(where.url, pool_name(pool)) as opened:
-            return await question(opened)
-
-    try:
-        return asyncio.run(ask())
-    except LlmError as error:
-        raise as_user_error(error) from error
+        pool_session(where, pool_name(pool), lambda opened: opened.announce_again(ring))
 
 
 def _listed(ids: Sequence[str]) -> str:

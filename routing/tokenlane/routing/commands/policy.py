@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.plain_text import json_text, running_text
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, ConfigError
 from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import take_command_line
 from tokenlane.config.settings.load import find_pool, pool_name, read
 from tokenlane.config.settings.merged import Settings
-from tokenlane.config.settings.values import RedisSettings
-from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.policy import Policy, PolicyChanged
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
 from tokenlane.routing.decide.routes import unknown_places
-from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.pool import Pool
 
-from .failing import as_user_error
+from .pool_session import as_user_error, pool_session
 
 __all__ = ["policy"]
-
-_Answer = TypeVar("_Answer")
 
 policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -36,18 +31,16 @@ _File = Annotated[
     Path | None,
     typer.Argument(help="The llm.toml, - for standard input; default the one that is in use.", metavar="FILE"),
 ]
-_Redis = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
-_PoolName = Annotated[str | None, typer.Option(help="The pool's name.")]
 
 
 @policy.command()
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, its revision in it.")] = False,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Print the pool's policy, as it would stand in llm.toml."""
-    there = _ask(redis, pool, Pool.policy)
+    there = pool_session(find_pool(redis), pool_name(pool), Pool.policy)
     if as_json:
         show_json(there.model_dump())
     else:
@@ -59,12 +52,12 @@ def show(
 def diff(
     file: _File = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Show what `apply` would change. Exit code 1: something; 0: nothing."""
     wanted, name = _wanted(file)
-    there = _ask(redis, pool, Pool.policy)
+    there = pool_session(find_pool(redis), pool_name(pool), Pool.policy)
     changes = _changes(there, wanted, name)
     if as_json:
         typer.echo(json_text({"pool": pool_name(pool), "revision": there.revision, "changes": changes}))
@@ -80,8 +73,8 @@ def apply(
     revision: Annotated[int | None, typer.Option(help="Only if the pool's policy has this revision.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    redis: _Redis = None,
-    pool: _PoolName = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Make [roles] and [policy] of a file the pool's policy, whole: what the file leaves out is the default."""
     wanted, name = _wanted(file)
@@ -89,12 +82,15 @@ def apply(
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
         seen = await opened.snapshot()
         there = await opened.policy()
-        if revision is not None and revision != there.revision:
-            raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
-        now = there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+        try:
+            if revision is not None and revision != there.revision:
+                raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
+            now = there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+        except PolicyChanged as error:
+            raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
         return there, now, [unknown.message for unknown in unknown_places(wanted, seen.lane_views())]
 
-    there, now, unknown = _ask(redis, pool, compare_and_set)
+    there, now, unknown = pool_session(find_pool(redis), pool_name(pool), compare_and_set)
     changes = _changes(there, wanted, name)
     if as_json:
         found = {"pool": pool_name(pool), "before": there.revision, "revision": now, "dry_run": dry_run}
@@ -127,16 +123,3 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
 def _changes(there: Policy, wanted: Policy, name: str) -> list[str]:
     before, after = (as_toml(one).splitlines() for one in (there, wanted))
     return list(difflib.unified_diff(before, after, f"revision {there.revision}", name, lineterm=""))
-
-
-def _ask(redis: str | None, pool: str | None, question: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
-    async def asked(where: RedisSettings, name: str) -> _Answer:
-        async with connect(where.url, name) as opened:
-            return await question(opened)
-
-    try:
-        return asyncio.run(asked(find_pool(redis), pool_name(pool)))
-    except PolicyChanged as error:
-        raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
-    except LlmError as error:
-        raise as_user_error(error) from error

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Annotated
-
-import typer
 
 from tokenlane.config.cli.output import note
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.host.stop_signals import told_to_stop
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import LlmError
@@ -17,7 +15,7 @@ from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import background
 
-from .failing import as_user_error
+from .pool_session import as_user_error
 
 __all__ = ["router"]
 
@@ -25,8 +23,8 @@ _PATIENCE_S = 10.0
 
 
 def router(
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Sweep and dispatch for a pool until Ctrl-C, SIGTERM or SIGHUP."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,15 +10,15 @@ from pydantic import TypeAdapter
 
 from tokenlane.config.cli.output import Table, age, show, show_json
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
-from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
-from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
-from .failing import as_user_error
+from .pool_session import pool_session
 
 __all__ = ["as_document", "status"]
 
@@ -39,14 +38,11 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
     check: Annotated[bool, typer.Option(help="Only what is wrong, a line each; exit code 1 if anything is.")] = False,
     max_wait: Annotated[float, typer.Option(help="Seconds the oldest request of a role may wait.", min=0)] = 60.0,
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis URL.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    redis: RedisUrl = None,
+    pool: PoolName = None,
 ) -> None:
     """Show what waits, what runs, and who serves it."""
-    try:
-        seen = asyncio.run(_look(find_pool(redis).url, pool_name(pool)))
-    except LlmError as error:
-        raise as_user_error(error) from error
+    seen = pool_session(find_pool(redis), pool_name(pool), Pool.snapshot)
     wrong = problems(seen, max_wait)
     fails = any(not problem.warning for problem in wrong)
     if as_json:
@@ -62,11 +58,6 @@ def as_document(seen: Snapshot, wrong: tuple[Problem, ...]) -> dict[str, Any]:
     """What `--json` writes: the snapshot's tree without the policy's text, and what is wrong."""
     tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy"})
     return {**tree, "problems": [asdict(problem) for problem in wrong]}
-
-
-async def _look(url: str, pool: str) -> Snapshot:
-    async with connect(url, pool) as opened:
-        return await opened.snapshot()
 
 
 def _all_well(seen: Snapshot) -> str:

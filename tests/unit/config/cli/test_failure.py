@@ -16,7 +16,7 @@ from typer import rich_utils
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli.failure import as_user_error
 from tokenlane.config.exit_codes import ConfigError, UserError
-from tokenlane.routing.commands.failing import as_user_error as failing
+from tokenlane.routing.commands.pool_session import as_user_error as failing
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable, QueueFull, RateLimited
 
 VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]

@@ -13,12 +13,13 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.cli.pool_options import PoolName
 from tokenlane.config.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
 from tokenlane.config.settings.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.failing import as_user_error
+from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.policy_file import policy_of
@@ -41,7 +42,7 @@ _LOOK_AGAIN_S = 10.0
 
 def up(
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool's name.")] = None,
+    pool: PoolName = None,
     lane: Annotated[str | None, typer.Option(help="The lane's name.", autocompletion=completion.lanes)] = None,
     provider: Annotated[
         str | None, typer.Option(help="The kind of back end.", autocompletion=completion.providers)

@@ -30,7 +30,7 @@ from tokenlane.config.settings.load import (
 )
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.failing import SET_WRONGLY, as_user_error
+from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.worker.assembly import DRAIN_S, run_worker
