@@ -23,7 +23,8 @@ from tokenlane.routing.contract.errors import ContextTooLong, DigestMismatch, Mo
 from tokenlane.routing.contract.messages import Answer, ChatRequest, Message, TokenDelta
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 pytestmark = pytest.mark.live

@@ -15,7 +15,8 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers.openai.llamacpp import LlamaCppProvider
 
 pytestmark = pytest.mark.live

@@ -24,7 +24,8 @@ from tokenlane.config.host.children import spawn
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound
 from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry
 from tokenlane.worker.providers.conformance import check_provider
 

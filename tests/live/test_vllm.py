@@ -23,7 +23,8 @@ from tests.matrix import agrees
 from tokenlane.config.host.children import spawn
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers.conformance import Report, check_provider
 from tokenlane.worker.providers.openai.vllm import VllmProvider
 

@@ -19,7 +19,7 @@ from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.worker.commands.listening import bind_address, known_as
+from tokenlane.worker.supervision.listen_address import bind_address, known_as
 
 
 async def kill(server: EmbeddedServer) -> None:

@@ -1,212 +1,371 @@
-"""What is seen where model servers are, and where they are not."""
+"""`tokenlane probe` as a person runs it, on a terminal and off one."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
-import trustme
-from pydantic import SecretStr
 from tests import pages
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.dialects import DIALECTS
-from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.commands import probe_servers as probe
-from tokenlane.worker.commands.probe_servers import Place, Sighting, default_places, look, look_at_all
-from tokenlane.worker.providers import default_registry
+from tokenlane.config.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
+
+COMMAND = (sys.executable, "-m", "tokenlane.config", "probe")
+# The installer as it runs: what it fetches is an archive with an `ollama` in it that only says its version.
+FAKE_CURL = """\
+#!/bin/sh
+echo "curl $*" >> "$HOME/called"
+while [ $# -gt 1 ]; do
+    [ "$1" = --output ] && out=$2
+    shift
+done
+case "$1" in *.tgz) ;; *) exit 22 ;; esac
+mkdir -p "$HOME/made/bin"
+printf '#!/bin/sh\\necho "ollama version is 9.9"\\n' > "$HOME/made/bin/ollama"
+chmod +x "$HOME/made/bin/ollama"
+tar -C "$HOME/made" -czf "$out" bin
+"""
+FAKE_SH = """\
+#!/bin/sh
+echo "sh $*" >> "$HOME/called"
+exec /bin/sh "$@"
+"""
 
 
-async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> Sighting:
-    return await look(Place(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home and working directory with nothing in it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
 
 
-@pytest.mark.parametrize(
-    ("served", "kind", "models"),
-    [
-        (pages.OLLAMA, "ollama", ("phi3:latest",)),
-        (pages.VLLM, "vllm", ("qwen", "adapter")),
-        (pages.LM_STUDIO, "lmstudio", ("openai/gpt-oss-20b",)),
-        (pages.TGI, "tgi", ("org/zephyr",)),
-        (pages.LLAMA_CPP, "llamacpp", ("smol",)),
-    ],
-)
-async def test_a_server_with_a_model(served: pages.Pages, kind: str, models: tuple[str, ...]) -> None:
-    """Each kind is recognised wherever it listens, and found with the models that can chat."""
-    async with pages.serving(served) as url:
-        sighting = await seen(url)
-        assert (sighting.found, sighting.provider, sighting.models) == (True, kind, models)
-        assert (sighting.lane.provider, sighting.endpoint) == (kind, url)
-        assert (await seen(f"{url}/v1")).models == models
+@pytest.fixture
+def nowhere() -> str:
+    """An endpoint where nothing answers."""
+    return f"http://127.0.0.1:{free_port()}"
 
 
-@pytest.mark.parametrize(
-    ("served", "provider", "why_not"),
-    [
-        ({**pages.OLLAMA, "/api/tags": {"models": []}}, None, "ollama pull"),
-        ({**pages.LM_STUDIO, "/api/v1/models": {"models": []}}, None, "download one in LM Studio"),
-        (pages.VLLM_EMBEDDING, None, "serves no model that can chat"),
-        (pages.UNRELATED, None, "none of Ollama, LM Studio, vLLM, TGI, llama.cpp"),
-        (pages.UNRELATED, "ollama", "none of Ollama"),
-        (pages.UNRELATED, "openai", "no usable answer"),
-        (pages.OTHER_OPENAI, None, "--provider openai"),
-        (pages.OLLAMA, "vllm", "it is Ollama, not vLLM"),
-        (pages.LM_STUDIO, "ollama", "it is LM Studio, not Ollama"),
-    ],
-)
-async def test_why_it_is_not_counted(served: pages.Pages, provider: str | None, why_not: str) -> None:
-    """A server that cannot be used as it is is not found, and it is said why."""
-    async with pages.serving(served) as url:
-        sighting = await seen(url, provider)
-    assert not sighting.found
-    assert why_not in sighting.why_not
+def surroundings(home: Path, **more: str) -> dict[str, str]:
+    """An environment without settings, whose user's directories are in `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
+    own = {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "TOKENLANE_HOME": str(home / "data"), "TERM": "dumb"}
+    return {**kept, **own, **more}
 
 
-@pytest.mark.parametrize("api", DIALECTS)
-async def test_an_endpoint_that_names_a_user(api: str) -> None:
-    """It is recognised like any other, and its password is not shown."""
-    async with Simulator(api=api) as simulator:
-        url = simulator.url.replace("://", "://user:word@")
-        sighting = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
-        assert (sighting.provider, sighting.why_not) == (api, "")
-    assert "word" not in sighting.endpoint
+def off_terminal(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run it without a terminal."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=surroundings(home, **more),
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
 
 
-@pytest.mark.parametrize(
-    ("served", "kind"), [(pages.VLLM_WITH_A_KEY, "vllm"), (pages.LM_STUDIO_WITH_A_KEY, "lmstudio")]
-)
-async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
-    """A server that wants another key is recognised all the same."""
-    async with pages.serving(served, status=401) as url:
-        for sighting in (await seen(url, kind), await seen(url)):
-            assert not sighting.found
-            assert "key" in sighting.why_not
-            assert (sighting.provider, sighting.lane.provider) == (kind, kind)
-
-
-async def test_a_redirect() -> None:
-    """It is told, since none is followed."""
-    async with pages.serving({"*": {}}, status=302) as url:
-        assert "redirect (HTTP 302)" in (await seen(url)).why_not
-
-
-async def test_a_remote_endpoint_that_refuses_the_key() -> None:
-    """What is named as OpenAI-compatible says itself that the key is wrong."""
-    async with pages.serving({"/v1/models": {"error": {"message": "Incorrect API key"}}}, status=401) as url:
-        sighting = await seen(url, "openai")
-    assert not sighting.found
-    assert "key" in sighting.why_not
-
-
-async def test_something_is_there_that_does_not_let_us_in() -> None:
-    """Where something listens it is not said that nothing does: it is no HTTP, or its certificate is not trusted."""
-    async with mute(b"rubbish\r\n\r\n") as rubbish:
-        assert "broke the HTTP protocol" in (await seen(rubbish)).why_not
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    async with Simulator(tls=context) as secure:
-        assert "SSL_CERT_FILE" in (await seen(secure.url)).why_not
-
-
-@pytest.mark.parametrize(
-    "served",
-    [
-        pages.OTHER_OPENAI,
-        {"/openapi.json": {"paths": {"/v1/chat/completions": {}}}},
-        {"/v1/models": {"error": {"message": "No key.", "type": "invalid_request_error"}}},
-    ],
-)
-async def test_another_server_is_told_to_be_compatible(served: pages.Pages) -> None:
-    """Where nobody said what is there, it is said which provider to use, whether or not it lists its models."""
-    async with pages.serving(served) as url:
-        sighting = await seen(url)
-    assert (sighting.found, sighting.provider) == (False, "openai")
-    assert "provider openai" in sighting.why_not
-
-
-async def test_a_named_openai_server_and_model() -> None:
-    """What the configuration calls OpenAI-compatible needs no more than a list; a configured model must be in it."""
-    async with pages.serving(pages.OTHER_OPENAI) as url:
-        assert (await seen(url, "openai")).found
-        assert "'other'" in (await seen(url, "openai", ("other",))).why_not
-    async with pages.serving(pages.OLLAMA) as url:
-        assert (await seen(url, "ollama", ("phi3",))).found
-        assert (await seen(url, "openai")).found
-
-
-async def test_the_simulators() -> None:
-    """What the simulator imitates is recognised as that; a model for embeddings is no chat model."""
-    async with Simulator(api="ollama", models=("embed-mini:latest", "phi3:latest")) as ollama, Simulator() as llama:
-        first, second = await look_at_all(Place(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
-    assert (first.provider, first.models) == ("ollama", ("phi3:latest",))
-    assert (second.provider, second.models) == ("llamacpp", ("sim",))
-
-
-async def test_a_llama_cpp_that_only_embeds() -> None:
-    """Its model cannot chat, which its vocabulary tells."""
-    async with Simulator(models=("embed-mini",)) as simulator:
-        sighting = await look(Place(LaneSettings("p", "openai", simulator.url)))
-        async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
-            assert [model.capabilities for model in await backend.models()] == [("embed",)]
-    assert (sighting.provider, sighting.models) == ("llamacpp", ())
-    assert "no model that can chat" in sighting.why_not
-
-
-async def test_nobody_is_there() -> None:
-    """A closed port, and an address that is none, are said to be just that."""
-    assert "nothing answers" in (await seen(f"http://127.0.0.1:{free_port()}")).why_not
-    assert "not a usable" in (await seen("ftp://127.0.0.1")).why_not
-
-
-async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that accepts and says nothing, or never ends, costs the time-out and no more."""
-    monkeypatch.setattr(probe, "TIMEOUT_S", 0.2)
-    async with mute(b"") as silent, mute(b"HTTP/1.1 200 OK\r\n\r\n[") as endless:
-        for sighting in (await seen(silent), await seen(endless)):
-            assert "did not answer within 0.2 s" in sighting.why_not
-
-
-@asynccontextmanager
-async def mute(words: bytes) -> AsyncIterator[str]:
-    """A server that says no more than this, and keeps its connections."""
-    open_ones: list[asyncio.StreamWriter] = []
-
-    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_ones.append(writer)
-        writer.write(words)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+def on_terminal(
+    home: Path, arguments: Sequence[str], dialogue: Sequence[tuple[str, str]], more: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run it on a terminal and give each answer once its question stands there; exit code and all that was shown."""
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=surroundings(home, **(more or {})),
+        cwd=home,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        start_new_session=True,
+    )
+    os.close(side)
+    watchdog = threading.Timer(50, process.kill)
+    watchdog.start()
+    shown, waiting, seen = "", list(dialogue), 0
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        while piece := _read(main):
+            shown += piece
+            while waiting and (place := shown.find(waiting[0][0], seen)) >= 0:
+                question, words = waiting.pop(0)
+                seen = place + len(question)
+                os.write(main, f"{words}\n".encode())
+        assert not waiting, f"never asked {waiting[0][0]!r}:\n{shown}"
+        return process.wait(), shown.replace("\r\n", "\n")
     finally:
-        server.close()
-        for writer in open_ones:
-            writer.transport.abort()
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        os.close(main)
 
 
-def test_the_usual_places() -> None:
-    """They are the ports that Ollama, LM Studio, vLLM, TGI and llama.cpp take by themselves, on this host alone."""
-    assert [place.lane.endpoint for place in default_places()] == [
-        f"http://127.0.0.1:{port}" for port in (11434, 1234, 8000, 8080)
+def _read(terminal: int) -> str:
+    try:
+        return os.read(terminal, 65536).decode()
+    except OSError:  # how Linux says that the other side is closed
+        return ""
+
+
+@contextmanager
+def stand_ins(home: Path, **scripts: str) -> Iterator[dict[str, str]]:
+    """An environment in which these commands are others."""
+    folder = home / "stand-ins"
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    yield {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+async def test_found(home: Path) -> None:
+    """A server that is found is shown with its models, and the command ends with 0."""
+    async with pages.serving(pages.LM_STUDIO) as url:
+        ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
+    assert ran.returncode == OK
+    assert f"{url}  lmstudio  yes: openai/gpt-oss-20b" in ran.stdout
+
+
+async def test_a_models_name_cannot_draw(home: Path, nowhere: str) -> None:
+    """What would move the cursor or ring the bell is shown as a question mark, where models are chosen too."""
+    async with Simulator(api="vllm", models=("\x1b[2Jm\x07\nn",)) as server:
+        url = server.url
+        ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", url),
+            ("The environment variable", ""),
+            ("Which model [?[2Jm??n]", ""),
+            ("Write the configuration to", ""),
+        ]
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+    assert f"{url}  vllm      yes: ?[2Jm??n\n" in ran.stdout
+    assert (code, set(shown) & {"\x1b", "\x07"}) == (OK, set())
+    assert tomllib.loads((home / "llm.toml").read_text())["defaults"]["model"] == "\x1b[2Jm\x07\nn"
+
+
+async def test_the_configured_endpoints_come_first(home: Path) -> None:
+    """Endpoints of llm.toml are looked at before the usual ports, with the provider they are said to have."""
+    async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.OLLAMA) as wrong:
+        (home / "llm.toml").write_text(f'[vllm]\nendpoint = "{vllm}"\n[tgi]\nendpoint = "{wrong}"\n')
+        ran = await asyncio.to_thread(off_terminal, home, "--json")
+    facts = json.loads(ran.stdout)
+    assert (ran.returncode, facts["found"]) == (OK, True)
+    seen = {place["endpoint"]: place for place in facts["places"]}
+    assert set(list(seen)[:2]) == {vllm, wrong}
+    assert seen[vllm]["models"] == ["qwen", "adapter"]
+    assert "it is Ollama, not TGI" in seen[wrong]["why_not"]
+    assert "http://127.0.0.1:11434" in seen
+
+
+def test_none_off_a_terminal(home: Path, nowhere: str) -> None:
+    """Without a terminal it says why and what to do, asks nothing, and ends with 3."""
+    ran = off_terminal(home, "--endpoint", nowhere)
+    assert ran.returncode == NOTHING_FOUND
+    assert "nothing answers there" in ran.stdout
+    for way in ("ollama pull", "api_key_env", "--provider builtin"):
+        assert way in ran.stdout
+    told = off_terminal(home, "--endpoint", nowhere, "--json")
+    assert told.returncode == NOTHING_FOUND
+    assert "ollama pull" in json.loads(told.stdout)["advice"]
+
+
+def test_installing_ollama(home: Path, nowhere: str) -> None:
+    """The script is shown before it is asked for, runs without root, and leaves Ollama in the user's own directory."""
+    with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH, sudo=FAKE_SH) as more:
+        code, shown = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+        )
+    assert code == OK, shown
+    assert shown.index("curl --fail") < shown.index("Run this script?")
+    assert "ollama version is 9.9" in shown
+    assert (home / ".local/bin/ollama").exists()
+    called = (home / "called").read_text()
+    assert "install_ollama.sh" in called
+    assert "https://ollama.com/download/ollama-linux-" in called
+    assert "sudo" not in called
+
+
+def test_not_installing_ollama(home: Path, nowhere: str) -> None:
+    """Without a yes nothing runs."""
+    with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH) as more:
+        code, _ = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "")], more
+        )
+    assert code == FAILED
+    assert not (home / "called").exists()
+
+
+def test_an_install_that_fails(home: Path, nowhere: str) -> None:
+    """A download that fails leaves nothing, and it is said what else there is."""
+    with stand_ins(home, curl="#!/bin/sh\nexit 6\n") as more:
+        code, shown = on_terminal(
+            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+        )
+    assert code == FAILED
+    assert "https://ollama.com/download" in shown
+    assert "Traceback" not in shown
+    assert not (home / ".local").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
+def test_an_install_that_is_stopped(home: Path, name: str, code: int) -> None:
+    """It leaves nothing of what it fetched, and its exit code says by what it was stopped."""
+    scratch = home / "tmp"
+    scratch.mkdir()
+    curl = f'#!/bin/sh\nls "$TMPDIR" > "$HOME/called"\nkill -{name} 0\nexec sleep 20\n'
+    with stand_ins(home, curl=curl) as more:
+        script = str(files("tokenlane.worker") / "install_ollama.sh")
+        ran = subprocess.run(
+            ["sh", script],
+            env=surroundings(home, TMPDIR=str(scratch), **more),
+            start_new_session=True,
+            timeout=15,
+            check=False,
+        )
+    assert ran.returncode == code
+    assert (home / "called").read_text()
+    assert not list(scratch.iterdir())
+
+
+def test_ctrl_c_while_it_installs(home: Path, nowhere: str) -> None:
+    """The command ends as any that Ctrl-C ends, after the script has cleaned up, however long that takes."""
+    scratch = home / "tmp"
+    scratch.mkdir()
+    curl, rm = "#!/bin/sh\nkill -INT 0\nexec sleep 20\n", '#!/bin/sh\nsleep 1\nexec /bin/rm "$@"\n'
+    with stand_ins(home, curl=curl, rm=rm) as more:
+        dialogue = [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")]
+        code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue, {**more, "TMPDIR": str(scratch)})
+    assert code == CANCELLED, shown
+    assert "Traceback" not in shown
+    until = time.monotonic() + 10
+    while list(scratch.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(scratch.iterdir())
+
+
+async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
+    """The endpoint is tested with the key of the named variable, and llm.toml written; the key is not in it."""
+    async with Simulator(api="openai", models=("m",), api_key="sk-topsecret") as remote:
+        url = remote.url
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", f"{url}/v1"),
+            ("The environment variable", "MY_KEY"),
+            ("Which model", ""),
+            ("Write the configuration to", ""),
+        ]
+        keys = {"MY_KEY": "sk-topsecret"}
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, keys)
+        assert code == OK, shown
+        text = (home / "llm.toml").read_text()
+        assert tomllib.loads(text) == {
+            "defaults": {"provider": "openai", "model": "m"},
+            "openai": {"endpoint": f"{url}/v1", "api_key_env": "MY_KEY"},
+        }
+        assert "topsecret" not in text + shown
+        # What was written is configuration: the next look finds the endpoint by itself.
+        again = await asyncio.to_thread(off_terminal, home, **keys)
+        assert f"{url}/v1  openai    yes: m" in again.stdout
+        # A file that is there stays as it is.
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, keys)
+        assert (code, (home / "llm.toml").read_text()) == (OK, text)
+        assert "is there already" in shown
+
+
+def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> None:
+    """What was tested and does not work is not written."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "")]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "cannot be used: nothing answers there" in shown
+    assert not (home / "llm.toml").exists()
+
+
+async def test_a_remote_endpoint_that_guards_its_chats(home: Path, nowhere: str) -> None:
+    """One that lists its models for anybody is asked for a token as well; what it says to that is told."""
+    async with Simulator(api="tgi", api_key="sk-1") as remote:
+        dialogue = [
+            ("Which (1-4)", "2"),
+            ("The endpoint's URL", remote.url),
+            ("The environment variable", ""),
+            ("Which model", ""),
+        ]
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+        assert code == FAILED
+        assert f"{remote.url} lists its models, but a chat with sim failed: The back end wants an API key" in shown
+        assert not (home / "llm.toml").exists()
+        dialogue[2] = ("The environment variable", "MY_KEY")
+        dialogue.append(("Write the configuration to", ""))
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, {"MY_KEY": "sk-1"})
+        assert code == OK, shown
+        *_, chat = remote.log
+        assert (chat.sent, json.loads(chat.body)["max_tokens"]) == (1, 1)
+
+
+async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
+    """A folder that is not there is one message, with what was to be written."""
+    dialogue = [
+        ("Which (1-4)", "2"),
+        ("The endpoint's URL", ""),
+        ("The environment variable", ""),
+        ("Which model", ""),
+        ("Write the configuration to", "no/such/folder/llm.toml"),
     ]
+    async with Simulator(api="openai") as remote:
+        url = remote.url
+        dialogue[1] = (dialogue[1][0], url)
+        code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "cannot be written" in shown
+    assert f'endpoint = "{url}"' in shown
+    assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize(
-    ("served", "provider", "capacity", "context"),
-    [
-        (pages.VLLM, "vllm", 64, 4096),
-        (pages.LM_STUDIO, "lmstudio", 4, 8192),
-        (pages.TGI, "tgi", 64, 4096),
-        (pages.LLAMA_CPP, "llamacpp", 4, 2048),
-    ],
-)
-async def test_what_a_lane_learns(served: pages.Pages, provider: str, capacity: int, context: int) -> None:
-    """Each provider knows its server's capacity and, of a loaded chat model, the context."""
-    async with pages.serving(served) as url, default_registry().create(LaneSettings("g", provider, url)) as backend:
-        chat = [model for model in await backend.models() if model.chats]
-        assert (chat[0].context_length, chat[0].loaded) == (context, True)
-        assert await backend.capacity() == capacity
+def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
+    """A key that is given where its variable's name is asked for is neither taken nor repeated by us."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "no variable's name" in shown
+    assert shown.count("sk-top-secret") == 1  # the terminal's own echo
+
+
+@pytest.mark.parametrize("url", ["https://me:top-secret@model.example", "https://model.example/?key=top-secret"])
+def test_a_remote_endpoint_with_a_secret(home: Path, nowhere: str, url: str) -> None:
+    """A password does not go into llm.toml, which others may read: it is said how a key is given."""
+    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", url)]
+    code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
+    assert code == FAILED
+    assert "environment variable" in shown
+    assert shown.count("top-secret") == 1  # the terminal's own echo
+    assert not (home / "llm.toml").exists()
+
+
+def test_the_builtin(home: Path, nowhere: str) -> None:
+    """The built-in model is one command away, and told so."""
+    code, shown = on_terminal(home, ["--endpoint", nowhere], [("Which (1-4)", "9"), ("Which (1-4)", "3")])
+    assert code == OK
+    assert "tokenlane up --provider builtin" in shown
+
+
+def test_a_wrong_configuration(home: Path) -> None:
+    """A configuration that is wrong is an error of use, not a server that is missing."""
+    (home / "llm.toml").write_text("[vllm]\nendpoints = 1\n")
+    ran = off_terminal(home)
+    assert ran.returncode == USAGE
+    assert "endpoints" in ran.stderr

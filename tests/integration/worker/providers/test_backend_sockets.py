@@ -21,7 +21,8 @@ from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import Check, examine
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.lane.offer import announce
 from tokenlane.worker.providers import default_registry
 

@@ -20,7 +20,8 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message
-from tokenlane.worker.commands.probe_servers import Place, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, posting, send
 from tokenlane.worker.providers.http.provider import read_body

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -14,12 +13,12 @@ from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_back_ends
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.decide.no_candidate import GET_A_MODEL
-from tokenlane.worker.commands.probe_servers import Place, Sighting, default_places, look_at_all
-from tokenlane.worker.providers import default_registry
+from tokenlane.worker.discovery.places import Place, places
+from tokenlane.worker.discovery.servers import Sighting, look_at_all
 
-from .offers import offer
+from .get_a_model import offer
 
-__all__ = ["places", "probe", "table"]
+__all__ = ["probe", "table"]
 
 _SHOWN_MODELS = 3
 
@@ -32,7 +31,7 @@ def probe(
 ) -> None:
     """Look for model servers that can chat. If there is none, ask what to do; not on a terminal, end with 3."""
     named = [Place(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    sightings = asyncio.run(look_at_all(named or places()))
+    sightings = asyncio.run(look_at_all(named or places(configured_back_ends())))
     found = [sighting for sighting in sightings if sighting.found]
     if as_json:
         facts = {"found": bool(found), "places": [_facts(sighting) for sighting in sightings]}
@@ -46,19 +45,6 @@ def probe(
             typer.echo(f"\nNo model server with a model that can chat was found. {GET_A_MODEL}")
         raise typer.Exit(NOTHING_FOUND)
     raise typer.Exit(offer())
-
-
-def places() -> list[Place]:
-    """The configured back ends, then this host's usual ports, each endpoint once."""
-    found: dict[str, Place] = {}
-    for lane in configured_back_ends():
-        provider = None if lane.provider == "builtin" else lane.provider
-        endpoint = lane.endpoint or default_registry().default_endpoint(lane.provider)
-        if endpoint is not None:
-            found[_key(endpoint)] = Place(replace(lane, endpoint=endpoint), provider)
-    for place in default_places():
-        found.setdefault(_key(place.lane.endpoint or ""), place)
-    return list(found.values())
 
 
 def table(sightings: list[Sighting]) -> str:
@@ -84,8 +70,3 @@ def _facts(seen: Sighting) -> dict[str, object]:
         "models": seen.models,
         "why_not": seen.why_not or None,
     }
-
-
-def _key(endpoint: str) -> str:
-    """What is the same for two ways to write one endpoint."""
-    return endpoint.rstrip("/").removesuffix("/v1").replace("://localhost", "://127.0.0.1")

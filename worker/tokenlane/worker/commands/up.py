@@ -16,7 +16,16 @@ from tokenlane.config.cli.invitation import Invitation
 from tokenlane.config.cli.pool_options import PoolName
 from tokenlane.config.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
-from tokenlane.config.settings.load import configured_redis, names_provider, own_lane, pool_name, pool_settings, read
+from tokenlane.config.settings.environment import short_names
+from tokenlane.config.settings.load import (
+    configured_back_ends,
+    configured_redis,
+    names_provider,
+    own_lane,
+    pool_name,
+    pool_settings,
+    read,
+)
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import as_user_error
@@ -27,12 +36,13 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
-from tokenlane.worker.commands.probe_servers import Sighting
+from tokenlane.worker.discovery.choose import choose, find, reason
+from tokenlane.worker.discovery.places import places
+from tokenlane.worker.discovery.servers import Sighting
+from tokenlane.worker.supervision.own_redis import OwnRedis, own_redis
+from tokenlane.worker.supervision.worker_process import KeptWorker, Report
 
-from .choose import choose, find, reason
-from .download import download_bar
-from .kept_worker import KeptWorker, Report
-from .own_redis import OwnRedis, own_redis
+from .download_bar import download_bar
 from .supervised import when_input_ends
 
 __all__ = ["up"]
@@ -69,7 +79,7 @@ def up(
     own = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(own(provider=provider, endpoint=endpoint), own)
     if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models)):
-        seen = choose(plan.lanes[0])
+        seen = choose(plan.lanes[0], places(configured_back_ends()))
         plan = replace(plan, chooses=plan.lanes[0].endpoint is None) if seen is None else plan.served_by(seen)
     settings = read()
     policy = policy_of(settings) if settings.document.has_policy else None
@@ -107,10 +117,10 @@ async def _up(
 ) -> int:
     with told_to_stop() as stopping, when_input_ends(stopping.set) if supervised else nullcontext():
         async with AsyncExitStack() as stack:
-            places = list[RedisSettings]()
+            opened = list[RedisSettings]()
             async with broken_off(stopping):
-                places.append(await _open(policy, server, pool, report, stack))
-            return await _keep_serving(plan, places[0], pool, report, stopping) if places else OK
+                opened.append(await _open(policy, server, pool, report, stack))
+            return await _keep_serving(plan, opened[0], pool, report, stopping) if opened else OK
 
 
 async def _keep_serving(plan: _Plan, where: RedisSettings, pool: str, report: Report, stopping: asyncio.Event) -> int:
@@ -165,7 +175,7 @@ async def _serve(
                 report("model", f"model   {reason(plan.seen)}", model=reason(plan.seen), endpoint=plan.seen.endpoint)
             lanes = [await _with_model(one, stack, report) for one in plan.lanes]
             unready = {one.name for one in lanes}
-            workers = [KeptWorker(one, where, pool, report, unready) for one in lanes]
+            workers = [KeptWorker(one, where, pool, report, unready, short_names().llm) for one in lanes]
         return await _serve_all(
             workers, stopping, partial(_better, plan.lanes[0], plan.avoids) if plan.chooses else None
         )
@@ -218,7 +228,7 @@ async def _better(toy: LaneSettings, avoids: Collection[str]) -> Sighting:
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
-            seen = await find(toy, avoids)
+            seen = await find(toy, places(configured_back_ends()), avoids)
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:

@@ -21,6 +21,7 @@ from tokenlane.config.host.stop_signals import broken_off, told_to_stop
 from tokenlane.config.settings.environment import debugging, forget_empty_keys
 from tokenlane.config.settings.load import (
     cache_settings,
+    configured_back_ends,
     find_pool,
     lane_settings,
     names_provider,
@@ -33,13 +34,14 @@ from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
+from tokenlane.worker.arrival.arrival import Arrival, arrive, as_line, look_around
 from tokenlane.worker.assembly import DRAIN_S, run_worker
 from tokenlane.worker.builtin.server import needs_server, with_own_server
+from tokenlane.worker.discovery.choose import choose, reason
+from tokenlane.worker.discovery.places import places
 from tokenlane.worker.lane.lane import Lane
 
-from .arrival import Arrival, arrive, as_line, look_around
-from .choose import choose, reason
-from .download import download_bar
+from .download_bar import download_bar
 from .supervised import when_input_ends
 
 __all__ = ["run", "worker"]
@@ -74,7 +76,7 @@ def worker(
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen = own(provider=provider, endpoint=endpoint), None
     if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
-        seen = choose(settings)
+        seen = choose(settings, places(configured_back_ends()))
     if seen is not None:
         settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
         if not as_json:

@@ -22,7 +22,7 @@ from tokenlane.routing.contract.errors import (
     UnreadableAnswer,
 )
 from tokenlane.routing.contract.messages import FinishReason
-from tokenlane.worker.providers.detect import NAMES
+from tokenlane.worker.providers.server_names import NAMES
 
 from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
 from .frames import BYTE_ORDER_MARK

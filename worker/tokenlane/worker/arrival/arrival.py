@@ -20,12 +20,12 @@ from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
 from tokenlane.worker.builtin.server import CAPACITY, needs_server
-from tokenlane.worker.commands.probe_servers import kind_at
+from tokenlane.worker.discovery.servers import kind_at
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.offer import announce
 from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.providers.detect import NAMES
+from tokenlane.worker.providers.server_names import NAMES
 
 __all__ = ["Arrival", "arrive", "as_line", "look_around"]
 

@@ -15,10 +15,8 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import OK, USAGE, ConfigError
 from tokenlane.config.settings.load import names_provider, own_lane
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.commands import choose as choosing
-from tokenlane.worker.commands import probe
-from tokenlane.worker.commands.choose import choose, reason
-from tokenlane.worker.commands.probe_servers import Place
+from tokenlane.worker.discovery.choose import choose, reason
+from tokenlane.worker.discovery.places import Place
 
 
 @pytest.fixture(autouse=True)
@@ -36,37 +34,34 @@ def lane(endpoint: str | None = None, models: tuple[str, ...] = ()) -> LaneSetti
     return LaneSettings("gpu0", "builtin", endpoint, models)
 
 
-def usual_places(monkeypatch: pytest.MonkeyPatch, *endpoints: str) -> None:
-    """Take these for the usual ports of this host."""
-    there = [Place(lane(endpoint)) for endpoint in endpoints]
-    monkeypatch.setattr(probe, "default_places", lambda: there)
+def places(*endpoints: str) -> list[Place]:
+    """Where to look."""
+    return [Place(lane(endpoint)) for endpoint in endpoints]
 
 
-async def test_the_first_that_can_chat_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_first_that_can_chat_is_chosen() -> None:
     """Servers without a chat model are passed over; which was chosen, and why, is told."""
     without = {**pages.OLLAMA, "/api/tags": {"models": []}}
     async with pages.serving(without) as ollama, pages.serving(pages.LM_STUDIO) as studio:
-        usual_places(monkeypatch, f"http://127.0.0.1:{free_port()}", ollama, studio)
-        seen = await asyncio.to_thread(choose, lane())
+        there = places(f"http://127.0.0.1:{free_port()}", ollama, studio)
+        seen = await asyncio.to_thread(choose, lane(), there)
         assert seen is not None
         assert (seen.provider, seen.lane.endpoint) == ("lmstudio", studio)
         assert reason(seen) == (
             f"openai/gpt-oss-20b, of LM Studio at {studio}, which was found there; no provider is configured"
         )
-        assert await asyncio.to_thread(choose, lane(models=("phi3",))) is None
-        usual_places(monkeypatch, ollama)
-        assert await asyncio.to_thread(choose, lane()) is None
+        assert await asyncio.to_thread(choose, lane(models=("phi3",)), there) is None
+        assert await asyncio.to_thread(choose, lane(), places(ollama)) is None
 
 
-async def test_what_is_at_a_named_endpoint_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_at_a_named_endpoint_is_recognised() -> None:
     """An endpoint without a provider gets the one that is there, or is an error; nothing else is looked at."""
-    monkeypatch.setattr(choosing, "places", lambda: pytest.fail("looked elsewhere"))
     async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.UNRELATED) as unrelated:
-        seen = await asyncio.to_thread(choose, lane(vllm))
+        seen = await asyncio.to_thread(choose, lane(vllm), places(unrelated))
         assert seen is not None
         assert seen.provider == "vllm"
         with pytest.raises(ConfigError, match="none of Ollama"):
-            await asyncio.to_thread(choose, lane(unrelated))
+            await asyncio.to_thread(choose, lane(unrelated), places(vllm))
 
 
 def test_what_is_configured_is_not_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

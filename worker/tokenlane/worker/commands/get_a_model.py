@@ -16,7 +16,8 @@ from tokenlane.config.settings.environment import key_in
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.commands.probe_servers import Place, Sighting, first_token, look
+from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.servers import Sighting, first_token, look
 
 __all__ = ["offer"]
 

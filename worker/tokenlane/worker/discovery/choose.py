@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.commands.probe_servers import Place, Sighting, look, look_at_all
-from tokenlane.worker.providers.detect import NAMES
+from tokenlane.worker.providers.server_names import NAMES
 
-from .probe import places
+from .places import Place
+from .servers import Sighting, look, look_at_all
 
 __all__ = ["choose", "find", "reason"]
 
 
-def choose(lane: LaneSettings) -> Sighting | None:
+def choose(lane: LaneSettings, among: Iterable[Place]) -> Sighting | None:
     """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found
     with the models it is to serve.
 
@@ -25,7 +25,7 @@ def choose(lane: LaneSettings) -> Sighting | None:
         ConfigError: what is at the lane's endpoint cannot be used.
     """
     if lane.endpoint is None:
-        return asyncio.run(find(lane))
+        return asyncio.run(find(lane, among))
     seen = asyncio.run(look(Place(lane)))
     if not seen.found:
         raise ConfigError(
@@ -34,9 +34,9 @@ def choose(lane: LaneSettings) -> Sighting | None:
     return seen
 
 
-async def find(lane: LaneSettings, avoids: Collection[str] = ()) -> Sighting | None:
+async def find(lane: LaneSettings, among: Iterable[Place], avoids: Collection[str] = ()) -> Sighting | None:
     """The first model server that is found with the models that the lane is to serve, but at these endpoints."""
-    wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in places()]
+    wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in among]
     sightings = await look_at_all(wanted)
     return next((seen for seen in sightings if seen.found and seen.endpoint not in avoids), None)
 

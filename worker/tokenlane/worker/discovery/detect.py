@@ -8,17 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NAMES", "PAGES", "recognise"]
-
-NAMES = {
-    "ollama": "Ollama",
-    "lmstudio": "LM Studio",
-    "vllm": "vLLM",
-    "tgi": "TGI",
-    "llamacpp": "llama.cpp",
-    "openai": "an OpenAI-compatible server",
-}
-"""What the providers' servers are called."""
+__all__ = ["PAGES", "recognise"]
 
 PAGES = (
     "/lmstudio-greeting",

@@ -16,7 +16,6 @@ from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.host.children import ended, started
-from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
@@ -46,7 +45,13 @@ class KeptWorker:
     """The worker process: started, started again should it die, and drained at the end."""
 
     def __init__(
-        self, settings: LaneSettings, redis: RedisSettings, pool: str, report: Report, unready: set[str]
+        self,
+        settings: LaneSettings,
+        redis: RedisSettings,
+        pool: str,
+        report: Report,
+        unready: set[str],
+        llm: str,
     ) -> None:
         self._settings = settings
         self._report = report
@@ -73,7 +78,7 @@ class KeptWorker:
             self._environment["TOKENLANE_POOL_KEY"] = redis.keys.reveal()
         if settings.endpoint:  # of all variables only this one wins over every other; its last word counts
             endpoint = shlex.quote(f"endpoint={settings.endpoint}")
-            self._environment["TOKENLANE_LLM"] = f"{short_names().llm} {endpoint}"
+            self._environment["TOKENLANE_LLM"] = f"{llm} {endpoint}"
 
     async def run(self, stopping: asyncio.Event) -> int:
         """Keep it running until the event is set; the exit code, which is not 0 if it never came to be ready."""

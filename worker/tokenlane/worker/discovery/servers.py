@@ -16,12 +16,15 @@ from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.providers.detect import NAMES, PAGES, recognise
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
 from tokenlane.worker.providers.http.http_errors import refusal
 from tokenlane.worker.providers.http.provider import read_body
+from tokenlane.worker.providers.server_names import NAMES
 
-__all__ = ["Place", "Sighting", "default_places", "first_token", "kind_at", "look", "look_at_all"]
+from .detect import PAGES, recognise
+from .places import Place
+
+__all__ = ["Sighting", "first_token", "kind_at", "look", "look_at_all"]
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
@@ -34,14 +37,6 @@ _NO_MODEL = {
     "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
     "lmstudio": "it has no model that can chat: download one in LM Studio",
 }
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where to look. `lane` has an endpoint; `provider` is what should be there, None if that is to be found out."""
-
-    lane: LaneSettings
-    provider: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +60,6 @@ class Sighting:
     def endpoint(self) -> str:
         """Where it is, without a password."""
         return masked(self.lane.endpoint or "")
-
-
-def default_places() -> list[Place]:
-    """The ports of this host where model servers listen unless they are told otherwise."""
-    registry = default_registry()
-    endpoints = dict.fromkeys(registry.default_endpoint(name) for name in NAMES)
-    return [Place(LaneSettings("probe", "openai", endpoint)) for endpoint in endpoints if endpoint]
 
 
 async def look_at_all(places: Iterable[Place]) -> list[Sighting]:

@@ -22,7 +22,7 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.worker.commands.arrival import Arrival, arrive
+from tokenlane.worker.arrival.arrival import Arrival, arrive
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
 

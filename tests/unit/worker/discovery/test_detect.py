@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import pages
 
-from tokenlane.worker.providers.detect import PAGES, recognise
+from tokenlane.worker.discovery.detect import PAGES, recognise
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tokenlane.config.host.up_registry import alone, announcing, data_dir
 from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.support.tasks import background
 
-from .listening import bind_address, known_as
+from .listen_address import bind_address, known_as
 
 __all__ = ["OwnRedis", "own_redis"]
 

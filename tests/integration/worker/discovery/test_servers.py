@@ -1,0 +1,213 @@
+"""What is seen where model servers are, and where they are not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trustme
+from pydantic import SecretStr
+from tests import pages
+from tests.integration.servers import free_port
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.dialects import DIALECTS
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.worker.discovery import servers as probe
+from tokenlane.worker.discovery.places import Place, default_places
+from tokenlane.worker.discovery.servers import Sighting, look, look_at_all
+from tokenlane.worker.providers import default_registry
+
+
+async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> Sighting:
+    return await look(Place(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
+
+
+@pytest.mark.parametrize(
+    ("served", "kind", "models"),
+    [
+        (pages.OLLAMA, "ollama", ("phi3:latest",)),
+        (pages.VLLM, "vllm", ("qwen", "adapter")),
+        (pages.LM_STUDIO, "lmstudio", ("openai/gpt-oss-20b",)),
+        (pages.TGI, "tgi", ("org/zephyr",)),
+        (pages.LLAMA_CPP, "llamacpp", ("smol",)),
+    ],
+)
+async def test_a_server_with_a_model(served: pages.Pages, kind: str, models: tuple[str, ...]) -> None:
+    """Each kind is recognised wherever it listens, and found with the models that can chat."""
+    async with pages.serving(served) as url:
+        sighting = await seen(url)
+        assert (sighting.found, sighting.provider, sighting.models) == (True, kind, models)
+        assert (sighting.lane.provider, sighting.endpoint) == (kind, url)
+        assert (await seen(f"{url}/v1")).models == models
+
+
+@pytest.mark.parametrize(
+    ("served", "provider", "why_not"),
+    [
+        ({**pages.OLLAMA, "/api/tags": {"models": []}}, None, "ollama pull"),
+        ({**pages.LM_STUDIO, "/api/v1/models": {"models": []}}, None, "download one in LM Studio"),
+        (pages.VLLM_EMBEDDING, None, "serves no model that can chat"),
+        (pages.UNRELATED, None, "none of Ollama, LM Studio, vLLM, TGI, llama.cpp"),
+        (pages.UNRELATED, "ollama", "none of Ollama"),
+        (pages.UNRELATED, "openai", "no usable answer"),
+        (pages.OTHER_OPENAI, None, "--provider openai"),
+        (pages.OLLAMA, "vllm", "it is Ollama, not vLLM"),
+        (pages.LM_STUDIO, "ollama", "it is LM Studio, not Ollama"),
+    ],
+)
+async def test_why_it_is_not_counted(served: pages.Pages, provider: str | None, why_not: str) -> None:
+    """A server that cannot be used as it is is not found, and it is said why."""
+    async with pages.serving(served) as url:
+        sighting = await seen(url, provider)
+    assert not sighting.found
+    assert why_not in sighting.why_not
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_an_endpoint_that_names_a_user(api: str) -> None:
+    """It is recognised like any other, and its password is not shown."""
+    async with Simulator(api=api) as simulator:
+        url = simulator.url.replace("://", "://user:word@")
+        sighting = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
+        assert (sighting.provider, sighting.why_not) == (api, "")
+    assert "word" not in sighting.endpoint
+
+
+@pytest.mark.parametrize(
+    ("served", "kind"), [(pages.VLLM_WITH_A_KEY, "vllm"), (pages.LM_STUDIO_WITH_A_KEY, "lmstudio")]
+)
+async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
+    """A server that wants another key is recognised all the same."""
+    async with pages.serving(served, status=401) as url:
+        for sighting in (await seen(url, kind), await seen(url)):
+            assert not sighting.found
+            assert "key" in sighting.why_not
+            assert (sighting.provider, sighting.lane.provider) == (kind, kind)
+
+
+async def test_a_redirect() -> None:
+    """It is told, since none is followed."""
+    async with pages.serving({"*": {}}, status=302) as url:
+        assert "redirect (HTTP 302)" in (await seen(url)).why_not
+
+
+async def test_a_remote_endpoint_that_refuses_the_key() -> None:
+    """What is named as OpenAI-compatible says itself that the key is wrong."""
+    async with pages.serving({"/v1/models": {"error": {"message": "Incorrect API key"}}}, status=401) as url:
+        sighting = await seen(url, "openai")
+    assert not sighting.found
+    assert "key" in sighting.why_not
+
+
+async def test_something_is_there_that_does_not_let_us_in() -> None:
+    """Where something listens it is not said that nothing does: it is no HTTP, or its certificate is not trusted."""
+    async with mute(b"rubbish\r\n\r\n") as rubbish:
+        assert "broke the HTTP protocol" in (await seen(rubbish)).why_not
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with Simulator(tls=context) as secure:
+        assert "SSL_CERT_FILE" in (await seen(secure.url)).why_not
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        pages.OTHER_OPENAI,
+        {"/openapi.json": {"paths": {"/v1/chat/completions": {}}}},
+        {"/v1/models": {"error": {"message": "No key.", "type": "invalid_request_error"}}},
+    ],
+)
+async def test_another_server_is_told_to_be_compatible(served: pages.Pages) -> None:
+    """Where nobody said what is there, it is said which provider to use, whether or not it lists its models."""
+    async with pages.serving(served) as url:
+        sighting = await seen(url)
+    assert (sighting.found, sighting.provider) == (False, "openai")
+    assert "provider openai" in sighting.why_not
+
+
+async def test_a_named_openai_server_and_model() -> None:
+    """What the configuration calls OpenAI-compatible needs no more than a list; a configured model must be in it."""
+    async with pages.serving(pages.OTHER_OPENAI) as url:
+        assert (await seen(url, "openai")).found
+        assert "'other'" in (await seen(url, "openai", ("other",))).why_not
+    async with pages.serving(pages.OLLAMA) as url:
+        assert (await seen(url, "ollama", ("phi3",))).found
+        assert (await seen(url, "openai")).found
+
+
+async def test_the_simulators() -> None:
+    """What the simulator imitates is recognised as that; a model for embeddings is no chat model."""
+    async with Simulator(api="ollama", models=("embed-mini:latest", "phi3:latest")) as ollama, Simulator() as llama:
+        first, second = await look_at_all(Place(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
+    assert (first.provider, first.models) == ("ollama", ("phi3:latest",))
+    assert (second.provider, second.models) == ("llamacpp", ("sim",))
+
+
+async def test_a_llama_cpp_that_only_embeds() -> None:
+    """Its model cannot chat, which its vocabulary tells."""
+    async with Simulator(models=("embed-mini",)) as simulator:
+        sighting = await look(Place(LaneSettings("p", "openai", simulator.url)))
+        async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
+            assert [model.capabilities for model in await backend.models()] == [("embed",)]
+    assert (sighting.provider, sighting.models) == ("llamacpp", ())
+    assert "no model that can chat" in sighting.why_not
+
+
+async def test_nobody_is_there() -> None:
+    """A closed port, and an address that is none, are said to be just that."""
+    assert "nothing answers" in (await seen(f"http://127.0.0.1:{free_port()}")).why_not
+    assert "not a usable" in (await seen("ftp://127.0.0.1")).why_not
+
+
+async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that accepts and says nothing, or never ends, costs the time-out and no more."""
+    monkeypatch.setattr(probe, "TIMEOUT_S", 0.2)
+    async with mute(b"") as silent, mute(b"HTTP/1.1 200 OK\r\n\r\n[") as endless:
+        for sighting in (await seen(silent), await seen(endless)):
+            assert "did not answer within 0.2 s" in sighting.why_not
+
+
+@asynccontextmanager
+async def mute(words: bytes) -> AsyncIterator[str]:
+    """A server that says no more than this, and keeps its connections."""
+    open_ones: list[asyncio.StreamWriter] = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.append(writer)
+        writer.write(words)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in open_ones:
+            writer.transport.abort()
+
+
+def test_the_usual_places() -> None:
+    """They are the ports that Ollama, LM Studio, vLLM, TGI and llama.cpp take by themselves, on this host alone."""
+    assert [place.lane.endpoint for place in default_places()] == [
+        f"http://127.0.0.1:{port}" for port in (11434, 1234, 8000, 8080)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("served", "provider", "capacity", "context"),
+    [
+        (pages.VLLM, "vllm", 64, 4096),
+        (pages.LM_STUDIO, "lmstudio", 4, 8192),
+        (pages.TGI, "tgi", 64, 4096),
+        (pages.LLAMA_CPP, "llamacpp", 4, 2048),
+    ],
+)
+async def test_what_a_lane_learns(served: pages.Pages, provider: str, capacity: int, context: int) -> None:
+    """Each provider knows its server's capacity and, of a loaded chat model, the context."""
+    async with pages.serving(served) as url, default_registry().create(LaneSettings("g", provider, url)) as backend:
+        chat = [model for model in await backend.models() if model.chats]
+        assert (chat[0].context_length, chat[0].loaded) == (context, True)
+        assert await backend.capacity() == capacity

@@ -1,0 +1,3 @@
+"""What a worker reports when it comes to a pool."""
+
+from __future__ import annotations
