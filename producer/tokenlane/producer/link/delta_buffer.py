@@ -10,16 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
-from tokenlane.routing.contract.errors import (
-    BadRequest,
-    DeadlineExceeded,
-    Interrupted,
-    LlmError,
-    ProviderDown,
-    RequestCancelled,
-    RequestLost,
-    UnreadableAnswer,
-)
+from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded, Interrupted, LlmError, RequestCancelled
 from tokenlane.routing.contract.messages import (
     Answer,
     Attached,
@@ -38,6 +29,7 @@ from tokenlane.routing.contract.messages import (
     TokenDelta,
     Usage,
 )
+from tokenlane.routing.decide.recovery import answer_lost, seen_with_a_part
 
 from .answer_builder import AnswerBuilder
 
@@ -48,8 +40,6 @@ LONGEST_ANSWER = 32 * 1024 * 1024  # characters
 _MOST_UNREAD = 64 * UNREAD_DELTAS
 _MERGED_SIZE = 4096  # characters; longer pieces grow no further, or merging would take quadratic time
 _HELD_DELTAS = 4096
-_BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
-"""Errors that an agent which has a part of the answer sees as `Interrupted`, besides those worth another try."""
 
 
 class ToWorker(NamedTuple):
@@ -196,7 +186,7 @@ class DeltaBuffer:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
             # Agreed with the request's owner, who had less than this agent, which only listens.
-            self.fail(Interrupted("the answer was begun anew, for another client that is attached to it: ask again"))
+            self.fail(answer_lost("begun anew"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._held:
                 continue
@@ -238,19 +228,13 @@ class DeltaBuffer:
         self._held.clear()
 
     def _seen_by_agent(self, error: LlmError) -> LlmError:
-        if isinstance(error, DeadlineExceeded):
-            return error.at(lane=self._builder.lane, model=self._builder.model)
+        if self.position > 0:
+            error = seen_with_a_part(error)
         if isinstance(error, Interrupted):
             error.partial = self.text
-            return error.at(lane=self._builder.lane, model=self._builder.model)
-        broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
-        if not broke_off or self.position == 0:
-            return error
-        interrupted = Interrupted(f"the answer broke off: {error.message}")
-        interrupted.at(provider=error.provider, lane=error.lane, model=error.model)
-        interrupted.partial = self.text
-        interrupted.__cause__ = error
-        return interrupted
+        if isinstance(error, Interrupted | DeadlineExceeded):
+            error.at(lane=self._builder.lane, model=self._builder.model)
+        return error
 
 
 def _merge(last: TokenDelta, delta: TokenDelta) -> bool:

@@ -21,7 +21,6 @@ from typing import TypeAlias, assert_never
 from tokenlane.routing.contract.errors import (
     DeadlineExceeded,
     ErrorReport,
-    Interrupted,
     LlmError,
     PoolUnavailable,
     QueueFull,
@@ -31,6 +30,7 @@ from tokenlane.routing.contract.messages import Failed, Needs, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane, why_unready
 from tokenlane.routing.decide.policy import Policy, all_heard_ms, candidates, served_name
+from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Checked, Standing
 from tokenlane.routing.support.tasks import together
@@ -280,16 +280,14 @@ class Heartbeat:
         if left_s > 0:
             self._due[request] = now + left_s
             return []
-        error = Interrupted(
-            "the worker that ran it went away after a part of the answer was delivered, and no other can continue it: "
-            "send it again"
-        )
-        if request.owned:
-            return [self._interrupt(request, standing.attempt, error)]
-        self._give_up(request, error)
+        decision = decide(WorkerLost(), History(delivered=request.buffer.position), Policy())
+        if isinstance(decision, End) and request.owned:
+            return [self._interrupt(request, standing.attempt, decision.error)]
+        if isinstance(decision, End):
+            self._give_up(request, decision.error)
         return []
 
-    async def _interrupt(self, request: OpenRequest, attempt: int, error: Interrupted) -> None:
+    async def _interrupt(self, request: OpenRequest, attempt: int, error: LlmError) -> None:
         """End the request for all who read it. Another attempt that has begun meanwhile asks how far this has got."""
         position = request.buffer.position
         message = Failed(attempt=attempt, error=error.report()).to_wire()
@@ -306,8 +304,10 @@ class Heartbeat:
         if left_s > 0:
             self._due[request] = now + left_s
             return []
-        if request.copy is None or request.buffer.position > 0:
-            self._give_up(request, RequestLost())
+        history = History(delivered=request.buffer.position)
+        decision = decide(PoolForgot(kept=request.copy is not None), history, Policy())
+        if isinstance(decision, End):
+            self._give_up(request, decision.error)
             return []
         return [self._send_again(request)]
 
@@ -331,9 +331,7 @@ class Heartbeat:
         if request.uncertain:
             request.ask(standing.worker, standing.attempt, UNCERTAIN_EVERY_S)
         if request.buffer.lacking and _unanswered(request.question, _RUNNING_PATIENCE_S):
-            self._give_up(
-                request, Interrupted("a part of the answer was lost and its worker does not have it: ask again")
-            )
+            self._give_up(request, answer_lost("part"))
 
     def _ended(self, request: OpenRequest, standing: Standing) -> None:
         if not standing.worker or _unanswered(request.question, _ENDED_PATIENCE_S):
@@ -350,8 +348,8 @@ class Heartbeat:
             return
         match standing.state:
             case "completed":
-                lost = Interrupted("the end of the answer was lost and no worker has it any more: ask again")
-                error: LlmError = lost if standing.end is None else buffer.beyond(standing.end) or lost
+                beyond = None if standing.end is None else buffer.beyond(standing.end)
+                error: LlmError = beyond or answer_lost("end")
             case "cancelled":
                 error = LlmError.from_report(ErrorReport(code="cancelled"))
             case "expired":

@@ -6,56 +6,160 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown, RateLimited, Timeout
-from tokenlane.routing.decide.recovery import Budget, Fail, Requeue, decide
-
-budgets = st.builds(
-    Budget,
-    starts=st.integers(0, 100),
-    max_starts=st.integers(1, 10),
-    delivered=st.integers(0, 3),
-    left_ms=st.integers(0, 600_000),
-    reached=st.booleans(),
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    Interrupted,
+    LlmError,
+    ProviderDown,
+    RateLimited,
+    RequestLost,
+    Timeout,
 )
-pauses = st.none() | st.floats(0, 1000) | st.just(math.inf)
+from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.recovery import (
+    AttemptFailed,
+    Cause,
+    End,
+    History,
+    LaneStopped,
+    PoolForgot,
+    TryAgain,
+    WorkerDraining,
+    WorkerLost,
+    answer_lost,
+    decide,
+    seen_with_a_part,
+)
+
+NEEDS = Needs(model="m1")
+POLICY = Policy(max_starts=8, max_crashes=3)
+DOWN = ProviderDown()
+AT_ONCE = TryAgain(NEEDS)
 
 
-@given(budgets, pauses, st.booleans())
-def test_every_failure_is_decided(budget: Budget, retry_after_s: float | None, retryable: bool) -> None:
+def history(**facts: float) -> History:
+    """One start so far, on lane1, and a minute left, but for these facts."""
+    return History(NEEDS, "lane1", **({"starts": 1, "left_ms": 60_000} | facts))  # type: ignore[arg-type]  # ints in a mapping of floats
+
+
+def ended_with(code: type[LlmError]) -> object:
+    """A decision that ends the request with that error."""
+    return ("end", code.code)
+
+
+def shape(decision: object) -> object:
+    """A decision without its words and its random pause."""
+    match decision:
+        case End(error):
+            return ("end", error.code)
+        case TryAgain(needs, due_ms, counts, alone) if due_ms > 0:
+            return ("later", needs, counts, alone)
+        case _:
+            return decision
+
+
+LATER = ("later", NEEDS, True, False)
+
+
+@pytest.mark.parametrize(
+    ("cause", "facts", "expected"),
+    [
+        # An error ends what another try would meet again, what the agent has seen a part of, and the last start.
+        (AttemptFailed(LlmError()), {}, ended_with(LlmError)),
+        (AttemptFailed(BadRequest()), {}, ended_with(BadRequest)),
+        (AttemptFailed(ProviderDown(retryable=False)), {}, ended_with(ProviderDown)),
+        (AttemptFailed(DOWN), {}, LATER),
+        (AttemptFailed(Timeout()), {}, LATER),
+        (AttemptFailed(RateLimited(retry_after_s=2)), {}, LATER),
+        (AttemptFailed(RateLimited(retry_after_s=2)), {"left_ms": 1_999}, ended_with(RateLimited)),
+        (AttemptFailed(DOWN), {"delivered": 1}, ended_with(ProviderDown)),
+        (AttemptFailed(DOWN), {"starts": 7}, LATER),
+        (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
+        (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
+        # What did not reach its back end waits again at once, as often as may be, and that is none of its starts.
+        (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(NEEDS, counts=False)),
+        (AttemptFailed(ProviderDown(retryable=False), reached=False), {}, ended_with(ProviderDown)),
+        # Before the last crash that is allowed it runs alone.
+        (WorkerLost(), {}, AT_ONCE),
+        (WorkerLost(), {"starts": 100}, AT_ONCE),
+        (WorkerLost(), {"crashes": 1}, TryAgain(NEEDS, alone=True)),
+        (WorkerLost(), {"crashes": 2}, ended_with(Interrupted)),
+        (WorkerLost(alone=True), {"crashes": 2}, ended_with(Interrupted)),
+        (WorkerLost(), {"delivered": 3}, ended_with(Interrupted)),
+        # A worker that shuts down, and a lane that does not start what it was given, cost nothing.
+        (WorkerDraining(), {"starts": 8, "crashes": 2}, AT_ONCE),
+        (WorkerDraining(), {"delivered": 1}, ended_with(Interrupted)),
+        (LaneStopped(), {"starts": 8, "crashes": 2}, AT_ONCE),
+        # The agent is the last copy.
+        (PoolForgot(kept=True), {}, AT_ONCE),
+        (PoolForgot(kept=False), {}, ended_with(RequestLost)),
+        (PoolForgot(kept=True), {"delivered": 1}, ended_with(RequestLost)),
+    ],
+)
+def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, float], expected: object) -> None:
+    """What becomes of a broken attempt hangs on its cause, what was tried before and what was delivered."""
+    assert shape(decide(cause, history(**facts), POLICY)) == expected
+
+
+@given(
+    st.integers(0, 100),
+    st.integers(0, 3),
+    st.integers(0, 600_000),
+    st.booleans(),
+    st.none() | st.floats(0, 1000) | st.just(math.inf),
+    st.booleans(),
+)
+def test_every_failure_is_decided(
+    starts: int, delivered: int, left_ms: int, reached: bool, retry_after_s: float | None, retryable: bool
+) -> None:
     """Again only what is retryable, undelivered, within its starts and able to start before its deadline."""
-    error = RateLimited("slow down", retry_after_s=retry_after_s, retryable=retryable)
-    match decide(error, budget):
-        case Fail(failed):
+    error = RateLimited(retry_after_s=retry_after_s, retryable=retryable)
+    facts = history(starts=starts, delivered=delivered, left_ms=left_ms)
+    match decide(AttemptFailed(error, reached), facts, POLICY):
+        case End(failed):
             assert failed is error
-        case Requeue(due_ms, counts):
+        case TryAgain(_, due_ms, counts):
             assert retryable
-            assert budget.delivered == 0
-            assert counts == budget.reached
-            assert budget.starts < budget.max_starts or not counts
+            assert delivered == 0
+            assert counts == reached
+            assert starts < POLICY.max_starts or not counts
             if counts:
-                assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, budget.left_ms)
+                assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, left_ms)
+        case decision:
+            pytest.fail(f"not today's: {decision}")
 
 
-@pytest.mark.parametrize("error", [LlmError(), BadRequest(), ProviderDown(retryable=False)])
-def test_what_is_not_retryable_fails(error: LlmError) -> None:
-    """An error that another try would meet again ends the request."""
-    assert decide(error, Budget(1, 8, 0, 60_000)) == Fail(error)
+def test_what_broke_off_before_an_agent_is_not_sent_again_by_it() -> None:
+    """An answer that broke off is retryable while nothing was delivered, and final, with where it was, after that."""
+    error = Interrupted("the stream ended", retryable=True, lane="lane1", detail="why")
+    assert shape(decide(AttemptFailed(error), history(), POLICY)) == LATER
+    decision = decide(AttemptFailed(error), history(delivered=1), POLICY)
+    assert isinstance(decision, End)
+    assert decision.error.report() == Interrupted("the stream ended", lane="lane1", detail="why").report()
 
 
-@pytest.mark.parametrize("error", [ProviderDown(), Timeout(), RateLimited()])
-def test_what_the_agent_has_seen_is_not_repeated(error: LlmError) -> None:
-    """After the first delivered delta there is no second attempt; before it there is."""
-    assert isinstance(decide(error, Budget(1, 8, 0, 60_000)), Requeue)
-    assert decide(error, Budget(1, 8, 1, 60_000)) == Fail(error)
+def test_who_is_given_up_learns_whether_others_may_be_to_blame() -> None:
+    """What was alone is to blame; what was not may be innocent, and its error has other words."""
+    words = set()
+    for alone in (True, False):
+        decision = decide(WorkerLost(alone), history(crashes=2), POLICY)
+        assert isinstance(decision, End)
+        words.add(decision.error.message)
+    assert len(words) == 2
 
 
-def test_the_starts_are_counted() -> None:
-    """The last allowed start is the last."""
-    assert isinstance(decide(ProviderDown(), Budget(7, 8, 0, 60_000)), Requeue)
-    assert isinstance(decide(ProviderDown(), Budget(8, 8, 0, 60_000)), Fail)
+@pytest.mark.parametrize("error", [Timeout(), ProviderDown(retryable=False), RequestLost(), LlmError()])
+def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
+    """An error that says nothing of the request itself is an interruption, with its cause and its place."""
+    error.at(lane="lane1")
+    seen = seen_with_a_part(error)
+    assert isinstance(seen, Interrupted)
+    assert seen.__cause__ is error
+    assert seen.lane == "lane1"
 
 
-def test_what_did_not_reach_its_back_end_waits_on() -> None:
-    """It waits again at once, as often as may be, and that is none of its starts."""
-    assert decide(ProviderDown(), Budget(8, 8, 0, 60_000, reached=False)) == Requeue(0, counts=False)
-    assert isinstance(decide(ProviderDown(retryable=False), Budget(1, 8, 0, 60_000, reached=False)), Fail)
+@pytest.mark.parametrize("error", [BadRequest(), answer_lost("end")])
+def test_an_agent_with_a_part_sees_its_own_faults_as_they_are(error: LlmError) -> None:
+    """What is the request's own fault, or an interruption already, stays what it is."""
+    assert seen_with_a_part(error) is error

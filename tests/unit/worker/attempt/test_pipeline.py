@@ -45,7 +45,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Started
 from tokenlane.routing.support import telemetry
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.attempt import finish as settle
+from tokenlane.worker.attempt import finish as finishing
 from tokenlane.worker.attempt.attempts import Run, Runs
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
@@ -429,7 +429,7 @@ async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.Log
 @pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])
 async def test_the_end_waits_for_the_pool(outage: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is held until the pool takes its end, be the server away or full."""
-    monkeypatch.setattr(settle, "INSIST_EVERY_S", 0.001)
+    monkeypatch.setattr(finishing, "INSIST_EVERY_S", 0.001)
     bench = Bench()
     bench.pool.outage = [outage] * 5
     await bench.run()

@@ -18,7 +18,7 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies import Beat, Hold, Started
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.attempt.attempts import Run, Runs, Stopped
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher
 
@@ -92,7 +92,7 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: Hold) -> None:
     with runs.holding(run):
         await lease.open()
         pool.hold = hold
-        with pytest.raises(TimeoutError):
+        with pytest.raises(Stopped):
             await wait_stoppably(run, lease)
     assert run.reason == hold
     assert [ids for _, ids in pool.beats] == [[run.id], [run.id]]

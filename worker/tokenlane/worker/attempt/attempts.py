@@ -1,4 +1,4 @@
-"""What a worker runs now: one `Run` an attempt, and how to stop it."""
+"""The attempts a worker runs now: one `Run` for each, and how to stop it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.store.replies import Started
 from tokenlane.worker.lane.publisher import Outlet
 
-__all__ = ["Run", "Runs", "StopReason"]
+__all__ = ["Run", "Runs", "StopReason", "Stopped"]
 
 _MOST_UNBEGUN = 256
 """Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining"]
 """Why an attempt is to stop: the agent does not want it, its deadline passed, a newer attempt runs, we shut down."""
+
+
+class Stopped(Exception):
+    """The attempt was broken off, or not begun."""
+
+    __match_args__ = ("reason",)
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason: StopReason = reason
 
 
 class Run:
@@ -46,20 +56,27 @@ class Run:
 
     @asynccontextmanager
     async def stoppable(self) -> AsyncIterator[None]:
-        """Break the block off at the deadline, or when told to `stop`.
+        """Break the block off at the deadline, or at a call of `stop`.
 
         Raises:
-            TimeoutError: it was broken off, or not even begun; `reason` says why.
+            Stopped: it was broken off, or not even begun.
         """
-        if self.reason is not None:
-            raise TimeoutError
+        self._raise_if_stopped()
+        self._timeout = timeout = asyncio.timeout_at(self.deadline)
         try:
-            async with asyncio.timeout_at(self.deadline) as self._timeout:
+            async with timeout:
                 yield
+        except Exception:  # what is broken off may fail in its own way
+            if timeout.expired():
+                self.stop("expired")
+            self._raise_if_stopped()
+            raise
         finally:
-            if self._timeout is not None and self._timeout.expired() and self.reason is None:
-                self.reason = "expired"
             self._timeout = None
+
+    def _raise_if_stopped(self) -> None:
+        if self.reason is not None:
+            raise Stopped(self.reason) from None
 
     @property
     def left_ms(self) -> int:

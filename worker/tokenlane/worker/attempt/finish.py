@@ -1,4 +1,4 @@
-"""What becomes of a request, now that an attempt of it is over: it is ended, given back, or left to who has it."""
+"""Ends an attempt: its request is finished, requeued, or left to the worker that has it now."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, assert_never
+from typing import Literal, TypeAlias, TypeVar, assert_never
 
-from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolKeyMismatch
+from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import (
     Cancelled,
@@ -17,20 +17,18 @@ from tokenlane.routing.contract.messages import (
     Expired,
     Failed,
     Progress,
-    Result,
-    Usage,
 )
-from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.decide.recovery import Budget, Requeue, decide
-from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.decide.recovery import AttemptFailed, Cause, Continue, End, TryAgain, WorkerDraining, decide
 from tokenlane.routing.store.replies import Ending
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Rest
 
-from .attempts import Run, StopReason
+from .attempts import Run, Stopped
+from .history import history_of, policy_of
+from .perform import Answered
 from .progress import tell
 
-__all__ = ["Answered", "Broken", "Outcome", "Stopped", "policy_of", "settle"]
+__all__ = ["Ended", "Outcome", "finish"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,104 +37,86 @@ T = TypeVar("T")
 INSIST_EVERY_S = 0.2
 INSIST_PAST_DEADLINE_S = 10.0
 
-
-@dataclass(frozen=True)
-class Answered:
-    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
-
-    usage: Usage
-    result: Result | None = None
+Outcome: TypeAlias = Answered | LlmError | Stopped
+"""How an attempt ended: the answer is whole, it failed, or it was stopped."""
 
 
 @dataclass(frozen=True)
-class Broken:
-    """The attempt failed."""
+class Ended:
+    """What became of the request. `left`: to a newer attempt, or to its lease. `error`: what it failed with."""
 
-    error: LlmError
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The attempt was broken off, or not begun."""
-
-    reason: StopReason
+    how: Ending | Literal["requeued", "left"]
+    error: LlmError | None = None
 
 
-Outcome: TypeAlias = Answered | Broken | Stopped
-
-
-async def settle(lane: Lane, run: Run, outcome: Outcome) -> None:
+async def finish(lane: Lane, run: Run, outcome: Outcome) -> Ended:
     """Say what becomes of the request, however long the pool takes to hear it."""
     rest = await run.outlet.close()
     match outcome:
-        case Answered(usage, result):
-            completed = Completed(
-                attempt=run.attempt,
-                worker=lane.worker,
-                lane=lane.name,
-                model=run.outlet.model,
-                first=rest.first,
-                end=rest.end if result is None else rest.end + 1,
-                usage=usage,
-                deltas=rest.deltas,
-                result=result,
-            )
-            await _finish(lane, run, "completed", completed, completed.end)
-        case Broken(error):
-            await _settle_failure(lane, run, error, rest)
-        case Stopped(reason):
-            await _settle_stop(lane, run, reason, rest)
+        case Answered():
+            return await _complete(lane, run, outcome, rest)
+        case LlmError():
+            logger.info("attempt %d of %s failed: %s", run.attempt, run.id, outcome)
+            reached = await _note_failure(lane, outcome, rest)
+            return await _recover(lane, run, AttemptFailed(outcome, reached), rest)
+        case Stopped("cancelled"):
+            return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
+        case Stopped("expired"):
+            return await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
+        case Stopped("stale"):
+            run.outlet.discard()
+            return Ended("left")
+        case Stopped():
+            return await _recover(lane, run, WorkerDraining(), rest)
         case _:
             assert_never(outcome)
 
 
-async def _settle_failure(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
-    keyless = isinstance(error, PoolKeyMismatch) and error.retryable
-    if keyless:
+async def _complete(lane: Lane, run: Run, answered: Answered, rest: Rest) -> Ended:
+    completed = Completed(
+        attempt=run.attempt,
+        worker=lane.worker,
+        lane=lane.name,
+        model=run.outlet.model,
+        first=rest.first,
+        end=rest.end if answered.result is None else rest.end + 1,
+        usage=answered.usage,
+        deltas=rest.deltas,
+        result=answered.result,
+    )
+    return await _finish(lane, run, "completed", completed, completed.end)
+
+
+async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
+    """Have the lane look to its back end and its keys; whether the attempt reached the back end."""
+    if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
         lane.lease.note(error.code)
         await lane.lease.withdraw()
-    reached = not keyless
+        return False
     if rest.first > 0:
         lane.readiness.suspect()
-    elif not keyless:
-        reached = not await lane.readiness.failed(error)
-    budget = Budget(
-        starts=run.started.starts,
-        max_starts=(await policy_of(lane.pool)).max_starts,
-        delivered=rest.first,
-        left_ms=run.left_ms,
-        reached=reached,
-    )
-    decision = decide(error, budget)
-    logger.info("attempt %d of %s failed: %s", run.attempt, run.id, error)
-    if isinstance(decision, Requeue):
-        if KINDS[run.started.envelope.kind].is_long:
-            why = error.message.partition(":")[0]
-            await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
-        await _requeue(lane, run, decision)
-    else:
-        await _fail(lane, run, error, rest)
+        return True
+    return not await lane.readiness.failed(error)
 
 
-async def _settle_stop(lane: Lane, run: Run, reason: StopReason, rest: Rest) -> None:
-    match reason:
-        case "stale":
-            run.outlet.discard()
-        case "cancelled":
-            await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
-        case "expired":
-            await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
-        case "draining" if rest.first == 0:
-            await _requeue(lane, run, Requeue(0))
-        case "draining":
-            error = Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane.name)
-            await _fail(lane, run, error, rest)
+async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Ended:
+    decision = decide(cause, history_of(lane, run, delivered=rest.first), await policy_of(lane.pool))
+    match decision:
+        case End(error):
+            return await _fail(lane, run, error, rest)
+        case TryAgain(_, due_ms, counts):
+            if isinstance(cause, AttemptFailed) and KINDS[run.started.envelope.kind].is_long:
+                why = cause.error.message.partition(":")[0]
+                await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
+            return await _requeue(lane, run, due_ms, counts=counts)
+        case Continue():
+            return await _requeue(lane, run)
         case _:
-            assert_never(reason)
+            assert_never(decision)
 
 
-async def _fail(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
+async def _fail(lane: Lane, run: Run, error: LlmError, rest: Rest) -> Ended:
     failed = Failed(
         attempt=run.attempt,
         worker=lane.worker,
@@ -147,23 +127,31 @@ async def _fail(lane: Lane, run: Run, error: LlmError, rest: Rest) -> None:
         error=error.report(),
         deltas=rest.deltas,
     )
-    await _finish(lane, run, "failed", failed, rest.end, error.code)
+    return await _finish(lane, run, "failed", failed, rest.end, error)
 
 
-async def _finish(lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, code: str = "") -> None:
-    wire = message.to_wire()
+async def _finish(
+    lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, error: LlmError | None = None
+) -> Ended:
+    wire, code = message.to_wire(), error.code if error else ""
     done = await _insist(lane, run, lambda: lane.pool.finish(run.id, run.attempt, lane.worker, ending, end, code, wire))
-    if done:
-        run.outlet.end(wire)
-    else:
+    if not done:
         run.outlet.discard()
+        return Ended("left")
+    run.outlet.end(wire)
+    return Ended(ending, error)
 
 
-async def _requeue(lane: Lane, run: Run, again: Requeue) -> None:
-    await _insist(
-        lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, again.due_ms, counts=again.counts)
-    )
+async def _requeue(lane: Lane, run: Run, due_ms: int = 0, *, counts: bool = True) -> Ended:
+    state = await _insist(lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, due_ms, counts=counts))
     run.outlet.discard()
+    match state:
+        case "waiting" | "delayed":
+            return Ended("requeued")
+        case "cancelled" | "expired":
+            return Ended(state)
+        case _:
+            return Ended("left")
 
 
 async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -183,11 +171,3 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
         # Outdated is also what was ended by a call whose answer was lost: the next one tells.
         outdated = run.reason == "stale"
         await asyncio.sleep(INSIST_EVERY_S)
-
-
-async def policy_of(pool: Pool) -> Policy:
-    """The pool's policy; the default if the pool does not answer."""
-    try:
-        return await pool.policy()
-    except LlmError:
-        return Policy()

@@ -190,7 +190,7 @@ def test_finish_reasons(reason: str | None, finish: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "error", "retryable"),
     [
-        ([line({"content": "a"})], Interrupted, False),
+        ([line({"content": "a"})], Interrupted, True),
         ([line()], Interrupted, True),
         ([line(done=True, done_reason="load")], UnreadableAnswer, False),
         ([b'{"error": "runner died"}'], ProviderDown, True),

@@ -307,7 +307,7 @@ class AnswerReader:
 
     def _interrupted(self, message: str) -> Interrupted:
         # A server that says that nothing follows will say it again, and have generated for nothing.
-        return Interrupted(message, retryable=not (self.delivered or (self.done and self.begun)))
+        return Interrupted(message, retryable=not (self.done and self.begun))
 
 
 def wrong_model(said: str) -> ModelNotFound:

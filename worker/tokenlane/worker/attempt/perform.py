@@ -1,0 +1,116 @@
+"""Does what a request asks: streams a chat, embeds texts, carries out a command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
+from tokenlane.routing.contract.messages import (
+    ChatRequest,
+    EmbedRequest,
+    FinishReason,
+    ModelCommand,
+    Result,
+    Usage,
+)
+from tokenlane.routing.contract.requests import Request
+from tokenlane.worker.lane.lane import Lane
+
+from .attempts import Run
+from .chat_rules import begun, no_call
+from .progress import tell
+from .transcript import log_request, logged
+
+__all__ = ["Answered", "perform"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
+
+    usage: Usage
+    result: Result | None = None
+
+
+async def perform(lane: Lane, run: Run, request: Request) -> Answered:
+    """Do what is asked.
+
+    Raises:
+        LlmError: as the provider raises; what came of a chat before that is published.
+    """
+    result: Result
+    match request:
+        case ChatRequest():
+            with _noting(lane):
+                return await _chat(lane, run, request)
+        case EmbedRequest():
+            lane.embedder.check(request)
+            with _noting(lane):
+                alone = run.started.starts > 1
+                result = await lane.embedder.embed(request, run.started.model, alone=alone)
+        case ModelCommand():
+            result = await lane.models.carry_out(request, partial(tell, lane, run))
+        case _:
+            raise BadRequest("this worker does not know what to do with this kind of request")
+    return Answered(_timed(Usage(), run), result)
+
+
+async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
+    """Publish the back end's stream as it comes.
+
+    Raises:
+        LlmError: as the provider raises, or if the stream ends without saying that the answer is whole.
+        NoToolCall: it is whole, and calls no tool, though that was asked for.
+    """
+    outlet, model = run.outlet, run.started.model
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    stream = lane.provider.chat(*begun(request, model))
+    if lane.transcripts:
+        log_request(request, run.attempt, model)
+        stream = logged(stream, run.id, run.attempt)
+    called = False
+    async with aclosing(stream):
+        async for delta in stream:
+            finish_reason = delta.finish_reason or finish_reason
+            called = called or bool(delta.tool_calls)
+            if delta.usage is not None:
+                usage, delta.usage = delta.usage, None  # the ending says it, with the times
+                delta.model_fields_set.discard("usage")
+            outlet.put(delta)
+            if outlet.crowded:
+                await outlet.room()
+    if finish_reason is None:
+        raise Interrupted("the back end's stream ended before the answer was whole", retryable=True)
+    if request.must_call and not called:
+        raise no_call(finish_reason)
+    return Answered(_timed(usage or Usage(), run))
+
+
+@contextmanager
+def _noting(lane: Lane) -> Iterator[None]:
+    """Let the pool know of the back end's errors, by their codes. A bad request is the agent's, prose the model's."""
+    try:
+        yield
+        lane.readiness.answered()
+    except (BadRequest, NoToolCall):
+        raise
+    except Exception as error:
+        lane.lease.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
+        raise
+
+
+def _timed(usage: Usage, run: Run) -> Usage:
+    now, first_put_at = asyncio.get_running_loop().time(), run.outlet.first_put_at
+    return usage.model_copy(
+        update={
+            "queue_ms": float(run.started.waited_ms),
+            "first_token_ms": round(1000 * ((first_put_at or now) - run.since), 1),
+            "total_ms": round(1000 * (now - run.since), 1),
+            "attempts": run.started.starts,
+        }
+    )

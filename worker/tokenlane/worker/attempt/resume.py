@@ -1,0 +1,60 @@
+"""Before a request is run again: asks its agent how far the answer has got, and takes up from there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Handover, Resume
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.recovery import End, WorkerLost, decide
+from tokenlane.worker.lane.lane import Lane
+
+from .attempts import Run, Stopped
+from .history import history_of, policy_of
+
+__all__ = ["resume"]
+
+_ASK_EVERY_S = 0.2
+
+
+async def resume(lane: Lane, run: Run) -> None:
+    """Agree with the agent where the answer goes on; a first start begins at once.
+
+    The lane's slot is held while the agent is asked, for up to the policy's `orphan_ms`.
+
+    Raises:
+        Stopped: no agent wants the answer any more, or a newer attempt gives it.
+        LlmError: it has a part of the answer, which cannot be continued.
+    """
+    if run.started.starts == 1:
+        return
+    policy = await policy_of(lane.pool)
+    handover = await _ask_agent(lane, run, policy)
+    if handover is None or handover.state == "done":
+        raise Stopped("cancelled")
+    if handover.state == "stale":
+        raise Stopped("stale")
+    if handover.position == 0:
+        return
+    run.outlet.start_at(handover.position)
+    decision = decide(WorkerLost(), history_of(lane, run, delivered=handover.position), policy)
+    if isinstance(decision, End):
+        raise decision.error
+
+
+async def _ask_agent(lane: Lane, run: Run, policy: Policy) -> Handover | None:
+    """The agent's answer, or None if there is no agent any more. Time without Redis does not count."""
+    clock = asyncio.get_running_loop().time
+    patience_s = policy.orphan_ms / 1000
+    question = Resume(attempt=run.attempt, worker=lane.worker).to_wire()
+    until = clock() + patience_s
+    while clock() < until:
+        try:
+            await lane.pool.publish([(lane.pool.keys.deltas(run.id), question)])
+        except LlmError:
+            until = clock() + patience_s
+        answered, _ = await asyncio.wait({run.handover}, timeout=_ASK_EVERY_S)
+        if answered:
+            return run.handover.result()
+    return None
