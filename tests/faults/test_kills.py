@@ -15,7 +15,7 @@ from tests.integration.farm import Server
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
@@ -115,7 +115,7 @@ async def kill_who_runs(town: Site, request_id: str) -> None:
 async def test_a_worker_killed_before_the_first_token(lanes: tuple[str, ...], tmp_path: Path) -> None:
     """Its request is run anew by the lane's other worker, or by the next lane of the route, and is whole."""
     async with site(tmp_path, lanes=lanes) as town, Client(town.server.url) as client:
-        town.backends["gpu0"].faults.append(Script(hold_after=0))
+        town.backends["gpu0"].faults.append(FaultScript(hold_after=0))
         async with client.chat("hi", role="planner") as stream:
             await town.backends["gpu0"].held()
             await kill_who_runs(town, stream.request_id)
@@ -212,7 +212,7 @@ async def test_a_frozen_worker_is_outdated(tmp_path: Path) -> None:
     history: list[Event] = []
     async with site(tmp_path, lanes=("gpu0", "gpu0")) as town, Client(town.server.url) as client:
         backend = town.backends["gpu0"]
-        backend.faults.append(Script(hold_after=0))
+        backend.faults.append(FaultScript(hold_after=0))
         async with client.chat("hi", role="planner") as stream:
             await backend.held()
             async with connect(town.server.url) as pool:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tokenlane.benches.simulator import Fault, Model, Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 
 CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}
@@ -209,11 +209,11 @@ async def test_tgi_streams_refusals() -> None:
 async def test_errors_in_mid_stream() -> None:
     """vLLM and TGI say `[DONE]` after an error, LM Studio names the event, Ollama's other API loses it."""
     for api, ends in (("vllm", True), ("tgi", True), ("openai", False), ("lmstudio", False), ("llamacpp", False)):
-        async with served(api, faults=[Script(error_after=1)]) as (_, client):
+        async with served(api, faults=[FaultScript(error_after=1)]) as (_, client):
             text = (await client.post(CHAT, json=body())).text
         assert ('"error"' in text, text.endswith("[DONE]\n\n")) == (True, ends)
         assert ("event: error" in text) is (api == "lmstudio")
-    async with served("ollama", faults=[Script(error_after=1), Script(error_after=1)]) as (_, client):
+    async with served("ollama", faults=[FaultScript(error_after=1), FaultScript(error_after=1)]) as (_, client):
         assert '"error"' not in (await client.post(CHAT, json=body())).text
         assert json.loads((await client.post("/api/chat", json=body())).text.splitlines()[-1]) == {"error": "simulated"}
 

@@ -17,7 +17,7 @@ from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.life import audit, raw
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import CANCELLED
 from tokenlane.producer import ChatStream, Client, RequestCancelled
 from tokenlane.routing.decide.policy import Policy
@@ -84,7 +84,7 @@ class State:
     """A state to cancel in: what the back end is to do, and how to know that a request is there."""
 
     name: str
-    script: Script | None = None
+    script: FaultScript | None = None
     sent: int = 0
     frozen: bool = False
     """Its worker is, and has not heard of it."""
@@ -154,11 +154,11 @@ async def _is(pool: Pool, request_id: str, value: str, field: str = "state") -> 
 
 STATES = (
     State("waiting"),
-    State("delayed", Script(status=429, retry_after="300")),
+    State("delayed", FaultScript(status=429, retry_after="300")),
     State("dispatched", frozen=True),
     State("running", frozen=True),
-    State("running", Script(hold_after=0)),
-    State("running", Script(hold_after=2), sent=2),
+    State("running", FaultScript(hold_after=0)),
+    State("running", FaultScript(hold_after=2), sent=2),
 )
 
 

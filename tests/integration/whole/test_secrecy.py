@@ -19,7 +19,7 @@ from tests.integration.farm import EVERY_LOG, Child, Farm, farm
 from tests.integration.life import dump, raw
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client, LlmError
@@ -40,15 +40,15 @@ trace.set_tracer_provider(provider)
 
 # What may happen to a request; each quotes the prompt or the output where a careless program would repeat it.
 FATES = (
-    Script(pieces=WORDS),
-    Script(pieces=WORDS, cut_after=2),
-    Script(pieces=WORDS, error_after=1, error={"message": f"cannot answer {PROMPT}", "code": 500}),
-    Script(status=400, error={"message": f"bad: {PROMPT}", "type": "invalid_request_error"}),
-    Script(status=401, error={"message": f"bad: {PROMPT}, key {KEY}"}),
-    Script(pieces=WORDS, malformed_after=1),
-    Script(pieces=WORDS, finish_reason=None),
-    Script(pieces=WORDS, answers_as=OUTPUT),
-    Script(pieces=WORDS, content_type="text/html"),
+    FaultScript(pieces=WORDS),
+    FaultScript(pieces=WORDS, cut_after=2),
+    FaultScript(pieces=WORDS, error_after=1, error={"message": f"cannot answer {PROMPT}", "code": 500}),
+    FaultScript(status=400, error={"message": f"bad: {PROMPT}", "type": "invalid_request_error"}),
+    FaultScript(status=401, error={"message": f"bad: {PROMPT}, key {KEY}"}),
+    FaultScript(pieces=WORDS, malformed_after=1),
+    FaultScript(pieces=WORDS, finish_reason=None),
+    FaultScript(pieces=WORDS, answers_as=OUTPUT),
+    FaultScript(pieces=WORDS, content_type="text/html"),
 )
 
 
@@ -150,7 +150,7 @@ async def test_a_trace_spans_processes(
 ) -> None:
     """The stream entry carries the context of the send span; the worker's span is its child; neither holds text."""
     worker = await opened.worker("gpu0", backend, shim=SPANS_TO_STDOUT)
-    extra: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=1).model_dump(mode="json")}
+    extra: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=1).model_dump(mode="json")}
     async with Client(redis_url) as client, client.chat(PROMPT, role="planner", extra=extra) as stream:
         await backend.held()
         ((_, entry),) = await raw(pool).xrange("{main}:role:planner")
@@ -220,7 +220,7 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
             worker = await opened.worker("gpu0", backend, "--capacity", "1", shim=EVERY_LOG)
             await ask_everything(server.url)
             seen += [*await in_server(pool), *on_disk(home)]
-            held: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=2).model_dump(mode="json")}
+            held: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=2).model_dump(mode="json")}
             async with client.chat(PROMPT, role="planner", extra=held, metadata={"of": PROMPT}) as running:
                 await backend.held()
                 async with client.chat(PROMPT, role="planner", idempotency_key=PROMPT):

@@ -16,12 +16,12 @@ from pydantic import JsonValue
 from tests.integration.farm import Child, Farm, eventually, farm
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.store.pool import Pool
 
-HELD: dict[str, JsonValue] = {"simulate": Script(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
+HELD: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
 ARQ = """
 import sys
 sys.argv[1:] = ["tokenlane.worker.settings.WorkerSettings"]
@@ -120,7 +120,7 @@ async def _says(child: Child, text: str) -> bool:
 
 async def test_a_demo_ends_with_all_it_started(site: Farm, pool: Pool) -> None:
     """It says by its code which signal ended it, once its pool is gone."""
-    async with Simulator(faults=[Script(hold_after=1)]) as backend:
+    async with Simulator(faults=[FaultScript(hold_after=1)]) as backend:
         asking = {"TOKENLANE_LANE": "gpu0", "TOKENLANE_PROVIDER": "openai", "TOKENLANE_ENDPOINT": backend.url}
         child = await site.python(MAIN, "demo", "--redis", site.url, **asking)
         await backend.wait_for(lambda: any(received.held for received in backend.log), 60)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import Ask, Part, Tool, Turn, compose
 from tokenlane.benches.simulator.model.text import after, count_tokens, example, split_tokens, token_ids
 from tokenlane.benches.simulator.model.vectors import embedding
@@ -41,9 +41,9 @@ SEEDS = st.none() | st.integers(0, 1000)
 ROOM = 10_000
 
 
-def said(ask: Ask, tokens: int = 40, seed: int | None = None, script: Script | None = None) -> list[str]:
+def said(ask: Ask, tokens: int = 40, seed: int | None = None, script: FaultScript | None = None) -> list[str]:
     """The tokens of an answer that is all text."""
-    parts, _, _ = compose(ask, script or Script(), tokens, seed, ROOM)
+    parts, _, _ = compose(ask, script or FaultScript(), tokens, seed, ROOM)
     return [part for part in parts if isinstance(part, str)]
 
 
@@ -64,7 +64,7 @@ def test_any_prefix_is_continued(seed: int | None, question: str, cut: int, data
 def test_a_scripted_answer_is_continued(pieces: list[str], cut: int) -> None:
     """So is one whose text a script gives."""
     whole = "".join(pieces)
-    script = Script(pieces=tuple(pieces))
+    script = FaultScript(pieces=tuple(pieces))
     ask = Ask("m", prefill=whole[:cut])
     assert whole[:cut] + "".join(said(ask, script=script)) == whole
 
@@ -90,11 +90,11 @@ def test_after_counts_by_length(prefix: str, cut: int, whole: int) -> None:
 @pytest.mark.parametrize("stop", ["w3", "2 w3", " w3 ", "3"])
 def test_stop_strings(stop: str) -> None:
     """An answer ends before a stop string, wherever that lies in its tokens; or after it, where a server keeps it."""
-    parts, finish, by = compose(Ask("m", stop=("never", stop)), Script(), 16, None, ROOM)
+    parts, finish, by = compose(Ask("m", stop=("never", stop)), FaultScript(), 16, None, ROOM)
     whole = "".join(f"w{number} " for number in range(16))
     assert "".join(str(part) for part in parts) == whole[: whole.index(stop)]
     assert (finish, by) == ("stop", stop)
-    kept, _, _ = compose(Ask("m", stop=(stop,), keeps_stop=True), Script(), 16, None, ROOM)
+    kept, _, _ = compose(Ask("m", stop=(stop,), keeps_stop=True), FaultScript(), 16, None, ROOM)
     assert "".join(str(part) for part in kept) == whole[: whole.index(stop) + len(stop)]
 
 
@@ -103,7 +103,7 @@ def test_stop_strings(stop: str) -> None:
 )
 def test_limits(limit: int | None, room: int, tokens: int, finish: str) -> None:
     """`max_tokens` and what is left of the context end an answer, and it says so only if there was more to say."""
-    parts, why, _ = compose(Ask("m", max_tokens=limit), Script(), 16, None, room)
+    parts, why, _ = compose(Ask("m", max_tokens=limit), FaultScript(), 16, None, room)
     assert (len(parts), why) == (tokens, finish)
 
 
@@ -113,7 +113,7 @@ def test_calls() -> None:
     tools = (Tool("weather", schema), Tool("clock", {"type": "object"}))
 
     def called(*turns: Turn, **more: str) -> list[str]:
-        parts, finish, _ = compose(Ask("m", turns, tools=tools, tool=more.get("tool")), Script(), 4, None, ROOM)
+        parts, finish, _ = compose(Ask("m", turns, tools=tools, tool=more.get("tool")), FaultScript(), 4, None, ROOM)
         calls = [part.call for part in parts if isinstance(part, Part) and part.last and part.call]
         assert finish == ("tool_calls" if calls else "stop")
         for call in calls:

@@ -25,7 +25,7 @@ from tokenlane.config.exit_codes import FAILED, UserError
 from tokenlane.config.host.children import ended, started
 from tokenlane.routing.support.tasks import background
 
-__all__ = ["Party", "Tasks", "party"]
+__all__ = ["ChildProcess", "Tasks", "child_process"]
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ _BROKEN_OFF_S = 2.0
 _DEATH_S = 0.5
 
 
-class Party:
-    """A process that was started, as its parent sees it. Get one with `party`."""
+class ChildProcess:
+    """A process that was started, as its parent sees it. Get one with `child_process`."""
 
     def __init__(self, name: str, process: Process) -> None:
         self._name = name
@@ -65,7 +65,7 @@ class Party:
 
 
 @asynccontextmanager
-async def party(name: str, **arguments: JsonValue) -> AsyncIterator[Party]:
+async def child_process(name: str, **arguments: JsonValue) -> AsyncIterator[ChildProcess]:
     """Start a process for the tasks `name`, `module:function`, and end it with the block."""
     process = await started(
         asyncio.create_subprocess_exec(
@@ -78,7 +78,7 @@ async def party(name: str, **arguments: JsonValue) -> AsyncIterator[Party]:
     )
     assert process.stdin is not None
     try:
-        yield Party(name, process)
+        yield ChildProcess(name, process)
         process.stdin.write(_GOODBYE)
     finally:
         process.stdin.close()

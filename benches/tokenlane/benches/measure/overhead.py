@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import floor, load, metronome
-from .child_process import Party, party
+from .child_process import ChildProcess, child_process
 from .load import Heard
 
 __all__ = ["FULL", "QUICK", "Overhead", "Plan", "measure", "table"]
@@ -149,11 +149,11 @@ class _Scene:
     """The processes."""
 
     redis: Redis
-    backend: Party
-    worker: Party
-    bare: Party
-    agent: Party
-    floor: Party
+    backend: ChildProcess
+    worker: ChildProcess
+    bare: ChildProcess
+    agent: ChildProcess
+    floor: ChildProcess
 
     async def server_cpu_s(self) -> float:
         used = await self.redis.info("cpu")
@@ -166,15 +166,15 @@ async def _scene(plan: Plan) -> AsyncIterator[_Scene]:
     async with (
         EmbeddedServer() as server,
         Redis.from_url(server.url) as redis,
-        party(_name(metronome.metronome)) as backend,
-        party(_name(floor.echo), redis=server.url),
-        party(_name(floor.asking), redis=server.url) as asking,
+        child_process(_name(metronome.metronome)) as backend,
+        child_process(_name(floor.echo), redis=server.url),
+        child_process(_name(floor.asking), redis=server.url) as asking,
     ):
         url = await backend.ask(str, "url")
         async with (
-            party(_name(load.worker), redis=server.url, endpoint=url, capacity=most) as worker,
-            party(_name(load.bare), endpoint=url) as bare,
-            party(_name(load.agent), redis=server.url) as agent,
+            child_process(_name(load.worker), redis=server.url, endpoint=url, capacity=most) as worker,
+            child_process(_name(load.bare), endpoint=url) as bare,
+            child_process(_name(load.agent), redis=server.url) as agent,
         ):
             await worker.ask(type(None), "ready")
             yield _Scene(redis, backend, worker, bare, agent, asking)
@@ -201,7 +201,7 @@ async def _turn(scene: _Scene, client: str, level: Level) -> _Turn:
         clocks["server"] = scene.server_cpu_s
         return {name: await clock() for name, clock in clocks.items()}
 
-    asking: Party = getattr(scene, client)
+    asking: ChildProcess = getattr(scene, client)
     before = await used()
     heard = await asking.ask(
         Heard, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=level.spread_s

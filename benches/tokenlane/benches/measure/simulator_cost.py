@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from tokenlane.benches.simulator import Simulator
 
-from .child_process import Party, Tasks, party
+from .child_process import ChildProcess, Tasks, child_process
 
 __all__ = ["FULL", "QUICK", "Cost", "Plan", "measure", "server", "writer"]
 
@@ -96,22 +96,22 @@ async def _at(level: Level, progress: Callable[[str], None]) -> AtPace:
     cpu_us: dict[str, float] = {}
     for api in APIS:
         at = f"{__name__}:{server.__name__}"
-        async with party(at, api=api, streams=level.streams, spacing_ms=level.spacing_ms) as backend:
+        async with child_process(at, api=api, streams=level.streams, spacing_ms=level.spacing_ms) as backend:
             cpu_us[api] = await _cost(backend, level, _question(api, level.tokens))
         progress(f"{api}, {level.spacing_ms:g} ms: {cpu_us[api]:.2f} us")
     at = f"{__name__}:{writer.__name__}"
-    async with party(at, streams=level.streams, tokens=level.tokens, spacing_ms=level.spacing_ms) as bare:
+    async with child_process(at, streams=level.streams, tokens=level.tokens, spacing_ms=level.spacing_ms) as bare:
         write_us = await _cost(bare, level, b"")
     progress(f"writing alone, {level.spacing_ms:g} ms: {write_us:.2f} us")
     return AtPace(**level.model_dump(exclude={"rounds"}), cpu_us=cpu_us, write_us=write_us)
 
 
-async def _cost(backend: Party, level: Level, question: bytes) -> float:
+async def _cost(backend: ChildProcess, level: Level, question: bytes) -> float:
     host, port = await backend.ask(tuple[str, int], "address")
     return median([await _round(backend, host, port, question, level) for _ in range(level.rounds)][1:])
 
 
-async def _round(backend: Party, host: str, port: int, question: bytes, level: Level) -> float:
+async def _round(backend: ChildProcess, host: str, port: int, question: bytes, level: Level) -> float:
     before = await backend.cpu_s()
     async with asyncio.TaskGroup() as group:
         for _ in range(level.streams):

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from .fault_script import Script
+from .fault_script import FaultScript
 from .http.clock import Clock
-from .http.player import Stage
+from .http.player import Player
 from .log import Received
 from .model.answer import Answer, Ask, Turn, compose
 from .model.models import Instance, Model, Models
@@ -73,7 +73,7 @@ class Engine:
         self.waiting = 0
         self.sleeping = False
         self._freed = asyncio.Semaphore(capacity)
-        self._stages: dict[Stage, None] = {}
+        self._players: dict[Player, None] = {}
 
     @property
     def running(self) -> int:
@@ -81,18 +81,18 @@ class Engine:
         return sum(slot is not None for slot in self.slots)
 
     @contextmanager
-    def on_stage(self, stage: Stage) -> Iterator[None]:
+    def playing(self, player: Player) -> Iterator[None]:
         """While it is, `abort` ends it."""
-        self._stages[stage] = None
+        self._players[player] = None
         try:
             yield
         finally:
-            del self._stages[stage]
+            del self._players[player]
 
     def abort(self) -> None:
         """End all answers under way."""
-        for stage in self._stages:
-            stage.stop("abort")
+        for player in self._players:
+            player.stop("abort")
 
     def tell(self, answer: Answer, sent: int) -> None:
         """Count an answer that is over."""
@@ -130,7 +130,7 @@ class Engine:
             self.slots[place] = None
             self._freed.release()
 
-    async def instance(self, model: Model, script: Script, *, context_length: int | None = None) -> Instance:
+    async def instance(self, model: Model, script: FaultScript, *, context_length: int | None = None) -> Instance:
         """The model in memory, loaded if it is not there.
 
         Raises:
@@ -144,7 +144,7 @@ class Engine:
             raise Refused("load_failed", "CUDA error: out of memory", model=model.name)
         return await self.models.load(model, context_length)
 
-    def answer(self, index: int, ask: Ask, model: str, context_length: int, script: Script) -> Answer:
+    def answer(self, index: int, ask: Ask, model: str, context_length: int, script: FaultScript) -> Answer:
         """What the model says to this.
 
         Raises:
@@ -169,7 +169,7 @@ def _shorter(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return turns[: places[0]] + turns[places[0] + 1 :] if len(places) > 1 else ()
 
 
-def _finish(script: Script, finish: str) -> str | None:
+def _finish(script: FaultScript, finish: str) -> str | None:
     if script.no_end:
         return None
     return finish if script.finish_reason == "stop" else script.finish_reason

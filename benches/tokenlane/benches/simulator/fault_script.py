@@ -1,4 +1,4 @@
-"""What the simulated back end does with one request."""
+"""What goes wrong with one request to the simulated back end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
-__all__ = ["Script"]
+__all__ = ["FaultScript"]
 
 
-class Script(BaseModel):
-    """One request's fate. Unset fields are the simulator's defaults.
+class FaultScript(BaseModel):
+    """What goes wrong with one request. Unset fields are the simulator's defaults.
 
     `*_after` count tokens already sent, of a pull its lines of progress.
     """
@@ -90,4 +90,4 @@ class Script(BaseModel):
         return sorted({value for name in _PLACES if (value := getattr(self, name)) is not None})
 
 
-_PLACES = tuple(name for name in Script.model_fields if name.endswith("_after"))
+_PLACES = tuple(name for name in FaultScript.model_fields if name.endswith("_after"))

@@ -18,7 +18,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.settings.positions import line_of, lines_of
 
-from .fault_script import Script
+from .fault_script import FaultScript
 
 __all__ = ["Fault", "Faults", "parse_faults", "read_faults"]
 
@@ -26,7 +26,7 @@ _LARGEST_BYTES = 1 << 20
 _TABLE = "fault"
 
 
-class Fault(Script):
+class Fault(FaultScript):
     """A script, and the requests it is for."""
 
     request: int = Field(1, ge=1)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from .condition import Bell
+from .condition import Condition
 from .model.answer import Part
 
 __all__ = ["Ending", "Log", "Received"]
@@ -78,7 +78,7 @@ class Log(deque[Received]):
 
     def __init__(self) -> None:
         super().__init__(maxlen=KEPT)
-        self.bell = Bell()
+        self.changed = Condition()
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
@@ -87,4 +87,4 @@ class Log(deque[Received]):
             TimeoutError: it did not in time.
         """
         async with asyncio.timeout(timeout_s):
-            await self.bell.wait_for(condition)
+            await self.changed.wait_for(condition)

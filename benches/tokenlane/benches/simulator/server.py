@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,32 +19,33 @@ from pydantic import JsonValue, ValidationError
 from .control import control_pages
 from .dialects import DIALECTS
 from .dialects.base import Page, Work
-from .dialects.encoder import Voice
+from .dialects.encoder import Encoder
+from .dialects.request_fields import json_object, model_named
 from .engine import Engine, Pace
-from .fault_script import Script
+from .exchange import Exchange
+from .fault_script import FaultScript
 from .faults import Fault, Faults
-from .http.encoded_chat import ChatSpeech
-from .http.hostile import bomb, endless_headers
+from .http.early_answer import close, early_answer
+from .http.encoded_chat import EncodedChat
 from .http.player import Broken, Cut, Silence
-from .http.wire import Wire
 from .log import Log, Received
 from .model.answer import Ask
 from .model.models import Model, Models
 from .model.refusals import Refused
-from .request_context import Visit
 
 __all__ = ["Simulator"]
 
 _BODY_BYTES = 64 * 1024 * 1024
-_NO_FAULT = Script()
-_VISIT = web.RequestKey("visit", Visit)
+_NO_FAULT = FaultScript()
+_EXCHANGE = web.RequestKey("exchange", Exchange)
 
 
 class Simulator:
     """The server, an async context manager.
 
-    A request's fate is the `simulate` object in its body, else a fault that fits it, else, for a chat, the next of
-    `faults`; else it is served. What was received, and how each request ended, is in `log` and under `/simulator/`.
+    What goes wrong with a request is the `simulate` object in its body, else a fault that fits it, else, for a chat,
+    the next of `faults`; else nothing does. What was received, and how each request ended, is in `log` and under
+    `/simulator/`.
 
     Args:
         api: whose dialect it speaks, one of `dialects.DIALECTS`.
@@ -84,7 +84,7 @@ class Simulator:
         pull_ms: float = 0,
         seed: int | None = None,
         api_key: str | None = None,
-        faults: Sequence[Script] = (),
+        faults: Sequence[FaultScript] = (),
         tls: ssl.SSLContext | None = None,
         socket: Path | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Simulator:
             seed=seed,
         )
         self._dialect = kind(self.engine)
-        self._voices = self._dialect.voices()
+        self._encoders = self._dialect.encoders()
         self._works = self._dialect.works()
         self._count = 0
         self._runner: web.AppRunner | None = None
@@ -129,7 +129,7 @@ class Simulator:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=_BODY_BYTES, middlewares=[self._meet])
         pages: dict[str, Page] = {
-            **{f"POST {path}": partial(self._chat, voice) for path, voice in self._voices.items()},
+            **{f"POST {path}": partial(self._chat, encoder) for path, encoder in self._encoders.items()},
             **{name: partial(self._work, work) for name, work in self._works.items()},
             **self._dialect.pages(),
             **control_pages(self.log, self.engine, self.release),
@@ -195,30 +195,25 @@ class Simulator:
 
     @web.middleware
     async def _meet(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Find out a request's fate, and let it meet what does not depend on the page."""
+        """Pick what goes wrong with a request, and do what does not depend on the page."""
         if request.path.startswith("/simulator/"):
             return await handler(request)
         body = await request.read()
+        parsed = json_object(body)
+        chats = request.method == "POST" and request.path in self._encoders
+        model = model_named(parsed)
         try:
-            parsed = json.loads(body) if body else {}
-        except ValueError:
-            parsed = {}
-        if not isinstance(parsed, dict):
-            parsed = {}
-        chats = request.method == "POST" and request.path in self._voices
-        model = _model_in(parsed)
-        try:
-            script = self._fate(request.path, model, parsed, chats=chats)
+            script = self._pick_fault(request.path, model, parsed, chats=chats)
         except ValidationError as error:
             return web.json_response(self._dialect.error(400, str(error)), status=400)
         if not chats and f"{request.method} {request.path}" not in self._works:
             return await self._told(request, handler, script)
         received = Received(self._count, body, dict(request.headers), model, _peer(request), request.path)
-        received.cut = partial(_close, request)
+        received.cut = partial(close, request)
         self._count += 1
         self.log.append(received)
-        self.log.bell.ring()
-        request[_VISIT] = Visit(request, received, script, self.engine, self.log, self._dialect.keeps_alive)
+        self.log.changed.notify()
+        request[_EXCHANGE] = Exchange(request, received, script, self.engine, self.log, self._dialect.keeps_alive)
         try:
             return await self._answered(request, handler, received, script)
         except (asyncio.CancelledError, ConnectionError):
@@ -230,21 +225,21 @@ class Simulator:
                 received.end("failed")
             received.held = False
             received.cut = lambda: None  # a connection may serve others by now
-            self.log.bell.ring()
+            self.log.changed.notify()
 
-    def _fate(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> Script:
+    def _pick_fault(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> FaultScript:
         if "simulate" in parsed:
-            return Script.model_validate(parsed["simulate"])
+            return FaultScript.model_validate(parsed["simulate"])
         if (found := self._scripted.due(path, model, chats=chats)) is not None:
             return found
         return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
-    async def _told(self, request: web.Request, handler: Handler, script: Script) -> web.StreamResponse:
+    async def _told(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
         """A page that only tells: it is not logged."""
         if self._locked(request):
             return self._dialect.refusal(Refused("unauthorized"))
         await asyncio.sleep((script.ttft_ms or 0) / 1000)
-        if (early := await self._instead(request, script)) is not None:
+        if (early := await early_answer(request, script, self._dialect)) is not None:
             return early
         try:
             return await handler(request)
@@ -254,9 +249,9 @@ class Simulator:
             return self._dialect.no_route(request)
 
     async def _answered(
-        self, request: web.Request, handler: Handler, received: Received, script: Script
+        self, request: web.Request, handler: Handler, received: Received, script: FaultScript
     ) -> web.StreamResponse:
-        if (early := await self._instead(request, script)) is not None:
+        if (early := await early_answer(request, script, self._dialect)) is not None:
             received.end("refused")
             return early
         try:
@@ -271,13 +266,13 @@ class Simulator:
             return web.json_response(self._dialect.error(broken.status, broken.error), status=broken.status)
         except Cut:
             received.end("failed")
-            _close(request)
+            close(request)
             return web.Response()
         except Silence:
             received.end("failed")
-            self.log.bell.ring()
+            self.log.changed.notify()
             await received.released.wait()
-            _close(request)
+            close(request)
             return web.Response()
         if received.ended is None:
             received.end("completed")
@@ -288,53 +283,33 @@ class Simulator:
             return False
         return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
 
-    async def _instead(self, request: web.Request, script: Script) -> web.StreamResponse | None:
-        """What the script has in place of the page."""
-        if script.drop:
-            _close(request)
-            return web.Response()
-        if script.endless_headers:
-            return await endless_headers(Wire(request))
-        if script.gzip_bomb_bytes is not None:
-            kind = script.content_type or next(iter(self._voices.values())).stream_type
-            return await bomb(Wire(request), script.gzip_bomb_bytes, kind)
-        status = script.status or (307 if script.location else None)
-        if status is None:
-            return None
-        headers = {"Retry-After": script.retry_after, "Location": script.location}
-        return web.json_response(
-            self._dialect.error(status, script.error),
-            status=status,
-            headers={name: value for name, value in headers.items() if value is not None},
-        )
-
     # What a back end serves.
 
     async def _work(self, work: Work, request: web.Request) -> web.StreamResponse:
-        visit = request[_VISIT]
-        if visit.script.ttft_ms:
-            await asyncio.sleep(visit.script.ttft_ms / 1000)
-        return await work(visit)
+        exchange = request[_EXCHANGE]
+        if exchange.script.ttft_ms:
+            await asyncio.sleep(exchange.script.ttft_ms / 1000)
+        return await work(exchange)
 
-    async def _chat(self, voice: Voice, request: web.Request) -> web.StreamResponse:
-        visit = request[_VISIT]
+    async def _chat(self, encoder: Encoder, request: web.Request) -> web.StreamResponse:
+        exchange = request[_EXCHANGE]
         if not request.body_exists:
             raise Refused("bad_request", "missing request body")
-        ask = voice.read(self._dialect.parsed(await request.read()))
+        ask = encoder.read(self._dialect.parsed(await request.read()))
         try:
-            return await self._speak(voice, visit, ask)
+            return await self._speak(encoder, exchange, ask)
         except Refused as refused:
-            events = voice.refused(refused) if ask.stream else None
+            events = encoder.refused(refused) if ask.stream else None
             if events is None:
                 raise
-            visit.received.end("refused")
-            return visit.say_all(voice.stream_type, events)
+            exchange.received.end("refused")
+            return exchange.say_all(encoder.stream_type, events)
 
-    async def _speak(self, voice: Voice, visit: Visit, ask: Ask) -> web.StreamResponse:
-        dialect, engine, script, received = self._dialect, self.engine, visit.script, visit.received
+    async def _speak(self, encoder: Encoder, exchange: Exchange, ask: Ask) -> web.StreamResponse:
+        dialect, engine, script, received = self._dialect, self.engine, exchange.script, exchange.received
         model = dialect.chosen(ask)
         ask = dialect.settled(ask, model)
-        if (other := dialect.instead(voice, ask, model, script)) is not None:
+        if (other := dialect.instead(encoder, ask, model, script)) is not None:
             return await other
         loop = asyncio.get_running_loop()
         came = loop.time()
@@ -344,15 +319,13 @@ class Simulator:
             async with engine.slot(received):
                 named = dialect.named(ask, instance.model)
                 answer = engine.answer(received.index, ask, named, dialect.context(instance), script)
-                answer.request_id = visit.request.headers.get("X-Request-Id", "")
+                answer.request_id = exchange.request.headers.get("X-Request-Id", "")
                 answer.load_s, answer.queued_s = loaded - came, loop.time() - loaded
-                speech = ChatSpeech(voice, answer)
-                received.said, received.prefill = (
-                    answer.parts,
-                    ask.prefill,
-                )
+                encoded = EncodedChat(encoder, answer)
+                received.said, received.prefill = answer.parts, ask.prefill
+                pace = engine.pace
                 try:
-                    response = await visit.perform(speech, engine.pace.first_s, engine.pace.next_s, stream=ask.stream)
+                    response = await exchange.perform(encoded, pace.first_s, pace.next_s, stream=ask.stream)
                     if received.ended is None:  # before its slot is free
                         received.end("completed")
                 finally:
@@ -365,17 +338,5 @@ def _model(model: str | Model) -> Model:
     return Model.parse(model) if isinstance(model, str) else model
 
 
-def _model_in(body: dict[str, JsonValue]) -> str:
-    for name in ("model", "name", "instance_id"):
-        if isinstance(found := body.get(name), str):
-            return found
-    return ""
-
-
 def _peer(request: web.Request) -> str:
     return "" if request.transport is None else str(request.transport.get_extra_info("peername"))
-
-
-def _close(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.close()

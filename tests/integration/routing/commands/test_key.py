@@ -16,7 +16,7 @@ from tests.integration.farm import Ended, Farm, farm
 from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, read_key_file, write_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
@@ -133,7 +133,7 @@ async def test_a_worker_that_does_not_say_its_keys_is_not_taken_to_have_them(
 async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: Farm) -> None:
     """A request sealed before the change, and one after, are both answered by the worker that ran all the time."""
     old = read_key_file(server.key_file).keys[0]
-    options: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=1).model_dump(mode="json")}
+    options: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=1).model_dump(mode="json")}
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
         await pool.set_policy(Policy(lease_ms=900))
         await opened.worker("gpu0", backend, "--capacity", "1")
@@ -179,7 +179,7 @@ async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer
 
 async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, opened: Farm) -> None:
     """A worker that has the pool's key ends such requests, waiting or given back, and goes on with all others."""
-    options: dict[str, JsonValue] = {"simulate": Script(pieces=WORDS, hold_after=0).model_dump(mode="json")}
+    options: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=0).model_dump(mode="json")}
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
         await pool.set_policy(Policy(lease_ms=900))
         first = await opened.worker("gpu0", backend, "--capacity", "1")

@@ -12,7 +12,7 @@ from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.lanes.offer import Announcement
@@ -61,7 +61,7 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
         return not await toy_serves()
 
     async with (
-        Simulator(api="llamacpp", faults=[Script(hold_after=1)]) as toy,
+        Simulator(api="llamacpp", faults=[FaultScript(hold_after=1)]) as toy,
         Client(site.url) as client,
     ):
         child = await up(site, toy, port, **({"TOKENLANE_LANE": "gpu0"} if named else {}))

@@ -14,7 +14,7 @@ from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Policy
@@ -69,7 +69,7 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
     """`up` sees its worker die, and no lease has to lapse before what that ran is run again."""
     await pool.set_policy(Policy(lease_ms=600_000))
-    async with Simulator(faults=[Script(hold_after=0)]) as simulator, Client(site.url) as client:
+    async with Simulator(faults=[FaultScript(hold_after=0)]) as simulator, Client(site.url) as client:
         up = await site.tokenlane("up", "--supervised", "--provider", "openai", "--endpoint", simulator.url)
         await says(up, "Stop:  Ctrl-C")
         async with client.chat("hello", role="planner") as stream:

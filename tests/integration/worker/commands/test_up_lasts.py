@@ -20,10 +20,10 @@ from tests.live.commands import Command, left_running, running, surroundings
 from tests.processes import is_gone
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.producer import Client
 
-HELD: dict[str, JsonValue] = {"simulate": Script(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
+HELD: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
 READY = "Stop:  Ctrl-C"
 
 

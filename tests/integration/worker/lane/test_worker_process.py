@@ -15,7 +15,7 @@ from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import CANCELLED, OK, USAGE
 from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.decide.policy import Policy
@@ -95,7 +95,7 @@ async def started_by(pool: Pool, asker: Asker) -> int:
 
 async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hub: Hub) -> None:
     """SIGTERM lets a running answer end, then the process ends with 0 and leaves nothing of the request."""
-    async with Simulator(faults=[Script(hold_after=2)]) as simulator, worker(redis_url, simulator) as child:
+    async with Simulator(faults=[FaultScript(hold_after=2)]) as simulator, worker(redis_url, simulator) as child:
         asker = await ask(pool, hub)
         await simulator.held()
         child.send_signal(signal.SIGTERM)
@@ -110,7 +110,7 @@ async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hu
 
 async def test_a_short_drain_interrupts(redis_url: str, pool: Pool, hub: Hub) -> None:
     """What does not end in its time is closed; begun, it is interrupted, and the agent has the part."""
-    faults = [Script(hold_after=2)]
+    faults = [FaultScript(hold_after=2)]
     async with Simulator(faults=faults) as simulator, worker(redis_url, simulator, "--drain", "0") as child:
         asker = await ask(pool, hub)
         await simulator.held()
@@ -124,7 +124,7 @@ async def test_a_short_drain_interrupts(redis_url: str, pool: Pool, hub: Hub) ->
 
 async def test_a_second_ctrl_c_drains_no_longer(redis_url: str, pool: Pool, hub: Hub) -> None:
     """The first Ctrl-C drains, the second gives back at once what was not begun."""
-    async with Simulator(faults=[Script(hold_after=0)]) as simulator, worker(redis_url, simulator) as child:
+    async with Simulator(faults=[FaultScript(hold_after=0)]) as simulator, worker(redis_url, simulator) as child:
         asker = await ask(pool, hub)
         await simulator.held()
         child.send_signal(signal.SIGINT)
@@ -149,7 +149,7 @@ async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Po
     """A request whose worker is killed is run anew by another if nothing was delivered, and else interrupted."""
     await pool.set_policy(Policy(lease_ms=LEASE_MS))
     async with (
-        Simulator(faults=[Script(hold_after=delivered)]) as simulator,
+        Simulator(faults=[FaultScript(hold_after=delivered)]) as simulator,
         worker(redis_url, simulator) as one,
         worker(redis_url, simulator) as two,
     ):
@@ -185,7 +185,7 @@ async def test_arqs_own_command_runs_a_lane(redis_url: str, pool: Pool, hub: Hub
 async def test_arqs_own_command_drains(redis_url: str, pool: Pool, hub: Hub) -> None:
     """Told to stop, it lets the running answer end, while new work goes to the lane's other worker."""
     async with (
-        Simulator(faults=[Script(hold_after=2)]) as simulator,
+        Simulator(faults=[FaultScript(hold_after=2)]) as simulator,
         process(*ARQ, environment=arq_environment(redis_url, simulator)) as child,
     ):
         held = await ask(pool, hub)

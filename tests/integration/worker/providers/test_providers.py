@@ -17,7 +17,7 @@ from tests.backend import Reply, driven
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import (
     BadRequest,
@@ -71,16 +71,16 @@ def lane(
     )
 
 
-def request(text: str = "q", script: Script | None = None) -> ChatRequest:
+def request(text: str = "q", script: FaultScript | None = None) -> ChatRequest:
     extra = None if script is None else {"simulate": script.model_dump(mode="json", exclude_unset=True)}
     return ChatRequest(role="r", messages=[Message(role="user", content=text)], extra=extra)
 
 
-async def answer(provider: LlmProvider, script: Script | None = None) -> list[TokenDelta]:
+async def answer(provider: LlmProvider, script: FaultScript | None = None) -> list[TokenDelta]:
     return [delta async for delta in provider.chat(request(script=script), "sim")]
 
 
-async def failure(provider: LlmProvider, script: Script) -> tuple[str, LlmError]:
+async def failure(provider: LlmProvider, script: FaultScript) -> tuple[str, LlmError]:
     """The text that came before the error, and the error."""
     pieces: list[str] = []
 
@@ -143,7 +143,7 @@ async def test_ollamas_models() -> None:
 async def test_a_redirect_takes_the_key_nowhere(provider: LlmProvider) -> None:
     """A back end that redirects is an error: the host it names gets no request, so no credentials either."""
     async with Simulator() as other:
-        moved = Script(status=307, location=f"{other.url}/v1/chat/completions")
+        moved = FaultScript(status=307, location=f"{other.url}/v1/chat/completions")
         _, raised = await failure(provider, moved)
         assert type(raised) is ProviderDown
         assert "redirect" in raised.message
@@ -187,42 +187,42 @@ def test_what_is_sent_is_received(text: str) -> None:
 async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
     """Characters split over chunks come out whole."""
     pieces = ("é", "中文", "😀", "a\u2028b")
-    deltas = await answer(provider, Script(pieces=pieces, split_bytes=size))
+    deltas = await answer(provider, FaultScript(pieces=pieces, split_bytes=size))
     assert tuple(delta.text for delta in deltas[:-1]) == pieces
 
 
 @pytest.mark.parametrize(
     ("script", "error", "retryable", "before"),
     [
-        (Script(status=400), BadRequest, False, ""),
-        (Script(status=400, error={"type": "exceed_context_size_error"}), ContextTooLong, False, ""),
-        (Script(status=401), Unauthorized, False, ""),
-        (Script(status=404), ModelNotFound, False, ""),
-        (Script(status=429, retry_after="7"), RateLimited, True, ""),
-        (Script(status=500), ProviderDown, True, ""),
-        (Script(status=302, location="http://127.0.0.1:1/"), ProviderDown, False, ""),
-        (Script(status=200), ProviderDown, True, ""),
-        (Script(drop=True), ProviderDown, True, ""),
-        (Script(error_after=0), ProviderDown, True, ""),
-        (Script(error_after=2), ProviderDown, True, "w0 w1 "),
-        (Script(error_after=2, error="text"), ProviderDown, True, "w0 w1 "),
-        (Script(cut_after=0), ProviderDown, True, ""),
-        (Script(cut_after=2), ProviderDown, True, "w0 w1 "),
-        (Script(malformed_after=1), UnreadableAnswer, False, "w0 "),
-        (Script(huge_line_after=1), UnreadableAnswer, False, "w0 "),
-        (Script(answers_as="other"), ModelNotFound, False, ""),
-        (Script(finish_reason=None), Interrupted, False, "w0 w1 w2 w3 "),
-        (Script(finish_reason=None, done=False), Interrupted, False, "w0 w1 w2 w3 "),
-        (Script(finish_reason=None, tokens=0), Interrupted, True, ""),
-        (Script(finish_reason="abort"), Interrupted, False, "w0 w1 w2 w3 "),
-        (Script(content_type="text/html"), UnreadableAnswer, False, ""),
+        (FaultScript(status=400), BadRequest, False, ""),
+        (FaultScript(status=400, error={"type": "exceed_context_size_error"}), ContextTooLong, False, ""),
+        (FaultScript(status=401), Unauthorized, False, ""),
+        (FaultScript(status=404), ModelNotFound, False, ""),
+        (FaultScript(status=429, retry_after="7"), RateLimited, True, ""),
+        (FaultScript(status=500), ProviderDown, True, ""),
+        (FaultScript(status=302, location="http://127.0.0.1:1/"), ProviderDown, False, ""),
+        (FaultScript(status=200), ProviderDown, True, ""),
+        (FaultScript(drop=True), ProviderDown, True, ""),
+        (FaultScript(error_after=0), ProviderDown, True, ""),
+        (FaultScript(error_after=2), ProviderDown, True, "w0 w1 "),
+        (FaultScript(error_after=2, error="text"), ProviderDown, True, "w0 w1 "),
+        (FaultScript(cut_after=0), ProviderDown, True, ""),
+        (FaultScript(cut_after=2), ProviderDown, True, "w0 w1 "),
+        (FaultScript(malformed_after=1), UnreadableAnswer, False, "w0 "),
+        (FaultScript(huge_line_after=1), UnreadableAnswer, False, "w0 "),
+        (FaultScript(answers_as="other"), ModelNotFound, False, ""),
+        (FaultScript(finish_reason=None), Interrupted, False, "w0 w1 w2 w3 "),
+        (FaultScript(finish_reason=None, done=False), Interrupted, False, "w0 w1 w2 w3 "),
+        (FaultScript(finish_reason=None, tokens=0), Interrupted, True, ""),
+        (FaultScript(finish_reason="abort"), Interrupted, False, "w0 w1 w2 w3 "),
+        (FaultScript(content_type="text/html"), UnreadableAnswer, False, ""),
     ],
 )
 async def test_each_fault_is_its_error(
     provider: LlmProvider,
     simulator: Simulator,
     api: str,
-    script: Script,
+    script: FaultScript,
     error: type[LlmError],
     retryable: bool,
     before: str,
@@ -242,7 +242,7 @@ async def test_each_fault_is_its_error(
 
 async def test_the_answer_is_whole_without_usage_or_done(provider: LlmProvider) -> None:
     """The finish mark alone decides; usage and `[DONE]` may be missing."""
-    deltas = await answer(provider, Script(usage=False, done=False))
+    deltas = await answer(provider, FaultScript(usage=False, done=False))
     assert deltas[-1].finish_reason == "stop"
     assert deltas[-1].usage is None
 
@@ -250,7 +250,7 @@ async def test_the_answer_is_whole_without_usage_or_done(provider: LlmProvider) 
 async def test_no_first_token_in_time(simulator: Simulator, api: str) -> None:
     """A back end that accepts and then says nothing is a time-out of the first token."""
     async with default_registry().create(lane(simulator.url, api, first_token_timeout_s=0.3)) as provider:
-        text, raised = await failure(provider, Script(hold_after=0))
+        text, raised = await failure(provider, FaultScript(hold_after=0))
     assert type(raised) is Timeout
     assert "first token within 0.3 s" in raised.message
     assert text == ""
@@ -261,7 +261,7 @@ async def test_no_first_token_in_time(simulator: Simulator, api: str) -> None:
 async def test_no_next_token_in_time(simulator: Simulator, api: str) -> None:
     """A back end that stops in the middle is a time-out of the next token."""
     async with default_registry().create(lane(simulator.url, api, token_timeout_s=0.05)) as provider:
-        text, raised = await failure(provider, Script(hold_after=2))
+        text, raised = await failure(provider, FaultScript(hold_after=2))
     assert type(raised) is Timeout
     assert "next token within 0.05 s" in raised.message
     assert text == "w0 w1 "
@@ -270,7 +270,7 @@ async def test_no_next_token_in_time(simulator: Simulator, api: str) -> None:
 async def test_pings_are_no_tokens(simulator: Simulator, api: str) -> None:
     """A server that keeps the connection open while its engine hangs does not stop the clock."""
     async with default_registry().create(lane(simulator.url, api, token_timeout_s=0.2)) as provider:
-        text, raised = await failure(provider, Script(hold_after=1, ping_ms=10))
+        text, raised = await failure(provider, FaultScript(hold_after=1, ping_ms=10))
     assert type(raised) is Timeout
     assert text == "w0 "
 
@@ -279,7 +279,7 @@ async def test_an_answer_may_not_take_for_ever(simulator: Simulator, api: str) -
     """Tokens that keep coming do not stop the clock of the whole answer."""
     endless = replace(lane(simulator.url, api), total_timeout_s=0.2)
     async with default_registry().create(endless) as provider:
-        text, raised = await failure(provider, Script(tokens=100_000, itl_ms=5))
+        text, raised = await failure(provider, FaultScript(tokens=100_000, itl_ms=5))
     assert type(raised) is Timeout
     assert "not whole after 0.2 s" in raised.message
     assert text.startswith("w0 w1 ")
@@ -287,7 +287,7 @@ async def test_an_answer_may_not_take_for_ever(simulator: Simulator, api: str) -
 
 async def test_an_answer_in_one_page_is_no_stream(provider: LlmProvider) -> None:
     """HTTP 200 with an error in the body is an error, and what it says is the detail."""
-    _, raised = await failure(provider, Script(status=200, error={"message": "boom"}))
+    _, raised = await failure(provider, FaultScript(status=200, error={"message": "boom"}))
     assert type(raised) is ProviderDown
     assert "boom" in raised.detail
     assert "boom" not in str(raised)
@@ -298,7 +298,7 @@ async def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         async with default_registry().create(lane(f"http://127.0.0.1:{unused.getsockname()[1]}")) as provider:
-            _, raised = await failure(provider, Script())
+            _, raised = await failure(provider, FaultScript())
             assert type(raised) is ProviderDown
             assert "cannot be reached" in raised.message
             with pytest.raises(ProviderDown, match="cannot be reached"):
@@ -318,7 +318,7 @@ async def test_a_back_end_that_comes_up_is_waited_for() -> None:
 @pytest.mark.parametrize("after", [0, 2])
 async def test_closing_frees_the_slot(provider: LlmProvider, simulator: Simulator, after: int) -> None:
     """Cancelling whoever reads closes the connection, and the back end's only slot serves the next request."""
-    reading = asyncio.create_task(answer(provider, Script(hold_after=after)))
+    reading = asyncio.create_task(answer(provider, FaultScript(hold_after=after)))
     await simulator.held()
     assert simulator.running == 1
     reading.cancel()
@@ -331,7 +331,7 @@ async def test_closing_frees_the_slot(provider: LlmProvider, simulator: Simulato
 
 async def test_closing_the_generator_frees_the_slot(provider: LlmProvider, simulator: Simulator) -> None:
     """So does closing the generator after a delta."""
-    stream = provider.chat(request(script=Script(hold_after=1)), "sim")
+    stream = provider.chat(request(script=FaultScript(hold_after=1)), "sim")
     assert (await anext(stream)).text == "w0 "
     await stream.aclose()
     await simulator.ended()
@@ -341,7 +341,7 @@ async def test_closing_the_generator_frees_the_slot(provider: LlmProvider, simul
 
 async def test_cancelling_before_the_back_end_answers(provider: LlmProvider, simulator: Simulator) -> None:
     """A request that waits in the back end's own queue leaves it when it is cancelled."""
-    first = asyncio.create_task(answer(provider, Script(hold_after=0)))
+    first = asyncio.create_task(answer(provider, FaultScript(hold_after=0)))
     await simulator.held()
     second = asyncio.create_task(answer(provider))
     await simulator.wait_for(lambda: len(simulator.log) == 2)

@@ -11,20 +11,20 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.engine import Engine
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.exchange import Exchange
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import Ask
 from tokenlane.benches.simulator.model.models import Instance, Model
 from tokenlane.benches.simulator.model.refusals import Refused
-from tokenlane.benches.simulator.request_context import Visit
 
-from .encoder import Voice
+from .encoder import Encoder
 from .request_fields import parse
 
 __all__ = ["Dialect", "Page", "Work"]
 
 
 Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Work = Callable[[Visit], Awaitable[web.StreamResponse]]
+Work = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Dialect(ABC):
@@ -44,7 +44,7 @@ class Dialect(ABC):
         self.models = engine.models
 
     @abstractmethod
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """How it chats, by path."""
 
     def works(self) -> Mapping[str, Work]:
@@ -83,7 +83,9 @@ class Dialect(ABC):
         """
         return parse(body)
 
-    def instead(self, voice: Voice, ask: Ask, model: Model, script: Script) -> Awaitable[web.StreamResponse] | None:
+    def instead(
+        self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
+    ) -> Awaitable[web.StreamResponse] | None:
         """What a request gets that asks for no answer."""
         return None
 
@@ -98,7 +100,7 @@ class Dialect(ABC):
             raise Refused("model_missing", model=ask.model)
         return model
 
-    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
         """The model in memory.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How a server puts an answer."""
+"""How a server encodes an answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["Voice", "quoted"]
+__all__ = ["Encoder", "quoted"]
 
 _MARK = "\0"
 
 
-class Voice(ABC):
+class Encoder(ABC):
     """One way to chat with a server. It makes bytes; when, and whether, they are sent is not its business."""
 
     stream_type: ClassVar[str]

@@ -11,7 +11,19 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.model.answer import Tool, Turn
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["boolean", "integer", "openai_turns", "parse", "seconds", "stops", "text_of", "texts", "tools_of"]
+__all__ = [
+    "boolean",
+    "integer",
+    "json_object",
+    "model_named",
+    "openai_turns",
+    "parse",
+    "seconds",
+    "stops",
+    "text_of",
+    "texts",
+    "tools_of",
+]
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -151,3 +163,20 @@ def seconds(value: JsonValue) -> float | None:
 
 def _total(found: Iterable[re.Match[str]]) -> float:
     return sum(float(part[1]) * _UNITS_S[part[2]] for part in found)
+
+
+def json_object(body: bytes) -> dict[str, JsonValue]:
+    """The body as an object; empty if it is none."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def model_named(body: dict[str, JsonValue]) -> str:
+    """The model a request names, wherever a dialect has that; empty if it names none."""
+    for name in ("model", "name", "instance_id"):
+        if isinstance(found := body.get(name), str):
+            return found
+    return ""

@@ -1,4 +1,4 @@
-"""An answer in the voice of a server."""
+"""A chat answer, encoded as a server of a dialect sends it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from itertools import islice
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.encoder import Voice, quoted
+from tokenlane.benches.simulator.dialects.encoder import Encoder, quoted
 from tokenlane.benches.simulator.model.answer import Answer
 
-__all__ = ["ChatSpeech"]
+__all__ = ["EncodedChat"]
 
 
-class ChatSpeech:
-    """What a `Stage` wants, of an answer and a voice."""
+class EncodedChat:
+    """What a `Player` wants, from an answer and an encoder."""
 
-    def __init__(self, voice: Voice, answer: Answer) -> None:
-        self._voice, self._answer, self._parts = voice, answer, answer.parts
-        self.stream_type, self.late_head = voice.stream_type, voice.late_head
-        self.ping, self.malformed, self.huge_start = voice.ping, voice.malformed, voice.huge_start
+    def __init__(self, encoder: Encoder, answer: Answer) -> None:
+        self._encoder, self._answer, self._parts = encoder, answer, answer.parts
+        self.stream_type, self.late_head = encoder.stream_type, encoder.late_head
+        self.ping, self.malformed, self.huge_start = encoder.ping, encoder.malformed, encoder.huge_start
 
     @property
     def steps(self) -> int:
@@ -28,11 +28,11 @@ class ChatSpeech:
 
     def say(self) -> Iterator[bytes]:
         """Its tokens. Around text there is always the same."""
-        voice, answer = self._voice, self._answer
-        yield voice.first(answer, self._parts[0])
-        before, after = voice.around(answer)
+        encoder, answer = self._encoder, self._answer
+        yield encoder.first(answer, self._parts[0])
+        before, after = encoder.around(answer)
         for part in islice(self._parts, 1, None):
-            yield before + quoted(part) + after if isinstance(part, str) else voice.frame(answer, part)
+            yield before + quoted(part) + after if isinstance(part, str) else encoder.frame(answer, part)
 
     def stop(self, finish: str, said: int) -> None:
         """End it here, for this reason."""
@@ -40,21 +40,21 @@ class ChatSpeech:
         del self._parts[said:]
 
     def ending(self) -> Iterator[bytes]:
-        """See `Voice`."""
-        return self._voice.ending(self._answer)
+        """See `Encoder`."""
+        return self._encoder.ending(self._answer)
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """See `Voice`."""
-        return self._voice.failing(status, error)
+        """See `Encoder`."""
+        return self._encoder.failing(status, error)
 
     def departed(self) -> Iterator[bytes]:
-        """See `Voice`."""
-        return self._voice.departed(self._answer)
+        """See `Encoder`."""
+        return self._encoder.departed(self._answer)
 
     def whole(self) -> JsonValue:
-        """See `Voice`."""
-        return self._voice.whole(self._answer)
+        """See `Encoder`."""
+        return self._encoder.whole(self._answer)
 
     def headers(self) -> dict[str, str]:
         """Of the answer that is not streamed."""
-        return self._voice.headers(self._answer)
+        return self._encoder.headers(self._answer)

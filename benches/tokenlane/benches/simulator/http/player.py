@@ -1,4 +1,4 @@
-"""Saying something to one client, step by step, with all that its script has in store on the way."""
+"""Sends an encoded answer to one client step by step, with the faults that its script has in store."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Protocol
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.log import Received
 
 from .clock import Clock
 from .wire import Wire
 
-__all__ = ["Broken", "Cut", "Silence", "Speech", "Stage"]
+__all__ = ["Broken", "Cut", "Encoded", "Player", "Silence"]
 
 _ENDLESS_BYTES = 1 << 30
 _BLOCK = b"x" * 65_536
 
 
-class Speech(Protocol):
+class Encoded(Protocol):
     """What is said, in a server's own framing."""
 
     @property
@@ -108,29 +108,29 @@ class _Over(Exception):
         self.cut = cut
 
 
-class Stage:
-    """One speech to one client."""
+class Player:
+    """One encoded answer, sent to one client."""
 
     def __init__(
         self,
         clock: Clock,
         received: Received,
-        script: Script,
-        speech: Speech,
+        script: FaultScript,
+        encoded: Encoded,
         wire: Wire | None,
         changed: Callable[[], None],
     ) -> None:
         self._clock, self._changed = clock, changed
-        self._received, self._script, self._speech, self._wire = received, script, speech, wire
+        self._received, self._script, self._encoded, self._wire = received, script, encoded, wire
         self._at = 0
         self._stopped = False
-        self._said = speech.say()
+        self._said = encoded.say()
         self._last = b""
 
     def stop(self, finish: str) -> None:
         """Say no more steps; the ending follows with the next beat."""
         self._stopped = True
-        self._speech.stop(finish, self._at)
+        self._encoded.stop(finish, self._at)
 
     def _say(self, until: int) -> Iterator[bool]:
         """Say the steps up to this one, each when it is asked for; False if the client is behind."""
@@ -160,10 +160,10 @@ class Stage:
             Silence: the script wants it.
         """
         try:
-            if not self._speech.late_head:
+            if not self._encoded.late_head:
                 self._head()
             await self._steps(first_s, next_s)
-            for data in self._speech.ending():
+            for data in self._encoded.ending():
                 await self._drip(data)
         except _Over as over:
             self._received.end("failed")
@@ -175,7 +175,7 @@ class Stage:
         return None if self._wire is None else self._wire.end()
 
     async def _steps(self, first_s: float, next_s: float) -> None:
-        steps = self._speech.steps
+        steps = self._encoded.steps
         places = [place for place in self._script.places() if place <= steps]
         wait_s = first_s
         if not steps or 0 in places:
@@ -203,7 +203,7 @@ class Stage:
 
     def _head(self) -> None:
         if self._wire is not None and not self._wire.begun:
-            kind = self._script.content_type or self._speech.stream_type
+            kind = self._script.content_type or self._encoded.stream_type
             self._wire.head(200, {"Content-Type": kind, "Cache-Control": "no-cache"})
 
     def _write(self, data: bytes) -> None:
@@ -232,7 +232,7 @@ class Stage:
 
     async def _happen(self, place: int) -> None:
         """What the script has in store before step `place`."""
-        script, speech = self._script, self._speech
+        script, encoded = self._script, self._encoded
         if script.stall_after == place:
             await asyncio.sleep(script.stall_ms / 1000)
         if script.hold_after == place:
@@ -240,21 +240,21 @@ class Stage:
         if script.duplicate_after == place:
             await self._drip(self._last)
         if script.malformed_after == place:
-            await self._drip(speech.malformed)
+            await self._drip(encoded.malformed)
         if script.huge_line_after == place:
-            await self._drip(speech.huge_start + b"x" * script.huge_line_bytes)
+            await self._drip(encoded.huge_start + b"x" * script.huge_line_bytes)
         if script.endless_line_after == place:
-            await self._endless(speech.huge_start)
+            await self._endless(encoded.huge_start)
         await self._end_at(place)
 
     async def _end_at(self, place: int) -> None:
         """The ways to end here."""
-        script, speech = self._script, self._speech
+        script, encoded = self._script, self._encoded
         if place in (script.error_after, script.unload_after):
             if self._wire is not None and not self._wire.begun:
                 raise Broken(500, script.error)
             unloaded = script.unload_after == place
-            for data in speech.departed() if unloaded else speech.failing(500, script.error):
+            for data in encoded.departed() if unloaded else encoded.failing(500, script.error):
                 await self._drip(data)
             raise _Over
         if script.half_open_after == place:
@@ -267,7 +267,7 @@ class Stage:
         received.held = True
         self._changed()
         while ping_ms is not None and not received.released.is_set():
-            await self._drip(self._speech.ping)
+            await self._drip(self._encoded.ping)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ping_ms / 1000):
                     await received.released.wait()

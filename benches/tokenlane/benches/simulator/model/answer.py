@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 
 from .text import after, count_tokens, example, pieces_of, words
 
@@ -129,7 +129,7 @@ class Answer:
     ask: Ask
     model: str
     """That is named in it."""
-    script: Script
+    script: FaultScript
     parts: list[str | Part]
     finish: str | None
     stopped_by: str | None = None
@@ -163,7 +163,7 @@ class Answer:
 
 
 def compose(
-    ask: Ask, script: Script, tokens: int, seed: int | None, room: int
+    ask: Ask, script: FaultScript, tokens: int, seed: int | None, room: int
 ) -> tuple[list[str | Part], str, str | None]:
     """The answer's parts, why it ends, and the stop string that ended it.
 

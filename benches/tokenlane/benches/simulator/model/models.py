@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from tokenlane.benches.simulator.condition import Bell
+from tokenlane.benches.simulator.condition import Condition
 
 from .refusals import Refused
 
@@ -162,7 +162,7 @@ class Models:
         self._coming: tuple[Model, ...] = ()
         """What takes room already, though it is not there yet."""
         self._loading: dict[str, asyncio.Task[Instance]] = {}
-        self._freed = Bell()
+        self._freed = Condition()
 
     def _by_name(self, models: Iterable[Model]) -> dict[str, Model]:
         named = [model if self._exact else replace(model, name=_with_tag(model.name)) for model in models]
@@ -273,7 +273,7 @@ class Models:
         """Take it out of memory, once nobody uses it."""
         instance.leaving = True
         self.loaded()
-        self._freed.ring()
+        self._freed.notify()
 
     @contextmanager
     def using(self, instance: Instance) -> Iterator[None]:
@@ -285,7 +285,7 @@ class Models:
             instance.users -= 1
             instance.used_at = time.monotonic()
             self.loaded()
-            self._freed.ring()
+            self._freed.notify()
 
     def download(self, name: str) -> Download | None:
         """The pull of this name, begun or taken up again; None if there is no such model."""

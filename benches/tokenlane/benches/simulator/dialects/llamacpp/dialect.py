@@ -9,9 +9,10 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Page
-from tokenlane.benches.simulator.dialects.encoder import Voice
-from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
-from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.encoder import Encoder
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
+from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder
 from tokenlane.benches.simulator.dialects.request_fields import integer, parse
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.model.models import Instance, Model
@@ -46,7 +47,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 }
 
 
-class LlamaCppVoice(OpenAiVoice):
+class LlamaCppEncoder(OpenAiEncoder):
     """It continues a last assistant message, and says it again: in one chunk with the first new token."""
 
     fingerprint: ClassVar[str | None] = "b0-simulator"
@@ -90,12 +91,12 @@ class LlamaCppVoice(OpenAiVoice):
 class LlamaCppDialect(OpenAiDialect):
     """One model, whose name in a request is ignored."""
 
-    voice: ClassVar[type[OpenAiVoice]] = LlamaCppVoice
+    encoder: ClassVar[type[OpenAiEncoder]] = LlamaCppEncoder
     owner: ClassVar[str] = "llamacpp"
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """Chat, and prompts."""
-        return {**super().voices(), "/v1/completions": CompletionVoice(self.voice())}
+        return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
     def pages(self) -> Mapping[str, Page]:
         """Its own pages besides OpenAI's."""
@@ -200,5 +201,5 @@ class LlamaCppDialect(OpenAiDialect):
         return web.json_response({"tokens": token_ids(str(body.get("content", "")))})
 
     async def _apply_template(self, request: web.Request) -> web.Response:
-        ask = LlamaCppVoice().read(parse(await request.read()))
+        ask = LlamaCppEncoder().read(parse(await request.read()))
         return web.json_response({"prompt": ask.prompt})

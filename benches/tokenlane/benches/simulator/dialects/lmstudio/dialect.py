@@ -12,16 +12,17 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Page, Work
-from tokenlane.benches.simulator.dialects.encoder import Voice
-from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
-from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.encoder import Encoder
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
+from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, event
 from tokenlane.benches.simulator.dialects.request_fields import integer, parse
 from tokenlane.benches.simulator.engine import Engine
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.exchange import Exchange
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Download, Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
-from tokenlane.benches.simulator.request_context import Visit
 
 __all__ = ["LmStudioDialect"]
 
@@ -50,7 +51,7 @@ _KEY_WANTED = (
 )
 
 
-class LmStudioVoice(OpenAiVoice):
+class LmStudioEncoder(OpenAiEncoder):
     """Every chunk has the role; an error in the stream is an event of that name."""
 
     role_in_each: ClassVar[bool] = True
@@ -93,7 +94,7 @@ class LmStudioVoice(OpenAiVoice):
 class LmStudioDialect(OpenAiDialect):
     """Models are downloaded, loaded by name or by the first request; a request for an unknown one may get another."""
 
-    voice: ClassVar[type[OpenAiVoice]] = LmStudioVoice
+    encoder: ClassVar[type[OpenAiEncoder]] = LmStudioEncoder
     preloads: ClassVar[bool] = False
     owner: ClassVar[str] = "organization_owner"
     floats_only: ClassVar[bool] = True
@@ -106,9 +107,9 @@ class LmStudioDialect(OpenAiDialect):
         """All: `dimensions` is not read."""
         return None
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """Chat, and prompts."""
-        return {**super().voices(), "/v1/completions": CompletionVoice(self.voice())}
+        return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings by two paths, downloads, loading and unloading."""
@@ -163,7 +164,7 @@ class LmStudioDialect(OpenAiDialect):
             return chatting[0].model
         raise Refused("model_missing" if chatting else "not_loaded", model=ask.model)
 
-    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
         """A request loads the model; the one that another request loaded goes."""
         if present := self.models.instances_of(model):
             if script.unloaded or script.out_of_memory:
@@ -234,14 +235,14 @@ class LmStudioDialect(OpenAiDialect):
             listed.append({**entry, "loaded_context_length": loaded[0].context_length} if loaded else entry)
         return web.json_response({"object": "list", "data": listed})
 
-    async def _load(self, visit: Visit) -> web.StreamResponse:
+    async def _load(self, exchange: Exchange) -> web.StreamResponse:
         """Loads the model, once more if it is there already."""
-        body = parse(await visit.request.read())
+        body = parse(await exchange.request.read())
         name = str(body.get("model") or "")
         model = self.models.find(name)
         if model is None:
             return _native(404, "model_not_found", f'Model "{name}" not found.')
-        if visit.script.out_of_memory:
+        if exchange.script.out_of_memory:
             return _native(500, "internal_error", f'Failed to load model "{name}". Error: out of memory')
         start = time.monotonic()
         context = integer(body, "context_length")
@@ -259,9 +260,9 @@ class LmStudioDialect(OpenAiDialect):
             said["load_config"] = {"context_length": instance.context_length}
         return web.json_response(said)
 
-    async def _unload(self, visit: Visit) -> web.StreamResponse:
+    async def _unload(self, exchange: Exchange) -> web.StreamResponse:
         """By the id of the instance, not by the model's name."""
-        body = parse(await visit.request.read())
+        body = parse(await exchange.request.read())
         wanted = str(body.get("instance_id") or "")
         instance = self.models.instance(wanted)
         if instance is None:
@@ -269,8 +270,8 @@ class LmStudioDialect(OpenAiDialect):
         self.models.unload(instance)
         return web.json_response({"instance_id": wanted})
 
-    async def _start_download(self, visit: Visit) -> web.StreamResponse:
-        body = parse(await visit.request.read())
+    async def _start_download(self, exchange: Exchange) -> web.StreamResponse:
+        body = parse(await exchange.request.read())
         name = str(body.get("model") or "")
         self._advance()
         download = self.models.download(name)
@@ -279,9 +280,9 @@ class LmStudioDialect(OpenAiDialect):
         if download.whole:
             return web.json_response({"status": "already_downloaded"})
         running = [job for job in self._jobs.values() if job.download is download and job.status == "downloading"]
-        job = running[0] if running else _Job(f"job_{len(self._jobs) + 1}", download, corrupt=visit.script.corrupt)
+        job = running[0] if running else _Job(f"job_{len(self._jobs) + 1}", download, corrupt=exchange.script.corrupt)
         self._jobs[job.id] = job
-        visit.received.sent = 1
+        exchange.received.sent = 1
         return web.json_response(job.told())
 
     async def _download_status(self, request: web.Request) -> web.Response:

@@ -12,19 +12,19 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Page, Work
-from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, seconds, texts
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.exchange import Exchange
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import BEGIN, Ask
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import count_tokens
 from tokenlane.benches.simulator.model.vectors import embedding
-from tokenlane.benches.simulator.request_context import Visit
 
-from .encoders import ChatVoice, CompatibleVoice, GenerateVoice, moment
-from .pull import PullSpeech
+from .encoders import ChatEncoder, CompatibleEncoder, GenerateEncoder, moment
+from .pull import EncodedPull
 
 __all__ = ["OllamaDialect"]
 
@@ -56,9 +56,13 @@ class OllamaDialect(OpenAiDialect):
     most_loaded: ClassVar[int | None] = 3
     owner: ClassVar[str] = "library"
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """Three ways to chat."""
-        return {"/api/chat": ChatVoice(), "/api/generate": GenerateVoice(), "/v1/chat/completions": CompatibleVoice()}
+        return {
+            "/api/chat": ChatEncoder(),
+            "/api/generate": GenerateEncoder(),
+            "/v1/chat/completions": CompatibleEncoder(),
+        }
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings, pulls, and what changes the models there are."""
@@ -112,7 +116,7 @@ class OllamaDialect(OpenAiDialect):
         """As it was asked for."""
         return ask.model
 
-    async def ready(self, ask: Ask, model: Model, script: Script) -> Instance:
+    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
         """Another context length than the loaded one is a reload."""
         wanted = ask.context_length
         for instance in self.models.instances_of(model):
@@ -124,25 +128,27 @@ class OllamaDialect(OpenAiDialect):
         """Each request says how long the model stays."""
         self._keep(instance, ask.keep_alive)
 
-    def instead(self, voice: Voice, ask: Ask, model: Model, script: Script) -> Awaitable[web.StreamResponse] | None:
+    def instead(
+        self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
+    ) -> Awaitable[web.StreamResponse] | None:
         """Without messages or prompt the model is only loaded, or unloaded; and a prompt may only be shown."""
         if ask.render_only:
             return self._show_prompt(ask)
-        if ask.turns or ask.prefill or not isinstance(voice, ChatVoice):
+        if ask.turns or ask.prefill or not isinstance(encoder, ChatEncoder):
             return None
-        return self._move(voice, ask, model, script)
+        return self._move(encoder, ask, model, script)
 
     async def _show_prompt(self, ask: Ask) -> web.StreamResponse:
         shown: JsonValue = {"rendered_template": ask.prompt if ask.prefill else f"{ask.conversation}{BEGIN}"}
         return web.json_response({"model": ask.model, "created_at": moment(), "_debug_info": shown})
 
-    async def _move(self, voice: ChatVoice, ask: Ask, model: Model, script: Script) -> web.StreamResponse:
+    async def _move(self, encoder: ChatEncoder, ask: Ask, model: Model, script: FaultScript) -> web.StreamResponse:
         if ask.keep_alive is not None and seconds(ask.keep_alive) == 0:
             for instance in self.models.instances_of(model):
                 self.models.unload(instance)
-            return web.json_response(voice.moved(ask, "unload"))
+            return web.json_response(encoder.moved(ask, "unload"))
         self._keep(await self.ready(ask, model, script), ask.keep_alive)
-        return web.json_response(voice.moved(ask, "load"))
+        return web.json_response(encoder.moved(ask, "load"))
 
     def _keep(self, instance: Instance, keep_alive: JsonValue) -> None:
         kept_s = _KEPT_S if keep_alive is None else seconds(keep_alive)
@@ -151,15 +157,15 @@ class OllamaDialect(OpenAiDialect):
 
     # Embeddings.
 
-    async def _embed(self, visit: Visit) -> web.StreamResponse:
-        body = parse(await visit.request.read())
+    async def _embed(self, exchange: Exchange) -> web.StreamResponse:
+        body = parse(await exchange.request.read())
         given = body.get("input")
         inputs = [] if given in (None, "") else texts(given)
         if inputs is None:
             raise Refused("bad_request", "invalid input type")
         start = time.perf_counter_ns()
         model = self._embedder(body, inputs)
-        instance = await self.engine.instance(model, visit.script)
+        instance = await self.engine.instance(model, exchange.script)
         loaded = time.perf_counter_ns()
         counts = [min(count_tokens(text), instance.context_length) for text in inputs]
         if not boolean(body, "truncate", True):
@@ -168,13 +174,13 @@ class OllamaDialect(OpenAiDialect):
                     limit = instance.context_length
                     raise Refused("input_too_long", model=model.name, tokens=count, limit=limit)
         with self.models.using(instance):
-            async with self.engine.slot(visit.received):
+            async with self.engine.slot(exchange.received):
                 kept = integer(body, "dimensions")
                 vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, kept)] for text in inputs]
         self._keep(instance, body.get("keep_alive"))
         return web.json_response(
             {
-                "model": visit.script.answers_as or body.get("model"),
+                "model": exchange.script.answers_as or body.get("model"),
                 "embeddings": vectors,
                 "total_duration": time.perf_counter_ns() - start,
                 "load_duration": loaded - start,
@@ -182,14 +188,14 @@ class OllamaDialect(OpenAiDialect):
             }
         )
 
-    async def _embed_one(self, visit: Visit) -> web.StreamResponse:
+    async def _embed_one(self, exchange: Exchange) -> web.StreamResponse:
         """The older way: one text, and the vector as it is."""
-        body = parse(await visit.request.read())
+        body = parse(await exchange.request.read())
         text = str(body.get("prompt") or "")
         model = self._embedder(body, [text])
-        instance = await self.engine.instance(model, visit.script)
+        instance = await self.engine.instance(model, exchange.script)
         with self.models.using(instance):
-            async with self.engine.slot(visit.received):
+            async with self.engine.slot(exchange.received):
                 vector: list[JsonValue] = [*embedding(model.name, text, model.dimensions)] if text else []
         self._keep(instance, body.get("keep_alive"))
         return web.json_response({"embedding": vector})
@@ -259,22 +265,22 @@ class OllamaDialect(OpenAiDialect):
         there = {digest for model in self.models.on_disk.values() for digest, _ in model.layers}
         return web.Response(status=200 if wanted in there else 404)
 
-    async def _pull(self, visit: Visit) -> web.StreamResponse:
-        body = parse(await visit.request.read())
+    async def _pull(self, exchange: Exchange) -> web.StreamResponse:
+        body = parse(await exchange.request.read())
         name = str(body.get("model") or body.get("name") or "")
         if not name:
             raise Refused("bad_request", "model is required")
         stream = boolean(body, "stream", True)
-        speech = PullSpeech(self.models, name, visit.script)
-        visit.received.said = speech.lines
-        response = await visit.perform(speech, 0, self.engine.pace.pull_s / PULL_STEPS, stream=stream)
-        if speech.failed is None:
+        encoded = EncodedPull(self.models, name, exchange.script)
+        exchange.received.said = encoded.lines
+        response = await exchange.perform(encoded, 0, self.engine.pace.pull_s / PULL_STEPS, stream=stream)
+        if encoded.failed is None:
             return response
-        visit.received.end("failed")
-        return response if stream else web.json_response({"error": speech.failed}, status=500)
+        exchange.received.end("failed")
+        return response if stream else web.json_response({"error": encoded.failed}, status=500)
 
-    async def _copy(self, visit: Visit) -> web.StreamResponse:
-        body = parse(await visit.request.read())
+    async def _copy(self, exchange: Exchange) -> web.StreamResponse:
+        body = parse(await exchange.request.read())
         model = self._known(str(body.get("source") or ""))
         name = str(body.get("destination") or "")
         if not name:
@@ -282,8 +288,8 @@ class OllamaDialect(OpenAiDialect):
         self.models.on_disk[name] = replace(model, name=name)
         return web.Response()
 
-    async def _delete(self, visit: Visit) -> web.StreamResponse:
-        body = parse(await visit.request.read())
+    async def _delete(self, exchange: Exchange) -> web.StreamResponse:
+        body = parse(await exchange.request.read())
         self.models.delete(self._known(str(body.get("model") or body.get("name") or "")))
         return web.Response()
 

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.encoder import Voice
-from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.encoder import Encoder
+from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, event
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, openai_turns, stops, tools_of
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["ChatVoice", "CompatibleVoice", "GenerateVoice", "line", "moment"]
+__all__ = ["ChatEncoder", "CompatibleEncoder", "GenerateEncoder", "line", "moment"]
 
 _LEVELS = ("low", "medium", "high", "max")
 
@@ -30,7 +30,7 @@ def moment() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-class ChatVoice(Voice):
+class ChatEncoder(Encoder):
     """`/api/chat`: a line of JSON a piece, the last with `done`. A last assistant message is continued."""
 
     stream_type: ClassVar[str] = "application/x-ndjson"
@@ -139,7 +139,7 @@ class ChatVoice(Voice):
         return iter(())
 
 
-class GenerateVoice(ChatVoice):
+class GenerateEncoder(ChatEncoder):
     """`/api/generate`: a prompt instead of messages."""
 
     def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
@@ -152,7 +152,7 @@ class GenerateVoice(ChatVoice):
         return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
 
-class CompatibleVoice(OpenAiVoice):
+class CompatibleEncoder(OpenAiEncoder):
     """`/v1/chat/completions`: an error in mid-stream becomes an empty chunk, and the stream just ends."""
 
     reasoning_field: ClassVar[str | None] = "reasoning"

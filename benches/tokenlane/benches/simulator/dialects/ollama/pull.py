@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.fault_script import Script
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.models import Models
 
 from .encoders import line
 
-__all__ = ["PullSpeech"]
+__all__ = ["EncodedPull"]
 
 
-class PullSpeech:
+class EncodedPull:
     """The manifest, then the layers in turns, each by its own count; what has come stays when the pull breaks off.
 
     A failure is a line too: the first one has been sent by then, with status 200.
@@ -27,7 +27,7 @@ class PullSpeech:
     malformed = b'{"status": \n'
     huge_start = b'{"status": "'
 
-    def __init__(self, models: Models, name: str, script: Script) -> None:
+    def __init__(self, models: Models, name: str, script: FaultScript) -> None:
         self._models, self._script = models, script
         self._download = models.download(name)
         self.lines: list[str] = []

@@ -10,19 +10,19 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.model.answer import BEGIN, Answer, Ask, Part
 from tokenlane.benches.simulator.model.refusals import Refused
 
-from .dialect import OpenAiVoice, event
+from .encoder import OpenAiEncoder, event
 
-__all__ = ["CompletionVoice"]
+__all__ = ["CompletionEncoder"]
 
 
-class CompletionVoice(OpenAiVoice):
+class CompletionEncoder(OpenAiEncoder):
     """`/v1/completions`. A prompt that holds a begun answer is continued there.
 
     Args:
         chat: how the same server chats: its limits and errors are these.
     """
 
-    def __init__(self, chat: OpenAiVoice) -> None:
+    def __init__(self, chat: OpenAiEncoder) -> None:
         self._chat = chat
         self.failing = chat.failing  # type: ignore[method-assign] # what goes wrong is told as in chats
         self.refused = chat.refused  # type: ignore[method-assign] # the same

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Dialect, Page, Work
-from tokenlane.benches.simulator.dialects.encoder import Voice
+from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.request_fields import (
-    boolean,
     integer,
-    openai_turns,
     parse,
-    stops,
     texts,
-    tools_of,
 )
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import count_tokens
 from tokenlane.benches.simulator.model.vectors import embedding
-from tokenlane.benches.simulator.request_context import Visit
 
-__all__ = ["OpenAiDialect", "OpenAiVoice", "event"]
+from .encoder import OpenAiEncoder
 
-DONE = b"data: [DONE]\n\n"
+__all__ = ["OpenAiDialect"]
 
 _UNABLE = Words(503, "server_error", "The server is currently unable to serve this model.")
 _CANNOT = Words(400, "invalid_request_error", "The model `{model}` does not support this.")
@@ -62,213 +56,15 @@ _REFUSALS: Mapping[Reason, Words] = {
 }
 
 
-def event(value: JsonValue, name: str = "") -> bytes:
-    """A server-sent event with this JSON."""
-    data = b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-    return f"event: {name}\n".encode() + data if name else data
-
-
-class OpenAiVoice(Voice):
-    """`/v1/chat/completions`: server-sent events, ended by `[DONE]`."""
-
-    stream_type: ClassVar[str] = "text/event-stream"
-    ping: ClassVar[bytes] = b": ping\n\n"
-    malformed: ClassVar[bytes] = b'data: {"choices": [{"delta": \n\n'
-    huge_start: ClassVar[bytes] = b"data: "
-    role_in_each: ClassVar[bool] = False
-    """Whether every chunk has the role, or the first alone, which has nothing else."""
-    reasoning_field: ClassVar[str | None] = "reasoning_content"
-    """None: it comes in the text, in `<think>`."""
-    done_after_error: ClassVar[bool] = False
-    limit_names: ClassVar[Sequence[str]] = ("max_completion_tokens", "max_tokens")
-    most_stops: ClassVar[int | None] = None
-    fingerprint: ClassVar[str | None] = None
-
-    def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The request's fields; unknown ones are ignored."""
-        turns, prefill = self.prefilled(openai_turns(body.get("messages")), body)
-        schema, formatted = self.format_of(body.get("response_format"))
-        tool, must_call, may_call = self.choice_of(body)
-        options = body.get("stream_options")
-        return Ask(
-            model=str(body.get("model") or ""),
-            turns=turns,
-            prefill=prefill,
-            max_tokens=self.limit(body),
-            stop=stops(body.get("stop"), self.most_stops),
-            seed=integer(body, "seed"),
-            tools=tools_of(body.get("tools")) if may_call else (),
-            tool=tool,
-            must_call=must_call,
-            schema=schema,
-            formatted=formatted,
-            think=False if body.get("reasoning_effort") == "none" else None,
-            stream=boolean(body, "stream", False),
-            usage=isinstance(options, dict) and options.get("include_usage") is True,
-            echo=self.echoes(body, prefill),
-        )
-
-    def limit(self, body: Mapping[str, JsonValue]) -> int | None:
-        """How many tokens the answer may have."""
-        limit = integer(body, *self.limit_names)
-        if limit is not None and limit < 1:
-            raise Refused("bad_request", f"max_tokens must be at least 1, got {limit}.", parameter="max_tokens")
-        return limit
-
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
-        """The conversation, and how the answer begins: here nothing, a last assistant message is one like others."""
-        return turns, ""
-
-    def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """Whether the answer repeats what it begins with."""
-        return False
-
-    def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """The schema the answer is to fit, and whether it is to be JSON at all."""
-        match wanted:
-            case None | {"type": "text"}:
-                return None, False
-            case {"type": "json_object"}:
-                return {"type": "object"}, True
-            case {"type": "json_schema", "json_schema": {"schema": schema}}:
-                return schema, True
-        raise Refused("bad_request", "response_format is not supported", parameter="response_format")
-
-    def choice_of(self, body: Mapping[str, JsonValue]) -> tuple[str | None, bool, bool]:
-        """The tool that must be called, whether any must, and whether any may."""
-        match body.get("tool_choice"):
-            case None | "auto":
-                return None, False, True
-            case "none":
-                return None, False, False
-            case "required":
-                return None, True, True
-            case {"type": "function", "function": {"name": str(name)}}:
-                return name, True, True
-        raise Refused("bad_request", "tool_choice is not supported", parameter="tool_choice")
-
-    def opening(self, answer: Answer) -> bytes:
-        """The chunk that has only the role."""
-        return b"" if self.role_in_each else self.chunk(answer, {"role": "assistant", "content": ""})
-
-    def frame(self, answer: Answer, part: Part) -> bytes:
-        """A chunk with one delta."""
-        delta: dict[str, JsonValue] = {"role": "assistant"} if self.role_in_each else {}
-        if part.call is not None:
-            return self.chunk(answer, {**delta, "tool_calls": [self.call_piece(part)]})
-        if part.channel == "reasoning":
-            if self.reasoning_field is None:
-                return self.chunk(answer, {**delta, "content": self.inline(answer, part)})
-            return self.chunk(answer, {**delta, self.reasoning_field: part.text})
-        return self.chunk(answer, {**delta, "content": part.text})
-
-    def inline(self, answer: Answer, part: Part) -> str:
-        """Reasoning as text."""
-        thoughts = [each for each in answer.parts if not isinstance(each, str)]
-        before = "<think>" if part is thoughts[0] else ""
-        return before + part.text + ("</think>" if part is thoughts[-1] else "")
-
-    def call_piece(self, part: Part) -> JsonValue:
-        """A piece of a call: the first has its name."""
-        call = part.call
-        assert call is not None
-        if part.first:
-            function: JsonValue = {"name": call.name, "arguments": part.text}
-            return {"index": call.index, "id": call.id, "type": "function", "function": function}
-        return {"index": call.index, "function": {"arguments": part.text}}
-
-    def finish(self, answer: Answer) -> str | None:
-        """The finish reason as the server says it."""
-        return answer.finish
-
-    def ending(self, answer: Answer) -> Iterator[bytes]:
-        """The finish mark, the usage if it was asked for, `[DONE]`."""
-        script = answer.script
-        if not answer.parts:
-            yield self.opening(answer)
-        if answer.finish is not None:
-            delta: JsonValue = {"role": "assistant", "content": ""} if self.role_in_each else {}
-            yield self.chunk(answer, delta, self.finish(answer))
-        if script.usage and answer.ask.usage and not script.no_end:
-            yield event({**self.envelope(answer), "choices": [], "usage": self.usage(answer)})
-        if script.done and not script.no_end:
-            yield DONE
-
-    def usage(self, answer: Answer) -> JsonValue:
-        """The counts."""
-        return {
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.tokens,
-            "total_tokens": answer.prompt_tokens + answer.tokens,
-        }
-
-    def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
-        """A chunk of the stream."""
-        choice: dict[str, JsonValue] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event({**self.envelope(answer), "choices": [{**choice, **self.more(answer, finish)}]})
-
-    def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
-        """What else a choice has."""
-        return {}
-
-    def identity(self, answer: Answer) -> str:
-        """The answer's id."""
-        return f"chatcmpl-{answer.request_id or answer.index}"
-
-    def envelope(self, answer: Answer) -> dict[str, JsonValue]:
-        """What every chunk has."""
-        known: dict[str, JsonValue] = {
-            "id": self.identity(answer),
-            "object": "chat.completion.chunk",
-            "created": answer.created,
-            "model": answer.model,
-        }
-        return known if self.fingerprint is None else {**known, "system_fingerprint": self.fingerprint}
-
-    def whole(self, answer: Answer) -> JsonValue:
-        """The answer as one object."""
-        text = (answer.ask.prefill if answer.ask.echo else "") + answer.text
-        message: dict[str, JsonValue] = {"role": "assistant", "content": text or None if answer.calls else text}
-        if thoughts := answer.reasoning:
-            if self.reasoning_field is None:
-                message["content"] = f"<think>{thoughts}</think>{text}"
-            else:
-                message[self.reasoning_field] = thoughts
-        if answer.calls:
-            message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in answer.calls
-            ]
-        reason = self.finish(answer)
-        choice: dict[str, JsonValue] = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {
-            **self.envelope(answer),
-            "object": "chat.completion",
-            "choices": [{**choice, **self.more(answer, reason)}],
-            "usage": self.usage(answer),
-        }
-
-    def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """The event of an error."""
-        said: JsonValue = {"message": "simulated", "type": "server_error", "param": None, "code": status}
-        return {"error": said if error is None else error}
-
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """An event with the error."""
-        yield event(self.failure(status, error))
-        if self.done_after_error:
-            yield DONE
-
-
 class OpenAiDialect(Dialect):
     """A remote endpoint that speaks OpenAI's dialect and no more."""
 
-    voice: ClassVar[type[OpenAiVoice]] = OpenAiVoice
+    encoder: ClassVar[type[OpenAiEncoder]] = OpenAiEncoder
     owner: ClassVar[str] = "simulator"
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """Chat; servers of one's own complete prompts too."""
-        return {"/v1/chat/completions": self.voice()}
+        return {"/v1/chat/completions": self.encoder()}
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings."""
@@ -303,20 +99,20 @@ class OpenAiDialect(Dialect):
         """A model in the list."""
         return {"id": model.name, "object": "model", "created": 1_760_000_000, "owned_by": self.owner}
 
-    async def embeddings(self, visit: Visit) -> web.StreamResponse:
+    async def embeddings(self, exchange: Exchange) -> web.StreamResponse:
         """`/v1/embeddings`."""
-        body = parse(await visit.request.read())
+        body = parse(await exchange.request.read())
         model = self.embedder(str(body.get("model") or ""))
         inputs = texts(body.get("input"))
         if inputs is None:
             raise Refused("bad_request", "input must be a string or a list of strings", parameter="input")
-        instance = await self.engine.instance(model, visit.script)
+        instance = await self.engine.instance(model, exchange.script)
         kept = self.kept(model, integer(body, "dimensions"))
         counts = [count_tokens(text) for text in inputs]
         if counts and max(counts) > self.context(instance):
             raise Refused("too_long", model=model.name, tokens=max(counts), limit=self.context(instance))
         with self.models.using(instance):
-            async with self.engine.slot(visit.received):
+            async with self.engine.slot(exchange.received):
                 vectors = [embedding(model.name, text, model.dimensions, kept) for text in inputs]
         plain = self.floats_only or body.get("encoding_format") != "base64"
         data: list[JsonValue] = [
@@ -324,7 +120,7 @@ class OpenAiDialect(Dialect):
             for index, vector in enumerate(vectors)
         ]
         usage: JsonValue = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-        name = visit.script.answers_as or model.name
+        name = exchange.script.answers_as or model.name
         return web.json_response({"object": "list", "data": data, "model": name, "usage": usage, **self.stamp()})
 
     def kept(self, model: Model, wanted: int | None) -> int | None:

@@ -10,9 +10,10 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Page, Work
-from tokenlane.benches.simulator.dialects.encoder import Voice
-from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
-from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect, OpenAiVoice, event
+from tokenlane.benches.simulator.dialects.encoder import Encoder
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
+from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, event
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, stops
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.model.models import Model
@@ -38,7 +39,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 _GUARDED = {"/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions", "/tokenize"}
 
 
-class TgiVoice(OpenAiVoice):
+class TgiEncoder(OpenAiEncoder):
     """Every chunk has the role, no answer an id; what goes wrong in a stream has status 200."""
 
     role_in_each: ClassVar[bool] = True
@@ -115,7 +116,7 @@ class TgiVoice(OpenAiVoice):
         return self.failing(422, {"message": message, "http_status_code": 422})
 
 
-class GenerateVoice(Voice):
+class GenerateEncoder(Encoder):
     """`/generate` and `/generate_stream`: a prompt, and no `[DONE]`."""
 
     stream_type: ClassVar[str] = "text/event-stream"
@@ -193,15 +194,15 @@ class GenerateVoice(Voice):
 class TgiDialect(OpenAiDialect):
     """One model, whose name in a request is ignored and repeated."""
 
-    voice: ClassVar[type[OpenAiVoice]] = TgiVoice
+    encoder: ClassVar[type[OpenAiEncoder]] = TgiEncoder
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """OpenAI's way, and its own two."""
         return {
-            "/v1/chat/completions": TgiVoice(),
-            "/v1/completions": CompletionVoice(TgiVoice()),
-            "/generate": GenerateVoice(stream=False),
-            "/generate_stream": GenerateVoice(stream=True),
+            "/v1/chat/completions": TgiEncoder(),
+            "/v1/completions": CompletionEncoder(TgiEncoder()),
+            "/generate": GenerateEncoder(stream=False),
+            "/generate_stream": GenerateEncoder(stream=True),
         }
 
     def works(self) -> Mapping[str, Work]:
@@ -313,7 +314,7 @@ class TgiDialect(OpenAiDialect):
         return web.json_response(_tokens(str(body.get("inputs") or "")))
 
     async def _chat_tokenize(self, request: web.Request) -> web.Response:
-        ask = TgiVoice().read(self.parsed(await request.read()))
+        ask = TgiEncoder().read(self.parsed(await request.read()))
         text = ask.prompt
         return web.json_response({"tokenize_response": _tokens(text), "templated_text": text})
 

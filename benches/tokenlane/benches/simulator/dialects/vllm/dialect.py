@@ -10,15 +10,16 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.base import Page, Work
-from tokenlane.benches.simulator.dialects.encoder import Voice
-from tokenlane.benches.simulator.dialects.openai.completions import CompletionVoice
-from tokenlane.benches.simulator.dialects.openai.dialect import DONE, OpenAiDialect, OpenAiVoice
+from tokenlane.benches.simulator.dialects.encoder import Encoder
+from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
+from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
+from tokenlane.benches.simulator.dialects.openai.encoder import DONE, OpenAiEncoder
 from tokenlane.benches.simulator.dialects.request_fields import boolean, parse
+from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
 from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import token_ids
-from tokenlane.benches.simulator.request_context import Visit
 
 __all__ = ["VllmDialect"]
 
@@ -44,7 +45,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 }
 
 
-class VllmVoice(OpenAiVoice):
+class VllmEncoder(OpenAiEncoder):
     """The first chunk has only the role, errors in the stream are followed by `[DONE]`."""
 
     reasoning_field: ClassVar[str | None] = "reasoning"
@@ -101,7 +102,7 @@ class VllmVoice(OpenAiVoice):
 class VllmDialect(OpenAiDialect):
     """One model, which either chats or makes embeddings; it batches what it gets and queues without bound."""
 
-    voice: ClassVar[type[OpenAiVoice]] = VllmVoice
+    encoder: ClassVar[type[OpenAiEncoder]] = VllmEncoder
     owner: ClassVar[str] = "vllm"
 
     def _serves(self, path: str) -> bool:
@@ -111,11 +112,11 @@ class VllmDialect(OpenAiDialect):
             return any(embeds)
         return not all(embeds)
 
-    def voices(self) -> Mapping[str, Voice]:
+    def encoders(self) -> Mapping[str, Encoder]:
         """Chat and prompts, unless all it has are embeddings."""
         if not self._serves("/v1/chat/completions"):
             return {}
-        return {**super().voices(), "/v1/completions": CompletionVoice(VllmVoice())}
+        return {**super().encoders(), "/v1/completions": CompletionEncoder(VllmEncoder())}
 
     def works(self) -> Mapping[str, Work]:
         """Embeddings, if it makes them, sleeping and waking."""
@@ -201,7 +202,7 @@ class VllmDialect(OpenAiDialect):
         return web.json_response({"server_load": self.engine.running + self.engine.waiting})
 
     async def _routes(self, _: web.Request) -> web.Response:
-        paths: dict[str, JsonValue] = {path: {} for path in (*self.voices(), "/v1/models", "/health", "/version")}
+        paths: dict[str, JsonValue] = {path: {} for path in (*self.encoders(), "/v1/models", "/health", "/version")}
         if self._serves("/v1/embeddings"):
             paths["/v1/embeddings"] = {}
         return web.json_response({"openapi": "3.1.0", "info": {"title": "FastAPI"}, "paths": paths})
@@ -209,23 +210,23 @@ class VllmDialect(OpenAiDialect):
     async def _is_sleeping(self, _: web.Request) -> web.Response:
         return web.json_response({"is_sleeping": self.engine.sleeping})
 
-    async def _sleep(self, visit: Visit) -> web.StreamResponse:
+    async def _sleep(self, exchange: Exchange) -> web.StreamResponse:
         """Running requests are aborted unless it is to wait for them."""
-        query = visit.request.query
+        query = exchange.request.query
         self.engine.sleeping = True
         if query.get("mode", "abort") == "abort":
             self.engine.abort()
         return web.json_response({"status": "sleeping", "level": int(query.get("level", "1"))})
 
-    async def _wake_up(self, visit: Visit) -> web.StreamResponse:
+    async def _wake_up(self, exchange: Exchange) -> web.StreamResponse:
         self.engine.sleeping = False
-        return web.json_response({"status": "awake", "tags": visit.request.query.getall("tags", [])})
+        return web.json_response({"status": "awake", "tags": exchange.request.query.getall("tags", [])})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = parse(await request.read())
         model = self.chosen(Ask(str(body.get("model") or "")))
         if "messages" in body:
-            ask = VllmVoice().read(body)
+            ask = VllmEncoder().read(body)
             text = ask.prompt
         else:
             text = str(body.get("prompt", ""))

@@ -9,46 +9,46 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from .engine import Engine
-from .fault_script import Script
-from .http.player import Speech, Stage
+from .fault_script import FaultScript
+from .http.player import Encoded, Player
 from .http.wire import Wire
 from .log import Log, Received
 
-__all__ = ["Visit"]
+__all__ = ["Exchange"]
 
 
 @dataclass(frozen=True)
-class Visit:
-    """The request, what is remembered of it, and its fate."""
+class Exchange:
+    """The request, what is remembered of it, and what goes wrong with it."""
 
     request: web.Request
     received: Received
-    script: Script
+    script: FaultScript
     engine: Engine
     log: Log
     keeps_alive: bool
 
-    async def perform(self, speech: Speech, first_s: float, next_s: float, *, stream: bool) -> web.StreamResponse:
+    async def perform(self, encoded: Encoded, first_s: float, next_s: float, *, stream: bool) -> web.StreamResponse:
         """Say it at this pace, or at the script's; without a stream, all at once when it would have ended.
 
         Raises:
-            Broken, Cut, Silence: as `Stage.perform`.
+            Broken, Cut, Silence: as `Player.perform`.
         """
         script = self.script
         first_s = first_s if script.ttft_ms is None else script.ttft_ms / 1000
         next_s = next_s if script.itl_ms is None else script.itl_ms / 1000
-        stage = Stage(
-            self.engine.clock, self.received, script, speech, self._wire() if stream else None, self.log.bell.ring
+        player = Player(
+            self.engine.clock, self.received, script, encoded, self._wire() if stream else None, self.log.changed.notify
         )
-        with self.engine.on_stage(stage):
-            response = await stage.perform(first_s, next_s)
+        with self.engine.playing(player):
+            response = await player.perform(first_s, next_s)
         if response is not None:
             return response
         kind = script.content_type or "application/json"
         if script.malformed_after is not None:
             return web.Response(body=b'{"malformed": ', headers={"Content-Type": kind})
-        headers = {"Content-Type": kind, **speech.headers()}
-        return web.Response(body=json.dumps(speech.whole()).encode(), headers=headers)
+        headers = {"Content-Type": kind, **encoded.headers()}
+        return web.Response(body=json.dumps(encoded.whole()).encode(), headers=headers)
 
     def say_all(self, kind: str, events: Iterable[bytes]) -> web.StreamResponse:
         """A stream of no more than these."""

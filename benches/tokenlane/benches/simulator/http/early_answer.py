@@ -1,0 +1,40 @@
+"""What a fault puts in place of a page, whatever the page would have been."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from tokenlane.benches.simulator.dialects.base import Dialect
+from tokenlane.benches.simulator.fault_script import FaultScript
+
+from .hostile import bomb, endless_headers
+from .wire import Wire
+
+__all__ = ["close", "early_answer"]
+
+
+async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
+    """The answer that the script has in place of the page; None if the page is to answer."""
+    if script.drop:
+        close(request)
+        return web.Response()
+    if script.endless_headers:
+        return await endless_headers(Wire(request))
+    if script.gzip_bomb_bytes is not None:
+        stream_type = script.content_type or next(iter(dialect.encoders().values())).stream_type
+        return await bomb(Wire(request), script.gzip_bomb_bytes, stream_type)
+    status = script.status or (307 if script.location else None)
+    if status is None:
+        return None
+    headers = {"Retry-After": script.retry_after, "Location": script.location}
+    return web.json_response(
+        dialect.error(status, script.error),
+        status=status,
+        headers={name: value for name, value in headers.items() if value is not None},
+    )
+
+
+def close(request: web.Request) -> None:
+    """Close the connection it came on."""
+    if request.transport is not None:
+        request.transport.close()
