@@ -32,7 +32,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
-from tokenlane.worker.lane.arq_worker import LaneWorker, arq_redis
+from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, arq_redis
 from tokenlane.worker.lane.lane import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
@@ -195,7 +195,7 @@ async def ask(pool: Pool, hub: Hub, log: list[str] | None = None, *, time_to_liv
 
 @asynccontextmanager
 async def serving(
-    redis_url: str, provider: FakeProvider, name: str = "lane1", *, bell: bool = True
+    redis_url: str, provider: FakeProvider, name: str = "lane1", *, bell: bool = True, poll_s: float = POLL_S
 ) -> AsyncIterator[tuple[Lane, LaneWorker]]:
     """A lane and its worker, without a router; what still runs at the end is abandoned."""
     settings = LaneSettings(name, "fake")
@@ -204,7 +204,7 @@ async def serving(
         open_redis(redis_url) as client,
         background() as tasks,
     ):
-        worker = LaneWorker(lane, arq_redis(client.connection_pool))
+        worker = LaneWorker(lane, arq_redis(client.connection_pool), poll_s=poll_s)
         if bell:
             await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())

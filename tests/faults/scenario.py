@@ -19,7 +19,6 @@ from tests.waiting import until
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Interrupted, LlmError
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.store.hub import Listener, open_hub
 from tokenlane.routing.store.pool import connect
 
 __all__ = ["LANES", "Site", "ask", "converse", "misfortune", "settled", "site"]
@@ -45,18 +44,13 @@ POLICY: Final = Policy(
 
 @dataclass
 class Site:
-    """A server, a back end a lane, and the workers that live. `told`: requests that `submit` itself has started."""
+    """A server, a back end a lane, and the workers that live."""
 
     server: Server
     farm: Farm
     backends: dict[str, Simulator]
     workers: dict[Child, str] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
-    told: int = 0
-
-    def hear(self, bell: bytes) -> None:
-        """A lane's bell."""
-        self.told += b"\n" in bell
 
     async def open(self, lane: str) -> Child:
         """One more worker of that lane."""
@@ -77,13 +71,9 @@ async def site(directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] 
         server = await stack.enter_async_context(Server(directory))
         pool = await stack.enter_async_context(connect(server.url))
         await pool.set_policy(policy)
-        hub = await stack.enter_async_context(open_hub(pool))
         backends = {lane: await stack.enter_async_context(Simulator(capacity=64)) for lane in set(lanes)}
         opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends)
         await asyncio.gather(*(opened.open(lane) for lane in lanes))
-        await hub.subscribe_all(
-            {pool.keys.lane_doorbell(lane): Listener(opened.hear, lambda: None) for lane in backends}
-        )
         yield opened
 
 
@@ -119,9 +109,7 @@ async def ask(
     return "completed"
 
 
-async def converse(
-    url: str, history: list[Event], rng: random.Random, agent: str, requests: int, at_once: int = 3
-) -> None:
+async def converse(url: str, history: list[Event], rng: random.Random, agent: str, requests: int) -> None:
     """One agent: asks, so many at once, again until the pool has accepted as many as that."""
     async with Client(url, agent=agent) as client:
         todo = deque((number, rng.randrange(1 << 32)) for number in range(requests))
@@ -138,7 +126,7 @@ async def converse(
                     todo.append((number, seed))
                     await asyncio.sleep(0.1)
 
-        await asyncio.gather(*(work() for _ in range(at_once)))
+        await asyncio.gather(*(work() for _ in range(3)))
 
 
 # What may go wrong. Each sets right again what it did.

@@ -7,82 +7,48 @@ apart by the `dispatch` script. Those of rank 0 and 1 work; the others only ask 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import secrets
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from .contract.errors import LlmError
 from .contract.kinds import KINDS
 from .contract.messages import Failed, Kind, Priority
 from .decide.lanes.offer import LaneView
 from .decide.no_candidate import nobody, not_pulled
-from .decide.order import Head, Queue, order
+from .decide.order import Head, order
 from .decide.policy import Policy, all_heard_ms, candidates, pullers
 from .store.hub import Hub
 from .store.pool import Pool
-from .store.replies import Started, Survey
+from .store.replies import Survey
 from .support.tasks import keep_going, together
 
-__all__ = ["OwnWorker", "Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
+__all__ = ["Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 0.25
 _SECOND_WAITS_S = 0.01
 _WORKING_RANKS = 2
-_MOST_RUNG = 64
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 _Slots: TypeAlias = tuple[str, Kind]
 _Options: TypeAlias = list[tuple[LaneView, str]]
 
 
-class OwnWorker(Protocol):
-    """The worker in whose process a router runs: what the router gives to its lane, it starts in the same step."""
-
-    @property
-    def worker(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def lane(self) -> str:
-        """The lane it serves."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of work it does."""
-        ...
-
-    def reserve(self) -> bool:
-        """Keep a slot free for what `take` is about to bring; False if there is none."""
-        ...
-
-    def take(self, started: Started | None, request_id: str) -> None:
-        """Run what was started in the slot that was kept, or give the slot up."""
-        ...
-
-
 @dataclass(frozen=True)
 class Placement:
-    """A request that a lane is to have, and the model to use there. `shared`: several workers serve the lane.
-    `preferred`: it is the first choice, not taken because another had no credit. `sole_by`: the view by which no other
-    lane can have what comes into the queue, '' if one can."""
+    """A request that a lane is to have, and the model to use there."""
 
     head: Head
     lane: str
     model: str
-    shared: bool = False
-    preferred: bool = True
-    sole_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +102,7 @@ def plan(survey: Survey, policy: Policy) -> Plan:
         while left and (asked := _asked(left, options, credit)):
             for slots, those in asked.items():
                 taken = list(islice(order(those, weights, slots[0]), credit[slots]))
-                placements += [_placement(head, slots[0], options, survey.view) for head in taken]
+                placements += [_placement(head, slots[0], options) for head in taken]
                 credit[slots] -= len(taken)
                 placed |= {head.id for head in taken}
             left = [head for head in left if head.id not in placed]
@@ -177,11 +143,9 @@ def _best(options: _Options, kind: Kind, credit: dict[_Slots, int]) -> _Slots | 
     return None
 
 
-def _placement(head: Head, name: str, options: Mapping[str, _Options], view: str) -> Placement:
-    places = options[head.queue.name]
-    rank, (lane, model) = next((rank, place) for rank, place in enumerate(places) if place[0].name == name)
-    sole_by = view if len(places) == 1 else ""
-    return Placement(head, name, model, shared=lane.workers > 1, preferred=rank == 0, sole_by=sole_by)
+def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placement:
+    model = next(model for lane, model in options[head.queue.name] if lane.name == name)
+    return Placement(head, name, model)
 
 
 def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:
@@ -196,28 +160,22 @@ def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmEr
     return not_pulled(*found[0]) if found else nobody(queue, policy, lanes)
 
 
-async def run_router(pool: Pool, hub: Hub, *, host: str, own: Sequence[OwnWorker] = ()) -> None:
+async def run_router(pool: Pool, hub: Hub, *, host: str) -> None:
     """Sweep and dispatch until cancelled. `host` is part of the router's name: ranks go to different hosts first."""
-    router = _Router(pool, f"{host}/{secrets.token_hex(4)}", own)
+    router = _Router(pool, f"{host}/{secrets.token_hex(4)}")
     await keep_going("router", lambda: router.run(hub), pool.internal_errors)
 
 
 class _Router:
-    """`_seen`: the last survey, if nothing that could have been placed was left waiting by it. What comes then, and
-    whose bell says that it waits alone, needs no other."""
-
-    def __init__(self, pool: Pool, name: str, own: Sequence[OwnWorker]) -> None:
+    def __init__(self, pool: Pool, name: str) -> None:
         self._pool = pool
         self._name = name
-        self._own = {(worker.lane, worker.kind): worker for worker in own}
         self._rank = 0
         self._policy: Policy | None = None
         self._bell = asyncio.Event()
-        self._seen: Survey | None = None
-        self._rung: list[bytes] = []
 
     async def run(self, hub: Hub) -> None:
-        await hub.subscribe(self._pool.keys.doorbell, self._hear, self._look)
+        await hub.subscribe(self._pool.keys.doorbell, lambda _: self._bell.set(), self._bell.set)
         try:
             failing = False
             while True:
@@ -231,17 +189,6 @@ class _Router:
                     await asyncio.sleep(_SWEEP_EVERY_S)
         finally:
             hub.unsubscribe(self._pool.keys.doorbell)
-
-    def _hear(self, head: bytes) -> None:
-        if head and len(self._rung) < _MOST_RUNG:
-            self._rung.append(head)
-            self._bell.set()
-        else:
-            self._look()
-
-    def _look(self) -> None:
-        self._seen = None
-        self._bell.set()
 
     async def _turn(self) -> None:
         """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
@@ -259,9 +206,7 @@ class _Router:
         while not swept.more and clock() < next_sweep_at and await self._is_rung(next_sweep_at):
             if self._rank > 0:
                 await asyncio.sleep(_SECOND_WAITS_S)
-                await self._dispatch_all()
-            elif not await self._dispatch_rung():
-                await self._dispatch_all()
+            await self._dispatch_all()
 
     async def _is_rung(self, until: float) -> bool:
         with suppress(TimeoutError):
@@ -271,26 +216,9 @@ class _Router:
         self._bell.clear()
         return rung
 
-    async def _dispatch_rung(self) -> bool:
-        """Place what has rung on the lanes as they were seen last; False if there is more to it."""
-        rung, self._rung = self._rung, []
-        if self._seen is None or self._policy is None:
-            return False
-        heads = [_head(bell, self._policy.revision) for bell in rung]
-        chosen = plan(replace(self._seen, heads=tuple(head for head in heads if head is not None)), self._policy)
-        # A lane that was full by what was seen may be free again.
-        if sum(placement.preferred for placement in chosen.placements) < len(heads):
-            return False
-        if not all(await together(*(self._place(placement) for placement in chosen.placements))):
-            return False
-        if self._seen is not None:
-            self._seen = _with_queued(self._seen, chosen)
-        return True
-
     async def _dispatch_all(self) -> None:
         while True:
-            self._rung.clear()
-            survey = self._seen = await self._pool.survey()
+            survey = await self._pool.survey()
             if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policy()
             chosen = plan(survey, self._policy)
@@ -299,10 +227,6 @@ class _Router:
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
             await self._wish_for(chosen.wishes, survey)
-            if self._seen is survey and len(chosen.placements) == len(survey.heads) and all(done):
-                self._seen = _with_queued(survey, chosen)
-            else:
-                self._seen = None
             # What comes later rings; only what waited behind a head that has gone is to be looked at now.
             if not any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True)):
                 return
@@ -315,55 +239,10 @@ class _Router:
             await self._pool.publish([(self._pool.keys.lane_wishes(wish.lane), wish.model.encode()) for wish in said])
 
     async def _place(self, placement: Placement) -> bool:
-        head, token = placement.head, secrets.token_hex(8)
-        own = None if placement.shared else self._own.get((placement.lane, head.queue.kind))
-        if own is None or not own.reserve():
-            return await self._pool.dispatch(head, placement.lane, placement.model, token) is not None
-        started = None
-        try:
-            started = await self._start(placement, token, own.worker)
-        finally:
-            own.take(started, head.id)
-        return started is not None
-
-    async def _start(self, placement: Placement, token: str, worker: str) -> Started | None:
-        """Asked until there is an answer: a server that was silent may have started it all the same."""
-        failing = False
-        while True:
-            try:
-                return await self._pool.dispatch_and_start(
-                    placement.head, placement.lane, placement.model, token, worker, placement.sole_by, self._name
-                )
-            except LlmError as error:
-                if not failing:
-                    logger.warning("routing pauses: %s", error)
-                failing = True
-            await asyncio.sleep(_SWEEP_EVERY_S)
+        token = secrets.token_hex(8)
+        return await self._pool.dispatch(placement.head, placement.lane, placement.model, token) is not None
 
     async def _refuse(self, refusal: Refusal) -> bool:
         report = refusal.error.report()
         message = Failed(attempt=refusal.head.attempt, error=report)
         return await self._pool.refuse(refusal.head.id, report.code, message.to_wire())
-
-
-def _head(bell: bytes, revision: int) -> Head | None:
-    """The head that a bell tells of, as lua/common.lua writes it; None if it is not to be placed by this policy."""
-    try:
-        queue, agent, request_id, attempt, by_revision = json.loads(bell)
-        queue = Queue.parse(queue)
-    except (ValueError, TypeError):  # of a newer version
-        return None
-    if by_revision != revision:
-        return None
-    return Head(queue, agent, request_id, attempt, more=False, served=0, waited_ms=0)
-
-
-def _with_queued(survey: Survey, chosen: Plan) -> Survey:
-    """The survey with what was placed by now on its lanes, and nothing waiting."""
-    placed = Counter((placement.lane, placement.head.queue.kind) for placement in chosen.placements)
-    return replace(survey, heads=(), lanes=tuple(_loaded(lane, placed) for lane in survey.lanes))
-
-
-def _loaded(lane: LaneView, placed: Mapping[tuple[str, Kind], int]) -> LaneView:
-    beside = {kind: queued + placed.get((lane.name, kind), 0) for kind, queued in lane.beside.items()}
-    return replace(lane, queued=lane.queued + placed.get((lane.name, "chat"), 0), beside=beside)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,24 +38,6 @@ class Town:
     client: Client
     backend: Simulator
     worker: Child
-
-    async def shorten(self) -> None:
-        """Have a lone request started by submitting it."""
-        async with self.client.chat("hi", role="planner") as stream:
-            await stream.answer()
-        queue = await raw(self.pool).hget(f"{{main}}:request:{stream.request_id}", "queue")
-        (worker,) = await raw(self.pool).zrange("{main}:lane:gpu0:workers", 0, -1)
-        router = "beside/0"  # always just heard, unlike that of a frozen worker, however long an agent takes to start
-        await raw(self.pool).zadd("{main}:routers", {router: int((time.time() + 3600) * 1000)})
-        place = [(await self.pool.survey()).view, "gpu0", "sim", worker.decode(), router]
-        await raw(self.pool).set(f"{{main}}:shortcut:{queue.decode()}", json.dumps(place))
-        await raw(self.pool).delete(f"{{main}}:request:{stream.request_id}")
-        self.backend.log.clear()
-
-    async def lengthen(self) -> None:
-        """Have it given to its lane by a router."""
-        for key in await raw(self.pool).keys("{main}:shortcut:*"):
-            await raw(self.pool).delete(key)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -97,7 +77,6 @@ class State:
             await town.backend.held()
             return blocker
         if self.frozen:
-            await (town.lengthen() if self.name == "dispatched" else town.shorten())
             town.worker.freeze()
         elif self.script is not None:
             town.backend.faults.append(self.script)
@@ -122,17 +101,15 @@ class State:
     async def check(self, town: Town, blocker: asyncio.Task[object] | None, request_id: str) -> None:
         """Assert that the request is over, was closed at the back end, and that the lane works at full capacity."""
         if self.frozen:  # an agent that only drops its stream is not heard at once
-            field = "cancel" if self.name == "running" else "state"
-            await eventually(lambda: _is(town.pool, request_id, "cancelled", field))
+            await eventually(lambda: _is(town.pool, request_id, "cancelled"))
         town.worker.thaw()
-        await town.lengthen()
         await eventually(lambda: _is(town.pool, request_id, "cancelled"))
         if blocker is not None:
             town.backend.release()
             await blocker
         await town.backend.wait_for(lambda: town.backend.running == 0)
         received = list(town.backend.log)
-        if self.name == "running" and not self.frozen:
+        if self.name == "running":
             assert [(one.ended, one.sent) for one in received] == [("disconnected", self.sent)]
         else:
             assert [one.ended for one in received] == {"waiting": ["completed"], "delayed": ["refused"]}.get(
@@ -148,15 +125,14 @@ class State:
         assert set((await audit(town.pool.redis)).values()) <= {"cancelled", "completed"}
 
 
-async def _is(pool: Pool, request_id: str, value: str, field: str = "state") -> bool:
-    return bool(await raw(pool).hget(f"{{main}}:request:{request_id}", field) == value.encode())
+async def _is(pool: Pool, request_id: str, state: str) -> bool:
+    return bool(await raw(pool).hget(f"{{main}}:request:{request_id}", "state") == state.encode())
 
 
 STATES = (
     State("waiting"),
     State("delayed", FaultScript(status=429, retry_after="300")),
     State("dispatched", frozen=True),
-    State("running", frozen=True),
     State("running", FaultScript(hold_after=0)),
     State("running", FaultScript(hold_after=2), sent=2),
 )

@@ -226,8 +226,7 @@ async def run_worker(
                 workers += [await start_workers(one, arq, tuple(KINDS), tasks) for one in lanes]
             if not workers:  # told to stop before
                 return OK
-            own = [worker for its in workers for worker in its]
-            router = run_router(lane.pool, lane.hub, host=socket.gethostname(), own=own)
+            router = run_router(lane.pool, lane.hub, host=socket.gethostname())
             tasks.create_task(router, name="tokenlane router")
             try:
                 if ready is not None:
@@ -238,7 +237,7 @@ async def run_worker(
                 tasks.create_task(_close_at_once(lanes, hurried))
                 await asyncio.gather(*(drain(one, its, drain_s) for one, its in zip(lanes, workers, strict=True)))
             finally:
-                await asyncio.gather(*(worker.abandon() for worker in own))
+                await asyncio.gather(*(worker.abandon() for its in workers for worker in its))
     return CANCELLED if hurried.is_set() else OK
 
 

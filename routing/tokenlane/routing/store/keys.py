@@ -48,11 +48,6 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | beat; `hold`: no lease lapses before                 |                          |
 | `unwanted:ID`           | string | cancelled before it came, by that client or, '', all | itself, after 60 s       |
 | `sequence`              | string | counts submissions and dispatches                    | stays                    |
-| `changes`               | string | counts changes of lanes: of what they are and serve, | stays                    |
-|                         |        | and workers that come                                |                          |
-| `shortcut:Q`            | string | JSON: the `view` by which only one worker can have   | itself, after 60 s; of   |
-|                         |        | what comes into the queue; its lane, the model, the  | no use once the view is  |
-|                         |        | worker, the router beside it                         | new or the router silent |
 | `drain:ROLE`            | hash   | last end `at`, `mean` ms between ends                | 1 h past the role's last |
 | `pulls`                 | hash   | by lane, JSON: models it pulls now, and how far      | its lane's beat          |
 | `unready`               | hash   | by lane: what keeps it from taking work, `loading`   | its lane's beat; `sweep` |
@@ -71,7 +66,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | it without the prefix (no `arq` in its state): there | after a day              |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers: a job, or a request that `submit` has started), `wishes:L` (of models, to the
+`doorbell:L:KIND` (to the lane's workers: a job), `wishes:L` (of models, to the
 same), `hub:NAME` (to nobody). The scripts build the same names from the prefix: a change here is a change there.
 """
 

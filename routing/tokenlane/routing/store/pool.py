@@ -147,22 +147,9 @@ class Pool:
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
-        reply = await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token, "", "", "")
+        reply = await self._run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
-
-    async def dispatch_and_start(
-        self, head: Head, lane: str, model: str, token: str, worker: str, sole_by: str = "", router: str = ""
-    ) -> Started | None:
-        """Give the request to the lane and have one of its workers start it, or None if that was not possible.
-
-        Args:
-            sole_by: the survey's view, if by that nobody but this worker can have what comes into the queue: `submit`
-                then starts there what comes alone.
-            router: the name under which the caller sweeps, in the worker's process.
-        """
-        placed = (head.id, head.queue.name, head.agent, lane, model, token)
-        return read_started(await self._run("dispatch", *placed, worker, sole_by, router))
 
     async def start(self, request_id: str, attempt: int, worker: str, *, marked: bool = False) -> Started | None:
         """Claim an attempt; None if it is not to be run any more, or by another.

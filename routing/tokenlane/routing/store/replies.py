@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from tokenlane.routing.contract.messages import Envelope, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer, lane_state, models_in
@@ -35,7 +34,6 @@ __all__ = [
     "as_text",
     "read_attachment",
     "read_beat",
-    "read_bell",
     "read_checked",
     "read_started",
     "read_survey",
@@ -149,15 +147,13 @@ class Swept:
 
 @dataclass(frozen=True)
 class Survey:
-    """What routers decide on, all of one moment. `view`: a word for the policy and the lanes, new when they are.
-    `watched_ms`: for how long the pool has been looked at without a gap: lanes that live may not have been heard of
-    since a server came back or was wiped."""
+    """What routers decide on, all of one moment. `watched_ms`: for how long the pool has been looked at without a gap:
+    lanes that live may not have been heard of since a server came back or was wiped."""
 
     now_ms: int
     revision: int
     heads: tuple[Head, ...]
     lanes: tuple[LaneView, ...]
-    view: str = ""
     watched_ms: float = math.inf
 
 
@@ -179,31 +175,6 @@ def read_started(reply: Reply) -> Started | None:
         waited_ms=as_int(waited_ms),
         cancelled=as_int(cancelled) == 1,
     )
-
-
-def read_bell(bell: bytes) -> str | Started | None:
-    """What a lane's bell says to its workers: the id of a job that is theirs to start, or all of a request that
-    `submit` has started for the only one: two lines, facts and envelope, then the payload. None if it cannot be read.
-    """
-    if b"\n" not in bell:
-        return bell.decode("utf-8", "replace")
-    try:
-        head, document, payload = bell.split(b"\n", 2)
-        facts = from_json(head)
-        if (envelope := _envelope(document)) is None:
-            return None
-        return Started(
-            attempt=int(facts["attempt"]),
-            envelope=envelope,
-            payload=payload,
-            model=str(facts["model"]),
-            starts=int(facts["starts"]),
-            left_ms=int(facts["left_ms"]),
-            waited_ms=int(facts["waited_ms"]),
-            cancelled=False,
-        )
-    except (ValueError, TypeError, KeyError, OverflowError):  # of a newer version; anybody may write to the channel
-        return None
 
 
 def _envelope(document: bytes) -> Envelope | None:
@@ -248,7 +219,7 @@ def read_checked(reply: Reply) -> Checked:
 
 
 def read_survey(reply: Reply) -> Survey:
-    now_ms, revision, heads, lanes, view, told, watched_ms = as_list(reply)
+    now_ms, revision, heads, lanes, told, watched_ms = as_list(reply)
     turns = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(told))}
     known = (head for head in (_head(head, turns) for head in as_list(heads)) if head is not None)
     now = as_int(now_ms)
@@ -257,7 +228,6 @@ def read_survey(reply: Reply) -> Survey:
         as_int(revision),
         tuple(known),
         tuple(_lane(lane, now) for lane in as_list(lanes)),
-        as_text(view),
         as_int(watched_ms),
     )
 

@@ -32,7 +32,7 @@ STEPS: list[tuple[type, str]] = [
     (Pool, "renew"),
     (Pool, "sweep"),
     (Pool, "survey"),
-    (Pool, "dispatch_and_start"),
+    (Pool, "dispatch"),
     (Pool, "publish"),
     (Pool, "check"),
     (Hub, "_deliver_next"),

@@ -298,7 +298,7 @@ async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
     left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if not key.startswith("ttl ")}
     lane = {"lanes", "lane:lane1:state", "lane:lane1:workers", "workers"}
     rates = {key for key in left if key.startswith("rates:")}  # which go by themselves
-    assert left - lane - rates == {f"request:{asked.id}", "sequence", "changes"}
+    assert left - lane - rates == {f"request:{asked.id}", "sequence"}
     assert (await fields(pool, asked.id))["starts"] == "2"
 
 

@@ -15,7 +15,6 @@ from tokenlane.routing.contract.errors import Duplicate, QueueFull, RequestCance
 from tokenlane.routing.decide.lanes.offer import Fault, Offer
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Started
 
 Call = Callable[[Pool, Asked], Awaitable[object]]
 
@@ -30,7 +29,6 @@ def outdated(asked: Asked) -> int:
 # Each: its name, the states it is refused in, the call, what it answers.
 REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("dispatch", _STATES[1:2] + _STATES[3:], lambda pool, it: life.dispatch(pool, it.id), None),
-    ("dispatch and start", _STATES[1:2] + _STATES[3:], lambda pool, it: _dispatch_and_start(pool, it), None),
     ("start", (*_STATES[:3], *ENDED), lambda pool, it: _start(pool, it), None),
     ("start old", _STATES[1:], lambda pool, it: pool.start(it.id, outdated(it), WORKER), None),
     ("start by another", ("running", "flagged", *ENDED), lambda pool, it: pool.start(it.id, it.attempt, "w2"), None),
@@ -66,13 +64,6 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
     ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
 ]  # fmt: skip
-
-
-async def _dispatch_and_start(pool: Pool, asked: Asked) -> Started | None:
-    """What there is to run; the time that is left is another one each time."""
-    head = await life.head(pool, asked.id)
-    started = await pool.dispatch_and_start(head, LANE.lane, "m1", "the same", WORKER)
-    return started and replace(started, left_ms=0)
 
 
 async def _start(pool: Pool, asked: Asked) -> object:
@@ -210,8 +201,6 @@ async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
 TWICE: list[tuple[str, str, Call]] = [
     ("dispatch", "waiting", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
     ("dispatch again", "requeued", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
-    ("dispatch and start", "waiting", lambda pool, it: _dispatch_and_start(pool, it)),
-    ("dispatch and start again", "requeued", lambda pool, it: _dispatch_and_start(pool, it)),
     ("requeue dispatched", "dispatched", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     ("requeue", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
     ("requeue as no start", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, counts=False)),
@@ -349,18 +338,13 @@ async def test_a_second_sweep_finds_less(pool: Pool) -> None:
 async def test_an_envelope_that_cannot_be_read_is_started_by_nobody(pool: Pool) -> None:
     """What another version has written is an error to none who starts it: it is left to its lease."""
     await life.open_lane(pool)
-    for alone in (True, False):
-        request_id = life.envelope().id
-        fields = (request_id, "planner", "planner:chat:normal:1::", "agent1", CLIENT, "chat", 60_000, 0)
-        await pool._run("submit", *fields, b'{"v":2,"id":"\\u0007"}', b"{}", "", "")
-        head = await life.head(pool, request_id)
-        if alone:
-            assert await pool.dispatch_and_start(head, LANE.lane, "m1", "token", WORKER) is None
-        else:
-            attempt = await pool.dispatch(head, LANE.lane, "m1", "token")
-            assert attempt is not None
-            assert await pool.start(request_id, attempt, WORKER) is None
-        assert await life.state_of(pool, request_id) == "running"
+    request_id = life.envelope().id
+    fields = (request_id, "planner", "planner:chat:normal:1::", "agent1", CLIENT, "chat", 60_000, 0)
+    await pool._run("submit", *fields, b'{"v":2,"id":"\\u0007"}', b"{}", "", "")
+    attempt = await life.dispatch(pool, request_id)
+    assert attempt is not None
+    assert await pool.start(request_id, attempt, WORKER) is None
+    assert await life.state_of(pool, request_id) == "running"
 
 
 async def test_an_offer_that_cannot_be_read_is_that_of_a_lane_for_chats(pool: Pool) -> None:

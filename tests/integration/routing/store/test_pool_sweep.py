@@ -315,7 +315,7 @@ async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
     await life.sweep(pool)
     assert (await pool.survey()).lanes == ()
     left = set(await life.dump(pool.redis))
-    assert left == {f"{PREFIX}routers", f"{PREFIX}swept", f"{PREFIX}changes"}
+    assert left == {f"{PREFIX}routers", f"{PREFIX}swept"}
 
 
 @pytest.mark.parametrize("gap", ["never swept", "long ago", "a short lease ago"])

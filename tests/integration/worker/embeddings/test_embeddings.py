@@ -88,7 +88,7 @@ async def at_work(
             if one is not None
             for worker in await start_workers(one, arq_redis(client.connection_pool), tuple(KINDS), tasks)
         ]
-        tasks.create_task(run_router(lane.pool, lane.hub, host="here", own=workers))
+        tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield lane
             await drain(lane, workers, 0)

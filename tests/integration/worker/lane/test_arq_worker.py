@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from unittest.mock import AsyncMock
 
 import pytest
 from tests.integration import life
@@ -118,15 +119,14 @@ async def test_jobs_are_found_without_a_bell(redis_url: str, pool: Pool, hub: Hu
 async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool: Pool, hub: Hub) -> None:
     """If all of ARQ's keys vanish, what runs completes, what was not started is swept back and runs."""
     provider = FakeProvider(hold_after=0, slots=4)
-    async with serving(redis_url, provider) as (lane, worker):
+    async with serving(redis_url, provider, bell=False, poll_s=60.0) as (lane, worker):
         running = await ask(pool, hub)
         await give(pool, running)
+        worker.wake()
         await until(lambda: provider.holding == 1)
-        worker.allow_pick_jobs = False
         dispatched = await ask(pool, hub)
         await give(pool, dispatched)
         await raw(pool).delete(*await raw(pool).keys(attack))
-        worker.allow_pick_jobs = True
         provider.go.set()
         await running.completed()
         await life.pass_lease(pool, dispatched.id)
@@ -137,6 +137,7 @@ async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool
         async with asyncio.timeout(10):
             while await life.dispatch(pool, dispatched.id) is None:
                 await asyncio.sleep(0.01)
+        worker.wake()
         await dispatched.completed()
         await settled(pool)
 
@@ -213,13 +214,25 @@ async def test_a_stolen_attempt_is_started_once(redis_url: str, pool: Pool, hub:
         await settled(pool)
 
 
-async def test_a_job_that_rang_needs_no_look_at_the_queue(redis_url: str, pool: Pool, hub: Hub) -> None:
+async def test_a_job_that_rang_needs_no_look_at_the_queue(
+    redis_url: str, pool: Pool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The doorbell names the job, which is started by its name."""
-    provider = FakeProvider()
-    async with serving(redis_url, provider) as (_, worker):
+    async with serving(redis_url, FakeProvider()) as (_, worker):
+        monkeypatch.setattr(worker, "_queued", AsyncMock(return_value=[]))
         asker = await ask(pool, hub)
-        worker._look_at = float("inf")
         await give(pool, asker)
+        await asker.completed()
+        await settled(pool)
+
+
+async def test_a_bell_that_names_no_job_has_the_worker_look(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """Anybody may write to the channel; what waits is found all the same."""
+    async with serving(redis_url, FakeProvider(), bell=False, poll_s=60.0) as (_, worker):
+        asker = await ask(pool, hub)
+        await give(pool, asker)
+        for bell in (b"", b"\xff", b"{main}", b"}x:y", b'{"attempt": 1}\n{}\n'):
+            worker.ring(bell)
         await asker.completed()
         await settled(pool)
 
@@ -227,33 +240,15 @@ async def test_a_job_that_rang_needs_no_look_at_the_queue(redis_url: str, pool: 
 async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is_free(
     redis_url: str, pool: Pool, hub: Hub
 ) -> None:
-    """What the doorbell named then needs no look at the queue either."""
-    provider = FakeProvider(hold_after=1)
-    async with serving(redis_url, provider) as (_, worker):
-        worker.max_jobs = 1
-        worker._look_at = float("inf")
-        first, second = await ask(pool, hub), await ask(pool, hub)
-        await give(pool, first)
-        await until(lambda: provider.holding == 1)
-        await give(pool, second)
-        await until(lambda: len(worker._passed_over) == 1)
-        provider.go.set()
-        await first.completed()
-        await second.completed()
-        await settled(pool)
-
-
-async def test_a_bell_heard_twice_keeps_no_slot_from_the_next(redis_url: str, pool: Pool, hub: Hub) -> None:
-    """Of what rang while all slots were taken, each slot that is freed gets one that is not running yet."""
+    """It does not wait for the next look that is due, and a bell that is heard twice keeps no slot from another job."""
     provider = FakeProvider(hold_after=1, slots=4)
-    async with serving(redis_url, provider) as (_, worker):
+    async with serving(redis_url, provider, poll_s=60.0) as (_, worker):
         worker.max_jobs = 2
-        worker._look_at = float("inf")
         askers = [await ask(pool, hub) for _ in range(4)]
         for asker in askers:
             attempt = await give(pool, asker)
             worker.ring(f"{pool.keys.tag}{asker.id}:{attempt}".encode())
-        await until(lambda: len(worker._passed_over) >= 2)
+        await until(lambda: provider.holding == 2)
         for running, asker in enumerate(askers[:2], start=3):
             await pool.cancel(asker.id)
             await until(lambda running=running: len(provider.requests) == running)  # type: ignore[misc]  # bound per turn
@@ -268,8 +263,7 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
 ) -> None:
     """However much of what rang while all slots were taken is gone, what waits is started at once."""
     provider = FakeProvider(hold_after=1)
-    monkeypatch.setattr("tokenlane.worker.lane.arq_worker.POLL_S", 60.0)
-    async with serving(redis_url, provider) as (lane, worker):
+    async with serving(redis_url, provider, poll_s=60.0) as (lane, worker):
         worker.max_jobs = 1
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)
@@ -289,17 +283,16 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
             worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
         provider.go.set()
         await second.completed()
-        assert len(asked) <= 2
+        assert asked == [second.id]
         await settled(pool)
 
 
 async def test_what_was_missed_while_all_slots_were_taken_is_looked_for_when_one_is_free(
-    redis_url: str, pool: Pool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, pool: Pool, hub: Hub
 ) -> None:
     """The bells of a connection that broke then are not waited for until the next look is due."""
-    monkeypatch.setattr("tokenlane.worker.lane.arq_worker.POLL_S", 60.0)
     provider = FakeProvider(hold_after=1)
-    async with serving(redis_url, provider, bell=False) as (_, worker):
+    async with serving(redis_url, provider, bell=False, poll_s=60.0) as (_, worker):
         worker.max_jobs = 1
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)

@@ -41,7 +41,7 @@ async def served(url: str, server: BackEnd, lane: str = "gpu0", provider: str = 
         background() as tasks,
     ):
         workers = await start_workers(opened, arq_redis(redis.connection_pool), ("chat",), tasks)
-        tasks.create_task(run_router(opened.pool, opened.hub, host="here", own=workers))
+        tasks.create_task(run_router(opened.pool, opened.hub, host="here"))
         try:
             yield opened
         finally:

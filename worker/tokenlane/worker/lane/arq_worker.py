@@ -1,9 +1,9 @@
 """The worker loop of a lane: ARQ's, and all that is overridden of it.
 
 ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the
-job, and sleeps half a second between two looks at the queue. This one goes on, and starts what the lane's doorbell
-names, at once or when a slot of its own is free. What a router in its own process gives to its lane has been started
-when it comes. It does without ARQ's record of a job: the id says all, and the pool's scripts clear up behind it.
+job, and sleeps half a second between two looks at the queue. This one goes on, starts at once what the lane's doorbell
+names, and looks at the queue again as soon as a slot is free for what it had none for. It does without ARQ's record of
+a job: the id says all, and the pool's scripts clear up behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -28,7 +29,6 @@ from tokenlane.routing.contract.messages import Kind
 from tokenlane.routing.decide.lanes.offer import UP
 from tokenlane.routing.store.connection import as_ours
 from tokenlane.routing.store.keys import Keys
-from tokenlane.routing.store.replies import Started, read_bell
 from tokenlane.worker.attempt.pipeline import run_request
 
 from .lane import Lane
@@ -41,6 +41,7 @@ POLL_S = 0.5
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _DAY_S = 86_400
 _BROKEN = (RedisError, OSError)
+_JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
 _ARQ_NAMES = ("abort_jobs_ss", "in_progress_key_prefix", "job_key_prefix", "result_key_prefix", "retry_key_prefix")
 
 
@@ -59,10 +60,6 @@ def _attempt(job_id: str) -> tuple[str, int]:
     """The request and the attempt that a job is, as lua/dispatch.lua names it."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
     return request_id, int(attempt)
-
-
-def _job(keys: Keys, request_id: str, attempt: int) -> str:
-    return f"{keys.tag}{request_id}:{attempt}"
 
 
 ARQ_OPTIONS: dict[str, Any] = {
@@ -92,10 +89,14 @@ def arq_redis(connections: ConnectionPool) -> ArqRedis:
 
 
 class LaneWorker(arq.worker.Worker):
-    """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it. `redis` is closed by who
-    opened it."""
+    """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it.
 
-    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
+    Args:
+        redis: closed by who opened it.
+        poll_s: how often it looks at the lane's queue where no bell has it look sooner.
+    """
+
+    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat", *, poll_s: float = POLL_S) -> None:
         name_keys(lane.pool.keys)
         super().__init__(
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
@@ -108,24 +109,10 @@ class LaneWorker(arq.worker.Worker):
         self._lane = lane
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
-        self._started: dict[str, Started] = {}
-        self._passed_over: dict[str, None] = {}
-        self._reserved = 0
-        self._all_taken = asyncio.Event()
-        self._all_taken.set()
+        self._poll_s = poll_s
         self._woken = asyncio.Event()
-        self._look_at = 0.0
+        self._more_queued = False
         self._failing = False
-
-    @property
-    def worker(self) -> str:
-        """The worker's name in the pool."""
-        return self._lane.worker
-
-    @property
-    def lane(self) -> str:
-        """The lane's name."""
-        return self._lane.name
 
     async def listen(self) -> None:
         """Be rung from now on, and hear what becomes of the lane."""
@@ -134,54 +121,22 @@ class LaneWorker(arq.worker.Worker):
 
     def wake(self) -> None:
         """Look at the queue now, or as soon as a slot is free."""
-        self._look_at = 0.0
+        self._more_queued = True
         self._woken.set()
 
     def ring(self, bell: bytes) -> None:
-        """A job is new in the queue: start it now, without looking.
-
-        What comes while all slots are taken is asked for when one is free: the bell of the next job may be quicker than
-        the end of the one before. A worker that has slept for long asks `start` all the same: others may have by now
-        what it hears of.
-        """
-        told = read_bell(bell)
-        if isinstance(told, str):
-            self._start_all([told])
-        elif told is not None:
-            job_id = _job(self._lane.pool.keys, told.envelope.id, told.attempt)
-            if job_id in self.tasks or self._lane.publisher.knows(told.envelope.id, told.attempt):
-                return
-            if self._has_room() and self._lane.lease.holds:
-                self._started[job_id] = told
+        """A job is new in the queue: start it now, without a look at the queue, or look there when a slot is free."""
+        job_id = bell.decode("utf-8", "replace")
+        if _JOB.fullmatch(job_id):
             self._start_all([job_id])
-
-    def reserve(self) -> bool:
-        """Keep a slot free; False if there is none, or no more jobs are to be started."""
-        if not self._has_room():
-            return False
-        self.job_counter += 1
-        self._reserved += 1
-        self._all_taken.clear()
-        return True
-
-    def take(self, started: Started | None, request_id: str) -> None:
-        """Run what was started in the slot that was reserved, or give the slot up."""
-        self._reserved -= 1
-        if self._reserved == 0:
-            self._all_taken.set()
-        if started is None:
-            self._free_slot()
         else:
-            job_id = _job(self._lane.pool.keys, request_id, started.attempt)
-            self._started[job_id] = started
-            self._run(job_id)
+            self.wake()  # of another version; and anybody may write to the channel
 
     async def stop_picking(self) -> None:
         """Start no more jobs, and give those nobody has started back to the queue. Withdraw the worker first."""
         self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._all_taken.wait()
                 await self._give_back()
         except (*_BROKEN, TimeoutError, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", self._told(error))
@@ -221,15 +176,15 @@ class LaneWorker(arq.worker.Worker):
             async with asyncio.timeout(_ANSWER_S):
                 if not self._is_up():
                     await self._give_back()
-                elif self.job_counter < self.max_jobs and self.loop.time() >= self._look_at:
-                    self._look_at = self.loop.time() + POLL_S
+                elif self._has_room():
+                    self._more_queued = False
                     self._start_all(await self._queued())
                 await self.heart_beat()
             self._failing = False
         except (*_BROKEN, LlmError) as error:
             self._complain("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(self._poll_s):
                 await self._woken.wait()
         self._woken.clear()
 
@@ -246,18 +201,12 @@ class LaneWorker(arq.worker.Worker):
         for job_id in job_ids:
             if job_id in self.tasks:
                 continue
-            if self._has_room():
-                self.job_counter += 1
-                self._run(job_id)
-            elif self.allow_pick_jobs:
-                self._pass_over(job_id)
-
-    def _pass_over(self, job_id: str) -> None:
-        if len(self._passed_over) < self.max_jobs:
-            self._passed_over[job_id] = None
-        else:  # by more than the lane holds: other workers of it have most of that
-            self._passed_over.clear()
-            self._look_at = 0.0
+            if not self._has_room():
+                self._more_queued = True
+                return
+            self.job_counter += 1
+            task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
+            task.add_done_callback(partial(self._ended, job_id))
 
     def _has_room(self) -> bool:
         return self.allow_pick_jobs and self._is_up() and self.job_counter < self.max_jobs
@@ -267,35 +216,22 @@ class LaneWorker(arq.worker.Worker):
 
     def _lane_changed(self) -> None:
         self.max_jobs = self._lane.lease.announcement.limit_of(self.kind)
-        self._passed_over.clear()
         self.wake()
-
-    def _run(self, job_id: str) -> None:
-        """Run a job in a slot that was counted."""
-        self._passed_over.pop(job_id, None)
-        task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
-        task.add_done_callback(partial(self._ended, job_id))
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self.tasks[job_id]
-        self._free_slot()
+        self.job_counter -= 1
+        if self._more_queued:
+            self._woken.set()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, (*_BROKEN, LlmError)):
             self._complain("a job is left to its lease", error)
         elif isinstance(error, Exception):
             self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
 
-    def _free_slot(self) -> None:
-        self.job_counter -= 1
-        if self._passed_over:
-            passed_over, self._passed_over = self._passed_over, {}
-            self._start_all(passed_over)
-        if self._look_at == 0.0:
-            self._woken.set()
-
     async def run_job(self, job_id: str, score: int) -> None:
         # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
-        await run_request(self._lane, *_attempt(job_id), self._started.pop(job_id, None))
+        await run_request(self._lane, *_attempt(job_id))
         self.jobs_complete += 1
 
     def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:

@@ -50,7 +50,6 @@ class Lease:
         self._conflict: str | None = None
         self._keys: str | None = None  # their ids, as last announced
         self._hurry = asyncio.Event()
-        self._holds_until = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     async def open(self) -> None:
@@ -82,11 +81,6 @@ class Lease:
     def hurry(self) -> None:
         """Beat now: something may have been missed."""
         self._hurry.set()
-
-    @property
-    def holds(self) -> bool:
-        """The last beat is younger than a lease: what came since is still this worker's."""
-        return asyncio.get_running_loop().time() < self._holds_until
 
     @property
     def announcement(self) -> Announcement:
@@ -149,7 +143,7 @@ class Lease:
     async def _renew(self) -> Beat:
         # One at a time, or an older beat could take a withdrawal back.
         async with self._one_at_a_time:
-            held, fault, now = list(self._runs), self._fault, asyncio.get_running_loop().time()
+            held, fault = list(self._runs), self._fault
             beat = await self._pool.renew(
                 self._worker,
                 self._announcement,
@@ -159,8 +153,7 @@ class Lease:
                 fault=fault,
                 hits=self._hits(),
             )
-        lease_s = beat.lease_ms / 1000
-        self._pause_s, self._holds_until = lease_s / _BEATS_A_LEASE, now + lease_s
+        self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
         for run, hold in zip(held, beat.holds, strict=True):
             if hold != "mine":
                 run.stop(hold)

@@ -161,10 +161,6 @@ class Publisher:
         outlet = self._outlets[request_id, attempt] = Outlet(self, request_id, attempt, model)
         return outlet
 
-    def knows(self, request_id: str, attempt: int) -> bool:
-        """The attempt runs here, or has ended here in the last minute."""
-        return (request_id, attempt) in self._outlets
-
     def channel(self, request_id: str) -> str:
         """Where a request's agent listens."""
         return self._pool.keys.deltas(request_id)

@@ -68,10 +68,8 @@ local function standing(request)
     request.entry ~= '' and request.client or '' }
 end
 
--- head: {queue, agent, id, newest attempt, policy revision} of what waits, if it is all that does in its queue; routers
--- need not look for it then.
-local function ring(head)
-  redis.call('PUBLISH', CHANNEL .. 'doorbell', head and cjson.encode(head) or '')
+local function ring()
+  redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
 end
 
 local function tell_agent(id, message)
@@ -392,40 +390,6 @@ end
 
 local function ring_lane(lane, kind, message)
   redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (SUFFIXES[kind] or ':' .. kind), message)
-end
-
--- dispatched -> running. By a worker that the attempt may be given to and that hears it from the reply: that of `start`.
-local function start_one(id, request, worker)
-  local now = now_ms()
-  local again = request.state == 'running'
-  local left = tonumber(request.deadline) - now
-  if left <= 0 and not again then
-    end_one(id, request, 'expired', brief('expired', request))
-    return { 'gone' }
-  end
-  local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
-  if #found == 0 then
-    fail_one(id, request, 'request_lost', 'its entry in the role stream was deleted by somebody else')
-    return { 'gone' }
-  end
-  local fields = {}
-  for i = 1, #found[1][2], 2 do fields[found[1][2][i]] = found[1][2][i + 1] end
-
-  if not again then
-    request.starts = int(tonumber(request.starts) + 1)
-    request.started = int(now)
-    redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
-      'starts', request.starts)
-  end
-  mark(id, request.attempt)
-  redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
-  return { 'run', tonumber(request.attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
-    tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
-end
-
--- What routers decide by, as a word: the policy, and which lanes there are and what they serve. It changes with these.
-local function view(revision, changes)
-  return int(revision) .. ':' .. (changes or '0')
 end
 
 -- A lane as routers and clients see it; nil if nothing is known of it.

@@ -42,13 +42,11 @@ else
   else
     redis.call('HDEL', P .. 'pulls', lane)
   end
-  local new = said[1] ~= provider or said[2] ~= endpoint or said[3] ~= models or said[4] ~= limit or said[5] ~= offer
   if takes or left or redis.call('ZCARD', workers) > 0 then
     redis.call('HDEL', P .. 'unready', lane)
   else
     redis.call('HSET', P .. 'unready', lane, told)
   end
-  if opened or new then redis.call('INCR', P .. 'changes') end
   if opened then ring() end
 end
 
@@ -75,11 +73,11 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
     redis.call('SADD', P .. 'client:' .. client, id)
     redis.call('SADD', P .. 'agent:' .. agent, id)
     redis.call('ZADD', lane_queue(lane, kind), 1, TAG .. id .. ':' .. attempt)
+    mark(id, attempt)
     if cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', cancel) end
   elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
     return 'stale'
   end
-  mark(id, attempt) -- what `submit` has started has none
   redis.call('ZADD', P .. 'leases', int(now + lease), id)
   return cancel or 'mine'
 end

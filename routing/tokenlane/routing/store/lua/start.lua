@@ -15,4 +15,28 @@ if request.state ~= 'dispatched' and not again then return { 'gone' } end
 if not again and marked == '0' and redis.call('EXISTS', P .. 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
   return { 'gone' }
 end
-return start_one(id, request, worker)
+
+local now = now_ms()
+local left = tonumber(request.deadline) - now
+if left <= 0 and not again then
+  end_one(id, request, 'expired', brief('expired', request))
+  return { 'gone' }
+end
+local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
+if #found == 0 then
+  fail_one(id, request, 'request_lost', 'its entry in the role stream was deleted by somebody else')
+  return { 'gone' }
+end
+local fields = {}
+for i = 1, #found[1][2], 2 do fields[found[1][2][i]] = found[1][2][i + 1] end
+
+if not again then
+  request.starts = int(tonumber(request.starts) + 1)
+  request.started = int(now)
+  redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
+    'starts', request.starts)
+end
+mark(id, attempt)
+redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
+return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
+  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }

@@ -1,6 +1,4 @@
 -- nothing -> waiting. Takes a request in, once: a known id changes nothing.
--- nothing -> running, where nothing else waits in the pool and a router has told by `dispatch` whose worker can have it:
--- that is told so by its lane's bell. A bell that is lost costs time: the job is in the lane's queue, without a mark.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
@@ -11,15 +9,13 @@
 --       | {'cancelled'}: it was, before it came
 --       | {'known', policy revision, id, state}: the agent has submitted that idempotency key before
 
-local SHORT_BYTES, ROUTER_SILENT_MS = 262144, 500
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
 -- In one step: rule() would ask for each. Limits are the role's own, else the pool's.
-local revision, role_depth, depth, role_in_flight, in_flight, lease_ms = unpack(redis.call('HMGET', P .. 'policy',
-  'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight', 'lease_ms'))
-revision, lease_ms = tonumber(revision or 0), tonumber(lease_ms or RULES.lease_ms)
+local revision, role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
+  'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
+revision = tonumber(revision or 0)
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
-local announced, changes, cut, unwanted = unpack(redis.call('MGET', P .. 'key', P .. 'changes', P .. 'shortcut:' .. queue,
-  P .. 'unwanted:' .. id))
+local announced, unwanted = unpack(redis.call('MGET', P .. 'key', P .. 'unwanted:' .. id))
 local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
 if is_unwanted(unwanted, client) then return { 'cancelled' } end
@@ -40,34 +36,15 @@ if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return full('ag
 
 local now = now_ms()
 
--- The lane, the model and the worker that have this request without a router; nothing if that is for a router to say.
--- The router that has said it sweeps in the worker's own process: while it is heard, the worker is not dead or asleep.
-local function shortcut()
-  if not cut or #ARGV[10] > SHORT_BYTES or redis.call('EXISTS', P .. 'queues') == 1 then return end
-  local by, lane, model, worker, router = unpack(cjson.decode(cut))
-  if by ~= view(revision, changes) then return end
-  local workers = redis.call('ZRANGE', P .. 'lane:' .. lane .. ':workers', 0, 1, 'WITHSCORES')
-  if #workers ~= 2 or workers[1] ~= worker or now - tonumber(workers[2]) > lease_ms then return end
-  if now - tonumber(redis.call('ZSCORE', P .. 'routers', router) or 0) > ROUTER_SILENT_MS then return end
-  if is_kept(lane, id) then return end
-  if redis.call('ZCARD', lane_queue(lane, kind)) < lane_limit(lane, kind) then return lane, model, worker end
-end
-
-local lane, model, worker = shortcut()
 local left = tonumber(ARGV[7])
 local floor = tonumber(ARGV[8])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
 -- An attempt before it may have spoken meanwhile: whoever starts it must ask the agent first.
 local starts = floor > 0 and 1 or 0
 local request = { role = role, queue = queue, agent = agent, kind = kind, seq = int(redis.call('INCR', P .. 'sequence')) }
-local held = {}
-if lane then
-  starts, request.attempt = starts + 1, int(math.max(floor + 1, now))
-  held = { 'lane', lane, 'model', model, 'token', '', 'charge', '0', 'worker', worker, 'started', int(now) }
-end
-redis.call('HSET', P .. 'request:' .. id, 'state', lane and 'running' or 'waiting', 'role', role, 'queue', queue,
-  'agent', agent, 'client', client, 'kind', kind, 'entry', entry, 'key', sealed, 'seq', request.seq, 'created', int(now),
-  'deadline', int(now + left), 'attempt', request.attempt or ARGV[8], 'starts', int(starts), 'crashes', '0', unpack(held))
+redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent,
+  'client', client, 'kind', kind, 'entry', entry, 'key', sealed, 'seq', request.seq, 'created', int(now),
+  'deadline', int(now + left), 'attempt', int(floor), 'starts', int(starts), 'crashes', '0')
 redis.call('ZADD', P .. 'deadlines', int(now + left), id)
 redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
@@ -79,15 +56,6 @@ end
 if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- a server that was wiped
 count(request, 'accepted', now)
 
-if lane then
-  put_job(id, request.attempt, lane, kind, request.seq, now)
-  redis.call('ZADD', P .. 'leases', int(now + lease_ms), id)
-  local told = cjson.encode({ attempt = tonumber(request.attempt), model = model, starts = starts, left_ms = left, waited_ms = 0 })
-  ring_lane(lane, kind, told .. '\n' .. ARGV[9] .. '\n' .. ARGV[10])
-else
-  enqueue(id, request)
-  local waiting = P .. 'queue:' .. queue
-  local alone = redis.call('ZCARD', waiting .. ':agents') == 1 and redis.call('ZCARD', waiting .. ':agent:' .. agent) == 1
-  ring(alone and { queue, agent, id, floor, revision })
-end
+enqueue(id, request)
+ring()
 return { 'accepted', revision, keys }

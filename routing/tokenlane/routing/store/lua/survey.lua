@@ -2,7 +2,7 @@
 -- (16 at most), in the order in which they are to be served.
 --
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, heads, lanes, view, turns, ms that the pool has been looked at without a gap}
+-- reply {now ms, policy revision, heads, lanes, turns, ms that the pool has been looked at without a gap}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0}
 --       lane: as lane_row of common.lua says
@@ -73,5 +73,4 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
 end
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
 local hold = tonumber(redis.call('HGET', P .. 'swept', 'hold') or now + rule('lease_ms'))
-return { now, revision, heads, lanes, view(revision, redis.call('GET', P .. 'changes')), turns,
-  math.max(0, now - hold + rule('lease_ms')) }
+return { now, revision, heads, lanes, turns, math.max(0, now - hold + rule('lease_ms')) }
