@@ -15,7 +15,6 @@ import asyncio
 import logging
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
-from tokenlane.routing.store.replies import Started
 from tokenlane.routing.support.telemetry import processing
 from tokenlane.worker.lane.lane import Lane
 
