@@ -189,7 +189,7 @@ async def ask(pool: Pool, hub: Hub, log: list[str] | None = None, *, time_to_liv
     await hub.subscribe(pool.keys.deltas(asker.id), asker.take)
     request = ChatRequest(id=asker.id, role=ROLE, messages=[Message(role="user", content="hello")])
     envelope = Envelope(id=asker.id, client=CLIENT, agent=AGENT, role=ROLE, time_to_live_ms=time_to_live_ms)
-    await pool.submit(envelope, request.to_wire())
+    await pool.requests.submit(envelope, request.to_wire())
     return asker
 
 

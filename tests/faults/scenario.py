@@ -70,7 +70,7 @@ async def site(directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] 
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(directory))
         pool = await stack.enter_async_context(connect(server.url))
-        await pool.set_policy(policy)
+        await pool.policies.write(policy)
         backends = {lane: await stack.enter_async_context(Simulator(capacity=64)) for lane in set(lanes)}
         opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends)
         await asyncio.gather(*(opened.open(lane) for lane in lanes))

@@ -20,6 +20,7 @@ from tokenlane.routing.contract.messages import Answer
 from tokenlane.routing.decide.lanes.offer import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 # What runs when its server is killed has had a start; one more, and a wait that counted would be its end.
 STRICT = Policy(
@@ -59,7 +60,7 @@ class ModelServer:
 async def processes(tmp_path: Path) -> AsyncIterator[Farm]:
     """A pool of real processes, with a policy that forgives nothing."""
     async with Server(tmp_path) as server, connect(server.url) as pool, farm(tmp_path, server.url) as opened:
-        await pool.set_policy(STRICT)
+        await pool.policies.write(STRICT)
         yield opened
 
 
@@ -67,10 +68,10 @@ async def becomes(pool: Pool, lane: str, state: LaneState) -> str:
     """Wait until the lane has that state; why it has."""
 
     async def is_so() -> bool:
-        return any(one.state == state for one in (await pool.snapshot()).lanes if one.name == lane)
+        return any(one.state == state for one in (await take_snapshot(pool)).lanes if one.name == lane)
 
     await eventually(is_so)
-    return next(one.why for one in (await pool.snapshot()).lanes if one.name == lane)
+    return next(one.why for one in (await take_snapshot(pool)).lanes if one.name == lane)
 
 
 async def many(client: Client, count: int, role: str) -> list[Answer]:
@@ -90,7 +91,7 @@ async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm
         load = asyncio.ensure_future(many(client, 24, role))
 
         async def busy() -> bool:
-            return any(lane.running for lane in (await pool.snapshot()).lanes if lane.name == "gpu0")
+            return any(lane.running for lane in (await take_snapshot(pool)).lanes if lane.name == "gpu0")
 
         await eventually(busy)
         await one.kill()
@@ -116,7 +117,7 @@ async def test_what_waits_for_the_only_back_end_outlives_its_restart(processes: 
         asked = asyncio.ensure_future(many(client, 12, "free"))
 
         async def busy() -> bool:
-            return any(lane.running for lane in (await pool.snapshot()).lanes)
+            return any(lane.running for lane in (await take_snapshot(pool)).lanes)
 
         await eventually(busy)
         await server.kill()
@@ -155,5 +156,5 @@ async def test_a_worker_waits_for_its_model_server(processes: Farm) -> None:
         asked = asyncio.ensure_future(client.complete("q", role="free"))
         await server.start("--models", "late,later")
         assert (await asked).model == "late"
-        (lane,) = (await pool.snapshot()).without_fallback
+        (lane,) = (await take_snapshot(pool)).without_fallback
         assert (lane.state, lane.models) == ("up", ("late", "later"))

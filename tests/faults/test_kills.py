@@ -98,7 +98,7 @@ def extra(**script: int) -> dict[str, JsonValue]:
 
 async def worker_of(pool: Pool, request_id: str) -> str:
     """The worker that runs a request."""
-    (standing,) = (await pool.check("nobody", [request_id])).standings
+    (standing,) = (await pool.beats.check("nobody", [request_id])).standings
     return standing.worker
 
 

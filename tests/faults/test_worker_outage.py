@@ -45,7 +45,7 @@ async def _beat(pool: Pool) -> None:
     """The client's beat: it stays alive."""
     while True:
         try:
-            await pool.check(life.CLIENT)
+            await pool.beats.check(life.CLIENT)
         except LlmError:
             pass
         await asyncio.sleep(0.5)
@@ -119,7 +119,7 @@ async def test_redis_forgets_everything(tmp_path: Path) -> None:
         await server.stop()
         await server.start()
         async with asyncio.timeout(20):
-            while (await pool.check(life.CLIENT, [asker.id])).standings[0].state != "running":
+            while (await pool.beats.check(life.CLIENT, [asker.id])).standings[0].state != "running":
                 await asyncio.sleep(0.02)
         provider.go.set()
         await catch_up(pool, asker, lane)

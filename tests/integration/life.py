@@ -17,8 +17,9 @@ from tokenlane.routing.contract.errors import ErrorReport
 from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Ending, Swept
+from tokenlane.routing.store.requests import Ending
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"
@@ -73,13 +74,13 @@ def envelope(
 async def submit(pool: Pool, of: Envelope | None = None, floor: int = 0) -> str:
     """Submit a request; its id."""
     of = of or envelope()
-    await pool.submit(of, PAYLOAD, floor)
+    await pool.requests.submit(of, PAYLOAD, floor)
     return of.id
 
 
 async def beat(pool: Pool, worker: str = WORKER, lane: Announcement = LANE, *running: Running) -> tuple[str, ...]:
     """A worker's beat, taking new work; what it holds."""
-    return (await pool.renew(worker, lane, running, takes_new_work=True)).holds
+    return (await pool.beats.renew(worker, lane, running, takes_new_work=True)).holds
 
 
 async def open_lane(pool: Pool) -> None:
@@ -97,7 +98,7 @@ async def head(pool: Pool, request_id: str) -> Head:
 
 async def dispatch(pool: Pool, request_id: str, lane: str = LANE.lane, token: str | None = None) -> int | None:
     """Give a request to a lane; the attempt's number if it was."""
-    return await pool.dispatch(await head(pool, request_id), lane, "m1", token or new_id())
+    return await pool.requests.dispatch(await head(pool, request_id), lane, "m1", token or new_id())
 
 
 async def dispatched(pool: Pool, request_id: str | None = None) -> Asked:
@@ -112,7 +113,7 @@ async def dispatched(pool: Pool, request_id: str | None = None) -> Asked:
 async def running(pool: Pool, request_id: str | None = None) -> Asked:
     """A request that a worker runs."""
     asked = await dispatched(pool, request_id)
-    assert await pool.start(asked.id, asked.attempt, WORKER) is not None
+    assert await pool.requests.start(asked.id, asked.attempt, WORKER) is not None
     return asked
 
 
@@ -125,14 +126,14 @@ async def bring(pool: Pool, state: str) -> Asked:
         return await dispatched(pool)
     asked = await running(pool)
     if state == "delayed":
-        assert await pool.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000) == "delayed"
+        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000) == "delayed"
     elif state == "flagged":
-        assert await pool.cancel(asked.id) == "flagged"
+        assert await pool.requests.cancel(asked.id) == "flagged"
     elif state == "lapsed":
         await pass_lease(pool, asked.id)
         await watched(pool)
     elif state == "requeued":
-        assert await pool.requeue(asked.id, asked.attempt, WORKER) == "waiting"
+        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "waiting"
     elif state in ENDED:
         assert await finish(pool, asked, cast("Ending", state))
     return asked
@@ -140,7 +141,9 @@ async def bring(pool: Pool, state: str) -> Asked:
 
 async def finish(pool: Pool, asked: Asked, ending: Ending = "completed") -> bool:
     """End a running request, as its worker."""
-    return await pool.finish(asked.id, asked.attempt, asked.worker, ending, 3, "", ended_message(asked.attempt))
+    return await pool.requests.finish(
+        asked.id, asked.attempt, asked.worker, ending, 3, "", ended_message(asked.attempt)
+    )
 
 
 def ended_message(attempt: int) -> bytes:
@@ -160,7 +163,7 @@ def hold(asked: Asked, left_ms: int = 60_000) -> Running:
 
 async def state_of(pool: Pool, request_id: str) -> str:
     """The request's state, as a client is told it."""
-    (standing,) = (await pool.check(CLIENT, [request_id])).standings
+    (standing,) = (await pool.beats.check(CLIENT, [request_id])).standings
     return standing.state
 
 
@@ -177,7 +180,7 @@ async def watched(pool: Pool) -> None:
 async def sweep(pool: Pool, router: str = ROUTER) -> Swept:
     """A sweep of a pool that has been swept all the time."""
     await watched(pool)
-    return await pool.sweep(router)
+    return await pool.beats.sweep(router)
 
 
 async def pass_lease(pool: Pool, request_id: str) -> None:

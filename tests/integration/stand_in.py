@@ -28,7 +28,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Ending
+from tokenlane.routing.store.requests import Ending
 from tokenlane.routing.support.tasks import background
 
 __all__ = ["Run", "StandIn", "stand_in"]
@@ -122,7 +122,7 @@ class Run:
     async def _finish(self, ending: Ending, code: str, message: Completed | Failed, *, lost: bool) -> bool:
         self.ending = message.to_wire()
         told = b"{}" if lost else self.ending
-        return await self._pool.finish(self.id, self.attempt, self.worker, ending, self.end, code, told)
+        return await self._pool.requests.finish(self.id, self.attempt, self.worker, ending, self.end, code, told)
 
 
 class StandIn:
@@ -181,21 +181,23 @@ class StandIn:
     async def _beat(self) -> None:
         if self.beating:
             held = [run for run in self.runs.values() if run.ending is None]
-            holds = await self._pool.renew(self.name, self._lane, [run.running() for run in held], takes_new_work=True)
+            holds = await self._pool.beats.renew(
+                self.name, self._lane, [run.running() for run in held], takes_new_work=True
+            )
             for run, hold in zip(held, holds.holds, strict=True):
                 if hold != "mine":
                     run.cancelled.set()
-            await self._pool.sweep(f"host/{self.name}")
+            await self._pool.beats.sweep(f"host/{self.name}")
 
     async def _take_in(self) -> None:
         survey = await self._pool.survey()
         for head in order(survey.heads, {}, self._lane.lane):
             if head.queue.needs.model not in (None, *self._lane.models):
                 continue
-            attempt = await self._pool.dispatch(head, self._lane.lane, MODEL, new_id())
+            attempt = await self._pool.requests.dispatch(head, self._lane.lane, MODEL, new_id())
             if attempt is None:
                 continue
-            started = await self._pool.start(head.id, attempt, self.name)
+            started = await self._pool.requests.start(head.id, attempt, self.name)
             if started is not None:
                 run = Run(self._pool, self.name, attempt, started.envelope, started.payload)
                 self.runs[run.id, attempt] = run

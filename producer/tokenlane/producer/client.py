@@ -308,7 +308,7 @@ async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> A
             # Who could not cancel all its requests stays listed, so that they are found to be orphans.
             if told:
                 with suppress(LlmError):
-                    await pool.leave(client)
+                    await pool.beats.leave(client)
 
 
 def _found() -> Place:

@@ -26,7 +26,7 @@ from .decide.order import Head, order
 from .decide.policy import Policy, all_heard_ms, candidates, pullers
 from .store.hub import Hub
 from .store.pool import Pool
-from .store.replies import Survey
+from .store.survey import Survey
 from .support.tasks import keep_going, together
 
 __all__ = ["Placement", "Plan", "Refusal", "Wish", "plan", "run_router"]
@@ -195,7 +195,7 @@ class _Router:
         next_sweep_at = asyncio.get_running_loop().time() + _SWEEP_EVERY_S
         idle = self._rank >= _WORKING_RANKS
         revision = None if idle or self._policy is None else self._policy.revision
-        swept = await self._pool.sweep(self._name, rank_only=idle, revision=revision)
+        swept = await self._pool.beats.sweep(self._name, rank_only=idle, revision=revision)
         self._rank = swept.rank
         if self._rank >= _WORKING_RANKS:
             # The jitter keeps idle routers of many hosts from asking all at once.
@@ -220,7 +220,7 @@ class _Router:
         while True:
             survey = await self._pool.survey()
             if self._policy is None or survey.revision != self._policy.revision:
-                self._policy = await self._pool.policy()
+                self._policy = await self._pool.policies.read()
             chosen = plan(survey, self._policy)
             done = await together(
                 *(self._place(placement) for placement in chosen.placements),
@@ -240,9 +240,9 @@ class _Router:
 
     async def _place(self, placement: Placement) -> bool:
         token = secrets.token_hex(8)
-        return await self._pool.dispatch(placement.head, placement.lane, placement.model, token) is not None
+        return await self._pool.requests.dispatch(placement.head, placement.lane, placement.model, token) is not None
 
     async def _refuse(self, refusal: Refusal) -> bool:
         report = refusal.error.report()
         message = Failed(attempt=refusal.head.attempt, error=report)
-        return await self._pool.refuse(refusal.head.id, report.code, message.to_wire())
+        return await self._pool.requests.refuse(refusal.head.id, report.code, message.to_wire())

@@ -205,9 +205,9 @@ async def test_news_of_the_owner_that_are_lost(
         run = await worker.next_run()
         assert stream._request is not None
         monkeypatch.setattr("tokenlane.producer.link.redis_link.RedisLink._hear_all", lambda *_: None)
-        await pool.attach(second._id, stream.request_id)
+        await pool.requests.attach(second._id, stream.request_id)
         monkeypatch.undo()
-        assert await pool.cancel(stream.request_id, first._id) == "kept"
+        assert await pool.requests.cancel(stream.request_id, first._id) == "kept"
         request = stream._request
         await until(lambda: not request.owned)
     assert await state_of(pool, stream.request_id) == "running"
@@ -223,7 +223,7 @@ async def test_anybody_may_cancel(first: Client, second: Client, worker: StandIn
         await stream.cancel()
         async with asyncio.timeout(10):
             await run.cancelled.wait()
-        await pool.finish(
+        await pool.requests.finish(
             run.id, run.attempt, run.worker, "cancelled", 0, "", b'{"type":"cancelled","attempt":%d}' % run.attempt
         )
         with pytest.raises(RequestCancelled):
@@ -304,7 +304,7 @@ async def test_an_unsent_request_of_another_that_is_lost(first: Client, second: 
     request_id = await submit(pool)
     async with second.attach(request_id) as joined:
         await raw(pool).flushall()
-        await pool.set_policy(Policy(lease_ms=300))
+        await pool.policies.write(Policy(lease_ms=300))
         with pytest.raises(RequestLost):
             await joined.answer()
 

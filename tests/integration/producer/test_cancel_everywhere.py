@@ -52,7 +52,7 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
         background() as tasks,
     ):
         # A lane that is frozen for a test is not to be given up meanwhile.
-        await pool.set_policy(Policy(start_lease_ms=30_000, lease_ms=30_000))
+        await pool.policies.write(Policy(start_lease_ms=30_000, lease_ms=30_000))
         tasks.create_task(run_router(pool, hub, host="test"))
         worker = await opened.worker("gpu0", backend, "--capacity", "1")
         async with Client(server.url) as client:
@@ -227,7 +227,7 @@ async def test_a_killed_agent(tmp_path: Path) -> None:
     """What an agent holds that was killed is cancelled in every state it is in, after the orphan timeout."""
     async with Server(tmp_path) as server, Simulator() as backend, farm(tmp_path, server.url) as opened:
         async with connect(server.url) as pool:
-            await pool.set_policy(Policy(orphan_ms=ORPHAN_MS))
+            await pool.policies.write(Policy(orphan_ms=ORPHAN_MS))
             await opened.worker("gpu0", backend, "--capacity", "2")
             agent = await opened.python(AGENT, server.url)
 

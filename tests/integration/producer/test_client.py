@@ -34,8 +34,9 @@ from tokenlane.producer import (
 )
 from tokenlane.producer.link.heartbeat import reason
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.beats import Beats, Checked
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Checked
+from tokenlane.routing.store.requests import Requests
 
 
 async def becomes(pool: Pool, request_id: str, *states: str) -> str:
@@ -169,14 +170,14 @@ async def test_cancelling_while_submitting_cancels_the_request(
 ) -> None:
     """An agent that is cancelled while its request is on the way leaves nothing behind in the pool."""
     submitting = asyncio.Event()
-    submit = Pool.submit
+    submit = Requests.submit
 
-    async def slow(self: Pool, *args: object, **more: object) -> object:
+    async def slow(self: Requests, *args: object, **more: object) -> object:
         submitting.set()
         await asyncio.sleep(0.05)
         return await submit(self, *args, **more)  # type: ignore[arg-type]  # handed on as they came
 
-    monkeypatch.setattr(Pool, "submit", slow)
+    monkeypatch.setattr(Requests, "submit", slow)
     stream = client.chat("hello", role="planner")
     asked = asyncio.create_task(stream.__aenter__())
     await submitting.wait()
@@ -270,7 +271,7 @@ async def test_a_wrong_request(client: Client, pool: Pool, messages: object) -> 
 
 async def test_a_full_queue(client: Client, pool: Pool) -> None:
     """Over a limit the request is refused when it is entered, with a time to come back."""
-    await pool.set_policy(Policy(depth=1))
+    await pool.policies.write(Policy(depth=1))
     async with client.chat("one", role="planner"):
         with pytest.raises(QueueFull) as refused:
             async with client.chat("two", role="planner"):
@@ -329,14 +330,14 @@ async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.
 
         await said("no worker is connected")
         await beat(pool)
-        await pool.sweep("host/router1")
+        await pool.beats.sweep("host/router1")
         await said("queue of role 'planner'")
         attempt = await dispatch(pool, stream.request_id)
         assert attempt is not None
         await said("given to a lane")
-        assert await pool.start(stream.request_id, attempt, WORKER) is not None
+        assert await pool.requests.start(stream.request_id, attempt, WORKER) is not None
         await until(lambda: stream.waiting is None)
-        assert await pool.requeue(stream.request_id, attempt, WORKER, due_ms=60_000) == "delayed"
+        assert await pool.requests.requeue(stream.request_id, attempt, WORKER, due_ms=60_000) == "delayed"
         await said("tried again")
 
 
@@ -344,7 +345,7 @@ async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, mon
     """A request whose only lane was there within the hour waits for it, and says so."""
     monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
     monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 0)
-    await pool.set_policy(Policy(lease_ms=300, patience_ms=0))
+    await pool.policies.write(Policy(lease_ms=300, patience_ms=0))
     await beat(pool)
     async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
         await until(lambda: "waiting for lane 'lane1' (last seen" in (stream.waiting or ""))
@@ -361,7 +362,7 @@ async def test_a_deserted_pool_ends_a_request(
     long as the policy says: with what to do, and it cancels. A worker that lives has had the time to beat by then."""
     monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
     monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda lease_ms: lease_ms // 10)
-    await pool.set_policy(Policy(lease_ms=3_000, patience_ms=patience_ms))
+    await pool.policies.write(Policy(lease_ms=3_000, patience_ms=patience_ms))
     async with Client(redis_url) as client:
         await until(lambda: client._entered().idle_reason is not None)
         began = asyncio.get_running_loop().time()
@@ -462,13 +463,15 @@ async def test_the_beat_asks_after_all_silent_streams(
 ) -> None:
     """Every silent stream is asked after, 128 at most a call, and the client beats without any stream too."""
     calls: list[tuple[str, ...]] = []
-    check = Pool.check
+    check = Beats.check
 
-    async def recorded(self: Pool, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
+    async def recorded(
+        self: Beats, client: str, request_ids: Sequence[str] = (), *, held: int | None = None
+    ) -> Checked:
         calls.append(tuple(request_ids))
         return await check(self, client, request_ids, held=held)
 
-    monkeypatch.setattr(Pool, "check", recorded)
+    monkeypatch.setattr(Beats, "check", recorded)
     monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
     async with Client(redis_url) as client, AsyncExitStack() as stack:
         await until(lambda: len(calls) > 3)

@@ -29,7 +29,7 @@ from tokenlane.routing.contract.messages import Deltas, Envelope, TokenDelta
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.replies import Accepted
+from tokenlane.routing.store.requests import Accepted, Requests
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ async def test_a_lost_end_mark_completes(client: Client, worker: StandIn) -> Non
         run = await worker.next_run()
         run.forgetful = True
         await run.send([TokenDelta(text="a"), TokenDelta(text="b")])
-        await run._pool.finish(run.id, run.attempt, run.worker, "completed", 2, "", b"{}")
+        await run._pool.requests.finish(run.id, run.attempt, run.worker, "completed", 2, "", b"{}")
         assert await texts(stream) == ["a", "b"]
 
 
@@ -121,7 +121,7 @@ async def test_lost_cancellations_and_expiries_are_told_from_the_pool(
     for ending, error in (("cancelled", RequestCancelled), ("expired", DeadlineExceeded)):
         async with client.chat("hello", role="planner") as stream:
             run = await worker.next_run()
-            await pool.finish(run.id, run.attempt, run.worker, ending, 0, "", b"{}")  # type: ignore[arg-type]  # literals
+            await pool.requests.finish(run.id, run.attempt, run.worker, ending, 0, "", b"{}")  # type: ignore[arg-type]  # literals
             with pytest.raises(error):
                 await stream.answer()
 
@@ -243,10 +243,10 @@ async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None
         connect(server.url, keys=KeyRing(), opens=True) as pool,
         Client(server.url) as client,
     ):
-        await pool.set_policy(Policy(lease_ms=300))
+        await pool.policies.write(Policy(lease_ms=300))
         async with client.chat("hello", role="planner") as stream:
             await pool.redis.flushall()
-            await pool.set_policy(Policy(lease_ms=300))
+            await pool.policies.write(Policy(lease_ms=300))
             async with stand_in(pool) as worker:
                 run = await worker.next_run()
                 assert run.id == stream.request_id
@@ -264,7 +264,7 @@ async def test_a_forgotten_request_with_a_part_delivered_is_interrupted(
         await until(lambda: stream.text == "a")
         worker.runs.clear()
         await pool.redis.flushall()
-        await pool.set_policy(Policy(lease_ms=300))
+        await pool.policies.write(Policy(lease_ms=300))
         with pytest.raises(Interrupted) as failed:
             await stream.answer()
     assert failed.value.partial == "a"
@@ -326,13 +326,13 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
     monkeypatch.setattr(Hub, "subscribe", slow)
     monkeypatch.setattr("tokenlane.producer.link.ready_channels.Ahead.subscribed", lambda *_: False)
     sent: list[int] = []
-    submit = Pool.submit
+    submit = Requests.submit
 
-    async def recorded(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+    async def recorded(self: Requests, envelope: Envelope, *args: Any) -> Accepted:
         sent.append(envelope.time_to_live_ms)
         return await submit(self, envelope, *args)
 
-    monkeypatch.setattr(Pool, "submit", recorded)
+    monkeypatch.setattr(Requests, "submit", recorded)
     async with Client(redis_url) as client, client.chat("hello", role="planner", time_to_live_ms=60_000):
         await pool.redis.flushall()
         await until(lambda: len(sent) == 2)
@@ -345,9 +345,9 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
 ) -> None:
     """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
     monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
-    submit, leaving = Pool.submit, asyncio.Event()
+    submit, leaving = Requests.submit, asyncio.Event()
 
-    async def late(self: Pool, envelope: Envelope, *args: Any) -> Accepted:
+    async def late(self: Requests, envelope: Envelope, *args: Any) -> Accepted:
         if args[1]:
             leaving.set()
             await asyncio.sleep(0.1)
@@ -355,7 +355,7 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
 
     async with Client(redis_url) as client:
         async with client.chat("hello", role="planner") as stream:
-            monkeypatch.setattr(Pool, "submit", late)
+            monkeypatch.setattr(Requests, "submit", late)
             stream._entered().buffer.attempt = 1
             await pool.redis.flushall()
             await leaving.wait()
@@ -368,25 +368,25 @@ async def test_a_submission_that_comes_late_is_not_run(
 ) -> None:
     """Its agent was told that the pool is not there. Whether the server heard the cancelling before, or nothing of it:
     what comes then is cancelled."""
-    submit, cancel = Pool.submit, Pool.cancel
-    sent: list[tuple[Pool, Envelope, bytes]] = []
+    submit, cancel = Requests.submit, Requests.cancel
+    sent: list[tuple[Requests, Envelope, bytes]] = []
 
-    async def lost(self: Pool, envelope: Envelope, payload: bytes, *_: object) -> Accepted:
+    async def lost(self: Requests, envelope: Envelope, payload: bytes, *_: object) -> Accepted:
         sent.append((self, envelope, payload))
         raise PoolUnavailable
 
-    async def unheard(self: Pool, request_id: str, leaving: str = "") -> str:
+    async def unheard(self: Requests, request_id: str, leaving: str = "") -> str:
         return "unknown"
 
     async with Client(redis_url) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(Pool, "submit", lost)
+            patch.setattr(Requests, "submit", lost)
             if heard == "nothing":
-                patch.setattr(Pool, "cancel", unheard)
+                patch.setattr(Requests, "cancel", unheard)
             with pytest.raises(PoolUnavailable):
                 await client.complete("hello", role="planner")
             await until(lambda: not client._entered()._withdrawals)
-        assert (submit, cancel) == (Pool.submit, Pool.cancel)
+        assert (submit, cancel) == (Requests.submit, Requests.cancel)
         ((through, envelope, payload),) = sent
         if heard == "cancelling":
             with pytest.raises(RequestCancelled):

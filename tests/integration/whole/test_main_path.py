@@ -75,7 +75,7 @@ async def town(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         Simulator(models=["beta", "gamma"], capacity=8) as gpu1,
         farm(tmp_path_factory.mktemp("town"), server.url) as opened,
     ):
-        await pool.set_policy(POLICY)
+        await pool.policies.write(POLICY)
         await asyncio.gather(
             opened.worker("gpu0", gpu0, "--capacity", "2"),
             opened.worker("gpu0", gpu0, "--capacity", "2"),
@@ -142,7 +142,7 @@ async def release(backend: Simulator, held: list[Received]) -> None:
 
 async def started_by(pool: Pool, request_id: str) -> str:
     """The worker that ran a request."""
-    (standing,) = (await pool.check("nobody", [request_id])).standings
+    (standing,) = (await pool.beats.check("nobody", [request_id])).standings
     return standing.worker
 
 

@@ -60,7 +60,7 @@ async def backend() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def opened(redis_url: str, pool: Pool, tmp_path: Path) -> AsyncIterator[Farm]:
-    await pool.set_policy(Policy(max_starts=2))
+    await pool.policies.write(Policy(max_starts=2))
     async with farm(tmp_path, redis_url) as opened:
         yield opened
 
@@ -216,7 +216,7 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
             server.key_file.unlink()
         async with connect(server.url, keys=KeyRing(), opens=True) as pool, Client(server.url) as client:
             await raw(pool).config_set("rdbcompression", "no")
-            await pool.set_policy(Policy(max_starts=2))
+            await pool.policies.write(Policy(max_starts=2))
             worker = await opened.worker("gpu0", backend, "--capacity", "1", shim=EVERY_LOG)
             await ask_everything(server.url)
             seen += [*await in_server(pool), *on_disk(home)]

@@ -20,6 +20,7 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 HELD: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("one", "two"), hold_after=1).model_dump(mode="json")}
 ARQ = """
@@ -156,7 +157,7 @@ async def test_an_output_nobody_reads(site: Farm, backend: Simulator, pool: Pool
     """`up` goes on, and starts a new worker for one that died, though it can say nothing of it."""
 
     async def workers() -> list[str]:
-        return [worker.name for lane in (await pool.snapshot()).without_fallback for worker in lane.workers]
+        return [worker.name for lane in (await take_snapshot(pool)).without_fallback for worker in lane.workers]
 
     async def replaced() -> bool:
         return bool(set(await workers()) - {first}) and await is_open(pool)

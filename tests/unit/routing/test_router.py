@@ -17,10 +17,11 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import plan, run_router
+from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Survey, Swept
+from tokenlane.routing.store.survey import Survey
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 
@@ -30,6 +31,7 @@ class BusyPool:
     def __init__(self) -> None:
         self.keys = Keys("main", 0)
         self.internal_errors = InternalErrors()
+        self.requests = self.beats = self.policies = self
         self.bells: dict[str, object] = {}
         self.sweeps = 0
         self.ring: Callable[[], None] = lambda: None
@@ -43,7 +45,7 @@ class BusyPool:
         await asyncio.sleep(0)
         return Survey(0, 0, (), ())
 
-    async def policy(self) -> Policy:
+    async def read(self) -> Policy:
         return Policy()
 
     async def subscribe(self, channel: str, receive: object, missed: Callable[[], None]) -> None:

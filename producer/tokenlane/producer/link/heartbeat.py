@@ -31,8 +31,9 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane, why_unready
 from tokenlane.routing.decide.policy import Policy, all_heard_ms, candidates, served_name
 from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
+from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Checked, Standing
+from tokenlane.routing.store.requests import Standing
 from tokenlane.routing.support.tasks import together
 
 from .open_request import LACKING_EVERY_S, UNCERTAIN_EVERY_S, OpenRequest, Question
@@ -99,11 +100,11 @@ class Heartbeat:
         """
         clock = asyncio.get_running_loop().time
         asked_at, held = clock(), self._link.held if counting else None
-        checked = await self._pool.check(self._client, [request.id for request in requests], held=held)
+        checked = await self._pool.beats.check(self._client, [request.id for request in requests], held=held)
         self._note_back(checked)
         if checked.absent and (self._policy is None or self._policy.revision != checked.revision):
             with suppress(LlmError):  # only words hang on it
-                self._policy = await self._pool.policy()
+                self._policy = await self._pool.policies.read()
         steps: list[_Step] = []
         for request, standing in zip(requests, checked.standings, strict=True):
             # What was heard since is newer than what the pool says.
@@ -163,7 +164,7 @@ class Heartbeat:
         """Cancel what the server has of this client and nobody here wants: what was submitted too late, and what an
         older snapshot of the server's has brought back."""
         unwanted = [request_id for request_id in strangers if request_id not in self._link.requests]
-        await together(*(self._pool.cancel(request_id, self._client) for request_id in unwanted))
+        await together(*(self._pool.requests.cancel(request_id, self._client) for request_id in unwanted))
 
     def _note_away(self, error: LlmError) -> None:
         if not self._away:
@@ -270,7 +271,7 @@ class Heartbeat:
         return []
 
     async def _own_again(self, request: OpenRequest) -> None:
-        await self._pool.attach(self._client, request.id)
+        await self._pool.requests.attach(self._client, request.id)
 
     def _broken_off(self, request: OpenRequest, standing: Standing, now: float) -> list[_Step]:
         """The attempt that gave a part of the answer is over, and no other has begun."""
@@ -291,7 +292,7 @@ class Heartbeat:
         """End the request for all who read it. Another attempt that has begun meanwhile asks how far this has got."""
         position = request.buffer.position
         message = Failed(attempt=attempt, error=error.report()).to_wire()
-        if await self._pool.interrupt(self._client, request.id, attempt, position, message):
+        if await self._pool.requests.interrupt(self._client, request.id, attempt, position, message):
             request.buffer.settled = True
             self._give_up(request, error)
 

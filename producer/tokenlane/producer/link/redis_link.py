@@ -30,7 +30,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.command_turns import Turns
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Ending
+from tokenlane.routing.store.requests import Ending
 from tokenlane.routing.support.telemetry import inject, sending
 
 from .delta_buffer import DeltaBuffer
@@ -222,7 +222,7 @@ class RedisLink:
         Raises:
             PoolUnavailable: the server does not answer.
         """
-        return await self._pool.cancel(request_id) in ("cancelled", "flagged")
+        return await self._pool.requests.cancel(request_id) in ("cancelled", "flagged")
 
     # What the client calls.
 
@@ -299,7 +299,7 @@ class RedisLink:
             return DeadlineExceeded()
         envelope = envelope.model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
         try:
-            accepted = await self._pool.submit(envelope, payload, request.buffer.attempt)
+            accepted = await self._pool.requests.submit(envelope, payload, request.buffer.attempt)
         except LlmError as error:
             return error
         request.known_as = accepted.id
@@ -318,7 +318,7 @@ class RedisLink:
 
     async def _take_over(self, request: OpenRequest) -> LlmError | None:
         try:
-            held = await self._pool.attach(self._client, request.id)
+            held = await self._pool.requests.attach(self._client, request.id)
         except LlmError as error:
             return error
         standing, buffer = held.standing, request.buffer
@@ -352,7 +352,7 @@ class RedisLink:
                 others[-1].owned = True  # came while this one was still being submitted, or withdrawn
                 return
             try:
-                await self._pool.cancel(request.id, leaving)
+                await self._pool.requests.cancel(request.id, leaving)
                 return
             except Exception as error:
                 if not isinstance(error, LlmError):

@@ -15,6 +15,7 @@ from tokenlane.config.settings.merged import Settings
 from tokenlane.config.settings.sections import provider_names
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Snapshot
 
 __all__ = ["lanes", "models", "providers", "roles"]
@@ -63,4 +64,4 @@ def _named(
 
 async def _snapshot() -> Snapshot:
     async with asyncio.timeout(_PATIENCE_S), connect(find_pool().url, pool_name()) as pool:
-        return await pool.snapshot()
+        return await take_snapshot(pool)

@@ -20,6 +20,7 @@ from tokenlane.config.settings.load import NoPool, find_pool, pool_keys, pool_na
 from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import WorkerStatus
 
 from .pool_session import pool_session
@@ -63,7 +64,7 @@ def show(
     announced: Sequence[str] | None = None
     not_asked = None
     try:
-        announced = pool_session(find_pool(redis), pool_name(pool), Pool.key_ids)
+        announced = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.sealing.key_ids())
     except ConfigError as error:
         not_asked = str(error)
     if as_json:
@@ -93,7 +94,9 @@ def new(
         raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
     if where is not None:
         try:
-            pool_session(RedisSettings(where.url), pool_name(pool), lambda opened: opened.join(ring, opens=True))
+            pool_session(
+                RedisSettings(where.url), pool_name(pool), lambda opened: opened.sealing.join(ring, opens=True)
+            )
         except ConfigError as error:
             if isinstance(error.__cause__, PoolKeyMismatch):  # else the pool may have it
                 file.unlink(missing_ok=True)
@@ -160,11 +163,11 @@ def _switch(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | 
 
 async def _lacking(pool: Pool, key_id: str) -> list[str]:
     """Who does not say that it has the key, for people; those that read it from the file are given time for that."""
-    lease_s = (await pool.policy()).lease_ms / 1000
+    lease_s = (await pool.policies.read()).lease_ms / 1000
     clock = asyncio.get_running_loop().time
     until = clock() + lease_s / 2  # workers beat three times a lease
     while True:
-        workers = (await pool.snapshot()).without_key(key_id)
+        workers = (await take_snapshot(pool)).without_key(key_id)
         without = [worker for worker in workers if worker.keys is not None]
         if not without or clock() >= until:
             break
@@ -185,7 +188,7 @@ def _drop(ring: KeyRing, file: Path, where: RedisSettings | None, pool: str | No
         raise ConfigError(f"{file} holds one key only, {newest.id}: there is none to drop.{hint}")
     ids, left = [one.id for one in old], KeyRing((newest,), file, ring.prepared)
     _announce(left, where, pool, retiring=ids)
-    waiting = pool_session(where, pool_name(pool), lambda opened: opened.sealed_with(ids)) if where else 0
+    waiting = pool_session(where, pool_name(pool), lambda opened: opened.sealing.sealed_with(ids)) if where else 0
     if waiting and not now:
         raise UserError(
             f"{waiting} requests are sealed with the old keys, and no more such are taken. Run this again when they "
@@ -226,7 +229,7 @@ def _ring(file: Path | None, redis: str | None) -> KeyRing:
 def _with_the_pool_s(error: _NoKey, redis: str | None, pool: str | None) -> ConfigError:
     """The error, with what to do if the pool has a key, as far as it says."""
     try:
-        announced = pool_session(find_pool(redis), pool_name(pool), Pool.key_ids)
+        announced = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.sealing.key_ids())
     except UserError:
         return error
     if not announced:
@@ -261,13 +264,13 @@ def _write(file: Path, keys: Sequence[PoolKey], prepared: Sequence[PoolKey] = ()
 
 def _announce(ring: KeyRing, where: RedisSettings | None, pool: str | None, retiring: Sequence[str] = ()) -> None:
     if where is not None:
-        pool_session(where, pool_name(pool), lambda opened: opened.announce(ring, retiring))
+        pool_session(where, pool_name(pool), lambda opened: opened.sealing.announce(ring, retiring))
 
 
 def _announce_prepared(ring: KeyRing, where: RedisSettings | None, pool: str | None) -> None:
     """Say which key is prepared; the others stay as they are."""
     if where is not None:
-        pool_session(where, pool_name(pool), lambda opened: opened.announce_again(ring))
+        pool_session(where, pool_name(pool), lambda opened: opened.sealing.announce_again(ring))
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from tokenlane.routing.decide.policy import Policy, PolicyChanged
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
 from tokenlane.routing.decide.routes import unknown_places
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .pool_session import as_user_error, pool_session
 
@@ -40,7 +41,7 @@ def show(
     pool: PoolName = None,
 ) -> None:
     """Print the pool's policy, as it would stand in llm.toml."""
-    there = pool_session(find_pool(redis), pool_name(pool), Pool.policy)
+    there = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.policies.read())
     if as_json:
         show_json(there.model_dump())
     else:
@@ -57,7 +58,7 @@ def diff(
 ) -> None:
     """Show what `apply` would change. Exit code 1: something; 0: nothing."""
     wanted, name = _wanted(file)
-    there = pool_session(find_pool(redis), pool_name(pool), Pool.policy)
+    there = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.policies.read())
     changes = _changes(there, wanted, name)
     if as_json:
         typer.echo(json_text({"pool": pool_name(pool), "revision": there.revision, "changes": changes}))
@@ -80,12 +81,12 @@ def apply(
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
-        seen = await opened.snapshot()
-        there = await opened.policy()
+        seen = await take_snapshot(opened)
+        there = await opened.policies.read()
         try:
             if revision is not None and revision != there.revision:
                 raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
-            now = there.revision if dry_run else await opened.set_policy(wanted, expected=there.revision)
+            now = there.revision if dry_run else await opened.policies.write(wanted, expected=there.revision)
         except PolicyChanged as error:
             raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
         return there, now, [unknown.message for unknown in unknown_places(wanted, seen.lane_views())]

@@ -14,8 +14,8 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
-from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import Problem, problems
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
 from .pool_session import pool_session
@@ -42,7 +42,7 @@ def status(
     pool: PoolName = None,
 ) -> None:
     """Show what waits, what runs, and who serves it."""
-    seen = pool_session(find_pool(redis), pool_name(pool), Pool.snapshot)
+    seen = pool_session(find_pool(redis), pool_name(pool), take_snapshot)
     wrong = problems(seen, max_wait)
     fails = any(not problem.warning for problem in wrong)
     if as_json:

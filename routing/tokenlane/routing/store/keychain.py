@@ -18,7 +18,7 @@ class Keychain:
 
     def __init__(self, ring: KeyRing, pool: str) -> None:
         self.ring = ring
-        self._pool = pool
+        self.pool = pool
         self._announced: tuple[str, ...] = ()
         self._retiring: tuple[str, ...] = ()
         self.prepared: tuple[str, ...] = ()
@@ -102,6 +102,6 @@ class Keychain:
         """The error that says which keys are whose, and what to do. `wanted`: more than those that seal."""
         yours = f"yours is {', '.join(self.ring.opening)}" if self.ring.keys else "you gave none"
         return PoolKeyMismatch(
-            f"{self._pool} is sealed with key {', '.join(wanted or self._announced)}, and {yours}: set "
+            f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, and {yours}: set "
             "TOKENLANE_POOL_KEY, or Client(key=...), to what `tokenlane key show --reveal` prints where the key is"
         )

@@ -1,17 +1,54 @@
-"""The scripts in `lua/`, as they go to the server."""
+"""The scripts in `lua/`: how they are made for a database, sent and run."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Awaitable
 from importlib import resources
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
 
 from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
 
-__all__ = ["RULES", "sources"]
+from . import connection
+from .command_turns import Urgency
+from .keys import Keys
+from .replies import Reply
+
+__all__ = ["RULES", "Scripts", "sources"]
 
 RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes", "patience_ms")
 _ALONE = ("publish", "rehearse")
 """Scripts that use nothing of common.lua, which costs the first more than what it does."""
+
+
+class Scripts:
+    """The scripts of one pool on its server, which also takes single commands."""
+
+    def __init__(self, redis: Redis, url: str, keys: Keys) -> None:
+        self.url = url
+        self._redis = redis
+        self._prefix = keys.prefix
+        self._sources = sources(keys.database)
+        self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._sources.items()}
+
+    async def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
+        """What the script replies.
+
+        Raises:
+            PoolUnavailable: the server does not answer, or refuses.
+            QueueFull: it has no memory left.
+        """
+        try:
+            return await self.ask("EVALSHA", self._shas[name], 1, self._prefix, *args, urgency=urgency)
+        except redis_errors.NoScriptError:
+            return await self.ask("EVAL", self._sources[name], 1, self._prefix, *args, urgency=urgency)
+
+    def ask(self, *command: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
+        """What the server replies to a command; raises as `run`."""
+        return connection.ask(self._redis, self.url, *command, urgency=urgency)
 
 
 def sources(database: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.sockets import socket_of
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .health import back_end, shared_back_ends
 from .server import ServerFacts, ask_server
@@ -61,7 +62,7 @@ async def examine(pool: Pool) -> tuple[Check, ...]:
         PoolUnavailable: the pool does not answer.
     """
     server = await ask_server(pool)
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     reached = await _reach([lane for lane in seen.without_fallback if lane.state != "left"])
     return (
         *check_server(server),

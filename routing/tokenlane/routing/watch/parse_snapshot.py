@@ -1,4 +1,4 @@
-"""Reads a snapshot out of the reply of lua/snapshot.lua, where each part of that is described.
+"""Takes a snapshot of a pool: reads it out of the reply of lua/snapshot.lua, where each part of that is described.
 
 Whatever workers and routers have announced may be of any version, or anybody's: what of it cannot be read is named in
 `Snapshot.unknown`, and hides nothing else.
@@ -20,6 +20,7 @@ from tokenlane.routing.contract.messages import Kind, Priority
 from tokenlane.routing.decide.lanes.offer import Hits, Offer, lane_state, models_in
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
 
 from .snapshot import (
     SCHEMA_VERSION,
@@ -35,7 +36,7 @@ from .snapshot import (
     WorkerStatus,
 )
 
-__all__ = ["read_snapshot"]
+__all__ = ["read_snapshot", "take_snapshot"]
 
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
@@ -141,6 +142,15 @@ def _adapter() -> TypeAdapter[_Reply]:
 @cache
 def _texts() -> TypeAdapter[dict[str, str]]:
     return TypeAdapter(dict[str, str])
+
+
+async def take_snapshot(pool: Pool) -> Snapshot:
+    """All that operators look at, of one moment.
+
+    Raises:
+        PoolUnavailable: the pool does not answer.
+    """
+    return read_snapshot(pool.keys.pool, await pool.snapshot_reply())
 
 
 def read_snapshot(pool: str, answer: object) -> Snapshot:

@@ -260,7 +260,7 @@ async def test_ctrl_c_while_it_waits_and_why(redis_url: str, pool: Pool) -> None
 
 async def test_embed_says_why_it_waits_too(redis_url: str, pool: Pool) -> None:
     """As chat does; --timeout ends it, with the error's code in JSON."""
-    await pool.set_policy(Policy(patience_ms=60_000))
+    await pool.policies.write(Policy(patience_ms=60_000))
     async with chat("hi", "--redis", redis_url, "--timeout", "4", "--json", verb="embed") as process:
         assert "no worker is connected" in await line(process.stderr)
         code, out, _ = await ended(process)

@@ -40,7 +40,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[str]:
 async def test_what_is_denied_is_unknown(guarded: str) -> None:
     """Where INFO and CONFIG are denied the checks say so, and all others are made."""
     async with connect(guarded) as pool:
-        await pool.sweep("host/1", revision=0)
+        await pool.beats.sweep("host/1", revision=0)
         found = await checks(pool)
     denied = ("server version", "server role", "maxmemory-policy", "memory", "persistence", "timeout", "pub/sub buffer")
     assert {found[name].status for name in denied} == {"unknown"}
@@ -60,8 +60,8 @@ async def test_a_server_that_evicts(tmp_path: Path) -> None:
 
 async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
     """With a router and a live lane nothing fails, and JSON has every check with what it means."""
-    await pool.register(life.WORKER, life.LANE.lane, life.FACTS)
-    await pool.renew(life.WORKER, life.LANE, [], takes_new_work=True)
+    await pool.beats.register(life.WORKER, life.LANE.lane, life.FACTS)
+    await pool.beats.renew(life.WORKER, life.LANE, [], takes_new_work=True)
     found = await checks(pool)
     assert found["lane lane1"].status == "ok"
     assert found[f"versions {life.WORKER}"].found.startswith("tokenlane 0.1.0, arq 0.28.0")
@@ -80,8 +80,8 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         listening.listen()
         host = socket.gethostname()
         lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), 1)
-        await pool.register("w1", "gpu0", Facts(host))
-        await pool.renew("w1", lane, [], takes_new_work=True)
+        await pool.beats.register("w1", "gpu0", Facts(host))
+        await pool.beats.renew("w1", lane, [], takes_new_work=True)
         check = (await checks(pool))["lane gpu0"]
         assert (check.status, "answers" in check.found) == ("ok", True)
     check = (await checks(pool))["lane gpu0"]

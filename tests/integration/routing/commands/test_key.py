@@ -22,6 +22,7 @@ from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, read_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 WORDS = ("one", "two")
 SAYS_NO_KEYS = """
@@ -73,7 +74,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
 
     async with Simulator() as backend, connect(server.url) as pool, Client(server.url) as client:
         routes = {lane: RolePolicy(route=(Candidate(lane=lane),)) for lane in ("gpu0", "gpu1")}
-        await pool.set_policy(Policy(lease_ms=900, roles=routes))
+        await pool.policies.write(Policy(lease_ms=900, roles=routes))
         await opened.worker("gpu0", backend)
         remote = await opened.worker("gpu1", backend, TOKENLANE_POOL_KEY=old.reveal())
 
@@ -84,7 +85,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
         assert (await run(prepare)).code == 0
         ring = read_key_file(server.key_file)
         (new,) = ring.prepared
-        assert (await pool.key_ids(), ring.keys) == ((old.id,), (old,))
+        assert (await pool.sealing.key_ids(), ring.keys) == ((old.id,), (old,))
         await both_answer()
         refused = await run(rotate)
         assert (refused.code, remote.name in refused.error, new.id in refused.error) == (1, True, True), refused
@@ -100,7 +101,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
             ended = await run(step)
             assert ended.code == 0, ended
             await both_answer()
-        assert await pool.key_ids() == (new.id,)
+        assert await pool.sealing.key_ids() == (new.id,)
         assert read_key_file(server.key_file).opening == (new.id,)
 
 
@@ -109,8 +110,8 @@ async def test_a_prepared_key_outlives_a_restart(server: EmbeddedServer) -> None
     async with connect(server.url) as pool:
         new = PoolKey.new()
         ring = write_key_file(server.key_file, read_key_file(server.key_file).keys, [new])
-        await pool.announce_again(read_key_file(server.key_file))
-        seen = await pool.snapshot()
+        await pool.sealing.announce_again(read_key_file(server.key_file))
+        seen = await take_snapshot(pool)
         assert (seen.keys, seen.prepared) == (ring.ids, (new.id,))
 
 
@@ -119,13 +120,13 @@ async def test_a_worker_that_does_not_say_its_keys_is_not_taken_to_have_them(
 ) -> None:
     """One of an older version is named before the switch; `--now` switches all the same."""
     async with Simulator() as backend, connect(server.url) as pool:
-        await pool.set_policy(Policy(lease_ms=900))
+        await pool.policies.write(Policy(lease_ms=900))
         worker = await opened.worker("gpu0", backend, shim=SAYS_NO_KEYS)
         refused = await key(opened, "rotate")
         assert (refused.code, worker.name in refused.error) == (1, True), refused
         new = read_key_file(server.key_file).prepared[0]
         assert (await key(opened, "rotate", "--now")).code == 0
-        assert (await pool.key_ids())[0] == new.id
+        assert (await pool.sealing.key_ids())[0] == new.id
         async with Client(server.url) as client:
             assert (await client.complete("hello", role="planner")).text  # its file had the key
 
@@ -135,7 +136,7 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
     old = read_key_file(server.key_file).keys[0]
     options: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=1).model_dump(mode="json")}
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
-        await pool.set_policy(Policy(lease_ms=900))
+        await pool.policies.write(Policy(lease_ms=900))
         await opened.worker("gpu0", backend, "--capacity", "1")
         async with client.chat("first", role="planner", extra=options) as first:
             await backend.held()
@@ -143,11 +144,11 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
                 assert (await key(opened, "rotate")).code == 0
                 newest = read_key_file(server.key_file).keys[0]
                 assert newest != old
-                assert await pool.key_ids() == (newest.id, old.id)
+                assert await pool.sealing.key_ids() == (newest.id, old.id)
                 async with client.chat("third", role="planner") as third, Client(server.url) as other:
                     async with other.chat("fourth", role="planner") as fourth:
-                        assert await pool.sealed_with([newest.id]) == 1
-                        assert await pool.sealed_with([old.id]) == 3
+                        assert await pool.sealing.sealed_with([newest.id]) == 1
+                        assert await pool.sealing.sealed_with([old.id]) == 3
                         refused = await key(opened, "rotate", "--drop-old")
                         assert (refused.code, refused.error.count("3 requests")) == (1, 1), refused
                         backend.release()
@@ -157,7 +158,7 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
         assert (dropped.code, old.id in dropped.out) == (0, True), dropped
         assert read_key_file(server.key_file).keys == (newest,)
         assert (await client.complete("fifth", role="planner")).text
-        assert await pool.key_ids() == (newest.id,)
+        assert await pool.sealing.key_ids() == (newest.id,)
         with pytest.raises(PoolKeyMismatch):
             async with Client(server.url, key=old.reveal()):
                 pass
@@ -181,7 +182,7 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
     """A worker that has the pool's key ends such requests, waiting or given back, and goes on with all others."""
     options: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=0).model_dump(mode="json")}
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
-        await pool.set_policy(Policy(lease_ms=900))
+        await pool.policies.write(Policy(lease_ms=900))
         first = await opened.worker("gpu0", backend, "--capacity", "1")
         async with AsyncExitStack() as stack:
             streams = [await stack.enter_async_context(client.chat("old", role="planner", extra=options))]
@@ -200,13 +201,13 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
                         await stream.answer()
         assert (await client.complete("new", role="planner")).lane == "gpu0"
         assert "takes no new work" not in second.error
-        assert [lane.state for lane in (await pool.snapshot()).without_fallback] == ["up"]
+        assert [lane.state for lane in (await take_snapshot(pool)).without_fallback] == ["up"]
 
 
 async def test_a_key_that_is_to_go_opens_what_waits(server: EmbeddedServer, opened: Farm) -> None:
     """Until its requests have ended, a worker without it does not start, and one with it answers them."""
     async with Simulator() as backend, Client(server.url) as client, connect(server.url) as pool:
-        await pool.set_policy(Policy(patience_ms=60_000))
+        await pool.policies.write(Policy(patience_ms=60_000))
         async with client.chat("old", role="planner") as stream:
             assert (await key(opened, "rotate")).code == 0
             newest, old = read_key_file(server.key_file).keys
@@ -224,15 +225,15 @@ async def test_up_keeps_a_key_retiring(server: EmbeddedServer, opened: Farm) -> 
     """A key that seals no more does not seal again because `up` is started anew before it could go."""
     async with connect(server.url) as pool:
         old = read_key_file(server.key_file)
-        await pool.announce(old)
+        await pool.sealing.announce(old)
         assert (await key(opened, "rotate")).code == 0
         ring = read_key_file(server.key_file)
-        await pool.announce(KeyRing(ring.keys[:1]), old.ids)
-        await pool.announce_again(ring)  # as `up` does
-        assert await pool.key_ids() == ring.ids[:1]
-        await pool.check_keys(ring)
+        await pool.sealing.announce(KeyRing(ring.keys[:1]), old.ids)
+        await pool.sealing.announce_again(ring)  # as `up` does
+        assert await pool.sealing.key_ids() == ring.ids[:1]
+        await pool.sealing.check(ring)
         with pytest.raises(PoolKeyMismatch):
-            await pool.check_keys(KeyRing(ring.keys[:1]))
+            await pool.sealing.check(KeyRing(ring.keys[:1]))
 
 
 async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
@@ -274,14 +275,14 @@ async def test_a_key_that_the_pool_refuses_leaves_no_file(server: EmbeddedServer
     file = tmp_path / "new.key"
     announcing = ("new", "--file", str(file), "--announce")
     async with connect(server.url) as pool:
-        await pool.check("client1")
+        await pool.beats.check("client1")
         refused = await key(opened, *announcing)
         assert (refused.code, refused.out, "in use without a key" in refused.error) == (2, "", True), refused
         assert not file.exists()
-        await pool.leave("client1")
+        await pool.beats.leave("client1")
         made = await key(opened, *announcing)
         assert made.code == 0, made
-        assert await pool.key_ids() == read_key_file(file).ids
+        assert await pool.sealing.key_ids() == read_key_file(file).ids
 
 
 async def test_who_has_no_key_is_told_which_it_takes(server: EmbeddedServer, opened: Farm) -> None:

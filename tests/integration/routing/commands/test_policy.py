@@ -54,18 +54,18 @@ async def test_a_file_is_compared_and_applied(site: Farm, file: Path, pool: Pool
     assert "-lease_ms = 10000\n+lease_ms = 5000" in shown.out
     assert "+[roles.coder]" in shown.out
     assert (await run(site, "apply", str(file), "--dry-run")).out == shown.out
-    assert (await pool.policy()).revision == 0
+    assert (await pool.policies.read()).revision == 0
     assert (await run(site, "apply", str(file))).out == shown.out
-    policy = await pool.policy()
+    policy = await pool.policies.read()
     assert (policy.revision, policy.lease_ms, policy.roles["coder"].limits.depth) == (1, 5_000, 5)
     assert "revision 1" in (await run(site, "diff", str(file))).out
     assert "nothing to change" in (await run(site, "apply", str(file))).error
-    assert (await pool.policy()).revision == 1
+    assert (await pool.policies.read()).revision == 1
 
 
 async def test_the_policy_is_shown_as_a_file(site: Farm, tmp_path: Path, pool: Pool) -> None:
     """What `show` prints can be applied and changes nothing; as JSON it has the revision."""
-    await pool.set_policy(Policy(roles={"a.b": RolePolicy(route=(Candidate(lane="x", model="m"),))}, depth=7))
+    await pool.policies.write(Policy(roles={"a.b": RolePolicy(route=(Candidate(lane="x", model="m"),))}, depth=7))
     shown = tmp_path / "shown.toml"
     shown.write_text((await run(site, "show")).out, encoding="utf-8")
     assert "# pool main, revision 1" in shown.read_text()
@@ -76,38 +76,38 @@ async def test_the_policy_is_shown_as_a_file(site: Farm, tmp_path: Path, pool: P
 
 async def test_an_outdated_apply_is_refused(site: Farm, file: Path, pool: Pool) -> None:
     """Who says which revision was looked at writes nothing once there is another."""
-    await pool.set_policy(Policy(depth=5))
+    await pool.policies.write(Policy(depth=5))
     ended = await run(site, "apply", str(file), "--revision", "0", code=FAILED)
     assert "revision 1, not 0" in ended.error
-    assert (await pool.policy()).depth == 5
+    assert (await pool.policies.read()).depth == 5
     await run(site, "apply", str(file), "--revision", "1")
 
 
 async def test_a_file_without_a_policy_is_refused(site: Farm, tmp_path: Path, pool: Pool) -> None:
     """A file that says nothing of the policy cannot empty the pool's."""
     (tmp_path / "other.toml").write_text('[ollama]\nendpoint = "http://h"')
-    await pool.set_policy(Policy(depth=5))
+    await pool.policies.write(Policy(depth=5))
     for verb in ("apply", "diff"):
         assert "[roles]" in (await run(site, verb, str(tmp_path / "other.toml"), code=USAGE)).error
-    assert (await pool.policy()).depth == 5
+    assert (await pool.policies.read()).depth == 5
 
 
 async def test_of_two_who_compared_with_the_same_revision_one_writes(pool: Pool) -> None:
     """Many write at once, all from revision 1: one succeeds, and the policy is its."""
-    await pool.set_policy(Policy())
+    await pool.policies.write(Policy())
     wanted = [Policy(depth=depth) for depth in range(1, 9)]
-    results = await asyncio.gather(*(pool.set_policy(one, expected=1) for one in wanted), return_exceptions=True)
+    results = await asyncio.gather(*(pool.policies.write(one, expected=1) for one in wanted), return_exceptions=True)
     written = [one for one, result in zip(wanted, results, strict=True) if result == 2]
     assert len(written) == 1
     assert sum(isinstance(result, PolicyChanged) for result in results) == len(wanted) - 1
-    assert (await pool.policy()).depth == written[0].depth
+    assert (await pool.policies.read()).depth == written[0].depth
 
 
 async def test_a_policy_sent_twice_is_one(pool: Pool) -> None:
     """The second time a policy is written answers as the first did and changes nothing."""
-    first = await pool.set_policy(Policy(depth=5), expected=0)
+    first = await pool.policies.write(Policy(depth=5), expected=0)
     after = await life.snapshot(pool.redis)
-    assert await pool.set_policy(Policy(depth=5), expected=0) == first
+    assert await pool.policies.write(Policy(depth=5), expected=0) == first
     assert await life.snapshot(pool.redis) == after
 
 
@@ -115,12 +115,12 @@ async def test_a_policy_sent_twice_is_one(pool: Pool) -> None:
 async def test_a_role_may_have_limits_of_its_own(pool: Pool, limit: str) -> None:
     """A role's own limit holds for it alone, and is gone with the next policy."""
     limits = Limits.model_validate({limit: 1})
-    await pool.set_policy(Policy(roles={"planner": RolePolicy(limits=limits)}))
+    await pool.policies.write(Policy(roles={"planner": RolePolicy(limits=limits)}))
     await life.submit(pool)
     with pytest.raises(QueueFull):
         await life.submit(pool)
     await life.submit(pool, life.envelope(role="coder"))
-    await pool.set_policy(Policy())
+    await pool.policies.write(Policy())
     await life.submit(pool)
     await life.audit(pool.redis)
 
@@ -158,7 +158,7 @@ async def test_a_policy_comes_from_standard_input(site: Farm, pool: Pool) -> Non
         ended = await child.ended()
         assert ended.code == code, ended
         assert ("standard input:2" in ended.error) == (code == USAGE)
-    assert (await pool.policy()).roles["coder"].route == (Candidate(lane="gpu1"),)
+    assert (await pool.policies.read()).roles["coder"].route == (Candidate(lane="gpu1"),)
 
 
 async def test_a_route_to_nowhere_is_applied_with_a_warning(site: Farm, file: Path, pool: Pool) -> None:

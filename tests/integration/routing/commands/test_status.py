@@ -47,13 +47,13 @@ async def at_work(pool: Pool) -> AsyncIterator[Pool]:
     """A pool with a router, a lane that runs one request, and one that waits; router and worker beat all the time, so
     that they live however long a command takes."""
     running = await life.running(pool)
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await life.submit(pool, life.envelope(priority="high"))
     beaten = asyncio.Event()
 
     async def beating() -> None:
         while True:
-            await pool.sweep("host/1", revision=0)
+            await pool.beats.sweep("host/1", revision=0)
             await life.beat(pool, WORKER, LANE, life.hold(running))
             beaten.set()
             await asyncio.sleep(_BEAT_S)
@@ -88,7 +88,7 @@ async def test_json(at_work: Pool) -> None:
 
 async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
     """Who was stopped in order stays in the table for a minute, as it may come back; then its name is enough."""
-    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
     await raw(pool).delete(f"{PREFIX}workers")
     for ago_ms, in_table in ((1_000, True), (300_000, False)):
         seen = (await pool.survey()).now_ms - ago_ms

@@ -17,6 +17,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Offer, Running
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import plan
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 
 class TuneRequest(Request):
@@ -49,16 +50,16 @@ async def test_a_kind_that_is_added_to_the_table_goes_the_whole_way(tuning_pool:
         asked = Envelope(
             id=new_id(), client=CLIENT, agent="a", role="trainer", kind=kind_of(request), needs=Needs(lane=LANE.lane)
         )
-        await pool.submit(asked, request.to_wire())
-    assert [(queue.kind, queue.waiting) for queue in (await pool.snapshot()).queues] == [("tune", 2)]
+        await pool.requests.submit(asked, request.to_wire())
+    assert [(queue.kind, queue.waiting) for queue in (await take_snapshot(pool)).queues] == [("tune", 2)]
 
     (placement,) = plan(await pool.survey(), Policy()).placements
-    attempt = await pool.dispatch(placement.head, placement.lane, placement.model, "token")
+    attempt = await pool.requests.dispatch(placement.head, placement.lane, placement.model, "token")
     assert attempt is not None
-    started = await pool.start(placement.head.id, attempt, WORKER)
+    started = await pool.requests.start(placement.head.id, attempt, WORKER)
     assert started is not None
     assert KINDS[started.envelope.kind].request.model_validate_json(started.payload) == request
-    (seen,) = (await pool.snapshot()).lanes
+    (seen,) = (await take_snapshot(pool)).lanes
     assert (seen.beside["tune"].limit, seen.beside["tune"].running, seen.running) == (1, 1, 0)
     held = Running(started.envelope.id, attempt, CLIENT, "a", "trainer", "tune", 60_000)
     assert await life.beat(pool, WORKER, lane, held) == ("mine",)
@@ -67,7 +68,7 @@ async def test_a_kind_that_is_added_to_the_table_goes_the_whole_way(tuning_pool:
     completed = Completed(
         attempt=attempt, worker=WORKER, lane=LANE.lane, model="", first=0, end=1, usage=Usage(), result=result
     )
-    assert await pool.finish(started.envelope.id, attempt, WORKER, "completed", 1, "", completed.to_wire())
+    assert await pool.requests.finish(started.envelope.id, attempt, WORKER, "completed", 1, "", completed.to_wire())
     told = channel_message(completed.to_wire())
     assert isinstance(told, Completed)
     assert told.result == result

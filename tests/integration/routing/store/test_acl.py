@@ -23,6 +23,7 @@ from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.rehearsal import rehearse
 from tokenlane.worker.assembly import run_worker
 
 TEXT = "".join(f"w{number} " for number in range(16))
@@ -91,7 +92,7 @@ async def test_who_may_not_is_told_so(server: Server, rules: tuple[str, ...]) ->
     async with asyncio.timeout(20):
         try:
             async with connect(url) as pool:
-                problems += await pool.rehearse()
+                problems += await rehearse(pool)
                 async with open_hub(pool, 5.0) as hub:
                     await hub.subscribe(pool.keys.doorbell, lambda _: None)
         except PoolUnavailable as error:
@@ -162,16 +163,16 @@ async def test_servers_that_cannot_hold_a_pool(tmp_path: Path) -> None:
             while (await asked.info("replication"))["master_link_status"] != "up":
                 await asyncio.sleep(0.05)
         async with connect(f"redis://127.0.0.1:{replica}") as pool:
-            (problem,) = await pool.rehearse()
+            (problem,) = await rehearse(pool)
             assert "replica" in problem
             with pytest.raises(PoolUnavailable) as refused:
-                await pool.check("client1")
+                await pool.beats.check("client1")
             assert refused.value.message == problem
         async with valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-config-file", "c") as node:
             async with connect(f"redis://127.0.0.1:{node}") as pool:
                 with pytest.raises(PoolUnavailable, match="cluster") as refused:
-                    await pool.rehearse()
+                    await rehearse(pool)
                 assert refused.value.retryable
         async with _sentinel(tmp_path, master) as port, connect(f"redis://127.0.0.1:{port}") as pool:
             with pytest.raises(PoolUnavailable, match="Sentinel"):
-                await pool.rehearse()
+                await rehearse(pool)

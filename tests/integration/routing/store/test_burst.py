@@ -14,8 +14,11 @@ from tests.integration.producer.test_client_faults import Restartable
 from tokenlane.producer import Client, PoolUnavailable
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store import connection
+from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.redis_py import exchange
+from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 BURST = 320
 ROUND_TRIP_S = 0.005
@@ -42,9 +45,9 @@ async def test_a_burst_is_accepted(
     is given up."""
     assert BURST / 2 * ROUND_TRIP_S > 1.5 * TIMEOUT_S
     monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.05)
-    await pool.set_policy(Policy(depth=10_000, in_flight=10_000, patience_ms=60_000))
+    await pool.policies.write(Policy(depth=10_000, in_flight=10_000, patience_ms=60_000))
     accepted, beats = 0, list[int]()
-    submit, check = Pool.submit, Pool.check
+    submit, check = Requests.submit, Beats.check
 
     async def submitting(*args: Any, **options: Any) -> Any:
         nonlocal accepted
@@ -57,8 +60,8 @@ async def test_a_burst_is_accepted(
         beats.append(accepted)
         return answer
 
-    monkeypatch.setattr(Pool, "submit", submitting)
-    monkeypatch.setattr(Pool, "check", checking)
+    monkeypatch.setattr(Requests, "submit", submitting)
+    monkeypatch.setattr(Beats, "check", checking)
     with caplog.at_level(logging.WARNING, "tokenlane"):
         async with Client(redis_url, agent="agent1") as client:
             seen = asyncio.Event()
@@ -72,7 +75,7 @@ async def test_a_burst_is_accepted(
                     tasks.create_task(stream())
                 while accepted < BURST:
                     await asyncio.sleep(0.02)
-                (queue,) = (await pool.snapshot()).queues
+                (queue,) = (await take_snapshot(pool)).queues
                 seen.set()
             assert queue.waiting == BURST
             assert len([count for count in beats if 0 < count < BURST]) >= 2

@@ -19,9 +19,12 @@ from tokenlane.producer.link.ready_channels import Ahead
 from tokenlane.producer.link.worker_messages import WorkerMessages
 from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.refusals import REFUSALS
+from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import run_worker
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.publisher import Publisher
@@ -29,12 +32,12 @@ from tokenlane.worker.lane.publisher import Publisher
 SECRET = "words of a prompt"
 
 STEPS: list[tuple[type, str]] = [
-    (Pool, "renew"),
-    (Pool, "sweep"),
+    (Beats, "renew"),
+    (Beats, "sweep"),
     (Pool, "survey"),
-    (Pool, "dispatch"),
+    (Requests, "dispatch"),
     (Pool, "publish"),
-    (Pool, "check"),
+    (Beats, "check"),
     (Hub, "_deliver_next"),
     (Hub, "_deliver"),
     (LaneWorker, "_poll_iteration"),
@@ -91,7 +94,7 @@ async def test_a_bug_in_a_background_task_ends_nothing(
     """Whatever step fails, workers and clients go on, what is asked then is answered, and the errors are counted and
     logged without their texts."""
     monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
-    await pool.set_policy(Policy(lease_ms=1000))
+    await pool.policies.write(Policy(lease_ms=1000))
     async with working(redis_url), Client(redis_url, agent="agent1") as client:
         with caplog.at_level(logging.ERROR):
             bug = Bug(monkeypatch, owner, name, times=3)
@@ -103,7 +106,7 @@ async def test_a_bug_in_a_background_task_ends_nothing(
                 assert (await client.complete("hi", role="planner")).text == "abc"
         async with asyncio.timeout(20):
             while True:
-                seen = await pool.snapshot()
+                seen = await take_snapshot(pool)
                 ((worker,),) = (lane.workers for lane in seen.lanes)
                 if worker.internal_errors + client.internal_errors >= 3:
                     break
@@ -118,7 +121,7 @@ async def test_a_bug_in_sending_a_request_ends_that_request_alone(
 ) -> None:
     """The caller is told; other requests and the client go on."""
     async with working(redis_url), Client(redis_url, agent="agent1") as client:
-        bug = Bug(monkeypatch, Pool, "submit", times=1)
+        bug = Bug(monkeypatch, Requests, "submit", times=1)
         with pytest.raises(LookupError):
             await client.complete("hi", role="planner")
         assert bug.left == 0

@@ -21,9 +21,9 @@ from tests.integration.servers import free_port, valkey
 
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull
 from tokenlane.routing.store import connection
+from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.redis_py import open_redis
-from tokenlane.routing.store.replies import Checked
 
 SECRET = "s3cr3t-pass"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -212,7 +212,7 @@ async def test_channels_carry_the_database(tmp_path: Path, form: str) -> None:
                 await mine.psubscribe("{main}:0:*")
                 await theirs.psubscribe("{main}:1:*")
                 request_id = await life.submit(pool)
-                await pool.cancel(request_id)
+                await pool.requests.cancel(request_id)
                 heard = [await theirs.get_message(timeout=5) for _ in range(3)]
                 assert [it["channel"].decode() for it in heard if it and it["type"] == "pmessage"] == [
                     "{main}:1:doorbell",
@@ -230,26 +230,26 @@ async def test_two_pools_in_one_database(redis_url: str) -> None:
     """Pools of different names share nothing."""
     async with connect(redis_url) as main, connect(redis_url, pool="other") as other:
         request_id = await life.submit(main)
-        assert (await other.check("client1", [request_id])).standings[0].state == "missing"
+        assert (await other.beats.check("client1", [request_id])).standings[0].state == "missing"
         assert (await other.survey()).heads == ()
 
 
 async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server no longer answers, every method raises PoolUnavailable."""
-    monkeypatch.setattr(pool, "redis", open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
+    monkeypatch.setattr(pool.scripts, "_redis", open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
     asked = life.Asked("0" * 32, 1)
     calls: list[Awaitable[object]] = [
-        pool.submit(life.envelope(), b""),
-        pool.start(asked.id, 1, "w"),
-        pool.renew("w", life.LANE, [], takes_new_work=True),
-        pool.requeue(asked.id, 1, "w"),
+        pool.requests.submit(life.envelope(), b""),
+        pool.requests.start(asked.id, 1, "w"),
+        pool.beats.renew("w", life.LANE, [], takes_new_work=True),
+        pool.requests.requeue(asked.id, 1, "w"),
         life.finish(pool, asked),
-        pool.cancel(asked.id),
-        pool.sweep("host/1"),
-        pool.check("client1"),
+        pool.requests.cancel(asked.id),
+        pool.beats.sweep("host/1"),
+        pool.beats.check("client1"),
         pool.survey(),
-        pool.leave("client1"),
-        pool.policy(),
+        pool.beats.leave("client1"),
+        pool.policies.read(),
         pool.publish([("channel", b"")]),
     ]
     for call in calls:
@@ -261,7 +261,7 @@ async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch:
 async def test_more_commands_at_once_than_connections(pool: Pool) -> None:
     """All are answered, whichever are cancelled meanwhile, and every connection is free afterwards."""
     for _ in range(3):
-        asked = [asyncio.create_task(pool.check("client1")) for _ in range(200)]
+        asked = [asyncio.create_task(pool.beats.check("client1")) for _ in range(200)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         for task in asked[::3]:

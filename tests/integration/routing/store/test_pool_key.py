@@ -45,7 +45,7 @@ async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
     """The first to come with a key announces its id; who comes with another, or none, is refused and told why."""
     async with connect(redis_url, keys=ring(OLD)) as pool:
         assert pool.keychain.key_id == OLD.id
-        assert await pool.key_ids() == (OLD.id,)
+        assert await pool.sealing.key_ids() == (OLD.id,)
         async with connect(redis_url, keys=ring(OLD), opens=True) as worker:
             assert worker.keychain.key_id == OLD.id
         for keys in (ring(), ring(OTHER)):
@@ -59,7 +59,7 @@ async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
 async def test_whose_business_payloads_are_not_needs_no_key(redis_url: str) -> None:
     """Routers and operators connect to a sealed pool without a key."""
     async with connect(redis_url, keys=ring(OLD)), connect(redis_url) as router:
-        assert await router.key_ids() == (OLD.id,)
+        assert await router.sealing.key_ids() == (OLD.id,)
         await life.sweep(router)
 
 
@@ -69,7 +69,7 @@ async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
         await life.submit(pool)
         said = await refused(redis_url, ring(OLD))
         assert said.startswith(f"pool 'main' at {redis_url} is in use without a key")
-        await pool.leave(life.CLIENT)
+        await pool.beats.leave(life.CLIENT)
         await life.sweep(pool)
         async with connect(redis_url, keys=ring(OLD)) as sealed:
             assert sealed.keychain.key_id == OLD.id
@@ -84,7 +84,7 @@ async def test_who_beats_uses_the_pool(redis_url: str, who: str) -> None:
         if who == "worker":
             await life.beat(pool)
         else:
-            await pool.check("client1")
+            await pool.beats.check("client1")
         assert "in use without a key" in await refused(redis_url, ring(OLD))
 
 
@@ -123,7 +123,7 @@ async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) ->
         before = await life.submit(agent)
         write_key_file(tmp_path / "pool.key", [NEW, OLD])
         async with connect(redis_url) as operator:
-            await operator.announce(ring(NEW, OLD))
+            await operator.sealing.announce(ring(NEW, OLD))
         between = await life.submit(agent)
         after = await life.submit(agent)
         used = [await entry(agent, request_id) for request_id in (before, between, after)]
@@ -151,7 +151,7 @@ async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
     async with connect(redis_url, keys=keys) as reads, connect(redis_url, keys=ring(OLD)) as stubborn:
         write_key_file(tmp_path / "pool.key", [NEW])
         async with connect(redis_url) as operator:
-            await operator.announce(ring(NEW))
+            await operator.sealing.announce(ring(NEW))
         envelope, _ = await entry(reads, await life.submit(reads))
         assert envelope.key_id == NEW.id
         with pytest.raises(PoolKeyMismatch, match=NEW.id):
@@ -163,28 +163,28 @@ async def test_who_may_open_what_a_worker_cannot(redis_url: str) -> None:
     """A key that the pool has, or is about to drop, may be another worker's; one that it has dropped is nobody's."""
     async with connect(redis_url, keys=ring(OLD)) as agent, connect(redis_url, keys=ring(OLD), opens=True) as worker:
         async with connect(redis_url) as operator:
-            await operator.announce(ring(NEW, OLD))
+            await operator.sealing.announce(ring(NEW, OLD))
             async with connect(redis_url, keys=ring(NEW)) as other:
                 new = await entry(agent, await life.submit(other))
             old = await entry(agent, await life.submit(agent))
-            assert await worker.unseal(*old) == PAYLOAD
+            assert await worker.sealing.unseal(*old) == PAYLOAD
             with pytest.raises(PoolKeyMismatch, match=NEW.id) as lacking:
-                await worker.unseal(*new)
+                await worker.sealing.unseal(*new)
             assert lacking.value.retryable
             async with connect(redis_url, keys=ring(NEW, OLD), opens=True) as both:
                 both.keychain.ring = ring(NEW)
-                await operator.announce(ring(NEW), retiring=[OLD.id])
+                await operator.sealing.announce(ring(NEW), retiring=[OLD.id])
                 with pytest.raises(PoolKeyMismatch, match=OLD.id) as lacking:
-                    await both.unseal(*old)
+                    await both.sealing.unseal(*old)
                 assert lacking.value.retryable
                 assert OLD.id in await refused(redis_url, ring(NEW), opens=True)
                 with pytest.raises(PoolKeyMismatch, match=NEW.id):
                     await life.submit(agent)
-                await operator.announce(ring(NEW))
+                await operator.sealing.announce(ring(NEW))
                 with pytest.raises(PoolKeyMismatch, match=OLD.id) as dropped:
-                    await both.unseal(*old)
+                    await both.sealing.unseal(*old)
                 assert not dropped.value.retryable
-                assert await both.unseal(*new) == PAYLOAD
+                assert await both.sealing.unseal(*new) == PAYLOAD
             async with connect(redis_url, keys=ring(NEW), opens=True):
                 pass
 
@@ -194,7 +194,7 @@ async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
     async with connect(redis_url, keys=ring(NEW, OLD)) as agent, connect(redis_url, keys=ring(OLD)) as other:
         await raw(agent).flushall()
         await life.submit(other)
-        assert await agent.key_ids() == (OLD.id,)
+        assert await agent.sealing.key_ids() == (OLD.id,)
         envelope, _ = await entry(agent, await life.submit(agent))
         assert envelope.key_id == OLD.id
         await refused(redis_url, ring())
@@ -206,7 +206,7 @@ async def test_a_request_sent_twice(redis_url: str) -> None:
         of = life.envelope()
         await life.submit(agent, of)
         async with connect(redis_url) as operator:
-            await operator.announce(ring(NEW))
+            await operator.sealing.announce(ring(NEW))
         await life.submit(agent, of)
         assert await raw(agent).xlen(f"{life.PREFIX}role:{life.ROLE}") == 1
 
@@ -215,7 +215,7 @@ async def test_the_embedded_server_s_key_is_found(tmp_path: Path) -> None:
     """With the socket's URL alone a client joins the embedded server's pool, sealed; with another key it does not."""
     async with EmbeddedServer() as server:
         async with Client(server.url), connect(server.url) as pool:
-            (key_id,) = await pool.key_ids()
+            (key_id,) = await pool.sealing.key_ids()
         with pytest.raises(PoolKeyMismatch, match=key_id):
             async with Client(server.url, key=OTHER.reveal()):
                 pass

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.lanes.offer import Condition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Ending
+from tokenlane.routing.store.requests import Ending
 
 
 async def fields(pool: Pool, request_id: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ async def test_submit_takes_a_request_in(pool: Pool) -> None:
     """An accepted request waits, its envelope and payload in its role's stream, and the routers are rung."""
     async with life.listen(pool) as ear:
         envelope = life.envelope()
-        accepted = await pool.submit(envelope, b"\x00sealed\xff")
+        accepted = await pool.requests.submit(envelope, b"\x00sealed\xff")
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
     assert accepted.revision == 0
     assert await audit(pool.redis) == {envelope.id: "waiting"}
@@ -39,8 +39,8 @@ async def test_submit_takes_a_request_in(pool: Pool) -> None:
 @pytest.mark.parametrize("limit", ["depth", "in_flight"])
 async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> None:
     """Over the role's depth or the agent's requests in flight, submit raises QueueFull and changes nothing."""
-    revision = await pool.set_policy(Policy.model_validate({limit: 2}))
-    assert (await pool.submit(life.envelope(), b"")).revision == revision
+    revision = await pool.policies.write(Policy.model_validate({limit: 2}))
+    assert (await pool.requests.submit(life.envelope(), b"")).revision == revision
     await life.submit(pool)
     before = await life.snapshot(pool.redis)
     with pytest.raises(QueueFull) as refused:
@@ -52,10 +52,10 @@ async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> No
 
 async def test_a_full_role_leaves_room_in_others(pool: Pool) -> None:
     """The depth is a role's own, and what has ended makes room."""
-    await pool.set_policy(Policy(depth=1))
+    await pool.policies.write(Policy(depth=1))
     first = await life.submit(pool)
     await life.submit(pool, life.envelope(role="coder"))
-    await pool.cancel(first)
+    await pool.requests.cancel(first)
     await life.submit(pool)
     await audit(pool.redis)
 
@@ -83,7 +83,7 @@ async def test_an_attempt_is_newer_than_all_before(pool: Pool) -> None:
     request_id = await life.submit(pool, floor=floor)
     await life.beat(pool)
     assert await life.dispatch(pool, request_id) == floor + 1
-    await pool.requeue(request_id, floor + 1, WORKER)
+    await pool.requests.requeue(request_id, floor + 1, WORKER)
     assert await life.dispatch(pool, request_id) == floor + 2
     other = await life.submit(pool)
     attempt = await life.dispatch(pool, other)
@@ -96,7 +96,7 @@ async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
     """The one who starts an attempt gets envelope, payload, model and what is left of its time."""
     envelope = life.envelope(time_to_live_ms=50_000)
     asked = await life.dispatched(pool, await life.submit(pool, envelope))
-    started = await pool.start(asked.id, asked.attempt, WORKER)
+    started = await pool.requests.start(asked.id, asked.attempt, WORKER)
     assert started is not None
     assert (started.envelope, started.payload, started.model) == (envelope, life.PAYLOAD, "m1")
     assert (started.starts, started.cancelled) == (1, False)
@@ -113,7 +113,7 @@ async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:
     asked = await life.dispatched(pool)
     await life.pass_deadline(pool, asked.id)
     async with life.listen(pool) as ear:
-        assert await pool.start(asked.id, asked.attempt, WORKER) is None
+        assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
         assert await ear.told(asked.id) == ["expired"]
     assert await audit(pool.redis) == {asked.id: "expired"}
 
@@ -123,7 +123,7 @@ async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
     asked = await life.dispatched(pool)
     await raw(pool).delete(f"{PREFIX}role:planner")
     async with life.listen(pool) as ear:
-        assert await pool.start(asked.id, asked.attempt, WORKER) is None
+        assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
         (failed,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
     assert (failed["type"], failed["error"]["code"]) == ("failed", "request_lost")
     assert await audit(pool.redis) == {asked.id: "failed"}
@@ -133,7 +133,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
     """A beat makes leases longer and answers `mine`."""
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
-    beat = await pool.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
+    beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
     assert (beat.conflict, beat.lease_ms, beat.holds) == (None, Policy().lease_ms, ("mine",))
     assert (await life.sweep(pool)).requeued == 0
     assert await audit(pool.redis) == {asked.id: "running"}
@@ -145,7 +145,7 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
         await life.beat(pool)
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
         await life.beat(pool)
-        await pool.renew(WORKER, LANE, [], takes_new_work=False)
+        await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
         assert await ear.heard() == []
     (lane,) = (await pool.survey()).lanes
     assert (lane.name, lane.models, lane.limit, lane.live, lane.credit) == ("lane1", ("m1", "m2"), 2, False, 0)
@@ -155,10 +155,10 @@ async def test_a_lane_name_has_one_endpoint(pool: Pool) -> None:
     """A worker with another endpoint is told whose the name is, until nobody else uses it."""
     other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.limit)
     await life.beat(pool)
-    assert (await pool.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
+    assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
     assert (await pool.survey()).lanes[0].endpoint == LANE.endpoint
-    await pool.renew(WORKER, LANE, [], takes_new_work=False)
-    assert (await pool.renew("worker2", other, [], takes_new_work=True)).conflict is None
+    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
+    assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict is None
     assert (await pool.survey()).lanes[0].endpoint == other.endpoint
 
 
@@ -168,7 +168,7 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
     """A request given back waits again, now or after a while, and the lane has its credit again."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        assert await pool.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
+        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
         assert [channel for channel, _ in await ear.heard()] == (["doorbell"] if then == "waiting" else [])
     assert await audit(pool.redis) == {asked.id: then}
     assert (await pool.survey()).lanes[0].credit == LANE.limit
@@ -182,10 +182,10 @@ async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool
         asked = await life.running(pool, request_id)
         assert (await fields(pool, request_id))["starts"] == "2"
         for _ in range(2):
-            assert await pool.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
+            assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
         assert (await fields(pool, request_id))["starts"] == "1"
     asked = await life.dispatched(pool, request_id)
-    assert await pool.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
+    assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, counts=False) == "waiting"
     assert (await fields(pool, request_id))["starts"] == "1"
 
 
@@ -194,11 +194,11 @@ async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
     """What was to be cancelled, or is too late, does not wait again."""
     asked = await life.running(pool)
     if flag == "cancelled":
-        await pool.cancel(asked.id)
+        await pool.requests.cancel(asked.id)
     else:
         await life.pass_deadline(pool, asked.id)
     async with life.listen(pool) as ear:
-        assert await pool.requeue(asked.id, asked.attempt, WORKER) == flag
+        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == flag
         assert await ear.told(asked.id) == [flag]
     assert await audit(pool.redis) == {asked.id: flag}
 
@@ -208,7 +208,7 @@ async def test_an_end_rings_for_those_who_wait(pool: Pool) -> None:
     asked = await life.running(pool)
     await life.submit(pool)
     async with life.listen(pool) as ear:
-        assert await pool.finish(asked.id, asked.attempt, WORKER, "completed", 0, "", b'{"type":"told"}')
+        assert await pool.requests.finish(asked.id, asked.attempt, WORKER, "completed", 0, "", b'{"type":"told"}')
         assert sorted(channel for channel, _ in await ear.heard()) == [f"deltas:{asked.id}", "doorbell"]
 
 
@@ -217,11 +217,11 @@ async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None
     """The worker's ending is the request's: told once, kept for an hour, everything else gone."""
     asked = await life.running(pool)
     async with life.listen(pool) as ear:
-        assert await pool.finish(asked.id, asked.attempt, WORKER, ending, 7, "timeout", b'{"type":"told"}')
+        assert await pool.requests.finish(asked.id, asked.attempt, WORKER, ending, 7, "timeout", b'{"type":"told"}')
         heard = await ear.heard()
     assert [channel for channel, _ in heard] == [f"deltas:{asked.id}"]
     assert await audit(pool.redis) == {asked.id: ending}
-    (standing,) = (await pool.check(CLIENT, [asked.id])).standings
+    (standing,) = (await pool.beats.check(CLIENT, [asked.id])).standings
     assert (standing.state, standing.end, standing.code, standing.worker) == (ending, 7, "timeout", WORKER)
     assert await raw(pool).ttl(f"{PREFIX}request:{asked.id}") > 3500
     assert await raw(pool).xlen(f"{PREFIX}failed") == (1 if ending == "failed" else 0)
@@ -232,7 +232,7 @@ async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
     """What no lane can serve is failed by a router while it waits."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        assert await pool.refuse(asked.id, "model_not_found", life.refusal())
+        assert await pool.requests.refuse(asked.id, "model_not_found", life.refusal())
         assert await ear.told(asked.id) == ["failed"]
     assert await audit(pool.redis) == {asked.id: "failed"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}failed")
@@ -244,7 +244,7 @@ async def test_cancel_ends_what_does_not_run(pool: Pool, state: str) -> None:
     """What does not run is cancelled at once."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        assert await pool.cancel(asked.id) == "cancelled"
+        assert await pool.requests.cancel(asked.id) == "cancelled"
         assert await ear.told(asked.id) == ["cancelled"]
     assert await audit(pool.redis) == {asked.id: "cancelled"}
 
@@ -253,7 +253,7 @@ async def test_cancel_flags_what_runs(pool: Pool) -> None:
     """A running request is flagged and its worker told, at once and with every beat; the worker ends it."""
     asked = await life.running(pool)
     async with life.listen(pool) as ear:
-        assert await pool.cancel(asked.id) == "flagged"
+        assert await pool.requests.cancel(asked.id) == "flagged"
         told = {"v": 1, "type": "cancel", "id": asked.id, "attempt": asked.attempt, "reason": "cancelled"}
         assert await ear.heard() == [(f"control:{WORKER}", told)]
     assert await audit(pool.redis) == {asked.id: "running"}
@@ -268,7 +268,7 @@ async def test_a_flag_is_not_changed(pool: Pool) -> None:
     await life.pass_deadline(pool, asked.id)
     await life.sweep(pool)
     async with life.listen(pool) as ear:
-        assert await pool.cancel(asked.id) == "flagged"
+        assert await pool.requests.cancel(asked.id) == "flagged"
         ((_, told),) = await ear.heard()
     assert told["reason"] == "expired"
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("expired",)
@@ -277,9 +277,9 @@ async def test_a_flag_is_not_changed(pool: Pool) -> None:
 async def test_check_tells_how_requests_stand(pool: Pool) -> None:
     """A client's beat keeps it alive and says how each of its requests stands, and what routers and lanes there are."""
     waits, runs = await life.submit(pool), await life.running(pool)
-    await pool.sweep("host/router1")
+    await pool.beats.sweep("host/router1")
     await life.vanish(pool)
-    checked = await pool.check(CLIENT, [waits, runs.id, "0" * 32])
+    checked = await pool.beats.check(CLIENT, [waits, runs.id, "0" * 32])
     assert (checked.routers, checked.lanes) == (1, 1)
     assert [standing.state for standing in checked.standings] == ["waiting", "running", "missing"]
     assert checked.standings[1].attempt == runs.attempt
@@ -290,10 +290,10 @@ async def test_check_tells_how_requests_stand(pool: Pool) -> None:
 async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
     """After submit, dispatch, start, requeue, dispatch, start and finish only the ended request is left."""
     asked = await life.running(pool)
-    await pool.requeue(asked.id, asked.attempt, WORKER)
+    await pool.requests.requeue(asked.id, asked.attempt, WORKER)
     again = await life.running(pool, asked.id)
     assert await life.finish(pool, again)
-    await pool.leave(CLIENT)
+    await pool.beats.leave(CLIENT)
     assert await audit(pool.redis) == {asked.id: "completed"}
     left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if not key.startswith("ttl ")}
     lane = {"lanes", "lane:lane1:state", "lane:lane1:workers", "workers"}
@@ -305,7 +305,7 @@ async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
 async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
     """A client that leaves with open requests is gone with the next sweep, and so are they."""
     waits = await life.submit(pool)
-    await pool.leave(CLIENT)
+    await pool.beats.leave(CLIENT)
     await audit(pool.redis)
     assert (await life.sweep(pool)).orphaned == 1
     assert await audit(pool.redis) == {waits: "cancelled"}
@@ -337,18 +337,18 @@ async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
     back end takes nothing back of what another says of it."""
     unseen, down = replace(LANE, models=(), limit=1), Condition("down", "it is off")
-    await pool.renew(WORKER, LANE, [], takes_new_work=True)
+    await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)
     named = replace(LANE, models=("m9",), limit=1)
     for worker, lane in (("worker2", unseen), ("worker2", named)):
-        await pool.renew(worker, lane, [], takes_new_work=True, condition=down)
+        await pool.beats.renew(worker, lane, [], takes_new_work=True, condition=down)
         (seen,) = (await pool.survey()).lanes
         assert (seen.state, seen.models, seen.limit) == ("up", LANE.models, LANE.limit)
-    await pool.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
+    await pool.beats.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
     (seen,) = (await pool.survey()).lanes
     assert (seen.state, seen.why, seen.models, seen.credit) == ("down", "it is off", LANE.models, 0)
-    (absent,) = (await pool.check(CLIENT)).absent
+    (absent,) = (await pool.beats.check(CLIENT)).absent
     assert (absent.name, absent.state) == (LANE.lane, "down")
-    await pool.renew(WORKER, named, [], takes_new_work=True)
+    await pool.beats.renew(WORKER, named, [], takes_new_work=True)
     (seen,) = (await pool.survey()).lanes
-    assert (seen.state, seen.models, seen.limit, (await pool.check(CLIENT)).absent) == ("up", ("m9",), 1, ())
+    assert (seen.state, seen.models, seen.limit, (await pool.beats.check(CLIENT)).absent) == ("up", ("m9",), 1, ())
     await audit(pool.redis)

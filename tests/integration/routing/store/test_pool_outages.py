@@ -16,6 +16,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, Reques
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
 
@@ -47,16 +48,16 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
         await life.submit(pool, life.envelope(waits.id))
 
         assert await life.dispatch(pool, waits.id) is not None
-        assert await pool.cancel(cancelled.id) == "cancelled"
-        assert await pool.refuse(delayed.id, "model_not_found", life.refusal())
-        assert await pool.start(starts.id, starts.attempt, WORKER) is not None
+        assert await pool.requests.cancel(cancelled.id) == "cancelled"
+        assert await pool.requests.refuse(delayed.id, "model_not_found", life.refusal())
+        assert await pool.requests.start(starts.id, starts.attempt, WORKER) is not None
         assert await life.finish(pool, finishes)
-        assert await pool.requeue(requeued.id, requeued.attempt, WORKER, 60_000) == "delayed"
-        await pool.register(WORKER, ROOMY.lane, life.FACTS)
+        assert await pool.requests.requeue(requeued.id, requeued.attempt, WORKER, 60_000) == "delayed"
+        await pool.beats.register(WORKER, ROOMY.lane, life.FACTS)
         assert await life.beat(pool, WORKER, ROOMY, life.hold(kept)) == ("mine",)
-        assert (await pool.snapshot()).lanes[0].workers[0].host == life.FACTS.host
-        assert await pool.cancel(kept.id) == "flagged"
-        assert (await pool.check(CLIENT, [kept.id])).standings[0].state == "running"
+        assert (await take_snapshot(pool)).lanes[0].workers[0].host == life.FACTS.host
+        assert await pool.requests.cancel(kept.id) == "flagged"
+        assert (await pool.beats.check(CLIENT, [kept.id])).standings[0].state == "running"
         await raw(pool).delete(f"{PREFIX}request:{'0' * 32}")
     for request_id in (lapses.id, late.id):
         await life.pass_lease(pool, request_id)
@@ -64,10 +65,10 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
     await life.pass_delay(pool, requeued.id)
     await raw(pool).hset(f"{PREFIX}swept", mapping={"at": (await pool.survey()).now_ms, "hold": 0})
     async with no_memory(pool):
-        swept = await pool.sweep(ROUTER)
+        swept = await pool.beats.sweep(ROUTER)
         assert (swept.requeued, swept.revived) == (2, 1)
         assert await life.beat(pool, "worker2", ROOMY) == ()
-        await pool.leave("client2")
+        await pool.beats.leave("client2")
     found = await audit(pool.redis)
     assert [found[it.id] for it in asked] == [
         *("dispatched", "cancelled", "failed", "running", "waiting", "completed", "waiting", "running", "expired"),
@@ -83,8 +84,8 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     assert await audit(pool.redis) == {asked.id: "running"}
     assert (await pool.survey()).lanes[0].credit == LANE.limit - 1
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
-    assert await pool.start(asked.id, asked.attempt, "worker2") is None
-    assert await pool.start(asked.id, asked.attempt, WORKER) is None
+    assert await pool.requests.start(asked.id, asked.attempt, "worker2") is None
+    assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
     job = f"{{main}}{asked.id}:{asked.attempt}"
     assert await raw(pool).get(f"{{main}}:arq:in-progress:{job}") == b"1"
     async with life.listen(pool) as ear:
@@ -105,8 +106,8 @@ async def test_what_was_wiped_cannot_run_again(pool: Pool, how: str) -> None:
             await life.pass_lease(pool, asked.id)
             await life.sweep(pool)
         else:
-            assert await pool.requeue(asked.id, asked.attempt, WORKER) == "failed"
-            assert await pool.requeue(asked.id, asked.attempt, WORKER) == "failed"
+            assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "failed"
+            assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "failed"
         (told,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
     assert (told["attempt"], told["error"]["code"]) == (asked.attempt, "request_lost")
     assert await audit(pool.redis) == {asked.id: "failed"}
@@ -127,7 +128,7 @@ async def test_what_is_cancelled_before_its_worker_writes_it_anew(pool: Pool) ->
     """Whoever cancels a request while a wiped server does not know it, the worker that runs it is told by its beat."""
     asked, other = await life.running(pool), await life.running(pool)
     await raw(pool).flushall()
-    assert await pool.cancel(asked.id, life.CLIENT) == "unknown"
+    assert await pool.requests.cancel(asked.id, life.CLIENT) == "unknown"
     for _ in range(2):
         held = life.hold(asked), life.hold(other)
         assert await life.beat(pool, WORKER, LANE, *held) == ("cancelled", "mine")
@@ -152,35 +153,35 @@ async def test_many_requests_at_once(pool: Pool) -> None:
     """A worker may beat for 2,000 requests, and a client ask for 128."""
     held = [Running(f"{number:032x}", 1_700_000_000_000, CLIENT, AGENT, "planner", "chat", 60_000)
             for number in range(2000)]  # fmt: skip
-    beat = await pool.renew(WORKER, ROOMY, held, takes_new_work=True)
+    beat = await pool.beats.renew(WORKER, ROOMY, held, takes_new_work=True)
     assert beat.holds == ("mine",) * 2000
     assert set((await audit(pool.redis)).values()) == {"running"}
-    standings = (await pool.check(CLIENT, [one.id for one in held[:128]])).standings
+    standings = (await pool.beats.check(CLIENT, [one.id for one in held[:128]])).standings
     assert {(it.state, it.attempt) for it in standings} == {("running", 1_700_000_000_000)}
 
 
 async def test_a_life_on_a_cluster(cluster_url: str) -> None:
     """All keys of a pool lie in one slot, so every script is legal on a server in cluster mode."""
     async with connect(cluster_url) as pool:
-        await pool.set_policy(await pool.policy())
+        await pool.policies.write(await pool.policies.read())
         asked = await life.running(pool)
         await life.beat(pool, WORKER, LANE, life.hold(asked))
-        await pool.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000)
+        await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms=60_000)
         await life.pass_delay(pool, asked.id)
         await life.sweep(pool)
         asked = await life.running(pool, asked.id)
-        await pool.cancel(asked.id)
+        await pool.requests.cancel(asked.id)
         await life.sweep(pool)
-        assert await pool.finish(asked.id, asked.attempt, WORKER, "failed", 1, "", b"{}")
+        assert await pool.requests.finish(asked.id, asked.attempt, WORKER, "failed", 1, "", b"{}")
         lost = await life.running(pool)
         await raw(pool).delete(f"{PREFIX}request:{lost.id}")
         await life.beat(pool, WORKER, LANE, life.hold(lost))
-        await pool.check(CLIENT, [asked.id])
+        await pool.beats.check(CLIENT, [asked.id])
         await life.submit(pool)
         await life.vanish(pool)
         await life.sweep(pool)
-        await pool.leave(CLIENT)
-        await pool.refuse(await life.submit(pool), "model_not_found", life.refusal())
+        await pool.beats.leave(CLIENT)
+        await pool.requests.refuse(await life.submit(pool), "model_not_found", life.refusal())
         await pool.publish([(pool.keys.deltas(asked.id), b"{}")])
         assert len((await pool.survey()).lanes) == 1
 
@@ -215,7 +216,7 @@ async def test_who_runs_what_was_sent_again_asks_first(pool: Pool) -> None:
     request_id = await life.submit(pool, floor=10**13)
     attempt = await life.dispatch(pool, request_id)
     assert attempt is not None
-    started = await pool.start(request_id, attempt, WORKER)
+    started = await pool.requests.start(request_id, attempt, WORKER)
     assert started is not None
     assert started.starts == 2
 
@@ -225,9 +226,9 @@ async def test_a_policy_that_cannot_be_read(pool: Pool) -> None:
     document = Policy().model_dump_json().replace('"start_lease_ms":2000', '"start_lease_ms":5')
     await raw(pool).hset(f"{PREFIX}policy", mapping={"revision": 7, "document": document})
     with pytest.raises(PoolUnavailable, match="start_lease_ms"):
-        await pool.policy()
-    await pool.set_policy(Policy())
-    assert (await pool.policy()).revision == 8
+        await pool.policies.read()
+    await pool.policies.write(Policy())
+    assert (await pool.policies.read()).revision == 8
 
 
 async def test_a_queue_of_another_version(pool: Pool) -> None:

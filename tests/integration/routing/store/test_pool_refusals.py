@@ -15,6 +15,7 @@ from tokenlane.routing.contract.errors import Duplicate, QueueFull, RequestCance
 from tokenlane.routing.decide.lanes.offer import Fault, Offer
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 Call = Callable[[Pool, Asked], Awaitable[object]]
 
@@ -30,16 +31,26 @@ def outdated(asked: Asked) -> int:
 REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("dispatch", _STATES[1:2] + _STATES[3:], lambda pool, it: life.dispatch(pool, it.id), None),
     ("start", (*_STATES[:3], *ENDED), lambda pool, it: _start(pool, it), None),
-    ("start old", _STATES[1:], lambda pool, it: pool.start(it.id, outdated(it), WORKER), None),
-    ("start by another", ("running", "flagged", *ENDED), lambda pool, it: pool.start(it.id, it.attempt, "w2"), None),
+    ("start old", _STATES[1:], lambda pool, it: pool.requests.start(it.id, outdated(it), WORKER), None),
+    (
+        "start by another",
+        ("running", "flagged", *ENDED),
+        lambda pool, it: pool.requests.start(it.id, it.attempt, "w2"),
+        None,
+    ),
     (
         "requeue",
         ("waiting", *ENDED),
-        lambda pool, it: pool.requeue(it.id, it.attempt, WORKER),
+        lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER),
         "stale",
     ),
-    ("requeue old", _STATES, lambda pool, it: pool.requeue(it.id, it.attempt - 1, WORKER), "stale"),
-    ("requeue another's", ("running", "flagged"), lambda pool, it: pool.requeue(it.id, it.attempt, "w2"), "stale"),
+    ("requeue old", _STATES, lambda pool, it: pool.requests.requeue(it.id, it.attempt - 1, WORKER), "stale"),
+    (
+        "requeue another's",
+        ("running", "flagged"),
+        lambda pool, it: pool.requests.requeue(it.id, it.attempt, "w2"),
+        "stale",
+    ),
     ("finish", _STATES[:4], lambda pool, it: life.finish(pool, it), False),
     ("finish old", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, outdated(it))), False),
     ("finish another's", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, it.attempt, "w2")), False),
@@ -47,19 +58,24 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     (
         "refuse",
         ("dispatched", "running", "flagged", *ENDED),
-        lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
+        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal()),
         False,
     ),
     ("interrupt", ("running", "flagged", *ENDED), lambda pool, it: _interrupt(pool, it), False),
     ("interrupt old", _STATES[1:], lambda pool, it: _interrupt(pool, Asked(it.id, outdated(it))), False),
-    ("interrupt another's", _STATES, lambda pool, it: pool.interrupt("w2", it.id, it.attempt, 1, b"{}"), False),
+    (
+        "interrupt another's",
+        _STATES,
+        lambda pool, it: pool.requests.interrupt("w2", it.id, it.attempt, 1, b"{}"),
+        False,
+    ),
     ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
     ("renew another's", _STATES[1:], lambda pool, it: _renew(pool, "w2", it), ("stale",)),
     ("renew", ("waiting", "requeued", "delayed", "dispatched", *ENDED), lambda pool, it: _renew(pool, WORKER, it),
      ("stale",)),
-    ("cancel", ("completed", "failed", "expired"), lambda pool, it: pool.cancel(it.id), "ended"),
-    ("cancel another's", _STATES[:5], lambda pool, it: pool.cancel(it.id, "client2"), "kept"),
-    ("cancel another's ended", ENDED[:2], lambda pool, it: pool.cancel(it.id, "client2"), "ended"),
+    ("cancel", ("completed", "failed", "expired"), lambda pool, it: pool.requests.cancel(it.id), "ended"),
+    ("cancel another's", _STATES[:5], lambda pool, it: pool.requests.cancel(it.id, "client2"), "kept"),
+    ("cancel another's ended", ENDED[:2], lambda pool, it: pool.requests.cancel(it.id, "client2"), "ended"),
     ("attach", ("flagged", *ENDED), lambda pool, it: _attach(pool, it), CLIENT),
     ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
     ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
@@ -67,41 +83,41 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
 
 
 async def _start(pool: Pool, asked: Asked) -> object:
-    return await pool.start(asked.id, asked.attempt, WORKER)
+    return await pool.requests.start(asked.id, asked.attempt, WORKER)
 
 
 async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
-    return (await pool.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).holds
+    return (await pool.beats.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).holds
 
 
 async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
-    return (await pool.attach(client, asked.id)).standing.owner
+    return (await pool.requests.attach(client, asked.id)).standing.owner
 
 
 async def _renew_registered(pool: Pool) -> object:
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     fault = Fault("timeout", asyncio.get_running_loop().time())
-    return await pool.renew(WORKER, LANE, [], takes_new_work=True, fault=fault)
+    return await pool.beats.renew(WORKER, LANE, [], takes_new_work=True, fault=fault)
 
 
 async def _shape(pool: Pool) -> object:
     """What of a snapshot does not change with time."""
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     return [role.running for role in seen.roles], [(lane.state, lane.running) for lane in seen.lanes]
 
 
 async def _check(pool: Pool, asked: Asked) -> object:
     """What the client is told of the request; how long its lease lasts is another time each time."""
-    (standing,) = (await pool.check(CLIENT, [asked.id], held=1)).standings
+    (standing,) = (await pool.beats.check(CLIENT, [asked.id], held=1)).standings
     return replace(standing, lapses_ms=None)
 
 
 async def _interrupt(pool: Pool, asked: Asked) -> object:
-    return await pool.interrupt(CLIENT, asked.id, asked.attempt, 1, life.refusal())
+    return await pool.requests.interrupt(CLIENT, asked.id, asked.attempt, 1, life.refusal())
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
-    return (await pool.submit(life.envelope(asked.id), b"other", floor=10**13)).revision
+    return (await pool.requests.submit(life.envelope(asked.id), b"other", floor=10**13)).revision
 
 
 @pytest.mark.parametrize(
@@ -136,7 +152,7 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
     if why == "no worker":
         await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
     elif why == "draining":
-        await pool.renew(WORKER, LANE, [], takes_new_work=False)
+        await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
     elif why == "silent":
         await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
     elif why == "expired":
@@ -150,20 +166,20 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda pool, it: pool.start(it.id, it.attempt, WORKER),
-        lambda pool, it: pool.requeue(it.id, it.attempt, WORKER),
+        lambda pool, it: pool.requests.start(it.id, it.attempt, WORKER),
+        lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER),
         lambda pool, it: life.finish(pool, it),
-        lambda pool, it: pool.refuse(it.id, "code", life.refusal()),
-        lambda pool, it: pool.cancel(it.id, "client2"),
-        lambda pool, it: pool.interrupt(CLIENT, it.id, it.attempt, 1, life.refusal()),
-        lambda pool, it: pool.check(CLIENT, [it.id]),
-        lambda pool, it: pool.attach(CLIENT, it.id),
+        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal()),
+        lambda pool, it: pool.requests.cancel(it.id, "client2"),
+        lambda pool, it: pool.requests.interrupt(CLIENT, it.id, it.attempt, 1, life.refusal()),
+        lambda pool, it: pool.beats.check(CLIENT, [it.id]),
+        lambda pool, it: pool.requests.attach(CLIENT, it.id),
     ],
 )
 async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
     """Whatever is asked of a request the server does not know, it makes no key; only that it was cancelled is kept, for
     a minute."""
-    await pool.check(CLIENT)
+    await pool.beats.check(CLIENT)
     with suppress(RequestLost):
         await call(pool, Asked("0" * 32, 1))
     kept = {key for key in await life.dump(pool.redis) if "unwanted:" not in key}
@@ -175,10 +191,10 @@ async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, lea
     """A request that was cancelled before it came is refused when it does, once or again, and leaves nothing."""
     envelope = life.envelope()
     for _ in range(2):
-        assert await pool.cancel(envelope.id, leaving) == "unknown"
+        assert await pool.requests.cancel(envelope.id, leaving) == "unknown"
     for _ in range(2):
         with pytest.raises(RequestCancelled):
-            await pool.submit(envelope, b"")
+            await pool.requests.submit(envelope, b"")
     assert await audit(pool.redis) == {}
     mark = f"{PREFIX}unwanted:{envelope.id}"
     assert 0 < await raw(pool).pttl(mark) <= 60_000
@@ -188,11 +204,11 @@ async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, lea
 async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
     """Who attaches to a request that the server has lost, and leaves, keeps nobody from sending or running it again."""
     lost = life.envelope()
-    assert await pool.cancel(lost.id, "another") == "unknown"
-    assert (await pool.submit(lost, b"")).id == lost.id
+    assert await pool.requests.cancel(lost.id, "another") == "unknown"
+    assert (await pool.requests.submit(lost, b"")).id == lost.id
     runs = await life.running(pool)
     await raw(pool).flushall()
-    assert await pool.cancel(runs.id, "another") == "unknown"
+    assert await pool.requests.cancel(runs.id, "another") == "unknown"
     assert await life.beat(pool, WORKER, LANE, life.hold(runs)) == ("mine",)
     await audit(pool.redis)
 
@@ -201,32 +217,36 @@ async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
 TWICE: list[tuple[str, str, Call]] = [
     ("dispatch", "waiting", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
     ("dispatch again", "requeued", lambda pool, it: life.dispatch(pool, it.id, token="the same")),
-    ("requeue dispatched", "dispatched", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
-    ("requeue", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
-    ("requeue as no start", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, counts=False)),
-    ("requeue later", "running", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER, 60_000)),
-    ("requeue flagged", "flagged", lambda pool, it: pool.requeue(it.id, it.attempt, WORKER)),
+    ("requeue dispatched", "dispatched", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
+    ("requeue", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
+    ("requeue as no start", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER, counts=False)),
+    ("requeue later", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER, 60_000)),
+    ("requeue flagged", "flagged", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
     *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),
-    ("refuse", "waiting", lambda pool, it: pool.refuse(it.id, "code", life.refusal())),
-    ("refuse delayed", "delayed", lambda pool, it: pool.refuse(it.id, "code", life.refusal())),
-    *((f"cancel {state}", state, lambda pool, it: pool.cancel(it.id)) for state in _STATES),
-    ("renew", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
-    ("renew draining", "running", lambda pool, it: pool.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False)),
+    ("refuse", "waiting", lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal())),
+    ("refuse delayed", "delayed", lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal())),
+    *((f"cancel {state}", state, lambda pool, it: pool.requests.cancel(it.id)) for state in _STATES),
+    ("renew", "running", lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
+    (
+        "renew draining",
+        "running",
+        lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False),
+    ),
     ("renew with an error", "running", lambda pool, it: _renew_registered(pool)),
-    ("register", "running", lambda pool, it: pool.register(WORKER, LANE.lane, life.FACTS)),
-    ("bury", "running", lambda pool, it: pool.bury(WORKER)),
-    ("bury one that runs nothing", "running", lambda pool, it: pool.bury("worker2")),
+    ("register", "running", lambda pool, it: pool.beats.register(WORKER, LANE.lane, life.FACTS)),
+    ("bury", "running", lambda pool, it: pool.beats.bury(WORKER)),
+    ("bury one that runs nothing", "running", lambda pool, it: pool.beats.bury("worker2")),
     ("check", "running", lambda pool, it: _check(pool, it)),
     ("check of what has lapsed", "lapsed", lambda pool, it: _check(pool, it)),
-    ("cancel what is not known", "running", lambda pool, it: pool.cancel("0" * 32)),
+    ("cancel what is not known", "running", lambda pool, it: pool.requests.cancel("0" * 32)),
     *((f"interrupt {state}", state, lambda pool, it: _interrupt(pool, it)) for state in _STATES),
-    *((f"cancel leaving {state}", state, lambda pool, it: pool.cancel(it.id, CLIENT)) for state in _STATES),
+    *((f"cancel leaving {state}", state, lambda pool, it: pool.requests.cancel(it.id, CLIENT)) for state in _STATES),
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
-    ("leave", "running", lambda pool, it: pool.leave(CLIENT)),
-    ("leave ended", "completed", lambda pool, it: pool.leave(CLIENT)),
+    ("leave", "running", lambda pool, it: pool.beats.leave(CLIENT)),
+    ("leave ended", "completed", lambda pool, it: pool.beats.leave(CLIENT)),
     ("snapshot", "running", lambda pool, it: _shape(pool)),
-    ("rank by a revision", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True, revision=3)),
-    ("rank", "running", lambda pool, it: pool.sweep(ROUTER, rank_only=True)),
+    ("rank by a revision", "running", lambda pool, it: pool.beats.sweep(ROUTER, rank_only=True, revision=3)),
+    ("rank", "running", lambda pool, it: pool.beats.sweep(ROUTER, rank_only=True)),
 ]
 
 
@@ -246,9 +266,9 @@ async def test_a_script_sent_twice_answers_twice(pool: Pool, state: str, call: C
 async def test_a_submission_sent_twice_is_one(pool: Pool) -> None:
     """The second submission of an id is accepted as the first was, and changes nothing."""
     envelope = life.envelope()
-    first = await pool.submit(envelope, b"")
+    first = await pool.requests.submit(envelope, b"")
     after = await life.snapshot(pool.redis)
-    assert await pool.submit(envelope, b"") == first
+    assert await pool.requests.submit(envelope, b"") == first
     assert await life.snapshot(pool.redis) == after
 
 
@@ -257,17 +277,17 @@ async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> Non
     """A submission that finds its key taken answers alike both times, and changes nothing; nor does its first one,
     sent again."""
     first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
-    accepted = await pool.submit(first, b"")
+    accepted = await pool.requests.submit(first, b"")
     if state == "completed":
         await life.finish(pool, await life.running(pool, first.id))
     before = await life.snapshot(pool.redis)
-    assert await pool.submit(first, b"") == accepted
+    assert await pool.requests.submit(first, b"") == accepted
     for _ in range(2):
         if state == "waiting":
-            assert await pool.submit(second, b"") == accepted
+            assert await pool.requests.submit(second, b"") == accepted
         else:
             with pytest.raises(Duplicate, match=f"{first.id} .* completed"):
-                await pool.submit(second, b"")
+                await pool.requests.submit(second, b"")
     assert await life.snapshot(pool.redis) == before
     await audit(pool.redis)
 
@@ -275,17 +295,17 @@ async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> Non
 async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
     """A key that is taken is known on a server that takes nothing new: over a limit, or out of memory."""
     first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
-    await pool.set_policy(Policy(depth=1))
-    accepted = await pool.submit(first, b"")
-    assert await pool.submit(second, b"") == accepted
+    await pool.policies.write(Policy(depth=1))
+    accepted = await pool.requests.submit(first, b"")
+    assert await pool.requests.submit(second, b"") == accepted
     with pytest.raises(QueueFull):
         await life.submit(pool)
     await raw(pool).config_set("maxmemory", "1")
     try:
-        assert await pool.submit(second, b"") == accepted
+        assert await pool.requests.submit(second, b"") == accepted
         with pytest.raises(QueueFull):
             await life.submit(pool, second.model_copy(update={"idempotency": "cd" * 16}))
-        assert (await pool.attach("client2", first.id)).standing.owner == "client2"
+        assert (await pool.requests.attach("client2", first.id)).standing.owner == "client2"
     finally:
         await raw(pool).config_set("maxmemory", "0")
     assert await audit(pool.redis) == {first.id: "waiting"}
@@ -294,18 +314,18 @@ async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
 async def test_a_key_of_a_forgotten_request_is_free(pool: Pool) -> None:
     """A key whose request is not there any more is taken anew."""
     first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
-    await pool.submit(first, b"")
+    await pool.requests.submit(first, b"")
     await life.finish(pool, await life.running(pool, first.id))
     await raw(pool).delete(f"{PREFIX}request:{first.id}")
-    assert (await pool.submit(second, b"")).id == second.id
+    assert (await pool.requests.submit(second, b"")).id == second.id
 
 
 async def test_a_start_sent_twice_is_one(pool: Pool) -> None:
     """The second start by the same worker gives the same to run, and counts no second start."""
     asked = await life.dispatched(pool)
-    first = await pool.start(asked.id, asked.attempt, WORKER)
+    first = await pool.requests.start(asked.id, asked.attempt, WORKER)
     after = await life.snapshot(pool.redis, leases=False)
-    second = await pool.start(asked.id, asked.attempt, WORKER)
+    second = await pool.requests.start(asked.id, asked.attempt, WORKER)
     assert first is not None
     assert second is not None
     assert second.left_ms <= first.left_ms
@@ -320,7 +340,7 @@ async def test_a_dispatch_sent_again_after_the_start(pool: Pool) -> None:
     await life.beat(pool)
     attempt = await life.dispatch(pool, request_id, token="the same")
     assert attempt is not None
-    await pool.start(request_id, attempt, WORKER)
+    await pool.requests.start(request_id, attempt, WORKER)
     assert await life.dispatch(pool, request_id, token="the same") == attempt
     assert await audit(pool.redis) == {request_id: "running"}
 
@@ -340,10 +360,10 @@ async def test_an_envelope_that_cannot_be_read_is_started_by_nobody(pool: Pool) 
     await life.open_lane(pool)
     request_id = life.envelope().id
     fields = (request_id, "planner", "planner:chat:normal:1::", "agent1", CLIENT, "chat", 60_000, 0)
-    await pool._run("submit", *fields, b'{"v":2,"id":"\\u0007"}', b"{}", "", "")
+    await pool.scripts.run("submit", *fields, b'{"v":2,"id":"\\u0007"}', b"{}", "", "")
     attempt = await life.dispatch(pool, request_id)
     assert attempt is not None
-    assert await pool.start(request_id, attempt, WORKER) is None
+    assert await pool.requests.start(request_id, attempt, WORKER) is None
     assert await life.state_of(pool, request_id) == "running"
 
 

@@ -13,18 +13,19 @@ from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Fa
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import problems
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus
 
 
 async def lane(pool: Pool) -> LaneStatus:
     """The pool's only lane."""
-    (found,) = (await pool.snapshot()).lanes
+    (found,) = (await take_snapshot(pool)).lanes
     return found
 
 
 async def role(pool: Pool) -> RoleStatus:
     """The pool's only role."""
-    (found,) = (await pool.snapshot()).roles
+    (found,) = (await take_snapshot(pool)).roles
     return found
 
 
@@ -49,7 +50,7 @@ async def at_work_beside_a_newer_version(pool: Pool) -> None:
 
 async def test_an_empty_pool(pool: Pool) -> None:
     """Of a pool nobody has used there is nothing to see, and looking at it makes no key."""
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     assert (seen.pool, seen.revision, seen.policy) == ("main", 0, Policy())
     assert (seen.roles, seen.queues, seen.lanes, seen.routers, seen.lagging) == ((), (), (), (), ())
     assert (seen.clients.known, seen.delayed, seen.swept_ms, seen.key_id) == (0, 0, None, None)
@@ -64,7 +65,7 @@ async def test_requests_in_every_state(pool: Pool) -> None:
         await life.bring(pool, state)
     await life.submit(pool, life.envelope(agent="agent2"))
     await life.submit(pool, life.envelope(priority="high", model="m2"))
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [
         (ROLE, "high", 1, 0),
         (ROLE, "normal", 2, 4),
@@ -84,7 +85,7 @@ async def test_the_oldest_waits_longest(pool: Pool) -> None:
     await life.submit(pool, life.envelope(agent="zoe", model="m1"))
     created = int(await raw(pool).hget(f"{PREFIX}request:{first}", "created"))
     await raw(pool).hset(f"{PREFIX}request:{first}", "created", created - 60_000)
-    ages = {queue.model: queue.oldest_ms for queue in (await pool.snapshot()).queues}
+    ages = {queue.model: queue.oldest_ms for queue in (await take_snapshot(pool)).queues}
     assert ages[None] >= 60_000 > ages["m1"]
     assert (await role(pool)).oldest_ms is not None
     assert ((await role(pool)).oldest_ms or 0) >= 60_000
@@ -97,7 +98,7 @@ async def test_rates_count_each_request_once(pool: Pool) -> None:
         await life.submit(pool, life.envelope(asked.id))
         await life.finish(pool, asked, "completed")
     await life.submit(pool, life.envelope(role="coder", priority="low"))
-    coder, planner = (await pool.snapshot()).roles
+    coder, planner = (await take_snapshot(pool)).roles
     assert (coder.role, coder.priority, coder.rates.completed) == ("coder", "low", 0)
     rates = planner.rates
     assert min(rates.failed, rates.cancelled, rates.expired) > 0
@@ -122,7 +123,7 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await life.beat(pool)
     await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
     assert (await lane(pool)).state == "gone"  # nobody knows yet whose worker it is
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     assert (await lane(pool)).state == "down"
     await raw(pool).delete(f"{PREFIX}worker:{WORKER}")
     await life.beat(pool)
@@ -131,9 +132,9 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
     assert ((await lane(pool)).state, [it.name for it in (await lane(pool)).workers]) == ("gone", [])
 
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     assert [worker.state for worker in (await lane(pool)).workers] == ["silent"]
-    await pool.renew(WORKER, LANE, [], takes_new_work=False)
+    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
     assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "draining")
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     assert (await lane(pool)).state == "left"
@@ -145,21 +146,21 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
 async def test_a_lane_of_which_one_back_end_is_away(pool: Pool, away: int) -> None:
     """It is degraded, and says why, whichever of its workers that is."""
     for number, worker in enumerate(("worker0", "worker1")):
-        await pool.register(worker, LANE.lane, life.FACTS)
+        await pool.beats.register(worker, LANE.lane, life.FACTS)
         condition = Condition("down", "it is off") if number == away else UP
-        await pool.renew(worker, LANE, [], takes_new_work=True, condition=condition)
+        await pool.beats.renew(worker, LANE, [], takes_new_work=True, condition=condition)
     found = await lane(pool)
     assert (found.state, found.why) == ("degraded", "it is off")
-    assert [problem.code for problem in problems(await pool.snapshot(), 60)] == ["no_router", "lane_degraded"]
+    assert [problem.code for problem in problems(await take_snapshot(pool), 60)] == ["no_router", "lane_degraded"]
 
 
 async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
     """A worker's facts are asked for by the answer to its beat, shown once they are there, and last as it beats."""
-    assert not (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    assert not (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
     unknown = (await lane(pool)).workers[0]
     assert (unknown.host, unknown.versions, unknown.revision) == (None, {}, None)
-    await pool.register(WORKER, LANE.lane, life.FACTS)
-    assert (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
+    assert (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
     known = (await lane(pool)).workers[0]
     assert (known.host, known.versions, known.revision) == (life.FACTS.host, life.FACTS.versions, 0)
     assert 20_000 < await raw(pool).pttl(f"{PREFIX}worker:{WORKER}") <= 30_000
@@ -168,18 +169,18 @@ async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
 async def test_a_wiped_server_is_told_the_facts_anew(pool: Pool) -> None:
     """After a wipe the next beat finds the worker's facts missing."""
     await life.beat(pool)
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await raw(pool).flushall()
-    assert not (await pool.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    assert not (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
 
 
 async def test_the_last_error_of_a_lane(pool: Pool) -> None:
     """The newest error of the lane's workers, by code and age; a beat without one leaves it."""
     now = asyncio.get_running_loop().time()
     for worker, fault in (("w1", Fault("timeout", now - 100)), ("w2", Fault("provider_down", now - 50))):
-        await pool.register(worker, LANE.lane, life.FACTS)
-        await pool.renew(worker, LANE, [], takes_new_work=True, fault=fault)
-        await pool.renew(worker, LANE, [], takes_new_work=True)
+        await pool.beats.register(worker, LANE.lane, life.FACTS)
+        await pool.beats.renew(worker, LANE, [], takes_new_work=True, fault=fault)
+        await pool.beats.renew(worker, LANE, [], takes_new_work=True)
     found = await lane(pool)
     assert found.error is not None
     assert found.error.code == "provider_down"
@@ -189,18 +190,18 @@ async def test_the_last_error_of_a_lane(pool: Pool) -> None:
 
 async def test_who_lags_behind_the_policy(pool: Pool) -> None:
     """Workers and routers that have not seen the newest revision are named; routers that decide nothing are not."""
-    await pool.register("w1", LANE.lane, life.FACTS)
-    await pool.register("w2", LANE.lane, life.FACTS)
-    await pool.set_policy(Policy(lease_ms=9_000))
+    await pool.beats.register("w1", LANE.lane, life.FACTS)
+    await pool.beats.register("w2", LANE.lane, life.FACTS)
+    await pool.policies.write(Policy(lease_ms=9_000))
     for worker in ("w1", "w2"):
         await life.beat(pool, worker)
-    await pool.sweep("h/old", revision=1)
-    await pool.sweep("h/new", revision=2)
-    await pool.sweep("h/reserve", rank_only=True)
-    assert (await pool.snapshot()).lagging == ("h/new",)
-    await pool.set_policy(Policy(lease_ms=9_001))
+    await pool.beats.sweep("h/old", revision=1)
+    await pool.beats.sweep("h/new", revision=2)
+    await pool.beats.sweep("h/reserve", rank_only=True)
+    assert (await take_snapshot(pool)).lagging == ("h/new",)
+    await pool.policies.write(Policy(lease_ms=9_001))
     await life.beat(pool, "w2")
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     assert seen.lagging == ("h/old", "w1")
     assert [(router.name, router.revision) for router in seen.routers] == [
         ("h/new", 2), ("h/old", 1), ("h/reserve", None)]  # fmt: skip
@@ -209,9 +210,9 @@ async def test_who_lags_behind_the_policy(pool: Pool) -> None:
 
 async def test_a_router_that_is_silent_is_not_shown(pool: Pool) -> None:
     """A router is shown while it sweeps."""
-    await pool.sweep("h/1")
+    await pool.beats.sweep("h/1")
     await raw(pool).zadd(f"{PREFIX}routers", {"h/1": 1})
-    assert (await pool.snapshot()).routers == ()
+    assert (await take_snapshot(pool)).routers == ()
 
 
 async def test_leftovers_do_not_count(pool: Pool) -> None:
@@ -225,17 +226,17 @@ async def test_leftovers_do_not_count(pool: Pool) -> None:
 async def test_queues_are_told_apart(pool: Pool) -> None:
     """What is asked for is part of a queue, as it was asked."""
     await life.submit(pool, life.envelope(model="org/model:8b"))
-    assert [(queue.role, queue.model, queue.needs.model) for queue in (await pool.snapshot()).queues] == [
+    assert [(queue.role, queue.model, queue.needs.model) for queue in (await take_snapshot(pool)).queues] == [
         (ROLE, "org/model:8b", "org/model:8b")
     ]
-    assert isinstance((await pool.snapshot()).queues[0], QueueStatus)
+    assert isinstance((await take_snapshot(pool)).queues[0], QueueStatus)
 
 
 async def test_what_a_newer_version_wrote(pool: Pool) -> None:
     """A kind of work, a priority, an offer, an end and a policy that this version does not know: they are named, and
     all the rest is shown."""
     await at_work_beside_a_newer_version(pool)
-    seen = await pool.snapshot()
+    seen = await take_snapshot(pool)
     assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [(ROLE, "normal", 1, 1)]
     assert [queue.waiting for queue in seen.queues] == [1]
     (only,) = seen.lanes

@@ -43,19 +43,19 @@ async def test_what_a_buried_worker_ran_waits_again(pool: Pool) -> None:
     others = await life.running(pool)
     await life.beat(pool, "worker2")
     asked = await life.dispatched(pool)
-    assert await pool.start(asked.id, asked.attempt, "worker2") is not None
-    assert await pool.bury("worker2") == 1
+    assert await pool.requests.start(asked.id, asked.attempt, "worker2") is not None
+    assert await pool.beats.bury("worker2") == 1
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [WORKER.encode()]
     # A gap in sweeping, after which nothing lapses for a lease.
     await raw(pool).delete(f"{PREFIX}swept")
-    assert (await pool.sweep(ROUTER)).requeued == 1
+    assert (await pool.beats.sweep(ROUTER)).requeued == 1
     assert await audit(pool.redis) == {others.id: "running", asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
 
 
 async def test_too_many_crashes_fail_the_request(pool: Pool) -> None:
     """A request that takes down as many workers as the policy allows is given up, and its agent told."""
-    await pool.set_policy(Policy(max_crashes=2))
+    await pool.policies.write(Policy(max_crashes=2))
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
     await life.sweep(pool)
@@ -75,7 +75,7 @@ async def _run_all(pool: Pool, ids: Sequence[str]) -> list[Asked]:
         if await life.state_of(pool, request_id) == "waiting":
             attempt = await life.dispatch(pool, request_id)
             if attempt is not None:
-                assert await pool.start(request_id, attempt, WORKER) is not None
+                assert await pool.requests.start(request_id, attempt, WORKER) is not None
                 begun.append(Asked(request_id, attempt))
     return begun
 
@@ -107,7 +107,7 @@ async def test_who_is_given_up_is_told_whether_others_may_be_to_blame(pool: Pool
     """Where the policy allows no try alone, what is given up may be innocent, and its error has other words."""
     words = []
     for crashes in (1, 2):
-        await pool.set_policy(Policy(max_crashes=crashes))
+        await pool.policies.write(Policy(max_crashes=crashes))
         request_id = await life.submit(pool)
         async with life.listen(pool) as ear:
             for _ in range(crashes):
@@ -124,7 +124,7 @@ async def test_who_is_given_up_is_told_whether_others_may_be_to_blame(pool: Pool
 async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
     """While one waits for a lane that is busy, nothing else is given to it, of no kind, and not by `submit` itself; nor
     while it runs; then all goes on."""
-    await pool.set_policy(Policy(max_crashes=2))
+    await pool.policies.write(Policy(max_crashes=2))
     suspect, busy = await life.running(pool), await life.running(pool)
     await life.pass_lease(pool, suspect.id)
     await life.sweep(pool)
@@ -138,7 +138,7 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
     attempt = await life.dispatch(pool, suspect.id)
     assert attempt is not None
     assert await life.dispatch(pool, other) is None
-    assert await pool.start(suspect.id, attempt, WORKER) is not None
+    assert await pool.requests.start(suspect.id, attempt, WORKER) is not None
     assert await life.dispatch(pool, other) is None
     await life.finish(pool, Asked(suspect.id, attempt))
     assert await life.dispatch(pool, other) is not None
@@ -147,7 +147,7 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
 
 async def test_a_suspect_waits_for_no_command(pool: Pool) -> None:
     """A lane that pulls a model, which may take hours, is not closed to all because a suspect waits for it."""
-    await pool.set_policy(Policy(max_crashes=2))
+    await pool.policies.write(Policy(max_crashes=2))
     lane = replace(LANE, offer=Offer(limits={"command": 1}))
     suspect = await life.running(pool)
     await life.pass_lease(pool, suspect.id)
@@ -160,7 +160,7 @@ async def test_a_suspect_waits_for_no_command(pool: Pool) -> None:
 
 async def test_a_suspect_that_is_cancelled_keeps_no_lane(pool: Pool) -> None:
     """What waited for a lane of its own and ends leaves the lane to others at once."""
-    await pool.set_policy(Policy(max_crashes=2))
+    await pool.policies.write(Policy(max_crashes=2))
     suspect, _ = await life.running(pool), await life.running(pool)
     await life.pass_lease(pool, suspect.id)
     await life.sweep(pool)
@@ -168,7 +168,7 @@ async def test_a_suspect_that_is_cancelled_keeps_no_lane(pool: Pool) -> None:
     other = await life.submit(pool)
     assert await life.dispatch(pool, suspect.id) is None
     assert await life.dispatch(pool, other) is None
-    await pool.cancel(suspect.id)
+    await pool.requests.cancel(suspect.id)
     assert await life.dispatch(pool, other) is not None
 
 
@@ -184,7 +184,7 @@ async def test_a_lapsed_lease_past_the_deadline_expires(pool: Pool, state: str) 
 
 async def test_a_lapsed_lease_of_a_flagged_one_cancels(pool: Pool) -> None:
     """A cancelled request whose worker died is cancelled, however often workers died before."""
-    await pool.set_policy(Policy(max_crashes=1))
+    await pool.policies.write(Policy(max_crashes=1))
     asked = await life.bring(pool, "flagged")
     await life.pass_lease(pool, asked.id)
     await life.sweep(pool)
@@ -285,7 +285,7 @@ async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -
         await life.beat(pool, WORKER, lane)
         attempt = await life.dispatch(pool, request_id)
         assert attempt is not None
-        assert await pool.start(request_id, attempt, WORKER) is not None
+        assert await pool.requests.start(request_id, attempt, WORKER) is not None
         await life.vanish(pool, f"busy{number}")
     await life.submit(pool)
     await life.vanish(pool)
@@ -323,7 +323,7 @@ async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> N
     """After an outage no lease lapses and no client is gone for one full lease; deadlines and delays go on."""
     asked, delayed = await life.running(pool), await life.bring(pool, "delayed")
     if gap == "a short lease ago":
-        await pool.set_policy(Policy(lease_ms=1_000))
+        await pool.policies.write(Policy(lease_ms=1_000))
         moment = (await pool.survey()).now_ms - 1_500
         await raw(pool).hset(f"{PREFIX}swept", mapping={"at": moment, "hold": 1})
     if gap == "long ago":
@@ -331,9 +331,9 @@ async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> N
     await life.pass_lease(pool, asked.id)
     await life.pass_delay(pool, delayed.id)
     await life.vanish(pool)
-    swept = await pool.sweep(ROUTER)
+    swept = await pool.beats.sweep(ROUTER)
     assert (swept.requeued, swept.orphaned, swept.revived) == (0, 0, 1)
-    swept = await pool.sweep(ROUTER)
+    swept = await pool.beats.sweep(ROUTER)
     assert (swept.requeued, swept.orphaned) == (0, 0)
     hold = await raw(pool).hget(f"{PREFIX}swept", "hold")
     assert hold is not None
@@ -347,12 +347,12 @@ async def test_ranks_go_to_different_hosts_first(pool: Pool) -> None:
     """The first router of each host ranks before any host's second; a silent one has no rank."""
     names = ["a/1", "a/2", "b/1", "b/2", "c/1"]
     for name in names:
-        await pool.sweep(name, rank_only=True)
-    ranks = {name: (await pool.sweep(name, rank_only=True)).rank for name in names}
+        await pool.beats.sweep(name, rank_only=True)
+    ranks = {name: (await pool.beats.sweep(name, rank_only=True)).rank for name in names}
     assert ranks == {"a/1": 0, "b/1": 1, "c/1": 2, "a/2": 3, "b/2": 4}
     await raw(pool).zadd(f"{PREFIX}routers", {"a/1": 1})
-    assert (await pool.sweep("b/1")).rank == 1
-    assert (await pool.sweep("a/2")).rank == 0
+    assert (await pool.beats.sweep("b/1")).rank == 1
+    assert (await pool.beats.sweep("a/2")).rank == 0
     await audit(pool.redis)
 
 
@@ -361,9 +361,9 @@ async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
     asked = await life.dispatched(pool)
     await life.pass_lease(pool, asked.id)
     await life.pass_deadline(pool, asked.id)
-    await pool.sweep(ROUTER, rank_only=True)
+    await pool.beats.sweep(ROUTER, rank_only=True)
     before = await life.snapshot(pool.redis)
-    swept = await pool.sweep(ROUTER, rank_only=True)
+    swept = await pool.beats.sweep(ROUTER, rank_only=True)
     assert (swept.requeued, swept.expired) == (0, 0)
     assert await life.snapshot(pool.redis) == before
 
@@ -378,7 +378,7 @@ async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
         await raw(pool).zadd(f"{PREFIX}{name}", {ghost: 1})
     await raw(pool).sadd(f"{PREFIX}client:{CLIENT}", ghost)
     assert (await pool.survey()).heads[0].id == waits
-    assert await pool.dispatch(head, "lane1", "m1", "token") is None
+    assert await pool.requests.dispatch(head, "lane1", "m1", "token") is None
     await life.vanish(pool)
     await life.pass_deadline(pool, waits)
     await raw(pool).delete(f"{PREFIX}request:{waits}")

@@ -16,7 +16,7 @@ from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Accepted, Ending
+from tokenlane.routing.store.requests import Accepted, Ending
 
 LANES = {
     "worker1": LANE,
@@ -34,7 +34,9 @@ async def test_two_routers_dispatch_the_same_heads(pool: Pool) -> None:
     heads = (await pool.survey()).heads
 
     async def route(lanes: list[str]) -> list[int | None]:
-        return await asyncio.gather(*(pool.dispatch(head, lane, "m1", new_id()) for head in heads for lane in lanes))
+        return await asyncio.gather(
+            *(pool.requests.dispatch(head, lane, "m1", new_id()) for head in heads for lane in lanes)
+        )
 
     given = await asyncio.gather(route(["lane1", "lane2"]), route(["lane2", "lane1"]))
     assert sum(attempt is not None for attempts in given for attempt in attempts) == 3
@@ -45,7 +47,9 @@ async def test_two_routers_dispatch_the_same_heads(pool: Pool) -> None:
 async def test_two_workers_start_one_attempt(pool: Pool) -> None:
     """Of many workers that start an attempt, one runs it."""
     asked = await life.dispatched(pool)
-    started = await asyncio.gather(*(pool.start(asked.id, asked.attempt, f"worker{number}") for number in range(10)))
+    started = await asyncio.gather(
+        *(pool.requests.start(asked.id, asked.attempt, f"worker{number}") for number in range(10))
+    )
     assert sum(it is not None for it in started) == 1
     assert await audit(pool.redis) == {asked.id: "running"}
 
@@ -65,7 +69,7 @@ async def test_two_clients_cancel(pool: Pool, state: str) -> None:
     """Cancelling at the same time answers alike, and an agent is told at most once."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        answers = await asyncio.gather(*(pool.cancel(asked.id) for _ in range(4)))
+        answers = await asyncio.gather(*(pool.requests.cancel(asked.id) for _ in range(4)))
         assert set(answers) == {"flagged" if state == "running" else "cancelled"}
         assert len(await ear.told(asked.id)) == (0 if state == "running" else 1)
     await audit(pool.redis)
@@ -75,9 +79,9 @@ async def test_one_of_two_endings_counts(pool: Pool) -> None:
     """Of all endings that race, one is the request's, and the agent is told that one only."""
     asked = await life.running(pool)
     async with life.listen(pool) as ear:
-        calls = [pool.finish(asked.id, asked.attempt, WORKER, end, 1, "", b'{"type":"%s"}' % end.encode())
+        calls = [pool.requests.finish(asked.id, asked.attempt, WORKER, end, 1, "", b'{"type":"%s"}' % end.encode())
                  for end in _ENDINGS]  # fmt: skip
-        answers = await asyncio.gather(*calls, pool.requeue(asked.id, asked.attempt, WORKER))
+        answers = await asyncio.gather(*calls, pool.requests.requeue(asked.id, asked.attempt, WORKER))
         told = await ear.told(asked.id)
     (state,) = (await audit(pool.redis)).values()
     assert answers.count(True) == (0 if state == "waiting" else 1)
@@ -116,7 +120,7 @@ class World:
         )
         once = self.dice.choice([None, None, *(f"{key:032x}" for key in range(8))])
         of = of.model_copy(update={"idempotency": once})
-        submissions = (self.pool.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2)))
+        submissions = (self.pool.requests.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2)))
         accepted = await asyncio.gather(*submissions, return_exceptions=True)
         assert all(isinstance(one, Duplicate | Accepted) for one in accepted), accepted
         ids = {one.id for one in accepted if isinstance(one, Accepted)}
@@ -127,7 +131,7 @@ class World:
         for head in heads:
             lane, token = self.dice.choice(["lane1", "lane2"]), new_id()
             times = self.dice.randint(1, 2)
-            given = await asyncio.gather(*(self.pool.dispatch(head, lane, "m1", token) for _ in range(times)))
+            given = await asyncio.gather(*(self.pool.requests.dispatch(head, lane, "m1", token) for _ in range(times)))
             # What others do between the two may let only one of them through.
             assert len(set(given) - ({None} if not self.alone else set())) <= 1
 
@@ -135,7 +139,7 @@ class World:
         worker = self._worker()
         for job in await raw(self.pool).zrange(self.pool.keys.lane_queue(LANES[worker].lane), 0, -1):
             request_id, attempt = job.decode().removeprefix("{main}").split(":")
-            started = await self.pool.start(request_id, int(attempt) - self.dice.choice([0, 0, 0, 1]), worker)
+            started = await self.pool.requests.start(request_id, int(attempt) - self.dice.choice([0, 0, 0, 1]), worker)
             if started is not None:
                 self.runs[worker][request_id] = int(attempt)
 
@@ -146,7 +150,7 @@ class World:
         held = dict(self.runs[worker])
         running = [Running(it, attempt, CLIENT, "agent1", "planner", "chat", 60_000) for it, attempt in held.items()]
         takes = self.dice.random() < 0.9
-        beat = await self.pool.renew(worker, LANES[worker], running, takes_new_work=takes)
+        beat = await self.pool.beats.renew(worker, LANES[worker], running, takes_new_work=takes)
         for (request_id, attempt), hold in zip(held.items(), beat.holds, strict=True):
             if hold == "stale" and self.runs[worker].get(request_id) == attempt:
                 del self.runs[worker][request_id]
@@ -161,7 +165,7 @@ class World:
     async def _finish(self, worker: str, request_id: str, attempt: int, ending: Ending) -> None:
         message = b'{"type":"%s"}' % ending.encode()
         for _ in range(self.dice.randint(1, 2)):
-            await self.pool.finish(request_id, attempt, worker, ending, 1, "", message)
+            await self.pool.requests.finish(request_id, attempt, worker, ending, 1, "", message)
         self.runs[worker].pop(request_id, None)
 
     async def requeue(self) -> None:
@@ -169,16 +173,16 @@ class World:
         for request_id, attempt in self._some(worker):
             counts, due_ms = self.dice.random() < 0.5, self.dice.choice([0, 60_000])
             for _ in range(self.dice.randint(1, 2)):
-                await self.pool.requeue(request_id, attempt, worker, due_ms, counts=counts)
+                await self.pool.requests.requeue(request_id, attempt, worker, due_ms, counts=counts)
             self.runs[worker].pop(request_id, None)
 
     async def cancel(self) -> None:
         if self.accepted:
-            await self.pool.cancel(self.dice.choice(self.accepted))
+            await self.pool.requests.cancel(self.dice.choice(self.accepted))
 
     async def refuse(self) -> None:
         if self.accepted:
-            await self.pool.refuse(self.dice.choice(self.accepted), "model_not_found", b'{"type":"failed"}')
+            await self.pool.requests.refuse(self.dice.choice(self.accepted), "model_not_found", b'{"type":"failed"}')
 
     async def die(self) -> None:
         runs = self.runs[self._worker()]
@@ -196,10 +200,10 @@ class World:
 
     async def attach(self) -> None:
         if self.accepted:
-            await self.pool.attach(f"client{self.dice.randint(1, 3)}", self.dice.choice(self.accepted))
+            await self.pool.requests.attach(f"client{self.dice.randint(1, 3)}", self.dice.choice(self.accepted))
 
     async def check(self) -> None:
-        await self.pool.check(f"client{self.dice.randint(1, 3)}", self.accepted[-100:])
+        await self.pool.beats.check(f"client{self.dice.randint(1, 3)}", self.accepted[-100:])
 
     async def sweep(self) -> None:
         await life.sweep(self.pool, f"host/{self.dice.randint(1, 2)}")

@@ -27,7 +27,7 @@ async def serve(pool: Pool, times: int, weights: Mapping[str, int] | None = None
     served = []
     for _ in range(times):
         head = next(order((await pool.survey()).heads, weights or {}, WIDE.lane))
-        attempt = await pool.dispatch(head, WIDE.lane, "m1", new_id())
+        attempt = await pool.requests.dispatch(head, WIDE.lane, "m1", new_id())
         assert attempt is not None
         served.append((head, attempt))
     return served
@@ -65,11 +65,11 @@ async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> 
         assert len(heads) == min(16, 44 - len(at_once))
         assert {head.more for head in heads} == {len(at_once) + len(heads) < 44}
         for head in heads:
-            assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
+            assert await pool.requests.dispatch(head, WIDE.lane, "m1", new_id()) is not None
             at_once.append(head.agent)
     one_by_one: list[str] = []
     while heads := list(order((await pool.survey()).heads, {}, WIDE.lane)):
-        assert await pool.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
+        assert await pool.requests.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
         one_by_one.append(heads[0].agent)
     assert at_once == one_by_one
 
@@ -95,7 +95,7 @@ async def test_cancelled_requests_cost_nothing(pool: Pool) -> None:
     """Who submits and cancels a thousand requests is served as if it had not."""
     await ask(pool, "other", 10)
     for _ in range(1000):
-        await pool.cancel(await life.submit(pool, life.envelope(agent="fickle")))
+        await pool.requests.cancel(await life.submit(pool, life.envelope(agent="fickle")))
     await ask(pool, "fickle", 3)
     assert (await agents(pool, 6)).count("fickle") == 3
     await audit(pool.redis)
@@ -108,7 +108,7 @@ async def test_a_requeued_request_comes_first_and_is_not_charged(pool: Pool, due
     await ask(pool, "b", 5)
     ((head, attempt),) = await serve(pool, 1)
     assert head.agent == "a"
-    await pool.requeue(head.id, attempt, WORKER, due_ms)
+    await pool.requests.requeue(head.id, attempt, WORKER, due_ms)
     await audit(pool.redis)
     if due_ms:
         assert await agents(pool, 2) == ["a", "b"]
@@ -127,7 +127,7 @@ async def test_what_was_not_charged_is_not_given_back(pool: Pool) -> None:
     await ask(pool, "b", 5)
     await ask(pool, "a", 4)
     served = await agents(pool, 2)
-    await pool.requeue(head.id, attempt, WORKER)
+    await pool.requests.requeue(head.id, attempt, WORKER)
     served += await agents(pool, 4)
     assert served.count("a") == served.count("b") == 3
     await audit(pool.redis)
@@ -165,7 +165,7 @@ async def test_queues_of_one_priority_take_turns(pool: Pool) -> None:
 
 async def weigh(pool: Pool, **weights: int) -> Mapping[str, int]:
     """Give roles these weights."""
-    await pool.set_policy(Policy(roles={role: RolePolicy(weight=weight) for role, weight in weights.items()}))
+    await pool.policies.write(Policy(roles={role: RolePolicy(weight=weight) for role, weight in weights.items()}))
     return weights
 
 
@@ -203,7 +203,7 @@ async def test_all_heads_at_once_are_ordered_as_one_by_one(pool: Pool) -> None:
         served: list[str] = []
         while heads := list(order((await pool.survey()).heads, weights, WIDE.lane)):
             for head in heads if at_once else heads[:1]:
-                assert await pool.dispatch(head, WIDE.lane, "m1", new_id()) is not None
+                assert await pool.requests.dispatch(head, WIDE.lane, "m1", new_id()) is not None
                 served.append(head.queue.role)
         orders.append(served)
     assert orders[0] == orders[1]
@@ -213,8 +213,8 @@ async def route(pool: Pool) -> list[tuple[str, str]]:
     """Place what a router would place now, and end it; lane and role of each."""
     placed = plan(await pool.survey(), Policy()).placements
     for placement in placed:
-        assert await pool.dispatch(placement.head, placement.lane, placement.model, new_id()) is not None
-        await pool.cancel(placement.head.id)
+        assert await pool.requests.dispatch(placement.head, placement.lane, placement.model, new_id()) is not None
+        await pool.requests.cancel(placement.head.id)
     return [(placement.lane, placement.head.queue.role) for placement in placed]
 
 
@@ -292,7 +292,7 @@ async def end(pool: Pool, after_ms: int, *, role: str = "planner") -> None:
     if last is not None:
         await raw(pool).hset(drain, "at", (await pool.survey()).now_ms - after_ms)
     (head, *_) = (it for it in (await pool.survey()).heads if it.queue.role == role)
-    await pool.cancel(head.id)
+    await pool.requests.cancel(head.id)
 
 
 async def refused_for_s(pool: Pool) -> float:
@@ -305,7 +305,7 @@ async def refused_for_s(pool: Pool) -> float:
 
 async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
     """The pause asked for follows the measured time between two ends, and idle times do not count."""
-    await pool.set_policy(Policy(depth=5))
+    await pool.policies.write(Policy(depth=5))
     await ask(pool, "a", 5)
     assert await refused_for_s(pool) == pytest.approx(1.0)
     for _ in range(4):
@@ -328,11 +328,11 @@ async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
 async def test_heads_say_what_routers_need(pool: Pool) -> None:
     """A head carries its queue, its newest attempt, its place, and whether more waits than heads are told."""
     asked: Asked = await life.running(pool)
-    await pool.requeue(asked.id, asked.attempt, WORKER)
+    await pool.requests.requeue(asked.id, asked.attempt, WORKER)
     (head,) = (await pool.survey()).heads
     assert (head.id, head.attempt, head.more) == (asked.id, asked.attempt, False)
     assert head.queue == Queue.of(life.envelope())
     other = await life.submit(pool)
     heads = (await pool.survey()).heads
     assert [(head.id, head.place, head.more) for head in heads] == [(asked.id, 0, False), (other, 1, False)]
-    assert (await pool.check(CLIENT)).lanes == 1
+    assert (await pool.beats.check(CLIENT)).lanes == 1

@@ -22,6 +22,7 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.arrival.arrival import Arrival, arrive
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
@@ -102,11 +103,11 @@ async def test_a_models_name_cannot_draw(processes: Farm, pool: Pool) -> None:
 
 async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
     """The lines to add are printed exactly; with a route that leads here the roles are, and nothing is to be added."""
-    await pool.set_policy(ELSEWHERE)
+    await pool.policies.write(ELSEWHERE)
     arrival = await arrive_at(pool, backend.url)
     assert not arrival.problems
     assert '            [roles.coder]\n            route = ["vllm/m9", "llamacpp/sim"]' in arrival.text()
-    await pool.set_policy(Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"),))}))
+    await pool.policies.write(Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"),))}))
     arrival = await arrive_at(pool, backend.url)
     assert block(arrival.text())["roles"] == "coder; and every role without a route"
     assert arrival.to_add == ()
@@ -116,7 +117,7 @@ async def test_what_is_printed_for_the_policy_works_as_it_is(
     processes: Farm, pool: Pool, backend: Simulator, tmp_path: Path
 ) -> None:
     """The commands, run in a directory with an llm.toml, send the role to the lane, and leave that file as it was."""
-    await pool.set_policy(ELSEWHERE)
+    await pool.policies.write(ELSEWHERE)
     said = (await check(processes, backend.url)).out
     show, apply = re.findall(r"`(tokenlane policy [^`]+)`", said)
     section, route = re.findall(r"^ {12}(\[roles\.coder\]|route = .*)$", said, re.MULTILINE)
@@ -140,7 +141,7 @@ async def test_what_is_printed_for_the_policy_works_as_it_is(
 
 async def test_only_models_that_are_there_are_advised(pool: Pool, backend: Simulator) -> None:
     """A route is not to lead to a model which the back end does not have."""
-    await pool.set_policy(ELSEWHERE)
+    await pool.policies.write(ELSEWHERE)
     assert (await arrive_at(pool, backend.url, "nope", "sim")).to_add == (
         '[roles.coder]\nroute = ["vllm/m9", "llamacpp/sim"]',
     )
@@ -225,7 +226,7 @@ async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
 async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
     """A lane's name that workers of another endpoint hold is a problem before it is one."""
     await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), 1))
-    await pool.register("w", "gpu0", life.FACTS)
+    await pool.beats.register("w", "gpu0", life.FACTS)
     (problem,) = (await arrive_at(pool, backend.url)).problems
     assert "http://elsewhere:8000" in problem
 
@@ -255,7 +256,7 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
 async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend: Simulator) -> None:
     """The next key of the pool: who checks a worker before the switch is told that it lacks it."""
     old, new = PoolKey.new(), PoolKey.new()
-    await pool.announce(KeyRing((old,), prepared=(new,)))
+    await pool.sealing.announce(KeyRing((old,), prepared=(new,)))
     (problem,) = (await arrive_at(pool, backend.url, keys=KeyRing((old,)))).problems
     assert new.id in problem
     assert (await arrive_at(pool, backend.url, keys=KeyRing((old, new)))).problems == ()
@@ -296,7 +297,7 @@ async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool:
     assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem", "waits"]
     assert said["endpoint"] == f"http://user:***@{at}, did not answer"
     assert "cannot be reached" in said["problem"]
-    (lane,) = (await pool.snapshot()).without_fallback
+    (lane,) = (await take_snapshot(pool)).without_fallback
     assert (lane.state, lane.models, bool(lane.why)) == ("down", (), True)
     assert (await worker.end()).code == exits.OK
     assert "hunter2" not in worker.out + worker.error
@@ -340,7 +341,7 @@ async def test_no_pool(tmp_path: Path, backend: Simulator) -> None:
 
 async def test_a_worker_that_starts_says_the_same(processes: Farm, pool: Pool, backend: Simulator) -> None:
     """A worker's first line in JSON has all of the block, and the pool has the worker's facts."""
-    await pool.set_policy(ELSEWHERE)
+    await pool.policies.write(ELSEWHERE)
     child = await processes.worker("gpu0", backend)
     document = json.loads(child.out.splitlines()[0])
     assert (document["event"], document["worker"], document["capacity_source"]) == (
@@ -350,7 +351,7 @@ async def test_a_worker_that_starts_says_the_same(processes: Farm, pool: Pool, b
     )
     assert (document["revision"], document["roles_left_out"], document["problems"]) == (1, ["coder"], [])
     assert document["to_add"] == ['[roles.coder]\nroute = ["vllm/m9", "openai/sim"]']
-    (lane,) = (await pool.snapshot()).without_fallback
+    (lane,) = (await take_snapshot(pool)).without_fallback
     (worker,) = lane.workers
     assert worker.name == child.name
     assert {"tokenlane", "python", "arq", "redis"} <= worker.versions.keys()

@@ -19,6 +19,7 @@ from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 START_S = 30.0
 
@@ -68,13 +69,13 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
 
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
     """`up` sees its worker die, and no lease has to lapse before what that ran is run again."""
-    await pool.set_policy(Policy(lease_ms=600_000))
+    await pool.policies.write(Policy(lease_ms=600_000))
     async with Simulator(faults=[FaultScript(hold_after=0)]) as simulator, Client(site.url) as client:
         up = await site.tokenlane("up", "--supervised", "--provider", "openai", "--endpoint", simulator.url)
         await says(up, "Stop:  Ctrl-C")
         async with client.chat("hello", role="planner") as stream:
             await simulator.held()
-            (worker,) = [worker for lane in (await pool.snapshot()).without_fallback for worker in lane.workers]
+            (worker,) = [worker for lane in (await take_snapshot(pool)).without_fallback for worker in lane.workers]
             os.kill(int(worker.name.split("-")[-2]), SIGKILL)
             async with asyncio.timeout(30):
                 answer = await stream.answer()
@@ -84,7 +85,7 @@ async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) 
 
 async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Path, pool: Pool) -> None:
     """A pool that has a policy already keeps it, and who starts `up` with another one is told."""
-    await pool.set_policy(Policy(depth=7))
+    await pool.policies.write(Policy(depth=7))
     async with Simulator() as simulator:
         file = write(tmp_path, one=simulator.url)
         up = await site.tokenlane("up", "--supervised", "--json", "--config", file)
@@ -92,7 +93,7 @@ async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Pa
         (told,) = [json.loads(line) for line in up.out.splitlines() if '"policy"' in line]
         assert "tokenlane policy diff" in told["policy"]
         assert (await up.end()).code == OK
-    policy = await pool.policy()
+    policy = await pool.policies.read()
     assert (policy.revision, policy.depth) == (1, 7)
 
 

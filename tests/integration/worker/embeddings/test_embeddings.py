@@ -27,6 +27,7 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import drain, open_fallback, open_lane, start_workers
 from tokenlane.worker.embeddings import embedder as step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
@@ -164,7 +165,7 @@ async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, po
 
             async def told() -> bool:
                 workers = [
-                    worker for at in (await pool.snapshot()).lanes for worker in at.workers if at.name == "lane2"
+                    worker for at in (await take_snapshot(pool)).lanes for worker in at.workers if at.name == "lane2"
                 ]
                 return [(worker.cache.found, worker.cache.asked) for worker in workers] == [(1, 2)]
 
@@ -213,7 +214,7 @@ async def test_a_reply_has_a_bound(redis_url: str, monkeypatch: pytest.MonkeyPat
 @fallback_only
 async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool) -> None:
     """Every worker serves it; it is told by name; it does not chat, and is not asked for a model it does not have."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
         found = await client.embed(["open a file", "\N{PILE OF POO}", ""], role="indexer")
         assert (found.is_fallback, found.model, found.lane) == (True, FALLBACK_MODEL, "fallback")
@@ -227,11 +228,11 @@ async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool
 @fallback_only
 async def test_who_wants_no_fallback_is_not_given_it(redis_url: str, pool: Pool) -> None:
     """Neither a request that says so, nor any in a pool whose policy does."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
         with pytest.raises(ProviderDown, match="the request does not want"):
             await client.embed("a", role="indexer", fallback="error")
-        await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000, fallback="error"))
+        await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000, fallback="error"))
         with pytest.raises(ProviderDown, match=r"no lane can embed.*has fallback"):
             await client.embed("a", role="indexer")
 
@@ -308,12 +309,12 @@ async def test_as_many_dimensions_as_are_asked_for(
 
 
 async def _waits(pool: Pool) -> bool:
-    return [queue.kind for queue in (await pool.snapshot()).queues] == ["embed"]
+    return [queue.kind for queue in (await take_snapshot(pool)).queues] == ["embed"]
 
 
 async def test_a_killed_worker_costs_no_embeddings(redis_url: str, pool: Pool, tmp_path: Path) -> None:
     """Of two worker processes the one that embeds is killed: what it had is embedded by the other."""
-    await pool.set_policy(Policy(lease_ms=900))
+    await pool.policies.write(Policy(lease_ms=900))
     hold = Fault(path="/v1/embeddings", ttft_ms=600_000)
     async with (
         Simulator(api="openai", models=["embedder"], faults=[hold]) as simulator,
@@ -324,7 +325,7 @@ async def test_a_killed_worker_costs_no_embeddings(redis_url: str, pool: Pool, t
             await processes.worker("lane1", simulator, TOKENLANE_HOME=str(tmp_path), TOKENLANE_EMBEDDINGS__CACHE_MB="1")
         first = asyncio.create_task(client.embed("first", role="indexer"))
         await simulator.wait_for(lambda: any(it.path == "/v1/embeddings" for it in simulator.log))
-        workers = [worker for lane in (await pool.snapshot()).lanes for worker in lane.workers]
+        workers = [worker for lane in (await take_snapshot(pool)).lanes for worker in lane.workers]
         (victim,) = (worker.name for worker in workers if worker.running)
         others = [asyncio.create_task(client.embed([f"{number}", "same"], role="indexer")) for number in range(20)]
         await eventually(lambda: _begun(pool))

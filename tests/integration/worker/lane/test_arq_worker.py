@@ -16,7 +16,7 @@ from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Repl
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Started
+from tokenlane.routing.store.requests import Started
 from tokenlane.worker.assembly import drain, open_lane
 
 
@@ -149,7 +149,7 @@ async def test_cancelling_frees_the_back_end_first(redis_url: str, pool: Pool, h
         asker = await ask(pool, hub, provider.log)
         await give(pool, asker)
         await until(lambda: provider.holding == 1)
-        assert await pool.cancel(asker.id) == "flagged"
+        assert await pool.requests.cancel(asker.id) == "flagged"
         assert isinstance(await asker.ended(), Cancelled)
         assert provider.log == [f"opened {asker.id}", f"closed {asker.id}", f"ended {asker.id}"]
         await all_slots_work(pool, hub, provider)
@@ -158,14 +158,14 @@ async def test_cancelling_frees_the_back_end_first(redis_url: str, pool: Pool, h
 
 async def test_a_lost_cancel_comes_with_the_next_beat(redis_url: str, pool: Pool, hub: Hub) -> None:
     """A worker that misses the message on its control channel learns of the cancel when it renews."""
-    await pool.set_policy(Policy(lease_ms=600))
+    await pool.policies.write(Policy(lease_ms=600))
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider) as (lane, _):
         lane.hub.unsubscribe(pool.keys.control(lane.worker))
         asker = await ask(pool, hub)
         await give(pool, asker)
         await until(lambda: provider.holding == 1)
-        assert await pool.cancel(asker.id) == "flagged"
+        assert await pool.requests.cancel(asker.id) == "flagged"
         assert isinstance(await asker.ended(), Cancelled)
 
 
@@ -182,7 +182,7 @@ async def test_a_deadline_ends_a_running_request(redis_url: str, pool: Pool, hub
 
 async def test_an_outdated_worker_stops(redis_url: str, pool: Pool, hub: Hub) -> None:
     """A worker whose request was given to another closes its stream and says no more; the other's answer stands."""
-    await pool.set_policy(Policy(lease_ms=600))
+    await pool.policies.write(Policy(lease_ms=600))
     old, new = FakeProvider(hold_after=0), FakeProvider()
     async with serving(redis_url, old, "lane1"), serving(redis_url, new, "lane2"):
         asker = await ask(pool, hub)
@@ -205,12 +205,14 @@ async def test_a_stolen_attempt_is_started_once(redis_url: str, pool: Pool, hub:
         worker.allow_pick_jobs = False
         asker = await ask(pool, hub)
         attempt = await give(pool, asker)
-        assert await pool.start(asker.id, attempt, "thief") is not None
+        assert await pool.requests.start(asker.id, attempt, "thief") is not None
         worker.allow_pick_jobs = True
         worker.ring(f"{{main}}{asker.id}:{attempt}".encode())
         await until(lambda: worker.jobs_complete == 1)
         assert provider.requests == []
-        assert await pool.finish(asker.id, attempt, "thief", "cancelled", 0, "", Cancelled(attempt=attempt).to_wire())
+        assert await pool.requests.finish(
+            asker.id, attempt, "thief", "cancelled", 0, "", Cancelled(attempt=attempt).to_wire()
+        )
         await settled(pool)
 
 
@@ -250,7 +252,7 @@ async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is
             worker.ring(f"{pool.keys.tag}{asker.id}:{attempt}".encode())
         await until(lambda: provider.holding == 2)
         for running, asker in enumerate(askers[:2], start=3):
-            await pool.cancel(asker.id)
+            await pool.requests.cancel(asker.id)
             await until(lambda running=running: len(provider.requests) == running)  # type: ignore[misc]  # bound per turn
         provider.go.set()
         for asker in askers[2:]:
@@ -269,13 +271,13 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
         await give(pool, first)
         await until(lambda: provider.holding == 1)
         asked: list[str] = []
-        start = lane.pool.start
+        start = lane.pool.requests.start
 
         async def count(request_id: str, attempt: int, name: str, *, marked: bool = False) -> Started | None:
             asked.append(request_id)
             return await start(request_id, attempt, name, marked=marked)
 
-        monkeypatch.setattr(lane.pool, "start", count)
+        monkeypatch.setattr(lane.pool.requests, "start", count)
         for number in range(1000):
             worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
         await give(pool, second)

@@ -56,7 +56,7 @@ def after(begun: Callable[[], bool], before: Reply, then: Reply) -> Callable[[An
 @pytest.fixture
 async def strict(pool: Pool) -> Pool:
     """A pool whose requests have one start each, and whose clients look often."""
-    await pool.set_policy(Policy(max_starts=1, lease_ms=1_000))
+    await pool.policies.write(Policy(max_starts=1, lease_ms=1_000))
     return pool
 
 
@@ -83,7 +83,7 @@ async def test_a_model_that_loads_costs_what_waits_for_it_no_try(
 
 async def test_a_server_whose_health_lies_is_tried_as_often_as_any(pool: Pool, client: Client, redis_url: str) -> None:
     """Where only chats fail, each failure counts, and the last is told."""
-    await pool.set_policy(Policy(max_starts=3))
+    await pool.policies.write(Policy(max_starts=3))
     async with back_end({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as server:
         async with served(redis_url, server):
             with pytest.raises(ProviderDown):
@@ -94,7 +94,7 @@ async def test_a_server_whose_health_lies_is_tried_as_often_as_any(pool: Pool, c
 
 async def test_what_a_dying_server_has_goes_to_another_lane(pool: Pool, client: Client, redis_url: str) -> None:
     """A server that dies with its lane full of work loses none of it: another lane has it at once."""
-    await pool.set_policy(Policy(max_starts=2))
+    await pool.policies.write(Policy(max_starts=2))
     dead = asyncio.Event()
     broken = Reply({"error": "x"}, 502)
     first = {LIST: after(dead.is_set, Reply(MODELS), broken), CHAT: after(dead.is_set, ANSWER, broken)}
@@ -178,7 +178,7 @@ async def test_models_that_come_and_go_while_it_runs(
 
 async def test_a_request_that_kills_its_server_is_given_up(pool: Pool, client: Client, redis_url: str) -> None:
     """Each time it takes the server down it has had one of its starts, or it would do so until its time is over."""
-    await pool.set_policy(Policy(max_starts=2))
+    await pool.policies.write(Policy(max_starts=2))
     dead = asyncio.Event()
     broken = Reply({"error": "x"}, 502)
 

@@ -26,6 +26,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.doctor import check_lanes, check_pool, check_versions, examine
 from tokenlane.routing.watch.health import problems
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.route_coverage import reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.lane.offer import announce
@@ -51,10 +52,10 @@ BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), 2), "worker
 async def site(pool: Pool) -> Pool:
     """A pool with a good lane, and one that can be spoilt."""
     await life.beat(pool)
-    await pool.register(WORKER, LANE.lane, life.FACTS)
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await life.beat(pool, WORSE, BAD)
-    await pool.register(WORSE, BAD.lane, life.FACTS)
-    await pool.sweep(ROUTER, revision=0)
+    await pool.beats.register(WORSE, BAD.lane, life.FACTS)
+    await pool.beats.sweep(ROUTER, revision=0)
     return pool
 
 
@@ -73,8 +74,8 @@ def shown(seen: Snapshot, capsys: pytest.CaptureFixture[str]) -> str:
 
 async def readers(pool: Pool, capsys: pytest.CaptureFixture[str]) -> Snapshot:
     """Have everybody read who reads; nobody may fail, or lose sight of the good lane."""
-    seen, survey = await pool.snapshot(), await pool.survey()
-    await pool.check(CLIENT)
+    seen, survey = await take_snapshot(pool), await pool.survey()
+    await pool.beats.check(CLIENT)
     text = shown(seen, capsys)
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     for lanes in (seen.lane_views(), survey.lanes):

@@ -33,7 +33,7 @@ async def hub(pool: Pool) -> AsyncIterator[Hub]:
 
     async def beat() -> None:
         while True:
-            await pool.check(life.CLIENT)
+            await pool.beats.check(life.CLIENT)
             await asyncio.sleep(1)
 
     async with open_hub(pool) as hub, background() as tasks:
@@ -89,7 +89,7 @@ async def exit_code(child: Process) -> int:
 
 async def started_by(pool: Pool, asker: Asker) -> int:
     """The process that runs the request."""
-    (standing,) = (await pool.check(life.CLIENT, [asker.id])).standings
+    (standing,) = (await pool.beats.check(life.CLIENT, [asker.id])).standings
     return int(standing.worker.split("-")[-2])
 
 
@@ -147,7 +147,7 @@ async def test_a_supervised_worker_ends_with_its_supervisor(redis_url: str) -> N
 @pytest.mark.parametrize("delivered", [0, 2])
 async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Pool, hub: Hub) -> None:
     """A request whose worker is killed is run anew by another if nothing was delivered, and else interrupted."""
-    await pool.set_policy(Policy(lease_ms=LEASE_MS))
+    await pool.policies.write(Policy(lease_ms=LEASE_MS))
     async with (
         Simulator(faults=[FaultScript(hold_after=delivered)]) as simulator,
         worker(redis_url, simulator) as one,

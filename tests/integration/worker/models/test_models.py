@@ -40,6 +40,7 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import drain, open_lane, start_workers
 from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
@@ -92,7 +93,7 @@ async def test_ollama_pulls(redis_url: str) -> None:
 
 async def test_an_empty_ollama_gets_its_first_model(redis_url: str, pool: Pool) -> None:
     """A lane may come to the pool with no model at all, and be told to pull one."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry["new:1b"] = "I am new"
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url)), Client(redis_url) as client:
@@ -246,7 +247,7 @@ async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(red
 
 async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, pool: Pool) -> None:
     """A pinned model that the lane is to serve, and that comes with other content, answers nobody."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
@@ -270,7 +271,7 @@ async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, 
 
 async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool: Pool) -> None:
     """A lane that comes with other content than pinned leaves that model out, and serves the others."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf(**{"phi:4b": "changed", "free:1b": "any"})
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
@@ -368,7 +369,7 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
 
 async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     """Of a lane that cannot list, what it announced is told, and a warning says why; asked alone, it is an error."""
-    await pool.set_policy(Policy(max_starts=1))
+    await pool.policies.write(Policy(max_starts=1))
     one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
     async with AsyncExitStack() as going, AsyncExitStack() as staying:
         gone = await going.enter_async_context(served(one.app))
@@ -386,7 +387,7 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
 
 async def test_a_command_that_is_tried_again_says_why(redis_url: str, pool: Pool) -> None:
     """What a lane cannot do because its back end is away is tried again, and who waits is told what for."""
-    await pool.set_policy(Policy(max_starts=2))
+    await pool.policies.write(Policy(max_starts=2))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with AsyncExitStack() as going, Client(redis_url) as client:
         url = await going.enter_async_context(served(shelf.app))
@@ -442,7 +443,7 @@ async def worker(opened: Farm, url: str) -> Child:
 
 async def test_a_pull_outlives_its_worker(redis_url: str, pool: Pool, tmp_path: Path) -> None:
     """Where the worker that pulls is killed, another of the lane begins anew, and who asked hears of nothing else."""
-    await pool.set_policy(Policy(lease_ms=1000))
+    await pool.policies.write(Policy(lease_ms=1000))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     shelf.registry["new:1b"] = "I am new"
     shelf.go.clear()
@@ -536,7 +537,7 @@ async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: st
         async with client.chat("hi", role="planner", model="new:1b") as stream:
             others = [asyncio.create_task(client.complete("hi", role=f"r{n}", model="new:1b")) for n in range(5)]
             await until(lambda: "pulls 'new:1b': pulling: 10 B of 40 B" in (stream.waiting or ""))
-            (lane,) = (await pool.snapshot()).lanes
+            (lane,) = (await take_snapshot(pool)).lanes
             assert lane.offer.pulling["new:1b"].total_bytes == 40
             assert (lane.running, lane.queued, lane.limit) == (0, 0, 1)
             assert (await client.complete("hi", role="planner", model="old")).text == "I am old"
@@ -550,7 +551,7 @@ async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: st
 
 async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: str, pool: Pool) -> None:
     """A pull for requests that fails ends them with its error, and is not begun again for each that comes."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
         for _ in range(2):
@@ -561,7 +562,7 @@ async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: 
 
 async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, pool: Pool) -> None:
     """A lane that names its models pulls those, one that may not pulls none, and a provider that cannot says so."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf()
     shelf.registry = {"mine:1b": "I am mine", "other:1b": "I am not"}
     named = ollama("", auto_pull=True, models=("mine:1b",))

@@ -90,8 +90,8 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
 async def doctors_check(pool: Pool, host: str, path: Path) -> Check:
     """What the doctor says of a lane whose back end is at a socket of that host."""
     lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), 1)
-    await pool.register("w1", "gpu0", Facts(host))
-    await pool.renew("w1", lane, [], takes_new_work=True)
+    await pool.beats.register("w1", "gpu0", Facts(host))
+    await pool.beats.renew("w1", lane, [], takes_new_work=True)
     return next(check for check in await examine(pool) if check.name == "lane gpu0")
 
 

@@ -22,6 +22,7 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import drain, open_lane, start_workers
 from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
@@ -141,19 +142,19 @@ async def test_an_answer_to_an_embed_that_was_lost_is_asked_for(
 ) -> None:
     """Where pub/sub loses the reply, the client asks the worker for it and gets the vectors."""
     async with at_work(redis_url, Household()) as lane, Client(redis_url) as client:
-        finish = lane.pool.finish
+        finish = lane.pool.requests.finish
 
         async def silent(*args: object) -> bool:
             return await finish(*args[:-1], b"{}")  # type: ignore[arg-type,call-arg]  # as it was called
 
-        monkeypatch.setattr(lane.pool, "finish", silent)
+        monkeypatch.setattr(lane.pool.requests, "finish", silent)
         found = await client.embed("abcd", role="indexer")
         assert found.vectors[0][0] == 4
 
 
 async def test_what_cannot_embed_is_said(redis_url: str, pool: Pool) -> None:
     """Without a lane that embeds, with a model that only chats, or too much for one reply: a clear error."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Household(CHATS)), Client(redis_url) as client:
         with pytest.raises(ProviderDown, match="no lane can embed"):
             await client.embed("a", role="indexer")
@@ -192,7 +193,7 @@ async def test_a_pull_holds_no_chat_slot(redis_url: str, pool: Pool) -> None:
 
 async def test_commands_go_to_the_lane_they_name_one_after_another(redis_url: str, pool: Pool) -> None:
     """A command runs on its lane whatever the routes say, one at a time, and one for a lane nobody knows fails."""
-    await pool.set_policy(Policy(roles={"models": RolePolicy(route=(Candidate(lane="nowhere"),))}, patience_ms=100))
+    await pool.policies.write(Policy(roles={"models": RolePolicy(route=(Candidate(lane="nowhere"),))}, patience_ms=100))
     one, two = Household(), Household()
     async with at_work(redis_url, one, "lane1"), at_work(redis_url, two, "lane2"), Client(redis_url) as client:
         report = await command(client, "list", lane="lane2")
@@ -243,7 +244,7 @@ async def test_a_provider_that_cannot_says_so(redis_url: str, pool: Pool) -> Non
 
 async def test_a_prompt_goes_to_a_lane_that_takes_it(redis_url: str, pool: Pool) -> None:
     """A prompt longer than a lane's max_input_tokens goes elsewhere; where none does, limit and estimate are told."""
-    await pool.set_policy(Policy(patience_ms=100, lease_ms=3_000))
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     long = "word " * 8000
     async with at_work(redis_url, Household(), "small", max_input_tokens=4096), Client(redis_url) as client:
         with pytest.raises(ContextTooLong, match=r"about 10240 tokens, .* take 4096 at most"):
@@ -270,7 +271,7 @@ async def test_status_tells_the_kinds_apart(redis_url: str, pool: Pool) -> None:
     async with at_work(redis_url, provider), Client(redis_url) as client:
         pulling = asyncio.create_task(command(client, "pull", new_id(), "lane1"))
         await until(lambda: provider.pulling == 1)
-        lane = (await pool.snapshot()).lanes[0]
+        lane = (await take_snapshot(pool)).lanes[0]
         assert (lane.running, lane.queued, lane.limit) == (0, 0, 1)
         assert (lane.beside["command"].running, lane.beside["command"].limit) == (1, 1)
         assert (lane.beside["embed"].running, lane.beside["embed"].limit) == (0, 32)

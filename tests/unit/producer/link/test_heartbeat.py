@@ -29,10 +29,11 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Accepted, Checked, Standing, State
+from tokenlane.routing.store.requests import Accepted, Standing, State
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 CLIENT, WORKER, ATTEMPT = "client", "worker", 7
@@ -45,6 +46,7 @@ class LatePool:
     def __init__(self) -> None:
         self.keys = Keys()
         self.internal_errors = InternalErrors()
+        self.requests = self.beats = self.policies = self
         self.state: State = "waiting"
         self.owner = CLIENT
         self.meanwhile: Callable[[], None] = lambda: None
@@ -65,7 +67,7 @@ class LatePool:
         standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
         return Checked(0, 1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
 
-    async def policy(self) -> Policy:
+    async def read(self) -> Policy:
         await self._answer("policy")
         raise PoolUnavailable("a policy of a newer version")
 

@@ -42,7 +42,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Started
+from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support import telemetry
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt import finish as finishing
@@ -65,6 +65,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.keys = Keys()
+        self.requests = self.policies = self.sealing = self
         self.id = new_id()
         self.starts = 1
         self.left_ms = 60_000
@@ -118,7 +119,7 @@ class FakePool:
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         self.published.extend(channel_message(data) for _, data in messages)
 
-    async def policy(self) -> Policy:
+    async def read(self) -> Policy:
         return self.rules
 
 

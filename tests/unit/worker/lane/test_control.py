@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenlane.routing.contract.messages import Cancel, Envelope, Handover, Replay, new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Started
+from tokenlane.routing.store.requests import Started
 from tokenlane.worker.attempt.attempts import Run, Runs
 from tokenlane.worker.lane.control import Control
 from tokenlane.worker.lane.publisher import Publisher

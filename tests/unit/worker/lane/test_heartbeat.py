@@ -13,10 +13,11 @@ from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_fil
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.messages import Envelope, new_id
 from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits, Running
+from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Beat, Hold, Started
+from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.attempts import Run, Runs, Stopped
 from tokenlane.worker.lane.heartbeat import Lease
@@ -34,7 +35,8 @@ class FakePool:
         self.hold: Hold = "mine"
         self.conflict: str | None = None
         self.failing = False
-        self.beats: list[tuple[bool, list[str]]] = []
+        self.renewals: list[tuple[bool, list[str]]] = []
+        self.beats = self
         self.refused = 0
         self.facts: Facts | None = None
         self.faults: list[str] = []
@@ -55,7 +57,7 @@ class FakePool:
         if self.failing:
             self.refused += 1
             raise PoolUnavailable
-        self.beats.append((takes_new_work, [run.id for run in running]))
+        self.renewals.append((takes_new_work, [run.id for run in running]))
         self.faults += [fault.code] if fault else []
         return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
 
@@ -95,7 +97,7 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: Hold) -> None:
         with pytest.raises(Stopped):
             await wait_stoppably(run, lease)
     assert run.reason == hold
-    assert [ids for _, ids in pool.beats] == [[run.id], [run.id]]
+    assert [ids for _, ids in pool.renewals] == [[run.id], [run.id]]
 
 
 async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
         lease.hurry()
         await until(lambda: len(pool.announced) == 2)
         lease.hurry()
-        await until(lambda: len(pool.beats) == 3)
+        await until(lambda: len(pool.renewals) == 3)
     assert pool.announced == [old.id, f"{old.id} {new.id}"]
 
 
@@ -121,9 +123,9 @@ async def test_it_beats_three_times_a_lease_with_nothing_running() -> None:
     await lease.open()
     async with background() as tasks:
         tasks.create_task(lease.run())
-        await until(lambda: len(pool.beats) > 5)
+        await until(lambda: len(pool.renewals) > 5)
         assert lease._pause_s == pytest.approx(0.01)
-    assert pool.beats[-1] == (True, [])
+    assert pool.renewals[-1] == (True, [])
 
 
 async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,7 +139,7 @@ async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCapt
         lease.hurry()
         await until(lambda: pool.refused >= 3)
         pool.failing = False
-        await until(lambda: len(pool.beats) == 2)
+        await until(lambda: len(pool.renewals) == 2)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -157,9 +159,9 @@ async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
     async with background() as tasks:
         tasks.create_task(lease.run())
         await lease.withdraw()
-        seen = len(pool.beats)
-        await until(lambda: len(pool.beats) > seen + 2)
-    assert not any(takes for takes, _ in pool.beats[seen - 1 :])
+        seen = len(pool.renewals)
+        await until(lambda: len(pool.renewals) > seen + 2)
+    assert not any(takes for takes, _ in pool.renewals[seen - 1 :])
 
 
 async def test_facts_are_sent_when_the_server_lacks_them() -> None:

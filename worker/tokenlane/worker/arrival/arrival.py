@@ -15,6 +15,8 @@ from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.rehearsal import rehearse
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.route_coverage import Reach, lines_to_add, reach
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.builtin import MODEL_NAME
@@ -204,7 +206,7 @@ async def look_around(
     condition, announced = lane.lease.condition, lane.lease.announcement
     listed, server = await _looked(settings, lane.provider)
     try:
-        seen = await lane.pool.snapshot()
+        seen = await take_snapshot(lane.pool)
     except LlmError:
         seen = None
     return Arrival(
@@ -245,7 +247,7 @@ async def arrive(
                 lane = await announce(settings, provider)
             except LlmError as error:
                 problem = (str(error),)
-        seen = await pool.snapshot()
+        seen = await take_snapshot(pool)
         ring = redis.keys if redis.keys.keys else beside(redis.url)
         return Arrival(
             name=settings.name,
@@ -277,7 +279,7 @@ async def _before_its_server(
     """The arrival of a lane whose worker will start the built-in model's server."""
     ring = redis.keys if redis.keys.keys else beside(redis.url)
     async with connect(redis.url, pool_name) as pool:
-        seen = await pool.snapshot()
+        seen = await take_snapshot(pool)
         refused = (*await _locked(pool, ring, seen), *await _refused(pool))
     lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
@@ -359,7 +361,7 @@ def _taken(lane: Announcement | None, seen: Snapshot) -> tuple[str, ...]:
 async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
     """Whether the pool's keys are ours. Joining the pool would tell, but may also seal it."""
     try:
-        await pool.check_keys(ring)
+        await pool.sealing.check(ring)
     except PoolKeyMismatch as error:
         return (error.message,)
     ahead = [key_id for key_id in seen.prepared if ring.find(key_id) is None]
@@ -375,7 +377,7 @@ async def _locked(pool: Pool, ring: KeyRing, seen: Snapshot) -> tuple[str, ...]:
 
 async def _refused(pool: Pool) -> tuple[str, ...]:
     """What a worker does and this server, or this user's rules there, do not allow."""
-    problems = list(await pool.rehearse())
+    problems = list(await rehearse(pool))
     heard = asyncio.Event()
     channel = pool.keys.control(f"check-{secrets.token_hex(8)}")
     try:

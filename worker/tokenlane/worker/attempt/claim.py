@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.store.replies import Started
+from tokenlane.routing.store.requests import Started
 from tokenlane.worker.lane.lane import Lane
 
 __all__ = ["CLAIM_EVERY_S", "claim"]
@@ -27,7 +27,7 @@ async def claim(lane: Lane, request_id: str, attempt: int, *, marked: bool) -> S
     failing = False
     while not lane.runs.closing:
         try:
-            return await lane.pool.start(request_id, attempt, lane.worker, marked=marked)
+            return await lane.pool.requests.start(request_id, attempt, lane.worker, marked=marked)
         except LlmError as error:
             if not failing:
                 logger.warning("the start of attempt %d of %s has to wait: %s", attempt, request_id, error)

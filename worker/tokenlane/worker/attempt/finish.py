@@ -19,7 +19,7 @@ from tokenlane.routing.contract.messages import (
     Progress,
 )
 from tokenlane.routing.decide.recovery import AttemptFailed, Cause, Continue, End, TryAgain, WorkerDraining, decide
-from tokenlane.routing.store.replies import Ending
+from tokenlane.routing.store.requests import Ending
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Rest
 
@@ -134,7 +134,9 @@ async def _finish(
     lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, error: LlmError | None = None
 ) -> Ended:
     wire, code = message.to_wire(), error.code if error else ""
-    done = await _insist(lane, run, lambda: lane.pool.finish(run.id, run.attempt, lane.worker, ending, end, code, wire))
+    done = await _insist(
+        lane, run, lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire)
+    )
     if not done:
         run.outlet.discard()
         return Ended("left")
@@ -143,7 +145,9 @@ async def _finish(
 
 
 async def _requeue(lane: Lane, run: Run, due_ms: int = 0, *, counts: bool = True) -> Ended:
-    state = await _insist(lane, run, lambda: lane.pool.requeue(run.id, run.attempt, lane.worker, due_ms, counts=counts))
+    state = await _insist(
+        lane, run, lambda: lane.pool.requests.requeue(run.id, run.attempt, lane.worker, due_ms, counts=counts)
+    )
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":

@@ -27,6 +27,6 @@ def history_of(lane: Lane, run: Run, *, delivered: int) -> History:
 async def policy_of(pool: Pool) -> Policy:
     """The pool's policy; the default if the pool does not answer."""
     try:
-        return await pool.policy()
+        return await pool.policies.read()
     except LlmError:
         return Policy()

@@ -1,7 +1,7 @@
 """Runs one attempt of one request: a pipeline of small steps, each in the module of its name.
 
     claim ──▶ read ──▶ resume ──▶ perform ──▶ finish
-    pool.     what to  where the  a chat's    pool.finish or pool.requeue,
+    pool.     what to  where the  a chat's    pool.finish or pool.requests.requeue,
     start     do       agent has  stream, or  after the HTTP stream
                        got to     a result    is closed
 

@@ -10,7 +10,7 @@ from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Started
+from tokenlane.routing.store.requests import Started
 
 __all__ = ["read"]
 
@@ -27,7 +27,7 @@ async def read(pool: Pool, started: Started) -> Request:
     try:
         while True:
             try:
-                payload = await pool.unseal(started.envelope, started.payload)
+                payload = await pool.sealing.unseal(started.envelope, started.payload)
                 return KINDS[started.envelope.kind].request.model_validate_json(payload)
             except PoolUnavailable:
                 await asyncio.sleep(_ASK_AGAIN_S)

@@ -247,11 +247,11 @@ async def _prepare(
     """
     async with connect(where.url, pool, keys=None if ours else where.keys, opens=True) as opened:
         if ours:
-            await opened.announce_again(where.keys)
-        there = await opened.policy()
+            await opened.sealing.announce_again(where.keys)
+        there = await opened.policies.read()
         same = wanted is None or wanted == there.model_copy(update={"revision": 0})
         if there.revision == 0 or (ours and not same):
-            revision = await opened.set_policy(wanted or there, expected=there.revision)
+            revision = await opened.policies.write(wanted or there, expected=there.revision)
             return opened.keychain.key_id, f"revision {revision}, from the configuration" if wanted else None
         if same:
             return opened.keychain.key_id, None

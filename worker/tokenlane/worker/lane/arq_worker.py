@@ -145,7 +145,7 @@ class LaneWorker(arq.worker.Worker):
         """Give the jobs that nobody has started back to the queue."""
         for job_id in await self._queued():
             if job_id not in self.tasks:
-                await self._lane.pool.requeue(*_attempt(job_id), self._lane.worker, counts=False)
+                await self._lane.pool.requests.requeue(*_attempt(job_id), self._lane.worker, counts=False)
 
     async def idle(self, within_s: float) -> bool:
         """Wait for the end of all jobs; False if some still run when the time is over."""

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits
+from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import Beat
 from tokenlane.worker.attempt.attempts import Runs
 
 __all__ = ["Lease"]
@@ -144,7 +144,7 @@ class Lease:
         # One at a time, or an older beat could take a withdrawal back.
         async with self._one_at_a_time:
             held, fault = list(self._runs), self._fault
-            beat = await self._pool.renew(
+            beat = await self._pool.beats.renew(
                 self._worker,
                 self._announcement,
                 [run.running() for run in held],
@@ -162,7 +162,7 @@ class Lease:
         self._pool.keychain.reread()
         keys = self._pool.keychain.held
         if beat.conflict is None and not (beat.registered and self._registered and keys == self._keys):
-            await self._pool.register(self._worker, self._announcement.lane, self._facts)
+            await self._pool.beats.register(self._worker, self._announcement.lane, self._facts)
             self._registered, self._keys = True, keys
             if self._condition != UP:
                 self.hurry()  # only of who is registered it is kept

@@ -114,7 +114,7 @@ class KeptWorker:
             return
         with suppress(LlmError, TimeoutError):
             async with asyncio.timeout(_BURY_S), connect(self._redis.url, self._pool) as pool:
-                await pool.bury(name)
+                await pool.beats.bury(name)
 
     async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:
         async with asyncio.TaskGroup() as tasks:

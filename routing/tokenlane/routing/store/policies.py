@@ -1,0 +1,66 @@
+"""The policy of a pool: kept in Redis, with a revision."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.decide.policy import Policy, PolicyChanged
+
+from .keys import Keys
+from .replies import as_bytes, as_int, as_list, as_text
+from .scripts import RULES, Scripts
+
+__all__ = ["Policies"]
+
+
+class Policies:
+    """The revisions of a pool's policy, of which Redis keeps the newest."""
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._keys = keys
+
+    async def read(self) -> Policy:
+        """The pool's policy; the default with revision 0 if none was written.
+
+        Raises:
+            PoolUnavailable: also if what is stored is none that this version can read.
+        """
+        revision, document = as_list(await self._scripts.ask("HMGET", self._keys.policy, "revision", "document"))
+        if document is None:
+            return Policy()
+        try:
+            policy = Policy.model_validate_json(as_bytes(document))
+        except ValidationError as error:
+            wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
+            raise PoolUnavailable(
+                f"pool {self._keys.pool!r} has a policy that this version cannot read ({wrong}): write it anew"
+            ) from None
+        return policy.model_copy(update={"revision": int(as_text(revision))})
+
+    async def write(self, policy: Policy, *, expected: int | None = None) -> int:
+        """Write the pool's policy; its revision, a new one unless it was there already.
+
+        Args:
+            expected: write only if the pool's policy has this revision.
+
+        Raises:
+            PolicyChanged: it has another one.
+        """
+        fields = {rule: getattr(policy, rule) for rule in RULES}
+        for name, role in policy.roles.items():
+            limits = role.limits.model_dump(exclude_none=True)
+            fields |= {f"{limit}:{name}": value for limit, value in limits.items()}
+            fields[f"weight:{name}"] = role.weight
+        outcome, revision = as_list(
+            await self._scripts.run(
+                "set_policy",
+                "" if expected is None else expected,
+                policy.model_dump_json(exclude={"revision"}),
+                *(str(part) for field in fields.items() for part in field),
+            )
+        )
+        if as_text(outcome) == "changed":
+            raise PolicyChanged(f"the pool's policy has revision {as_int(revision)} by now, not {expected}")
+        return as_int(revision)
