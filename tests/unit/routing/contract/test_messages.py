@@ -35,6 +35,7 @@ from tokenlane.routing.contract.messages import (
     Vectors,
     channel_message,
     control_message,
+    delta_piece,
     deltas_writer,
     new_id,
 )
@@ -222,10 +223,10 @@ def test_names_are_safe_in_keys(name: str) -> None:
 def test_the_writer_of_deltas_writes_what_the_message_is(first: int, deltas: list[TokenDelta], model: str) -> None:
     """The fast way to write deltas gives the bytes of the message itself."""
     message = Deltas(attempt=7, worker="w1", lane="l1", model=model, first=first, deltas=deltas)
-    assert deltas_writer(7, "w1", "l1", model)(first, deltas) == message.to_wire()
+    assert deltas_writer(7, "w1", "l1", model)(first, map(delta_piece, deltas)) == message.to_wire()
 
 
 def test_what_is_absent_costs_nothing() -> None:
     """A delta of text alone is as short on the wire as it was before there was anything else."""
-    wire = deltas_writer(7, "w1", "l1", "m")(0, [TokenDelta(text="a")])
+    wire = deltas_writer(7, "w1", "l1", "m")(0, [delta_piece(TokenDelta(text="a"))])
     assert wire.endswith(b'"deltas":[{"text":"a"}]}')

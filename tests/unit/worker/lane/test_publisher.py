@@ -26,8 +26,10 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.lane import publisher as publisher_module
-from tokenlane.worker.lane.publisher import Outlet, Publisher
+from tokenlane.worker.lane.outlet import Outlet
+from tokenlane.worker.lane.publisher import UNFLUSHED_BYTES, Publisher
+from tokenlane.worker.lane.replay_memory import KEPT_BYTES
+from tokenlane.worker.lane.timings import Timings
 
 ID, ATTEMPT = "0" * 32, 7
 
@@ -62,9 +64,15 @@ class FakePool:
 
 
 @asynccontextmanager
-async def publishing() -> AsyncIterator[tuple[Publisher, FakePool]]:
+async def publishing(
+    timings: Timings = Timings(),  # noqa: B008  # frozen
+    kept_bytes: int = KEPT_BYTES,
+    unflushed_bytes: int = UNFLUSHED_BYTES,
+) -> AsyncIterator[tuple[Publisher, FakePool]]:
     pool = FakePool()
-    publisher = Publisher(cast("Pool", pool), "worker1", "lane1")
+    publisher = Publisher(
+        cast("Pool", pool), "worker1", "lane1", timings, kept_bytes=kept_bytes, unflushed_bytes=unflushed_bytes
+    )
     async with background() as tasks:
         tasks.create_task(publisher.run())
         yield publisher, pool
@@ -165,20 +173,61 @@ async def test_the_first_delta_goes_at_once_and_a_flush_takes_all_that_came_mean
         ]
 
 
-async def test_a_busy_worker_gathers_but_lets_no_answer_wait_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a flush of several streams the next one waits to grow, until the first delta of an answer comes."""
-    monkeypatch.setattr(publisher_module, "GATHER_S", 60)
-    async with publishing() as (publisher, pool):
-        one, two, three = (publisher.open(f"{number:032x}", ATTEMPT, "m") for number in range(3))
-        for outlet in (one, two):
-            outlet.put(TokenDelta(text="begun"))
-        await until(lambda: len(pool.flushes) == 1)
+NEVER_ALONE = Timings(company_s=60)
+
+
+async def begun(publisher: Publisher, pool: FakePool, count: int) -> list[Outlet]:
+    """Answers whose first deltas have been published."""
+    outlets = [publisher.open(f"{number:032x}", ATTEMPT, "m") for number in range(count)]
+    for outlet in outlets:
+        outlet.put(TokenDelta(text="first"))
+    await until(lambda: len(pool.flushes) == 1)
+    return outlets
+
+
+async def test_a_delta_waits_for_company_until_every_answer_has_something() -> None:
+    """Deltas after the first share a publish: the flush comes with the last of those that speak, not before."""
+    async with publishing(NEVER_ALONE) as (publisher, pool):
+        one, two, three = await begun(publisher, pool, 3)
+        publisher.open(ID, ATTEMPT, "m")  # has not begun: nobody waits for it
+        for outlet in (one, one, two):
+            outlet.put(TokenDelta(text="more"))
+        await turns()
+        assert len(pool.flushes) == 1
+        three.put(TokenDelta(text="more"))
+        await until(lambda: len(pool.flushes) == 2)
+        assert len(pool.flushes[1]) == 3
+
+
+async def test_a_delta_waits_for_company_no_longer_than_its_time() -> None:
+    """A delta goes alone when its time is over."""
+    async with publishing(Timings(company_s=0.001)) as (publisher, pool):
+        one, _ = await begun(publisher, pool, 2)
+        one.put(TokenDelta(text="more"))
+        await until(lambda: len(pool.flushes) == 2)
+
+
+async def test_the_first_delta_of_an_answer_waits_for_nobody() -> None:
+    """An answer that begins is published at once, and takes with it what waits."""
+    async with publishing(NEVER_ALONE) as (publisher, pool):
+        one, _ = await begun(publisher, pool, 2)
         one.put(TokenDelta(text="more"))
         await turns()
         assert len(pool.flushes) == 1
-        three.put(TokenDelta(text="begun"))
+        publisher.open(ID, ATTEMPT, "m").put(TokenDelta(text="first"))
         await until(lambda: len(pool.flushes) == 2)
         assert len(pool.flushes[1]) == 2
+
+
+async def test_a_lone_answer_waits_for_nobody() -> None:
+    """Once the others have ended, each delta goes at once; the last of those went with their endings."""
+    async with publishing(NEVER_ALONE) as (publisher, pool):
+        one, two = await begun(publisher, pool, 2)
+        two.put(TokenDelta(text="last"))
+        assert [delta.text for delta in (await two.close()).deltas] == ["last"]
+        for count in (2, 3):
+            one.put(TokenDelta(text="more"))
+            await until(lambda count=count: len(pool.flushes) == count)  # type: ignore[misc]  # a default
 
 
 async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
@@ -199,10 +248,9 @@ async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
         assert len(pool.flushes) == 1
 
 
-async def test_a_crowded_outlet_makes_its_stream_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crowded_outlet_makes_its_stream_wait() -> None:
     """Beyond its bound an outlet has no room until a flush has taken what waits."""
-    monkeypatch.setattr(publisher_module, "UNFLUSHED_BYTES", 100)
-    async with publishing() as (publisher, pool):
+    async with publishing(unflushed_bytes=100) as (publisher, pool):
         outlet = publisher.open(ID, ATTEMPT, "m")
         pool.open.clear()
         outlet.put(TokenDelta(text="x"))
@@ -218,11 +266,10 @@ async def test_a_crowded_outlet_makes_its_stream_wait(monkeypatch: pytest.Monkey
             await room
 
 
-async def test_memory_is_bounded_oldest_ended_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded_oldest_ended_first() -> None:
     """What ended longest ago is forgotten first; running requests lose their oldest output only when nothing else is
     left to forget."""
-    monkeypatch.setattr(publisher_module, "KEPT_BYTES", 3000)
-    async with publishing() as (publisher, pool):
+    async with publishing(kept_bytes=3000) as (publisher, pool):
         asker = Asker(cast("Pool", pool))
         for number in range(4):
             outlet = publisher.open(f"{number:032x}", ATTEMPT, "m")
@@ -235,14 +282,13 @@ async def test_memory_is_bounded_oldest_ended_first(monkeypatch: pytest.MonkeyPa
         for _ in range(5):
             running.put(TokenDelta(text="y" * 800))
             await turns(20)
-        assert publisher._kept_bytes <= 3000
+        assert publisher.statistics().kept_bytes <= 3000
         assert publisher.replay(ID, ATTEMPT + 1, 0)
 
 
-async def test_what_ended_is_forgotten_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that ended is kept for `KEPT_S` and no longer; a discarded one is gone at once."""
-    monkeypatch.setattr(publisher_module, "KEPT_S", 0.01)
-    async with publishing() as (publisher, pool):
+async def test_what_ended_is_forgotten_after_its_time() -> None:
+    """A request that ended is kept for its time and no longer; a discarded one is gone at once."""
+    async with publishing(Timings(kept_s=0.01)) as (publisher, pool):
         asker = Asker(cast("Pool", pool))
         outlet = publisher.open(ID, ATTEMPT, "m")
         await complete(outlet, asker)
@@ -250,7 +296,7 @@ async def test_what_ended_is_forgotten_after_its_time(monkeypatch: pytest.Monkey
         await until(lambda: not publisher.replay(ID, ATTEMPT, 0))
         publisher.open(ID, ATTEMPT + 1, "m").discard()
         assert not publisher.replay(ID, ATTEMPT + 1, 0)
-        assert publisher._kept_bytes == 0
+        assert publisher.statistics().kept_bytes == 0
 
 
 HALF = "\ud83d"
@@ -266,8 +312,10 @@ OTHER = TopLogprob(token=HALF, logprob=-2)
         TokenDelta(tool_calls=(ToolCallDelta(extra_content={"a": HALF}),)),
         TokenDelta(text="a", logprobs=(TokenLogprob(token=HALF, logprob=-1),)),
         TokenDelta(text="a", logprobs=(TokenLogprob(token="a", logprob=-1, top_logprobs=(OTHER,)),)),
+        TokenDelta(text="a", model=HALF),
+        TokenDelta(text="a", lane=HALF),
     ],
-    ids=["text", "reasoning", "arguments", "extra content", "token", "other token"],
+    ids=["text", "reasoning", "arguments", "extra content", "token", "other token", "model", "any other field"],
 )
 async def test_half_a_surrogate_pair_fails_its_own_request_only(delta: TokenDelta) -> None:
     """What no JSON can carry is refused where it is put, so the flush of all others goes on."""

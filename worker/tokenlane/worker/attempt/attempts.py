@@ -10,7 +10,7 @@ from typing import Literal
 from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.store.requests import Started
-from tokenlane.worker.lane.publisher import Outlet
+from tokenlane.worker.lane.outlet import Outlet
 
 __all__ = ["Run", "Runs", "StopReason", "Stopped"]
 

@@ -21,7 +21,7 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.decide.recovery import AttemptFailed, Cause, Continue, End, TryAgain, WorkerDraining, decide
 from tokenlane.routing.store.requests import Ending
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.publisher import Rest
+from tokenlane.worker.lane.outlet import Rest
 
 from .attempts import Run, Stopped
 from .history import history_of, policy_of
