@@ -20,8 +20,8 @@ with atheris.instrument_imports(include=["tokenlane.worker.providers"]):
     from tests.unit.worker.providers.test_any_split import read_ollama, read_openai
 
     from tokenlane.routing.contract.errors import UnreadableAnswer
-    from tokenlane.worker.providers.http.ndjson import LineReader
-    from tokenlane.worker.providers.http.sse import SseReader
+    from tokenlane.worker.providers.parsing.ndjson import LineReader
+    from tokenlane.worker.providers.parsing.sse import SseReader
 
 LIMIT = 64
 

@@ -17,7 +17,7 @@ from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmErr
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import batch
 from tokenlane.worker.embeddings.batch import BATCH_TEXTS, Batches
-from tokenlane.worker.providers.http.http_errors import refusal
+from tokenlane.worker.providers.errors.http_errors import refusal
 
 DIMENSIONS = 4
 

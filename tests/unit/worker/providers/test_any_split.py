@@ -15,9 +15,9 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import TokenDelta
 from tokenlane.worker.providers.answers.reader import AnswerReader
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.http.frames import Frames
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
+from tokenlane.worker.providers.parsing.frames import Frames
 
 Outcome = tuple[list[TokenDelta], str]
 

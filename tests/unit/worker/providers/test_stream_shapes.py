@@ -11,9 +11,9 @@ from tests.unit.worker.providers.stream_shapes import SHAPES, Fails, Shape, Whol
 from tokenlane.producer.link.answer_builder import AnswerBuilder
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.http.frames import Frames
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
+from tokenlane.worker.providers.parsing.frames import Frames
 
 if TYPE_CHECKING:
     from tokenlane.worker.providers.answers.reader import AnswerReader

@@ -16,8 +16,8 @@ from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.providers.errors.http_errors import refusal
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
-from tokenlane.worker.providers.http.http_errors import refusal
 from tokenlane.worker.providers.http.provider import read_body
 from tokenlane.worker.providers.server_names import NAMES
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .http.batch_errors import TooManyTexts
+from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
+
 from .protocol import (
     Advises,
     CountsTokens,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound, UnreadableAnswer
 from tokenlane.routing.contract.messages import ChatRequest, Message, ToolCallDelta
-from tokenlane.worker.providers.http.sse import MESSAGE, Event
 from tokenlane.worker.providers.ollama.body import ollama_body
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 from tokenlane.worker.providers.openai.body import chat_body
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 
 def chunk(delta: object, finish: str | None = None, **more: object) -> Event:

@@ -32,8 +32,8 @@ from tokenlane.routing.contract.errors import (
     UnreadableAnswer,
 )
 from tokenlane.worker.providers import ProviderRegistry, default_registry
+from tokenlane.worker.providers.errors.http_errors import error_of, refusal, refusal_in_stream, retry_after_s
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, transport_error
-from tokenlane.worker.providers.http.http_errors import error_of, refusal, refusal_in_stream, retry_after_s
 from tokenlane.worker.providers.http.proxies import proxy_for
 
 TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenlane.worker.providers.http.unreadable import unreadable
+from tokenlane.worker.providers.errors.unreadable import unreadable
 
 __all__ = ["reasoning_of", "refuse_unsupported", "text_of"]
 

@@ -12,9 +12,9 @@ from pydantic_core import from_json, to_json
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound
 from tokenlane.routing.contract.messages import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
-from tokenlane.worker.providers.http.frames import Event, Frames
-from tokenlane.worker.providers.http.shape import Shape, kind_of, wrong_field
-from tokenlane.worker.providers.http.unreadable import unreadable
+from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.parsing.frames import Event, Frames
+from tokenlane.worker.providers.parsing.shape import Shape, kind_of, wrong_field
 
 from .contents import reasoning_of, refuse_unsupported, text_of
 from .half_characters import HalfCharacters

@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
-from tokenlane.worker.providers.http.unreadable import unreadable
+from tokenlane.worker.providers.errors.unreadable import unreadable
 
 __all__ = ["listed_vectors", "unit_vectors"]
 

@@ -27,9 +27,9 @@ from tokenlane.config.host.sockets import socket_of
 from tokenlane.config.host.unreached import why_unreached
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout
+from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER
 
 from .certificates import trusting
-from .http_errors import PROXY_WANTS_A_USER
 from .proxies import proxy_for, web_address
 
 __all__ = [

@@ -22,15 +22,15 @@ from tokenlane.routing.contract.errors import (
     UnreadableAnswer,
 )
 from tokenlane.routing.contract.messages import FinishReason
+from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
+from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.parsing.frames import BYTE_ORDER_MARK
+from tokenlane.worker.providers.parsing.ndjson import LineReader
+from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from tokenlane.worker.providers.server_names import NAMES
 
 from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
-from .frames import BYTE_ORDER_MARK
-from .http_errors import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
-from .ndjson import LineReader
-from .shape import EMBEDDINGS, wrong_field
 from .stream_timeout import Patience
-from .unreadable import unreadable
 
 __all__ = ["HttpProvider", "Reading", "read_body"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from tokenlane.routing.contract.errors import ContextTooLong
 from tokenlane.routing.contract.messages import ChatRequest, Usage
 from tokenlane.routing.contract.prompt_size import estimated_tokens, text_bytes
-from tokenlane.worker.providers.http.context_errors import context_too_long
+from tokenlane.worker.providers.errors.context_errors import context_too_long
 
 from .names import full_name
 

@@ -19,11 +19,11 @@ from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.answers.vectors import unit_vectors
-from tokenlane.worker.providers.http.context_errors import context_too_long
-from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.http.gather import at_once
 from tokenlane.worker.providers.openai.body import continued, cut_stops_of, image_urls
-from tokenlane.worker.providers.prompt_length import check_length
+from tokenlane.worker.providers.parsing.frames import Frames
+from tokenlane.worker.providers.requests.prompt_length import check_length
 
 from .answer import OllamaAnswerReader
 from .body import ollama_body

@@ -14,10 +14,10 @@ from tokenlane.worker.providers.answers.model_names import same_model
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.answers.vectors import listed_vectors
-from tokenlane.worker.providers.http.batch_errors import TooManyTexts
-from tokenlane.worker.providers.http.frames import Frames
+from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from tokenlane.worker.providers.http.provider import HttpProvider
-from tokenlane.worker.providers.prompt_length import check_length
+from tokenlane.worker.providers.parsing.frames import Frames
+from tokenlane.worker.providers.requests.prompt_length import check_length
 
 from .answer import OpenAiAnswerReader
 from .body import chat_body, continued, cut_stops_of, refuse_ignored, retold, thought_and_refusal

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
-from tokenlane.worker.providers.http.sse import MESSAGE, Event, SseReader
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event, SseReader
 
 LINES = st.sampled_from(
     [

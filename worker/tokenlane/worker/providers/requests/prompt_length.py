@@ -6,10 +6,9 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, media, most_tokens
-
-from .http.context_errors import context_too_long
-from .openai.body import retold
-from .protocol import CountsTokens, LlmProvider
+from tokenlane.worker.providers.errors.context_errors import context_too_long
+from tokenlane.worker.providers.openai.body import retold
+from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
 
 __all__ = ["check_length"]
 

@@ -21,9 +21,8 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-
-from .batch_errors import TooManyTexts, too_many
-from .context_errors import too_long
+from tokenlane.worker.providers.errors.batch_errors import TooManyTexts, too_many
+from tokenlane.worker.providers.errors.context_errors import too_long
 
 __all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "error_of", "refusal", "refusal_in_stream", "retry_after_s"]
 

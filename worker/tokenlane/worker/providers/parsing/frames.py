@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .ndjson import JsonValues
-from .sse import MESSAGE, Event, SseReader
+from tokenlane.worker.providers.parsing.ndjson import JsonValues
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event, SseReader
 
 __all__ = ["BYTE_ORDER_MARK", "MESSAGE", "Event", "Frames"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
-
-from .http_errors import MAX_DETAIL_BYTES
+from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES
 
 __all__ = ["unreadable"]
 

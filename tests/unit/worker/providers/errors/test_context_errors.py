@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tokenlane.routing.contract.errors import ContextTooLong
-from tokenlane.worker.providers.http.http_errors import refusal
+from tokenlane.worker.providers.errors.http_errors import refusal
 
 SAID = {
     "vLLM": (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
-
-from .sse import MESSAGE, Event, is_json
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event, is_json
 
 __all__ = ["MAX_LINE_BYTES", "JsonValues", "LineReader"]
 

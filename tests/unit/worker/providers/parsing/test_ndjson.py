@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
-from tokenlane.worker.providers.http.ndjson import LineReader
+from tokenlane.worker.providers.parsing.ndjson import LineReader
 
 PARTS = st.sampled_from([b'{"a": "\xf0\x9f\x98\x80"}', b"\n", b"\r\n", b"\r", b"x", b"\n\n"])
 STREAMS = st.one_of(st.binary(max_size=60), st.lists(PARTS, max_size=20).map(b"".join))

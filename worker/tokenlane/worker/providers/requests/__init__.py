@@ -1,0 +1,1 @@
+"""What every dialect does with a request before it is sent."""
