@@ -16,6 +16,7 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
+from typing import TypedDict, Unpack
 
 from platformdirs import user_config_path
 from pydantic import SecretStr
@@ -152,56 +153,45 @@ def cache_settings() -> CacheSettings | None:
     return CacheSettings(data_dir() / file, (megabytes or _CACHE_MB) * 1024 * 1024)
 
 
-def own_lane(
-    *,
-    lane: str | None = None,
-    provider: str | None = None,
-    endpoint: str | None = None,
-    models: Sequence[str] = (),
-    capacity: int | None = None,
-) -> dict[str, Setting]:
+class LaneOptions(TypedDict, total=False):
     """What a verb's options say of the process's lane."""
-    options = {
-        "name": Setting(lane, "--lane"),
-        "provider": Setting(provider, "--provider"),
-        "endpoint": Setting(endpoint, "--endpoint"),
-        "models": Setting(list(models) or None, "--model"),
-        "capacity": Setting(capacity, "--capacity"),
+
+    lane: str | None
+    provider: str | None
+    endpoint: str | None
+    models: Sequence[str]
+    capacity: int | None
+
+
+def own_lane(**options: Unpack[LaneOptions]) -> dict[str, Setting]:
+    """What a verb's options say of the process's lane, as settings."""
+    given = {
+        "name": Setting(options.get("lane"), "--lane"),
+        "provider": Setting(options.get("provider"), "--provider"),
+        "endpoint": Setting(options.get("endpoint"), "--endpoint"),
+        "models": Setting(list(options.get("models", ())) or None, "--model"),
+        "capacity": Setting(options.get("capacity"), "--capacity"),
     }
-    return lane_layer({key: setting for key, setting in options.items() if setting.value is not None})
+    return lane_layer({key: setting for key, setting in given.items() if setting.value is not None})
 
 
-def lane_settings(
-    *,
-    lane: str | None = None,
-    provider: str | None = None,
-    endpoint: str | None = None,
-    models: Sequence[str] = (),
-    capacity: int | None = None,
-) -> LaneSettings:
+def lane_settings(**options: Unpack[LaneOptions]) -> LaneSettings:
     """Return this process's lane, what is given here winning over everything.
 
     Raises:
         ConfigError: if a value cannot be used, or there are several lanes and none is named.
     """
-    settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
+    settings = read(own_lane(**options))
     return _lane_settings(settings, settings.lane_name())
 
 
-def pool_settings(
-    *,
-    lane: str | None = None,
-    provider: str | None = None,
-    endpoint: str | None = None,
-    models: Sequence[str] = (),
-    capacity: int | None = None,
-) -> list[LaneSettings]:
+def pool_settings(**options: Unpack[LaneOptions]) -> list[LaneSettings]:
     """Return every lane this host is to serve: the one that is named, else all of the configuration.
 
     Raises:
         ConfigError: as `lane_settings`; or there are several lanes, and something is said of one without its name.
     """
-    settings = read(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models, capacity=capacity))
+    settings = read(own_lane(**options))
     names = settings.lanes_served()
     _one_for_the_key(names)
     return [_lane_settings(settings, name) for name in names]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 from pydantic_core import from_json, to_json
@@ -21,7 +21,6 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import FinishReason
 from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
 from tokenlane.worker.providers.errors.unreadable import unreadable
 from tokenlane.worker.providers.parsing.frames import BYTE_ORDER_MARK
@@ -30,9 +29,10 @@ from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from tokenlane.worker.providers.server_names import NAMES
 
 from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
+from .reading import Reading
 from .stream_timeout import Patience
 
-__all__ = ["HttpProvider", "Reading", "read_body"]
+__all__ = ["HttpProvider", "read_body"]
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -46,40 +46,6 @@ USAGE_GRACE_S = 5.0
 CLOSE_GRACE_S = 0.2
 # One that was cut at a stop word has ended on most servers too, which then say what it cost.
 STOPPED_GRACE_S = 1.0
-
-
-class Reading(Protocol):
-    """How far the reader of an answer has come."""
-
-    @property
-    def events(self) -> int:
-        """Events taken in, which excludes what only keeps a connection open."""
-        ...
-
-    @property
-    def begun(self) -> bool:
-        """A first word has come, which framing and empty pieces are not."""
-        ...
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Set once the back end has said that the answer is whole."""
-        ...
-
-    @property
-    def ending(self) -> bool:
-        """It has, and has said no more since."""
-        ...
-
-    @property
-    def stopped(self) -> bool:
-        """It is whole for us, whatever the back end still says."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Nothing more is to come."""
-        ...
 
 
 class HttpProvider:

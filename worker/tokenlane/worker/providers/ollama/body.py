@@ -10,7 +10,8 @@ from pydantic_core import from_json
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.messages import ChatRequest, Message
-from tokenlane.worker.providers.openai.body import ELSEWHERE, as_json, extra_of, refuse_ignored, with_text
+from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored
+from tokenlane.worker.providers.requests.turns import with_text
 
 __all__ = ["ollama_body"]
 

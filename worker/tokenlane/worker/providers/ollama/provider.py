@@ -21,9 +21,10 @@ from tokenlane.worker.providers.answers.text_filters import Continuation, StopWo
 from tokenlane.worker.providers.answers.vectors import unit_vectors
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.http.gather import at_once
-from tokenlane.worker.providers.openai.body import continued, cut_stops_of, image_urls
 from tokenlane.worker.providers.parsing.frames import Frames
+from tokenlane.worker.providers.requests.options import cut_stops_of
 from tokenlane.worker.providers.requests.prompt_length import check_length
+from tokenlane.worker.providers.requests.turns import continued, image_urls
 
 from .answer import OllamaAnswerReader
 from .body import ollama_body

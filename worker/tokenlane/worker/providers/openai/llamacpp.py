@@ -11,8 +11,10 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation
+from tokenlane.worker.providers.requests.options import as_json, extra_of
+from tokenlane.worker.providers.requests.turns import continued, image_urls
 
-from .body import as_json, continued, extra_of, image_urls, messages_of, options_of
+from .body import messages_of, options_of
 from .host_files import GgufModels
 from .provider import Asked, OpenAiProvider
 

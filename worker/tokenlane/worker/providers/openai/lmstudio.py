@@ -11,9 +11,10 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 from tokenlane.worker.providers.answers.model_names import same_model
+from tokenlane.worker.providers.requests.options import ELSEWHERE
+from tokenlane.worker.providers.requests.turns import image_urls
 
 from .answer import OpenAiAnswerReader
-from .body import ELSEWHERE, image_urls
 from .lmstudio_models import LmStudioModels
 
 __all__ = ["LmStudioProvider"]

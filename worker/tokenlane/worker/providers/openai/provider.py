@@ -17,10 +17,12 @@ from tokenlane.worker.providers.answers.vectors import listed_vectors
 from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from tokenlane.worker.providers.http.provider import HttpProvider
 from tokenlane.worker.providers.parsing.frames import Frames
+from tokenlane.worker.providers.requests.options import cut_stops_of, refuse_ignored
 from tokenlane.worker.providers.requests.prompt_length import check_length
+from tokenlane.worker.providers.requests.turns import continued, retold
 
 from .answer import OpenAiAnswerReader
-from .body import chat_body, continued, cut_stops_of, refuse_ignored, retold, thought_and_refusal
+from .body import chat_body, thought_and_refusal
 
 __all__ = ["Asked", "OpenAiChatProvider", "OpenAiProvider"]
 

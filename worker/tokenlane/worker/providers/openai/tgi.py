@@ -11,8 +11,10 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
+from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
+from tokenlane.worker.providers.requests.turns import continued, image_urls, retold, with_text
 
-from .body import ELSEWHERE, continued, image_urls, messages_of, retold, stops_of, thought_and_refusal, with_text
+from .body import messages_of, thought_and_refusal
 from .host_files import HubModels
 from .provider import Asked, OpenAiChatProvider
 

@@ -7,8 +7,8 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, media, most_tokens
 from tokenlane.worker.providers.errors.context_errors import context_too_long
-from tokenlane.worker.providers.openai.body import retold
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
+from tokenlane.worker.providers.requests.turns import retold
 
 __all__ = ["check_length"]
 

@@ -1,0 +1,55 @@
+"""The turns of a conversation, retold for a server that knows less, and the begun answer among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pydantic import JsonValue
+
+from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.messages import ChatRequest, Message
+
+__all__ = ["continued", "image_urls", "retold", "with_text"]
+
+
+def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
+    """The request with each turn as `retell` puts it."""
+    turns = [retell(message) for message in request.messages]
+    same = all(turn is message for turn, message in zip(turns, request.messages, strict=True))
+    return request if same else request.model_copy(update={"messages": turns})
+
+
+def with_text(
+    content: str | list[dict[str, JsonValue]] | None, after: str = "", *, before: str = ""
+) -> str | list[dict[str, JsonValue]]:
+    """The content of a turn with text around it."""
+    if not isinstance(content, list):
+        return f"{before}{content or ''}{after}"
+    parts: list[dict[str, JsonValue]] = [{"type": "text", "text": before}, *content, {"type": "text", "text": after}]
+    return [part for part in parts if part != {"type": "text", "text": ""}]
+
+
+def image_urls(request: ChatRequest) -> Iterator[str]:
+    """Where the request's images are: data URLs and others."""
+    for message in request.messages:
+        for part in message.content if isinstance(message.content, list) else ():
+            match part:
+                case {"type": "image_url", "image_url": {"url": str(url)}}:
+                    yield url
+
+
+def continued(request: ChatRequest, begun: str) -> tuple[ChatRequest, str]:
+    """The request with the begun answer as its last message, without the white space at its end; and all of the text
+    that is to be continued, which an agent may have begun itself.
+
+    Raises:
+        BadRequest: an answer in a form that was asked for cannot be continued.
+    """
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        raise BadRequest("An answer with a `response_format` cannot be continued: send the request again.")
+    *others, last = request.messages
+    if last.role != "assistant" or last.tool_calls or isinstance(last.content, list):
+        others, last = [*request.messages], Message(role="assistant", content="")
+    text = f"{last.content or ''}{begun}"
+    messages = [*others, Message(role="assistant", content=text.rstrip())] if text.strip() else others
+    return request.model_copy(update={"messages": messages}), text
