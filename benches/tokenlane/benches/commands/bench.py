@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tokenlane.benches.measure import overhead as measurement
-from tokenlane.benches.measure import simulator_cost as cost
+from tokenlane.benches.measure.figures import table
 from tokenlane.config.exit_codes import FAILED
 
 __all__ = ["bench"]
@@ -34,23 +34,6 @@ def overhead(
         typer.echo(line, err=True)
 
     found = asyncio.run(measurement.measure(measurement.QUICK if quick else measurement.FULL, progress))
-    sys.stdout.write((found.model_dump_json(indent=2) if as_json else measurement.table(found)) + "\n")
+    sys.stdout.write((found.model_dump_json(indent=2) if as_json else table(found)) + "\n")
     if check and not all(bar.held for bar in found.bars):
-        raise typer.Exit(FAILED)
-
-
-@bench.command()
-def simulator(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
-) -> None:
-    """What a token costs the simulator, in CPU."""
-
-    def progress(line: str) -> None:
-        typer.echo(line, err=True)
-
-    found = asyncio.run(cost.measure(cost.QUICK if quick else cost.FULL, progress))
-    sys.stdout.write((found.model_dump_json(indent=2) if as_json else found.told()) + "\n")
-    if check and not found.held:
         raise typer.Exit(FAILED)

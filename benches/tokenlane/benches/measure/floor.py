@@ -5,9 +5,8 @@ One process appends to a stream and waits on a channel; the other reads the stre
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -23,24 +22,19 @@ _CHANNEL = "floor:answers"
 
 
 @asynccontextmanager
-async def asking(redis: str) -> AsyncIterator[Tasks]:
-    """The side that asks. The task `times` returns the milliseconds from question to answer, `count` times with a pause
-    before each."""
+async def asking(redis: str) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """The side that asks: a function that returns the milliseconds from question to answer."""
     async with Redis.from_url(redis) as client, client.pubsub() as answers:
         await answers.subscribe(_CHANNEL)
         await answers.get_message(timeout=None)
 
-        async def times(count: int, pause_s: float) -> list[float]:
-            taken_ms: list[float] = []
-            for _ in range(count):
-                await asyncio.sleep(pause_s)
-                begun = time.monotonic_ns()
-                await client.xadd(_STREAM, {"payload": b"x" * 200}, maxlen=100)
-                await answers.get_message(timeout=None)
-                taken_ms.append((time.monotonic_ns() - begun) / 1e6)
-            return taken_ms
+        async def floor_ms() -> float:
+            begun = time.monotonic_ns()
+            await client.xadd(_STREAM, {"payload": b"x" * 200}, maxlen=100)
+            await answers.get_message(timeout=None)
+            return (time.monotonic_ns() - begun) / 1e6
 
-        yield {"times": times}
+        yield floor_ms
 
 
 async def _answer(client: Redis) -> None:
@@ -54,7 +48,7 @@ async def _answer(client: Redis) -> None:
 
 @asynccontextmanager
 async def echo(redis: str) -> AsyncIterator[Tasks]:
-    """The side that answers."""
+    """The side that answers, as a process."""
     async with Redis.from_url(redis) as client, background() as tasks:
         task = tasks.create_task(_answer(client))
         yield {}

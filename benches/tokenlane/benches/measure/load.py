@@ -23,6 +23,7 @@ from tokenlane.worker.assembly import run_worker
 from tokenlane.worker.providers.http.client import open_client
 
 from .child_process import Tasks
+from .floor import asking
 from .metronome import MODEL, stamps
 
 __all__ = ["Heard", "agent", "bare", "worker"]
@@ -38,22 +39,38 @@ class Heard(BaseModel):
 
     first_ms: list[float]
     delta_ms: list[float]
+    floor_ms: list[float]
 
 
 Arrivals: TypeAlias = list[tuple[int, str]]
 """When each token of an answer arrived, and its text."""
 
 
+Floor: TypeAlias = Callable[[], Awaitable[float]]
+
+
 async def _round(
-    ask: Callable[[int], Awaitable[Arrivals]], streams: int, answers: int, tokens: int, spread_s: float
+    ask: Callable[[int], Awaitable[Arrivals]],
+    streams: int,
+    answers: int,
+    tokens: int,
+    spread_s: float,
+    floor: Floor | None = None,
 ) -> dict[str, list[float]]:
-    """Keep `streams` questions open, `answers` one after another in each; they begin spread over `spread_s`."""
+    """Keep `streams` questions open, `answers` one after another in each; they begin spread over `spread_s`.
+
+    Args:
+        floor: measured before each question, if there is one stream.
+    """
     first_ms: list[float] = []
     delta_ms: list[float] = []
+    floor_ms: list[float] = []
 
     async def stream(number: int) -> None:
         await asyncio.sleep(spread_s * number / streams)
         for _ in range(answers):
+            if floor is not None and streams == 1:
+                floor_ms.append(await floor())
             asked = time.monotonic_ns()
             (arrived, text), *later = await ask(tokens)
             came, went = stamps(text)
@@ -64,7 +81,7 @@ async def _round(
     async with asyncio.TaskGroup() as tasks:
         for number in range(streams):
             tasks.create_task(stream(number))
-    return {"first_ms": first_ms, "delta_ms": delta_ms}
+    return {"first_ms": first_ms, "delta_ms": delta_ms, "floor_ms": floor_ms}
 
 
 @asynccontextmanager
@@ -98,8 +115,8 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def agent(redis: str) -> AsyncIterator[Tasks]:
-    """An agent of the pool."""
-    async with Client(redis) as client:
+    """An agent of the pool, which measures the floor too."""
+    async with Client(redis) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
             arrivals: Arrivals = []
@@ -110,7 +127,7 @@ async def agent(redis: str) -> AsyncIterator[Tasks]:
             return arrivals
 
         async def load(**how: float) -> dict[str, list[float]]:
-            return await _round(ask, **how)  # type: ignore[arg-type]
+            return await _round(ask, **how, floor=floor)  # type: ignore[arg-type]
 
         yield {"load": load}
 
