@@ -17,7 +17,6 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.producer import Client
 from tokenlane.routing.contract.messages import Answer
-from tokenlane.routing.decide.lanes.offer import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -64,7 +63,7 @@ async def processes(tmp_path: Path) -> AsyncIterator[Farm]:
         yield opened
 
 
-async def becomes(pool: Pool, lane: str, state: LaneState) -> str:
+async def becomes(pool: Pool, lane: str, state: str) -> str:
     """Wait until the lane has that state; why it has."""
 
     async def is_so() -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import ErrorReport
 from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
@@ -23,7 +24,7 @@ from tokenlane.routing.store.requests import Ending
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"
-LANE = Announcement(lane="lane1", provider="sim", endpoint="http://gpu1:8080", models=("m1", "m2"), limit=2)
+LANE = Announcement(lane="lane1", provider="sim", endpoint="http://gpu1:8080", models=("m1", "m2"), offer=chats(2))
 PAYLOAD = b'{"messages":[]}'
 
 FACTS = Facts("gpu1", {"tokenlane": "0.1.0", "arq": "0.28.0"})

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from tests.lanes import chats
+
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.contract.messages import (
     Cancel,
@@ -134,7 +136,9 @@ class StandIn:
         self.replays: list[Replay] = []
         self.beating = True
         self._pool = pool
-        self._lane = Announcement(lane=lane, provider="sim", endpoint="http://gpu1", models=(MODEL, "m2"), limit=limit)
+        self._lane = Announcement(
+            lane=lane, provider="sim", endpoint="http://gpu1", models=(MODEL, "m2"), offer=chats(limit)
+        )
         self._started: asyncio.Queue[Run] = asyncio.Queue()
         self._words: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 

@@ -82,7 +82,7 @@ class Models:
             return _announced(lane)
 
     async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
-        if lane.is_unready:
+        if lane.state.is_unready:
             raise no_lane((lane,))
         if lane.credit_for("command") == 0:
             return _announced(lane)
@@ -114,7 +114,7 @@ class Models:
             for lane in lanes:
                 if lane.name == name:
                     return lane
-            there = sorted(lane.name for lane in lanes if not (lane.is_fallback or lane.is_away))
+            there = sorted(lane.name for lane in lanes if not (lane.is_fallback or lane.state.is_away))
             if not there:
                 raise no_lane()
             raise BadRequest(f"no lane is called {name!r}; connected lanes: {', '.join(there)}")
@@ -130,7 +130,7 @@ class Models:
             or_unready: and those whose back end cannot work now.
         """
         known = [lane for lane in await self._link.lanes() if not lane.is_fallback]
-        lanes = [lane for lane in known if lane.live or (or_unready and lane.is_unready)]
+        lanes = [lane for lane in known if lane.state.takes_work or (or_unready and lane.state.is_unready)]
         if not lanes:
             raise no_lane(known)
         return sorted(lanes, key=lambda lane: lane.name)

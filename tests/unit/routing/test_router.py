@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+from tests.lanes import lane_view
 from tests.waiting import until
 
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import Needs, Priority, new_id
-from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import plan, run_router
@@ -73,7 +73,7 @@ class GonePool(BusyPool):
         self.begun: Counter[str] = Counter()
 
     async def survey(self) -> Survey:
-        lanes = [LaneView(name, name, "http://there", ("m",), 1, 0, 1, 0) for name in ("silent", "gone")]
+        lanes = [lane_view(name, name) for name in ("silent", "gone")]
         queues = [Queue("planner", "chat", "normal", Needs(provider=lane.name)) for lane in lanes]
         heads = (Head(it, "agent", new_id(), 0, more=False, served=0, waited_ms=0) for it in queues)
         return Survey(0, 0, tuple(heads), tuple(lanes))
@@ -101,7 +101,7 @@ def test_lanes_go_to_roles_by_weight() -> None:
         for role in ("planner", "coder")
         for place in range(8)
     ]
-    lane = LaneView("first", "p", "http://there", ("m",), 8, 0, 1, 0)
+    lane = lane_view("first", "p", limit=8)
     policy = Policy(roles={"coder": RolePolicy(weight=3)})
     placed = plan(Survey(0, 7, tuple(heads), (lane,)), policy).placements
     assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
@@ -115,7 +115,7 @@ def test_who_finds_the_best_lane_taken_has_the_next() -> None:
         return [Head(queue, "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place) for place in range(times)]
 
     room = {"first": 2, "second": 3, "third": 3}
-    lanes = tuple(LaneView(name, "p", "http://there", ("m",), limit, 0, 1, 0) for name, limit in room.items())
+    lanes = tuple(lane_view(name, "p", limit=limit) for name, limit in room.items())
     routes = {"planner": ("first", "second"), "coder": ("second", "third")}
     roles = {role: RolePolicy(route=tuple(Candidate(lane=it) for it in route)) for role, route in routes.items()}
     waiting = (*heads("coder", "low", 4), *heads("planner", "normal", 4))
@@ -129,7 +129,7 @@ def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | N
     """Of a server that was wiped or away, workers that live are still to be heard of: what waits there for a lane, or
     for another one than those known by now, waits until each has had the time to beat."""
     policy = Policy(patience_ms=0, lease_ms=3_000)
-    known = () if model is None else (LaneView("first", "first", "http://there", ("m",), 1, 0, 1, 0),)
+    known = () if model is None else (lane_view("first", "first"),)
     queue = Queue("planner", "chat", "normal", Needs(model=model))
     head = Head(queue, "agent", "id", 0, more=False, served=0, waited_ms=60_000)
     for watched_ms, refusals in ((0, 0), (1_999, 0), (2_000, 1), (math.inf, 1)):

@@ -26,7 +26,8 @@ from tokenlane.config.settings.values import (
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect

@@ -71,7 +71,6 @@ class Heartbeat:
         self._client = client
         self._away = False
         self._absent: tuple[LaneView, ...] = ()
-        self._now_ms = 0
         self._policy: Policy | None = None
         self._pulls: Mapping[str, Mapping[str, Progress]] = {}
         self._lease_ms = Policy().lease_ms
@@ -178,7 +177,7 @@ class Heartbeat:
         if self._away:
             logger.info("the pool is back")
         self._away = False
-        self._absent, self._now_ms = checked.absent, checked.now_ms
+        self._absent = checked.absent
         self._pulls = checked.pulls
         serving = checked.routers > 0 and checked.lanes > 0
         if serving:
@@ -246,10 +245,10 @@ class Heartbeat:
         needs, kind = (asked.needs, asked.kind) if asked is not None else (Needs(), "chat")
         found = candidates(self._policy, request.role, needs, self._absent, kind)
         lanes = [lane for lane, _ in found if not (lane.is_fallback or lane.has_left)]
-        away = [lane for lane in lanes if lane.is_away]
+        away = [lane for lane in lanes if lane.state.is_away]
         return (
-            ", ".join(f"{lane.name!r} (last seen {(self._now_ms - lane.seen_ms) / 1000:.0f} s ago)" for lane in away),
-            [why_unready(lane) for lane in lanes if lane.is_unready],
+            ", ".join(f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in away),
+            [why_unready(lane) for lane in lanes if lane.state.is_unready],
         )
 
     def _deserted(self, request: OpenRequest, now: float) -> bool:

@@ -89,7 +89,7 @@ def apply(
             now = there.revision if dry_run else await opened.policies.write(wanted, expected=there.revision)
         except PolicyChanged as error:
             raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
-        return there, now, [unknown.message for unknown in unknown_places(wanted, seen.lane_views())]
+        return there, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
 
     there, now, unknown = pool_session(find_pool(redis), pool_name(pool), compare_and_set)
     changes = _changes(there, wanted, name)

@@ -13,7 +13,7 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
-from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
+from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
@@ -55,8 +55,8 @@ def status(
 
 
 def as_document(seen: Snapshot, wrong: tuple[Problem, ...]) -> dict[str, Any]:
-    """What `--json` writes: the snapshot's tree without the policy's text, and what is wrong."""
-    tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy"})
+    """What `--json` writes: the snapshot's tree without what routers make of it, and what is wrong."""
+    tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy", "views"})
     return {**tree, "problems": [asdict(problem) for problem in wrong]}
 
 
@@ -76,7 +76,7 @@ def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
     if seen.roles:
         parts.append(_roles(seen.roles))
     if seen.lanes:
-        gone_by = [lane for lane in seen.lanes if lane.state == "left" and lane.beat_ms > LEFT_GRACE_MS]
+        gone_by = [lane for lane in seen.lanes if has_left(lane.state, lane.beat_ms)]
         parts.append(_lanes(tuple(lane for lane in seen.lanes if lane not in gone_by)))
         if gone_by:
             told = ", ".join(f"{lane.name} {age(lane.beat_ms)} ago" for lane in gone_by)

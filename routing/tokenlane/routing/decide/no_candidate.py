@@ -38,7 +38,7 @@ Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that 
 
 def no_lane(lanes: Sequence[LaneView] = ()) -> ProviderDown:
     """The end of a request in a pool that no worker is connected to, or none whose back end can work."""
-    reasons = [why_unready(lane) for lane in lanes if lane.is_unready]
+    reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
         return ProviderDown(f"No lane takes work now: {'; '.join(reasons)}.", retryable=True)
     return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
@@ -67,7 +67,7 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
 
     Names only lanes that are there, and that the role may use.
     """
-    there = [lane for lane in lanes if not lane.is_away]
+    there = [lane for lane in lanes if not lane.state.is_away]
     if not there:
         return no_lane()
     there = [lane for lane in there if not lane.is_fallback] or there

@@ -143,7 +143,7 @@ def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]
 
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
     """The live lanes that may pull a model for a queue that has no candidates, each with that model, best first."""
-    able = [lane for lane in lanes if lane.live and lane.offer.pulls and needs.lane in (None, lane.name)]
+    able = [lane for lane in lanes if lane.state.takes_work and lane.offer.pulls and needs.lane in (None, lane.name)]
     for candidate in _route(policy, role):
         for lane in sorted(able, key=lambda lane: lane.name):
             model = _model_to_pull(candidate, needs, lane)

@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.messages import Progress
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits, LaneView, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits, LaneView, Running
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .command_turns import Urgency
 from .keychain import Keychain
+from .lane_reply import read_lane
 from .replies import Reply, as_bytes, as_int, as_list, as_text
 from .requests import Standing, read_standing
 from .scripts import Scripts
-from .survey import read_lane
 
 __all__ = ["Beat", "Beats", "Checked", "Hold", "Swept"]
 
@@ -51,7 +52,6 @@ class Checked:
     policy has them. `strangers`: ids the server has of this client, if it has more than the client holds: all of them,
     or some."""
 
-    now_ms: int = field(compare=False)
     routers: int
     lanes: int
     absent: tuple[LaneView, ...]
@@ -112,7 +112,8 @@ class Beats:
         reply = await self._scripts.run(
             "renew",
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
-            *(lane.provider, lane.endpoint, json.dumps(lane.models), lane.limit, lane.offer.model_dump_json()),
+            *(lane.provider, lane.endpoint, json.dumps(lane.models)),
+            *(lane.limit_of("chat"), lane.offer.model_dump_json()),
             *(*told, *counted, self._internal_errors.count, condition.why, *held),
             urgency=Urgency.BEAT,
         )
@@ -162,13 +163,11 @@ def _beat(reply: Reply) -> Beat:
 
 
 def _checked(reply: Reply) -> Checked:
-    now_ms, routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
-    now = as_int(now_ms)
+    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
     return Checked(
-        now_ms=now,
         routers=as_int(routers),
         lanes=as_int(lanes),
-        absent=tuple(read_lane(lane, now) for lane in as_list(absent)),
+        absent=tuple(read_lane(lane) for lane in as_list(absent)),
         revision=as_int(revision),
         pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
         standings=tuple(_checked_standing(as_list(standing)) for standing in standings),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from pydantic import ValidationError
-
-from tokenlane.routing.decide.lanes.offer import LaneView, Offer, lane_state, models_in
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue, Turn
 
-from .replies import Reply, as_bytes, as_int, as_list, as_text
+from .lane_reply import read_lane
+from .replies import Reply, as_int, as_list, as_text
 
-__all__ = ["Survey", "read_lane", "read_survey"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Survey", "read_survey"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,11 @@ def read_survey(reply: Reply) -> Survey:
     now_ms, revision, heads, lanes, told, watched_ms = as_list(reply)
     turns = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(told))}
     known = (head for head in (_head(head, turns) for head in as_list(heads)) if head is not None)
-    now = as_int(now_ms)
     return Survey(
-        now,
+        as_int(now_ms),
         as_int(revision),
         tuple(known),
-        tuple(read_lane(lane, now) for lane in as_list(lanes)),
+        tuple(read_lane(lane) for lane in as_list(lanes)),
         as_int(watched_ms),
     )
 
@@ -72,44 +66,3 @@ def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
         place=as_int(place),
         turn=turns.get(queue.turn, Turn()),
     )
-
-
-def read_lane(reply: Reply, now_ms: int) -> LaneView:
-    """A lane, as `survey` and `check` say it."""
-    name, provider, endpoint, models, limit, queued, workers, seen_ms, offer, embeds, commands, *rest = as_list(reply)
-    left, told, why, beats = rest
-    return LaneView(
-        name=as_text(name),
-        provider=as_text(provider),
-        endpoint=as_text(endpoint),
-        models=_models_of(as_text(name), as_text(models)),
-        limit=as_int(limit),
-        queued=as_int(queued),
-        workers=as_int(workers),
-        seen_ms=as_int(seen_ms),
-        offer=_offer(as_bytes(offer)),
-        beside={"embed": as_int(embeds), "command": as_int(commands)},
-        left_ms=now_ms - as_int(seen_ms) if as_int(left) and not as_int(workers) else None,
-        state=lane_state(
-            "draining" if as_int(left) else as_text(told), takes_new_work=as_int(workers) > 0, beats=as_int(beats) == 1
-        ),
-        why=as_text(why),
-    )
-
-
-@lru_cache(maxsize=256)
-def _models_of(lane: str, document: str) -> tuple[str, ...]:
-    models = models_in(document)
-    if models is None:
-        logger.error("the models of lane %r cannot be read; it is given no work", lane)
-    return models or ()
-
-
-@lru_cache(maxsize=256)
-def _offer(document: bytes) -> Offer:
-    """A lane's offer; of one that a newer worker has made and this version cannot read, chat is what is left."""
-    try:
-        return Offer.model_validate_json(document)
-    except ValidationError:
-        logger.error("a lane's offer cannot be read; it is given chats alone: run one version of tokenlane everywhere")
-        return Offer()

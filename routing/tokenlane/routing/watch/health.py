@@ -67,7 +67,7 @@ def shared_back_ends(seen: Snapshot) -> Iterator[Problem]:
     """Back ends that several lanes serve, each up to its own limit, which may be meant so."""
     found: defaultdict[str, list[LaneStatus]] = defaultdict(list)
     for lane in seen.without_fallback:
-        if lane.endpoint and lane.state not in ("left", "gone"):
+        if lane.endpoint and not lane.state.is_away:
             found[lane.endpoint.rstrip("/").lower()].append(lane)
     for first, *others in found.values():
         if others:
@@ -90,7 +90,7 @@ def _missing(seen: Snapshot) -> Iterator[Problem]:
 
 
 def _unserved(seen: Snapshot) -> Iterator[Problem]:
-    lanes = [lane for lane in seen.lane_views() if lane.live]
+    lanes = [lane for lane in seen.views if lane.state.takes_work]
     for queue in seen.queues:
         # One nobody has been heard of for is refused after that time; until then a worker may be on its way.
         if queue.oldest_ms < seen.policy.patience_ms:
@@ -154,7 +154,7 @@ def _keys(seen: Snapshot) -> Iterator[Problem]:
 
 
 def _routes(seen: Snapshot) -> Iterator[Problem]:
-    unknown = list(unknown_places(seen.policy, seen.lane_views())) if seen.without_fallback else []
+    unknown = list(unknown_places(seen.policy, seen.views)) if seen.without_fallback else []
     for place in unknown:
         lost = sum(other.role == place.role for other in unknown) == len(seen.policy.roles[place.role].route)
         yield Problem(
@@ -166,7 +166,7 @@ def _routes(seen: Snapshot) -> Iterator[Problem]:
 
 
 def _toy(seen: Snapshot) -> Iterator[Problem]:
-    serving = [lane for lane in seen.without_fallback if lane.state in ("up", "degraded")]
+    serving = [lane for lane in seen.without_fallback if lane.state.takes_work]
     if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
         yield Problem(
             "only_toy",

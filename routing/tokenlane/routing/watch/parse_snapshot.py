@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from functools import cache
 from typing import Literal, NamedTuple, TypeGuard, get_args
 
@@ -17,9 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Priority
-from tokenlane.routing.decide.lanes.offer import Hits, Offer, lane_state, models_in
+from tokenlane.routing.decide.lanes.offer import Hits, LaneView
+from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.lane_reply import lane_of
 from tokenlane.routing.store.pool import Pool
 
 from .snapshot import (
@@ -58,17 +60,8 @@ class _Job(NamedTuple):
 
 
 class _LaneReply(NamedTuple):
-    name: str
-    provider: str
-    endpoint: str
-    models: str
-    limit: int
-    seen: int
-    left: int
+    known: list[str | int]
     jobs: list[_Job]
-    offer: str
-    told: str
-    why: str
 
 
 class _WorkerReply(NamedTuple):
@@ -159,6 +152,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
+    lanes = sorted(((_view(lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
     routers = tuple(
         RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
         for router in sorted(reply.routers)
@@ -176,25 +170,26 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
         prepared=tuple(reply.keys.prepared.split()),
         roles=tuple(_roles(reply, queues)),
         queues=queues,
-        lanes=tuple(_lane(reply, lane, workers) for lane in sorted(reply.lanes)),
+        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes),
+        views=tuple(view for view, _ in lanes),
         routers=routers,
         clients=ClientsStatus(reply.clients.known, reply.clients.silent),
         delayed=reply.delayed,
         swept_ms=reply.now - reply.swept if reply.swept else None,
         lagging=tuple(name for name, revision in seen if revision not in (None, reply.revision)),
         policy=policy,
-        unknown=tuple(_unknown(reply)),
+        unknown=tuple(_unknown(reply, [view for view, _ in lanes])),
     )
 
 
-def _unknown(reply: _Reply) -> Iterator[str]:
+def _unknown(reply: _Reply, lanes: Iterable[LaneView]) -> Iterator[str]:
     """What cannot be read, for people."""
     if _policy(reply.document) is None:
         yield f"the policy, revision {reply.revision}: its defaults are shown"
     for queue in reply.queues:
         if _parsed(queue.name) is None:
             yield f"the queue {queue.name!r}, in which {queue.waiting} wait"
-    yield from _unknown_of_lanes(reply.lanes)
+    yield from _unknown_of_lanes(lanes)
     yield from _unknown_of_workers(reply)
     jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
     for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
@@ -203,14 +198,11 @@ def _unknown(reply: _Reply) -> Iterator[str]:
         yield f"requests that were counted as {what!r}"
 
 
-def _unknown_of_lanes(lanes: list[_LaneReply]) -> Iterator[str]:
+def _unknown_of_lanes(lanes: Iterable[LaneView]) -> Iterator[str]:
+    shown = {"models": "none are shown", "limit": "it is shown as 0", "offer": "it is shown as one for chats alone"}
     for lane in lanes:
-        if models_in(lane.models) is None:
-            yield f"the models of lane {lane.name!r}: none are shown"
-        if lane.limit < 0:
-            yield f"the limit of lane {lane.name!r}: it is shown as 0"
-        if _offer(lane.offer) is None:
-            yield f"the offer of lane {lane.name!r}: it is shown as one for chats alone"
+        for what in lane.unread:
+            yield f"the {what} of lane {lane.name!r}: {shown[what]}"
 
 
 def _unknown_of_workers(reply: _Reply) -> Iterator[str]:
@@ -236,13 +228,6 @@ def _parsed(name: str) -> Queue | None:
     try:
         return Queue.parse(name)
     except ValueError:
-        return None
-
-
-def _offer(document: str) -> Offer | None:
-    try:
-        return Offer.model_validate_json(document)
-    except ValidationError:
         return None
 
 
@@ -297,7 +282,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state = lane_state(worker.told, takes_new_work=worker.takes_new_work, beats=True)
+        state = lane_state(LaneFacts(worker.told, takers=int(worker.takes_new_work)))
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,
@@ -315,33 +300,37 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
         )
 
 
-def _lane(reply: _Reply, lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneStatus:
-    own = tuple(worker for worker in workers if worker.lane == lane.name)
-    states = {worker.state for worker in own}
-    beating = states - {"silent"}
-    state = lane_state("draining" if lane.left else lane.told, takes_new_work="up" in states, beats=bool(beating))
+def _view(lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
+    """The lane as routers see it, and what its workers say for themselves beside."""
+    view = lane_of(lane.known)
+    states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
+    unready = sum(state.is_unready for state in states)
+    return replace(view, facts=replace(view.facts, beats=bool(states), unready=unready))
+
+
+def _lane(view: LaneView, jobs: list[_Job], workers: tuple[WorkerStatus, ...]) -> LaneStatus:
+    own = tuple(worker for worker in workers if worker.lane == view.name)
     errors = [worker.error for worker in own if worker.error is not None]
     reasons = (worker.why for worker in own if worker.why and worker.state != "silent")
-    count = Counter((job.kind, job.state) for job in lane.jobs)
-    offer = _offer(lane.offer) or Offer()
+    count = Counter((job.kind, job.state) for job in jobs)
     return LaneStatus(
-        name=lane.name,
-        state="degraded" if state == "up" and beating - {"up", "draining"} else state,
-        provider=lane.provider,
-        endpoint=lane.endpoint,
-        models=models_in(lane.models) or (),
-        limit=max(0, lane.limit),
+        name=view.name,
+        state=view.state,
+        provider=view.provider,
+        endpoint=view.endpoint,
+        models=view.models,
+        limit=view.limit_of("chat"),
         running=count["chat", "running"],
         queued=count["chat", "dispatched"],
-        beat_ms=reply.now - lane.seen,
+        beat_ms=view.beat_ms,
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
-        offer=offer,
-        why=lane.why if state in ("loading", "down") else next(reasons, ""),
+        offer=view.offer,
+        why=view.why if view.state.is_unready else next(reasons, ""),
         beside={
-            kind: Slots(offer.limits[kind], count[kind, "running"], count[kind, "dispatched"])
+            kind: Slots(view.limit_of(kind), count[kind, "running"], count[kind, "dispatched"])
             for kind in KINDS
-            if kind in offer.limits
+            if kind in view.offer.limits and kind != "chat"
         },
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenlane.routing.contract.messages import Needs
-from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy, candidates
 from tokenlane.routing.decide.policy_file import route_entry, section_key
 
@@ -22,7 +22,7 @@ class Reach:
 
 def reach(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> Reach:
     """The roles whose route leads to the lane, and those whose route does not."""
-    view = LaneView(lane, provider, "", models, limit=1, queued=0, workers=1, seen_ms=0)
+    view = LaneView(lane, provider, "", models, Offer(limits={"chat": 1}))
     routes = sorted(name for name, role in policy.roles.items() if role.route)
     routed = tuple(name for name in routes if next(candidates(policy, name, Needs(), [view]), None))
     return Reach(routed, tuple(name for name in routes if name not in routed))

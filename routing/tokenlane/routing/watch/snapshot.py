@@ -13,7 +13,8 @@ from typing import Literal
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.messages import Kind, Needs, Priority
-from tokenlane.routing.decide.lanes.offer import Hits, LaneState, LaneView, Offer
+from tokenlane.routing.decide.lanes.offer import Hits, LaneView, Offer
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 
-WorkerState = Literal[LaneState, "silent"]
+WorkerState = LaneState | Literal["silent"]
 """As its lane's would be if no other worker served that; or it has not beaten for a lease."""
 
 
@@ -179,7 +180,7 @@ class Snapshot:
     `prepared`: of those that seal no more, and not yet. All of them open. `delayed`: requests that wait for a time.
     `swept_ms`: since a router last swept, None if none has. `lagging`: routers and workers that have not seen the
     policy's newest revision. `unknown`: what another version, or anybody, has written and this one cannot read, for
-    people.
+    people. `views`: the lanes as routers know them.
     """
 
     v: int
@@ -200,6 +201,7 @@ class Snapshot:
     keys: tuple[str, ...] = ()
     retiring: tuple[str, ...] = ()
     prepared: tuple[str, ...] = ()
+    views: tuple[LaneView, ...] = ()
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The workers that beat and do not say that they have the key: `keys` of those that cannot say it is None."""
@@ -210,24 +212,3 @@ class Snapshot:
     def without_fallback(self) -> tuple[LaneStatus, ...]:
         """The lanes of back ends: every worker has one, and serves the fallback lane beside it."""
         return tuple(lane for lane in self.lanes if lane.name != FALLBACK_LANE)
-
-    def lane_views(self) -> tuple[LaneView, ...]:
-        """The lanes as routers see them."""
-        return tuple(
-            LaneView(
-                name=lane.name,
-                provider=lane.provider,
-                endpoint=lane.endpoint,
-                models=lane.models,
-                limit=lane.limit,
-                queued=lane.running + lane.queued,
-                workers=int(lane.state in ("up", "degraded")),
-                seen_ms=self.time_ms - lane.beat_ms,
-                offer=lane.offer,
-                beside={kind: slots.running + slots.queued for kind, slots in lane.beside.items()},
-                left_ms=lane.beat_ms if lane.state == "left" else None,
-                state=lane.state,
-                why=lane.why,
-            )
-            for lane in self.lanes
-        )

@@ -11,6 +11,7 @@ import pytest
 from tests.integration import life
 from tests.integration.farm import Ended, farm
 from tests.integration.servers import free_port, valkey
+from tests.lanes import chats
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts
@@ -79,7 +80,7 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         host = socket.gethostname()
-        lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), 1)
+        lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), chats(1))
         await pool.beats.register("w1", "gpu0", Facts(host))
         await pool.beats.renew("w1", lane, [], takes_new_work=True)
         check = (await checks(pool))["lane gpu0"]

@@ -70,7 +70,7 @@ async def test_a_pool_at_work(at_work: Pool) -> None:
     assert (code, error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.limit)]
+    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.limit_of("chat"))]
     assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
     assert life.FACTS.host in rows[WORKER]
     assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
@@ -83,7 +83,7 @@ async def test_json(at_work: Pool) -> None:
     document = json.loads(out)
     assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
     assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
-    assert document.keys() == {field.name for field in fields(Snapshot)} - {"policy"} | {"problems"}
+    assert document.keys() == {field.name for field in fields(Snapshot)} - UNWRITTEN | {"problems"}
 
 
 async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
@@ -110,11 +110,14 @@ async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
     assert code == exits.OK, out
 
 
+UNWRITTEN = {"policy", "views"}
+
+
 def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
     """The dataclasses of a tree with their fields."""
     found[kind.__name__] = {field.name for field in fields(kind)}
-    for hint in get_type_hints(kind).values():
-        for part in (hint, *get_args(hint)):
+    for name, hint in get_type_hints(kind).items():
+        for part in () if name in UNWRITTEN else (hint, *get_args(hint)):
             if is_dataclass(part) and isinstance(part, type) and part.__name__ not in found:
                 documented(part, found)
     return found
@@ -123,7 +126,7 @@ def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
 @pytest.mark.parametrize(("kind", "names"), [*documented(Snapshot, {}).items(), *documented(Problem, {}).items()])
 def test_every_field_is_documented(kind: str, names: set[str]) -> None:
     """docs/status.md has a line for each field that `--json` writes."""
-    missing = {name for name in names - {"policy"} if f"`{name}`" not in DOCUMENTATION}
+    missing = {name for name in names - UNWRITTEN if f"`{name}`" not in DOCUMENTATION}
     assert not missing, (kind, missing)
     assert f'"v": {SCHEMA_VERSION}' in DOCUMENTATION
 

@@ -44,7 +44,7 @@ async def tuning_pool(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def test_a_kind_that_is_added_to_the_table_goes_the_whole_way(tuning_pool: Pool) -> None:
     """Submitted, chosen a lane for, dispatched, started and finished; and shown at each step."""
     pool, request = tuning_pool, TuneRequest(role="trainer", dataset="letters")
-    lane = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, 1, Offer(limits={"tune": 1}))
+    lane = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, Offer(limits={"tune": 1}))
     await life.beat(pool, WORKER, lane)
     for _ in range(2):
         asked = Envelope(

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
-from tokenlane.routing.decide.lanes.offer import Condition
+from tokenlane.routing.decide.lanes.state import Condition, LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Ending
@@ -74,7 +75,7 @@ async def test_dispatch_gives_the_lane_a_job(pool: Pool) -> None:
     survey = await pool.survey()
     assert lease is not None
     assert lease - survey.now_ms <= Policy().start_lease_ms
-    assert (survey.heads, survey.lanes[0].credit) == ((), 1)
+    assert (survey.heads, survey.lanes[0].credit_for("chat")) == ((), 1)
 
 
 async def test_an_attempt_is_newer_than_all_before(pool: Pool) -> None:
@@ -148,12 +149,18 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
         await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
         assert await ear.heard() == []
     (lane,) = (await pool.survey()).lanes
-    assert (lane.name, lane.models, lane.limit, lane.live, lane.credit) == ("lane1", ("m1", "m2"), 2, False, 0)
+    assert (lane.name, lane.models, lane.limit_of("chat"), lane.state.takes_work, lane.credit_for("chat")) == (
+        "lane1",
+        ("m1", "m2"),
+        2,
+        False,
+        0,
+    )
 
 
 async def test_a_lane_name_has_one_endpoint(pool: Pool) -> None:
     """A worker with another endpoint is told whose the name is, until nobody else uses it."""
-    other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.limit)
+    other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.offer)
     await life.beat(pool)
     assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
     assert (await pool.survey()).lanes[0].endpoint == LANE.endpoint
@@ -171,7 +178,7 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
         assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
         assert [channel for channel, _ in await ear.heard()] == (["doorbell"] if then == "waiting" else [])
     assert await audit(pool.redis) == {asked.id: then}
-    assert (await pool.survey()).lanes[0].credit == LANE.limit
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat")
 
 
 async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool) -> None:
@@ -336,19 +343,24 @@ async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
 async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None:
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
     back end takes nothing back of what another says of it."""
-    unseen, down = replace(LANE, models=(), limit=1), Condition("down", "it is off")
+    unseen, down = replace(LANE, models=(), offer=chats(1)), Condition(LaneState.DOWN, "it is off")
     await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)
-    named = replace(LANE, models=("m9",), limit=1)
+    named = replace(LANE, models=("m9",), offer=chats(1))
     for worker, lane in (("worker2", unseen), ("worker2", named)):
         await pool.beats.renew(worker, lane, [], takes_new_work=True, condition=down)
         (seen,) = (await pool.survey()).lanes
-        assert (seen.state, seen.models, seen.limit) == ("up", LANE.models, LANE.limit)
+        assert (seen.state, seen.models, seen.limit_of("chat")) == ("up", LANE.models, LANE.limit_of("chat"))
     await pool.beats.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
     (seen,) = (await pool.survey()).lanes
-    assert (seen.state, seen.why, seen.models, seen.credit) == ("down", "it is off", LANE.models, 0)
+    assert (seen.state, seen.why, seen.models, seen.credit_for("chat")) == ("down", "it is off", LANE.models, 0)
     (absent,) = (await pool.beats.check(CLIENT)).absent
     assert (absent.name, absent.state) == (LANE.lane, "down")
     await pool.beats.renew(WORKER, named, [], takes_new_work=True)
     (seen,) = (await pool.survey()).lanes
-    assert (seen.state, seen.models, seen.limit, (await pool.beats.check(CLIENT)).absent) == ("up", ("m9",), 1, ())
+    assert (seen.state, seen.models, seen.limit_of("chat"), (await pool.beats.check(CLIENT)).absent) == (
+        "up",
+        ("m9",),
+        1,
+        (),
+    )
     await audit(pool.redis)

@@ -11,6 +11,7 @@ import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, audit, raw
 from tests.integration.servers import free_port, valkey
+from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
@@ -18,7 +19,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
-ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
+ROOMY = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(20))
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     await raw(pool).flushall()
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
     assert await audit(pool.redis) == {asked.id: "running"}
-    assert (await pool.survey()).lanes[0].credit == LANE.limit - 1
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat") - 1
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
     assert await pool.requests.start(asked.id, asked.attempt, "worker2") is None
     assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
@@ -92,7 +93,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
         assert await life.finish(pool, asked)
         assert await ear.told(asked.id) == ["completed"]
     assert await audit(pool.redis) == {asked.id: "completed"}
-    assert (await pool.survey()).lanes[0].credit == LANE.limit
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat")
 
 
 @pytest.mark.parametrize("how", ["crash", "requeue"])

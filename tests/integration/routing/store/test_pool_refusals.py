@@ -12,7 +12,7 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.contract.errors import Duplicate, QueueFull, RequestCancelled, RequestLost
-from tokenlane.routing.decide.lanes.offer import Fault, Offer
+from tokenlane.routing.decide.lanes.offer import Fault
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -145,7 +145,7 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
     """A lane that takes no work, or has no credit, gets none; nor is a request given away past its deadline."""
     request_id = await life.submit(pool)
     if why == "no credit":
-        for _ in range(LANE.limit):
+        for _ in range(LANE.limit_of("chat")):
             await life.dispatched(pool)
     elif why != "no such lane":
         await life.beat(pool)
@@ -372,4 +372,4 @@ async def test_an_offer_that_cannot_be_read_is_that_of_a_lane_for_chats(pool: Po
     await life.open_lane(pool)
     await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "offer", '{"limits": {"embed": "some"}}')
     (lane,) = (await pool.survey()).lanes
-    assert (lane.offer, lane.live) == (Offer(), True)
+    assert (lane.offer, lane.state.takes_work) == (LANE.offer, True)

@@ -8,8 +8,10 @@ from collections import Counter
 import pytest
 from tests.integration import life
 from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
+from tests.lanes import chats
 
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Fault, Offer
+from tokenlane.routing.decide.lanes.offer import Announcement, Fault
+from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import problems
@@ -32,7 +34,7 @@ async def role(pool: Pool) -> RoleStatus:
 async def at_work_beside_a_newer_version(pool: Pool) -> None:
     """Two requests that wait and two that run, of each one a newer agent's."""
     server, newest = raw(pool), f"{ROLE}:paint:normal:64::"
-    await life.beat(pool, WORKER, Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10))
+    await life.beat(pool, WORKER, Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10)))
     await life.bring(pool, "running")
     newer = await life.bring(pool, "running")
     await server.hset(f"{PREFIX}request:{newer.id}", "queue", f"{ROLE}:chat:urgent:64::")
@@ -59,7 +61,7 @@ async def test_an_empty_pool(pool: Pool) -> None:
 
 async def test_requests_in_every_state(pool: Pool) -> None:
     """What waits, what a lane was given and what runs are counted where they are, each once."""
-    wide = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10)
+    wide = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10))
     await life.beat(pool, WORKER, wide)
     for state in ("waiting", "dispatched", "dispatched", "running", "flagged", "delayed", "completed", "failed"):
         await life.bring(pool, state)
@@ -75,7 +77,7 @@ async def test_requests_in_every_state(pool: Pool) -> None:
     assert (only.state, only.running, only.queued, only.limit, only.models) == ("up", 2, 2, 10, LANE.models)
     assert [(worker.name, worker.state, worker.running) for worker in only.workers] == [(WORKER, "up", 2)]
     assert (seen.delayed, seen.clients.known, seen.clients.silent) == (1, 1, 0)
-    assert [view.credit for view in seen.lane_views()] == [6]
+    assert [view.credit_for("chat") for view in seen.views] == [6]
 
 
 async def test_the_oldest_waits_longest(pool: Pool) -> None:
@@ -147,7 +149,7 @@ async def test_a_lane_of_which_one_back_end_is_away(pool: Pool, away: int) -> No
     """It is degraded, and says why, whichever of its workers that is."""
     for number, worker in enumerate(("worker0", "worker1")):
         await pool.beats.register(worker, LANE.lane, life.FACTS)
-        condition = Condition("down", "it is off") if number == away else UP
+        condition = Condition(LaneState.DOWN, "it is off") if number == away else UP
         await pool.beats.renew(worker, LANE, [], takes_new_work=True, condition=condition)
     found = await lane(pool)
     assert (found.state, found.why) == ("degraded", "it is off")
@@ -240,7 +242,7 @@ async def test_what_a_newer_version_wrote(pool: Pool) -> None:
     assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [(ROLE, "normal", 1, 1)]
     assert [queue.waiting for queue in seen.queues] == [1]
     (only,) = seen.lanes
-    assert (only.state, only.running, only.offer) == ("up", 2, Offer())
+    assert (only.state, only.running, only.offer) == ("up", 2, chats(10))
     assert (seen.revision, seen.policy) == (7, Policy(revision=7))
     for word, found in zip(("policy", ":paint:", "lane1", "urgent", "paused"), seen.unknown, strict=True):
         assert word in found

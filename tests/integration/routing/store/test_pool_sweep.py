@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
+from tests.lanes import chats
 
 from tokenlane.routing.decide.lanes.offer import Offer
 from tokenlane.routing.decide.policy import Policy
@@ -21,7 +22,7 @@ async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:
     assert (await life.sweep(pool)).requeued == 1
     assert await audit(pool.redis) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"0"
-    assert not (await pool.survey()).lanes[0].live
+    assert not (await pool.survey()).lanes[0].state.takes_work
     assert await life.dispatch(pool, asked.id) is None
     await life.beat(pool)
     assert await life.dispatch(pool, asked.id) is not None
@@ -83,7 +84,7 @@ async def _run_all(pool: Pool, ids: Sequence[str]) -> list[Asked]:
 async def test_innocents_outlive_a_poisonous_request(pool: Pool) -> None:
     """A request that kills every worker takes none of those down that run beside it: before its last try each runs
     alone, and the one that is given up is to blame."""
-    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=20)
+    lane = replace(LANE, offer=chats(20))
     ids = [await life.submit(pool, life.envelope(agent=f"agent{number % 3}")) for number in range(13)]
     poison = ids[6]
     together = []
@@ -148,7 +149,7 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
 async def test_a_suspect_waits_for_no_command(pool: Pool) -> None:
     """A lane that pulls a model, which may take hours, is not closed to all because a suspect waits for it."""
     await pool.policies.write(Policy(max_crashes=2))
-    lane = replace(LANE, offer=Offer(limits={"command": 1}))
+    lane = replace(LANE, offer=Offer(limits={"chat": 2, "command": 1}))
     suspect = await life.running(pool)
     await life.pass_lease(pool, suspect.id)
     await life.sweep(pool)
@@ -260,7 +261,7 @@ async def test_a_sweep_is_bounded(pool: Pool) -> None:
 
 async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> None:
     """However often it takes: while something of a gone client waits, nothing that runs for it makes room."""
-    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=30)
+    lane = replace(LANE, offer=chats(30))
     await life.beat(pool, WORKER, lane)
     for _ in range(30):
         await life.running(pool)
@@ -279,7 +280,7 @@ async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> 
 
 async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -> None:
     """More vanished clients than a sweep handles, all with running requests that go on, do not delay the next one."""
-    lane = type(LANE)(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=200)
+    lane = replace(LANE, offer=chats(200))
     for number in range(120):
         request_id = await life.submit(pool, life.envelope(client=f"busy{number}"))
         await life.beat(pool, WORKER, lane)

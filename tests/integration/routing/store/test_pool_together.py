@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
+from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import Duplicate
 from tokenlane.routing.contract.messages import new_id
@@ -21,7 +22,7 @@ from tokenlane.routing.store.requests import Accepted, Ending
 LANES = {
     "worker1": LANE,
     "worker2": LANE,
-    "worker3": Announcement("lane2", "sim", "http://gpu2:8080", ("m1",), limit=1),
+    "worker3": Announcement("lane2", "sim", "http://gpu2:8080", ("m1",), offer=chats(1)),
 }
 
 
@@ -41,7 +42,7 @@ async def test_two_routers_dispatch_the_same_heads(pool: Pool) -> None:
     given = await asyncio.gather(route(["lane1", "lane2"]), route(["lane2", "lane1"]))
     assert sum(attempt is not None for attempts in given for attempt in attempts) == 3
     assert Counter((await audit(pool.redis)).values()) == {"dispatched": 3, "waiting": 2}
-    assert [lane.credit for lane in (await pool.survey()).lanes] == [0, 0]
+    assert [lane.credit_for("chat") for lane in (await pool.survey()).lanes] == [0, 0]
 
 
 async def test_two_workers_start_one_attempt(pool: Pool) -> None:
@@ -277,6 +278,6 @@ async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) ->
         heard = await ear.heard()
     ends = Counter(channel.removeprefix("deltas:") for channel, content in heard if content.get("type") in _OUTCOMES)
     assert ends == Counter(world.accepted), world.history
-    assert all(lane.queued == 0 for lane in (await pool.survey()).lanes)
+    assert all(not any(lane.queued.values()) for lane in (await pool.survey()).lanes)
     left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if "request:" not in key}
     assert not {name for name in left if name.startswith(("role:", "queue", "client:", "agent:", "arq:", "lease"))}

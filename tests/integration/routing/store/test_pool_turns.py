@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.messages import Priority, new_id
@@ -18,7 +19,7 @@ from tokenlane.routing.decide.policy import Policy, RolePolicy
 from tokenlane.routing.router import plan
 from tokenlane.routing.store.pool import Pool
 
-WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, limit=10_000)
+WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10_000))
 
 
 async def serve(pool: Pool, times: int, weights: Mapping[str, int] | None = None) -> list[tuple[Head, int]]:
@@ -79,7 +80,7 @@ async def test_no_more_heads_than_there_is_room(pool: Pool) -> None:
     await ask(pool, "a", 30)
     assert len((await pool.survey()).heads) == 1
     await life.beat(pool, WORKER, LANE)
-    assert len((await pool.survey()).heads) == LANE.limit
+    assert len((await pool.survey()).heads) == LANE.limit_of("chat")
 
 
 async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:
@@ -220,8 +221,10 @@ async def route(pool: Pool) -> list[tuple[str, str]]:
 
 async def test_what_another_lane_does_for_a_role_costs_it_no_turn(pool: Pool) -> None:
     """A role that is served by a lane of its own all the time has its turns at the lane that others use too."""
-    await life.beat(pool, WORKER, replace(LANE, limit=1))
-    await life.beat(pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), limit=1))
+    await life.beat(pool, WORKER, replace(LANE, offer=chats(1)))
+    await life.beat(
+        pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), offer=chats(1))
+    )
     for role, model in (("planner", "m1"), ("planner", "x1"), ("coder", "m1")):
         for _ in range(9):
             await life.submit(pool, life.envelope(agent="a", role=role, model=model))
@@ -233,8 +236,10 @@ async def test_what_another_lane_does_for_a_role_costs_it_no_turn(pool: Pool) ->
 @pytest.mark.parametrize("model", ["nobody-has", "x1"])
 async def test_what_cannot_be_placed_keeps_nothing_of_its_role_waiting(model: str, pool: Pool) -> None:
     """A role of which a request waits for another lane, or for one that is not there, has its turns all the same."""
-    await life.beat(pool, WORKER, replace(LANE, limit=1))
-    await life.beat(pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), limit=0))
+    await life.beat(pool, WORKER, replace(LANE, offer=chats(1)))
+    await life.beat(
+        pool, "worker2", replace(LANE, lane="lane2", endpoint="http://gpu2:8080", models=("x1",), offer=chats(0))
+    )
     await life.submit(pool, life.envelope(agent="a", role="planner", model=model))
     await ask(pool, "a", 9, role="planner")
     await ask(pool, "a", 9, role="coder")

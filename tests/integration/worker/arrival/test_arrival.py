@@ -14,6 +14,7 @@ import pytest
 from tests.integration import life
 from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.servers import free_port
+from tests.lanes import chats
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config import exit_codes as exits
@@ -225,7 +226,7 @@ async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
 
 async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
     """A lane's name that workers of another endpoint hold is a problem before it is one."""
-    await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), 1))
+    await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), chats(1)))
     await pool.beats.register("w", "gpu0", life.FACTS)
     (problem,) = (await arrive_at(pool, backend.url)).problems
     assert "http://elsewhere:8000" in problem

@@ -10,6 +10,7 @@ import pytest
 from tests.integration import life
 from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.servers import free_port
+from tests.lanes import chats
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
@@ -52,7 +53,7 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
     port = free_port()
 
     async def providers() -> list[str]:
-        return [lane.provider for lane in (await pool.survey()).lanes if lane.live and not lane.is_fallback]
+        return [lane.provider for lane in (await pool.survey()).lanes if lane.state.takes_work and not lane.is_fallback]
 
     async def toy_serves() -> bool:
         return await providers() == ["builtin"]
@@ -82,12 +83,12 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
 async def test_a_server_that_cannot_be_served_does_not_end_up(site: Farm, pool: Pool) -> None:
     """Its lane's name is another's: the toy serves again, and that server is not tried once more."""
     port = free_port()
-    taken = Announcement(f"{socket.gethostname()}-ollama", "ollama", "http://elsewhere", ("other",), 1)
+    taken = Announcement(f"{socket.gethostname()}-ollama", "ollama", "http://elsewhere", ("other",), chats(1))
     async with Simulator(api="llamacpp") as toy, Client(site.url) as client:
         child = await up(site, toy, port)
 
         async def toy_serves() -> bool:
-            return any(lane.live and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
+            return any(lane.state.takes_work and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
 
         async def toy_serves_again() -> bool:
             await life.beat(pool, "another", taken)

@@ -64,7 +64,7 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
             for lane in ("one", "two"):
                 assert (await client.complete("hello", role=lane)).lane == lane
         assert (await up.end()).code == OK
-        assert not any(lane.live for lane in (await pool.survey()).lanes)
+        assert not any(lane.state.takes_work for lane in (await pool.survey()).lanes)
 
 
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
@@ -168,4 +168,4 @@ async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, 
         ended = await (await site.tokenlane("up", "--supervised", "--config", file)).ended()
         assert ended.code != OK
         assert "two" in ended.error
-        assert not any(lane.live for lane in (await pool.survey()).lanes)
+        assert not any(lane.state.takes_work for lane in (await pool.survey()).lanes)

@@ -21,7 +21,7 @@ from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisS
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import ModelInfo
-from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS
+from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
@@ -275,7 +275,7 @@ async def test_a_lane_that_was_stopped_is_not_waited_for(redis_url: str, pool: P
         await eventually(lambda: _waits(pool))
         state = f"{PREFIX}lane:lane2:state"
         left_at = int(await raw(pool).hget(state, "seen"))
-        await raw(pool).hset(state, "seen", left_at - LEFT_GRACE_MS)
+        await raw(pool).hset(state, "seen", left_at - RESTART_MS)
         assert (await waiting).is_fallback
 
 

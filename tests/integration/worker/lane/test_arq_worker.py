@@ -373,7 +373,7 @@ async def test_a_drain_waits_and_gives_back_the_rest(redis_url: str, pool: Pool,
         assert await life.state_of(pool, fresh.id) == "waiting"
         assert await life.state_of(pool, unstarted.id) == "waiting"
         assert provider.running == 0
-        assert not (await pool.survey()).lanes[0].live
+        assert not (await pool.survey()).lanes[0].state.takes_work
         await settled(pool)
 
 
@@ -386,7 +386,7 @@ async def test_a_drain_ends_when_the_last_answer_does(redis_url: str, pool: Pool
         await until(lambda: provider.holding == 1)
         draining = asyncio.create_task(drain(lane, [worker], 600))
         async with asyncio.timeout(10):
-            while (await pool.survey()).lanes[0].live:
+            while (await pool.survey()).lanes[0].state.takes_work:
                 await asyncio.sleep(0.005)
         provider.go.set()
         await asker.completed()

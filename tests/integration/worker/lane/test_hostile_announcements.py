@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, raw
+from tests.lanes import chats
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.cli.output import show, show_json
@@ -17,7 +18,7 @@ from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _advice, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
-from tokenlane.routing.decide.lanes.offer import Announcement, Offer
+from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import nobody
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.router import run_router
@@ -45,7 +46,7 @@ WORKER_FIELDS = (
     *("lane", "host", "versions", "revision", "error", "error_at", "found", "asked", "survived", "keys"),
     *("told", "why"),
 )
-BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), 2), "worker\u202e\x1b[31m\xff"
+BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), chats(2)), "worker\u202e\x1b[31m\xff"
 
 
 @pytest.fixture
@@ -78,9 +79,14 @@ async def readers(pool: Pool, capsys: pytest.CaptureFixture[str]) -> Snapshot:
     await pool.beats.check(CLIENT)
     text = shown(seen, capsys)
     assert all(letter.isprintable() or letter == "\n" for letter in text)
-    for lanes in (seen.lane_views(), survey.lanes):
+    for lanes in (seen.views, survey.lanes):
         (good,) = [lane for lane in lanes if lane.name == LANE.lane]
-        assert (good.models, good.limit, good.live, good.endpoint) == (LANE.models, LANE.limit, True, LANE.endpoint)
+        assert (good.models, good.limit_of("chat"), good.state.takes_work, good.endpoint) == (
+            LANE.models,
+            LANE.limit_of("chat"),
+            True,
+            LANE.endpoint,
+        )
         assert "bad" in [lane.name for lane in lanes]
         str(nobody(Queue.of(life.envelope(model="none")), seen.policy, lanes))
         for lane in lanes:
@@ -143,7 +149,7 @@ async def test_a_router_s_word_is_foreign_too(site: Pool, capsys: pytest.Capture
 async def test_a_beat_of_odd_names(site: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     """A worker that announces anything as its lane's names ends nobody; all lanes stay in sight."""
     for text in HOSTILE:
-        odd = Announcement("bad", text, text, (text, "m1"), 1, Offer(abilities={text: (text,)}, unpulled={text: text}))
+        odd = Announcement("bad", text, text, (text, "m1"), chats(1, abilities={text: (text,)}, unpulled={text: text}))
         await life.beat(site, WORSE, odd)
         await readers(site, capsys)
         await examine(site)

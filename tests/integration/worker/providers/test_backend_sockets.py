@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from tests.backend import answer_of, ask
 from tests.integration.farm import Farm, farm
+from tests.lanes import chats
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
@@ -89,7 +90,7 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
 
 async def doctors_check(pool: Pool, host: str, path: Path) -> Check:
     """What the doctor says of a lane whose back end is at a socket of that host."""
-    lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), 1)
+    lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), chats(1))
     await pool.beats.register("w1", "gpu0", Facts(host))
     await pool.beats.renew("w1", lane, [], takes_new_work=True)
     return next(check for check in await examine(pool) if check.name == "lane gpu0")

@@ -179,7 +179,7 @@ async def test_a_pull_holds_no_chat_slot(redis_url: str, pool: Pool) -> None:
         for _ in range(5):
             assert (await client.complete("hi", role="planner")).text == "abc"
         view = (await pool.survey()).lanes[0]
-        assert (view.credit, view.credit_for("command"), view.credit_for("embed")) == (1, 0, 32)
+        assert (view.credit_for("chat"), view.credit_for("command"), view.credit_for("embed")) == (1, 0, 32)
         provider.hold_after = 1
         async with client.chat("hi", role="planner") as stream:
             await until(lambda: provider.holding == 1)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from tests.lanes import chats
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer.commands.models import _Shown, _table
@@ -57,7 +58,7 @@ async def test_a_list_says_where_its_models_are() -> None:
         async def models(self) -> list[ModelInfo]:
             return [ModelInfo(name="m")]
 
-    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), 1)
+    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), chats(1))
 
     async def look() -> Announcement:
         return announced
@@ -73,7 +74,7 @@ async def test_a_list_says_where_its_models_are() -> None:
 
 async def test_what_a_lane_has_is_looked_at_in_turn() -> None:
     """Of two looks, the one that was begun first does not say the last word."""
-    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), 1)
+    announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), chats(1))
     looks = [asyncio.Event(), asyncio.Event()]
     said: list[tuple[str, ...]] = []
     begun = 0

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import cast, get_args
 
 import pytest
+from tests.lanes import lane_view
 
 from tokenlane.producer.link.delta_buffer import DeltaBuffer
 from tokenlane.producer.link.heartbeat import Heartbeat
@@ -65,7 +66,7 @@ class LatePool:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
         standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
-        return Checked(0, 1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+        return Checked(1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
 
     async def read(self) -> Policy:
         await self._answer("policy")
@@ -285,7 +286,7 @@ async def test_a_pool_that_is_away_is_told() -> None:
 async def test_a_policy_nobody_can_read_ends_no_watch() -> None:
     """Streams are seen to all the same, by what the pool says of them."""
     pool = LatePool()
-    pool.state, pool.absent = "cancelled", (LaneView("l", "p", "http://there", ("m",), 1, 0, 0, 0),)
+    pool.state, pool.absent = "cancelled", (lane_view("l", state="gone"),)
     async with beating(pool) as (heartbeat, link):
         request = opened(link)
         await request.submission  # type: ignore[misc]  # it is there

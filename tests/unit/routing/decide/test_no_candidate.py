@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.lanes import in_state, lane_view
 
 from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.messages import Kind, Needs
-from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane, nobody
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 
 LANES = (
-    LaneView("gpu0", "ollama", "http://gpu0", ("phi3:latest", "qwen3:8b"), 1, 0, 1, 0),
-    LaneView("gpu1", "vllm", "http://gpu1", ("phi3",), 1, 0, 1, 0),
+    lane_view("gpu0", "ollama", models=("phi3:latest", "qwen3:8b")),
+    lane_view("gpu1", "vllm", models=("phi3",)),
 )
 
 
@@ -45,7 +45,7 @@ def test_a_provider_nobody_has() -> None:
 @pytest.mark.parametrize("kind", ["chat", "embed"])
 def test_a_client_is_told_of_what_it_may_use_alone(needs: Needs, kind: Kind) -> None:
     """Lanes that have left are not connected and serve nothing; those its role may not use are not its business."""
-    gone = replace(LANES[0], name="was-here", models=("was-served",), workers=0, state="left", left_ms=600_000)
+    gone = replace(LANES[0], name="was-here", models=("was-served",), facts=in_state("left"), beat_ms=600_000)
     others = replace(LANES[0], name="not-ours", models=("not-for-us",))
     policy = Policy(roles={"r": RolePolicy(route=(Candidate(lane="gpu1"), Candidate(lane="was-here")))})
     told = nobody(Queue("r", kind, "normal", needs), policy, (LANES[1], gone, others)).message
@@ -54,14 +54,14 @@ def test_a_client_is_told_of_what_it_may_use_alone(needs: Needs, kind: Kind) -> 
 
 def test_a_pool_that_all_lanes_have_left_has_none() -> None:
     """What was there within the hour is not connected."""
-    left = tuple(replace(lane, workers=0, state="left", left_ms=600_000) for lane in LANES)
+    left = tuple(replace(lane, facts=in_state("left"), beat_ms=600_000) for lane in LANES)
     assert nobody(Queue("r", "chat", "normal", Needs()), Policy(), left).message == no_lane().message
 
 
 @pytest.mark.parametrize("why", ["It is off.", ""])
 def test_lanes_that_take_no_work_are_told_with_the_reason(why: str) -> None:
     """Nobody is told to start a worker where one waits for its model server, or does not start what it is given."""
-    down = replace(LANES[0], workers=0, state="down", why=why)
+    down = replace(LANES[0], facts=in_state("down"), why=why)
     error = no_lane([down])
     assert error.retryable
     assert f"'gpu0' is down: {why.rstrip('.')}" in error.message
@@ -69,5 +69,5 @@ def test_lanes_that_take_no_work_are_told_with_the_reason(why: str) -> None:
 
 def test_what_a_lane_that_is_away_said_last_is_no_reason() -> None:
     """Its worker has vanished: nobody waits for its model server any more."""
-    gone = replace(LANES[0], workers=0, state="gone", why="It is off.")
+    gone = replace(LANES[0], facts=in_state("gone"), why="It is off.")
     assert no_lane([gone]).message == no_lane().message

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.lanes import chats, in_state, lane_view
 
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.messages import Kind, Needs
-from tokenlane.routing.decide.lanes.offer import LEFT_GRACE_MS, LaneView, Offer
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer
+from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy, candidates, pullers
 
 PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]
@@ -21,15 +23,14 @@ def maybe(values: list[str]) -> st.SearchStrategy[str | None]:
 def lane(name: str) -> st.SearchStrategy[LaneView]:
     """A lane of that name."""
     return st.builds(
-        LaneView,
+        lane_view,
         name=st.just(name),
         provider=st.sampled_from(PROVIDERS),
         endpoint=st.just("http://gpu"),
         models=st.lists(st.sampled_from(MODELS), unique=True, max_size=3).map(tuple),
         limit=st.integers(1, 4),
         queued=st.integers(0, 5),
-        workers=st.integers(0, 2),
-        seen_ms=st.just(0),
+        state=st.sampled_from(["up", "left", "gone"]),
     )
 
 
@@ -74,7 +75,7 @@ def test_the_route_comes_before_credit(there: tuple[LaneView, ...], route: list[
         return min(nth for nth, way in enumerate(ways) if any(serves(way, wish, place, model) for model in MODELS))
 
     found = [place for place, _ in candidates(policy, "coder", wish, there)]
-    assert found == sorted(found, key=lambda place: (place_in_route(place), -place.credit, place.name))
+    assert found == sorted(found, key=lambda place: (place_in_route(place), -place.credit_for("chat"), place.name))
 
 
 @given(lanes, needs)
@@ -86,14 +87,13 @@ def test_without_a_route_every_lane_may_serve(there: tuple[LaneView, ...], wish:
 
 def test_credit_is_never_negative() -> None:
     """A lane that holds more than its limit, or is not live, has no free place."""
-    full = LaneView("l", "p", "e", ("m",), limit=2, queued=3, workers=1, seen_ms=0)
-    gone = LaneView("l", "p", "e", ("m",), limit=2, queued=0, workers=0, seen_ms=0)
-    assert (full.credit, gone.credit) == (0, 0)
+    full, gone = lane_view("l", limit=2, queued=3), lane_view("l", limit=2, state="gone")
+    assert (full.credit_for("chat"), gone.credit_for("chat")) == (0, 0)
 
 
 def test_the_tag_latest_may_be_left_out_or_added() -> None:
     """Ollama lists `phi3:latest` where people say `phi3`; a tag that says anything else must be that one."""
-    place = LaneView("l1", "ollama", "http://gpu", ("phi3:latest", "qwen3:8b", "sim"), 1, 0, True, 0)
+    place = lane_view("l1", "ollama", models=("phi3:latest", "qwen3:8b", "sim"))
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(model="phi3"),))})
     for asked, found in {"phi3": "phi3:latest", "phi3:latest": "phi3:latest", "sim:latest": "sim"}.items():
         assert [model for _, model in candidates(Policy(), "r", Needs(model=asked), (place,))] == [found]
@@ -104,8 +104,8 @@ def test_the_tag_latest_may_be_left_out_or_added() -> None:
 
 def able(name: str, models: dict[str, tuple[str, ...]], *, longest: int | None = None) -> LaneView:
     """A lane whose models can do that."""
-    offer = Offer(abilities=models, limits={"embed": 2, "command": 1}, max_input_tokens=longest)
-    return LaneView(name, "ollama", "http://gpu", tuple(models), 1, 0, True, 0, offer, {"embed": 1})
+    offer = Offer(abilities=models, limits={"chat": 1, "embed": 2, "command": 1}, max_input_tokens=longest)
+    return lane_view(name, "ollama", models=tuple(models), offer=offer, queued={"embed": 1})
 
 
 def found(needs: Needs, *lanes: LaneView, kind: Kind = "chat") -> dict[str, str]:
@@ -116,7 +116,7 @@ def found(needs: Needs, *lanes: LaneView, kind: Kind = "chat") -> dict[str, str]
 def test_work_goes_to_models_that_can_do_it() -> None:
     """An embedding goes to models that embed, a chat to those that chat; one that says nothing of itself can chat."""
     both = able("both", {"talker": ("chat",), "mapper": ("embed",)})
-    silent = LaneView("silent", "ollama", "http://gpu", ("any",), 1, 0, True, 0)
+    silent = lane_view("silent", models=("any",))
     assert found(Needs(), both, silent) == {"both": "talker", "silent": "any"}
     assert found(Needs(), both, silent, kind="embed") == {"both": "mapper"}
     assert found(Needs(model="talker"), both, kind="embed") == {}
@@ -142,7 +142,7 @@ def test_long_prompts_go_where_they_fit() -> None:
 def test_commands_go_to_the_lane_they_name() -> None:
     """A command needs no model to be there, and follows no route; lanes that take none are left out."""
     one, two = able("one", {"m": ("chat",)}), able("two", {})
-    old = LaneView("old", "ollama", "http://gpu", ("m",), 1, 0, True, 0)
+    old = lane_view("old")
     assert found(Needs(model="new", lane="two"), one, two, old, kind="command") == {"two": "new"}
     assert found(Needs(), one, two, old, kind="command") == {"one": "", "two": ""}
 
@@ -152,7 +152,7 @@ def test_the_fallback_embeds_where_no_other_lane_could() -> None:
     model is asked for."""
     talker = able("talker", {"small": ("chat",)})
     mapper = able("mapper", {"nomic": ("embed",)}, longest=1024)
-    away = LaneView("mapper", "ollama", "http://gpu", ("nomic",), 1, 0, False, 0, mapper.offer)
+    away = lane_view("mapper", models=("nomic",), offer=mapper.offer, state="gone")
     last = replace(able("fallback", {"words": ("embed",)}), provider="fasttext")
     assert found(Needs(), talker, last, kind="embed") == {"fallback": "words"}
     assert found(Needs(input=5120), talker, last, kind="embed") == {"fallback": "words"}
@@ -170,16 +170,16 @@ def test_a_lane_that_left_is_waited_for_a_minute() -> None:
     a restart; one that vanished does, and so does a model that is asked for by name. Chats wait for either."""
 
     def away(place: LaneView, left_ms: int | None) -> LaneView:
-        return replace(place, workers=0, left_ms=left_ms)
+        return replace(place, facts=in_state("gone" if left_ms is None else "left"), beat_ms=left_ms or 0)
 
     mapper = able("mapper", {"nomic": ("embed",)}, longest=1024)
     last = replace(able("fallback", {"words": ("embed",)}), provider="fasttext")
     seeing, plain = able("seeing", {"eyes": ("chat", "vision")}), able("plain", {"small": ("chat",)})
-    for left_ms in (None, LEFT_GRACE_MS):
+    for left_ms in (None, RESTART_MS):
         assert found(Needs(), away(mapper, left_ms), last, kind="embed") == {"mapper": "nomic"}
         assert found(Needs(input=5120), away(mapper, left_ms), last, kind="embed") == {}
         assert found(Needs(can=("vision",)), away(seeing, left_ms), plain) == {"seeing": "eyes"}
-    left = LEFT_GRACE_MS + 1
+    left = RESTART_MS + 1
     assert found(Needs(), away(mapper, left), last, kind="embed") == {"fallback": "words"}
     assert found(Needs(input=5120), away(mapper, left), last, kind="embed") == {"fallback": "words"}
     assert found(Needs(), away(mapper, left), replace(mapper, name="other"), last, kind="embed").keys() >= {"other"}
@@ -209,7 +209,8 @@ def test_who_may_pull_what() -> None:
     def puller(
         name: str, provider: str = "ollama", *, lacks: tuple[str, ...] | None = None, live: bool = True
     ) -> LaneView:
-        return LaneView(name, provider, "http://gpu", ("old:latest",), 1, 0, live, 0, Offer(pulls=True, lacks=lacks))
+        offer = chats(1, pulls=True, lacks=lacks)
+        return lane_view(name, provider, models=("old:latest",), offer=offer, state="up" if live else "gone")
 
     def pulled(needs: Needs, *lanes: LaneView, policy: Policy | None = None) -> list[tuple[str, str]]:
         return [(lane.name, model) for lane, model in pullers(policy or Policy(), "r", needs, lanes)]
@@ -227,8 +228,8 @@ def test_who_may_pull_what() -> None:
 
 def test_a_lane_of_which_nobody_knows_yet_what_it_serves() -> None:
     """It keeps what it may come to serve from being refused, takes nothing before, and leaves texts to the fallback."""
-    coming = LaneView("gpu0", "vllm", "", (), 1, 0, 0, 0, state="loading")
-    fallback = LaneView(FALLBACK_LANE, "fasttext", "", ("words",), 1, 0, 1, 0, Offer(abilities={"words": ("embed",)}))
+    coming = lane_view("gpu0", models=(), state="loading")
+    fallback = lane_view(FALLBACK_LANE, "fasttext", models=("words",), offer=chats(1, abilities={"words": ("embed",)}))
     policy = Policy(roles={"r": RolePolicy(route=(Candidate(provider="vllm", model="m1"),))})
     assert [lane.name for lane, _ in candidates(policy, "r", Needs(model="m1"), [coming])] == ["gpu0"]
     assert list(candidates(policy, "r", Needs(model="m2"), [coming])) == []
@@ -236,4 +237,4 @@ def test_a_lane_of_which_nobody_knows_yet_what_it_serves() -> None:
     assert (coming.credit_for("chat"), coming.credit_for("embed")) == (0, 0)
     texts = candidates(Policy(), "r", Needs(), [coming, fallback], "embed")
     assert [lane.name for lane, _ in texts] == [FALLBACK_LANE]
-    assert list(candidates(Policy(), "r", Needs(), [replace(coming, state="gone")])) == []
+    assert list(candidates(Policy(), "r", Needs(), [replace(coming, facts=in_state("gone"))])) == []

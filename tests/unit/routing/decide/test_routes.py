@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tests.lanes import chats, lane_view
 
-from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.decide.routes import unknown_places
 
 LANES = (
-    LaneView("gpu0", "vllm", "http://gpu:8000", ("m1",), 4, 0, 1, 0),
-    LaneView("gpu1", "ollama", "http://gpu:11434", ("m2:latest",), 4, 0, 0, 0),
-    LaneView("gpu2", "lmstudio", "http://gpu:1234", (), 4, 0, 1, 0, offer=Offer(pulls=True, lacks=("m3",))),
-    LaneView("gpu3", "tgi", "http://gpu:3000", (), 4, 0, 1, 0, offer=Offer(pulls=True)),
+    lane_view("gpu0", "vllm", models=("m1",)),
+    lane_view("gpu1", "ollama", models=("m2:latest",), state="gone"),
+    lane_view("gpu2", "lmstudio", models=(), offer=chats(4, pulls=True, lacks=("m3",))),
+    lane_view("gpu3", "tgi", models=(), offer=chats(4, pulls=True)),
 )
 
 

@@ -34,7 +34,7 @@ INFO = {
 }
 BUFFER = "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"
 SETTINGS = {"timeout": "0", "save": "", "client-output-buffer-limit": BUFFER}
-WORKER = WorkerStatus("w1", "gpu0", "up", "gpuhost", own_versions(), 0, 100, 0, None)
+WORKER = WorkerStatus("w1", "gpu0", LaneState.UP, "gpuhost", own_versions(), 0, 100, 0, None)
 
 
 def server(info: Mapping[str, str] = INFO, settings: Mapping[str, str] = SETTINGS, **more: float) -> dict[str, Check]:
@@ -129,9 +129,9 @@ def test_the_pool() -> None:
         ("down", "answers", "here", "fail"),
     ],
 )
-def test_lanes(state: LaneState, reached: Reached, host: str, status: str) -> None:
+def test_lanes(state: str, reached: Reached, host: str, status: str) -> None:
     """A lane fails without a live worker, and if nothing answers on its own worker's host; not for being elsewhere."""
-    lane = replace(LANE, state=state, workers=(WORKER,))
+    lane = replace(LANE, state=LaneState(state), workers=(WORKER,))
     (check,) = check_lanes(replace(WELL, lanes=(lane,)), {"gpu0": reached}, host)
     assert check.status == status
     assert bool(check.advice) == (status == "fail")
@@ -140,7 +140,7 @@ def test_lanes(state: LaneState, reached: Reached, host: str, status: str) -> No
 def test_a_lane_whose_worker_lacks_a_key() -> None:
     """A worker that withdrew for want of a key fails the check, one that is being stopped after an error does not."""
     for code, status in ((PoolKeyMismatch.code, "fail"), (ProviderDown.code, "ok")):
-        lane = replace(LANE, state="draining", workers=(WORKER,), error=LastError(code, 9_000))
+        lane = replace(LANE, state=LaneState.DRAINING, workers=(WORKER,), error=LastError(code, 9_000))
         (check,) = check_lanes(replace(WELL, lanes=(lane,)), {"gpu0": "answers"}, "here")
         assert (check.status, "key" in check.advice) == (status, status == "fail")
 
@@ -170,9 +170,9 @@ def test_variables_that_nothing_reads() -> None:
 
 
 @pytest.mark.parametrize(("state", "status"), [("down", "fail"), ("loading", "warn"), ("degraded", "warn")])
-def test_a_lane_whose_back_end_cannot_work(state: LaneState, status: str) -> None:
+def test_a_lane_whose_back_end_cannot_work(state: str, status: str) -> None:
     """It is told with what the back end says, wherever its endpoint can be reached from."""
-    away = replace(LANE, state=state, why="It says no.")
+    away = replace(LANE, state=LaneState(state), why="It says no.")
     (check,) = check_lanes(replace(WELL, lanes=(away,)), {away.name: "answers"}, "here")
     assert check.status == status
     assert "It says no" in check.found

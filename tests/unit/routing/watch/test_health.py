@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from tests.lanes import lane_view
 
 from tokenlane.routing.contract.errors import PoolKeyMismatch
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.snapshot import (
@@ -20,7 +23,13 @@ from tokenlane.routing.watch.snapshot import (
     WorkerStatus,
 )
 
-LANE = LaneStatus("gpu0", "up", "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
+LANE = LaneStatus("gpu0", LaneState.UP, "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
+
+
+def _views(*lanes: LaneStatus) -> tuple[LaneView, ...]:
+    return tuple(lane_view(it.name, it.provider, it.endpoint, it.models, it.limit, state=it.state) for it in lanes)
+
+
 QUEUE = QueueStatus("coder", "chat", "normal", None, None, 64, waiting=2, oldest_ms=20_000)
 ROLE = RoleStatus("coder", "normal", waiting=2, oldest_ms=20_000, running=0, rates=Rates())
 WELL = Snapshot(
@@ -32,6 +41,7 @@ WELL = Snapshot(
     roles=(ROLE,),
     queues=(QUEUE,),
     lanes=(LANE,),
+    views=_views(LANE),
     routers=(RouterStatus("h/1", 100, 0),),
     clients=ClientsStatus(1, 0),
     delayed=0,
@@ -39,6 +49,11 @@ WELL = Snapshot(
     lagging=(),
     policy=Policy(),
 )
+
+
+def with_lanes(*lanes: LaneStatus, **others: Any) -> Snapshot:
+    """The pool with these lanes."""
+    return replace(WELL, lanes=lanes, views=_views(*lanes), **others)
 
 
 def codes(seen: Snapshot, max_wait_s: float = 60) -> list[str]:
@@ -56,9 +71,9 @@ def test_a_pool_that_works_has_no_problem() -> None:
 def test_a_toy_alone_is_told() -> None:
     """As long as no other lane takes work: answers of the built-in model are of no use."""
     toy = replace(LANE, name="toy", provider="builtin", endpoint="http://gpu:9999")
-    assert codes(replace(WELL, lanes=(toy,))) == ["only_toy"]
-    assert codes(replace(WELL, lanes=(toy, replace(LANE, state="left")))) == ["only_toy"]
-    assert codes(replace(WELL, lanes=(toy, LANE))) == []
+    assert codes(with_lanes(toy)) == ["only_toy"]
+    assert codes(with_lanes(toy, replace(LANE, state=LaneState.LEFT))) == ["only_toy"]
+    assert codes(with_lanes(toy, LANE)) == []
 
 
 @pytest.mark.parametrize(
@@ -76,10 +91,10 @@ def test_a_worker_without_a_key_is_told(
     keys: tuple[str, ...] | None, prepared: tuple[str, ...], retiring: tuple[str, ...], found: list[str]
 ) -> None:
     """Each key that it has not announced, of those that open; of an older version only what it may lack."""
-    worker = WorkerStatus("w1", LANE.name, "up", "host", {}, 0, 0, 0, None, keys=keys)
+    worker = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 0, 0, 0, None, keys=keys)
     sealing = () if retiring else ("old",)
     lane = replace(LANE, workers=(worker,))
-    seen = replace(WELL, lanes=(lane,), keys=sealing, prepared=prepared, retiring=retiring)
+    seen = with_lanes(lane, keys=sealing, prepared=prepared, retiring=retiring)
     assert codes(seen) == found
     silent = replace(lane, workers=(replace(worker, state="silent"),))
     assert "key_missing" not in codes(replace(seen, lanes=(silent,)))
@@ -87,7 +102,7 @@ def test_a_worker_without_a_key_is_told(
 
 def test_what_is_missing() -> None:
     """A pool without routers and lanes is told both, and what waits is served by nobody."""
-    assert codes(replace(WELL, routers=(), lanes=())) == ["no_router", "no_lane", "unserved"]
+    assert codes(with_lanes(routers=())) == ["no_router", "no_lane", "unserved"]
     assert codes(replace(WELL, routers=())) == ["no_router"]
 
 
@@ -95,22 +110,22 @@ def test_what_is_missing() -> None:
     ("state", "expected"),
     [("up", []), ("draining", []), ("down", ["lane_closed"]), ("left", []), ("gone", ["lane_gone"])],
 )
-def test_lanes(state: LaneState, expected: list[str]) -> None:
+def test_lanes(state: str, expected: list[str]) -> None:
     """A lane whose worker vanished or does not start its work is wrong, one that was stopped is not."""
-    assert codes(replace(WELL, queues=(), lanes=(replace(LANE, state=state),))) == expected
+    assert codes(with_lanes(replace(LANE, state=LaneState(state)), queues=())) == expected
 
 
 def test_a_lane_that_vanished_names_its_last_error() -> None:
     """The code of the lane's last error is part of what is told."""
-    gone = replace(LANE, state="gone", error=LastError("provider_down", 9_000))
-    (problem,) = problems(replace(WELL, queues=(), lanes=(gone,)), 60)
+    gone = replace(LANE, state=LaneState.GONE, error=LastError("provider_down", 9_000))
+    (problem,) = problems(with_lanes(gone, queues=()), 60)
     assert "provider_down" in problem.message
 
 
 def test_a_worker_without_the_pools_key() -> None:
     """A lane whose worker withdrew because it lacks a key does not pass for one that is being stopped."""
-    keyless = replace(LANE, state="draining", error=LastError(PoolKeyMismatch.code, 9_000))
-    assert codes(replace(WELL, queues=(), lanes=(keyless,))) == ["lane_closed"]
+    keyless = replace(LANE, state=LaneState.DRAINING, error=LastError(PoolKeyMismatch.code, 9_000))
+    assert codes(with_lanes(keyless, queues=())) == ["lane_closed"]
 
 
 @pytest.mark.parametrize(
@@ -137,12 +152,12 @@ def test_a_route_that_names_what_is_not_there() -> None:
     only = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="nowhere"),))})
     (told,) = problems(replace(WELL, queues=(), policy=only), 60)
     assert (told.code, told.subject, told.warning) == ("route_unknown", "coder", False)
-    assert codes(replace(WELL, queues=(), lanes=(), policy=policy)) == ["no_lane"]
+    assert codes(with_lanes(queues=(), policy=policy)) == ["no_lane"]
 
 
 def test_work_for_a_lane_that_was_stopped() -> None:
     """A lane that left in order is no problem until something waits that it alone would serve."""
-    assert codes(replace(WELL, lanes=(replace(LANE, state="left"),))) == ["unserved"]
+    assert codes(with_lanes(replace(LANE, state=LaneState.LEFT))) == ["unserved"]
 
 
 def test_waiting_above_the_bound() -> None:
@@ -154,10 +169,10 @@ def test_waiting_above_the_bound() -> None:
 @pytest.mark.parametrize(
     ("state", "expected"), [("down", "lane_down"), ("loading", "lane_loading"), ("degraded", "lane_degraded")]
 )
-def test_a_back_end_that_cannot_work(state: LaneState, expected: str) -> None:
+def test_a_back_end_that_cannot_work(state: str, expected: str) -> None:
     """What it says itself is told, whatever else its worker did last."""
-    away = replace(LANE, state=state, why="It says no.", error=LastError("timeout", 9_000))
-    seen = replace(WELL, queues=(), lanes=(away,))
+    away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
+    seen = with_lanes(away, queues=())
     assert codes(seen) == [expected]
     assert "It says no" in problems(seen, 60)[0].message
 
@@ -171,10 +186,10 @@ def test_a_back_end_that_cannot_work(state: LaneState, expected: str) -> None:
         ("http://gpu:8001", "up", False),
     ],
 )
-def test_lanes_of_one_back_end(endpoint: str, state: LaneState, shared: bool) -> None:
+def test_lanes_of_one_back_end(endpoint: str, state: str, shared: bool) -> None:
     """Two lanes that give one server as much as each of them may are told, and are no failure: it may be meant so."""
-    other = replace(LANE, name="gpu1", endpoint=endpoint, state=state)
-    seen = replace(WELL, queues=(), lanes=(LANE, other))
+    other = replace(LANE, name="gpu1", endpoint=endpoint, state=LaneState(state))
+    seen = with_lanes(LANE, other, queues=())
     found = [it for it in problems(seen, 60) if it.code == "back_end_shared"]
     assert [it.code for it in found] == (["back_end_shared"] if shared else [])
     assert all("gpu0" in it.message and "gpu1" in it.message and "8 chats" in it.message for it in found)
@@ -184,4 +199,4 @@ def test_lanes_of_one_back_end(endpoint: str, state: LaneState, shared: bool) ->
 def test_lanes_of_no_known_back_end_share_none() -> None:
     """What announced no endpoint is nobody's other half."""
     nowhere = replace(LANE, endpoint="")
-    assert codes(replace(WELL, queues=(), lanes=(nowhere, replace(nowhere, name="gpu1")))) == []
+    assert codes(with_lanes(nowhere, replace(nowhere, name="gpu1"), queues=())) == []

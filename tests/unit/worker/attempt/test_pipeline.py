@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.lanes import chats
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
@@ -37,7 +38,8 @@ from tokenlane.routing.contract.messages import (
     channel_message,
     new_id,
 )
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
@@ -56,7 +58,7 @@ from tokenlane.worker.lane.readiness import Readiness
 from tokenlane.worker.models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
-ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), limit=2)
+ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), offer=chats(2))
 
 
 class FakePool:

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from tests.lanes import chats
 from tests.waiting import until
 
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.messages import Envelope, new_id
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits, Running
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
@@ -24,7 +26,7 @@ from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher
 
 FACTS = Facts("host1", {"tokenlane": "1"})
-LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), limit=2)
+LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))
 
 
 class FakePool:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, cast
 
 import pytest
+from tests.lanes import chats
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
@@ -21,14 +22,15 @@ from tokenlane.routing.contract.errors import (
     Timeout,
     Unauthorized,
 )
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement
+from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.attempts import Runs
 from tokenlane.worker.lane import readiness as module
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.readiness import Readiness, condition_of
 
-DOWN = Condition("down", "gone")
+DOWN = Condition(LaneState.DOWN, "gone")
 
 
 def saying(state: Literal["loading", "down"], error: LlmError) -> LlmError:
@@ -57,7 +59,7 @@ class Said:
 
     def __init__(self, condition: Condition) -> None:
         self.condition = condition
-        self.announcement = Announcement("lane1", "fake", "http://here", ("m1",), 2)
+        self.announcement = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
         self.log: list[Condition] = []
 
     async def find(self, condition: Condition) -> None:
@@ -216,7 +218,7 @@ async def test_models_that_come_and_go_are_said(quick: Callable[..., None]) -> N
         await until(lambda: ward.looks > looks + 1)
         assert ward.said.condition == UP
         ward.blind = Unauthorized("the key was changed")
-        await until(lambda: ward.said.condition == Condition("down", "the key was changed"))
+        await until(lambda: ward.said.condition == Condition(LaneState.DOWN, "the key was changed"))
 
 
 async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_more_slowly() -> None:

@@ -11,7 +11,8 @@ from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.host.pool_key_files import KeyRing, beside
 from tokenlane.config.settings.values import LaneSettings, RedisSettings, masked
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch, ProviderDown, Unauthorized
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement, Offer
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
@@ -122,7 +123,7 @@ class Arrival:
             "provider": self.provider,
             "endpoint": (lane.endpoint or None) if lane else self.endpoint,
             "models": lane.models if lane else (),
-            "capacity": lane.limit if lane else None,
+            "capacity": self.chats,
             "capacity_source": self.capacity_source,
             "server": self.server,
             "answered_ms": self.listed.after_ms,
@@ -135,6 +136,11 @@ class Arrival:
             "hints": [*self._other_server(), *self._remarks()],
         }
 
+    @property
+    def chats(self) -> int | None:
+        """How many the lane takes at once."""
+        return self.lane.limit_of("chat") if self.lane else None
+
     def text(self) -> str:
         """The arrival for people."""
         lane, seen = self.lane, self.seen
@@ -146,7 +152,7 @@ class Arrival:
             f"endpoint  {self.endpoint}, {self.listed.said()}",
             *(f"server    {other}" for other in self._other_server()),
             f"models    {', '.join(lane.models) if lane else 'unknown'}{self.own_model}",
-            f"capacity  {f'{lane.limit} at once, {self.capacity_source}' if lane else 'unknown'}",
+            f"capacity  {f'{self.chats} at once, {self.capacity_source}' if lane else 'unknown'}",
             *self._roles(),
             *(f"remark    {remark}" for remark in self._remarks()),
             *(f"problem   {problem}" for problem in self.problems),
@@ -281,7 +287,9 @@ async def _before_its_server(
     async with connect(redis.url, pool_name) as pool:
         seen = await take_snapshot(pool)
         refused = (*await _locked(pool, ring, seen), *await _refused(pool))
-    lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), settings.capacity or CAPACITY)
+    lane = Announcement(
+        settings.name, settings.provider, "", (MODEL_NAME,), Offer(limits={"chat": settings.capacity or CAPACITY})
+    )
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
     listed = Listed(models=(MODEL_NAME,))
     return Arrival(

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
-from tokenlane.routing.decide.lanes.offer import UP
+from tokenlane.routing.decide.lanes.state import UP
 from tokenlane.routing.store.connection import as_ours
 from tokenlane.routing.store.keys import Keys
 from tokenlane.worker.attempt.pipeline import run_request

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
-from tokenlane.routing.decide.lanes.offer import UP, Announcement, Condition, Facts, Fault, Hits
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits
+from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.attempt.attempts import Runs

@@ -42,9 +42,9 @@ async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcemen
             provider=settings.provider,
             lane=settings.name,
         )
-    limit = settings.capacity or await provider.capacity()
-    offer = _offer(settings, provider, models, listed)
-    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, limit, offer)
+    chats = settings.capacity or await provider.capacity()
+    offer = _offer(settings, provider, models, listed, chats)
+    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, offer)
 
 
 def announce_unseen(settings: LaneSettings, provider: LlmProvider) -> Announcement:
@@ -55,10 +55,8 @@ def announce_unseen(settings: LaneSettings, provider: LlmProvider) -> Announceme
     """
     _check_auto_pull(settings, provider)
     models = () if settings.auto_pull else settings.models
-    offer = _offer(settings, provider, (), ())
-    return Announcement(
-        settings.name, settings.provider, _known_to_all(provider.endpoint), models, settings.capacity or 1, offer
-    )
+    offer = _offer(settings, provider, (), (), settings.capacity or 1)
+    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, offer)
 
 
 def _check_auto_pull(settings: LaneSettings, provider: LlmProvider) -> None:
@@ -118,13 +116,16 @@ async def _check_or_put_back(
 
 
 def _offer(
-    settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
+    settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo], chats: int
 ) -> Offer:
-    """What the lane takes beside chat. A model that the settings name and the back end does not list may be chatted
-    with."""
+    """What the lane takes. A model that the settings name and the back end does not list may be chatted with.
+
+    Args:
+        chats: how many at once.
+    """
     abilities = {model.name: model.capabilities for model in listed if model.capabilities}
     named = ((name, served_name(name, tuple(abilities))) for name in models)
-    limits: dict[str, int] = {"command": 1}
+    limits: dict[str, int] = {"chat": chats, "command": 1}
     if isinstance(provider, Embeds):
         limits["embed"] = EMBEDS_AT_ONCE
     return Offer(

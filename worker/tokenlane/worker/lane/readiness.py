@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
-from tokenlane.routing.decide.lanes.offer import UP, Condition
+from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.worker.attempt.attempts import Runs
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
@@ -39,7 +39,7 @@ def condition_said_by(error: LlmError) -> Condition:
     state = error.back_end
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
         state = "down"
-    return UP if state is None else Condition(state, error.message[:_MOST_WORDS])
+    return UP if state is None else Condition(LaneState(state), error.message[:_MOST_WORDS])
 
 
 async def condition_of(provider: LlmProvider) -> Condition:
@@ -172,10 +172,10 @@ class Readiness:
             await self._look()
         except LlmError as error:
             if isinstance(error, ModelNotFound | Unauthorized):  # none of our requests can be answered
-                return Condition("down", error.message[:_MOST_WORDS])
+                return Condition(LaneState.DOWN, error.message[:_MOST_WORDS])
             logger.warning("lane %r cannot say which models it has: %s", self._lease.announcement.lane, error)
             if not self._is_up.is_set() and not self._lease.announcement.models:
-                return Condition("down", error.message[:_MOST_WORDS])
+                return Condition(LaneState.DOWN, error.message[:_MOST_WORDS])
             return UP if self._is_up.is_set() else condition_said_by(error)
         return UP
 

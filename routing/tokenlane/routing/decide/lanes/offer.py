@@ -1,77 +1,39 @@
-"""Lanes as they are announced by their workers and seen by routers."""
+"""What a lane offers: as its workers announce it, and as routers know it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal
+from functools import cached_property, lru_cache
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.messages import Kind, Progress
 
+from .state import LaneFacts, LaneState, has_left, lane_state
+
 __all__ = [
-    "LEFT_GRACE_MS",
-    "UP",
     "Announcement",
-    "Condition",
     "Facts",
     "Fault",
     "Hits",
-    "LaneState",
     "LaneView",
     "Offer",
     "Running",
-    "lane_state",
     "models_in",
+    "offer_in",
 ]
 
 _SAYS_NOTHING = ("chat",)
 _models = TypeAdapter(tuple[str, ...])
 
-LEFT_GRACE_MS = 60_000
-"""How long a lane that was stopped counts as being restarted."""
-
-LaneState = Literal["up", "degraded", "loading", "draining", "down", "left", "gone"]
-"""`up`, `degraded`: it takes new work, with all of its workers or with some. `loading`: its back end loads a model.
-`draining`: its workers stop. `down`: its back end cannot work, or its worker did not start what it was given. `left`,
-`gone`: no worker beats, for it was stopped, or it vanished."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """How a worker finds its back end. `why`: what keeps it from being up, for people."""
-
-    state: Literal["up", "loading", "down"] = "up"
-    why: str = ""
-
-
-UP = Condition()
-
-
-def lane_state(told: str, *, takes_new_work: bool, beats: bool) -> LaneState:
-    """The state of a lane.
-
-    Args:
-        told: what the last beat said, in words of `LaneState`; '' if a worker of an older version said nothing.
-        takes_new_work: some worker of it does.
-        beats: some worker of it was heard of within a lease.
-    """
-    if takes_new_work:
-        return "up"
-    if not beats:
-        return "left" if told == "draining" else "gone"
-    return "loading" if told == "loading" else "draining" if told == "draining" else "down"
-
 
 class Offer(BaseModel):
-    """What a lane takes beside chat, and what its models can do.
+    """What a lane takes, how much of it at once, and what its models can do.
 
-    `abilities`: by model, as far as the back end says; a model that is not named can chat. `limits`: requests at once
-    of the kinds other than chat; a kind that is not named is not served. `max_input_tokens`: the longest prompt, None
-    if there is no limit.
+    `limits`: requests at once, by kind; a kind that is not named is not served. `abilities`: by model, as far as the
+    back end says; a model that is not named can chat. `max_input_tokens`: the longest prompt, None if any will do.
     `pulls`: it pulls what it lacks and a request asks for; `lacks`: that alone, None for anything. `pulling`: what it
     pulls now; `unpulled`: what it lately tried to in vain, with the error's code.
     """
@@ -92,6 +54,15 @@ class Offer(BaseModel):
 
 
 @lru_cache(maxsize=256)
+def offer_in(document: str) -> Offer | None:
+    """The offer that a worker has announced, as JSON; None if that is not what it is."""
+    try:
+        return Offer.model_validate_json(document)
+    except ValidationError:
+        return None
+
+
+@lru_cache(maxsize=256)
 def models_in(document: str) -> tuple[str, ...] | None:
     """The models that a worker has announced, as JSON; None if that is not what it is."""
     try:
@@ -102,18 +73,17 @@ def models_in(document: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a worker says of its lane with every beat. `limit`: chats the lane serves at once."""
+    """What a worker says of its lane with every beat."""
 
     lane: str
     provider: str
     endpoint: str
     models: tuple[str, ...]
-    limit: int
     offer: Offer = field(default_factory=Offer)
 
     def limit_of(self, kind: Kind) -> int:
         """Requests of that kind the lane serves at once; 0 if it serves none."""
-        return self.limit if kind == "chat" else self.offer.limits.get(kind, 0)
+        return self.offer.limits.get(kind, 0)
 
 
 @dataclass(frozen=True)
@@ -155,68 +125,54 @@ class Hits:
 
 @dataclass(frozen=True)
 class LaneView:
-    """A lane as routers see it. `workers`: those that beat and take new work. `seen_ms` is server time.
+    """A lane as routers and clients know it.
 
-    `limit` and `queued` are chat's; `beside`: what is queued of the other kinds. `left_ms`: since it was stopped in
-    order; None for one that is there, and for one that vanished. `why`: what keeps its back end from working.
+    Args:
+        queued: requests that were given to it and have not ended, by kind.
+        facts: what is known of its workers.
+        beat_ms: since the last beat of one of them.
+        why: what keeps its back end from working.
+        unread: those of `models`, `limit` and `offer` that cannot be read as they were announced.
     """
 
     name: str
     provider: str
     endpoint: str
     models: tuple[str, ...]
-    limit: int
-    queued: int
-    workers: int
-    seen_ms: int
-    offer: Offer = field(default_factory=Offer)
-    beside: Mapping[Kind, int] = field(default_factory=dict)
-    left_ms: int | None = None
-    state: LaneState = "up"
+    offer: Offer
+    queued: Mapping[Kind, int] = field(default_factory=dict)
+    facts: LaneFacts = field(default_factory=LaneFacts)
+    beat_ms: int = 0
     why: str = ""
+    unread: tuple[str, ...] = ()
 
-    @property
-    def live(self) -> bool:
-        """Whether the lane takes new work."""
-        return self.workers > 0
+    @cached_property
+    def state(self) -> LaneState:
+        """Its state."""
+        return lane_state(self.facts)
 
     @property
     def is_coming(self) -> bool:
         """Whether a worker waits for its back end, and does not know yet what that serves."""
-        return self.is_unready and not self.models
-
-    @property
-    def is_unready(self) -> bool:
-        """Whether workers of it beat, and it takes no work: its back end cannot, or they do not start what they get."""
-        return self.state in ("loading", "down")
-
-    @property
-    def is_away(self) -> bool:
-        """Whether no worker of it beats: they were stopped, or have vanished."""
-        return self.state in ("left", "gone")
+        return self.state.is_unready and not self.models
 
     @property
     def has_left(self) -> bool:
         """Whether it was stopped in order, and not just to be restarted."""
-        return self.left_ms is not None and self.left_ms > LEFT_GRACE_MS
-
-    @property
-    def credit(self) -> int:
-        """How many more chats the lane takes now."""
-        return self.credit_for("chat")
-
-    def credit_for(self, kind: Kind) -> int:
-        """How many more requests of that kind the lane takes now."""
-        if not self.live:
-            return 0
-        if kind == "chat":
-            return max(0, self.limit - self.queued)
-        return max(0, self.offer.limits.get(kind, 0) - self.beside.get(kind, 0))
+        return has_left(self.state, self.beat_ms)
 
     @property
     def is_fallback(self) -> bool:
         """Whether it is the lane that embeds where no other can."""
         return self.name == FALLBACK_LANE
+
+    def limit_of(self, kind: Kind) -> int:
+        """Requests of that kind it serves at once; 0 if it serves none."""
+        return self.offer.limits.get(kind, 0)
+
+    def credit_for(self, kind: Kind) -> int:
+        """How many more requests of that kind it takes now."""
+        return max(0, self.limit_of(kind) - self.queued.get(kind, 0)) if self.state.takes_work else 0
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:
         """Those of its models that can do that kind of work."""

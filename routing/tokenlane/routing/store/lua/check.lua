@@ -3,7 +3,7 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 how many requests it holds, or '' not to be told of others  then ids, at most 128
--- reply {now ms, routers that live, lanes that live, lanes that take no work now as lane_row of common.lua says: 8 at most
+-- reply {routers that live, lanes that live, lanes that take no work now as lane_facts of common.lua says: 8 at most
 --       of those whose workers are away, seen last first, and 8 of those whose back end is, policy revision, lanes that
 --       pull models as {name, JSON: models and how far}, policy's lease ms and patience ms, ids of the client's, if the
 --       server knows of more than it holds: 1000 of them at most, then for each id {state, attempt, worker, end position,
@@ -18,14 +18,14 @@ redis.call('ZADD', P .. 'clients', int(now), client)
 local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
 local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')
 local absent = {}
-local function add(names, beats)
+local function add(names, beating)
   for i = 1, math.min(#names, MOST_LANES) do
-    local lane = lane_row(names[i], now)
-    if lane and lane[15] == beats then absent[#absent + 1] = lane end
+    local lane = beats(names[i], now) == beating and lane_facts(names[i], now)
+    if lane then absent[#absent + 1] = lane end
   end
 end
-add(redis.call('ZREVRANGEBYSCORE', P .. 'lanes', '(' .. int(now - rule('lease_ms')), '-inf', 'LIMIT', 0, MOST_LANES), 0)
-add(redis.call('HKEYS', P .. 'unready'), 1)
+add(redis.call('ZREVRANGEBYSCORE', P .. 'lanes', '(' .. int(now - rule('lease_ms')), '-inf', 'LIMIT', 0, MOST_LANES), false)
+add(redis.call('HKEYS', P .. 'unready'), true)
 local pulls = {}
 local pulled = redis.call('HGETALL', P .. 'pulls')
 for i = 1, #pulled, 2 do
@@ -44,7 +44,7 @@ if held and redis.call('SCARD', mine) > held then
 end
 
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
-local reply = { now, routers, lanes, absent, revision, pulls, rule('lease_ms'), rule('patience_ms'), strangers }
+local reply = { routers, lanes, absent, revision, pulls, rule('lease_ms'), rule('patience_ms'), strangers }
 for i = 3, #ARGV do
   local id, request = ARGV[i], read(ARGV[i])
   local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or -1)

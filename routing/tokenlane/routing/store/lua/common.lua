@@ -157,6 +157,17 @@ local function lane_limit(lane, kind)
   return type(limit) == 'number' and whole(limit) or 0
 end
 
+-- How many workers of a lane were heard of within a lease, and take new work.
+local function takers(lane, now)
+  return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - rule('lease_ms')), '+inf')
+end
+
+-- How many more requests of a kind a lane takes.
+local function credit(lane, kind, now)
+  if takers(lane, now) == 0 then return 0 end
+  return math.max(0, lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind)))
+end
+
 -- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.
 local function drop_job(jobs, job)
   redis.call('ZREM', jobs, job)
@@ -392,19 +403,27 @@ local function ring_lane(lane, kind, message)
   redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (SUFFIXES[kind] or ':' .. kind), message)
 end
 
--- A lane as routers and clients see it; nil if nothing is known of it.
--- {name, provider, endpoint, models JSON, limit, queued, workers that take work, last beat ms, offer JSON, queued to
--- embed, queued commands, its last beat was of a worker that stops: 0 or 1, what that said of its back end: up, loading,
--- down or '', and why, a worker beats: 0 or 1}
-local function lane_row(name, now)
-  local since = now - rule('lease_ms')
-  local state = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'offer', 'left', 'told', 'why')
-  if not (state[1] or state[5]) then return nil end -- nothing is left of it but its name
-  local seen = whole(state[5])
-  return { name, state[1] or '', state[2] or '', state[3] or '', whole(state[4]),
-    redis.call('ZCARD', lane_queue(name, 'chat')),
-    redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', int(since), '+inf'), seen, state[6] or '',
-    redis.call('ZCARD', lane_queue(name, 'embed')), redis.call('ZCARD', lane_queue(name, 'command')),
-    whole(state[7]), state[8] or '', state[9] or '', seen >= since and 1 or 0 }
+-- Whether some worker of the lane was heard of within a lease.
+local function beats(lane, now)
+  return whole(redis.call('HGET', P .. 'lane:' .. lane .. ':state', 'seen')) >= now - rule('lease_ms')
+end
+
+-- What is known of a lane, as name, value, name, ...: the fields of its hash, as its workers wrote them; its `name`;
+-- `beats`, 0 or 1, and `beat_ms` since the last; `takers`: workers that take new work; `queued:KIND`. nil if nothing is.
+local function lane_facts(name, now)
+  local facts = redis.call('HGETALL', P .. 'lane:' .. name .. ':state')
+  if #facts == 0 then return nil end
+  local seen = 0
+  for i = 1, #facts, 2 do
+    if facts[i] == 'seen' then seen = whole(facts[i + 1]) end
+  end
+  local function add(field, value)
+    facts[#facts + 1], facts[#facts + 2] = field, value
+  end
+  add('name', name)
+  add('beats', seen >= now - rule('lease_ms') and 1 or 0)
+  add('beat_ms', now - seen)
+  add('takers', takers(name, now))
+  for _, kind in ipairs(KINDS) do add('queued:' .. kind, redis.call('ZCARD', lane_queue(name, kind))) end
+  return facts
 end

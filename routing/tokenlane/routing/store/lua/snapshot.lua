@@ -4,8 +4,7 @@
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
 --       {ids of the pool's keys, of those that seal no more, of those that do not yet}}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {name, provider, endpoint, models JSON, limit or -1, last beat ms, left in order: 0 or 1, jobs, offer JSON,
---       what its last beat said of its back end: up, loading, down or '', and why}
+--       lane: {as lane_facts of common.lua says, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
 --       its time ms, vectors found in its cache, those asked of it, internal errors survived,
@@ -52,11 +51,9 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do queues[#queues +
 
 local lane_of = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-  local lane = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'seen',
-    'left', 'offer', 'told', 'why')
-  if lane[1] or lane[5] then -- else nothing is left of it but its name
-    lanes[#lanes + 1] = { name, lane[1] or '', lane[2] or '', lane[3] or '', whole(lane[4], -1), whole(lane[5]),
-      whole(lane[6]), jobs_of(name), lane[7] or '', lane[8] or '', lane[9] or '' }
+  local facts = lane_facts(name, now)
+  if facts then
+    lanes[#lanes + 1] = { facts, jobs_of(name) }
     for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
       lane_of[worker] = name
     end

@@ -5,7 +5,7 @@
 -- reply {now ms, policy revision, heads, lanes, turns, ms that the pool has been looked at without a gap}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0}
---       lane: as lane_row of common.lua says
+--       lane: as lane_facts of common.lua says
 --       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
@@ -13,12 +13,8 @@ local now = now_ms()
 local heads, lanes, room = {}, {}, 0
 
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-  local lane = lane_row(name, now)
-  if lane then
-    local limit, queued, workers = lane[5], lane[6], lane[7]
-    if workers > 0 then room = room + math.max(0, limit - queued) end
-    lanes[#lanes + 1] = lane
-  end
+  lanes[#lanes + 1] = lane_facts(name, now)
+  room = room + credit(name, 'chat', now)
 end
 local most = math.max(1, math.min(MOST_HEADS, room))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.routing.decide.lanes.offer import LaneState, lane_state
+from tokenlane.routing.decide.lanes.state import LaneFacts, LaneState, lane_state
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ from tokenlane.routing.decide.lanes.offer import LaneState, lane_state
         ("down", False, False, "gone"),
     ],
 )
-def test_the_state_of_a_lane(told: str, takes_new_work: bool, beats: bool, state: LaneState) -> None:
+def test_the_state_of_a_lane(told: str, takes_new_work: bool, beats: bool, state: str) -> None:
     """Whoever takes work is up, whatever another of its workers said last; only who stops in order has left."""
-    assert lane_state(told, takes_new_work=takes_new_work, beats=beats) == state
+    assert lane_state(LaneFacts(told, beats, takers=int(takes_new_work))) is LaneState(state)
