@@ -61,7 +61,7 @@ class Run:
 
     async def say(self, *texts: str, lost: bool = False) -> None:
         """Publish texts, as one message."""
-        await self.send([TokenDelta(text=text, tokens=1) for text in texts], lost=lost)
+        await self.send([TokenDelta(text=text) for text in texts], lost=lost)
 
     async def send(self, deltas: Sequence[TokenDelta], *, lost: bool = False) -> None:
         """Publish deltas, as one message."""

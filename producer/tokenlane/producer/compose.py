@@ -85,11 +85,10 @@ def compose(
     request, payload = _validated(ChatRequest, asked, "shorten its messages")
     _refuse_contradictions(request)
     prompt = estimated_tokens(request)
-    tokens = prompt + (request.max_tokens or _ANSWER_TOKENS)
     needs = Needs(
         model=request.model,
         provider=request.provider,
-        size=_size_class(tokens),
+        size=_size_class(prompt + (request.max_tokens or _ANSWER_TOKENS)),
         input=_input_class(prompt),
         can=tuple(_abilities(request)),
     )
@@ -100,7 +99,6 @@ def compose(
         role=request.role,
         priority=request.priority,
         needs=needs,
-        tokens=tokens,
         time_to_live_ms=request.time_to_live_ms,
     )
     return envelope, payload
@@ -128,7 +126,6 @@ def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tu
         needs=Needs(
             model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest)
         ),
-        tokens=tokens,
         time_to_live_ms=request.time_to_live_ms,
     )
     return envelope, payload

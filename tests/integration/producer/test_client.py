@@ -389,7 +389,6 @@ async def test_a_slow_reader_loses_nothing(client: Client, worker: StandIn) -> N
         deltas = [delta async for delta in stream]
     assert "".join(delta.text for delta in deltas) == "".join(words)
     assert len(deltas) < 1100
-    assert sum(delta.tokens for delta in deltas) == len(words)
 
 
 async def test_many_streams_share_one_connection(client: Client, worker: StandIn, pool: Pool) -> None:

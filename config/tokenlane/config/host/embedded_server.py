@@ -23,6 +23,7 @@ from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.children import Child, spawn
 from tokenlane.config.host.pool_key_files import FILE_NAME, ensure_key_file
 from tokenlane.config.host.private_files import write_private
+from tokenlane.config.host.process_lock import await_lock
 from tokenlane.config.host.sockets import socket_url
 from tokenlane.config.host.up_registry import answers
 
@@ -195,18 +196,10 @@ class EmbeddedServer:
 
     async def _seize(self) -> None:
         """Have the directory to ourselves: two servers would ruin each other's file. One that just dies is awaited."""
-        import fcntl  # not on Windows, where there is no embedded server
-
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
-                while True:
-                    try:
-                        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        return
-                    except BlockingIOError:
-                        await asyncio.sleep(0.02)
+                self._lock = await await_lock(self._home / "lock", 0.02)
         except TimeoutError:
             raise _in_use(self._home) from None
 

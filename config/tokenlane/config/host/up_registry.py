@@ -14,6 +14,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import absolute, empty_variable
 from tokenlane.config.host.private_files import write_private
+from tokenlane.config.host.process_lock import take_lock
 from tokenlane.config.host.sockets import socket_url
 
 __all__ = [
@@ -82,16 +83,12 @@ def alone() -> Iterator[None]:
         AlreadyRunning: there is another.
         ConfigError: the data directory cannot be written.
     """
-    import fcntl  # not on Windows, where there is no embedded server
-
     announcement = _announcement(data_dir())
     with _told_if_refused(announcement):
-        lock = os.open(announcement.with_name(f"{announcement.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = take_lock(announcement.with_name(f"{announcement.name}.lock"))
+    if lock is None:
+        raise _already(announced_socket())
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _already(announced_socket()) from None
         yield
     finally:
         os.close(lock)

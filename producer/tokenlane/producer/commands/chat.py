@@ -88,9 +88,7 @@ def _show_on_terminal(delta: TokenDelta) -> None:
 
 
 def _show_json(delta: TokenDelta) -> None:
-    # How many tokens a piece holds is left out where the back end does not say, since 0 is not how many; so is what
-    # nobody asked for.
-    unsaid = {name for name in ("tokens", "logprobs") if not getattr(delta, name)}
+    unsaid = set[str]() if delta.logprobs else {"logprobs"}  # nobody asked for them
     _write(escaped(delta.model_dump_json(exclude_none=True, exclude=unsaid)) + "\n")
 
 

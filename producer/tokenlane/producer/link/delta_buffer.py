@@ -246,7 +246,6 @@ def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
         return False
     last.text += delta.text
     last.reasoning += delta.reasoning
-    last.tokens += delta.tokens
     last.logprobs += delta.logprobs
     last.position = delta.position
     return True

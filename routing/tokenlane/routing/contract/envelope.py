@@ -39,8 +39,6 @@ class Envelope(Versioned):
     kind: Annotated[Kind, AfterValidator(known_kind)] = "chat"
     priority: Priority = "normal"
     needs: Needs = Needs()
-    tokens: int = 1
-    """Estimated prompt tokens plus max_tokens."""
     time_to_live_ms: int = DEFAULT_TIME_TO_LIVE_MS
     key_id: str | None = None
     idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")

@@ -138,10 +138,9 @@ class Usage(Value):
 class TokenDelta(Wire):
     """One piece of streamed output.
 
-    `position` counts the deltas of an answer from 0, across attempts. `tokens` is how many tokens the piece holds as
-    far as the back end says, else 0. `usage` comes with the last piece only, from the provider. `logprobs`, if they
-    were asked for, are those of the tokens the back end sent with this piece; text that is held back for a moment, to
-    look for reasoning or a stop word in it, may come a piece later.
+    `position` counts the deltas of an answer from 0, across attempts. `usage` comes with the last piece only,
+    from the provider. `logprobs`, if they were asked for, are those of the tokens the back end sent with this piece;
+    text that is held back for a moment, to look for reasoning or a stop word in it, may come a piece later.
     """
 
     request_id: str = ""
@@ -151,7 +150,6 @@ class TokenDelta(Wire):
     reasoning: str = Field(default="", repr=False)
     tool_calls: tuple[ToolCallDelta, ...] = Field(default=(), repr=False)
     finish_reason: FinishReason | None = None
-    tokens: int = 0
     model: str = ""
     lane: str = ""
     usage: Usage | None = None

@@ -351,8 +351,8 @@ def test_only_plain_neighbours_are_merged() -> None:
     """Tool calls, reasoning next to text, and ends of answers stay by themselves."""
     buffer = DeltaBuffer(ID, unread_deltas=1)
     pieces = [
-        TokenDelta(text="a", tokens=1),
-        TokenDelta(text="b", tokens=2),
+        TokenDelta(text="a"),
+        TokenDelta(text="b"),
         TokenDelta(reasoning="r"),
         TokenDelta(reasoning="s"),
         TokenDelta(tool_calls=(ToolCallDelta(index=0),)),
@@ -361,12 +361,12 @@ def test_only_plain_neighbours_are_merged() -> None:
     ]
     buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
     popped = drained(buffer)
-    assert [(d.position, d.text, d.reasoning, d.tokens) for d in popped] == [
-        (1, "ab", "", 3),
-        (3, "", "rs", 0),
-        (4, "", "", 0),
-        (5, "c", "", 0),
-        (6, "", "", 0),
+    assert [(d.position, d.text, d.reasoning) for d in popped] == [
+        (1, "ab", ""),
+        (3, "", "rs"),
+        (4, "", ""),
+        (5, "c", ""),
+        (6, "", ""),
     ]
     assert popped[2].tool_calls
     assert popped[4].finish_reason == "stop"

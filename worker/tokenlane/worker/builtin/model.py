@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from tokenlane.config.host.children import spawn
+from tokenlane.config.host.process_lock import await_lock
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.routing.contract.errors import DigestMismatch, ProviderDown
 
@@ -93,16 +94,8 @@ async def _fetch_to(target: Path, progress: Progress, sha256: str) -> None:
 @asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[None]:
     """Hold a lock that ends with this process, however that dies."""
-    import fcntl  # not on Windows, where nothing is built in
-
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = await await_lock(path, POLL_S)
     try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(POLL_S)
         yield
     finally:
         os.close(lock)
