@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Envelope
 
-__all__ = ["context_of", "inject", "processing", "sending", "tracer"]
+__all__ = ["context_of", "describe_attempt", "inject", "processing", "sending", "tracer"]
 
 _SYSTEM = "tokenlane"
 
@@ -82,3 +82,27 @@ def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> Abstr
         f"process {envelope.role}", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links
     )
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
+
+
+def describe_attempt(
+    span: Span,
+    *,
+    became: str,
+    error: str,
+    model: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    first_token_ms: float | None,
+) -> None:
+    """Put into an attempt's span how it ended. `error`: a code, or empty."""
+    attributes: dict[str, str | int | float] = {
+        "tokenlane.became": became,
+        "gen_ai.response.model": model,
+        "gen_ai.usage.input_tokens": prompt_tokens,
+        "gen_ai.usage.output_tokens": completion_tokens,
+    }
+    if error:
+        attributes["error.type"] = error
+    if first_token_ms is not None:
+        attributes["tokenlane.first_token_ms"] = first_token_ms
+    span.set_attributes(attributes)

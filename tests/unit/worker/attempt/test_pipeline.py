@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -46,9 +47,10 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support import telemetry
-from tokenlane.routing.support.tasks import background
+from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt import finish as finishing
 from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.attempt.observe import AttemptEnded, log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.lane.heartbeat import Lease
@@ -68,6 +70,7 @@ class FakePool:
     def __init__(self) -> None:
         self.keys = Keys()
         self.requests = self.policies = self.sealing = self
+        self.internal_errors = InternalErrors()
         self.id = new_id()
         self.starts = 1
         self.left_ms = 60_000
@@ -161,6 +164,7 @@ class Bench:
         self.runs = Runs()
         pool = cast("Pool", self.pool)
         self.publisher = Publisher(pool, "worker1", "lane1")
+        self.events: list[AttemptEnded] = []
         self.lane = Lane(
             pool,
             cast("Hub", None),
@@ -173,6 +177,7 @@ class Bench:
             cast("LaneModels", None),
             Embedder(self.provider, "fake"),
             Readiness(self.provider, cast("Lease", self.lease), self.runs, UP, nothing),
+            observers=(self.events.append, log_attempt),
         )
 
     async def run(self) -> None:
@@ -532,6 +537,53 @@ async def test_a_cancelled_job_settles_before_it_goes() -> None:
             await task
     assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"requeued {bench.pool.id}"]
     assert len(bench.runs) == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        (FakeProvider(), ("completed", "", 3)),
+        (FakeProvider(error=BadRequest("no")), ("failed", BadRequest.code, 0)),
+        (FakeProvider(error=RateLimited()), ("requeued", RateLimited.code, 0)),
+        (FakeProvider(error=ZeroDivisionError(SECRET), fail_after=1), ("failed", ProviderDown.code, 0)),
+    ],
+    ids=["completed", "failed", "requeued", "a bug"],
+)
+async def test_each_ending_is_one_event_without_content(
+    provider: FakeProvider, expected: tuple[str, str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event says what became of the request, and why; neither it nor the log's line quotes anything."""
+    caplog.set_level(logging.DEBUG)
+    bench = Bench(provider)
+    await bench.run()
+    (event,) = bench.events
+    assert (event.became, event.code, event.completion_tokens) == expected
+    assert (event.first_token_ms is None) == (bench.provider.fail_after == 0 and bench.provider.error is not None)
+    assert event.total_ms >= (event.first_token_ms or 0) >= 0
+    assert SECRET not in repr(event) + caplog.text
+    assert bench.pool.id in caplog.text
+
+
+async def test_what_a_shutdown_stops_is_an_event_too() -> None:
+    """A job whose task is cancelled ends as one that is stopped."""
+    bench = Bench(FakeProvider(hold_after=0))
+    task = await bench.run_until_held()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [(event.became, event.code) for event in bench.events] == [("requeued", "draining")]
+
+
+async def test_a_bug_in_an_observer_spoils_nothing() -> None:
+    """It is noted, and the others observe all the same."""
+    bench = Bench()
+
+    def fails(event: AttemptEnded) -> None:
+        raise ZeroDivisionError
+
+    bench.lane = replace(bench.lane, observers=(fails, bench.events.append))
+    await bench.run()
+    assert (bench.ending[0], len(bench.events), bench.pool.internal_errors.count) == ("completed", 1, 1)
 
 
 async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.MonkeyPatch) -> None:

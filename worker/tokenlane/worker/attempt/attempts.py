@@ -83,6 +83,11 @@ class Run:
         """Milliseconds to the deadline, 0 when it has passed."""
         return max(0, int(1000 * (self.deadline - asyncio.get_running_loop().time())))
 
+    def ms_until(self, at: float | None = None) -> float:
+        """Milliseconds from the start on the lane to this moment of the loop's clock; None: to now."""
+        now = asyncio.get_running_loop().time()
+        return round(1000 * ((now if at is None else at) - self.since), 1)
+
     def running(self) -> Running:
         """The run as the worker's beat names it."""
         envelope = self.started.envelope

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
@@ -25,10 +24,10 @@ from tokenlane.worker.lane.outlet import Rest
 
 from .attempts import Run, Stopped
 from .history import history_of, policy_of
-from .perform import Answered
+from .outcome import Answered, Ended, Outcome
 from .progress import tell
 
-__all__ = ["Ended", "Outcome", "finish"]
+__all__ = ["finish"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +35,6 @@ T = TypeVar("T")
 
 INSIST_EVERY_S = 0.2
 INSIST_PAST_DEADLINE_S = 10.0
-
-Outcome: TypeAlias = Answered | LlmError | Stopped
-"""How an attempt ended: the answer is whole, it failed, or it was stopped."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What became of the request. `left`: to a newer attempt, or to its lease. `error`: what it failed with."""
-
-    how: Ending | Literal["requeued", "left"]
-    error: LlmError | None = None
 
 
 async def finish(lane: Lane, run: Run, outcome: Outcome) -> Ended:
@@ -56,7 +44,6 @@ async def finish(lane: Lane, run: Run, outcome: Outcome) -> Ended:
         case Answered():
             return await _complete(lane, run, outcome, rest)
         case LlmError():
-            logger.info("attempt %d of %s failed: %s", run.attempt, run.id, outcome)
             reached = await _note_failure(lane, outcome, rest)
             return await _recover(lane, run, AttemptFailed(outcome, reached), rest)
         case Stopped("cancelled"):

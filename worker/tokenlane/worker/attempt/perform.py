@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
@@ -22,18 +20,11 @@ from tokenlane.worker.lane.lane import Lane
 
 from .attempts import Run
 from .chat_rules import begun, no_call
+from .outcome import Answered
 from .progress import tell
 from .transcript import log_request, logged
 
-__all__ = ["Answered", "perform"]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
-
-    usage: Usage
-    result: Result | None = None
+__all__ = ["perform"]
 
 
 async def perform(lane: Lane, run: Run, request: Request) -> Answered:
@@ -105,12 +96,11 @@ def _noting(lane: Lane) -> Iterator[None]:
 
 
 def _timed(usage: Usage, run: Run) -> Usage:
-    now, first_put_at = asyncio.get_running_loop().time(), run.outlet.first_put_at
     return usage.model_copy(
         update={
             "queue_ms": float(run.started.waited_ms),
-            "first_token_ms": round(1000 * ((first_put_at or now) - run.since), 1),
-            "total_ms": round(1000 * (now - run.since), 1),
+            "first_token_ms": run.ms_until(run.outlet.first_put_at),
+            "total_ms": run.ms_until(),
             "attempts": run.started.starts,
         }
     )

@@ -1,9 +1,11 @@
 """Runs one attempt of one request: a pipeline of small steps, each in the module of its name.
 
-    claim ──▶ read ──▶ resume ──▶ perform ──▶ finish
-    pool.     what to  where the  a chat's    pool.finish or pool.requests.requeue,
-    start     do       agent has  stream, or  after the HTTP stream
-                       got to     a result    is closed
+    claim ──▶ read ──▶ resume ──▶ perform ──▶ finish ──▶ observe
+    pool.     what to  where the  a chat's    tell the   one event for
+    start     do       agent has  stream, or  pool, once log, span, report
+                       got to     a result    the HTTP
+                                              stream is
+                                              closed
 
 What happens between claim and finish is broken off at the deadline and by `Run.stop`. However it ends is an `Outcome`,
 and `finish` alone says what becomes of the request.
@@ -14,14 +16,18 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from opentelemetry.trace import Span
+
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.support.telemetry import processing
 from tokenlane.worker.lane.lane import Lane
 
 from .attempts import Run, Stopped
 from .claim import claim
-from .finish import Outcome, finish
-from .perform import Answered, perform
+from .finish import finish
+from .observe import attempt_span, emit, observe
+from .outcome import Outcome
+from .perform import perform
 from .read import read
 from .resume import resume
 
@@ -50,11 +56,15 @@ async def run_request(lane: Lane, request_id: str, attempt: int, *, marked: bool
             outcome = await _produce(lane, run)
         except asyncio.CancelledError:
             async with asyncio.timeout(_LAST_WORDS_S):
-                await finish(lane, run, Stopped("draining"))
+                await _end(lane, run, Stopped("draining"), span)
             raise
-        if not isinstance(outcome, Answered):
-            span.set_attribute("error.type", outcome.reason if isinstance(outcome, Stopped) else outcome.code)
-        await finish(lane, run, outcome)
+        await _end(lane, run, outcome, span)
+
+
+async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
+    ended = await finish(lane, run, outcome)
+    event = observe(lane.name, run, outcome, ended)
+    emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
 
 
 async def _produce(lane: Lane, run: Run) -> Outcome:

@@ -8,6 +8,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.attempt.attempts import Runs
+from tokenlane.worker.attempt.observe import Observer
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.models import LaneModels
 from tokenlane.worker.providers import LlmProvider
@@ -22,7 +23,7 @@ __all__ = ["Lane"]
 @dataclass(frozen=True)
 class Lane:
     """What all jobs of a worker share. `announcement`: what was said of the lane at first; `lease` knows what is said
-    now. `transcripts`: log requests and answers."""
+    now. `transcripts`: log requests and answers. `observers`: of attempts that end."""
 
     pool: Pool
     hub: Hub
@@ -36,6 +37,7 @@ class Lane:
     embedder: Embedder
     readiness: Readiness
     transcripts: bool = False
+    observers: tuple[Observer, ...] = ()
 
     @property
     def name(self) -> str:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from tokenlane.routing.contract.worker_report import AttemptsReport
+from tokenlane.worker.attempt.observe import AttemptEnded, AttemptTotals
+
+
+def event(became: str, code: str = "", tokens: int = 0) -> AttemptEnded:
+    return AttemptEnded("id", 1, "chat", "r", "lane1", "m", became, code, "", 1, 0, None, 0, 2 * tokens, tokens)
+
+
+def test_totals_are_of_all_attempts() -> None:
+    """By kind of work and by what became of the request; broken ones also by code; tokens in all."""
+    totals = AttemptTotals()
+    for it in (event("completed", tokens=5), event("completed", tokens=3), event("requeued", "rate_limited")):
+        totals.count(it)
+    assert totals.report() == AttemptsReport(
+        ended={"chat:completed": 2, "chat:requeued": 1},
+        errors={"rate_limited": 1},
+        prompt_tokens=16,
+        completion_tokens=8,
+    )

@@ -1,0 +1,148 @@
+"""Tells how an attempt ended: one event, without content, to which the log, the span and the report subscribe."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from opentelemetry.trace import Span
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Kind, Usage
+from tokenlane.routing.contract.worker_report import AttemptsReport
+from tokenlane.routing.support.tasks import InternalErrors
+from tokenlane.routing.support.telemetry import describe_attempt
+
+from .attempts import Run, Stopped
+from .outcome import Answered, Ended, Outcome
+
+__all__ = ["AttemptEnded", "AttemptTotals", "Observer", "attempt_span", "emit", "log_attempt", "observe"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    """An attempt that is over. `became`: what became of its request. `code`: of the error that broke it, or why it was
+    stopped; empty if the back end gave all. `why`: the error for people.
+
+    `waited_ms` runs from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
+    from there. `starts`: attempts of the request so far. Tokens are as the back end counts them, 0 where it does not.
+    """
+
+    request_id: str
+    attempt: int
+    kind: Kind
+    role: str
+    lane: str
+    model: str
+    became: str
+    code: str
+    why: str
+    starts: int
+    waited_ms: float
+    first_token_ms: float | None
+    total_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Observer: TypeAlias = Callable[[AttemptEnded], None]
+
+
+def observe(lane: str, run: Run, outcome: Outcome, ended: Ended) -> AttemptEnded:
+    """The event of an attempt that ended so."""
+    usage = outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.ms_until())
+    return AttemptEnded(
+        request_id=run.id,
+        attempt=run.attempt,
+        kind=run.started.envelope.kind,
+        role=run.started.envelope.role,
+        lane=lane,
+        model=run.outlet.model,
+        became=ended.how,
+        code=_code(outcome),
+        why=str(outcome) if isinstance(outcome, LlmError) else "",
+        starts=run.started.starts,
+        waited_ms=run.started.waited_ms,
+        first_token_ms=None if run.outlet.first_put_at is None else run.ms_until(run.outlet.first_put_at),
+        total_ms=usage.total_ms,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def _code(outcome: Outcome) -> str:
+    match outcome:
+        case LlmError():
+            return outcome.code
+        case Stopped(reason):
+            return reason
+        case Answered():
+            return ""
+
+
+def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:
+    """Give the event to all observers; a bug in one of them is noted, and spoils nothing else."""
+    for observer in observers:
+        try:
+            observer(event)
+        except Exception as error:
+            errors.note("observation of an attempt", error)
+
+
+def log_attempt(event: AttemptEnded) -> None:
+    """A line for the log."""
+    first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
+    logger.info(
+        "attempt %d of %s, %s for %s on %s: %s%s; waited %.0f ms, %s, %.0f ms in all, tokens %d in, %d out",
+        *(event.attempt, event.request_id, event.kind, event.role, event.lane, event.became),
+        f" ({event.code}{': ' if event.why else ''}{event.why})" if event.code else "",
+        *(event.waited_ms, first, event.total_ms, event.prompt_tokens, event.completion_tokens),
+    )
+
+
+def attempt_span(span: Span) -> Observer:
+    """Puts the event into the attempt's span."""
+
+    def describe(event: AttemptEnded) -> None:
+        describe_attempt(
+            span,
+            became=event.became,
+            error=event.code,
+            model=event.model,
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            first_token_ms=event.first_token_ms,
+        )
+
+    return describe
+
+
+class AttemptTotals:
+    """Counts attempts for the worker's report."""
+
+    def __init__(self) -> None:
+        self._ended: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._prompt_tokens = self._completion_tokens = 0
+
+    def count(self, event: AttemptEnded) -> None:
+        """Count one more."""
+        self._ended[f"{event.kind}:{event.became}"] += 1
+        if event.code:
+            self._errors[event.code] += 1
+        self._prompt_tokens += event.prompt_tokens
+        self._completion_tokens += event.completion_tokens
+
+    def report(self) -> AttemptsReport:
+        """All so far."""
+        return AttemptsReport(
+            ended=dict(self._ended),
+            errors=dict(self._errors),
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+        )

@@ -1,0 +1,34 @@
+"""How an attempt ended, and what became of its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Result, Usage
+from tokenlane.routing.store.requests import Ending
+
+from .attempts import Stopped
+
+__all__ = ["Answered", "Ended", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
+
+    usage: Usage
+    result: Result | None = None
+
+
+Outcome: TypeAlias = Answered | LlmError | Stopped
+"""How an attempt ended: the answer is whole, it failed, or it was stopped."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of the request. `left`: to a newer attempt, or to its lease. `error`: what it failed with."""
+
+    how: Ending | Literal["requeued", "left"]
+    error: LlmError | None = None
