@@ -26,6 +26,7 @@ from tokenlane.config.settings.values import (
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.router import run_router
@@ -35,6 +36,7 @@ from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .attempt.attempts import Runs
+from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
@@ -143,7 +145,17 @@ async def _served(
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name)
     embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
-    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, embedder.hits, condition)
+    totals = AttemptTotals()
+
+    def report() -> WorkerReport:
+        return WorkerReport(
+            cache=embedder.hits(),
+            internal_errors=pool.internal_errors.count,
+            attempts=totals.report(),
+            delivery=publisher.report(),
+        )
+
+    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, report, condition)
     control = Control(runs, publisher)
     await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
     await lease.open()
@@ -167,7 +179,19 @@ async def _served(
         }.items():
             tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
         yield Lane(
-            pool, hub, worker, announcement, backend, runs, publisher, lease, models, embedder, readiness, transcripts
+            pool,
+            hub,
+            worker,
+            announcement,
+            backend,
+            runs,
+            publisher,
+            lease,
+            models,
+            embedder,
+            readiness,
+            transcripts,
+            observers=(log_attempt, totals.count),
         )
 
 

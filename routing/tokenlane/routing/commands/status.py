@@ -13,6 +13,7 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.watch.health import Problem, problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -110,7 +111,7 @@ def _summary(seen: Snapshot) -> str:
 
 def _survived(seen: Snapshot) -> list[str]:
     """A line on the processes that met bugs of tokenlane's, if any did."""
-    counts = {worker.name: worker.internal_errors for lane in seen.lanes for worker in lane.workers}
+    counts = {worker.name: worker.report.internal_errors for lane in seen.lanes for worker in lane.workers}
     counts |= {router.name: router.internal_errors for router in seen.routers}
     told = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
     return [f"bugs     {told}: its log says where; please report it"] if told else []
@@ -182,7 +183,7 @@ def _workers(workers: list[WorkerStatus]) -> Table:
             str(worker.running),
             age(worker.beat_ms),
             "-" if worker.revision is None else str(worker.revision),
-            f"{worker.cache.found / worker.cache.asked:.0%}" if worker.cache.asked else "-",
+            _share(worker.report.cache),
             worker.host or "-",
             worker.versions.get("tokenlane", "-"),
             worker.versions.get("server", "-"),
@@ -195,3 +196,8 @@ def _workers(workers: list[WorkerStatus]) -> Table:
 
 def _error(error: LastError | None) -> str:
     return f"{error.code}, {age(error.age_ms)} ago" if error else "-"
+
+
+def _share(cache: Hits) -> str:
+    """How much of what it was asked for the cache had."""
+    return f"{cache.found / cache.asked:.0%}" if cache.asked else "-"

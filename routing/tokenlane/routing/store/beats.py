@@ -14,7 +14,8 @@ from typing import Literal, cast
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.messages import Progress
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits, LaneView, Running
+from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, LaneView, Running
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.support.tasks import InternalErrors
 
@@ -29,6 +30,7 @@ __all__ = ["Beat", "Beats", "Checked", "Hold", "Swept"]
 
 Hold = Literal["mine", "stale", "cancelled", "expired"]
 
+_NO_REPORT = WorkerReport()
 _progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 
 
@@ -92,7 +94,7 @@ class Beats:
         takes_new_work: bool,
         condition: Condition = UP,
         fault: Fault | None = None,
-        hits: Hits | None = None,
+        report: WorkerReport = _NO_REPORT,
     ) -> Beat:
         """A worker's beat: announces its lane, and renews the leases of all it runs.
 
@@ -100,10 +102,9 @@ class Beats:
             takes_new_work: it does while its back end is up; False: it stops.
             condition: of its back end.
             fault: the newest error of its back end, until an answer says that the worker is registered.
-            hits: of its cache of vectors, if it has one.
+            report: what it has counted, for those who watch.
         """
         told = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
-        counted = (hits.found, hits.asked) if hits else (0, 0)
         held = [
             part
             for one in running
@@ -114,7 +115,7 @@ class Beats:
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
             *(lane.limit_of("chat"), lane.offer.model_dump_json()),
-            *(*told, *counted, self._internal_errors.count, condition.why, *held),
+            *(*told, report.model_dump_json(), condition.why, *held),
             urgency=Urgency.BEAT,
         )
         return _beat(reply)

@@ -36,9 +36,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `lanes`                 | zset   | lanes by last beat of one of their workers (ms)      | `sweep`, after 1 h       |
 | `workers`, `routers`    | zset   | by beat (ms)                                         | `sweep`                  |
 | `worker:W`              | hash   | lane, host, versions, policy revision at its beat,   | itself, 3 leases past    |
-|                         |        | code and time of its newest error, vectors found in  | its beat                 |
-|                         |        | its cache and asked of it, internal errors survived, |                          |
-|                         |        | ids of its keys, `told` and `why` as above           |                          |
+|                         |        | code and time of its newest error, `report`: JSON    | its beat                 |
+|                         |        | for those who watch, ids of its keys, `told` and     |                          |
+|                         |        | `why` as above                                       |                          |
 | `router:R`,             | string | policy revision by which it decides; internal errors | itself, after 3 s        |
 | `router:R:survived`     |        | its process has survived, if any                     |                          |
 | `clients`               | zset   | by beat (ms)                                         | `sweep`, leaving         |

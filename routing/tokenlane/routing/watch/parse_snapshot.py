@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Priority
-from tokenlane.routing.decide.lanes.offer import Hits, LaneView
+from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
@@ -74,9 +75,7 @@ class _WorkerReply(NamedTuple):
     revision: str | None
     error: str
     error_at: int
-    found: int
-    asked: int
-    survived: int
+    report: str
     keys: str | None
     told: str
     why: str
@@ -209,6 +208,8 @@ def _unknown_of_workers(reply: _Reply) -> Iterator[str]:
     for worker in reply.workers:
         if worker.versions is not None and _versions(worker.versions) is None:
             yield f"the versions of worker {worker.name!r}: none are shown"
+        if _report(worker.report) is None:
+            yield f"the report of worker {worker.name!r}: its counts are shown as 0"
     for kind, name, revision in (
         *(("worker", worker.name, worker.revision) for worker in reply.workers),
         *(("router", router.name, router.revision) for router in reply.routers),
@@ -234,6 +235,13 @@ def _parsed(name: str) -> Queue | None:
 def _versions(document: str) -> dict[str, str] | None:
     try:
         return _texts().validate_json(document)
+    except ValidationError:
+        return None
+
+
+def _report(document: str) -> WorkerReport | None:
+    try:
+        return WorkerReport.model_validate_json(document) if document else WorkerReport()
     except ValidationError:
         return None
 
@@ -293,8 +301,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
             beat_ms=age,
             revision=_number(worker.revision),
             error=LastError(worker.error, reply.now - worker.error_at) if worker.error else None,
-            cache=Hits(worker.found, worker.asked),
-            internal_errors=worker.survived,
+            report=_report(worker.report) or WorkerReport(),
             keys=None if worker.keys is None else tuple(worker.keys.split()),
             why=worker.why,
         )

@@ -13,7 +13,8 @@ from typing import Literal
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.messages import Kind, Needs, Priority
-from tokenlane.routing.decide.lanes.offer import Hits, LaneView, Offer
+from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
 
@@ -97,10 +98,9 @@ class LastError:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `cache`:
-    what its cache of vectors was asked for since it started. `internal_errors`: how many its tasks have survived.
-    `keys`: the ids of the pool keys it has, None if it does not say, as older versions do not. `why`: what keeps its
-    back end from being up."""
+    """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `report`:
+    what it has counted since it started. `keys`: the ids of the pool keys it has, None if it does not say, as older
+    versions do not. `why`: what keeps its back end from being up."""
 
     name: str
     lane: str
@@ -111,8 +111,7 @@ class WorkerStatus:
     beat_ms: int
     revision: int | None
     error: LastError | None
-    cache: Hits = field(default_factory=Hits)
-    internal_errors: int = 0
+    report: WorkerReport = field(default_factory=WorkerReport)
     keys: tuple[str, ...] | None = None
     why: str = ""
 

@@ -108,12 +108,12 @@ async def test_a_bug_in_a_background_task_ends_nothing(
             while True:
                 seen = await take_snapshot(pool)
                 ((worker,),) = (lane.workers for lane in seen.lanes)
-                if worker.internal_errors + client.internal_errors >= 3:
+                if worker.report.internal_errors + client.internal_errors >= 3:
                     break
                 await asyncio.sleep(0.05)
         assert "internal error" in caplog.text
         assert SECRET not in caplog.text
-        assert (worker.name in _summary(seen)) == bool(worker.internal_errors)
+        assert (worker.name in _summary(seen)) == bool(worker.report.internal_errors)
 
 
 async def test_a_bug_in_sending_a_request_ends_that_request_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from tests.integration import life
 from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
 from tests.lanes import chats
 
+from tokenlane.routing.contract.worker_report import AttemptsReport, WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement, Fault
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.decide.policy import Policy
@@ -166,6 +168,19 @@ async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
     known = (await lane(pool)).workers[0]
     assert (known.host, known.versions, known.revision) == (life.FACTS.host, life.FACTS.versions, 0)
     assert 20_000 < await raw(pool).pttl(f"{PREFIX}worker:{WORKER}") <= 30_000
+
+
+async def test_what_a_worker_has_counted(pool: Pool) -> None:
+    """Its report comes through as it is, fields that this version does not know left out; an older worker has none."""
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
+    report = WorkerReport(internal_errors=3, attempts=AttemptsReport(ended={"chat:completed": 2}, prompt_tokens=7))
+    await pool.beats.renew(WORKER, LANE, [], takes_new_work=True, report=report)
+    assert (await lane(pool)).workers[0].report == report
+    newer = {**report.model_dump(), "to_come": 1}
+    await raw(pool).hset(f"{PREFIX}worker:{WORKER}", "report", json.dumps(newer))
+    assert (await lane(pool)).workers[0].report == report
+    await raw(pool).hdel(f"{PREFIX}worker:{WORKER}", "report")
+    assert (await lane(pool)).workers[0].report == WorkerReport()
 
 
 async def test_a_wiped_server_is_told_the_facts_anew(pool: Pool) -> None:

@@ -167,7 +167,7 @@ async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, po
                 workers = [
                     worker for at in (await take_snapshot(pool)).lanes for worker in at.workers if at.name == "lane2"
                 ]
-                return [(worker.cache.found, worker.cache.asked) for worker in workers] == [(1, 2)]
+                return [(worker.report.cache.found, worker.report.cache.asked) for worker in workers] == [(1, 2)]
 
             await eventually(told)
 

@@ -42,10 +42,7 @@ HOSTILE = [
     b"\xff\xfe".decode("latin-1"),
 ]
 LANE_FIELDS = ("provider", "endpoint", "models", "limit", "seen", "left", "offer", "arq", "told", "why")
-WORKER_FIELDS = (
-    *("lane", "host", "versions", "revision", "error", "error_at", "found", "asked", "survived", "keys"),
-    *("told", "why"),
-)
+WORKER_FIELDS = ("lane", "host", "versions", "revision", "error", "error_at", "report", "keys", "told", "why")
 BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), chats(2)), "worker\u202e\x1b[31m\xff"
 
 
@@ -126,6 +123,7 @@ async def test_no_value_of_a_hash_ends_a_reader(
         (f"{PREFIX}lane:bad:state", "offer", '{"limits": 3}'),
         (f"{PREFIX}worker:{WORSE}", "versions", '{"tokenlane": 3}'),
         (f"{PREFIX}worker:{WORSE}", "revision", "newest"),
+        (f"{PREFIX}worker:{WORSE}", "report", '{"attempts": {"ended": {"chat:completed": -1}}}'),
     ],
 )
 async def test_what_cannot_be_read_is_named(

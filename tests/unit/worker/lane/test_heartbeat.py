@@ -13,7 +13,8 @@ from tests.waiting import until
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.messages import Envelope, new_id
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits, Running
+from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Running
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
@@ -54,7 +55,7 @@ class FakePool:
         takes_new_work: bool,
         condition: Condition = UP,
         fault: Fault | None = None,
-        hits: Hits | None = None,
+        report: WorkerReport | None = None,
     ) -> Beat:
         if self.failing:
             self.refused += 1

@@ -282,7 +282,7 @@ async def test_memory_is_bounded_oldest_ended_first() -> None:
         for _ in range(5):
             running.put(TokenDelta(text="y" * 800))
             await turns(20)
-        assert publisher.statistics().kept_bytes <= 3000
+        assert publisher.report().kept_bytes <= 3000
         assert publisher.replay(ID, ATTEMPT + 1, 0)
 
 
@@ -296,7 +296,7 @@ async def test_what_ended_is_forgotten_after_its_time() -> None:
         await until(lambda: not publisher.replay(ID, ATTEMPT, 0))
         publisher.open(ID, ATTEMPT + 1, "m").discard()
         assert not publisher.replay(ID, ATTEMPT + 1, 0)
-        assert publisher.statistics().kept_bytes == 0
+        assert publisher.report().kept_bytes == 0
 
 
 HALF = "\ud83d"

@@ -10,7 +10,7 @@ from functools import partial
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import EmbedRequest, Vectors
-from tokenlane.routing.decide.lanes.offer import Hits
+from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.providers import Embeds, LlmProvider
 
@@ -49,9 +49,10 @@ class Embedder:
         if self._batches is not None:
             await self._batches.run()
 
-    def hits(self) -> Hits | None:
-        """What the cache was asked for so far; None without one."""
-        return None if self._cache is None else Hits(self._cache.hits, self._cache.hits + self._cache.misses)
+    def hits(self) -> Hits:
+        """What the cache was asked for so far; nothing without one."""
+        cache = self._cache
+        return Hits() if cache is None else Hits(found=cache.hits, asked=cache.hits + cache.misses)
 
     def check(self, request: EmbedRequest) -> None:
         """Refuse what is not to be served by this lane.

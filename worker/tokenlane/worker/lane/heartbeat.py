@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Hits
+from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
@@ -32,7 +33,7 @@ class Lease:
         announcement: Announcement,
         facts: Facts,
         runs: Runs,
-        hits: Callable[[], Hits | None] = lambda: None,
+        report: Callable[[], WorkerReport] = WorkerReport,
         condition: Condition = UP,
     ) -> None:
         self._pool = pool
@@ -42,7 +43,7 @@ class Lease:
         self._registered = True  # unless the pool says otherwise
         self._fault: Fault | None = None
         self._runs = runs
-        self._hits = hits
+        self._report = report
         self._condition = condition
         self._changed: list[Callable[[], None]] = []
         self._takes_new_work = True
@@ -152,7 +153,7 @@ class Lease:
                 takes_new_work=self._takes_new_work,
                 condition=self._condition,
                 fault=fault,
-                hits=self._hits(),
+                report=self._report(),
             )
         self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
         for run, hold in zip(held, beat.holds, strict=True):

@@ -11,30 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple
 
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.worker_report import DeliveryReport
 from tokenlane.routing.store.pool import Pool
 
 from .outlet import Outlet
 from .replay_memory import KEPT_BYTES, AttemptKey, ReplayMemory
 from .timings import Timings
 
-__all__ = ["Publisher", "PublisherStatistics"]
+__all__ = ["Publisher"]
 
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024
 """Of one request; its back end is not read any further while more than that waits for a flush."""
-
-
-class PublisherStatistics(NamedTuple):
-    """What a publisher has done since it began, and what it keeps now."""
-
-    flushes: int
-    messages: int
-    replays: int
-    kept_bytes: int
 
 
 class Publisher:
@@ -80,9 +71,11 @@ class Publisher:
         self._due.set()
         return True
 
-    def statistics(self) -> PublisherStatistics:
-        """How much was published and is kept."""
-        return PublisherStatistics(self._flushes, self._messages, self._replays, self.memory.bytes)
+    def report(self) -> DeliveryReport:
+        """How much was published so far, and what is kept now."""
+        return DeliveryReport(
+            flushes=self._flushes, messages=self._messages, replays=self._replays, kept_bytes=self.memory.bytes
+        )
 
     async def run(self) -> None:
         """Flush until cancelled."""

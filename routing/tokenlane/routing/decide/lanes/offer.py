@@ -17,7 +17,6 @@ __all__ = [
     "Announcement",
     "Facts",
     "Fault",
-    "Hits",
     "LaneView",
     "Offer",
     "Running",
@@ -113,14 +112,6 @@ class Fault:
 
     code: str
     at: float
-
-
-@dataclass(frozen=True)
-class Hits:
-    """What a worker's cache of vectors was asked for since it started: vectors that were there, and in all."""
-
-    found: int = 0
-    asked: int = 0
 
 
 @dataclass(frozen=True)

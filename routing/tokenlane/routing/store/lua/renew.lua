@@ -5,14 +5,12 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker  2 lane  3 up: it takes new work, loading, down or draining  4 provider  5 endpoint  6 models, JSON  7 limit
 --       8 what else the lane takes, JSON  9 code of the worker's newest error, '' if there is none to tell
---       10 ms since then  11 vectors found in the worker's cache  12 those asked of it in all
---       13 internal errors its process has survived  14 why its back end is loading or down
+--       10 ms since then  11 what it reports to those who watch, JSON  12 why its back end is loading or down
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
 -- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, the worker's facts are known: 1 or 0,
 --       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
 
-local worker, lane, told, provider, endpoint, models, limit, offer, fault, fault_age, found, asked = unpack(ARGV, 1, 12)
-local survived, why = ARGV[13], ARGV[14]
+local worker, lane, told, provider, endpoint, models, limit, offer, fault, fault_age, report, why = unpack(ARGV, 1, 12)
 local takes = told == 'up'
 local now, lease = now_ms(), rule('lease_ms')
 local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
@@ -54,8 +52,8 @@ end
 local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, int(3 * lease))
 if registered == 1 then
-  redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'found', found,
-    'asked', asked, 'survived', survived, 'told', told, 'why', why)
+  redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'report', report,
+    'told', told, 'why', why)
   if fault ~= '' then redis.call('HSET', facts, 'error', fault, 'error_at', int(now - fault_age)) end
 end
 
@@ -83,7 +81,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
 end
 
 local reply = { status, known, lease, registered }
-for i = 15, #ARGV, 7 do
+for i = 13, #ARGV, 7 do
   reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     tonumber(ARGV[i + 6]))
 end

@@ -7,9 +7,8 @@
 --       lane: {as lane_facts of common.lua says, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       its time ms, vectors found in its cache, those asked of it, internal errors survived,
---       ids of its keys, nil of an older version, what it said of its back end, and why}; host, versions and revision nil
---       where the server lacks the worker's facts
+--       its time ms, what it reports, JSON or '', ids of its keys, nil of an older version, what it said of its back
+--       end, and why}; host, versions and revision nil where the server lacks the worker's facts
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
 --       clients: {known, of them silent for 6 s}
 --       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
@@ -66,10 +65,9 @@ local function each_by_beat(key, visit)
 end
 each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
-    'found', 'asked', 'survived', 'keys', 'told', 'why')
+    'report', 'keys', 'told', 'why')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', whole(facts[6]), whole(facts[7]), whole(facts[8]), whole(facts[9]), facts[10],
-    facts[11] or '', facts[12] or '' }
+    facts[4], facts[5] or '', whole(facts[6]), facts[7] or '', facts[8], facts[9] or '', facts[10] or '' }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),
