@@ -266,7 +266,7 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: 
 async def test_probe_recognises_it(endpoint: str) -> None:
     """The real server of llama.cpp is seen as what it is, with the model."""
     seen = await look(Place(LaneSettings("probe", "openai", endpoint)))
-    assert (seen.found, seen.provider, seen.models) == (True, "llamacpp", (MODEL_NAME,))
+    assert (seen.problem, seen.provider, seen.models) == (None, "llamacpp", (MODEL_NAME,))
 
 
 async def test_a_server_that_cannot_start(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ async def test_at_a_unix_socket(tmp_path: Path) -> None:
     )
     try:
         async with asyncio.timeout(60):
-            while not (seen := await look(Place(LaneSettings("probe", "openai", f"unix://{at}")))).found:
+            while (seen := await look(Place(LaneSettings("probe", "openai", f"unix://{at}")))).problem:
                 assert server.returncode is None
         assert (seen.provider, seen.models) == ("llamacpp", ("smollm2",))
         async with LlamaCppProvider(LaneSettings("gpu0", "llamacpp", f"unix://{at}")) as provider:

@@ -140,7 +140,7 @@ async def test_models_and_capacity(provider: LlmProvider) -> None:
 async def test_probe_recognises_it(server: httpx.AsyncClient) -> None:
     """It is seen as what it is, with the model."""
     seen = await look(Place(LaneSettings("probe", "openai", str(server.base_url))))
-    assert (seen.found, seen.provider) == (True, "ollama")
+    assert (seen.problem, seen.provider) == (None, "ollama")
     assert "smollm2:latest" in seen.models
 
 

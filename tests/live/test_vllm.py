@@ -111,7 +111,7 @@ async def checked(endpoint: str, only: list[str] | None = None) -> Report:
 async def test_probe_recognises_it(endpoint: str) -> None:
     """It is seen as what it is, with the model."""
     seen = await look(Place(LaneSettings("probe", "openai", endpoint)))
-    assert (seen.found, seen.provider, seen.models) == (True, "vllm", ("smollm2",))
+    assert (seen.problem, seen.provider, seen.models) == (None, "vllm", ("smollm2",))
 
 
 async def test_a_begun_answer_goes_on(provider: VllmProvider) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,13 +12,14 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.environment import unknown_variables
 from tokenlane.config.settings.load import find_pool, pool_name, read
-from tokenlane.routing.watch.doctor import Check, check_environment, examine
+from tokenlane.routing.watch.doctor import examine, examine_environment
+from tokenlane.routing.watch.finding import Finding
 
 from .pool_session import pool_session
 
 __all__ = ["doctor"]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
 
 
@@ -30,24 +30,24 @@ def doctor(
 ) -> None:
     """Check server, clock, key, lanes, versions and variables; exit code 1 if a check fails."""
     where, name = find_pool(redis), pool_name(pool)
-    checks = (*pool_session(where, name, examine), *check_environment(unknown_variables(read())))
+    findings = (*pool_session(where, name, examine), examine_environment(unknown_variables(read())))
     if as_json:
-        show_json({"v": _SCHEMA_VERSION, "pool": name, "checks": [asdict(check) for check in checks]})
+        show_json({"v": _SCHEMA_VERSION, "pool": name, "findings": [finding.document() for finding in findings]})
     else:
-        show(f"pool {name} at {where.safe_url}", _table(checks), *_advice(checks))
-    raise typer.Exit(FAILED if any(check.status == "fail" for check in checks) else OK)
+        show(f"pool {name} at {where.safe_url}", _table(findings), *_details(findings))
+    raise typer.Exit(FAILED if any(finding.severity == "fail" for finding in findings) else OK)
 
 
-def _table(checks: tuple[Check, ...]) -> Table:
-    rows = [(check.status, check.name, check.found) for check in checks]
-    return Table(("STATUS", "CHECK", "FOUND"), rows, _LOOKS)
+def _table(findings: tuple[Finding, ...]) -> Table:
+    rows = [(finding.severity, finding.code, finding.subject, finding.found) for finding in findings]
+    return Table(("STATUS", "CHECK", "OF", "FOUND"), rows, _LOOKS)
 
 
-def _advice(checks: tuple[Check, ...]) -> list[str]:
+def _details(findings: tuple[Finding, ...]) -> list[str]:
     """What is not well, with what it means and what to do."""
     return [
-        f"{check.status}: {one_line(f'{check.name}: {check.found}')}\n"
-        f"  means: {check.means}\n  do:    {one_line(check.advice)}"
-        for check in checks
-        if check.status != "ok" and check.advice
+        f"{finding.severity}: {one_line(f'{finding.code}: {finding.found}')}\n"
+        f"  means: {finding.code.means}\n  do:    {one_line(finding.advice)}"
+        for finding in findings
+        if finding.severity != "ok" and finding.advice
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,8 @@ from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
-from tokenlane.routing.watch.health import Problem, problems
+from tokenlane.routing.watch.finding import Finding
+from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
@@ -45,7 +45,7 @@ def status(
     """Show what waits, what runs, and who serves it."""
     seen = pool_session(find_pool(redis), pool_name(pool), take_snapshot)
     wrong = problems(seen, max_wait)
-    fails = any(not problem.warning for problem in wrong)
+    fails = any(problem.severity == "fail" for problem in wrong)
     if as_json:
         show_json(as_document(seen, wrong))
     elif check:
@@ -55,10 +55,10 @@ def status(
     raise typer.Exit(FAILED if check and fails else OK)
 
 
-def as_document(seen: Snapshot, wrong: tuple[Problem, ...]) -> dict[str, Any]:
+def as_document(seen: Snapshot, wrong: tuple[Finding, ...]) -> dict[str, Any]:
     """What `--json` writes: the snapshot's tree without what routers make of it, and what is wrong."""
     tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy", "views"})
-    return {**tree, "problems": [asdict(problem) for problem in wrong]}
+    return {**tree, "problems": [problem.document() for problem in wrong]}
 
 
 def _all_well(seen: Snapshot) -> str:
@@ -66,13 +66,14 @@ def _all_well(seen: Snapshot) -> str:
     return f"ok: {lanes} lanes up, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
 
 
-def _lines(wrong: tuple[Problem, ...]) -> str:
+def _lines(wrong: tuple[Finding, ...]) -> str:
     return "\n".join(
-        f"{'warning: ' if problem.warning else ''}{problem.code}: {one_line(problem.message)}" for problem in wrong
+        f"{'warning: ' if problem.severity == 'warn' else ''}{problem.code}: {one_line(str(problem))}"
+        for problem in wrong
     )
 
 
-def _parts(seen: Snapshot, wrong: tuple[Problem, ...]) -> list[str | Table]:
+def _parts(seen: Snapshot, wrong: tuple[Finding, ...]) -> list[str | Table]:
     parts: list[str | Table] = [_summary(seen)]
     if seen.roles:
         parts.append(_roles(seen.roles))

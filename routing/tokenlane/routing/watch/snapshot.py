@@ -34,7 +34,7 @@ __all__ = [
     "WorkerStatus",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]
 """As its lane's would be if no other worker served that; or it has not beaten for a lease."""

@@ -16,7 +16,8 @@ from tests.lanes import chats
 from tokenlane.config import exit_codes as exits
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.watch.doctor import Check, examine
+from tokenlane.routing.watch.doctor import examine
+from tokenlane.routing.watch.finding import Code, Finding
 
 
 async def doctor(directory: Path, url: str, *arguments: str) -> Ended:
@@ -25,9 +26,9 @@ async def doctor(directory: Path, url: str, *arguments: str) -> Ended:
         return await (await opened.tokenlane("doctor", *arguments)).ended()
 
 
-async def checks(pool: Pool) -> dict[str, Check]:
-    """All checks of a pool, by name."""
-    return {check.name: check for check in await examine(pool)}
+async def findings(pool: Pool, subject: str = "") -> dict[Code, Finding]:
+    """All that is found in a pool on that subject, by code."""
+    return {finding.code: finding for finding in await examine(pool) if finding.subject == subject}
 
 
 @pytest.fixture
@@ -42,10 +43,10 @@ async def test_what_is_denied_is_unknown(guarded: str) -> None:
     """Where INFO and CONFIG are denied the checks say so, and all others are made."""
     async with connect(guarded) as pool:
         await pool.beats.sweep("host/1", revision=0)
-        found = await checks(pool)
-    denied = ("server version", "server role", "maxmemory-policy", "memory", "persistence", "timeout", "pub/sub buffer")
-    assert {found[name].status for name in denied} == {"unknown"}
-    assert {found[name].status for name in ("routers", "round trip", "clock")} == {"ok"}
+        found = await findings(pool)
+    denied = (Code.SERVER_VERSION, Code.SERVER_ROLE, Code.EVICTION, Code.MEMORY, Code.PERSISTENCE, Code.TIMEOUT)
+    assert {found[code].severity for code in (*denied, Code.PUBSUB_BUFFER)} == {"unknown"}
+    assert {found[code].severity for code in (Code.ROUTERS, Code.ROUND_TRIP, Code.CLOCK)} == {"ok"}
 
 
 async def test_a_server_that_evicts(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ async def test_a_server_that_evicts(tmp_path: Path) -> None:
     async with valkey(tmp_path, *options) as port:
         ended = await doctor(tmp_path, f"redis://127.0.0.1:{port}")
     assert (ended.code, ended.error) == (exits.FAILED, "")
-    assert "fail    maxmemory-policy" in ended.out
+    assert "fail    maxmemory_policy" in ended.out
     assert "do:    CONFIG SET maxmemory-policy noeviction" in ended.out
     assert "warn    timeout" in ended.out
 
@@ -63,15 +64,15 @@ async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
     """With a router and a live lane nothing fails, and JSON has every check with what it means."""
     await pool.beats.register(life.WORKER, life.LANE.lane, life.FACTS)
     await pool.beats.renew(life.WORKER, life.LANE, [], takes_new_work=True)
-    found = await checks(pool)
-    assert found["lane lane1"].status == "ok"
-    assert found[f"versions {life.WORKER}"].found.startswith("tokenlane 0.1.0, arq 0.28.0")
+    assert (await findings(pool, "lane1"))[Code.LANE].severity == "ok"
+    assert (await findings(pool, life.WORKER))[Code.VERSIONS].found.startswith("tokenlane 0.1.0, arq 0.28.0")
     ended = await doctor(tmp_path, pool.url, "--json")
     document = json.loads(ended.out)
-    assert (document["v"], document["pool"]) == (1, "main")
-    assert all(check.keys() == {"name", "status", "found", "means", "advice"} for check in document["checks"])
-    failed = {check["name"] for check in document["checks"] if check["status"] == "fail"}
-    assert (ended.code, failed) == (exits.FAILED, {"routers"})
+    assert (document["v"], document["pool"]) == (2, "main")
+    fields = {"code", "severity", "subject", "found", "means", "advice"}
+    assert all(finding.keys() == fields for finding in document["findings"])
+    failed = {finding["code"] for finding in document["findings"] if finding["severity"] == "fail"}
+    assert (ended.code, failed) == (exits.FAILED, {Code.NO_ROUTER})
 
 
 async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
@@ -83,10 +84,10 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), chats(1))
         await pool.beats.register("w1", "gpu0", Facts(host))
         await pool.beats.renew("w1", lane, [], takes_new_work=True)
-        check = (await checks(pool))["lane gpu0"]
-        assert (check.status, "answers" in check.found) == ("ok", True)
-    check = (await checks(pool))["lane gpu0"]
-    assert (check.status, "refuses" in check.found) == ("fail", True)
+        endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
+        assert (endpoint.severity, "answers" in endpoint.found) == ("ok", True)
+    endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
+    assert (endpoint.severity, "refuses" in endpoint.found) == ("fail", True)
 
 
 async def test_no_pool(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.repository import ROOT
 from tokenlane.config import exit_codes as exits
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
-from tokenlane.routing.watch.health import Problem
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.snapshot import SCHEMA_VERSION, Snapshot
 
 _BEAT_S = 0.3
@@ -123,12 +123,17 @@ def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "names"), [*documented(Snapshot, {}).items(), *documented(Problem, {}).items()])
+@pytest.mark.parametrize(("kind", "names"), [*documented(Snapshot, {}).items(), *documented(Finding, {}).items()])
 def test_every_field_is_documented(kind: str, names: set[str]) -> None:
     """docs/status.md has a line for each field that `--json` writes."""
     missing = {name for name in names - UNWRITTEN if f"`{name}`" not in DOCUMENTATION}
     assert not missing, (kind, missing)
     assert f'"v": {SCHEMA_VERSION}' in DOCUMENTATION
+
+
+def test_every_code_is_documented() -> None:
+    """docs/status.md says of each code what is looked at, or wrong."""
+    assert [code for code in Code if f"`{code}`" not in DOCUMENTATION] == []
 
 
 async def test_an_empty_pool_is_clear(pool: Pool) -> None:

@@ -23,8 +23,10 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.arrival.arrival import Arrival, arrive
+from tokenlane.worker.arrival.arrival import Arrival, Destination
+from tokenlane.worker.arrival.look_around import look_ahead
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
 
@@ -57,8 +59,12 @@ async def check(processes: Farm, endpoint: str, *more: str) -> Ended:
 async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | None = None) -> Arrival:
     """What lane gpu0 would find there; without keys of its own or any beside the server's socket."""
     settings = LaneSettings("gpu0", "llamacpp", endpoint=endpoint, models=models)
-    redis = RedisSettings(pool.url, keys or KeyRing())
-    return await arrive(settings, redis, "main", "auto for llamacpp")
+    return await arrive(settings, pool, keys)
+
+
+async def arrive(settings: LaneSettings, pool: Pool, keys: KeyRing | None = None) -> Arrival:
+    """What a lane of these settings would find."""
+    return await look_ahead(Destination(settings, RedisSettings(pool.url, keys or KeyRing()), "main", "auto"))
 
 
 def block(text: str) -> dict[str, str]:
@@ -99,7 +105,7 @@ async def test_a_models_name_cannot_draw(processes: Farm, pool: Pool) -> None:
         assert "?[2Jm??problem   none" in told
         assert not set(told) & {"\x1b", "\x07"}
         assert "\nproblem   none" not in told
-    assert arrival.document()["problems"][0].endswith(drawing)
+    assert arrival.document()["problems"][0]["found"].endswith(drawing)
 
 
 async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
@@ -166,30 +172,32 @@ async def test_a_back_end_without_a_model(pool: Pool) -> None:
     """An Ollama that has none lacks the one that is configured."""
     async with Simulator(api="ollama", models=()) as simulator:
         settings = LaneSettings("gpu0", "ollama", simulator.url, models=("phi3",))
-        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto")
-    assert arrival.problems == ("the back end does not have model 'phi3'; it has none",)
+        arrival = await arrive(settings, pool)
+    assert [problem.code for problem in arrival.problems] == [Code.MODEL_MISSING]
 
 
 @pytest.mark.parametrize(
-    ("api", "provider", "said"),
+    ("api", "provider", "is_another", "fails"),
     [
-        ("ollama", "openai", 'this is Ollama: provider = "ollama" knows more of it'),
-        ("ollama", "vllm", 'this is Ollama, not vLLM: set provider = "ollama"'),
-        ("llamacpp", "lmstudio", 'this is llama.cpp, not LM Studio: set provider = "llamacpp"'),
-        ("ollama", "ollama", None),
-        ("openai", "openai", None),
-        ("openai", "vllm", None),
+        ("ollama", "openai", True, False),
+        ("ollama", "vllm", True, True),
+        ("llamacpp", "lmstudio", True, True),
+        ("ollama", "ollama", False, False),
+        ("openai", "openai", False, False),
+        ("openai", "vllm", False, False),
     ],
 )
-async def test_a_server_that_is_not_the_providers(pool: Pool, api: str, provider: str, said: str | None) -> None:
-    """Which server answers is told in a line where it is another. It is a problem, however well it answers, where the
-    provider is not for any server of OpenAI's dialect."""
+async def test_a_server_that_is_not_the_providers(
+    pool: Pool, api: str, provider: str, is_another: bool, fails: bool
+) -> None:
+    """Which server answers is told where it is another. It is a problem, however well it answers, where the provider is
+    not for any server of OpenAI's dialect."""
     async with Simulator(api=api) as simulator:
-        settings = LaneSettings("gpu0", provider, simulator.url)
-        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto")
-    assert block(arrival.text()).get("server") == said
+        arrival = await arrive(LaneSettings("gpu0", provider, simulator.url), pool)
     assert arrival.document()["server"] == api
-    assert len(arrival.problems) == (provider not in ("openai", api) and api != "openai")
+    assert (f'set provider = "{api}"' in arrival.text()) == is_another
+    assert (Code.OTHER_SERVER in [finding.code for finding in arrival.findings]) == is_another
+    assert len(arrival.problems) == fails
 
 
 async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path) -> None:
@@ -211,7 +219,8 @@ async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path
 async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator) -> None:
     """A model that is to be served and is not there is a problem, told with those that are."""
     arrival = await arrive_at(pool, backend.url, "nope")
-    assert arrival.problems == ("the back end does not have model 'nope'; it has sim",)
+    (problem,) = arrival.problems
+    assert (problem.code, "'nope'" in problem.found, "sim" in problem.found) == (Code.MODEL_MISSING, True, True)
 
 
 @pytest.mark.parametrize("pinned", ["sim", "other"])
@@ -219,9 +228,9 @@ async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
     """A pinned model that the lane leaves out is a problem; a pin on what is not there is none."""
     async with Simulator(api="ollama") as ollama:
         settings = LaneSettings("gpu0", "ollama", endpoint=ollama.url, digests={pinned: f"sha256:{'0' * 64}"})
-        arrival = await arrive(settings, RedisSettings(pool.url, KeyRing()), "main", "auto for ollama")
-    said = ["model 'sim' is pinned, and not served, since it is another or cannot be checked: the log says which"]
-    assert list(arrival.problems) == (said if pinned == "sim" else [])
+        arrival = await arrive(settings, pool)
+    expected = [(Code.MODEL_NOT_PINNED, "sim")] if pinned == "sim" else []
+    assert [(problem.code, problem.subject) for problem in arrival.problems] == expected
 
 
 async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
@@ -229,7 +238,7 @@ async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
     await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), chats(1)))
     await pool.beats.register("w", "gpu0", life.FACTS)
     (problem,) = (await arrive_at(pool, backend.url)).problems
-    assert "http://elsewhere:8000" in problem
+    assert (problem.code, "http://elsewhere:8000" in problem.found) == (Code.LANE_TAKEN, True)
 
 
 async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
@@ -240,17 +249,17 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
     assert await life.dump(pool.redis) == {}
     await life.beat(pool)
     (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
-    assert key.id in problem
+    assert (problem.code, key.id in problem.found) == (Code.KEY_MISMATCH, True)
     await life.raw(pool).set(f"{life.PREFIX}key", "0123456789abcdef")
     arrival = await arrive_at(pool, backend.url, keys=ours)
     assert arrival.key_id == "0123456789abcdef"
-    assert "0123456789abcdef" in arrival.problems[0]
+    assert "0123456789abcdef" in arrival.problems[0].found
     await life.raw(pool).set(f"{life.PREFIX}key", key.id)
     assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
     for name, ids in (("key", f"{key.id} 0123456789abcdef"), ("retiring", "0123456789abcdef")):
         await life.raw(pool).set(f"{life.PREFIX}{name}", ids)
         (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
-        assert "0123456789abcdef" in problem
+        assert "0123456789abcdef" in problem.found
         await life.raw(pool).set(f"{life.PREFIX}key", key.id)
 
 
@@ -259,7 +268,7 @@ async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend:
     old, new = PoolKey.new(), PoolKey.new()
     await pool.sealing.announce(KeyRing((old,), prepared=(new,)))
     (problem,) = (await arrive_at(pool, backend.url, keys=KeyRing((old,)))).problems
-    assert new.id in problem
+    assert (problem.code, new.id in problem.found) == (Code.KEY_MISSING, True)
     assert (await arrive_at(pool, backend.url, keys=KeyRing((old, new)))).problems == ()
 
 

@@ -168,7 +168,7 @@ async def test_the_configured_endpoints_come_first(home: Path) -> None:
     seen = {place["endpoint"]: place for place in facts["places"]}
     assert set(list(seen)[:2]) == {vllm, wrong}
     assert seen[vllm]["models"] == ["qwen", "adapter"]
-    assert "it is Ollama, not TGI" in seen[wrong]["why_not"]
+    assert seen[wrong]["problem"]["code"] == "other_server"
     assert "http://127.0.0.1:11434" in seen
 
 

@@ -122,7 +122,7 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
     ("provider", "dialect", "told"),
     [
         ("ollama", None, "cannot be reached: it refused the connection"),
-        ("ollama", "vllm", 'this is vLLM, not Ollama: set provider = "vllm"'),
+        ("ollama", "vllm", 'set provider = "vllm"'),
         ("vllm", "vllm", "the back end does not have model 'phi3'; it has sim"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,14 +16,22 @@ from tests.integration.servers import free_port
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.watch.finding import Code
 from tokenlane.worker.discovery import servers as probe
 from tokenlane.worker.discovery.places import Place, default_places
-from tokenlane.worker.discovery.servers import Sighting, look, look_at_all
+from tokenlane.worker.discovery.servers import ModelServer, look, look_at_all
 from tokenlane.worker.providers import default_registry
 
 
-async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> Sighting:
+async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> ModelServer:
     return await look(Place(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
+
+
+async def why_not(looking: Awaitable[ModelServer]) -> str:
+    """Why a server cannot be used as it is."""
+    problem = (await looking).problem
+    assert problem is not None
+    return problem.found
 
 
 @pytest.mark.parametrize(
@@ -39,32 +47,32 @@ async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = 
 async def test_a_server_with_a_model(served: pages.Pages, kind: str, models: tuple[str, ...]) -> None:
     """Each kind is recognised wherever it listens, and found with the models that can chat."""
     async with pages.serving(served) as url:
-        sighting = await seen(url)
-        assert (sighting.found, sighting.provider, sighting.models) == (True, kind, models)
-        assert (sighting.lane.provider, sighting.endpoint) == (kind, url)
+        server = await seen(url)
+        assert (server.problem, server.provider, server.models) == (None, kind, models)
+        assert (server.lane.provider, server.endpoint) == (kind, url)
         assert (await seen(f"{url}/v1")).models == models
 
 
 @pytest.mark.parametrize(
-    ("served", "provider", "why_not"),
+    ("served", "provider", "code"),
     [
-        ({**pages.OLLAMA, "/api/tags": {"models": []}}, None, "ollama pull"),
-        ({**pages.LM_STUDIO, "/api/v1/models": {"models": []}}, None, "download one in LM Studio"),
-        (pages.VLLM_EMBEDDING, None, "serves no model that can chat"),
-        (pages.UNRELATED, None, "none of Ollama, LM Studio, vLLM, TGI, llama.cpp"),
-        (pages.UNRELATED, "ollama", "none of Ollama"),
-        (pages.UNRELATED, "openai", "no usable answer"),
-        (pages.OTHER_OPENAI, None, "--provider openai"),
-        (pages.OLLAMA, "vllm", "it is Ollama, not vLLM"),
-        (pages.LM_STUDIO, "ollama", "it is LM Studio, not Ollama"),
+        ({**pages.OLLAMA, "/api/tags": {"models": []}}, None, Code.MODEL_MISSING),
+        ({**pages.LM_STUDIO, "/api/v1/models": {"models": []}}, None, Code.MODEL_MISSING),
+        (pages.VLLM_EMBEDDING, None, Code.MODEL_MISSING),
+        (pages.UNRELATED, None, Code.OTHER_SERVER),
+        (pages.UNRELATED, "ollama", Code.OTHER_SERVER),
+        (pages.UNRELATED, "openai", Code.BACK_END),
+        (pages.OTHER_OPENAI, None, Code.OTHER_SERVER),
+        (pages.OLLAMA, "vllm", Code.OTHER_SERVER),
+        (pages.LM_STUDIO, "ollama", Code.OTHER_SERVER),
     ],
 )
-async def test_why_it_is_not_counted(served: pages.Pages, provider: str | None, why_not: str) -> None:
-    """A server that cannot be used as it is is not found, and it is said why."""
+async def test_why_it_is_not_counted(served: pages.Pages, provider: str | None, code: Code) -> None:
+    """A server that cannot be used as it is has a problem, which says why."""
     async with pages.serving(served) as url:
-        sighting = await seen(url, provider)
-    assert not sighting.found
-    assert why_not in sighting.why_not
+        problem = (await seen(url, provider)).problem
+    assert problem is not None
+    assert (problem.code, problem.subject) == (code, url)
 
 
 @pytest.mark.parametrize("api", DIALECTS)
@@ -72,9 +80,9 @@ async def test_an_endpoint_that_names_a_user(api: str) -> None:
     """It is recognised like any other, and its password is not shown."""
     async with Simulator(api=api) as simulator:
         url = simulator.url.replace("://", "://user:word@")
-        sighting = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
-        assert (sighting.provider, sighting.why_not) == (api, "")
-    assert "word" not in sighting.endpoint
+        server = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
+        assert (server.provider, server.problem) == (api, None)
+    assert "word" not in server.endpoint
 
 
 @pytest.mark.parametrize(
@@ -83,34 +91,34 @@ async def test_an_endpoint_that_names_a_user(api: str) -> None:
 async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
     """A server that wants another key is recognised all the same."""
     async with pages.serving(served, status=401) as url:
-        for sighting in (await seen(url, kind), await seen(url)):
-            assert not sighting.found
-            assert "key" in sighting.why_not
-            assert (sighting.provider, sighting.lane.provider) == (kind, kind)
+        for server in (await seen(url, kind), await seen(url)):
+            assert server.problem is not None
+            assert "key" in server.problem.found
+            assert (server.provider, server.lane.provider) == (kind, kind)
 
 
 async def test_a_redirect() -> None:
     """It is told, since none is followed."""
     async with pages.serving({"*": {}}, status=302) as url:
-        assert "redirect (HTTP 302)" in (await seen(url)).why_not
+        assert "redirect (HTTP 302)" in await why_not(seen(url))
 
 
 async def test_a_remote_endpoint_that_refuses_the_key() -> None:
     """What is named as OpenAI-compatible says itself that the key is wrong."""
     async with pages.serving({"/v1/models": {"error": {"message": "Incorrect API key"}}}, status=401) as url:
-        sighting = await seen(url, "openai")
-    assert not sighting.found
-    assert "key" in sighting.why_not
+        server = await seen(url, "openai")
+    assert server.problem is not None
+    assert "key" in server.problem.found
 
 
 async def test_something_is_there_that_does_not_let_us_in() -> None:
     """Where something listens it is not said that nothing does: it is no HTTP, or its certificate is not trusted."""
     async with mute(b"rubbish\r\n\r\n") as rubbish:
-        assert "broke the HTTP protocol" in (await seen(rubbish)).why_not
+        assert "broke the HTTP protocol" in await why_not(seen(rubbish))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with Simulator(tls=context) as secure:
-        assert "SSL_CERT_FILE" in (await seen(secure.url)).why_not
+        assert "SSL_CERT_FILE" in await why_not(seen(secure.url))
 
 
 @pytest.mark.parametrize(
@@ -124,19 +132,20 @@ async def test_something_is_there_that_does_not_let_us_in() -> None:
 async def test_another_server_is_told_to_be_compatible(served: pages.Pages) -> None:
     """Where nobody said what is there, it is said which provider to use, whether or not it lists its models."""
     async with pages.serving(served) as url:
-        sighting = await seen(url)
-    assert (sighting.found, sighting.provider) == (False, "openai")
-    assert "provider openai" in sighting.why_not
+        server = await seen(url)
+    assert server.provider == "openai"
+    assert server.problem is not None
+    assert "provider openai" in server.problem.found
 
 
 async def test_a_named_openai_server_and_model() -> None:
     """What the configuration calls OpenAI-compatible needs no more than a list; a configured model must be in it."""
     async with pages.serving(pages.OTHER_OPENAI) as url:
-        assert (await seen(url, "openai")).found
-        assert "'other'" in (await seen(url, "openai", ("other",))).why_not
+        assert (await seen(url, "openai")).problem is None
+        assert "'other'" in await why_not(seen(url, "openai", ("other",)))
     async with pages.serving(pages.OLLAMA) as url:
-        assert (await seen(url, "ollama", ("phi3",))).found
-        assert (await seen(url, "openai")).found
+        assert (await seen(url, "ollama", ("phi3",))).problem is None
+        assert (await seen(url, "openai")).problem is None
 
 
 async def test_the_simulators() -> None:
@@ -150,25 +159,27 @@ async def test_the_simulators() -> None:
 async def test_a_llama_cpp_that_only_embeds() -> None:
     """Its model cannot chat, which its vocabulary tells."""
     async with Simulator(models=("embed-mini",)) as simulator:
-        sighting = await look(Place(LaneSettings("p", "openai", simulator.url)))
+        server = await look(Place(LaneSettings("p", "openai", simulator.url)))
         async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
             assert [model.capabilities for model in await backend.models()] == [("embed",)]
-    assert (sighting.provider, sighting.models) == ("llamacpp", ())
-    assert "no model that can chat" in sighting.why_not
+    assert (server.provider, server.models) == ("llamacpp", ())
+    assert server.problem is not None
+    assert server.problem.code == Code.MODEL_MISSING
 
 
 async def test_nobody_is_there() -> None:
     """A closed port, and an address that is none, are said to be just that."""
-    assert "nothing answers" in (await seen(f"http://127.0.0.1:{free_port()}")).why_not
-    assert "not a usable" in (await seen("ftp://127.0.0.1")).why_not
+    assert "nothing answers" in await why_not(seen(f"http://127.0.0.1:{free_port()}"))
+    assert "not a usable" in await why_not(seen("ftp://127.0.0.1"))
 
 
 async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and says nothing, or never ends, costs the time-out and no more."""
     monkeypatch.setattr(probe, "TIMEOUT_S", 0.2)
     async with mute(b"") as silent, mute(b"HTTP/1.1 200 OK\r\n\r\n[") as endless:
-        for sighting in (await seen(silent), await seen(endless)):
-            assert "did not answer within 0.2 s" in sighting.why_not
+        for server in (await seen(silent), await seen(endless)):
+            assert server.problem is not None
+            assert "did not answer within 0.2 s" in server.problem.found
 
 
 @asynccontextmanager

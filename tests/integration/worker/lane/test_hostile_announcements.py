@@ -16,7 +16,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.cli.output import show, show_json
 from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.routing.commands.doctor import _advice, _table
+from tokenlane.routing.commands.doctor import _details, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import nobody
@@ -25,8 +25,8 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
-from tokenlane.routing.watch.doctor import check_lanes, check_pool, check_versions, examine
-from tokenlane.routing.watch.health import problems
+from tokenlane.routing.watch.doctor import examine, examine_endpoint, examine_readers, examine_versions
+from tokenlane.routing.watch.health import examine_pool, problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.route_coverage import reach
 from tokenlane.routing.watch.snapshot import Snapshot
@@ -60,8 +60,9 @@ async def site(pool: Pool) -> Pool:
 def shown(seen: Snapshot, capsys: pytest.CaptureFixture[str]) -> str:
     """All that people and programs are shown of a snapshot."""
     wrong = problems(seen, 60)
-    checks = (*check_pool(seen), *check_lanes(seen, {}, "host"), *check_versions(seen))
-    show(*_parts(seen, wrong), _lines(wrong), _table(checks), *_advice(checks))
+    endpoints = (examine_endpoint(lane, "refuses", "host") for lane in seen.lanes)
+    found = (*examine_readers(seen), *examine_pool(seen), *endpoints, *examine_versions(seen))
+    show(*_parts(seen, wrong), _lines(wrong), _table(found), *_details(found))
     text = capsys.readouterr().out
     show_json(as_document(seen, wrong))
     document = capsys.readouterr().out
@@ -176,5 +177,5 @@ async def test_a_loopback_is_announced_as_a_url_of_this_host(host: str, pool: Po
         port = simulator.url.rpartition(":")[2]
         assert lane.endpoint == f"http://{socket.gethostname()}:{port}"
         await life.beat(pool, WORKER, lane)
-        (check,) = [check for check in await examine(pool) if check.name == "lane gpu0"]
-        assert (check.status, "answers" in check.found) == ("ok", True)
+        (endpoint,) = [finding for finding in await examine(pool) if finding.code == "endpoint"]
+        assert (endpoint.severity, "answers" in endpoint.found) == ("ok", True)

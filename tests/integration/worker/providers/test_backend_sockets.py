@@ -21,7 +21,8 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.watch.doctor import Check, examine
+from tokenlane.routing.watch.doctor import examine
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.places import Place
 from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.lane.offer import announce
@@ -47,7 +48,7 @@ async def test_every_server_is_recognised_and_answers(api: str, tmp_path: Path) 
     key = SecretStr("right")
     async with Simulator(api=api, socket=tmp_path / "s", tokens=3, api_key="right") as backend:
         seen = await look(Place(LaneSettings("probe", "openai", backend.url, api_key=key), api))
-        assert (seen.provider, seen.models[0].partition(":")[0], seen.why_not) == (api, "sim", "")
+        assert (seen.provider, seen.models[0].partition(":")[0], seen.problem) == (api, "sim", None)
         async with default_registry().create(LaneSettings("gpu0", api, backend.url, api_key=key)) as provider:
             assert await answer_of(provider, ask(), model="sim") == "w0 w1 w2 "
         assert {received.headers["Host"] for received in backend.log} == {"localhost"}
@@ -71,7 +72,9 @@ async def test_no_server_there(tmp_path: Path, name: str) -> None:
     async with default_registry().create(LaneSettings("gpu0", "openai", url)) as provider:
         with pytest.raises(ProviderDown, match="cannot be reached"):
             await answer_of(provider, ask())
-    assert (await look(Place(LaneSettings("probe", "openai", url)))).why_not == "nothing answers there"
+    problem = (await look(Place(LaneSettings("probe", "openai", url)))).problem
+    assert problem is not None
+    assert (problem.code, problem.found) == (Code.BACK_END, "nothing answers there")
 
 
 async def test_a_socket_of_another_host() -> None:
@@ -88,12 +91,12 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
     assert told.endpoint == f"unix://{socket.gethostname()}{backend.url.removeprefix('unix://')}"
 
 
-async def doctors_check(pool: Pool, host: str, path: Path) -> Check:
+async def doctors_finding(pool: Pool, host: str, path: Path) -> Finding:
     """What the doctor says of a lane whose back end is at a socket of that host."""
     lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), chats(1))
     await pool.beats.register("w1", "gpu0", Facts(host))
     await pool.beats.renew("w1", lane, [], takes_new_work=True)
-    return next(check for check in await examine(pool) if check.name == "lane gpu0")
+    return next(finding for finding in await examine(pool) if finding.code == Code.ENDPOINT)
 
 
 async def test_the_doctor_looks_at_it(pool: Pool, tmp_path: Path) -> None:
@@ -103,16 +106,16 @@ async def test_the_doctor_looks_at_it(pool: Pool, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.fspath(path))
         listening.listen()
-        check = await doctors_check(pool, host, path)
-        assert (check.status, "answers from here" in check.found) == ("ok", True)
-    check = await doctors_check(pool, host, path)
-    assert (check.status, "refuses from here" in check.found) == ("fail", True)
+        found = await doctors_finding(pool, host, path)
+        assert (found.severity, "answers from here" in found.found) == ("ok", True)
+    found = await doctors_finding(pool, host, path)
+    assert (found.severity, "refuses from here" in found.found) == ("fail", True)
     path.unlink()
-    check = await doctors_check(pool, host, path)
-    assert (check.status, "refuses from here" in check.found) == ("fail", True)
+    found = await doctors_finding(pool, host, path)
+    assert (found.severity, "refuses from here" in found.found) == ("fail", True)
 
 
 async def test_the_doctor_cannot_look_at_anothers(pool: Pool, tmp_path: Path) -> None:
     """A socket of another host is not looked for here."""
-    check = await doctors_check(pool, "another-host", tmp_path / "s")
-    assert (check.status, "not from here" in check.found) == ("ok", True)
+    found = await doctors_finding(pool, "another-host", tmp_path / "s")
+    assert (found.severity, "not from here" in found.found) == ("ok", True)

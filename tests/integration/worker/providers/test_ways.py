@@ -81,7 +81,7 @@ async def ask(endpoint: str) -> str:
 
 async def why_not(endpoint: str) -> str:
     """What `probe` says of it."""
-    return (await look(Place(LaneSettings("probe", "openai", endpoint)))).why_not
+    return str((await look(Place(LaneSettings("probe", "openai", endpoint)))).problem or "")
 
 
 async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:

@@ -9,7 +9,8 @@ from tests.lanes import lane_view
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.watch.health import problems
+from tokenlane.routing.watch.finding import Code
+from tokenlane.routing.watch.health import examine_pool, problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
     LaneState,
@@ -59,7 +60,7 @@ def with_lanes(*lanes: LaneStatus, **others: Any) -> Snapshot:
 def codes(seen: Snapshot, max_wait_s: float = 60) -> list[str]:
     """The codes of what is wrong; every message is one line and names its subject."""
     found = problems(seen, max_wait_s)
-    assert all("\n" not in it.message and it.subject in it.message for it in found)
+    assert all("\n" not in str(it) and it.subject in str(it) for it in found)
     return [it.code for it in found]
 
 
@@ -100,6 +101,16 @@ def test_a_worker_without_a_key_is_told(
     assert "key_missing" not in codes(replace(seen, lanes=(silent,)))
 
 
+def test_what_is_well_is_told_too() -> None:
+    """To who asks for all of it: each lane, the routers, a prepared key that every worker has."""
+    found = examine_pool(replace(WELL, prepared=("new",)))
+    assert [(it.code, it.severity, it.subject) for it in found] == [
+        (Code.ROUTERS, "ok", ""),
+        (Code.LANE, "ok", LANE.name),
+        (Code.KEY_PREPARED, "ok", "new"),
+    ]
+
+
 def test_what_is_missing() -> None:
     """A pool without routers and lanes is told both, and what waits is served by nobody."""
     assert codes(with_lanes(routers=())) == ["no_router", "no_lane", "unserved"]
@@ -119,7 +130,7 @@ def test_a_lane_that_vanished_names_its_last_error() -> None:
     """The code of the lane's last error is part of what is told."""
     gone = replace(LANE, state=LaneState.GONE, error=LastError("provider_down", 9_000))
     (problem,) = problems(with_lanes(gone, queues=()), 60)
-    assert "provider_down" in problem.message
+    assert "provider_down" in problem.found
 
 
 def test_a_worker_without_the_pools_key() -> None:
@@ -148,10 +159,10 @@ def test_a_route_that_names_what_is_not_there() -> None:
     alone."""
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
     (told,) = problems(replace(WELL, policy=policy), 60)
-    assert (told.code, told.subject, told.warning) == ("route_unknown", "coder", True)
+    assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "warn")
     only = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="nowhere"),))})
     (told,) = problems(replace(WELL, queues=(), policy=only), 60)
-    assert (told.code, told.subject, told.warning) == ("route_unknown", "coder", False)
+    assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "fail")
     assert codes(with_lanes(queues=(), policy=policy)) == ["no_lane"]
 
 
@@ -174,7 +185,7 @@ def test_a_back_end_that_cannot_work(state: str, expected: str) -> None:
     away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
     seen = with_lanes(away, queues=())
     assert codes(seen) == [expected]
-    assert "It says no" in problems(seen, 60)[0].message
+    assert "It says no" in problems(seen, 60)[0].found
 
 
 @pytest.mark.parametrize(
@@ -192,8 +203,8 @@ def test_lanes_of_one_back_end(endpoint: str, state: str, shared: bool) -> None:
     seen = with_lanes(LANE, other, queues=())
     found = [it for it in problems(seen, 60) if it.code == "back_end_shared"]
     assert [it.code for it in found] == (["back_end_shared"] if shared else [])
-    assert all("gpu0" in it.message and "gpu1" in it.message and "8 chats" in it.message for it in found)
-    assert all(it.warning for it in found)
+    assert all("gpu0" in it.found and "gpu1" in it.found and "8 chats" in it.found for it in found)
+    assert all(it.severity == "warn" for it in found)
 
 
 def test_lanes_of_no_known_back_end_share_none() -> None:

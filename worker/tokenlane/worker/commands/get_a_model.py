@@ -17,7 +17,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.discovery.places import Place
-from tokenlane.worker.discovery.servers import Sighting, first_token, look
+from tokenlane.worker.discovery.servers import ModelServer, first_token, look
 
 __all__ = ["offer"]
 
@@ -75,8 +75,8 @@ def _use_remote() -> int:
         raise UserError(f"{variable} is not set, or empty: export {variable}=… here, and run `tokenlane probe` again.")
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
     seen = asyncio.run(look(Place(lane, "openai")))
-    if not seen.found:
-        raise UserError(f"{seen.endpoint} cannot be used: {seen.why_not}")
+    if seen.problem:
+        raise UserError(f"{seen.endpoint} cannot be used: {seen.problem}")
     model = _chosen_model(seen)
     typer.echo(f"Asking {one_line(model)} for a token ...")
     try:
@@ -101,7 +101,7 @@ def _use_remote() -> int:
     return OK
 
 
-def _chosen_model(seen: Sighting) -> str:
+def _chosen_model(seen: ModelServer) -> str:
     models = {one_line(model): model for model in seen.models}
     shown = [*models]
     typer.echo(f"It answers, and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")

@@ -14,7 +14,7 @@ from tokenlane.config.settings.load import configured_back_ends
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.decide.no_candidate import GET_A_MODEL
 from tokenlane.worker.discovery.places import Place, places
-from tokenlane.worker.discovery.servers import Sighting, look_at_all
+from tokenlane.worker.discovery.servers import ModelServer, look_at_all
 
 from .get_a_model import offer
 
@@ -31,13 +31,13 @@ def probe(
 ) -> None:
     """Look for model servers that can chat. If there is none, ask what to do; not on a terminal, end with 3."""
     named = [Place(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    sightings = asyncio.run(look_at_all(named or places(configured_back_ends())))
-    found = [sighting for sighting in sightings if sighting.found]
+    servers = asyncio.run(look_at_all(named or places(configured_back_ends())))
+    found = [server for server in servers if not server.problem]
     if as_json:
-        facts = {"found": bool(found), "places": [_facts(sighting) for sighting in sightings]}
+        facts = {"found": bool(found), "places": [_facts(server) for server in servers]}
         typer.echo(json_text(facts if found else {**facts, "advice": GET_A_MODEL}))
     else:
-        typer.echo(table(sightings))
+        typer.echo(table(servers))
     if found:
         return
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -47,26 +47,26 @@ def probe(
     raise typer.Exit(offer())
 
 
-def table(sightings: list[Sighting]) -> str:
+def table(servers: list[ModelServer]) -> str:
     """What was seen, a line a place."""
     rows = [("ENDPOINT", "PROVIDER", "FOUND")]
-    rows += [(one_line(seen.endpoint), seen.provider or "-", one_line(_verdict(seen))) for seen in sightings]
+    rows += [(one_line(seen.endpoint), seen.provider or "-", one_line(_verdict(seen))) for seen in servers]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows)
 
 
-def _verdict(seen: Sighting) -> str:
-    if not seen.found:
-        return f"no: {seen.why_not}"
+def _verdict(seen: ModelServer) -> str:
+    if seen.problem:
+        return f"no: {seen.problem}"
     more = f" and {len(seen.models) - _SHOWN_MODELS} more" if len(seen.models) > _SHOWN_MODELS else ""
     return f"yes: {', '.join(seen.models[:_SHOWN_MODELS])}{more}"
 
 
-def _facts(seen: Sighting) -> dict[str, object]:
+def _facts(seen: ModelServer) -> dict[str, object]:
     return {
         "endpoint": seen.endpoint,
         "provider": seen.provider,
-        "found": seen.found,
+        "found": seen.problem is None,
         "models": seen.models,
-        "why_not": seen.why_not or None,
+        "problem": seen.problem and seen.problem.document(),
     }

@@ -38,7 +38,7 @@ from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, find, reason
 from tokenlane.worker.discovery.places import places
-from tokenlane.worker.discovery.servers import Sighting
+from tokenlane.worker.discovery.servers import ModelServer
 from tokenlane.worker.supervision.own_redis import OwnRedis, own_redis
 from tokenlane.worker.supervision.worker_process import KeptWorker, Report
 
@@ -98,11 +98,11 @@ class _Plan:
 
     lanes: list[LaneSettings]
     own: Callable[..., list[LaneSettings]]
-    seen: Sighting | None = None
+    seen: ModelServer | None = None
     chooses: bool = False
     avoids: tuple[str, ...] = ()
 
-    def served_by(self, seen: Sighting) -> _Plan:
+    def served_by(self, seen: ModelServer) -> _Plan:
         """The same with what was found."""
         return _Plan(self.own(provider=seen.provider, endpoint=seen.lane.endpoint), self.own, seen)
 
@@ -166,7 +166,7 @@ async def _open(
 
 async def _serve(
     plan: _Plan, where: RedisSettings, pool: str, report: Report, stopping: asyncio.Event
-) -> tuple[int, Sighting | None]:
+) -> tuple[int, ModelServer | None]:
     """Serve the lanes; the exit code, or the model server that has come and is to serve instead of the toy."""
     async with AsyncExitStack() as stack:
         workers: list[KeptWorker] = []
@@ -195,10 +195,10 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report)
 
 
 async def _serve_all(
-    workers: list[KeptWorker], stopping: asyncio.Event, better: Callable[[], Awaitable[Sighting]] | None
-) -> tuple[int, Sighting | None]:
+    workers: list[KeptWorker], stopping: asyncio.Event, better: Callable[[], Awaitable[ModelServer]] | None
+) -> tuple[int, ModelServer | None]:
     """Run all workers; when one cannot start, or something better has come, stop all of them."""
-    ending, found = asyncio.Event(), list[Sighting]()
+    ending, found = asyncio.Event(), list[ModelServer]()
 
     async def obey() -> None:
         await stopping.wait()
@@ -222,7 +222,7 @@ async def _serve_all(
     return max((task.result() for task in running), default=OK), next(iter(found), None)
 
 
-async def _better(toy: LaneSettings, avoids: Collection[str]) -> Sighting:
+async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
     """The first model server with a model that can chat that comes while the toy serves."""
     errors = InternalErrors()
     while True:

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -29,12 +29,13 @@ from tokenlane.config.settings.load import (
     pool_name,
     read,
 )
-from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
-from tokenlane.worker.arrival.arrival import Arrival, arrive, as_line, look_around
+from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.worker.arrival.arrival import Arrival, Destination, as_line
+from tokenlane.worker.arrival.look_around import look_ahead, look_around
 from tokenlane.worker.assembly import DRAIN_S, run_worker
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
@@ -91,26 +92,15 @@ def worker(
     logging.basicConfig(handlers=[handler])
     logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
-    where, name = find_pool(redis), pool_name(pool)
-    told = _Told(where, name, source, _options(redis and where.safe_url, pool), as_json)
+    where = find_pool(redis)
+    to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
+    report = partial(_report, as_json=as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
-    raise typer.Exit(run(_serve(settings, told, partial(serving, told=told), supervised=supervised, starts=not check)))
+    raise typer.Exit(run(_serve(to, partial(serving, report=report), supervised=supervised, starts=not check)))
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Where the worker is to go, and how it speaks. `source`: where the lane's capacity comes from. `options`: what
-    other commands need to find the pool."""
-
-    redis: RedisSettings
-    pool: str
-    source: str
-    options: str
-    as_json: bool
-
-    def __call__(self, event: str, arrival: Arrival, **more: object) -> None:
-        text = as_line(event, self.pool, arrival, **more) if self.as_json else arrival.text()
-        note(text)
+def _report(event: str, arrival: Arrival, *, as_json: bool, **more: object) -> None:
+    note(as_line(event, arrival, **more) if as_json else arrival.text())
 
 
 def _options(redis: str | None, pool: str | None) -> str:
@@ -119,28 +109,28 @@ def _options(redis: str | None, pool: str | None) -> str:
     return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
 
 
-async def _check(settings: LaneSettings, *, stopping: asyncio.Event, told: _Told) -> int:
-    arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
-    told("checked", arrival)
+async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[..., None]) -> int:
+    arrival = await look_ahead(to)
+    report("checked", arrival)
     return FAILED if arrival.problems else OK
 
 
 async def _work(
-    settings: LaneSettings, *, stopping: asyncio.Event, told: _Told, drain_s: float, transcripts: bool
+    to: Destination, *, stopping: asyncio.Event, report: Callable[..., None], drain_s: float, transcripts: bool
 ) -> int:
     came = False
 
     async def ready(lane: Lane) -> None:
         nonlocal came
         came = True
-        arrival = await look_around(lane, settings, told.redis, told.source, told.options)
-        told("waiting" if arrival.waits else "ready", arrival, worker=lane.worker)
+        arrival = await look_around(lane, to)
+        report("waiting" if arrival.waits else "ready", arrival, worker=lane.worker)
 
     try:
         return await run_worker(
-            settings,
-            told.redis,
-            pool_name=told.pool,
+            to.settings,
+            to.redis,
+            pool_name=to.pool,
             cache=cache_settings(),
             fallback=True,
             drain_s=drain_s,
@@ -154,21 +144,17 @@ async def _work(
         if came:
             raise
         where = "its endpoint"
-        with suppress(LlmError, ConfigError):  # what was wrong first is told
+        with suppress(LlmError, ConfigError):  # the first error is the one to report
             async with broken_off(stopping):
-                arrival = await arrive(settings, told.redis, told.pool, told.source, told.options)
-                told("failed", replace(arrival, problems=arrival.problems or (str(error),)))
-                where = arrival.endpoint
+                arrival = await look_ahead(to)
+                first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
+                report("failed", arrival if arrival.problems else replace(arrival, findings=(first, *arrival.findings)))
+                where = arrival.back_end.endpoint
         raise as_user_error(error, f"The lane cannot be served from {where}. {error}") from error
 
 
 async def _serve(
-    settings: LaneSettings,
-    told: _Told,
-    serving: Callable[..., Coroutine[object, object, int]],
-    *,
-    supervised: bool,
-    starts: bool,
+    to: Destination, serving: Callable[..., Coroutine[object, object, int]], *, supervised: bool, starts: bool
 ) -> int:
     """Serve the lane, with a model server of its own if it needs one and this is more than a look."""
     async with AsyncExitStack() as stack:
@@ -176,14 +162,15 @@ async def _serve(
         if supervised:
             stack.enter_context(when_input_ends(stopping.set))
         async with broken_off(stopping):
-            if starts and needs_server(settings):
-                async with connect(told.redis.url, told.pool, keys=told.redis.keys, opens=True):
+            if starts and needs_server(to.settings):
+                async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):
                     pass  # a model is not fetched for a pool that is not there, or not ours
                 with download_bar() as advance:
-                    settings = await stack.enter_async_context(with_own_server(settings, advance))
+                    served = await stack.enter_async_context(with_own_server(to.settings, advance))
+                    to = replace(to, settings=served)
         if stopping.is_set():
             return OK
-        return await serving(settings, stopping=stopping)
+        return await serving(to, stopping=stopping)
 
 
 def run(serving: Coroutine[object, object, int]) -> int:

@@ -12,12 +12,12 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.server_names import NAMES
 
 from .places import Place
-from .servers import Sighting, look, look_at_all
+from .servers import ModelServer, look, look_at_all
 
 __all__ = ["choose", "find", "reason"]
 
 
-def choose(lane: LaneSettings, among: Iterable[Place]) -> Sighting | None:
+def choose(lane: LaneSettings, among: Iterable[Place]) -> ModelServer | None:
     """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found
     with the models it is to serve.
 
@@ -27,21 +27,21 @@ def choose(lane: LaneSettings, among: Iterable[Place]) -> Sighting | None:
     if lane.endpoint is None:
         return asyncio.run(find(lane, among))
     seen = asyncio.run(look(Place(lane)))
-    if not seen.found:
+    if seen.problem:
         raise ConfigError(
-            f"{seen.endpoint} cannot be used: {seen.why_not}. Name its provider with --provider if you know it."
+            f"{seen.endpoint} cannot be used: {seen.problem}. Name its provider with --provider if you know it."
         )
     return seen
 
 
-async def find(lane: LaneSettings, among: Iterable[Place], avoids: Collection[str] = ()) -> Sighting | None:
+async def find(lane: LaneSettings, among: Iterable[Place], avoids: Collection[str] = ()) -> ModelServer | None:
     """The first model server that is found with the models that the lane is to serve, but at these endpoints."""
     wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in among]
-    sightings = await look_at_all(wanted)
-    return next((seen for seen in sightings if seen.found and seen.endpoint not in avoids), None)
+    servers = await look_at_all(wanted)
+    return next((seen for seen in servers if not seen.problem and seen.endpoint not in avoids), None)
 
 
-def reason(seen: Sighting) -> str:
+def reason(seen: ModelServer) -> str:
     """Which model server was chosen, and why, for a person."""
     assert seen.provider is not None
     model = seen.lane.models[0] if seen.lane.models else seen.models[0]

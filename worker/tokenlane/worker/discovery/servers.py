@@ -15,6 +15,8 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.decide.policy import served_name
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.providers.errors.http_errors import refusal
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
@@ -24,7 +26,7 @@ from tokenlane.worker.providers.server_names import NAMES
 from .detect import PAGES, recognise
 from .places import Place
 
-__all__ = ["Sighting", "first_token", "kind_at", "look", "look_at_all"]
+__all__ = ["ModelServer", "first_token", "kind_at", "look", "look_at_all"]
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
@@ -40,21 +42,19 @@ _NO_MODEL = {
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """What was seen at one place. `lane` has the provider that was recognised; `models` can chat, the rest is not told.
+class ModelServer:
+    """What answers at one place.
 
-    `why_not`: why it is not counted as found; empty if it is.
+    Args:
+        lane: as it would be served; its provider is the one that was recognised.
+        models: those that can chat.
+        problem: why it cannot be used as it is; None if it can.
     """
 
     lane: LaneSettings
     provider: str | None
     models: tuple[str, ...] = ()
-    why_not: str = ""
-
-    @property
-    def found(self) -> bool:
-        """Whether it can be used as it is."""
-        return not self.why_not
+    problem: Finding | None = None
 
     @property
     def endpoint(self) -> str:
@@ -62,23 +62,26 @@ class Sighting:
         return masked(self.lane.endpoint or "")
 
 
-async def look_at_all(places: Iterable[Place]) -> list[Sighting]:
+async def look_at_all(places: Iterable[Place]) -> list[ModelServer]:
     """Look at all places at once; what was seen, in their order. It takes a few seconds at most."""
     return list(await asyncio.gather(*map(look, places)))
 
 
-async def look(place: Place) -> Sighting:
+async def look(place: Place) -> ModelServer:
     """Look at one place."""
     lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await _seen(place, lane)
-    except TimeoutError as error:
-        why = f"it did not answer within {TIMEOUT_S:g} s" if not isinstance(error, LlmError) else error.message
-        return Sighting(place.lane, place.provider, why_not=why)
     except (LlmError, ConfigError) as error:
         why = error.message if isinstance(error, LlmError) else str(error)
-        return Sighting(place.lane, place.provider, why_not=why)
+    except TimeoutError:
+        why = f"it did not answer within {TIMEOUT_S:g} s"
+    return ModelServer(place.lane, place.provider, problem=_problem(Code.BACK_END, why, place))
+
+
+def _problem(code: Code, found: str, place: Place) -> Finding:
+    return Finding(code, "fail", found, subject=masked(place.lane.endpoint or ""))
 
 
 async def kind_at(lane: LaneSettings) -> str | None:
@@ -110,12 +113,12 @@ async def _begin(backend: LlmProvider, question: ChatRequest, model: str) -> Non
             return
 
 
-async def _seen(place: Place, lane: LaneSettings) -> Sighting:
+async def _seen(place: Place, lane: LaneSettings) -> ModelServer:
     pages = await _pages(lane)
     kind = recognise(pages)
     wrong = _not_expected(kind, place.provider)
     if wrong:
-        return Sighting(place.lane, kind, why_not=wrong)
+        return ModelServer(place.lane, kind, problem=_problem(Code.OTHER_SERVER, wrong, place))
     provider = place.provider or kind
     assert provider is not None
     seen = replace(place.lane, provider=provider)
@@ -123,13 +126,14 @@ async def _seen(place: Place, lane: LaneSettings) -> Sighting:
         try:
             models = tuple(model.name for model in await backend.models() if model.chats)
         except LlmError as error:
-            return Sighting(seen, provider, why_not=error.message)
-    if lane.models:
-        missing = [name for name in lane.models if name not in models and f"{name}:latest" not in models]
-        if missing:
-            return Sighting(seen, provider, models, f"it has no {missing[0]!r}, which is configured")
-    why_not = "" if models else _NO_MODEL.get(provider, "it serves no model that can chat")
-    return Sighting(seen, provider, models, why_not)
+            return ModelServer(seen, provider, problem=_problem(Code.BACK_END, error.message, place))
+    missing = [name for name in lane.models if served_name(name, models) is None]
+    problem = None
+    if missing:
+        problem = _problem(Code.MODEL_MISSING, f"it has no {missing[0]!r}, which is configured", place)
+    elif not models:
+        problem = _problem(Code.MODEL_MISSING, _NO_MODEL.get(provider, "it serves no model that can chat"), place)
+    return ModelServer(seen, provider, models, problem)
 
 
 def _not_expected(kind: str | None, expected: str | None) -> str:

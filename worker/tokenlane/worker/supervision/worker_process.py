@@ -152,15 +152,18 @@ class KeptWorker:
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
         """What keeps the lane from working, where, and what to do; a line each."""
-        if not facts["problems"]:
-            return []
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
         where = f"{facts['provider']} at {facts['endpoint']}{models}"
         next_step = "Requests wait until it works; `tokenlane probe` shows what is there."
+        remarks = [_words(remark) for remark in facts["remarks"]]
         return [
-            one_line(". ".join([f"{where}: {problem}".rstrip("."), *facts["hints"], next_step]))
+            one_line(". ".join([f"{where}: {_words(problem)}".rstrip("."), *remarks, next_step]))
             for problem in facts["problems"]
         ]
+
+
+def _words(finding: dict[str, str]) -> str:
+    return "; ".join(filter(None, (finding["found"], finding["advice"])))
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -1,0 +1,91 @@
+"""A look at the back end of a lane: whether it answers, with which models, and which server it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tokenlane.config.settings.values import LaneSettings, masked
+from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthorized
+from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.policy import served_name
+from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.worker.discovery.servers import kind_at
+from tokenlane.worker.providers import LlmProvider
+from tokenlane.worker.providers.server_names import NAMES
+
+__all__ = ["BackEnd", "look_at_back_end"]
+
+_LOOK_S = 5.0
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """How a back end answered when it was asked for its models.
+
+    Args:
+        endpoint: as this worker reaches it, without a password.
+        after_ms: until it listed its models; None if it did not.
+        error: why not; None also for one that is still to be started.
+        server: the provider for the server that answers, None if that is not recognised.
+        condition: whether it can work.
+    """
+
+    endpoint: str
+    after_ms: float | None = None
+    models: tuple[str, ...] = ()
+    error: LlmError | None = None
+    server: str | None = None
+    condition: Condition = UP
+
+    def __str__(self) -> str:
+        """Where it is, and whether it answered."""
+        if isinstance(self.error, Unauthorized):
+            return f"{self.endpoint}, refused the key"
+        if self.error is not None:
+            return f"{self.endpoint}, did not {'answer' if self.error.retryable else 'list its models'}"
+        how = "which the worker starts" if self.after_ms is None else f"answered in {self.after_ms:.0f} ms"
+        return f"{self.endpoint}, {how}"
+
+    def has(self, model: str) -> bool:
+        """Whether it lists that model."""
+        return served_name(model, self.models) is not None
+
+    def findings(self, settings: LaneSettings) -> Iterator[Finding]:
+        """What is wrong with it, for this lane."""
+        if self.error is not None:
+            yield Finding(Code.BACK_END, "fail", str(self.error), subject=settings.name)
+            return
+        if self.condition != UP:
+            found = f"the back end is {self.condition.state}: {self.condition.why}"
+            yield Finding(Code.BACK_END, "fail", found, subject=settings.name)
+        for model in settings.models:
+            if not self.has(model):
+                found = f"the back end does not have model {model!r}; it has {', '.join(self.models) or 'none'}"
+                yield Finding(Code.MODEL_MISSING, "fail", found, subject=settings.name)
+
+
+async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condition: Condition) -> BackEnd:
+    """Ask it for its models, and look which server it is."""
+    seen = BackEnd(masked(provider.endpoint), condition=condition)
+    if settings.provider not in NAMES:
+        return await _listed(seen, provider)
+    async with asyncio.TaskGroup() as tasks:
+        listing = tasks.create_task(_listed(seen, provider))
+        server = tasks.create_task(kind_at(replace(settings, endpoint=provider.endpoint)))
+    return replace(listing.result(), server=server.result())
+
+
+async def _listed(seen: BackEnd, provider: LlmProvider) -> BackEnd:
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            models = await provider.models()
+    except LlmError as error:
+        return replace(seen, error=error)
+    except TimeoutError:
+        late = ProviderDown(f"the back end did not list its models within {_LOOK_S:g} s: is the endpoint right?")
+        return replace(seen, error=late)
+    return replace(seen, after_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models))
