@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -13,16 +14,19 @@ from tests.lanes import lane_view
 from tests.waiting import until
 
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import Needs, Priority, new_id
+from tokenlane.routing.contract.messages import Needs, new_id
 from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.router import plan, run_router
+from tokenlane.routing.router import Timings, run_router
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.survey import Survey
 from tokenlane.routing.support.tasks import InternalErrors, background
+
+_LONG_S = 3600.0
+_IDLE = Swept(0, False, 0, 0, 0, 0)
 
 
 class BusyPool:
@@ -33,6 +37,7 @@ class BusyPool:
         self.internal_errors = InternalErrors()
         self.requests = self.beats = self.policies = self
         self.bells: dict[str, object] = {}
+        self.rules = Policy()
         self.sweeps = 0
         self.ring: Callable[[], None] = lambda: None
 
@@ -46,7 +51,7 @@ class BusyPool:
         return Survey(0, 0, (), ())
 
     async def read(self) -> Policy:
-        return Policy()
+        return self.rules
 
     async def subscribe(self, channel: str, receive: object, missed: Callable[[], None]) -> None:
         self.bells[channel] = missed
@@ -56,13 +61,93 @@ class BusyPool:
         del self.bells[channel]
 
 
+@asynccontextmanager
+async def routing(pool: BusyPool, timings: Timings) -> AsyncIterator[None]:
+    """A router of the pool, at work."""
+    async with background() as tasks:
+        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here", timings=timings))
+        yield
+
+
 async def test_a_busy_router_sweeps() -> None:
     """A doorbell that never rests keeps no router from sweeping."""
     pool = BusyPool()
-    async with background() as tasks:
-        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here"))
+    async with routing(pool, Timings(sweep_every_s=0.01, rest_s=_LONG_S)):
         await until(lambda: pool.sweeps >= 3)
     assert pool.bells == {}
+
+
+class SteadyPool(BusyPool):
+    """A pool that does not ring by itself. `swept`: what its sweeps find."""
+
+    def __init__(self, swept: Swept) -> None:
+        super().__init__()
+        self.swept = swept
+        self.surveys = 0
+
+    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
+        self.sweeps += 1
+        return self.swept
+
+    async def survey(self) -> Survey:
+        self.surveys += 1
+        return Survey(0, 0, (), ())
+
+
+async def test_a_router_at_rest_is_woken_by_a_bell() -> None:
+    """It looks at what rang, and sweeps soon, for something may wait or run now."""
+    pool = SteadyPool(_IDLE)
+    async with routing(pool, Timings(sweep_every_s=0.01, rest_s=_LONG_S)):
+        await until(lambda: pool.surveys == 1)
+        await asyncio.sleep(0)
+        pool.ring()
+        await until(lambda: pool.sweeps == 2)
+        assert pool.surveys >= 2
+
+
+@pytest.mark.parametrize(
+    ("swept", "timings", "lease_ms"),
+    [
+        (replace(_IDLE, busy=True), Timings(sweep_every_s=0.01, rest_s=_LONG_S), 10_000),
+        (replace(_IDLE, due_ms=20), Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S), 7_200_000),
+        (_IDLE, Timings(sweep_every_s=_LONG_S, rest_s=0.01), 10_000),
+        (_IDLE, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S), 300),
+    ],
+    ids=["waits or runs", "something is due", "rested", "a lease passes"],
+)
+async def test_a_router_needs_no_bell(swept: Swept, timings: Timings, lease_ms: int) -> None:
+    """It sweeps when something is due, or may be without its knowing."""
+    pool = SteadyPool(swept)
+    pool.rules = Policy(lease_ms=lease_ms)
+    async with routing(pool, timings):
+        await until(lambda: pool.sweeps >= 3)
+
+
+class ChoosyLanes(BusyPool):
+    """Three lanes that are always seen free, of which two refuse all. `waiting`: the requests that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = {new_id(): Queue("planner", "chat", "normal", Needs(size=size)) for size in (1, 2)}
+        self.rules = Policy(roles={"planner": RolePolicy(route=tuple(Candidate(lane=name) for name in "abc"))})
+
+    async def survey(self) -> Survey:
+        lanes = tuple(lane_view(name, limit=4) for name in "abc")
+        heads = (Head(it, "agent", key, 0, more=False, served=0, waited_ms=0) for key, it in self.waiting.items())
+        return Survey(0, 0, tuple(heads), lanes)
+
+    async def dispatch(self, head: Head, lane: str, *_: object) -> int | None:
+        if lane != "c":
+            return None
+        del self.waiting[head.id]
+        return 1
+
+
+async def test_a_lane_that_refuses_keeps_nobody_from_another() -> None:
+    """Without another sweep or bell."""
+    pool = ChoosyLanes()
+    async with routing(pool, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S)):
+        await until(lambda: not pool.waiting)
 
 
 class GonePool(BusyPool):
@@ -88,49 +173,6 @@ class GonePool(BusyPool):
 async def test_a_router_that_ends_leaves_nothing_behind() -> None:
     """It stops a dispatch that is waited for, though another has failed meanwhile."""
     pool, before = GonePool(), asyncio.all_tasks()
-    async with background() as tasks:
-        tasks.create_task(run_router(cast("Pool", pool), cast("Hub", pool), host="here"))
+    async with routing(pool, Timings()):
         await until(lambda: min(pool.begun["silent"], pool.begun["gone"]) == 1)
     assert asyncio.all_tasks() == before
-
-
-def test_lanes_go_to_roles_by_weight() -> None:
-    """Where there is less room than what waits, the policy's weights say whose it is."""
-    heads = [
-        Head(Queue(role, "chat", "normal", Needs()), "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place)
-        for role in ("planner", "coder")
-        for place in range(8)
-    ]
-    lane = lane_view("first", "p", limit=8)
-    policy = Policy(roles={"coder": RolePolicy(weight=3)})
-    placed = plan(Survey(0, 7, tuple(heads), (lane,)), policy).placements
-    assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
-
-
-def test_who_finds_the_best_lane_taken_has_the_next() -> None:
-    """Lanes fill up one after another; a lane for which more of a priority waits is left alone by lower ones."""
-
-    def heads(role: str, priority: Priority, times: int) -> list[Head]:
-        queue = Queue(role, "chat", priority, Needs())
-        return [Head(queue, "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place) for place in range(times)]
-
-    room = {"first": 2, "second": 3, "third": 3}
-    lanes = tuple(lane_view(name, "p", limit=limit) for name, limit in room.items())
-    routes = {"planner": ("first", "second"), "coder": ("second", "third")}
-    roles = {role: RolePolicy(route=tuple(Candidate(lane=it) for it in route)) for role, route in routes.items()}
-    waiting = (*heads("coder", "low", 4), *heads("planner", "normal", 4))
-    placed = plan(Survey(0, 7, waiting, lanes), Policy(roles=roles)).placements
-    lanes_of = [(placement.head.queue.role, placement.lane) for placement in placed]
-    assert lanes_of == [("planner", "first")] * 2 + [("planner", "second")] * 2 + [("coder", "third")] * 3
-
-
-@pytest.mark.parametrize("model", ["another", None])
-def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | None) -> None:
-    """Of a server that was wiped or away, workers that live are still to be heard of: what waits there for a lane, or
-    for another one than those known by now, waits until each has had the time to beat."""
-    policy = Policy(patience_ms=0, lease_ms=3_000)
-    known = () if model is None else (lane_view("first", "first"),)
-    queue = Queue("planner", "chat", "normal", Needs(model=model))
-    head = Head(queue, "agent", "id", 0, more=False, served=0, waited_ms=60_000)
-    for watched_ms, refusals in ((0, 0), (1_999, 0), (2_000, 1), (math.inf, 1)):
-        assert len(plan(Survey(0, 0, (head,), known, watched_ms=watched_ms), policy).refusals) == refusals

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -67,7 +68,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep did. Ranks 0 and 1 sweep, the others only ask for their rank."""
+    """What a sweep did, and what is left to do. Ranks 0 and 1 sweep, the others only ask for their rank.
+
+    `more`: some of it is due already. `busy`: something waits or runs. `due_ms`: after so many milliseconds something
+    is due of which no doorbell tells: a delay ends, a deadline passes, or a client has not beaten for too long.
+    """
 
     rank: int
     more: bool
@@ -75,6 +80,8 @@ class Swept:
     revived: int
     expired: int
     orphaned: int
+    busy: bool = False
+    due_ms: float = math.inf
 
 
 class Beats:
@@ -193,5 +200,5 @@ def _pulls_in(document: bytes) -> dict[str, Progress]:
 
 
 def _swept(reply: Reply) -> Swept:
-    rank, more, requeued, revived, expired, orphaned = map(as_int, as_list(reply))
-    return Swept(rank, more == 1, requeued, revived, expired, orphaned)
+    rank, more, requeued, revived, expired, orphaned, busy, due_ms = map(as_int, as_list(reply))
+    return Swept(rank, more == 1, requeued, revived, expired, orphaned, busy == 1, due_ms if due_ms >= 0 else math.inf)

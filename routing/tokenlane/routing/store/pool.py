@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import masked
+from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
 from . import connection
@@ -22,7 +23,7 @@ from .replies import Reply
 from .requests import Requests
 from .scripts import Scripts
 from .sealing import Sealing
-from .survey import Survey, read_survey
+from .survey import read_survey
 
 __all__ = ["Pool", "connect"]
 

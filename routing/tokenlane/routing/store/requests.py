@@ -145,9 +145,7 @@ class Requests:
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
-        reply = await self._scripts.run(
-            "dispatch", head.id, head.queue.name, head.agent, lane, model, token, "", "", ""
-        )
+        reply = await self._scripts.run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 

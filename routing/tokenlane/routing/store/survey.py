@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue, Turn
+from tokenlane.routing.decide.plan import Survey
 
 from .lane_reply import read_lane
 from .replies import Reply, as_int, as_list, as_text
 
-__all__ = ["Survey", "read_survey"]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What routers decide on, all of one moment. `watched_ms`: for how long the pool has been looked at without a gap:
-    lanes that live may not have been heard of since a server came back or was wiped."""
-
-    now_ms: int
-    revision: int
-    heads: tuple[Head, ...]
-    lanes: tuple[LaneView, ...]
-    watched_ms: float = math.inf
+__all__ = ["read_survey"]
 
 
 def read_survey(reply: Reply) -> Survey:

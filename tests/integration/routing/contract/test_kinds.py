@@ -14,8 +14,8 @@ from tokenlane.routing.contract.messages import Completed, Envelope, Needs, Usag
 from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.contract.results import Result
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer, Running
+from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.router import plan
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 

@@ -16,6 +16,7 @@ from tokenlane.routing.contract.errors import Duplicate
 from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
+from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Accepted, Ending
 
@@ -91,6 +92,24 @@ async def test_one_of_two_endings_counts(pool: Pool) -> None:
 
 _ENDINGS: tuple[Ending, ...] = ("completed", "failed", "cancelled", "expired")
 _OUTCOMES = {*ENDED}
+
+
+async def sweep_says_what_is_due(pool: Pool) -> None:
+    """A router that looks again when a sweep says so is late for nothing that the server holds."""
+    before_ms = (await pool.survey()).now_ms
+    swept = await pool.beats.sweep(life.ROUTER)
+    after_ms = (await pool.survey()).now_ms
+    live = [state for state in (await audit(pool.redis)).values() if state in ("waiting", "dispatched", "running")]
+    assert swept.busy or not live
+    orphan_ms, hold_ms = Policy().orphan_ms, int(await raw(pool).hget(f"{PREFIX}swept", "hold"))
+    due_ms = [due_ms for key in ("delayed", "deadlines") for _, due_ms in await _scores(pool, key)]
+    due_ms += [max(beat_ms + orphan_ms, hold_ms) for _, beat_ms in await _scores(pool, "clients")]
+    for at_ms in due_ms:
+        assert swept.more or before_ms + swept.due_ms <= max(at_ms, after_ms)
+
+
+async def _scores(pool: Pool, key: str) -> list[tuple[bytes, float]]:
+    return list(await raw(pool).zrange(PREFIX + key, 0, -1, withscores=True))
 
 
 class World:
@@ -274,6 +293,7 @@ async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) ->
         for _ in range(150):
             await world.step()
             await audit(pool.redis)
+            await sweep_says_what_is_due(pool)
         await world.settle()
         heard = await ear.heard()
     ends = Counter(channel.removeprefix("deltas:") for channel, content in heard if content.get("type") in _OUTCOMES)

@@ -15,8 +15,8 @@ from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.messages import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.order import Head, Queue, order
+from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy, RolePolicy
-from tokenlane.routing.router import plan
 from tokenlane.routing.store.pool import Pool
 
 WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10_000))

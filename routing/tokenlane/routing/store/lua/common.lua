@@ -338,6 +338,14 @@ local function cancel_one(id, reason)
   return 'flagged'
 end
 
+-- Keeps a lane from filling up again until it is empty and the suspect can have it: one lane for each suspect.
+local function keep_free(lane, id, request)
+  local other = request.emptied
+  if other and other ~= lane and redis.call('GET', P .. 'lane:' .. other .. ':alone') == id then return end
+  redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS)
+  redis.call('HSET', P .. 'request:' .. id, 'emptied', lane)
+end
+
 -- Why a lane does not take a request now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
 -- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask. It
 -- waits for no long work, such as a pull, which goes on where it was once its worker is there again.
@@ -350,7 +358,7 @@ local function closed_to(lane, id, request)
   for _, kind in ipairs(KINDS) do
     local counts = kind == request.kind or (suspect and not IS_LONG[kind])
     if counts and redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
-      if suspect then redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS) end
+      if suspect then keep_free(lane, id, request) end
       return 'full'
     end
   end

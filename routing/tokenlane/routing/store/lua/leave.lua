@@ -7,6 +7,7 @@
 begin()
 if redis.call('EXISTS', P .. 'client:' .. ARGV[1]) == 1 then
   redis.call('ZADD', P .. 'clients', 'XX', 0, ARGV[1])
+  ring()
 else
   redis.call('ZREM', P .. 'clients', ARGV[1])
 end

@@ -6,13 +6,14 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
 --       3 policy revision it decides by, '' if it decides nothing  4 internal errors its process has survived
--- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned}
+-- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned, something waits or runs: 0 or 1,
+--       ms until something is due of which no doorbell tells, or -1}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
-local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 1000, 3600000, 5000
+local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
 local now = now_ms()
 
--- A router silent for 1 s has no rank; each host's first router comes before any host's second.
+-- A router silent for 2 s, twice as long as it rests, has no rank; each host's first router comes before any host's second.
 redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', int(now - SILENT_MS))
 redis.call('ZADD', P .. 'routers', int(now), router)
 if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', 3 * SILENT_MS) end
@@ -34,7 +35,7 @@ local function rank_of(name)
   end
 end
 local rank = rank_of(router)
-if not sweeping then return { rank, 0, 0, 0, 0, 0 } end
+if not sweeping then return { rank, 0, 0, 0, 0, 0, 0, -1 } end
 
 local swept, hold = P .. 'swept', look(now)
 local audited = redis.call('HGET', swept, 'audited')
@@ -128,4 +129,12 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
     end
   end
 end
-return { rank, more, requeued, revived, expired, orphaned }
+
+local function first(key)
+  return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or math.huge)
+end
+
+-- A lease needs no place here: where there is one, something runs.
+local busy = redis.call('EXISTS', P .. 'queues', P .. 'leases') > 0
+local at = math.min(first(P .. 'delayed'), first(P .. 'deadlines'), math.max(first(P .. 'clients') + rule('orphan_ms'), hold))
+return { rank, more, requeued, revived, expired, orphaned, busy and 1 or 0, at < math.huge and math.max(0, at - now) or -1 }

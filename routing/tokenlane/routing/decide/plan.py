@@ -1,0 +1,165 @@
+"""The plan: which lane takes which of the requests that wait. Decides on a survey, and does nothing about it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from types import MappingProxyType
+from typing import TypeAlias, get_args
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import Kind, Priority
+
+from .lanes.offer import LaneView
+from .no_candidate import nobody, not_pulled
+from .order import Head, order
+from .policy import Policy, all_heard_ms, candidates, pullers
+
+__all__ = ["Placement", "Plan", "Refusal", "Survey", "Wish", "plan"]
+
+_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+_NOBODY: frozenset[str] = frozenset()
+
+_Slots: TypeAlias = tuple[str, Kind]
+_Options: TypeAlias = list[tuple[LaneView, str]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What routers decide on, all of one moment. `watched_ms`: for how long the pool has been looked at without a gap:
+    lanes that live may not have been heard of since a server came back or was wiped."""
+
+    now_ms: int
+    revision: int
+    heads: tuple[Head, ...]
+    lanes: tuple[LaneView, ...]
+    watched_ms: float = math.inf
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A request that a lane is to have, and the model to use there."""
+
+    head: Head
+    lane: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that no lane can serve, and why."""
+
+    head: Head
+    error: LlmError
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A model that a lane is to pull for a request that waits."""
+
+    lane: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with the heads of one survey."""
+
+    placements: tuple[Placement, ...]
+    refusals: tuple[Refusal, ...]
+    wishes: tuple[Wish, ...] = ()
+
+    @property
+    def all(self) -> tuple[Placement | Refusal, ...]:
+        """Everything that takes a head off its queue."""
+        return self.placements + self.refusals
+
+
+def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Plan:
+    """Choose lanes for the heads of all queues, those of the highest priority first.
+
+    Each asks for the best of its lanes that has credit. A lane takes as many as it has credit for, in the order of
+    `order`; who is left asks again. A lane for which more of a priority waits than could be chosen now is left
+    alone by lower ones of that kind.
+
+    Args:
+        refused: by request, the lanes that refused it at dispatch; it asks the others.
+    """
+    weights = {name: role.weight for name, role in policy.roles.items()}
+    options: dict[str, _Options] = {}
+    for queue in {head.queue.name: head.queue for head in survey.heads}.values():
+        options[queue.name] = list(candidates(policy, queue.role, queue.needs, survey.lanes, queue.kind))
+    credit: dict[_Slots, int] = {}
+    placements: list[Placement] = []
+    placed: set[str] = set()
+    refusals: list[Refusal] = []
+    wishes: dict[Wish, None] = {}
+    for priority in _PRIORITIES:
+        heads = left = [head for head in survey.heads if head.queue.priority == priority]
+        while left and (asked := _asked(left, options, credit, refused)):
+            for slots, those in asked.items():
+                taken = list(islice(order(those, weights, slots[0]), credit[slots]))
+                placements += [_placement(head, slots[0], options) for head in taken]
+                credit[slots] -= len(taken)
+                placed |= {head.id for head in taken}
+            left = [head for head in left if head.id not in placed]
+        for head in heads:
+            if head.more:
+                credit |= {(lane.name, head.queue.kind): 0 for lane, _ in options[head.queue.name]}
+            if not options[head.queue.name]:
+                wish = _wish(head, policy, survey.lanes)
+                if isinstance(wish, Wish):
+                    wishes[wish] = None
+                elif head.waited_ms >= policy.patience_ms and survey.watched_ms >= all_heard_ms(policy.lease_ms):
+                    refusals.append(Refusal(head, wish))
+    return Plan(tuple(placements), tuple(refusals), tuple(wishes))
+
+
+def _asked(
+    heads: Sequence[Head],
+    options: Mapping[str, _Options],
+    credit: dict[_Slots, int],
+    refused: Mapping[str, frozenset[str]],
+) -> dict[_Slots, list[Head]]:
+    """The heads by what each asks for; without those whose lanes have no credit left."""
+    asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
+    best: dict[tuple[str, frozenset[str]], _Slots | None] = {}
+    for head in heads:
+        key = name, refusers = head.queue.name, refused.get(head.id, _NOBODY)
+        if key not in best:
+            best[key] = _best(options[name], head.queue.kind, credit, refusers)
+        if (slots := best[key]) is not None:
+            asked[slots].append(head)
+    return asked
+
+
+def _best(options: _Options, kind: Kind, credit: dict[_Slots, int], refusers: frozenset[str]) -> _Slots | None:
+    for lane, _ in options:
+        slots = lane.name, kind
+        if slots not in credit:
+            credit[slots] = lane.credit_for(kind)
+        if credit[slots] > 0 and lane.name not in refusers:
+            return slots
+    return None
+
+
+def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placement:
+    model = next(model for lane, model in options[head.queue.name] if lane.name == name)
+    return Placement(head, name, model)
+
+
+def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:
+    """What is to be pulled for a head without candidates; why nothing is."""
+    queue = head.queue
+    if not KINDS[queue.kind].follows_routes:
+        return nobody(queue, policy, lanes)
+    found = list(pullers(policy, queue.role, queue.needs, lanes))
+    for lane, model in found:
+        if model not in lane.offer.unpulled:
+            return Wish(lane.name, model)
+    return not_pulled(*found[0]) if found else nobody(queue, policy, lanes)

@@ -1,0 +1,67 @@
+"""Which lane a plan gives to whom."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from tests.lanes import lane_view
+
+from tokenlane.routing.contract.messages import Needs, Priority, new_id
+from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.decide.plan import Survey, plan
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+
+
+def test_lanes_go_to_roles_by_weight() -> None:
+    """Where there is less room than what waits, the policy's weights say whose it is."""
+    heads = [
+        Head(Queue(role, "chat", "normal", Needs()), "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place)
+        for role in ("planner", "coder")
+        for place in range(8)
+    ]
+    lane = lane_view("first", "p", limit=8)
+    policy = Policy(roles={"coder": RolePolicy(weight=3)})
+    placed = plan(Survey(0, 7, tuple(heads), (lane,)), policy).placements
+    assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
+
+
+def test_who_finds_the_best_lane_taken_has_the_next() -> None:
+    """Lanes fill up one after another; a lane for which more of a priority waits is left alone by lower ones."""
+
+    def heads(role: str, priority: Priority, times: int) -> list[Head]:
+        queue = Queue(role, "chat", priority, Needs())
+        return [Head(queue, "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place) for place in range(times)]
+
+    room = {"first": 2, "second": 3, "third": 3}
+    lanes = tuple(lane_view(name, "p", limit=limit) for name, limit in room.items())
+    routes = {"planner": ("first", "second"), "coder": ("second", "third")}
+    roles = {role: RolePolicy(route=tuple(Candidate(lane=it) for it in route)) for role, route in routes.items()}
+    waiting = (*heads("coder", "low", 4), *heads("planner", "normal", 4))
+    placed = plan(Survey(0, 7, waiting, lanes), Policy(roles=roles)).placements
+    lanes_of = [(placement.head.queue.role, placement.lane) for placement in placed]
+    assert lanes_of == [("planner", "first")] * 2 + [("planner", "second")] * 2 + [("coder", "third")] * 3
+
+
+@pytest.mark.parametrize("model", ["another", None])
+def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | None) -> None:
+    """Of a server that was wiped or away, workers that live are still to be heard of: what waits there for a lane, or
+    for another one than those known by now, waits until each has had the time to beat."""
+    policy = Policy(patience_ms=0, lease_ms=3_000)
+    known = () if model is None else (lane_view("first", "first"),)
+    queue = Queue("planner", "chat", "normal", Needs(model=model))
+    head = Head(queue, "agent", "id", 0, more=False, served=0, waited_ms=60_000)
+    for watched_ms, refusals in ((0, 0), (1_999, 0), (2_000, 1), (math.inf, 1)):
+        assert len(plan(Survey(0, 0, (head,), known, watched_ms=watched_ms), policy).refusals) == refusals
+
+
+def test_who_was_refused_asks_the_other_lanes() -> None:
+    """Only those that refused it, and only it: others are still given to them."""
+    queue = Queue("planner", "chat", "normal", Needs())
+    heads = [Head(queue, "a", f"id{place}", 0, more=False, served=0, waited_ms=0, place=place) for place in range(3)]
+    lanes = tuple(lane_view(name, "p") for name in ("first", "second", "third"))
+    policy = Policy(roles={"planner": RolePolicy(route=tuple(Candidate(lane=lane.name) for lane in lanes))})
+    refused = {"id0": frozenset({"first", "second"}), "id2": frozenset({"first", "second", "third"})}
+    placed = plan(Survey(0, 0, tuple(heads), lanes), policy, refused).placements
+    assert {(it.head.id, it.lane) for it in placed} == {("id0", "third"), ("id1", "first")}
