@@ -149,13 +149,9 @@ class Requests:
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 
-    async def start(self, request_id: str, attempt: int, worker: str, *, marked: bool = False) -> Started | None:
-        """Claim an attempt; None if it is not to be run any more, or by another.
-
-        Args:
-            marked: the worker has ARQ's mark on the job.
-        """
-        return _started(await self._scripts.run("start", request_id, attempt, worker, int(marked)))
+    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+        """Claim an attempt; None if it is not to be run any more, or by another."""
+        return _started(await self._scripts.run("start", request_id, attempt, worker))
 
     async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
         """Give an attempt back; the state the request is in now, or `stale`.

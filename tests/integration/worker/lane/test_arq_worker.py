@@ -273,9 +273,9 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
         asked: list[str] = []
         start = lane.pool.requests.start
 
-        async def count(request_id: str, attempt: int, name: str, *, marked: bool = False) -> Started | None:
+        async def count(request_id: str, attempt: int, name: str) -> Started | None:
             asked.append(request_id)
-            return await start(request_id, attempt, name, marked=marked)
+            return await start(request_id, attempt, name)
 
         monkeypatch.setattr(lane.pool.requests, "start", count)
         for number in range(1000):

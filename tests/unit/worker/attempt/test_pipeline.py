@@ -89,7 +89,7 @@ class FakePool:
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
-    async def start(self, request_id: str, attempt: int, worker: str, *, marked: bool = False) -> Started | None:
+    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
         if self.unavailable:
             self.refused_starts += 1
             raise PoolUnavailable

@@ -16,18 +16,15 @@ logger = logging.getLogger(__name__)
 CLAIM_EVERY_S = 0.2
 
 
-async def claim(lane: Lane, request_id: str, attempt: int, *, marked: bool) -> Started | None:
+async def claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
     """Take the attempt; None if it is not ours to run, or the worker is to shut down.
 
     Asked until there is an answer: a server that was silent may have given us the attempt all the same.
-
-    Args:
-        marked: ARQ's mark on the job is ours.
     """
     failing = False
     while not lane.runs.closing:
         try:
-            return await lane.pool.requests.start(request_id, attempt, lane.worker, marked=marked)
+            return await lane.pool.requests.start(request_id, attempt, lane.worker)
         except LlmError as error:
             if not failing:
                 logger.warning("the start of attempt %d of %s has to wait: %s", attempt, request_id, error)

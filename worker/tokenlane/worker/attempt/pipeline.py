@@ -38,15 +38,12 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_S = 3.0
 
 
-async def run_request(lane: Lane, request_id: str, attempt: int, *, marked: bool = False) -> None:
+async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     """Run an attempt to its end. Its failures are the request's; none is raised.
-
-    Args:
-        marked: ARQ's mark on the job is ours.
 
     Cancellation: the back end's stream is closed and the request given back, or ended as interrupted.
     """
-    started = await claim(lane, request_id, attempt, marked=marked)
+    started = await claim(lane, request_id, attempt)
     if started is None:
         return
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))

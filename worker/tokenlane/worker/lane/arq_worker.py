@@ -9,7 +9,6 @@ a job: the id says all, and the pool's scripts clear up behind it.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -17,7 +16,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import arq.constants
 import arq.worker
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
@@ -28,32 +26,19 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
 from tokenlane.routing.decide.lanes.state import UP
 from tokenlane.routing.store.connection import as_ours
-from tokenlane.routing.store.keys import Keys
 from tokenlane.worker.attempt.pipeline import run_request
 
 from .lane import Lane
 
-__all__ = ["ARQ_OPTIONS", "LaneWorker", "arq_redis", "name_keys"]
+__all__ = ["NO_FUNCTIONS", "LaneWorker", "arq_redis"]
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
-_DAY_S = 86_400
+_HEALTH_S = 5  # between two signs of life for `arq --check`
 _BROKEN = (RedisError, OSError)
 _JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
-_ARQ_NAMES = ("abort_jobs_ss", "in_progress_key_prefix", "job_key_prefix", "result_key_prefix", "retry_key_prefix")
-
-
-def _to_json(value: dict[str, Any]) -> bytes:
-    # ARQ serializes outcomes it then does not keep, exceptions among them.
-    return json.dumps(value, default=lambda other: type(other).__name__).encode()
-
-
-async def _run(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
-    lane: Lane = ctx["lane"]
-    request_id, attempt = args  # as lua/dispatch.lua writes them
-    await run_request(lane, request_id, attempt, marked=True)
 
 
 def _attempt(job_id: str) -> tuple[str, int]:
@@ -62,30 +47,17 @@ def _attempt(job_id: str) -> tuple[str, int]:
     return request_id, int(attempt)
 
 
-ARQ_OPTIONS: dict[str, Any] = {
-    "functions": (arq.worker.func(_run, name="run_request", keep_result=0, max_tries=1),),
-    "max_tries": 1,
-    "retry_jobs": False,
-    "keep_result": 0,
-    "job_timeout": _DAY_S,  # the requests' own deadlines rule
-    "allow_abort_jobs": False,
-    "health_check_interval": 5,
-    "job_serializer": _to_json,
-    "job_deserializer": json.loads,
-    "log_results": False,
-}
-"""How ARQ is to run attempts: once each, keeping nothing. `ctx["lane"]` must be a `Lane`."""
+async def _run_nothing(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
+    pass
 
 
-def name_keys(keys: Keys) -> None:
-    """Have ARQ's own worker use names of the pool's, in whose slot they lie and which its users may touch."""
-    for constant in _ARQ_NAMES:
-        setattr(arq.worker, constant, keys.arq(getattr(arq.constants, constant)))  # where ARQ reads them
+NO_FUNCTIONS = (arq.worker.func(_run_nothing),)
+"""ARQ wants a function that jobs may name; `LaneWorker` runs its jobs without one."""
 
 
 def arq_redis(connections: ConnectionPool) -> ArqRedis:
     """ARQ's kind of client over connections that are opened, and closed, by somebody else."""
-    return ArqRedis(connections, job_serializer=_to_json, job_deserializer=json.loads)
+    return ArqRedis(connections)
 
 
 class LaneWorker(arq.worker.Worker):
@@ -97,14 +69,13 @@ class LaneWorker(arq.worker.Worker):
     """
 
     def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat", *, poll_s: float = POLL_S) -> None:
-        name_keys(lane.pool.keys)
         super().__init__(
+            functions=NO_FUNCTIONS,
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
             redis_pool=redis,
             max_jobs=lane.lease.announcement.limit_of(kind),
             handle_signals=False,
-            ctx={"lane": lane},
-            **ARQ_OPTIONS,
+            health_check_interval=_HEALTH_S,
         )
         self._lane = lane
         self.kind = kind
