@@ -5,28 +5,24 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.find_pool import Place, find_place
+from tokenlane.config.settings.find_pool import find_place
 from tokenlane.config.settings.values import NAME_RULE, is_name
-from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
-from tokenlane.routing.store.hub import open_hub
-from tokenlane.routing.store.pool import connect
-from tokenlane.routing.support.tasks import background, keep_going
 
 from .compose import Messages, compose, compose_embed, refuse_unknown, texts_of
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
-from .link.heartbeat import Heartbeat
+from .link.connect import redis_link
+from .link.link import Composed, Link, OpenLink
 from .link.open_request import OpenRequest
-from .link.redis_link import RedisLink
 from .models import Models
 from .response_format import Form, asked_for
 from .stream import ChatStream
@@ -37,7 +33,6 @@ Keys: TypeAlias = str | Sequence[str] | KeyRing | None
 """Keys of a pool, the newest first; None gives none."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
-_PATIENCE_S = 10.0  # for a server that is away when something is asked
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
@@ -49,14 +44,15 @@ class Client:
             finds it: TOKENLANE_REDIS_URL, llm.toml, this user's running `tokenlane up`; the last two with the extra
             [cli] alone. With one nothing is read from the environment.
         pool: the pool's name. Default: `main`, or that of the pool found.
-        agent: who asks; agents of one role take turns. Default: host and process id.
+        agent: who asks, where a call does not say who; agents of one role take turns. Default: host and process id.
         key: the pool's key, as `tokenlane key show --reveal` prints it; several, the newest first, while keys change.
             Default: the one beside the server's unix socket, if the URL names one.
+        link: opens a link to use in place of one to `url`, `pool` and `key`.
 
     Leaving the block cancels what still runs.
 
     Raises:
-        TypeError: `url` is no text, or empty.
+        TypeError: `url` is no text, or empty; `key` is no text, nor several.
         ValueError: `agent` or `pool` is not a name, or `key` not a key.
         PoolUnavailable: there is no URL, and no pool is found; it says what to do.
 
@@ -72,25 +68,15 @@ class Client:
         pool: str | None = None,
         agent: str | None = None,
         key: Keys = (),
+        link: OpenLink | None = None,
     ) -> None:
-        text: object = url  # not everybody checks types
-        if text is not None and not (isinstance(text, str) and text):
-            given = "empty" if isinstance(text, str) else f"of type {type(text).__name__}"
-            raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
-        keys = key if isinstance(key, KeyRing) else _parsed([key] if isinstance(key, str) else key or ())
-        if url is None:
-            place = _found()
-            url, keys = place.redis.url, keys if keys.keys else place.redis.keys
-            pool = place.pool if pool is None else pool
-        pool = "main" if pool is None else pool
-        self.agent = _default_agent() if agent is None else agent
-        for name in (self.agent, pool):
-            if not is_name(name):
-                raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
-        self._connect: Callable[[str], AbstractAsyncContextManager[RedisLink]] = partial(_connection, url, pool, keys)
+        self.agent = _default_agent() if agent is None else _name(agent)
+        if link is None:
+            url, pool, keys = _pool(url, pool, key)
+            link = redis_link(url, pool, keys)
         self._pool_name = pool
-        self._id = ""
-        self._link: RedisLink | None = None
+        self._open_link = link
+        self._link: Link | None = None
         self._spaces = Spaces()
         self._stack = AsyncExitStack()
 
@@ -98,27 +84,40 @@ class Client:
         return f"<Client of agent {self.agent!r}, pool {self._pool_name!r}>"
 
     def chat(
-        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        agent: str | None = None,
+        response_format: Form[Parsed] = None,
+        **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream. Nothing is sent before the stream is entered.
 
         Args:
             messages: one question, or a conversation.
             role: what the pool routes by.
+            agent: who asks; the client's agent, if left out. Turns, limits and idempotency keys are an agent's.
             response_format: what the answer is to look like: a pydantic model, which then is the answer's `parsed`, or
                 a `response_format` in OpenAI's shape.
             options: see `ChatOptions`; what is left out is the back end's default.
+
+        Raises:
+            TypeError: there is no such option.
+            ValueError: `agent` is not a name.
         """
         refuse_unknown(options)
+        who = self._asking(agent)
         link = self._entered()
-        request_id = link.ahead.take()
+        request_id = link.take_id()
         form = response_format if isinstance(response_format, type) else None
         shape = asked_for(response_format) if isinstance(response_format, type) else response_format
 
+        def composed() -> Composed:
+            return compose(request_id, messages, role, options, shape, agent=who, client=link.client)
+
         async def submit() -> OpenRequest:
-            async with link.turn() as asked_at:
-                composed = compose(request_id, messages, role, options, shape, agent=self.agent, client=self._id)
-                return await link.open(*composed, options.get("idempotency_key"), asked_at)
+            return await link.open(composed, options.get("idempotency_key"))
 
         return ChatStream(request_id, link, submit, form, options.get("metadata"))
 
@@ -134,6 +133,9 @@ class Client:
         Returns:
             A stream of everything after that position. Its text is that of what it streams.
 
+        Raises:
+            ValueError: `request_id` is no request's id, or `after` no position.
+
         Raises, once entered:
             RequestLost: the pool does not know the request.
             BadRequest: the answer has ended before that position.
@@ -142,8 +144,11 @@ class Client:
             BadRequest: the answer ended, later, before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
-        link, position = self._entered(), 0 if after is None else after + 1
-        if not _REQUEST_ID.fullmatch(request_id) or position < 0:
+        link = self._entered()
+        name: object = request_id  # not everybody checks types
+        known = isinstance(name, str) and _REQUEST_ID.fullmatch(name) is not None
+        position = _position(after)
+        if not known or position < 0:
             raise ValueError("`request_id` is what a stream's `.request_id` says, `after` the `.position` of a delta")
 
         async def join() -> OpenRequest:
@@ -168,6 +173,7 @@ class Client:
         texts: str | Sequence[str],
         *,
         role: str,
+        agent: str | None = None,
         allow_other_models: bool = False,
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
@@ -176,32 +182,39 @@ class Client:
         Args:
             texts: 2048 at most, whose vectors have 16 MiB at most.
             role: what the pool routes by.
+            agent: who asks; the client's agent, if left out.
             allow_other_models: take the vectors also if, asked the same before, another model gave them.
             options: see `EmbedOptions`.
 
         Raises:
+            ValueError: `agent` is not a name.
             BadRequest: the request is not valid, or too much for one reply.
             SpaceMismatch: the vectors are of another model than those before.
             LlmError: what else it failed with.
         """
-        return await self._embed(texts, role, options, allow_other_models=allow_other_models)
+        return await self._embed(texts, role, options, agent, allow_other_models=allow_other_models)
 
     async def _embed(
         self,
         texts: str | Sequence[str],
         role: str,
         options: EmbedOptions,
+        agent: str | None = None,
         *,
         allow_other_models: bool = False,
         meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
     ) -> Embeddings:
         refuse_unknown_of_embed(options)
+        who = self._asking(agent)
         link = self._entered()
         asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
-        composed = compose_embed(asked, agent=self.agent, client=self._id)
-        found = await embed(link, *composed, options.get("idempotency_key"), meanwhile)
+
+        def composed() -> Composed:
+            return compose_embed(asked, agent=who, client=link.client)
+
+        found = await embed(link, composed, options.get("idempotency_key"), meanwhile)
         found = replace(found, metadata=options.get("metadata"))
-        self._spaces.check(found, role, options, allow_other_models=allow_other_models)
+        self._spaces.check(found, who, role, options, allow_other_models=allow_other_models)
         return found
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
@@ -252,21 +265,27 @@ class Client:
         return self._entered().internal_errors.count
 
     async def complete(
-        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        agent: str | None = None,
+        response_format: Form[Parsed] = None,
+        **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
         """Ask for an answer, whole. Takes and raises what `chat` and its stream do.
 
         Raises:
             SchemaMismatch: the answer is not in the form of the model given as `response_format`.
         """
-        async with self.chat(messages, role=role, response_format=response_format, **options) as stream:
+        stream = self.chat(messages, role=role, agent=agent, response_format=response_format, **options)
+        async with stream:
             return await stream.answer()
 
     async def __aenter__(self) -> Self:
         if self._link is not None:
             raise RuntimeError("the client is connected already: enter it once, and share it")
-        self._id = new_id()
-        self._link = await self._stack.enter_async_context(self._connect(self._id))
+        self._link = await self._stack.enter_async_context(self._open_link())
         return self
 
     async def __aexit__(
@@ -275,53 +294,55 @@ class Client:
         self._link = None
         return await self._stack.__aexit__(kind, error, trace)
 
-    def _models(self) -> Models:
-        return Models(self._entered(), self.agent, self._id)
+    def _asking(self, agent: str | None) -> str:
+        return self.agent if agent is None else _name(agent)
 
-    def _entered(self) -> RedisLink:
+    def _models(self) -> Models:
+        return Models(self._entered(), self.agent)
+
+    def _entered(self) -> Link:
         if self._link is None:
             raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
         return self._link
 
 
-@asynccontextmanager
-async def _connection(url: str, pool_name: str, keys: KeyRing, client: str) -> AsyncIterator[RedisLink]:
-    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool, _PATIENCE_S) as hub:
-        told = False
-        try:
-            async with background() as requests:
-                link = RedisLink(pool, hub, requests, client)
-                heartbeat = Heartbeat(pool, link, client)
-                await heartbeat.beat()
-                try:
-                    async with background() as beats:
-                        for name, work in {
-                            "subscriptions": link.subscribe_ahead,
-                            "messages to workers": link.speak,
-                            "client beat": heartbeat.run,
-                        }.items():
-                            beats.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
-                        yield link
-                finally:
-                    told = await link.close_all()
-        finally:
-            # Who could not cancel all its requests stays listed, so that they are found to be orphans.
-            if told:
-                with suppress(LlmError):
-                    await pool.beats.leave(client)
-
-
-def _found() -> Place:
+def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
+    """Where the pool is, its name, and its keys."""
+    if url is not None and not (isinstance(url, str) and url):
+        given = "empty" if isinstance(url, str) else f"of type {type(url).__name__}"
+        raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
+    keys = _keys(key)
+    if isinstance(url, str):
+        return url, _name("main" if pool is None else pool), keys
     try:
-        return find_place()
+        place = find_place()
     except ConfigError as error:
         raise PoolUnavailable(str(error)) from None
+    return place.redis.url, _name(place.pool if pool is None else pool), keys if keys.keys else place.redis.keys
 
 
-def _parsed(keys: Sequence[str]) -> KeyRing:
-    if not all(map(str.strip, keys)):
+def _keys(key: object) -> KeyRing:
+    if isinstance(key, KeyRing):
+        return key
+    texts = [key] if isinstance(key, str) else [] if key is None else key
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"`key` is of type {type(key).__name__}: give the pool's key as text, or a list of several")
+    if not all(map(str.strip, texts)):
         raise ValueError("`key` is empty: give the pool's key, or None where it has none")
-    return KeyRing.parse(*keys)
+    return KeyRing.parse(*texts)
+
+
+def _position(after: object) -> int:
+    """The one after this; -1 if it is none."""
+    if after is None:
+        return 0
+    return after + 1 if isinstance(after, int) else -1
+
+
+def _name(name: object) -> str:
+    if not (isinstance(name, str) and is_name(name)):
+        raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
+    return name
 
 
 def _default_agent() -> str:

@@ -15,10 +15,10 @@ from pydantic import JsonValue
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import SpaceMismatch
-from tokenlane.routing.contract.messages import Envelope, Priority, Usage, Vectors
+from tokenlane.routing.contract.messages import Priority, Usage, Vectors
 
+from .link.link import Composed, Link, opened
 from .link.open_request import OpenRequest
-from .link.redis_link import RedisLink
 
 __all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
 
@@ -75,18 +75,21 @@ class Embeddings:
 
 
 class Spaces:
-    """Whose vectors a client has had for what it asked, so that it does not get those of another model unawares."""
+    """Whose vectors the agents of a client have had for what they asked, so that none gets those of another model
+    unawares."""
 
     def __init__(self) -> None:
         self._spaces: dict[tuple[object, ...], tuple[str, int]] = {}
 
-    def check(self, found: Embeddings, role: str, options: Mapping[str, object], *, allow_other_models: bool) -> None:
+    def check(
+        self, found: Embeddings, agent: str, role: str, options: Mapping[str, object], *, allow_other_models: bool
+    ) -> None:
         """Remember whose these are.
 
         Raises:
-            SpaceMismatch: asked the same before, the client was given another model's, and has not allowed that.
+            SpaceMismatch: asked the same before, the agent was given another model's, and has not allowed that.
         """
-        asked = (role, *(options.get(name) for name in ("model", "provider", "dimensions")))
+        asked = (agent, role, *(options.get(name) for name in ("model", "provider", "dimensions")))
         space = (found.model.removesuffix(":latest"), found.dimensions)
         before = self._spaces.get(asked, space)
         if before != space and not allow_other_models:
@@ -116,15 +119,14 @@ def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
 
 
 async def embed(
-    link: RedisLink,
-    envelope: Envelope,
-    payload: bytes,
+    link: Link,
+    compose: Callable[[], Composed],
     idempotency_key: str | None,
     meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]],
 ) -> Embeddings:
     """Submit an embed request, and wait inside `meanwhile` for what comes of it."""
-    async with link.asking(envelope, payload, idempotency_key) as request, meanwhile(request):
-        result, answer = await request.result(), request.buffer.answer()
+    async with opened(link, compose, idempotency_key) as request, meanwhile(request):
+        answer, result = await request.finish(), await request.result()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))
     if sys.byteorder == "big":

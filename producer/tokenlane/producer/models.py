@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import Envelope, ModelAction, ModelInfo, ModelReport, Progress
+from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane
 
 from .compose import compose_command
-from .link.redis_link import RedisLink
+from .link.link import Composed, Link, opened
 
 __all__ = ["Models"]
 
@@ -28,10 +28,9 @@ _LOOK_EVERY_S = 1.0
 class Models:
     """The models of a pool, for one client."""
 
-    def __init__(self, link: RedisLink, agent: str, client: str) -> None:
+    def __init__(self, link: Link, agent: str) -> None:
         self._link = link
         self._agent = agent
-        self._client = client
 
     async def listed(self, lane: str | None) -> list[ModelInfo]:
         """The models of this lane, or of all there are. What a lane announces is told where it is busy with another
@@ -54,18 +53,18 @@ class Models:
         """Have it done, and tell how far it is, the newest where several came; why it waits, before it is begun."""
         asked = await self._asked(action, model, lane)
         told: Progress | None = None
-        async with self._link.asking(*self._composed(asked)) as request:
+        async with opened(self._link, lambda: self._composed(asked)) as request:
             ended = False
             while not ended:
                 waits = False
                 try:
                     async with asyncio.timeout(_LOOK_EVERY_S):
-                        if not request.buffer.ended:  # while the caller had the last word of it
+                        if not request.ended:  # while the caller had the last word of it
                             await request.change()
                 except TimeoutError:
                     waits = request.waiting is not None
-                ended = request.buffer.ended
-                progress = request.buffer.progress
+                ended = request.ended
+                progress = request.progress
                 if waits and progress is None:
                     progress = Progress(step=request.waiting or "waiting")
                 if progress not in (None, told):
@@ -91,13 +90,13 @@ class Models:
         ).models
 
     async def _report(self, asked: Mapping[str, object]) -> ModelReport:
-        async with self._link.asking(*self._composed(asked)) as request:
+        async with opened(self._link, lambda: self._composed(asked)) as request:
             result = await request.result()
         assert isinstance(result, ModelReport)
         return result
 
-    def _composed(self, asked: Mapping[str, object]) -> tuple[Envelope, bytes]:
-        return compose_command(asked, agent=self._agent, client=self._client)
+    def _composed(self, asked: Mapping[str, object]) -> Composed:
+        return compose_command(asked, agent=self._agent, client=self._link.client)
 
     async def _asked(self, action: ModelAction, model: str, lane: str | None) -> dict[str, object]:
         return {"action": action, "model": model, "lane": (await self._lane(lane)).name}

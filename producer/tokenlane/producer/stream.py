@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from tokenlane.routing.contract.messages import Answer, Parsed, TokenDelta, Usage
 
+from .link.link import Link
 from .link.open_request import OpenRequest
-from .link.redis_link import RedisLink
 from .response_format import filled
 
 __all__ = ["ChatStream"]
@@ -44,7 +44,7 @@ class ChatStream(Generic[Parsed]):
     def __init__(
         self,
         request_id: str,
-        link: RedisLink,
+        link: Link,
         submit: Callable[[], Awaitable[OpenRequest]],
         form: type[Parsed] | None = None,
         metadata: dict[str, JsonValue] | None = None,
@@ -69,12 +69,12 @@ class ChatStream(Generic[Parsed]):
     @property
     def text(self) -> str:
         """The answer's text as far as it has come; of one that was attached to, what came after the given position."""
-        return self._request.buffer.text if self._request else ""
+        return self._request.text if self._request else ""
 
     @property
     def usage(self) -> Usage | None:
         """What the request cost; None before the answer is whole."""
-        return self._request.buffer.usage if self._request else None
+        return self._request.usage if self._request else None
 
     @property
     def waiting(self) -> str | None:
@@ -94,12 +94,7 @@ class ChatStream(Generic[Parsed]):
         Raises:
             SchemaMismatch: it is not in the form that was asked for; `text` holds what it says.
         """
-        request = self._entered()
-        while not request.buffer.ended:
-            await request.change()
-        if request.buffer.error is not None:
-            raise request.buffer.error
-        answer = request.buffer.answer()
+        answer = await self._entered().finish()
         if self._metadata is not None:
             answer = answer.model_copy(update={"metadata": self._metadata})
         return cast("Answer[Parsed]", answer) if self._form is None else filled(answer, self._form)
@@ -116,7 +111,7 @@ class ChatStream(Generic[Parsed]):
     ) -> None:
         request = self._entered()
         if kind is not None and issubclass(kind, GeneratorExit):
-            self._link.abandon(request)  # the agent's coroutine is being closed and can await nothing
+            self._link.leave(request)  # the agent's coroutine is being closed and can await nothing
         else:
             await self._link.close(request)
 
@@ -124,13 +119,9 @@ class ChatStream(Generic[Parsed]):
         return self
 
     async def __anext__(self) -> TokenDelta:
-        request = self._entered()
-        while (delta := request.buffer.pop()) is None:
-            if request.buffer.error is not None:
-                raise request.buffer.error
-            if request.buffer.ended:
-                raise StopAsyncIteration
-            await request.change()
+        delta = await self._entered().next()
+        if delta is None:
+            raise StopAsyncIteration
         return delta
 
     def _entered(self) -> OpenRequest:
@@ -141,9 +132,9 @@ class ChatStream(Generic[Parsed]):
     def __del__(self) -> None:
         request = self._request
         if request is None:
-            self._link.ahead.give_back(self._request_id)
-        if request is None or self._loop is None or request.buffer.ended:
+            self._link.give_back_id(self._request_id)
+        if request is None or self._loop is None or request.ended:
             return
         with suppress(RuntimeError):  # the loop is closed, and everything with it
-            self._loop.call_soon_threadsafe(self._link.abandon, request)
+            self._loop.call_soon_threadsafe(self._link.leave, request)
         warnings.warn(f"{self!r} was dropped without being closed; its request is cancelled", ResourceWarning, 2, self)

@@ -30,20 +30,32 @@ class Client(LoopThread[client.Client]):
         super().__init__(client.Client(url, pool=pool, agent=agent, key=key))
 
     def chat(
-        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        agent: str | None = None,
+        response_format: Form[Parsed] = None,
+        **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream to enter and to iterate over."""
 
         async def ask() -> stream.ChatStream[Parsed]:  # an id is taken, which wakes a task
-            return self._kept.chat(messages, role=role, response_format=response_format, **options)
+            return self._kept.chat(messages, role=role, agent=agent, response_format=response_format, **options)
 
         return ChatStream(self, self._call(ask))
 
     def complete(
-        self, messages: Messages, *, role: str, response_format: Form[Parsed] = None, **options: Unpack[ChatOptions]
+        self,
+        messages: Messages,
+        *,
+        role: str,
+        agent: str | None = None,
+        response_format: Form[Parsed] = None,
+        **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
         """Ask for an answer, whole."""
-        with self.chat(messages, role=role, response_format=response_format, **options) as stream:
+        with self.chat(messages, role=role, agent=agent, response_format=response_format, **options) as stream:
             return stream.answer()
 
     def embed(
@@ -51,11 +63,14 @@ class Client(LoopThread[client.Client]):
         texts: str | Sequence[str],
         *,
         role: str,
+        agent: str | None = None,
         allow_other_models: bool = False,
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
         """Turn a text, or several, into vectors."""
-        return self._call(lambda: self._kept.embed(texts, role=role, allow_other_models=allow_other_models, **options))
+        return self._call(
+            lambda: self._kept.embed(texts, role=role, agent=agent, allow_other_models=allow_other_models, **options)
+        )
 
     def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """The models of all open lanes, or of one."""

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from tests.integration.clients import link_of
 from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
@@ -22,9 +23,8 @@ async def subscribed(pool: Pool, request_id: str) -> bool:
 
 async def ready(client: Client, count: int) -> None:
     """Wait until that many ids are ready."""
-    link = client._link
-    assert link is not None
-    await until(lambda: len(link.ahead._ready) >= count)
+    ready_channels = link_of(client)._ready_channels
+    await until(lambda: len(ready_channels._ready) >= count)
 
 
 @pytest.fixture
@@ -64,9 +64,8 @@ async def test_an_id_of_a_stream_that_was_never_entered_is_used_again(client: Cl
     for _ in range(40):
         client.chat("hello", role="planner")
         gc.collect()
-    link = client._link
-    assert link is not None
-    assert (len(link.ahead._ready), link.ahead._taken) == (16, set())
+    ready_channels = link_of(client)._ready_channels
+    assert (len(ready_channels._ready), ready_channels._taken) == (16, set())
 
 
 async def test_unsubscribed_when_the_answer_has_ended(client: Client, worker: StandIn, pool: Pool) -> None:
@@ -88,6 +87,5 @@ async def test_an_id_of_a_request_that_was_not_valid_is_used_again(client: Clien
         with pytest.raises(BadRequest):
             await client.complete([], role="planner")
         gc.collect()
-    link = client._link
-    assert link is not None
-    assert (len(link.ahead._ready), link.ahead._taken) == (16, set())
+    ready_channels = link_of(client)._ready_channels
+    assert (len(ready_channels._ready), ready_channels._taken) == (16, set())

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.integration.clients import link_of, quick_client
 from tests.integration.life import PREFIX, audit, pass_lease, raw, state_of, submit, sweep, vanish
 from tests.integration.producer.test_client import becomes, texts
 from tests.integration.stand_in import StandIn, stand_in
@@ -27,23 +28,15 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients look after their streams more often than they otherwise would."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
-    monkeypatch.setattr("tokenlane.producer.link.open_request.UNCERTAIN_EVERY_S", 0.2)
-
-
 @pytest.fixture
 async def first(redis_url: str) -> AsyncIterator[Client]:
-    async with Client(redis_url, agent="agent1") as client:
+    async with quick_client(redis_url, agent="agent1") as client:
         yield client
 
 
 @pytest.fixture
 async def second(redis_url: str) -> AsyncIterator[Client]:
-    async with Client(redis_url, agent="agent1") as client:
+    async with quick_client(redis_url, agent="agent1") as client:
         yield client
 
 
@@ -68,7 +61,7 @@ async def test_a_running_request_is_joined(
         await run.say("c", "d")
         await until(lambda: stream.text == "abcd")
         async with second.attach(stream.request_id, after=after) as joined:
-            assert await owner(pool, stream.request_id) == second._id
+            assert await owner(pool, stream.request_id) == link_of(second).client
             await run.say("e")
             await run.complete("f")
             assert "".join(await texts(joined)) == rest
@@ -203,12 +196,11 @@ async def test_news_of_the_owner_that_are_lost(
     """Who has not heard that another owns the request now cancels nothing all the same, and learns it by its beat."""
     async with first.chat("hello", role="planner") as stream:
         run = await worker.next_run()
-        assert stream._request is not None
-        monkeypatch.setattr("tokenlane.producer.link.redis_link.RedisLink._hear_all", lambda *_: None)
-        await pool.requests.attach(second._id, stream.request_id)
+        monkeypatch.setattr("tokenlane.producer.link.redis_link.RedisLink._hear", lambda *_: None)
+        await pool.requests.attach(link_of(second).client, stream.request_id)
         monkeypatch.undo()
-        assert await pool.requests.cancel(stream.request_id, first._id) == "kept"
-        request = stream._request
+        assert await pool.requests.cancel(stream.request_id, link_of(first).client) == "kept"
+        (request,) = link_of(first)
         await until(lambda: not request.owned)
     assert await state_of(pool, stream.request_id) == "running"
     assert await second.cancel(stream.request_id) is True
@@ -252,7 +244,7 @@ async def test_a_vanished_owner_is_replaced(first: Client, second: Client, worke
     async with first.chat("hello", role="planner") as kept, first.chat("hello", role="planner") as orphan:
         runs = {run.id: run for run in [await worker.next_run(), await worker.next_run()]}
         async with second.attach(kept.request_id) as joined:
-            await vanish(pool, first._id)
+            await vanish(pool, link_of(first).client)
             await sweep(pool)
             async with asyncio.timeout(10):
                 await runs[orphan.request_id].cancelled.wait()
@@ -291,7 +283,9 @@ async def test_a_wiped_server_knows_the_owner_again(first: Client, second: Clien
 
             async def owned() -> None:
                 async with asyncio.timeout(20):
-                    while await state_of(pool, run.id) != "running" or await owner(pool, run.id) != second._id:
+                    while (
+                        await state_of(pool, run.id) != "running" or await owner(pool, run.id) != link_of(second).client
+                    ):
                         await asyncio.sleep(0.01)
 
             await owned()
@@ -344,7 +338,7 @@ async def test_a_key_that_has_ended_is_a_duplicate(first: Client, second: Client
 
 async def test_keys_are_an_agents_own(first: Client, redis_url: str, worker: StandIn) -> None:
     """Another agent's key, and another key, are other requests."""
-    async with Client(redis_url, agent="agent2") as other:
+    async with quick_client(redis_url, agent="agent2") as other:
         async with first.chat("hello", role="planner", idempotency_key="k") as one:
             async with other.chat("hello", role="planner", idempotency_key="k") as two:
                 async with first.chat("hello", role="planner", idempotency_key="l") as three:
@@ -361,10 +355,8 @@ async def test_one_key_many_at_once(first: Client, second: Client, worker: Stand
     ]
     run = await worker.next_run()
     await run.say("a")
-    assert first._link is not None
-    assert second._link is not None
-    links = (first._link, second._link)
-    await until(lambda: sum(len(link.requests.get(run.id, ())) for link in links) == times)
+    readers = (link_of(first), link_of(second))
+    await until(lambda: sum(request.id == run.id for link in readers for request in link) == times)
     await run.complete("b")
     assert {(answer.request_id, answer.text) for answer in await asyncio.gather(*asked)} == {(run.id, "ab")}
     assert len(worker.runs) == 1

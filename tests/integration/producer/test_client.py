@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.integration.clients import link_of, quick_client
 from tests.integration.life import PREFIX, WORKER, beat, dispatch, state_of
 from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.waiting import until
@@ -32,7 +33,8 @@ from tokenlane.producer import (
     ToolCallDelta,
     Unauthorized,
 )
-from tokenlane.producer.link.heartbeat import reason
+from tokenlane.producer.link.pool_view import without_ages
+from tokenlane.producer.link.timings import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats, Checked
 from tokenlane.routing.store.pool import Pool
@@ -191,12 +193,11 @@ async def test_a_dropped_stream_warns_and_cancels(client: Client, worker: StandI
     """A stream nobody holds any more warns, and its request is cancelled within one turn of the loop."""
     stream = await client.chat("hello", role="planner").__aenter__()
     run = await worker.next_run()
-    assert client._link is not None
-    assert run.id in client._link.requests
+    assert run.id in link_of(client)
     with pytest.warns(ResourceWarning, match=stream.request_id):
         del stream
     await asyncio.sleep(0)
-    assert run.id not in client._link.requests
+    assert run.id not in link_of(client)
     async with asyncio.timeout(10):
         await run.cancelled.wait()
 
@@ -311,19 +312,21 @@ async def test_the_deadline_comes_from_the_pool(client: Client, worker: StandIn)
         await client.complete("hello", role="planner", time_to_live_ms=50, model="nobody-has-this")
 
 
-async def test_the_client_keeps_the_deadline_too(client: Client, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_client_keeps_the_deadline_too(redis_url: str, pool: Pool) -> None:
     """Where no router looks after deadlines, the client does, and cancels."""
-    monkeypatch.setattr("tokenlane.producer.link.redis_link._DEADLINE_GRACE_S", 0.05)
-    async with client.chat("hello", role="planner", time_to_live_ms=50) as stream:
-        with pytest.raises(DeadlineExceeded):
-            await stream.answer()
+    async with quick_client(redis_url, Timings(deadline_grace_s=0.05)) as client:
+        async with client.chat("hello", role="planner", time_to_live_ms=50) as stream:
+            with pytest.raises(DeadlineExceeded):
+                await stream.answer()
     assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
 
 
-async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_says_why(redis_url: str, pool: Pool) -> None:
     """A stream that has not started says why, and nothing any more once it has."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
-    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+    async with (
+        quick_client(redis_url, Timings(beat_every_s=0.02)) as client,
+        client.chat("hello", role="planner") as stream,
+    ):
 
         async def said(text: str) -> None:
             await until(lambda: text in (stream.waiting or ""))
@@ -341,30 +344,26 @@ async def test_waiting_says_why(redis_url: str, pool: Pool, monkeypatch: pytest.
         await said("tried again")
 
 
-async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool) -> None:
     """A request whose only lane was there within the hour waits for it, and says so."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 0)
+    timings = Timings(beat_every_s=0.02, all_heard_ms=lambda _: 0)
     await pool.policies.write(Policy(lease_ms=300, patience_ms=0))
     await beat(pool)
-    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+    async with quick_client(redis_url, timings) as client, client.chat("hello", role="planner") as stream:
         await until(lambda: "waiting for lane 'lane1' (last seen" in (stream.waiting or ""))
-        assert reason(stream.waiting or "") == "no worker is connected to this pool; waiting for lane 'lane1'"
+        assert without_ages(stream.waiting or "") == "no worker is connected to this pool; waiting for lane 'lane1'"
         await beat(pool)
         assert await dispatch(pool, stream.request_id) is not None
 
 
 @pytest.mark.parametrize("patience_ms", [100, 600_000])
-async def test_a_deserted_pool_ends_a_request(
-    redis_url: str, pool: Pool, patience_ms: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_deserted_pool_ends_a_request(redis_url: str, pool: Pool, patience_ms: int) -> None:
     """Where no worker was within the hour, and no router says so, the client does once the request has waited for as
     long as the policy says: with what to do, and it cancels. A worker that lives has had the time to beat by then."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.02)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda lease_ms: lease_ms // 10)
+    timings = Timings(beat_every_s=0.02, all_heard_ms=lambda lease_ms: lease_ms // 10)
     await pool.policies.write(Policy(lease_ms=3_000, patience_ms=patience_ms))
-    async with Client(redis_url) as client:
-        await until(lambda: client._entered().idle_reason is not None)
+    async with quick_client(redis_url, timings) as client:
+        await until(lambda: link_of(client).view.idle_reason is not None)
         began = asyncio.get_running_loop().time()
         async with client.chat("hello", role="planner") as stream:
             if patience_ms > 1_000:
@@ -471,8 +470,7 @@ async def test_the_beat_asks_after_all_silent_streams(
         return await check(self, client, request_ids, held=held)
 
     monkeypatch.setattr(Beats, "check", recorded)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
-    async with Client(redis_url) as client, AsyncExitStack() as stack:
+    async with quick_client(redis_url) as client, AsyncExitStack() as stack:
         await until(lambda: len(calls) > 3)
         assert set(calls) == {()}
         streams = [await stack.enter_async_context(client.chat("hi", role="planner")) for _ in range(300)]
@@ -501,4 +499,4 @@ async def test_the_trace_travels_in_the_envelope(
 def test_names_are_checked(wrong: dict[str, str]) -> None:
     """What cannot be part of a key is refused when the client is made."""
     with pytest.raises(ValueError, match="is not a name"):
-        Client("redis://127.0.0.1:1", **wrong)
+        Client("redis://127.0.0.1:1", **wrong)  # type: ignore[arg-type]  # these are names alone

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from tests.integration.clients import QUICK, link_of, quick_client
 from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
 from tests.integration.producer.test_client import becomes, texts
 from tests.integration.stand_in import Run, StandIn, stand_in
@@ -32,13 +35,10 @@ from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.requests import Accepted, Requests
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients look after their streams more often than they otherwise would."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._RUNNING_PATIENCE_S", 0.8)
-    monkeypatch.setattr("tokenlane.producer.link.open_request.UNCERTAIN_EVERY_S", 0.2)
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Client]:
+    async with quick_client(redis_url, agent="agent1") as client:
+        yield client
 
 
 async def kill_subscribers(redis: Redis) -> None:
@@ -223,7 +223,7 @@ async def test_messages_nobody_can_read_are_survived(client: Client, worker: Sta
 async def test_a_restarted_server_that_kept_its_data(tmp_path: Path) -> None:
     """A server that goes away in the middle of an answer and comes back costs nothing."""
     async with Restartable(tmp_path) as server, connect(server.url) as pool, stand_in(pool) as worker:
-        async with Client(server.url) as client, client.chat("hello", role="planner") as stream:
+        async with quick_client(server.url) as client, client.chat("hello", role="planner") as stream:
             run = await worker.next_run()
             await run.say("a")
             assert (await anext(stream)).text == "a"
@@ -241,7 +241,7 @@ async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None
     async with (
         EmbeddedServer(tmp_path / "r") as server,
         connect(server.url, keys=KeyRing(), opens=True) as pool,
-        Client(server.url) as client,
+        quick_client(server.url) as client,
     ):
         await pool.policies.write(Policy(lease_ms=300))
         async with client.chat("hello", role="planner") as stream:
@@ -293,12 +293,10 @@ async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: St
         assert await texts(stream) == ["a", "b"]
 
 
-async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(
-    redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(redis_url: str, pool: Pool) -> None:
     """A request that was accepted once does not fail because the server has no memory when it is sent again."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
-    async with Client(redis_url) as client, client.chat("hello", role="planner") as stream:
+    timings = replace(QUICK, all_heard_ms=lambda _: 100)
+    async with quick_client(redis_url, timings) as client, client.chat("hello", role="planner") as stream:
         await pool.redis.flushall()
         await pool.redis.config_set("maxmemory", "1")
         try:
@@ -316,7 +314,6 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time to live counts from the agent's asking, also of a request that is sent late, or again."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 300)
     subscribe = Hub.subscribe
 
     async def slow(*args: Any) -> None:
@@ -324,7 +321,6 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
         await subscribe(*args)
 
     monkeypatch.setattr(Hub, "subscribe", slow)
-    monkeypatch.setattr("tokenlane.producer.link.ready_channels.Ahead.subscribed", lambda *_: False)
     sent: list[int] = []
     submit = Requests.submit
 
@@ -333,7 +329,10 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
         return await submit(self, envelope, *args)
 
     monkeypatch.setattr(Requests, "submit", recorded)
-    async with Client(redis_url) as client, client.chat("hello", role="planner", time_to_live_ms=60_000):
+    async with (
+        quick_client(redis_url, replace(QUICK, all_heard_ms=lambda _: 300)) as client,
+        client.chat("hello", role="planner", time_to_live_ms=60_000),
+    ):
         await pool.redis.flushall()
         await until(lambda: len(sent) == 2)
     assert sent[0] <= 59_800
@@ -344,19 +343,16 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
     redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat.all_heard_ms", lambda _: 100)
     submit, leaving = Requests.submit, asyncio.Event()
 
     async def late(self: Requests, envelope: Envelope, *args: Any) -> Accepted:
-        if args[1]:
-            leaving.set()
-            await asyncio.sleep(0.1)
+        leaving.set()
+        await asyncio.sleep(0.1)
         return await submit(self, envelope, *args)
 
-    async with Client(redis_url) as client:
+    async with quick_client(redis_url, replace(QUICK, all_heard_ms=lambda _: 100)) as client:
         async with client.chat("hello", role="planner") as stream:
             monkeypatch.setattr(Requests, "submit", late)
-            stream._entered().buffer.attempt = 1
             await pool.redis.flushall()
             await leaving.wait()
         assert await state_of(pool, stream.request_id) in ("cancelled", "missing")
@@ -378,14 +374,14 @@ async def test_a_submission_that_comes_late_is_not_run(
     async def unheard(self: Requests, request_id: str, leaving: str = "") -> str:
         return "unknown"
 
-    async with Client(redis_url) as client:
+    async with quick_client(redis_url) as client:
         with monkeypatch.context() as patch:
             patch.setattr(Requests, "submit", lost)
             if heard == "nothing":
                 patch.setattr(Requests, "cancel", unheard)
             with pytest.raises(PoolUnavailable):
                 await client.complete("hello", role="planner")
-            await until(lambda: not client._entered()._withdrawals)
+            await until(lambda: not link_of(client)._kept)
         assert (submit, cancel) == (Requests.submit, Requests.cancel)
         ((through, envelope, payload),) = sent
         if heard == "cancelling":
@@ -429,7 +425,7 @@ async def worker_hears_cancel(run: Run) -> None:
 async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away a stream says so and waits; cancelling is made up for when it is back."""
     monkeypatch.setattr("tokenlane.routing.store.connection.COMMAND_TIMEOUT_S", 1)
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, quick_client(server.url) as client:
         stream = await client.chat("hello", role="planner").__aenter__()
         await server.stop()
         await until(lambda: "no Redis server answers" in (stream.waiting or ""))
@@ -446,7 +442,7 @@ async def test_a_client_that_cannot_say_goodbye_stays_listed(tmp_path: Path) -> 
     """Leaving while the server is away raises nothing and takes seconds at most; the pool still finds the orphans."""
     async with Restartable(tmp_path) as server:
         async with asyncio.timeout(30):
-            async with Client(server.url) as client:
+            async with quick_client(server.url) as client:
                 stream = await client.chat("hello", role="planner").__aenter__()
                 await server.stop()
         with pytest.raises(RequestCancelled):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from tests.integration.clients import link_of
 from tests.integration.farm import farm
 from tests.integration.life import PREFIX, raw, state_of
 from tests.integration.stand_in import Run, StandIn
@@ -226,7 +227,6 @@ def test_asking_touches_the_loop_from_its_own_thread_alone(redis_url: str, monke
 
 async def _ready(client: AsyncClient) -> int:
     """How many ids are ready, once there are some and the task that makes more of them waits."""
-    link = client._link
-    assert link is not None
-    await until(lambda: bool(link.ahead._ready) and not link.ahead._few.is_set())
-    return len(link.ahead._ready)
+    ready_channels = link_of(client)._ready_channels
+    await until(lambda: bool(ready_channels._ready) and not ready_channels._few.is_set())
+    return len(ready_channels._ready)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 import pytest
+from tests.integration.clients import quick_client
 from tests.integration.resetting import resetting
 from tests.integration.stand_in import StandIn
 from tests.waiting import until
@@ -63,13 +64,9 @@ async def test_silences_and_options(
     assert [record.getMessage() for record in caplog.records] == []
 
 
-async def test_idle_connections_that_are_reset(
-    redis_url: str, worker: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_idle_connections_that_are_reset(redis_url: str, worker: StandIn) -> None:
     """Calls and streams ride over resets of all connections, again and again."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._ENDED_PATIENCE_S", 0.5)
-    async with resetting(redis_url) as proxy, Client(proxy.url, agent="agent1") as client:
+    async with resetting(redis_url) as proxy, quick_client(proxy.url, agent="agent1") as client:
         for turn in range(5):
             asked = asyncio.create_task(client.complete("question", role="planner"))
             run = await worker.next_run()

@@ -61,24 +61,25 @@ def test_spaces_are_told_apart_by_what_was_asked() -> None:
     """Asked the same, another model or other dimensions are refused until they are allowed; then they are what counts.
     A tag of Ollama's that says nothing is no other model."""
     spaces = Spaces()
-    spaces.check(of("nomic"), "indexer", {}, allow_other_models=False)
-    spaces.check(of("nomic:latest", lane="lane2"), "indexer", {"priority": "low"}, allow_other_models=False)
-    spaces.check(of("bge"), "indexer", {"model": "bge"}, allow_other_models=False)
-    spaces.check(of("bge"), "searcher", {}, allow_other_models=False)
+    spaces.check(of("nomic"), "agent1", "indexer", {}, allow_other_models=False)
+    spaces.check(of("nomic:latest", lane="lane2"), "agent1", "indexer", {"priority": "low"}, allow_other_models=False)
+    spaces.check(of("bge"), "agent1", "indexer", {"model": "bge"}, allow_other_models=False)
+    spaces.check(of("bge"), "agent1", "searcher", {}, allow_other_models=False)
     for other in (of("bge"), of("nomic", 3)):
         with pytest.raises(SpaceMismatch, match="'nomic', 2"):
-            spaces.check(other, "indexer", {}, allow_other_models=False)
-    spaces.check(of("bge"), "indexer", {}, allow_other_models=True)
-    spaces.check(of("bge"), "indexer", {}, allow_other_models=False)
+            spaces.check(other, "agent1", "indexer", {}, allow_other_models=False)
+    spaces.check(of("bge"), "agent1", "indexer", {}, allow_other_models=True)
+    spaces.check(of("bge"), "agent1", "indexer", {}, allow_other_models=False)
     with pytest.raises(SpaceMismatch):
-        spaces.check(of("nomic"), "indexer", {}, allow_other_models=False)
+        spaces.check(of("nomic"), "agent1", "indexer", {}, allow_other_models=False)
+    spaces.check(of("nomic"), "agent2", "indexer", {}, allow_other_models=False)
 
 
 def test_what_is_remembered_of_spaces_is_bounded() -> None:
     """However many models are asked for, memory does not grow without end."""
     spaces = Spaces()
     for number in range(3000):
-        spaces.check(of("m"), "indexer", {"model": f"m{number}"}, allow_other_models=False)
+        spaces.check(of("m"), "agent1", "indexer", {"model": f"m{number}"}, allow_other_models=False)
     assert len(spaces._spaces) <= 1000
 
 

@@ -15,7 +15,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.link.heartbeat import reason
+from tokenlane.producer.link.pool_view import without_ages
 from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
 
@@ -92,7 +92,7 @@ async def tell_why(asked: Waits) -> None:
     told = None
     await asyncio.sleep(_PATIENCE_S)
     while True:
-        if asked.waiting is not None and reason(asked.waiting) != told:
-            told = reason(asked.waiting)
+        if asked.waiting is not None and without_ages(asked.waiting) != told:
+            told = without_ages(asked.waiting)
             say(f"not started yet: {asked.waiting}")
         await asyncio.sleep(_LOOK_AGAIN_S)

@@ -10,7 +10,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
-from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded, Interrupted, LlmError, RequestCancelled
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    ErrorReport,
+    Interrupted,
+    LlmError,
+    RequestCancelled,
+)
 from tokenlane.routing.contract.messages import (
     Answer,
     Attached,
@@ -30,6 +37,7 @@ from tokenlane.routing.contract.messages import (
     Usage,
 )
 from tokenlane.routing.decide.recovery import answer_lost, seen_with_a_part
+from tokenlane.routing.store.requests import Ending
 
 from .answer_builder import AnswerBuilder
 
@@ -53,8 +61,8 @@ class DeltaBuffer:
     """The state of one request.
 
     `attempt`: the newest heard of. `worker`: who speaks for it, '' before anybody has. `position`: the next contiguous
-    one. `ended`: nothing more comes; `error` says why if the answer is not whole. `settled`: the pool has ended it.
-    `progress`: how far the work is that comes before an answer. `result`: what came of a request that is no chat.
+    one. `ended`: nothing more comes; `error` says why if the answer is not whole. `ended_by_pool`: the pool has ended
+    it. `progress`: how far the work is that comes before an answer. `result`: what came of a request that is no chat.
 
     Guarantee: every delta is popped once and in order. Where a reader leaves more than `UNREAD_DELTAS` unread,
     neighbours are merged: a merged delta has the position of its last part.
@@ -76,7 +84,7 @@ class DeltaBuffer:
         self.worker = ""
         self.position = position
         self.ended = False
-        self.settled = False
+        self.ended_by_pool = False
         self.error: LlmError | None = None
         self.progress: Progress | None = None
         self.result: Result | None = None
@@ -100,7 +108,7 @@ class DeltaBuffer:
         return self._builder.usage
 
     @property
-    def lacking(self) -> bool:
+    def has_gap(self) -> bool:
         """Whether deltas are known to exist that have not come."""
         return not self.ended and (bool(self._held) or self._ending is not None)
 
@@ -116,9 +124,9 @@ class DeltaBuffer:
         """The question for all that has not come."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
 
-    def beyond(self, end: int) -> BadRequest | None:
+    def beyond(self, end: int | None) -> BadRequest | None:
         """The error of a whole answer of so many deltas if the first one wanted would come after them."""
-        if self._first <= end:
+        if end is None or self._first <= end:
             return None
         ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
         return BadRequest(f"the answer of {self.request_id} {ended}")
@@ -137,14 +145,14 @@ class DeltaBuffer:
                 self.worker = message.worker
                 self.progress = message.progress
             case Completed() | Failed():
-                self.settled = True
+                self.ended_by_pool = True
                 self._take(message, message.deltas)
                 self._ending = message
             case Cancelled():
-                self.settled = True
+                self.ended_by_pool = True
                 self.fail(RequestCancelled())
             case Expired():
-                self.settled = True
+                self.ended_by_pool = True
                 self.fail(DeadlineExceeded())
             case _:
                 assert_never(message)
@@ -153,6 +161,32 @@ class DeltaBuffer:
         if self._ending is not None and self.position >= self._ending.end:
             self._end_with(self._ending)
         return None
+
+    def begin_at(self, attempt: int) -> None:
+        """Hear attempts from this one on."""
+        self.attempt = max(self.attempt, attempt)
+
+    def end_as(self, state: Ending, end: int | None, code: str) -> None:
+        """End it as the pool says that it ended, where no worker can say so any more.
+
+        Args:
+            end: how many deltas a whole answer has.
+            code: that of the error with which it failed.
+        """
+        self.ended_by_pool = True
+        match state:
+            case "completed" if end == self.position:
+                self.complete()
+            case "completed":
+                self.fail(self.beyond(end) or answer_lost("end"))
+            case "failed":
+                self.fail(LlmError.from_report(ErrorReport(code=code)))
+            case "cancelled":
+                self.fail(LlmError.from_report(ErrorReport(code="cancelled")))
+            case "expired":
+                self.fail(DeadlineExceeded())
+            case _:
+                assert_never(state)
 
     def complete(self, usage: Usage | None = None) -> None:
         """End it: the answer is whole."""

@@ -1,94 +1,95 @@
-"""One request under way: what was sent, what came back, and when something was last heard."""
+"""One request under way, as who asked sees it."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
-from tokenlane.routing.contract.errors import ProviderDown
-from tokenlane.routing.contract.messages import Envelope, Result
+from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.contract.messages import Answer, ChannelMessage, Progress, Result, TokenDelta, Usage
 
-from .delta_buffer import DeltaBuffer
+from .delta_buffer import DeltaBuffer, ToWorker
 
-__all__ = ["LACKING_EVERY_S", "UNCERTAIN_EVERY_S", "OpenRequest", "Question"]
-
-LACKING_EVERY_S = 0.5
-UNCERTAIN_EVERY_S = 2.0
+__all__ = ["OpenRequest"]
 
 
-@dataclass
-class Question:
-    """A replay asked of a worker, again every `every_s` until it is answered. `since`: when it was first sent."""
-
-    worker: str
-    attempt: int
-    every_s: float
-    due: float = 0
-    since: float | None = None
-
-
-@dataclass(eq=False)
 class OpenRequest:
-    """The link between a stream and its client, which knows no stream. All times are the loop's.
+    """What a link gives for a request. Readers await `next`, `finish`, `result` or `change`; its link alone changes it,
+    by `message` and `give_up`.
 
-    `copy`: what is sent again should the pool lose it; None where another client has sent it. `owned`: leaving it
-    cancels the request, and it is this one that tells later attempts how far the agent has got.
-    `uncertain`: messages may have been lost. `waiting`: why the request has not started, for people.
-    `submission`: gives the error that `submit` or `attach` ended in, or None. `known_as`: the id it was accepted under,
-    another one if a request with its idempotency key still runs. `withdrawal`: tells the pool that nobody wants it.
-    `broken_since`: when the attempt that gave a part of the answer was seen to be over.
+    Args:
+        position: the first of the answer's deltas that is wanted.
+        waiting: why it has not started.
     """
 
-    id: str
-    role: str
-    copy: tuple[Envelope, bytes] | None = field(repr=False)
-    buffer: DeltaBuffer = field(repr=False)
-    deadline: float
-    heard_at: float
-    waiting: str | None = None
-    owned: bool = True
-    uncertain: bool = False
-    question: Question | None = None
-    missing_since: float | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
-    submission: asyncio.Task[Exception | None] | None = field(default=None, repr=False)
-    known_as: str = ""
-    withdrawal: asyncio.Task[None] | None = field(default=None, repr=False)
-    opened_at: float = 0
-    broken_since: float | None = None
+    def __init__(self, request_id: str, *, position: int = 0, waiting: str | None = None) -> None:
+        self.id = request_id
+        self._buffer = DeltaBuffer(request_id, position=position)
+        self._waiting = waiting
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
 
     @property
-    def accepted(self) -> bool:
-        """Whether the pool has taken the request in."""
-        return self.submission is not None and self.submission.done()
+    def ended(self) -> bool:
+        """Whether nothing more comes; `error` says why if the answer is not whole."""
+        return self._buffer.ended
 
-    def ask(self, worker: str, attempt: int, every_s: float) -> None:
-        """Have all that has not come asked of a worker, if one is known."""
-        if not worker:
-            return
-        if self.question is None or (self.question.worker, self.question.attempt) != (worker, attempt):
-            self.question = Question(worker, attempt, every_s)
-        self.question.every_s = every_s
+    @property
+    def error(self) -> LlmError | None:
+        return self._buffer.error
 
-    def heard(self, now: float, *, progress: bool) -> None:
-        """A message came; `progress`: with something new."""
-        self.heard_at = now
-        self.waiting = None
-        self.missing_since = self.broken_since = None
-        if self.buffer.lacking:
-            if progress:
-                self.question = None
-            self.ask(self.buffer.worker, self.buffer.attempt, LACKING_EVERY_S)
-        elif progress:
-            self.question = None
-            self.uncertain = False
+    @property
+    def text(self) -> str:
+        """The answer's text as far as it has come without a gap."""
+        return self._buffer.text
 
-    def missed(self) -> None:
-        """The connection was lost for a while: messages may be missing."""
-        self.heard_at = float("-inf")
-        self.uncertain = True
-        self.ask(self.buffer.worker, self.buffer.attempt, UNCERTAIN_EVERY_S)
+    @property
+    def usage(self) -> Usage | None:
+        """What it cost; None before that is known."""
+        return self._buffer.usage
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the work is that comes before an answer."""
+        return self._buffer.progress
+
+    @property
+    def waiting(self) -> str | None:
+        """Why it has not started, for people; None once it has."""
+        return self._waiting
+
+    async def change(self) -> None:
+        """Wait until something has come or it has ended."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def next(self) -> TokenDelta | None:
+        """The next delta; None at the end.
+
+        Raises:
+            LlmError: what it failed with, after all deltas that came before.
+        """
+        buffer = self._buffer
+        while (delta := buffer.pop()) is None:
+            if buffer.error is not None:
+                raise buffer.error
+            if buffer.ended:
+                return None
+            await self.change()
+        return delta
+
+    async def finish(self) -> Answer:
+        """Wait for the end; the whole answer.
+
+        Raises:
+            LlmError: what it failed with.
+        """
+        while not self._buffer.ended:
+            await self.change()
+        if self._buffer.error is not None:
+            raise self._buffer.error
+        return self._buffer.answer()
 
     async def result(self) -> Result:
         """Wait for the end; what came of a request that is no chat.
@@ -96,18 +97,21 @@ class OpenRequest:
         Raises:
             LlmError: what it failed with.
         """
-        buffer = self.buffer
-        while not buffer.ended:
-            await self.change()
-        if buffer.error is not None:
-            raise buffer.error
-        if buffer.result is None:
+        await self.finish()
+        if self._buffer.result is None:
             raise ProviderDown(
                 "the lane's worker does not know this kind of request: start a newer one", retryable=False
             )
-        return buffer.result
+        return self._buffer.result
 
-    async def change(self) -> None:
-        """Wait until something has come or the request has ended."""
-        self.changed.clear()
-        await self.changed.wait()
+    def message(self, message: ChannelMessage) -> ToWorker | None:
+        """Take a message of its channel; what its worker is to be answered, if anything."""
+        reply = self._buffer.receive(message)
+        self._changed.set()
+        return reply
+
+    def give_up(self, error: LlmError) -> None:
+        """End it with this error, unless it has ended: as `Interrupted` if that breaks off an answer."""
+        self._buffer.fail(error)
+        self._waiting = None
+        self._changed.set()

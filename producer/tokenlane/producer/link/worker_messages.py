@@ -1,16 +1,17 @@
-"""What a client has to say to workers: answers to what they ask, and questions for what has not come."""
+"""What a client has to say to workers: replies to what they ask, and questions for what has not come."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 
 from .delta_buffer import ToWorker
-from .open_request import OpenRequest, Question
+from .redis_request import RedisRequest
+from .replays import Question
 
 __all__ = ["WorkerMessages"]
 
@@ -23,19 +24,20 @@ class WorkerMessages:
     """Sends it, a batch at a time. What is lost here is said again: everything is repeated.
 
     Args:
-        requests: all that are open, by request.
+        requests: all that are open.
     """
 
-    def __init__(self, pool: Pool, requests: Mapping[str, Sequence[OpenRequest]]) -> None:
+    def __init__(self, pool: Pool, requests: Iterable[RedisRequest], clock: Callable[[], float]) -> None:
         self._pool = pool
         self._requests = requests
-        self._answers: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
+        self._clock = clock
+        self._replies: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
         self._something = asyncio.Event()
 
-    def answer(self, answer: ToWorker) -> None:
+    def reply(self, reply: ToWorker) -> None:
         """Send this soon; it is dropped if too much waits, and the worker asks again."""
-        if not self._answers.full():
-            self._answers.put_nowait(answer)
+        if not self._replies.full():
+            self._replies.put_nowait(reply)
         self.hurry()
 
     def hurry(self) -> None:
@@ -49,27 +51,20 @@ class WorkerMessages:
                 async with asyncio.timeout(_EVERY_S):
                     await self._something.wait()
             self._something.clear()
-            while words := self._batch():
+            while batch := self._batch():
                 with suppress(LlmError):
-                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for (to, said), _ in words])
-                    self._sent(question for _, question in words)
+                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for (to, said), _ in batch])
+                    for _, question in batch:
+                        if question is not None:  # it need not be what its request asks by now
+                            question.sent(self._clock())
 
     def _batch(self) -> list[tuple[ToWorker, Question | None]]:
         """What is to be said now, and the question that it asks."""
-        now = asyncio.get_running_loop().time()
-        words: list[tuple[ToWorker, Question | None]] = [
-            (self._answers.get_nowait(), None) for _ in range(min(self._answers.qsize(), _BATCH))
+        batch: list[tuple[ToWorker, Question | None]] = [
+            (self._replies.get_nowait(), None) for _ in range(min(self._replies.qsize(), _BATCH))
         ]
-        for request in (one for those in self._requests.values() for one in those):
-            question = request.question
-            if question is not None and question.due <= now and len(words) < _BATCH:
-                question.due = now + question.every_s
-                words.append((ToWorker(question.worker, request.buffer.replay(question.attempt)), question))
-        return words
-
-    def _sent(self, questions: Iterable[Question | None]) -> None:
-        """Those that were sent, which need not be what their requests ask by now."""
-        now = asyncio.get_running_loop().time()
-        for question in questions:
-            if question is not None and question.since is None:
-                question.since = now
+        for request in self._requests:
+            if len(batch) < _BATCH and (due := request.due_question()) is not None:
+                question, message = due
+                batch.append((message, question))
+        return batch

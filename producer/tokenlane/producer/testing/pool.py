@@ -59,9 +59,7 @@ class MockPool(AsyncExitStack):
 
     def client(self, *, agent: str | None = None) -> Client:
         """A client of this pool, to be entered like any other."""
-        client = Client("mock://", agent=agent)
-        client._connect = lambda _: nullcontext(self._entered())
-        return client
+        return Client(link=lambda: nullcontext(self._entered()), agent=agent)
 
     def _entered(self) -> MemoryLink:
         if self._link is None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.clients import quick_client
 from tests.integration.producer.test_client_faults import Restartable
 
-from tokenlane.producer import Client, PoolUnavailable
+from tokenlane.producer import PoolUnavailable
+from tokenlane.producer.link.timings import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store import connection
 from tokenlane.routing.store.beats import Beats
@@ -44,7 +46,6 @@ async def test_a_burst_is_accepted(
     """All of it, though that takes longer than the time-out of a command; the client beats meanwhile, and no connection
     is given up."""
     assert BURST / 2 * ROUND_TRIP_S > 1.5 * TIMEOUT_S
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.05)
     await pool.policies.write(Policy(depth=10_000, in_flight=10_000, patience_ms=60_000))
     accepted, beats = 0, list[int]()
     submit, check = Requests.submit, Beats.check
@@ -63,7 +64,7 @@ async def test_a_burst_is_accepted(
     monkeypatch.setattr(Requests, "submit", submitting)
     monkeypatch.setattr(Beats, "check", checking)
     with caplog.at_level(logging.WARNING, "tokenlane"):
-        async with Client(redis_url, agent="agent1") as client:
+        async with quick_client(redis_url, Timings(beat_every_s=0.05), agent="agent1") as client:
             seen = asyncio.Event()
 
             async def stream() -> None:
@@ -86,8 +87,8 @@ async def test_a_burst_into_silence_ends_as_one(tmp_path: Path, monkeypatch: pyt
     """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
     monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.1)
     monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("tokenlane.producer.client._PATIENCE_S", 1.0)
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, Client(server.url) as client:
+    client = quick_client(f"unix://{tmp_path}/redis.sock", Timings(server_patience_s=1.0))
+    async with Restartable(tmp_path) as server, connect(server.url) as pool, client:
         server.signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(15):

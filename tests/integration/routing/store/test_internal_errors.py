@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
+from tests.integration.clients import link_of, quick_client
 from tests.workshop import FakeProvider
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
@@ -93,13 +94,12 @@ async def test_a_bug_in_a_background_task_ends_nothing(
 ) -> None:
     """Whatever step fails, workers and clients go on, what is asked then is answered, and the errors are counted and
     logged without their texts."""
-    monkeypatch.setattr("tokenlane.producer.link.heartbeat._PERIOD_S", 0.2)
     await pool.policies.write(Policy(lease_ms=1000))
-    async with working(redis_url), Client(redis_url, agent="agent1") as client:
+    async with working(redis_url), quick_client(redis_url, agent="agent1") as client:
         with caplog.at_level(logging.ERROR):
             bug = Bug(monkeypatch, owner, name, times=3)
             if owner is Ahead:
-                client._entered().ahead._few.set()
+                link_of(client)._ready_channels._few.set()
             async with asyncio.timeout(40):
                 while bug.left:
                     assert (await client.complete("hi", role="planner")).text == "abc"

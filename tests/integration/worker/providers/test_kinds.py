@@ -15,6 +15,7 @@ from tests.workshop import FakeProvider
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.compose import compose_command
+from tokenlane.producer.link.link import opened
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelReport, Progress, new_id
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
@@ -104,11 +105,13 @@ async def command(
 ) -> ModelReport:
     """Have a command carried out; its report. The steps that are told are added to `steps`."""
     steps = [] if steps is None else steps
-    asked = compose_command({"action": action, "model": model, "lane": lane}, agent="ops", client=client._id)
-    async with client._entered().asking(*asked) as request:
+    asked = compose_command(
+        {"action": action, "model": model, "lane": lane}, agent="ops", client=client._entered().client
+    )
+    async with opened(client._entered(), lambda: asked) as request:
         waiting = asyncio.create_task(request.result())
         while not waiting.done():
-            progress = request.buffer.progress
+            progress = request.progress
             if progress is not None and progress.step not in steps:
                 steps.append(progress.step)
             await asyncio.wait({waiting}, timeout=0.005)
@@ -219,8 +222,8 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
         await until(lambda: provider.pulling == 1)
         pulling.cancel()
         await until(lambda: provider.pulling == 0)
-        asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client._id)
-        async with client._entered().asking(*asked) as request:
+        asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client._entered().client)
+        async with opened(client._entered(), lambda: asked) as request:
             await until(lambda: provider.pulling == 1)
             assert await other.cancel(request.id)
             with pytest.raises(RequestCancelled):

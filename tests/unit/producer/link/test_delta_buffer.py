@@ -73,7 +73,7 @@ def drained(buffer: DeltaBuffer) -> list[TokenDelta]:
 
 
 def lacks(buffer: DeltaBuffer) -> bool:
-    return buffer.lacking
+    return buffer.has_gap
 
 
 def texts_of(buffer: DeltaBuffer) -> list[str]:
@@ -243,7 +243,7 @@ def test_an_ending_waits_for_what_came_before_it() -> None:
     buffer = DeltaBuffer(ID)
     buffer.receive(completed(2, 3, "c"))
     assert lacks(buffer)
-    assert buffer.settled
+    assert buffer.ended_by_pool
     buffer.receive(deltas(0, "a", "b"))
     assert buffer.ended
     assert texts_of(buffer) == ["a", "b", "c"]
@@ -336,13 +336,13 @@ def test_after_the_end_nothing_counts() -> None:
 
 
 def test_an_endless_answer_is_refused() -> None:
-    """An answer longer than the limit ends with an error, read or not, and is not settled in the pool."""
+    """An answer longer than the limit ends with an error, read or not, and is not ended_by_pool in the pool."""
     buffer = DeltaBuffer(ID, longest_answer=10)
     for position in range(6):
         buffer.receive(deltas(position, "ab"))
         buffer.pop()
     assert isinstance(buffer.error, Interrupted)
-    assert not buffer.settled
+    assert not buffer.ended_by_pool
     buffer.receive(deltas(6, "ab"))
     assert buffer.position == 6
 

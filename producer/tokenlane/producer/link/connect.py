@@ -1,0 +1,62 @@
+"""Opens a link to a pool in Redis: its connections, its heartbeat and its other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.support.tasks import background, keep_going
+
+from .heartbeat import Heartbeat
+from .link import Link, OpenLink
+from .redis_link import RedisLink
+from .timings import Timings
+
+__all__ = ["redis_link"]
+
+_NO_KEYS = KeyRing()
+_USUAL = Timings()
+
+
+def redis_link(url: str, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _USUAL) -> OpenLink:
+    """A link to the pool of this name, to be opened as often as need be.
+
+    Raises, opened:
+        PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
+        PoolKeyMismatch: the pool is sealed with another key.
+    """
+    return partial(_opened, url, pool, keys, timings)
+
+
+@asynccontextmanager
+async def _opened(url: str, pool_name: str, keys: KeyRing, timings: Timings) -> AsyncIterator[Link]:
+    client = new_id()
+    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool, timings.server_patience_s) as hub:
+        heard = False
+        try:
+            async with background() as kept:
+                link = RedisLink(pool, hub, kept, client, timings)
+                heartbeat = Heartbeat(pool, link, timings)
+                await heartbeat.beat()
+                try:
+                    async with background() as tasks:
+                        for name, work in {
+                            "subscriptions": link.keep_channels_ready,
+                            "messages to workers": link.send_messages,
+                            "client beat": heartbeat.run,
+                        }.items():
+                            tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
+                        yield link
+                finally:
+                    heard = await link.close_all()
+        finally:
+            # Who could not cancel all its requests stays listed, so that they are found to be orphans.
+            if heard:
+                with suppress(LlmError):
+                    await pool.beats.leave(client)
