@@ -8,7 +8,7 @@ two of those calls it is in one of these states:
 | a message                    | running    | running    | running    | running    | ended |
 | the last message             | ended      | ended      | ended      | ended      | ended |
 | messages lost                | queued     | running    | broken off | missing    | ended |
-| stands queued, nothing came  | queued     | queued     | queued     | queued     | ended |
+| stands queued, nothing came  | queued     | queued     | -          | queued     | ended |
 | stands queued, a part came   | broken off | broken off | broken off | broken off | ended |
 | stands running               | running    | running    | running    | running    | ended |
 | stands ended, no worker left | ended      | ended      | ended      | ended      | ended |

@@ -11,10 +11,10 @@ from typing import cast, get_args
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.producer.link.delta_buffer import DeltaBuffer
 from tokenlane.producer.link.heartbeat import Heartbeat
-from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.producer.link.redis_link import RedisLink
+from tokenlane.producer.link.redis_request import RedisRequest, RequestState
+from tokenlane.producer.link.timings import Timings
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.contract.messages import (
     Attached,
@@ -51,6 +51,7 @@ class LatePool:
         self.state: State = "waiting"
         self.owner = CLIENT
         self.meanwhile: Callable[[], None] = lambda: None
+        self.lapses_ms: int | None = None
         self.strangers: tuple[str, ...] = ()
         self.absent: tuple[LaneView, ...] = ()
         self.refusal: LlmError | None = None
@@ -65,7 +66,7 @@ class LatePool:
     async def check(self, client: str, ids: list[str], *, held: int | None = None) -> Checked:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
-        standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner)
+        standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner, self.lapses_ms)
         return Checked(1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
 
     async def read(self) -> Policy:
@@ -97,28 +98,35 @@ class Deaf:
         pass
 
 
+class Clock:
+    """The loop's time, which a test may set ahead."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return asyncio.get_running_loop().time() + self.ahead_s
+
+
 @asynccontextmanager
-async def beating(pool: LatePool) -> AsyncIterator[tuple[Heartbeat, RedisLink]]:
+async def beating(pool: LatePool, clock: Clock | None = None) -> AsyncIterator[tuple[Heartbeat, RedisLink]]:
     """A client's link and heartbeat."""
     async with background() as tasks:
-        link = RedisLink(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT)
-        yield Heartbeat(cast("Pool", pool), link, CLIENT), link
+        link = RedisLink(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT, Timings())
+        heartbeat = Heartbeat(cast("Pool", pool), link, Timings())
+        link._clock = heartbeat._clock = clock or Clock()
+        yield heartbeat, link
 
 
-def opened(link: RedisLink, *texts: str, copy: bool = True) -> OpenRequest:
+def opened(link: RedisLink, *texts: str, copy: bool = True) -> RedisRequest:
     """A request that was accepted, and what has come of it."""
     envelope = Envelope(id=new_id(), client=CLIENT, agent="a", role="r")
-    request = link._entry(DeltaBuffer(envelope.id), "r", (envelope, b"") if copy else None)
-    request.known_as = request.id
-    request.submission = link._tasks.create_task(_accepted())
-    request.heard_at, request.deadline = float("-inf"), asyncio.get_running_loop().time() + 60
+    request = link._new(envelope.id, copy=(envelope, b"") if copy else None, deadline=link._clock() + 600)
+    request.submission.begin()
+    request.submission.accepted(request.id)
     if texts:
-        request.buffer.receive(said(0, *texts))
+        request.message(said(0, *texts))
     return request
-
-
-async def _accepted() -> Exception | None:
-    return None
 
 
 def said(first: int, *texts: str, attempt: int = ATTEMPT) -> Deltas:
@@ -145,47 +153,42 @@ HAPPENS: dict[str, ChannelMessage | None] = {
 @pytest.mark.parametrize("rounds", [1, 4])
 async def test_what_happens_while_the_pool_is_asked(happens: str, state: State, begun: bool, rounds: int) -> None:
     """Nothing of it is a bug, and what was heard is not undone: an answer that has ended stays as it ended."""
-    pool = LatePool()
-    async with beating(pool) as (heartbeat, link):
+    pool, clock = LatePool(), Clock()
+    async with beating(pool, clock) as (heartbeat, link):
         request = opened(link, *(["a"] if begun else []))
-        await request.submission  # type: ignore[misc]  # it is there
         pool.state = state
         ended: list[tuple[bool, LlmError | None]] = []
 
         def happen() -> None:
             message = HAPPENS[happens]
             if message is not None:
-                link._hear(request, message.to_wire())
+                link._hear(request.id, message.to_wire())
             elif happens == "left":
-                link.abandon(request)
-            ended.append((request.buffer.ended, request.buffer.error))
+                link.leave(request)
+            ended.append((request.ended, request.error))
 
         for number in range(rounds):
             if number == rounds - 1:
                 pool.meanwhile = happen
-            if request.missing_since is not None:
-                request.missing_since -= 60
-            if request.broken_since is not None:
-                request.broken_since -= 60
+            clock.ahead_s += 60
             await heartbeat.beat([request])
         if ended and ended[0][0]:
-            assert request.buffer.error is ended[0][1]
+            assert request.error is ended[0][1]
     assert pool.internal_errors.count == 0
 
 
 async def test_a_message_while_a_lost_request_is_looked_into() -> None:
     """What is heard of a request takes back that it is missing, whenever it comes."""
-    pool = LatePool()
+    pool, clock = LatePool(), Clock()
     pool.state = "missing"
-    async with beating(pool) as (heartbeat, link):
+    async with beating(pool, clock) as (heartbeat, link):
         request = opened(link)
-        await request.submission  # type: ignore[misc]  # it is there
         await heartbeat.beat([request])
-        assert request.missing_since is not None
-        request.missing_since -= 60
-        pool.meanwhile = lambda: link._hear(request, said(0, "a").to_wire())
+        assert request.state == "missing"
+        clock.ahead_s += 60
+        pool.meanwhile = lambda: link._hear(request.id, said(0, "a").to_wire())
         await heartbeat.beat([request])
-        assert not request.missing_since
+        assert request.state == "running"
         assert "submit" not in pool.calls
     assert pool.internal_errors.count == 0
 
@@ -205,35 +208,32 @@ async def test_what_the_pool_has_lost(
 ) -> None:
     """It is sent again with every beat until the pool takes it, unless its answer has begun or another client has sent
     it."""
-    pool = LatePool()
+    pool, clock = LatePool(), Clock()
     pool.state, pool.refusal = "missing", refusal
-    async with beating(pool) as (heartbeat, link):
+    async with beating(pool, clock) as (heartbeat, link):
         request = opened(link, *(["a"] if begun else []), copy=copy)
-        await request.submission  # type: ignore[misc]  # it is there
         await heartbeat.beat([request])
         for _ in range(2):
-            if request.missing_since is not None:
-                request.missing_since -= 60
+            if request.state is RequestState.MISSING:
+                clock.ahead_s += 60
                 await heartbeat.beat([request])
-        assert (None if request.buffer.error is None else type(request.buffer.error)) is ends
+        assert (None if request.error is None else type(request.error)) is ends
         assert pool.calls.count("submit") == (0 if begun or not copy else 2 if isinstance(refusal, QueueFull) else 1)
 
 
 @pytest.mark.parametrize(("owned", "calls"), [(True, 1), (False, 0)])
 async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, calls: int) -> None:
     """Others that read it have their part too, and end nothing; another worker is given the time to take it up."""
-    pool = LatePool()
-    async with beating(pool) as (heartbeat, link):
+    pool, clock = LatePool(), Clock()
+    async with beating(pool, clock) as (heartbeat, link):
         request = opened(link, "a")
-        request.owned = owned
-        await request.submission  # type: ignore[misc]  # it is there
+        request.own(here=owned)
         await heartbeat.beat([request])
-        assert not request.buffer.ended
-        assert request.broken_since is not None
-        request.broken_since -= 1
+        assert request.state is RequestState.BROKEN_OFF
+        clock.ahead_s += 1
         await heartbeat.beat([request])
-        assert isinstance(request.buffer.error, Interrupted)
-        assert request.buffer.error.partial == "a"
+        assert isinstance(request.error, Interrupted)
+        assert request.error.partial == "a"
         assert pool.calls.count("interrupt") == calls
         assert not [call for call in pool.calls if call.startswith("cancel")]
 
@@ -242,19 +242,20 @@ async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, cal
 async def test_the_end_of_a_lease_is_looked_at_only_where_nothing_came(happens: str, looks: int) -> None:
     """A stream of which something has come since its lease was seen is not asked about when that lease is over."""
     pool = LatePool()
-    pool.state = "running"
-    clock = asyncio.get_running_loop().time
+    pool.state, pool.lapses_ms = "running", 0
     async with beating(pool) as (heartbeat, link):
         request = opened(link, "a")
-        await request.submission  # type: ignore[misc]  # it is there
-        heartbeat._due[request] = clock()
+        await heartbeat.beat([request])
+        assert request.look_at < link._clock() + 1
+        pool.calls.clear()
+        pool.lapses_ms = None
         message = HAPPENS[happens]
         if message is not None:
-            link._hear(request, message.to_wire())
+            link._hear(request.id, message.to_wire())
         elif happens == "left":
-            link.abandon(request)
-        await heartbeat._look_until(clock() + 0.01)
-        assert (pool.calls.count("check"), heartbeat._due) == (looks, {})
+            link.leave(request)
+        await heartbeat._look_until(link._clock() + 0.05)
+        assert pool.calls.count("check") == looks
 
 
 async def test_what_this_client_does_not_hold_is_cancelled() -> None:
@@ -265,31 +266,27 @@ async def test_what_this_client_does_not_hold_is_cancelled() -> None:
         pool.strangers = (request.id, "f" * 32)
         await heartbeat.beat([], counting=True)
         assert [call for call in pool.calls if call.startswith("cancel")] == [f"cancel {'f' * 32}"]
-        link.requests.clear()
 
 
 async def test_a_pool_that_is_away_is_told() -> None:
     """A step that finds the pool away ends the beat, not the stream."""
-    pool = LatePool()
+    pool, clock = LatePool(), Clock()
     pool.state, pool.refusal = "missing", PoolUnavailable()
-    async with beating(pool) as (heartbeat, link):
+    async with beating(pool, clock) as (heartbeat, link):
         request = opened(link)
-        await request.submission  # type: ignore[misc]  # it is there
         await heartbeat.beat([request])
-        assert request.missing_since is not None
-        request.missing_since -= 60
+        clock.ahead_s += 60
         with pytest.raises(PoolUnavailable):
             await heartbeat.beat([request])
-        assert not request.buffer.ended
+        assert request.state == "missing"
 
 
-async def test_a_policy_nobody_can_read_ends_no_watch() -> None:
+async def test_a_policy_nobody_can_read_ends_no_heartbeat() -> None:
     """Streams are seen to all the same, by what the pool says of them."""
     pool = LatePool()
     pool.state, pool.absent = "cancelled", (lane_view("l", state="gone"),)
     async with beating(pool) as (heartbeat, link):
         request = opened(link)
-        await request.submission  # type: ignore[misc]  # it is there
         await heartbeat.beat([request])
         assert "policy" in pool.calls
-        assert request.question is not None or request.buffer.ended
+        assert request.has_question or request.ended

@@ -1,0 +1,267 @@
+"""How a request stands: its states as its module draws them, and what holds whatever happens to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import inf
+from typing import get_args
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tokenlane.producer.link import redis_request
+from tokenlane.producer.link.pool_view import PoolView
+from tokenlane.producer.link.redis_request import Interrupt, RedisRequest, RequestState, Step
+from tokenlane.producer.link.timings import Timings
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout
+from tokenlane.routing.contract.messages import (
+    Attached,
+    Cancelled,
+    ChannelMessage,
+    Completed,
+    Deltas,
+    Envelope,
+    Resume,
+    TokenDelta,
+    Usage,
+)
+from tokenlane.routing.store.replies import Attachment, Standing, State
+
+CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
+TIMINGS = Timings()
+LONG_S = 60.0
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock, *, copy: bool = True, position: int = 0) -> RedisRequest:
+    """A request that is not sent yet."""
+    envelope = Envelope(id=ID, client=CLIENT, agent="a", role="r")
+    sent = (envelope, b"") if copy else None
+    return RedisRequest(ID, CLIENT, TIMINGS, clock, copy=sent, deadline=clock() + 600, position=position)
+
+
+def accepted(request: RedisRequest) -> RedisRequest:
+    request.submission.begin()
+    request.submission.accepted(ID)
+    return request
+
+
+def stands(request: RedisRequest, state: State, clock: Clock, *, worker: str = "", owner: str = CLIENT) -> list[Step]:
+    """The pool says, just now, how the request stands."""
+    clock.now += 0.001
+    standing = Standing(state, ATTEMPT, worker, 1 if state == "completed" else None, "", owner)
+    return request.standing(standing, clock(), PoolView(TIMINGS))
+
+
+def said(*texts: str, attempt: int = ATTEMPT) -> Deltas:
+    deltas = [TokenDelta(text=text) for text in texts]
+    return Deltas(attempt=attempt, worker=WORKER, lane="l", model="m", first=0, deltas=deltas)
+
+
+def completed(end: int) -> Completed:
+    return Completed(attempt=ATTEMPT, worker=WORKER, lane="l", model="m", first=end, end=end, usage=Usage())
+
+
+def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
+    """A request in this state, of whose answer a part has come, or nothing."""
+    request = accepted(made(clock, position=1 if part and state is RequestState.QUEUED else 0))
+    begins = said("a") if part else Resume(attempt=ATTEMPT, worker=WORKER)
+    match state:
+        case RequestState.QUEUED if part:
+            held = Attachment(Standing("waiting", ATTEMPT, "", None, "", CLIENT), "r", 60_000)
+            request.attached(held, PoolView(TIMINGS))
+        case RequestState.QUEUED:
+            pass
+        case RequestState.RUNNING:
+            request.message(begins)
+        case RequestState.BROKEN_OFF:
+            request.message(said("a"))
+            stands(request, "waiting", clock)
+        case RequestState.MISSING:
+            request.message(begins)
+            stands(request, "missing", clock)
+        case RequestState.ENDED:
+            request.leave()
+    assert request.state is state
+    return request
+
+
+EVENTS: dict[str, Callable[[RedisRequest, Clock], object]] = {
+    "a message": lambda request, clock: request.message(said("a", "b")),
+    "the last message": lambda request, clock: request.message(Cancelled(attempt=ATTEMPT)),
+    "messages lost": lambda request, clock: request.messages_lost(),
+    "stands queued, nothing came": lambda request, clock: stands(request, "waiting", clock),
+    "stands queued, a part came": lambda request, clock: stands(request, "waiting", clock),
+    "stands running": lambda request, clock: stands(request, "running", clock),
+    "stands ended, no worker left": lambda request, clock: stands(request, "cancelled", clock),
+    "unknown to the pool": lambda request, clock: stands(request, "missing", clock),
+    "sent again": lambda request, clock: request.sent_again(None),
+    "given up, or left": lambda request, clock: request.give_up(Timeout()),
+}
+
+
+def table() -> list[tuple[str, RequestState, str]]:
+    """The cells of the table in the module's docstring: what happens, the state before, that after."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (redis_request.__doc__ or "").splitlines()
+        if re.match(r"\| \w", line)
+    ]
+    (_, *before), *events = rows
+    assert set(before) == set(RequestState)
+    assert {event for event, *_ in events} == set(EVENTS)
+    return [
+        (event, RequestState(state), after)
+        for event, *cells in events
+        for state, after in zip(before, cells, strict=True)
+        if after != "-"
+    ]
+
+
+@pytest.mark.parametrize(("event", "before", "after"), table())
+async def test_the_states_are_as_drawn(event: str, before: RequestState, after: str) -> None:
+    """Each cell of the table: what happens to a request in one state puts it in another."""
+    clock = Clock()
+    request = in_state(before, clock, part=event.endswith("a part came"))
+    EVENTS[event](request, clock)
+    assert request.state == after
+
+
+@pytest.mark.parametrize("state", get_args(State))
+async def test_how_it_stands_is_not_heard_while_it_is_sent(state: State) -> None:
+    """Until the pool has answered to the sending, what it says of the request may be what was before that."""
+    clock = Clock()
+    request = made(clock)
+    request.submission.begin()
+    assert stands(request, state, clock) == []
+    assert request.state is RequestState.QUEUED
+    assert not request.is_silent(0)
+
+
+@pytest.mark.parametrize(
+    ("sending", "message", "told"),
+    [
+        ("not begun", None, False),
+        ("under way", None, True),
+        ("under way", Cancelled(attempt=ATTEMPT), True),
+        ("accepted", None, True),
+        ("accepted", Cancelled(attempt=ATTEMPT), False),
+        ("accepted", Attached(attempt=ATTEMPT, client="another"), False),
+        (PoolUnavailable(), None, True),
+        (QueueFull(), None, False),
+    ],
+)
+async def test_the_pool_is_told_that_nobody_wants_it_where_it_may_have_it(
+    sending: str | LlmError, message: ChannelMessage | None, told: bool
+) -> None:
+    """What was never sent, was refused or has ended is not cancelled; nor is what another client owns by now."""
+    request = made(Clock())
+    if sending != "not begun":
+        request.submission.begin()
+    if sending == "accepted":
+        request.submission.accepted(ID)
+    if isinstance(sending, LlmError):
+        request.submission.refused(sending)
+    if message is not None:
+        request.message(message)
+    request.leave()
+    assert request.is_to_be_cancelled is told
+
+
+class Walk(RuleBasedStateMachine):
+    """Whatever happens to a request, in whatever order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.view = PoolView(TIMINGS)
+        self.request = accepted(made(self.clock))
+        self.error: tuple[LlmError | None] | None = None
+        self.steps: list[Step] = []
+
+    @rule(seconds=st.sampled_from([0.01, 0.6, 3.0, LONG_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(
+        message=st.sampled_from(
+            [
+                said("a"),
+                said("a", "b"),
+                said("a", attempt=ATTEMPT + 1),
+                Deltas(attempt=ATTEMPT, worker=WORKER, lane="l", model="m", first=3, deltas=[TokenDelta(text="d")]),
+                Resume(attempt=ATTEMPT + 1, worker="w2"),
+                Attached(attempt=ATTEMPT, client="another"),
+                Attached(attempt=ATTEMPT, client=CLIENT),
+                completed(2),
+                Cancelled(attempt=ATTEMPT),
+            ]
+        )
+    )
+    def message(self, message: ChannelMessage) -> None:
+        self.request.message(message.model_copy(deep=True))
+
+    @rule(
+        state=st.sampled_from(get_args(State)), worker=st.sampled_from(["", WORKER]), owner=st.sampled_from(["", "c2"])
+    )
+    def standing(self, state: State, worker: str, owner: str) -> None:
+        self.steps = stands(self.request, state, self.clock, worker=worker, owner=owner or CLIENT)
+
+    @rule()
+    def messages_lost(self) -> None:
+        self.request.messages_lost()
+
+    @rule(error=st.sampled_from([None, QueueFull(), PoolUnavailable(), RequestLost()]))
+    def sent_again(self, error: LlmError | None) -> None:
+        if self.request.state is RequestState.MISSING:
+            self.request.sent_again(error)
+
+    @rule()
+    def asked(self) -> None:
+        if (due := self.request.due_question()) is not None:
+            due[0].sent(self.clock())
+
+    @rule()
+    def left(self) -> None:
+        self.request.leave()
+
+    @invariant()
+    def an_end_is_final(self) -> None:
+        """Once ended, it stays so, with the same error, and wants nothing to be done."""
+        assert (self.request.state is RequestState.ENDED) == self.request.ended
+        if self.error is not None:
+            assert self.request.error is self.error[0]
+        if self.request.ended:
+            self.error = (self.request.error,)
+            assert self.request.waiting is None
+            assert stands(self.request, "missing", self.clock) == []
+
+    @invariant()
+    def what_is_wanted_fits_its_state(self) -> None:
+        """It is sent again only where nothing of it has come, and broken off only where something has."""
+        for step in self.steps:
+            if step == "send again":
+                assert self.request.text == ""
+            if isinstance(step, Interrupt):
+                assert step.position > 0
+        self.steps = []
+
+    @invariant()
+    def it_is_looked_at_while_it_waits_for_something(self) -> None:
+        """What is missing or broken off, and may still come, is looked at again."""
+        if self.request.state is RequestState.BROKEN_OFF and self.request.look_at == inf:
+            assert self.clock() - self.request._since >= TIMINGS.taken_up_s
+
+
+TestWalk = Walk.TestCase
