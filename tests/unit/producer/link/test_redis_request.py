@@ -27,7 +27,7 @@ from tokenlane.routing.contract.messages import (
     TokenDelta,
     Usage,
 )
-from tokenlane.routing.store.replies import Attachment, Standing, State
+from tokenlane.routing.store.requests import Attachment, Standing, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
 TIMINGS = Timings()
