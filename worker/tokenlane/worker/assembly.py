@@ -41,12 +41,13 @@ from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
 from .lane.arq_worker import LaneWorker, arq_redis
+from .lane.availability import Availability
 from .lane.control import Control
 from .lane.heartbeat import Lease
 from .lane.lane import Lane
 from .lane.offer import announce, announce_unseen
 from .lane.publisher import Publisher
-from .lane.readiness import Readiness, condition_of, condition_said_by
+from .lane.readiness import PERIODS, Periods, Readiness, condition_of, condition_said_by
 from .lane.worker_info import facts_of
 from .models import LaneModels
 from .providers import LlmProvider, default_registry
@@ -79,6 +80,7 @@ async def open_lane(
     provider: LlmProvider | None = None,
     cache: CacheSettings | None = None,
     transcripts: bool = False,
+    periods: Periods = PERIODS,
 ) -> AsyncIterator[Lane]:
     """Connect a lane to its pool, and keep its leases and its streams going for as long as the block lasts.
 
@@ -86,6 +88,7 @@ async def open_lane(
         provider: the back end, if it is not one the registry makes from the settings; closed at the end.
         cache: where vectors are kept; None: nowhere.
         transcripts: log requests and answers.
+        periods: how often the back end is looked to.
 
     Raises:
         PoolUnavailable: no pool answers there.
@@ -98,7 +101,7 @@ async def open_lane(
         async with (
             provider or default_registry().create(settings) as backend,
             _kept(cache, pool) as vectors,
-            _served(settings, pool, hub, backend, vectors, transcripts=transcripts) as lane,
+            _served(settings, pool, hub, backend, vectors, transcripts=transcripts, periods=periods) as lane,
         ):
             yield lane
 
@@ -140,6 +143,7 @@ async def _served(
     vectors: VectorCache | None,
     *,
     transcripts: bool,
+    periods: Periods = PERIODS,
 ) -> AsyncIterator[Lane]:
     announcement, condition = await _seen_first(settings, backend)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -155,19 +159,25 @@ async def _served(
             delivery=publisher.report(),
         )
 
-    lease = Lease(pool, worker, announcement, await facts_of(backend), runs, report, condition)
+    availability = Availability(announcement, condition)
+    lease = Lease(pool, worker, availability, await facts_of(backend), runs, report)
     control = Control(runs, publisher)
     await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
     await lease.open()
 
-    models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), lease.announce)
+    def offer(announcement: Announcement) -> None:
+        if announcement != availability.announcement:
+            availability.offer(announcement)
+            lease.hurry()
+
+    models = LaneModels(settings, backend, announcement, partial(announce, settings, backend), offer)
 
     async def look() -> None:
         await models.look_again()
-        if lease.condition != UP:
+        if availability.condition != UP:
             lease.know(await facts_of(backend))
 
-    readiness = Readiness(backend, lease, runs, condition, look)
+    readiness = Readiness(backend, availability, lease, runs, look, periods)
     await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
     async with background() as tasks:
         for name, work in {
@@ -182,7 +192,7 @@ async def _served(
             pool,
             hub,
             worker,
-            announcement,
+            availability,
             backend,
             runs,
             publisher,
@@ -256,7 +266,7 @@ async def run_worker(
             try:
                 if ready is not None:
                     await ready(lane)
-                    if lane.lease.condition != UP:
+                    if lane.availability.condition != UP:
                         tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
                 await stopping.wait()
                 tasks.create_task(_close_at_once(lanes, hurried))
@@ -267,7 +277,7 @@ async def run_worker(
 
 
 async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:
-    await lane.readiness.up()
+    await lane.availability.up()
     await ready(lane)
 
 
@@ -275,7 +285,7 @@ async def start_workers(
     lane: Lane, redis: ArqRedis, kinds: Sequence[Kind], tasks: asyncio.TaskGroup
 ) -> list[LaneWorker]:
     """A worker for each of these kinds that the lane serves, at work."""
-    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.lease.announcement.limit_of(kind)]
+    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.availability.announcement.limit_of(kind)]
     for worker in workers:
         await worker.listen()
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)
@@ -285,7 +295,8 @@ async def start_workers(
 
 async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
     """Withdraw, wait `drain_s` for what runs, then close what is left: it is given back, or ends as interrupted."""
-    await lane.lease.withdraw()
+    lane.availability.withdraw()
+    await lane.lease.beat()
     await asyncio.gather(*(worker.stop_picking() for worker in workers))
     if not await idle(workers, drain_s):
         logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)

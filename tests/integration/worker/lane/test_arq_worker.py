@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from unittest.mock import AsyncMock
 
 import pytest
 from tests.integration import life
 from tests.integration.life import audit, raw
+from tests.lanes import chats
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
@@ -64,6 +66,48 @@ async def test_a_dispatched_request_is_answered(redis_url: str, pool: Pool, hub:
         ending = await asker.completed()
         assert (ending.usage.completion_tokens, ending.usage.attempts, ending.lane) == (3, 1, "lane1")
         assert provider.log == [f"opened {asker.id}", f"closed {asker.id}", f"ended {asker.id}"]
+        await settled(pool)
+
+
+async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: Pool, hub: Hub) -> None:
+    """The worker keeps to what it announces from the same step on; what was given to it by a limit that has fallen
+    since goes back at once, and closes no lane."""
+    await pool.policies.write(Policy(start_lease_ms=60_000))
+    provider = FakeProvider(hold_after=1, slots=1)
+
+    async def limit_becomes(limit: int) -> None:
+        async with asyncio.timeout(10):
+            while (await pool.survey()).lanes[0].limit_of("chat") != limit:
+                await asyncio.sleep(0.005)
+
+    async with serving(redis_url, provider, bell=False) as (lane, worker):
+        await worker.listen()
+        first, second, third = [await ask(pool, hub) for _ in range(3)]
+        await give(pool, first)
+        await until(lambda: provider.running == 1)
+        assert await life.dispatch(pool, second.id) is None
+        provider.slots = 3
+        await lane.models.look_again()
+        await limit_becomes(3)
+        await give(pool, second)
+        await until(lambda: provider.running == 2)
+
+        provider.slots = 1
+        async with lane.lease._one_at_a_time:  # no router has heard of it yet
+            await lane.models.look_again()
+            await give(pool, third)
+        async with asyncio.timeout(10):
+            while await life.state_of(pool, third.id) != "waiting":
+                await asyncio.sleep(0.005)
+        assert await raw(pool).hget(f"{life.PREFIX}request:{third.id}", "starts") == b"0"
+        (seen,) = (await pool.survey()).lanes
+        assert (seen.state, seen.limit_of("chat"), provider.running) == ("up", 1, 2)
+
+        provider.go.set()
+        await first.completed()
+        await second.completed()
+        await give(pool, third)
+        await third.completed()
         await settled(pool)
 
 
@@ -131,9 +175,7 @@ async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool
         await running.completed()
         await life.pass_lease(pool, dispatched.id)
         assert (await life.sweep(pool)).requeued == 1
-        await lane.lease.withdraw()  # the lapse took the lane out; a beat brings it back
-        lane.lease._takes_new_work = True
-        lane.lease.hurry()
+        await lane.lease.beat()  # the lapse took the lane out
         async with asyncio.timeout(10):
             while await life.dispatch(pool, dispatched.id) is None:
                 await asyncio.sleep(0.01)
@@ -221,7 +263,7 @@ async def test_a_job_that_rang_needs_no_look_at_the_queue(
 ) -> None:
     """The doorbell names the job, which is started by its name."""
     async with serving(redis_url, FakeProvider()) as (_, worker):
-        monkeypatch.setattr(worker, "_queued", AsyncMock(return_value=[]))
+        monkeypatch.setattr(worker, "_look_at_queue", AsyncMock())
         asker = await ask(pool, hub)
         await give(pool, asker)
         await asker.completed()
@@ -244,8 +286,8 @@ async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is
 ) -> None:
     """It does not wait for the next look that is due, and a bell that is heard twice keeps no slot from another job."""
     provider = FakeProvider(hold_after=1, slots=4)
-    async with serving(redis_url, provider, poll_s=60.0) as (_, worker):
-        worker.max_jobs = 2
+    async with serving(redis_url, provider, poll_s=60.0) as (lane, worker):
+        lane.availability.offer(replace(lane.availability.announcement, offer=chats(2)))  # of which no router has heard
         askers = [await ask(pool, hub) for _ in range(4)]
         for asker in askers:
             attempt = await give(pool, asker)
@@ -266,7 +308,7 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
     """However much of what rang while all slots were taken is gone, what waits is started at once."""
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider, poll_s=60.0) as (lane, worker):
-        worker.max_jobs = 1
+        lane.availability.offer(replace(lane.availability.announcement, offer=chats(1)))  # of which no router has heard
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)
         await until(lambda: provider.holding == 1)
@@ -294,8 +336,8 @@ async def test_what_was_missed_while_all_slots_were_taken_is_looked_for_when_one
 ) -> None:
     """The bells of a connection that broke then are not waited for until the next look is due."""
     provider = FakeProvider(hold_after=1)
-    async with serving(redis_url, provider, bell=False, poll_s=60.0) as (_, worker):
-        worker.max_jobs = 1
+    async with serving(redis_url, provider, bell=False, poll_s=60.0) as (lane, worker):
+        lane.availability.offer(replace(lane.availability.announcement, offer=chats(1)))  # of which no router has heard
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)
         worker.wake()

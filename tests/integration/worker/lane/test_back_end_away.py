@@ -21,9 +21,9 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane, start_workers
-from tokenlane.worker.lane import readiness
 from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.readiness import PERIODS, Periods
 
 LOADING = Reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, 503)
 ANSWER = sse({"model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]})
@@ -32,11 +32,13 @@ CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
 
 
 @asynccontextmanager
-async def served(url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai") -> AsyncIterator[Lane]:
+async def served(
+    url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai", periods: Periods = PERIODS
+) -> AsyncIterator[Lane]:
     """A lane for this server, with a router."""
     settings = LaneSettings(lane, provider, server.url, capacity=2)
     async with (
-        open_lane(settings, RedisSettings(url)) as opened,
+        open_lane(settings, RedisSettings(url), periods=periods) as opened,
         open_redis(url) as redis,
         background() as tasks,
     ):
@@ -150,12 +152,8 @@ async def test_a_lane_that_has_never_been_up_is_waited_for(strict: Pool, client:
 
 
 @pytest.mark.parametrize("provider", ["vllm", "openai"])
-async def test_models_that_come_and_go_while_it_runs(
-    pool: Pool, redis_url: str, provider: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_models_that_come_and_go_while_it_runs(pool: Pool, redis_url: str, provider: str) -> None:
     """An adapter that is loaded is offered without a restart of the worker, and no longer once it is unloaded."""
-    monkeypatch.setattr(readiness, "_ASK_EVERY_S", 0.05)
-    monkeypatch.setattr(readiness, "_LOOK_EVERY_S", 0.05)
 
     def listing(*names: str) -> Reply:
         return Reply({"data": [{"id": name, "object": "model", "owned_by": provider} for name in names]})
@@ -168,7 +166,7 @@ async def test_models_that_come_and_go_while_it_runs(
 
     openapi: dict[str, Any] = {"paths": {"/v1/chat/completions": {}}}
     async with back_end({LIST: listing("m"), "GET /openapi.json": openapi, "GET /health": Reply()}) as server:
-        async with served(redis_url, server, provider=provider):
+        async with served(redis_url, server, provider=provider, periods=Periods(0.05, look_s=0.05)):
             await offered("m")
             server.answers[LIST] = listing("m", "adapter")
             await offered("m", "adapter")

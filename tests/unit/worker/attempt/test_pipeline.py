@@ -40,7 +40,7 @@ from tokenlane.routing.contract.messages import (
     new_id,
 )
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
@@ -53,10 +53,11 @@ from tokenlane.worker.attempt.attempts import Run, Runs
 from tokenlane.worker.attempt.observe import AttemptEnded, log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
+from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.readiness import Readiness
+from tokenlane.worker.lane.readiness import Periods, Readiness
 from tokenlane.worker.models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
@@ -131,22 +132,16 @@ class FakePool:
 class FakeLease:
     """Remembers what a worker says of itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, availability: Availability) -> None:
         self.faults: list[str] = []
-        self.withdrawn = False
-        self.condition = UP
-        self.announcement = ANNOUNCEMENT
+        self.availability = availability
         self.log: list[str] = []
-
-    async def find(self, condition: Condition) -> None:
-        self.condition = condition
-        self.log.append(condition.state)
 
     def note(self, code: str) -> None:
         self.faults.append(code)
 
-    async def withdraw(self) -> None:
-        self.withdrawn = True
+    async def beat(self) -> None:
+        self.log.append(self.availability.state)
 
 
 async def nothing() -> None:
@@ -158,7 +153,8 @@ class Bench:
 
     def __init__(self, provider: FakeProvider | None = None) -> None:
         self.pool = FakePool()
-        self.lease = FakeLease()
+        self.availability = Availability(ANNOUNCEMENT)
+        self.lease = FakeLease(self.availability)
         self.provider = provider or FakeProvider()
         self.provider.log = self.lease.log = self.pool.log
         self.runs = Runs()
@@ -169,14 +165,14 @@ class Bench:
             pool,
             cast("Hub", None),
             "worker1",
-            ANNOUNCEMENT,
+            self.availability,
             self.provider,
             self.runs,
             self.publisher,
             cast("Lease", self.lease),
             cast("LaneModels", None),
             Embedder(self.provider, "fake"),
-            Readiness(self.provider, cast("Lease", self.lease), self.runs, UP, nothing),
+            Readiness(self.provider, self.availability, cast("Lease", self.lease), self.runs, nothing, Periods()),
             observers=(self.events.append, log_attempt),
         )
 
@@ -210,7 +206,7 @@ async def test_a_key_the_worker_lacks(others_may: bool) -> None:
     bench = Bench()
     bench.pool.unseals = [PoolKeyMismatch("lacking", retryable=others_may), PoolUnavailable("away")]
     await bench.run()
-    assert bench.lease.withdrawn == others_may
+    assert (bench.availability.state is LaneState.DRAINING) == others_may
     assert bench.pool.requeued == [(0, False)] * others_may
     assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
 

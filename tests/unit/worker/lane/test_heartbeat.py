@@ -23,6 +23,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.attempts import Run, Runs, Stopped
+from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher
 
@@ -71,7 +72,7 @@ class FakePool:
 
 
 def lease_of(pool: FakePool, runs: Runs) -> Lease:
-    return Lease(cast("Pool", pool), "worker1", LANE, FACTS, runs)
+    return Lease(cast("Pool", pool), "worker1", Availability(LANE), FACTS, runs)
 
 
 def new_run() -> Run:
@@ -85,7 +86,7 @@ def new_run() -> Run:
 async def wait_stoppably(run: Run, lease: Lease) -> None:
     """Beat, and then wait for what never comes."""
     async with run.stoppable():
-        await lease.withdraw()
+        await lease.beat()
         await asyncio.Event().wait()
 
 
@@ -157,11 +158,13 @@ async def test_a_conflict_at_the_first_beat_names_who_holds_the_lane() -> None:
 async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
     """Beats go one at a time, so that the last word after a withdrawal is that no work is taken."""
     pool = FakePool(lease_ms=30)
-    lease = lease_of(pool, Runs())
+    availability = Availability(LANE)
+    lease = Lease(cast("Pool", pool), "worker1", availability, FACTS, Runs())
     await lease.open()
     async with background() as tasks:
         tasks.create_task(lease.run())
-        await lease.withdraw()
+        availability.withdraw()
+        await lease.beat()
         seen = len(pool.renewals)
         await until(lambda: len(pool.renewals) > seen + 2)
     assert not any(takes for takes, _ in pool.renewals[seen - 1 :])
@@ -173,9 +176,9 @@ async def test_facts_are_sent_when_the_server_lacks_them() -> None:
     lease = lease_of(pool, Runs())
     await lease.open()
     assert pool.facts == FACTS
-    await lease.withdraw()  # would send them twice
+    await lease.beat()  # would send them twice
     pool.facts = None
-    await lease.withdraw()
+    await lease.beat()
     assert pool.facts == FACTS
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal, cast
 
@@ -26,11 +26,12 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.attempts import Runs
-from tokenlane.worker.lane import readiness as module
+from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
-from tokenlane.worker.lane.readiness import Readiness, condition_of
+from tokenlane.worker.lane.readiness import PERIODS, Periods, Readiness, condition_of
 
 DOWN = Condition(LaneState.DOWN, "gone")
+LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
 
 
 def saying(state: Literal["loading", "down"], error: LlmError) -> LlmError:
@@ -54,27 +55,27 @@ class Patient(FakeProvider):
             raise self.ill
 
 
-class Said:
-    """A lease that remembers what it was to say of the back end."""
+class Announced:
+    """A heartbeat that remembers what it was to say of the back end."""
 
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.announcement = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
+    def __init__(self, availability: Availability) -> None:
+        self.availability = availability
         self.log: list[Condition] = []
 
-    async def find(self, condition: Condition) -> None:
-        self.condition = condition
-        self.log.append(condition)
+    async def beat(self) -> None:
+        self.log.append(self.availability.condition)
 
 
 class Ward:
     """A back end under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
 
-    def __init__(self, condition: Condition) -> None:
-        self.provider, self.said = Patient(), Said(condition)
+    def __init__(self, condition: Condition, periods: Periods = PERIODS) -> None:
+        self.provider, self.said = Patient(), Availability(LANE, condition)
+        self.announced = Announced(self.said)
         self.looks = 0
         self.blind: LlmError | None = None
-        self.readiness = Readiness(self.provider, cast("Lease", self.said), Runs(), condition, self._look)
+        lease = cast("Lease", self.announced)
+        self.readiness = Readiness(self.provider, self.said, lease, Runs(), self._look, periods)
 
     async def _look(self) -> None:
         self.looks += 1
@@ -83,23 +84,12 @@ class Ward:
 
 
 @asynccontextmanager
-async def watched(condition: Condition = UP) -> AsyncIterator[Ward]:
-    """A ward whose watch runs."""
-    ward = Ward(condition)
+async def watched(condition: Condition = UP, periods: Periods = PERIODS) -> AsyncIterator[Ward]:
+    """A ward whose watch runs; `periods`: as `Readiness` has them."""
+    ward = Ward(condition, periods)
     async with background() as tasks:
         tasks.create_task(ward.readiness.run())
         yield ward
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets how often the back end is asked, in seconds."""
-
-    def set_to(ask_every_s: float = 3600, look_every_s: float = 3600) -> None:
-        monkeypatch.setattr(module, "_ASK_EVERY_S", ask_every_s)
-        monkeypatch.setattr(module, "_LOOK_EVERY_S", look_every_s)
-
-    return set_to
 
 
 @pytest.mark.parametrize(
@@ -170,7 +160,7 @@ async def test_many_attempts_that_fail_together_ask_once() -> None:
     gone = saying("down", ProviderDown("refused"))
     assert all(await asyncio.gather(*(ward.readiness.failed(gone) for _ in range(64))))
     assert ward.provider.asked == 1
-    assert len(ward.said.log) == 1
+    assert len(ward.announced.log) == 1
 
 
 async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> None:
@@ -184,34 +174,31 @@ async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> 
         assert ward.said.condition.state == "down"
         ward.blind = None
         async with asyncio.timeout(10):
-            await ward.readiness.up()
+            await ward.said.up()
         await until(lambda: ward.said.condition == UP)
 
 
-async def test_an_idle_back_end_is_asked_now_and_then(quick: Callable[..., None]) -> None:
+async def test_an_idle_back_end_is_asked_now_and_then() -> None:
     """That it went away is seen without a request; one that has just answered need not be asked."""
-    quick(ask_every_s=0.01)
-    async with watched() as ward:
+    async with watched(periods=Periods(0.01, look_s=3600)) as ward:
         await until(lambda: ward.provider.asked > 2)
         ward.provider.ill = ProviderDown("refused")
         await until(lambda: ward.said.condition.state == "down")
     assert ward.looks == 0
 
 
-async def test_an_attempt_that_broke_off_has_it_asked(quick: Callable[..., None]) -> None:
+async def test_an_attempt_that_broke_off_has_it_asked() -> None:
     """Nobody waits for that, and it is done at once."""
-    quick()
-    async with watched() as ward:
+    async with watched(periods=Periods(3600, look_s=3600)) as ward:
         ward.provider.ill = ProviderDown("refused")
         ward.readiness.suspect()
         await until(lambda: ward.said.condition.state == "down")
 
 
-async def test_models_that_come_and_go_are_said(quick: Callable[..., None]) -> None:
+async def test_models_that_come_and_go_are_said() -> None:
     """Of every provider the lane says now and then what it serves. Where nothing can be asked of it any more, it takes
     no work."""
-    quick(ask_every_s=0.01, look_every_s=0.02)
-    async with watched() as ward:
+    async with watched(periods=Periods(0.01, look_s=0.02)) as ward:
         await until(lambda: ward.looks > 2)
         ward.blind = RateLimited()
         looks = ward.looks
@@ -246,7 +233,7 @@ def test_a_hosted_model_is_asked_less_often() -> None:
 
     async def pause_s(endpoint: str) -> float:
         provider = FakeProvider(endpoint=endpoint)
-        return Readiness(provider, cast("Lease", Said(UP)), Runs(), UP, nothing)._pause_s()
+        return Readiness(provider, Availability(LANE), cast("Lease", None), Runs(), nothing, Periods())._pause_s()
 
     async def nothing() -> None:
         """Has nothing new to say."""
@@ -254,10 +241,9 @@ def test_a_hosted_model_is_asked_less_often() -> None:
     assert asyncio.run(pause_s("https://api.example.com")) > asyncio.run(pause_s("http://gpu1:8000"))
 
 
-async def test_a_busy_server_that_is_slow_to_say_that_it_is_well_stays_up(quick: Callable[..., None]) -> None:
+async def test_a_busy_server_that_is_slow_to_say_that_it_is_well_stays_up() -> None:
     """While its requests run they say how it is; what it serves is looked at all the same."""
-    quick(ask_every_s=0.01, look_every_s=0.02)
-    ward = Ward(UP)
+    ward = Ward(UP, Periods(0.01, look_s=0.02))
     ward.provider.ill = Timeout()
     runs = cast("Runs", ["a run"])
     ward.readiness._runs = runs

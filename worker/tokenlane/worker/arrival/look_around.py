@@ -28,7 +28,7 @@ __all__ = ["look_ahead", "look_around"]
 
 async def look_around(lane: Lane, to: Destination) -> Arrival:
     """The arrival of a lane that is announced already; never raises an `LlmError`."""
-    condition, announced = lane.lease.condition, lane.lease.announcement
+    condition, announced = lane.availability.condition, lane.availability.announcement
     back_end = await look_at_back_end(to.settings, lane.provider, condition)
     try:
         seen = await take_snapshot(lane.pool)

@@ -79,7 +79,8 @@ async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
     if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
         lane.lease.note(error.code)
-        await lane.lease.withdraw()
+        lane.availability.withdraw()
+        await lane.lease.beat()
         return False
     if rest.first > 0:
         lane.readiness.suspect()

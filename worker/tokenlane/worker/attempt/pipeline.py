@@ -74,7 +74,8 @@ async def _produce(lane: Lane, run: Run) -> Outcome:
     except Stopped as stopped:
         return stopped
     except Exception as error:
-        return _as_ours(error).at(provider=lane.announcement.provider, lane=lane.name, model=run.started.model)
+        provider = lane.availability.announcement.provider
+        return _as_ours(error).at(provider=provider, lane=lane.name, model=run.started.model)
 
 
 def _as_ours(error: Exception) -> LlmError:

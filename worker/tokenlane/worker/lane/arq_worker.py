@@ -24,7 +24,6 @@ from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
-from tokenlane.routing.decide.lanes.state import UP
 from tokenlane.routing.store.connection import as_ours
 from tokenlane.worker.attempt.pipeline import run_request
 
@@ -73,7 +72,6 @@ class LaneWorker(arq.worker.Worker):
             functions=NO_FUNCTIONS,
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
             redis_pool=redis,
-            max_jobs=lane.lease.announcement.limit_of(kind),
             handle_signals=False,
             health_check_interval=_HEALTH_S,
         )
@@ -82,12 +80,13 @@ class LaneWorker(arq.worker.Worker):
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._poll_s = poll_s
         self._woken = asyncio.Event()
-        self._more_queued = False
+        self._more_queued = self._has_news = False
+        self._given_back: set[str] = set()
         self._failing = False
 
     async def listen(self) -> None:
         """Be rung from now on, and hear what becomes of the lane."""
-        self._lane.lease.on_change(self._lane_changed)
+        self._lane.lease.on_announced(self._announced)
         await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
 
     def wake(self) -> None:
@@ -108,15 +107,9 @@ class LaneWorker(arq.worker.Worker):
         self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._give_back()
+                await self._look_at_queue()
         except (*_BROKEN, TimeoutError, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", self._told(error))
-
-    async def _give_back(self) -> None:
-        """Give the jobs that nobody has started back to the queue."""
-        for job_id in await self._queued():
-            if job_id not in self.tasks:
-                await self._lane.pool.requests.requeue(*_attempt(job_id), self._lane.worker, counts=False)
 
     async def idle(self, within_s: float) -> bool:
         """Wait for the end of all jobs; False if some still run when the time is over."""
@@ -145,11 +138,7 @@ class LaneWorker(arq.worker.Worker):
     async def _poll_iteration(self) -> None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                if not self._is_up():
-                    await self._give_back()
-                elif self._has_room():
-                    self._more_queued = False
-                    self._start_all(await self._queued())
+                await self._look_at_queue()
                 await self.heart_beat()
             self._failing = False
         except (*_BROKEN, LlmError) as error:
@@ -159,18 +148,28 @@ class LaneWorker(arq.worker.Worker):
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _queued(self) -> list[str]:
-        """The jobs of the lane that no worker has marked."""
-        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, self.queue_read_limit - 1)]
+    async def _look_at_queue(self) -> None:
+        """Start what no worker has started yet; give back what is more than the lane takes by now."""
+        has_news, self._has_news = self._has_news, False
+        if self._limit > 0 and not has_news and not self._has_room():
+            return
+        self._more_queued = False
+        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, -1)]
         if not job_ids:
-            return []
+            return
         mark = self._lane.pool.keys.arq(in_progress_key_prefix)
         marks = await self.pool.mget([mark + job_id for job_id in job_ids])
-        return [job_id for job_id, mark in zip(job_ids, marks, strict=True) if mark is None]
+        waiting = [job for job, marked in zip(job_ids, marks, strict=True) if marked is None and job not in self.tasks]
+        surplus = len(job_ids) - self._limit if has_news or self._limit == 0 else 0
+        kept = max(0, len(waiting) - max(0, surplus))
+        self._given_back = {*waiting[kept:]}
+        self._start_all(waiting[:kept])
+        for job_id in waiting[kept:]:
+            await self._lane.pool.requests.requeue(*_attempt(job_id), self._lane.worker, counts=False)
 
     def _start_all(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
-            if job_id in self.tasks:
+            if job_id in self.tasks or job_id in self._given_back:
                 continue
             if not self._has_room():
                 self._more_queued = True
@@ -179,14 +178,15 @@ class LaneWorker(arq.worker.Worker):
             task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
             task.add_done_callback(partial(self._ended, job_id))
 
+    @property
+    def _limit(self) -> int:
+        return self._lane.availability.limit_of(self.kind) if self.allow_pick_jobs else 0
+
     def _has_room(self) -> bool:
-        return self.allow_pick_jobs and self._is_up() and self.job_counter < self.max_jobs
+        return self.job_counter < self._limit
 
-    def _is_up(self) -> bool:
-        return self._lane.lease.condition == UP
-
-    def _lane_changed(self) -> None:
-        self.max_jobs = self._lane.lease.announcement.limit_of(self.kind)
+    def _announced(self) -> None:
+        self._has_news = True
         self.wake()
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.attempt.attempts import Runs
@@ -13,6 +12,7 @@ from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
+from .availability import Availability
 from .heartbeat import Lease
 from .publisher import Publisher
 from .readiness import Readiness
@@ -22,13 +22,13 @@ __all__ = ["Lane"]
 
 @dataclass(frozen=True)
 class Lane:
-    """What all jobs of a worker share. `announcement`: what was said of the lane at first; `lease` knows what is said
-    now. `transcripts`: log requests and answers. `observers`: of attempts that end."""
+    """What all jobs of a worker share. `availability`: what the lane takes now.
+    `transcripts`: log requests and answers. `observers`: of attempts that end."""
 
     pool: Pool
     hub: Hub
     worker: str
-    announcement: Announcement
+    availability: Availability
     provider: LlmProvider
     runs: Runs
     publisher: Publisher
@@ -41,4 +41,4 @@ class Lane:
 
     @property
     def name(self) -> str:
-        return self.announcement.lane
+        return self.availability.announcement.lane
