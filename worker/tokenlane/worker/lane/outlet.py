@@ -45,10 +45,11 @@ class Rest:
 
 
 class Outlet:
-    """Where one attempt's deltas go. Get one with `Publisher.open`."""
+    """Where one attempt's deltas go: from here to its request's `channel`. Get one with `Publisher.open`."""
 
-    def __init__(self, flusher: Flusher, attempt: AttemptKey, model: str) -> None:
+    def __init__(self, flusher: Flusher, attempt: AttemptKey, channel: str, model: str) -> None:
         self.attempt = attempt
+        self.channel = channel
         self.first_put_at: float | None = None
         self._flusher = flusher
         self._speak_as(model)

@@ -58,7 +58,7 @@ class Publisher:
 
     def open(self, request_id: str, attempt: int, model: str) -> Outlet:
         """The outlet of an attempt."""
-        outlet = Outlet(self, (request_id, attempt), model)
+        outlet = Outlet(self, (request_id, attempt), self._pool.keys.deltas(request_id), model)
         self.memory.open(outlet.attempt)
         return outlet
 
@@ -115,11 +115,15 @@ class Publisher:
         await self._landing.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:
-        asked, self._asked = self._asked, {}
-        again = [(key, message) for key, after in asked.items() for message in self.memory.after(key, after)]
-        self._replays += len(asked)
-        fresh = [(outlet.attempt, outlet.take()) for outlet in self._flying]
-        return [(self._pool.keys.deltas(request_id), message) for (request_id, _), message in (*again, *fresh)]
+        messages: list[tuple[str, bytes]] = []
+        if self._asked:
+            asked, self._asked = self._asked, {}
+            self._replays += len(asked)
+            for key, after in asked.items():
+                channel = self._pool.keys.deltas(key[0])
+                messages += ((channel, message) for message in self.memory.after(key, after))
+        messages += [(outlet.channel, outlet.take()) for outlet in self._flying]
+        return messages
 
     async def _send(self, messages: list[tuple[str, bytes]]) -> None:
         if not messages:
