@@ -32,7 +32,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
-from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, arq_redis
+from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, arq_redis, poll
 from tokenlane.worker.lane.lane import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
@@ -204,10 +204,11 @@ async def serving(
         open_redis(redis_url) as client,
         background() as tasks,
     ):
-        worker = LaneWorker(lane, arq_redis(client.connection_pool), poll_s=poll_s)
+        worker = LaneWorker(lane, arq_redis(client.connection_pool))
         if bell:
             await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())
+        tasks.create_task(poll([worker], poll_s))
         try:
             yield lane, worker
         finally:

@@ -40,7 +40,7 @@ from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
-from .lane.arq_worker import LaneWorker, arq_redis
+from .lane.arq_worker import LaneWorker, arq_redis, poll
 from .lane.availability import Availability
 from .lane.control import Control
 from .lane.heartbeat import Lease
@@ -290,6 +290,9 @@ async def start_workers(
         await worker.listen()
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)
         tasks.create_task(main, name=f"tokenlane worker of {worker.queue_name}")
+    if workers:
+        polling = keep_going("polling of a lane's queues", lambda: poll(workers), lane.pool.internal_errors)
+        tasks.create_task(polling, name=f"tokenlane polls lane {lane.name}")
     return workers
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, computed_field
 
-__all__ = ["AtStreams", "Bar", "Cpu", "Overhead", "Times", "bars_of", "table"]
+__all__ = ["AtStreams", "Bar", "Cpu", "Idle", "Overhead", "Times", "bars_of", "table"]
 
 
 class Times(BaseModel):
@@ -57,6 +57,13 @@ class AtStreams(BaseModel):
     cpu_us: Cpu
 
 
+class Idle(BaseModel):
+    """CPU while nothing is asked, in percent of a core."""
+
+    worker: float
+    server: float
+
+
 class Bar(BaseModel):
     """A figure that must not be higher than its limit."""
 
@@ -78,6 +85,7 @@ class Overhead(BaseModel):
     machine: str
     versions: str
     levels: list[AtStreams]
+    idle: Idle
     bars: list[Bar]
 
 
@@ -99,10 +107,12 @@ FIRST_P50_FLOORS = 7.0
 FIRST_P99_FLOORS = 10.0
 TOKEN_P99_MS = 30.0
 TOKEN_P99_STREAMS = 256
+IDLE_WORKER_PERCENT = 1.0
+IDLE_SERVER_PERCENT = 0.5
 
 
-def bars_of(levels: Sequence[AtStreams]) -> Iterator[Bar]:
-    """The bars of what these levels measured, each on one figure."""
+def bars_of(levels: Sequence[AtStreams], idle: Idle) -> Iterator[Bar]:
+    """The bars of what was measured, each on one figure."""
     for at in levels:
         if (floor := at.floor_ms) is not None:
             name = f"added time to first token at {at.streams} stream, in floors"
@@ -115,6 +125,9 @@ def bars_of(levels: Sequence[AtStreams]) -> Iterator[Bar]:
         if at.streams == TOKEN_P99_STREAMS:
             name = f"added time to a token at {TOKEN_P99_STREAMS} streams, p99, in ms"
             yield Bar(name=name, measured=at.added_token_ms.p99, limit=TOKEN_P99_MS)
+    name = "CPU of a worker that routes, while nothing is asked, in percent of a core"
+    yield Bar(name=name, measured=idle.worker, limit=IDLE_WORKER_PERCENT)
+    yield Bar(name="the server's, meanwhile", measured=idle.server, limit=IDLE_SERVER_PERCENT)
 
 
 def table(found: Overhead) -> str:

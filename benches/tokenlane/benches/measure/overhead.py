@@ -17,7 +17,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
 
 from redis.asyncio import Redis
 
@@ -26,6 +25,7 @@ from tokenlane.config.host.embedded_server import EmbeddedServer
 from . import floor, load, metronome
 from .child_process import ChildProcess, child_process
 from .figures import AtStreams, Cpu, Overhead, Times, bars_of
+from .idle import idle
 from .load import Heard
 
 __all__ = ["FULL", "QUICK", "Plan", "measure"]
@@ -54,18 +54,30 @@ class Level:
         return (self.first_ms + self.spacing_ms * self.tokens) / 1000
 
 
-Plan: TypeAlias = tuple[Level, ...]
-"""All that is measured. At one stream the back end answers at once, so that each request follows upon another."""
+@dataclass(frozen=True)
+class Plan:
+    """All that is measured: levels, and how long nothing is asked. At one stream the back end answers at once, so that
+    each request follows upon another."""
 
-FULL: Plan = (
-    Level(1, 2, 100, 10, first_ms=0, spacing_ms=1),
-    Level(16, 128, 3, 4),
-    Level(64, 128, 2, 4),
-    Level(256, 128, 1, 4),
+    levels: tuple[Level, ...]
+    idle_s: float
+
+
+FULL = Plan(
+    (
+        Level(1, 2, 100, 10, first_ms=0, spacing_ms=1),
+        Level(16, 128, 3, 4),
+        Level(64, 128, 2, 4),
+        Level(256, 128, 1, 4),
+    ),
+    idle_s=20,
 )
-QUICK: Plan = (
-    Level(1, 2, 5, 1, first_ms=0, spacing_ms=1),
-    *(Level(streams, 8, 1, 1, first_ms=1, spacing_ms=2) for streams in (16, 64, 256)),
+QUICK = Plan(
+    (
+        Level(1, 2, 5, 1, first_ms=0, spacing_ms=1),
+        *(Level(streams, 8, 1, 1, first_ms=1, spacing_ms=2) for streams in (16, 64, 256)),
+    ),
+    idle_s=1,
 )
 
 
@@ -86,7 +98,7 @@ class _Scene:
 
 @asynccontextmanager
 async def _scene(plan: Plan) -> AsyncIterator[_Scene]:
-    most = max(level.streams for level in plan)
+    most = max(level.streams for level in plan.levels)
     async with (
         EmbeddedServer() as server,
         Redis.from_url(server.url) as redis,
@@ -143,7 +155,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
     async with _scene(plan) as scene:
         for client in (scene.bare, scene.agent):
             await client.cpu_s()  # all are up before anything is timed
-        for level in plan:
+        for level in plan.levels:
             await scene.backend.ask(type(None), "pace", first_ms=level.first_ms, spacing_ms=level.spacing_ms)
             turn = partial(_turn, scene, level=level)
             await turn("bare")
@@ -154,12 +166,15 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
                 direct.append(await turn("bare"))
                 through.append(await turn("agent"))
             levels.append(_at(level, direct, through))
+        progress("idle")
+        at_rest = await idle(scene.worker.cpu_s, scene.server_cpu_s, plan.idle_s)
     return Overhead(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=_machine(),
         versions=_versions(),
         levels=levels,
-        bars=list(bars_of(levels)),
+        idle=at_rest,
+        bars=list(bars_of(levels, at_rest)),
     )
 
 

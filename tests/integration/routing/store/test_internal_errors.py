@@ -134,12 +134,12 @@ async def test_a_workers_log_says_what_the_server_refuses(
 ) -> None:
     """In the words of that refusal, which is no internal error; the worker goes on."""
 
-    async def refused(_: LaneWorker) -> list[str]:
+    async def refused(_: LaneWorker) -> None:
         raise ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
 
+    monkeypatch.setattr(LaneWorker, "_look_at_queue", refused)
     with caplog.at_level(logging.WARNING):
         async with working(redis_url), Client(redis_url, agent="agent1") as client:
-            monkeypatch.setattr(LaneWorker, "_queued", refused)
             async with asyncio.timeout(20):
                 while not caplog.records:
                     await asyncio.sleep(0.02)

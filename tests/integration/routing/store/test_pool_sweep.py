@@ -146,6 +146,23 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
     await audit(pool.redis)
 
 
+async def test_a_suspect_has_one_lane_emptied_for_it(pool: Pool) -> None:
+    """However many it asks that are busy, the others take what waits."""
+    await pool.policies.write(Policy(max_crashes=2))
+    suspect = await life.running(pool)
+    await life.pass_lease(pool, suspect.id)
+    await life.sweep(pool)
+    lanes = [replace(LANE, lane=f"lane{number}") for number in range(3)]
+    for lane in lanes:
+        await life.beat(pool, f"worker of {lane.lane}", lane)
+        assert await life.dispatch(pool, await life.submit(pool), lane.lane) is not None
+    for _ in range(2):
+        assert [await life.dispatch(pool, suspect.id, lane.lane) for lane in lanes] == [None] * 3
+    others = [await life.submit(pool) for _ in lanes]
+    taken = [await life.dispatch(pool, other, lane.lane) for other, lane in zip(others, lanes, strict=True)]
+    assert [attempt is not None for attempt in taken] == [False, True, True]
+
+
 async def test_a_suspect_waits_for_no_command(pool: Pool) -> None:
     """A lane that pulls a model, which may take hours, is not closed to all because a suspect waits for it."""
     await pool.policies.write(Policy(max_crashes=2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,11 +29,12 @@ from tokenlane.worker.attempt.pipeline import run_request
 
 from .lane import Lane
 
-__all__ = ["NO_FUNCTIONS", "LaneWorker", "arq_redis"]
+__all__ = ["NO_FUNCTIONS", "POLL_S", "LaneWorker", "arq_redis", "poll"]
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+"""How often workers look for what they may have missed the bell of."""
 _ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _HEALTH_S = 5  # between two signs of life for `arq --check`
 _BROKEN = (RedisError, OSError)
@@ -62,12 +63,10 @@ def arq_redis(connections: ConnectionPool) -> ArqRedis:
 class LaneWorker(arq.worker.Worker):
     """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it.
 
-    Args:
-        redis: closed by who opened it.
-        poll_s: how often it looks at the lane's queue where no bell has it look sooner.
+    It looks at the lane's queue when it is woken, and starts what a bell names. `redis` is closed by who opened it.
     """
 
-    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat", *, poll_s: float = POLL_S) -> None:
+    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
         super().__init__(
             functions=NO_FUNCTIONS,
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
@@ -78,9 +77,8 @@ class LaneWorker(arq.worker.Worker):
         self._lane = lane
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
-        self._poll_s = poll_s
         self._woken = asyncio.Event()
-        self._more_queued = self._has_news = False
+        self._more_queued, self._has_news = True, False
         self._given_back: set[str] = set()
         self._failing = False
 
@@ -138,13 +136,16 @@ class LaneWorker(arq.worker.Worker):
     async def _poll_iteration(self) -> None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._look_at_queue()
+                if self._more_queued:
+                    await self._look_at_queue()
                 await self.heart_beat()
             self._failing = False
         except (*_BROKEN, LlmError) as error:
+            self._more_queued = self._has_news = True
             self._complain("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
+            # Twice as often as ARQ's record of the worker's health is due, which lasts for a second more.
+            async with asyncio.timeout(POLL_S if self._failing else _HEALTH_S / 2):
                 await self._woken.wait()
         self._woken.clear()
 
@@ -213,3 +214,17 @@ class LaneWorker(arq.worker.Worker):
 
     def _told(self, error: RedisError | OSError | LlmError) -> LlmError:
         return error if isinstance(error, LlmError) else as_ours(error, self._lane.pool.url)
+
+
+async def poll(workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
+    """Wake workers of one server, for ever, while something is in their queues: they may have missed its bell."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                queued = await workers[0].pool.exists(*(worker.queue_name for worker in workers))
+        except _BROKEN:
+            queued = 1  # they find out, and say so
+        if queued:
+            for worker in workers:
+                worker.wake()

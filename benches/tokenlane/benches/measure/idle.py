@@ -1,0 +1,26 @@
+"""What tokenlane costs while nobody asks anything: the CPU of a worker that also routes, and of its Redis server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from .figures import Idle
+
+__all__ = ["Clock", "idle"]
+
+Clock: TypeAlias = Callable[[], Awaitable[float]]
+"""The CPU seconds that a process has used."""
+
+_SETTLE_S = 2.0
+"""Just after a request, routers and workers look as often as if there were more."""
+
+
+async def idle(worker: Clock, server: Clock, for_s: float) -> Idle:
+    """Let so many seconds pass in which nothing is asked."""
+    await asyncio.sleep(_SETTLE_S)
+    worker_s, server_s = await worker(), await server()
+    await asyncio.sleep(for_s)
+    worker_s, server_s = await worker() - worker_s, await server() - server_s
+    return Idle(worker=100 * worker_s / for_s, server=100 * server_s / for_s)
