@@ -90,7 +90,7 @@ async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm
         load = asyncio.ensure_future(many(client, 24, role))
 
         async def busy() -> bool:
-            return any(lane.running for lane in (await take_snapshot(pool)).lanes if lane.name == "gpu0")
+            return any(lane.chats.running for lane in (await take_snapshot(pool)).lanes if lane.name == "gpu0")
 
         await eventually(busy)
         await one.kill()
@@ -116,7 +116,7 @@ async def test_what_waits_for_the_only_back_end_outlives_its_restart(processes: 
         asked = asyncio.ensure_future(many(client, 12, "free"))
 
         async def busy() -> bool:
-            return any(lane.running for lane in (await take_snapshot(pool)).lanes)
+            return any(lane.chats.running for lane in (await take_snapshot(pool)).lanes)
 
         await eventually(busy)
         await server.kill()

@@ -148,9 +148,9 @@ def _lanes(lanes: tuple[LaneStatus, ...]) -> Table:
         (
             lane.name,
             lane.state,
-            str(lane.running),
-            str(lane.queued),
-            str(lane.limit),
+            str(lane.chats.running),
+            str(lane.chats.queued),
+            str(lane.chats.limit),
             age(lane.beat_ms),
             lane.provider,
             lane.endpoint,

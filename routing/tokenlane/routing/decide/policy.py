@@ -127,17 +127,19 @@ def candidates(
                 found.setdefault(lane.name, (lane, model))
     awaited = [place for place in found.values() if not (place[0].has_left or place[0].is_coming)]
     if not awaited and KINDS[kind].falls_back and policy.fallback != "error":
-        return iter(list(_fallback(policy, role, needs, there)) or found.values())
+        return iter(list(_fallback(policy, role, needs, there, kind)) or found.values())
     able = [place for place in awaited if _can_all(*place, needs)] if needs.can else []
     return iter(able or found.values())
 
 
-def _fallback(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+def _fallback(
+    policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView], kind: Kind
+) -> Iterator[tuple[LaneView, str]]:
     """The fallback lane, unless something is asked for that it is not, or another lane would take shorter texts."""
     shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
     chosen = needs.model or needs.provider or needs.lane
     others = [lane for lane in lanes if not (lane.has_left or lane.is_coming)]
-    if not chosen and next(candidates(strict, role, shorter, others, "embed"), None) is None:
+    if not chosen and next(candidates(strict, role, shorter, others, kind), None) is None:
         yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
 
 

@@ -154,7 +154,7 @@ def _shared_back_ends(seen: Snapshot) -> Iterator[Finding]:
             found[lane.endpoint.rstrip("/").lower()].append(lane)
     for lanes in found.values():
         if len(lanes) > 1:
-            names, limit = ", ".join(repr(lane.name) for lane in lanes), sum(lane.limit for lane in lanes)
+            names, limit = ", ".join(repr(lane.name) for lane in lanes), sum(lane.chats.limit for lane in lanes)
             what = f"lanes {names} serve one back end ({lanes[0].endpoint}) and give it {limit} chats at once in all"
             advice = "serve it by one lane, or share out what it takes with --capacity"
             yield Finding(Code.BACK_END_SHARED, "warn", what, advice, lanes[0].name)

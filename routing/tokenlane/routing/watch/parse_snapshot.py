@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from functools import cache
-from typing import Literal, NamedTuple, TypeGuard, get_args
+from typing import TypeGuard, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Kind, Priority
+from tokenlane.routing.contract.messages import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
@@ -38,97 +38,13 @@ from .snapshot import (
     Snapshot,
     WorkerStatus,
 )
+from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
 __all__ = ["read_snapshot", "take_snapshot"]
 
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _COUNTED = {field.name for field in fields(Rates)}
-
-
-class _QueueReply(NamedTuple):
-    name: str
-    waiting: int
-    oldest_ms: int
-
-
-class _Job(NamedTuple):
-    state: Literal["running", "dispatched"]
-    worker: str
-    role: str
-    priority: str
-    kind: Kind
-
-
-class _LaneReply(NamedTuple):
-    known: list[str | int]
-    jobs: list[_Job]
-
-
-class _WorkerReply(NamedTuple):
-    name: str
-    beat: int
-    takes_new_work: bool
-    lane: str
-    host: str | None
-    versions: str | None
-    revision: str | None
-    error: str
-    error_at: int
-    report: str
-    keys: str | None
-    told: str
-    why: str
-
-
-class _RouterReply(NamedTuple):
-    name: str
-    beat: int
-    revision: str | None
-    survived: int
-
-
-class _ClientsReply(NamedTuple):
-    known: int
-    silent: int
-
-
-class _Count(NamedTuple):
-    role: str
-    priority: str
-    what: str
-    requests: int
-
-
-class _RatesReply(NamedTuple):
-    window_ms: int
-    counts: list[_Count]
-
-
-class _KeysReply(NamedTuple):
-    sealing: str
-    retiring: str
-    prepared: str
-
-
-class _Reply(NamedTuple):
-    now: int
-    revision: int
-    document: str | None
-    queues: list[_QueueReply]
-    lanes: list[_LaneReply]
-    workers: list[_WorkerReply]
-    routers: list[_RouterReply]
-    clients: _ClientsReply
-    rates: _RatesReply
-    delayed: int
-    swept: int
-    keys: _KeysReply
-
-
-@cache
-def _adapter() -> TypeAdapter[_Reply]:
-    return TypeAdapter(_Reply)
 
 
 @cache
@@ -147,7 +63,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
 
 def read_snapshot(pool: str, answer: object) -> Snapshot:
     """The snapshot in the answer of the script."""
-    reply = _adapter().validate_python(_decoded(answer))
+    reply = decoded(answer)
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
@@ -181,7 +97,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
     )
 
 
-def _unknown(reply: _Reply, lanes: Iterable[LaneView]) -> Iterator[str]:
+def _unknown(reply: SnapshotReply, lanes: Iterable[LaneView]) -> Iterator[str]:
     """What cannot be read, for people."""
     if _policy(reply.document) is None:
         yield f"the policy, revision {reply.revision}: its defaults are shown"
@@ -204,7 +120,7 @@ def _unknown_of_lanes(lanes: Iterable[LaneView]) -> Iterator[str]:
             yield f"the {what} of lane {lane.name!r}: {shown[what]}"
 
 
-def _unknown_of_workers(reply: _Reply) -> Iterator[str]:
+def _unknown_of_workers(reply: SnapshotReply) -> Iterator[str]:
     for worker in reply.workers:
         if worker.versions is not None and _versions(worker.versions) is None:
             yield f"the versions of worker {worker.name!r}: none are shown"
@@ -254,18 +170,11 @@ def _is_priority(word: str) -> TypeGuard[Priority]:
     return word in get_args(Priority)
 
 
-def _decoded(answer: object) -> object:
-    """The answer with text for bytes, which pydantic takes for no literal."""
-    if isinstance(answer, list):
-        return [_decoded(part) for part in answer]
-    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
-
-
 def _rank(priority: Priority) -> int:
     return get_args(Priority).index(priority)
 
 
-def _queues(reply: _Reply) -> Iterator[QueueStatus]:
+def _queues(reply: SnapshotReply) -> Iterator[QueueStatus]:
     for it in reply.queues:
         queue = _parsed(it.name)
         if queue is None:
@@ -286,7 +195,7 @@ def _queues(reply: _Reply) -> Iterator[QueueStatus]:
         )
 
 
-def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
+def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
@@ -307,7 +216,7 @@ def _workers(reply: _Reply, lease_ms: int) -> Iterator[WorkerStatus]:
         )
 
 
-def _view(lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
+def _view(lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
     """The lane as routers see it, and what its workers say for themselves beside."""
     view = lane_of(lane.known)
     states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
@@ -315,7 +224,7 @@ def _view(lane: _LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
     return replace(view, facts=replace(view.facts, beats=bool(states), unready=unready))
 
 
-def _lane(view: LaneView, jobs: list[_Job], workers: tuple[WorkerStatus, ...]) -> LaneStatus:
+def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) -> LaneStatus:
     own = tuple(worker for worker in workers if worker.lane == view.name)
     errors = [worker.error for worker in own if worker.error is not None]
     reasons = (worker.why for worker in own if worker.why and worker.state != "silent")
@@ -326,23 +235,20 @@ def _lane(view: LaneView, jobs: list[_Job], workers: tuple[WorkerStatus, ...]) -
         provider=view.provider,
         endpoint=view.endpoint,
         models=view.models,
-        limit=view.limit_of("chat"),
-        running=count["chat", "running"],
-        queued=count["chat", "dispatched"],
+        slots={
+            kind: Slots(limit, count[kind, "running"], count[kind, "dispatched"])
+            for kind in KINDS
+            if (limit := view.offer.limits.get(kind)) is not None
+        },
         beat_ms=view.beat_ms,
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=own,
         offer=view.offer,
         why=view.why if view.state.is_unready else next(reasons, ""),
-        beside={
-            kind: Slots(view.limit_of(kind), count[kind, "running"], count[kind, "dispatched"])
-            for kind in KINDS
-            if kind in view.offer.limits and kind != "chat"
-        },
     )
 
 
-def _roles(reply: _Reply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
+def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
     """Every role and priority of which something waits, runs, or was counted lately."""
     jobs = (job for lane in reply.lanes for job in lane.jobs)
     running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
@@ -360,7 +266,7 @@ def _roles(reply: _Reply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatu
         )
 
 
-def _rates(reply: _RatesReply, role: str, priority: Priority) -> Rates:
+def _rates(reply: RatesReply, role: str, priority: Priority) -> Rates:
     own = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _COUNTED)
     counts = {count.what: count.requests for count in own}
     return Rates(**{what: round(1000 * requests / reply.window_ms, 3) for what, requests in counts.items()})

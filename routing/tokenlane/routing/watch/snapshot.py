@@ -120,31 +120,32 @@ class WorkerStatus:
 class Slots:
     """Of one kind of work on a lane: requests at once, started, given to it and not started yet."""
 
-    limit: int
-    running: int
-    queued: int
+    limit: int = 0
+    running: int = 0
+    queued: int = 0
 
 
 @dataclass(frozen=True)
 class LaneStatus:
-    """A lane. `limit`: chats at once; `running`: of them started; `queued`: given to it and not started yet. `beside`:
-    the other kinds of work it takes. `offer`: what its models can do. `error`: its workers' newest. `why`: what keeps a
-    back end of its workers from being up."""
+    """A lane. `slots`: of each kind of work it takes. `offer`: what its models can do. `error`: its workers' newest.
+    `why`: what keeps a back end of its workers from being up."""
 
     name: str
     state: LaneState
     provider: str
     endpoint: str
     models: tuple[str, ...]
-    limit: int
-    running: int
-    queued: int
+    slots: Mapping[Kind, Slots]
     beat_ms: int
     error: LastError | None
     workers: tuple[WorkerStatus, ...]
     offer: Offer = field(default_factory=Offer)
-    beside: Mapping[Kind, Slots] = field(default_factory=dict)
     why: str = ""
+
+    @property
+    def chats(self) -> Slots:
+        """Those of chats."""
+        return self.slots.get("chat", Slots())
 
     @property
     def lacks_key(self) -> bool:

@@ -18,6 +18,7 @@ from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.snapshot import Slots
 
 
 class TuneRequest(Request):
@@ -56,11 +57,12 @@ async def test_a_kind_that_is_added_to_the_table_goes_the_whole_way(tuning_pool:
     (placement,) = plan(await pool.survey(), Policy()).placements
     attempt = await pool.requests.dispatch(placement.head, placement.lane, placement.model, "token")
     assert attempt is not None
+    assert plan(await pool.survey(), Policy()).placements == ()  # its only slot is taken
     started = await pool.requests.start(placement.head.id, attempt, WORKER)
     assert started is not None
     assert KINDS[started.envelope.kind].request.model_validate_json(started.payload) == request
     (seen,) = (await take_snapshot(pool)).lanes
-    assert (seen.beside["tune"].limit, seen.beside["tune"].running, seen.running) == (1, 1, 0)
+    assert (seen.slots["tune"], seen.chats.running) == (Slots(1, running=1), 0)
     held = Running(started.envelope.id, attempt, CLIENT, "a", "trainer", "tune", 60_000)
     assert await life.beat(pool, WORKER, lane, held) == ("mine",)
 

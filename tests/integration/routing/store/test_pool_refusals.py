@@ -103,7 +103,7 @@ async def _renew_registered(pool: Pool) -> object:
 async def _shape(pool: Pool) -> object:
     """What of a snapshot does not change with time."""
     seen = await take_snapshot(pool)
-    return [role.running for role in seen.roles], [(lane.state, lane.running) for lane in seen.lanes]
+    return [role.running for role in seen.roles], [(lane.state, lane.chats.running) for lane in seen.lanes]
 
 
 async def _check(pool: Pool, asked: Asked) -> object:

@@ -18,7 +18,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus
+from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus, Slots
 
 
 async def lane(pool: Pool) -> LaneStatus:
@@ -76,7 +76,7 @@ async def test_requests_in_every_state(pool: Pool) -> None:
     ]
     assert [(it.priority, it.model, it.waiting) for it in seen.queues] == [("high", "m2", 1), ("normal", None, 2)]
     (only,) = seen.lanes
-    assert (only.state, only.running, only.queued, only.limit, only.models) == ("up", 2, 2, 10, LANE.models)
+    assert (only.state, only.chats, only.models) == ("up", Slots(10, running=2, queued=2), LANE.models)
     assert [(worker.name, worker.state, worker.running) for worker in only.workers] == [(WORKER, "up", 2)]
     assert (seen.delayed, seen.clients.known, seen.clients.silent) == (1, 1, 0)
     assert [view.credit_for("chat") for view in seen.views] == [6]
@@ -237,7 +237,7 @@ async def test_leftovers_do_not_count(pool: Pool) -> None:
     asked = await life.running(pool)
     await raw(pool).zadd(f"{PREFIX}lane:lane1", {f"{{main}}{asked.id}:1": 1, "{main}" + "0" * 32 + ":7": 2, "odd": 3})
     await raw(pool).zadd(f"{PREFIX}lanes", {"ghost": 1})
-    assert ((await lane(pool)).running, (await lane(pool)).queued) == (1, 0)
+    assert (await lane(pool)).chats == Slots(LANE.limit_of("chat"), running=1, queued=0)
 
 
 async def test_queues_are_told_apart(pool: Pool) -> None:
@@ -257,7 +257,7 @@ async def test_what_a_newer_version_wrote(pool: Pool) -> None:
     assert [(it.role, it.priority, it.waiting, it.running) for it in seen.roles] == [(ROLE, "normal", 1, 1)]
     assert [queue.waiting for queue in seen.queues] == [1]
     (only,) = seen.lanes
-    assert (only.state, only.running, only.offer) == ("up", 2, chats(10))
+    assert (only.state, only.chats.running, only.offer) == ("up", 2, chats(10))
     assert (seen.revision, seen.policy) == (7, Policy(revision=7))
     for word, found in zip(("policy", ":paint:", "lane1", "urgent", "paused"), seen.unknown, strict=True):
         assert word in found

@@ -41,6 +41,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.assembly import drain, open_lane, start_workers
 from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
@@ -539,7 +540,7 @@ async def test_a_request_for_a_model_that_is_lacking_has_it_pulled(redis_url: st
             await until(lambda: "pulls 'new:1b': pulling: 10 B of 40 B" in (stream.waiting or ""))
             (lane,) = (await take_snapshot(pool)).lanes
             assert lane.offer.pulling["new:1b"].total_bytes == 40
-            assert (lane.running, lane.queued, lane.limit) == (0, 0, 1)
+            assert lane.slots["chat"] == Slots(1)
             assert (await client.complete("hi", role="planner", model="old")).text == "I am old"
             shelf.go.set()
             assert (await stream.answer()).text == "I am new"

@@ -24,6 +24,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.assembly import drain, open_lane, start_workers
 from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
@@ -275,9 +276,9 @@ async def test_status_tells_the_kinds_apart(redis_url: str, pool: Pool) -> None:
         pulling = asyncio.create_task(command(client, "pull", new_id(), "lane1"))
         await until(lambda: provider.pulling == 1)
         lane = (await take_snapshot(pool)).lanes[0]
-        assert (lane.running, lane.queued, lane.limit) == (0, 0, 1)
-        assert (lane.beside["command"].running, lane.beside["command"].limit) == (1, 1)
-        assert (lane.beside["embed"].running, lane.beside["embed"].limit) == (0, 32)
+        assert lane.slots["chat"] == Slots(1)
+        assert lane.slots["command"] == Slots(1, running=1)
+        assert lane.slots["embed"] == Slots(32)
         assert lane.workers[0].running == 1
         assert lane.offer.abilities == {"talker": ("chat", "tools"), "mapper": ("embed",)}
         provider.go_on.set()

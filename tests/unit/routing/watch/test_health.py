@@ -20,15 +20,18 @@ from tokenlane.routing.watch.snapshot import (
     Rates,
     RoleStatus,
     RouterStatus,
+    Slots,
     Snapshot,
     WorkerStatus,
 )
 
-LANE = LaneStatus("gpu0", LaneState.UP, "vllm", "http://gpu:8000", ("m1",), 4, 0, 0, 5_000, None, ())
+LANE = LaneStatus("gpu0", LaneState.UP, "vllm", "http://gpu:8000", ("m1",), {"chat": Slots(4)}, 5_000, None, ())
 
 
 def _views(*lanes: LaneStatus) -> tuple[LaneView, ...]:
-    return tuple(lane_view(it.name, it.provider, it.endpoint, it.models, it.limit, state=it.state) for it in lanes)
+    return tuple(
+        lane_view(it.name, it.provider, it.endpoint, it.models, it.chats.limit, state=it.state) for it in lanes
+    )
 
 
 QUEUE = QueueStatus("coder", "chat", "normal", None, None, 64, waiting=2, oldest_ms=20_000)

@@ -11,18 +11,19 @@ from urllib.parse import urlsplit, urlunsplit
 from tokenlane.config.host.sockets import socket_of
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
-from tokenlane.routing.contract.messages import ModelInfo
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import Kind, ModelInfo
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.models.pins import check_pin, pin_of
 from tokenlane.worker.providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
 
-__all__ = ["EMBEDS_AT_ONCE", "announce", "announce_unseen"]
+__all__ = ["announce", "announce_unseen"]
 
 logger = logging.getLogger(__name__)
 
-EMBEDS_AT_ONCE = 32
-"""Embed requests a lane takes at once: what may go to its back end as one batch."""
+_TAKES: dict[Kind, type] = {"embed": Embeds}
+"""What a provider must be for a lane to take that kind of work; any will do for the others."""
 
 
 async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
@@ -125,9 +126,11 @@ def _offer(
     """
     abilities = {model.name: model.capabilities for model in listed if model.capabilities}
     named = ((name, served_name(name, tuple(abilities))) for name in models)
-    limits: dict[str, int] = {"chat": chats, "command": 1}
-    if isinstance(provider, Embeds):
-        limits["embed"] = EMBEDS_AT_ONCE
+    limits = {
+        kind: chats if work.slots is None else work.slots
+        for kind, work in KINDS.items()
+        if isinstance(provider, _TAKES.get(kind, object))
+    }
     return Offer(
         abilities={name: abilities[known] for name, known in named if known is not None},
         limits=limits,

@@ -10,16 +10,23 @@
 
 local MOST_HEADS = 16
 local now = now_ms()
-local heads, lanes, room = {}, {}, 0
+local heads, lanes, names = {}, {}, redis.call('ZRANGE', P .. 'lanes', 0, -1)
 
-for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-  lanes[#lanes + 1] = lane_facts(name, now)
-  room = room + credit(name, 'chat', now)
+for _, name in ipairs(names) do lanes[#lanes + 1] = lane_facts(name, now) end
+
+-- How many heads of a queue there may be, by its kind of work.
+local most_of = {}
+local function most_heads(kind)
+  if not most_of[kind] then
+    local room = 0
+    for _, name in ipairs(names) do room = room + credit(name, kind, now) end
+    most_of[kind] = math.max(1, math.min(MOST_HEADS, room))
+  end
+  return most_of[kind]
 end
-local most = math.max(1, math.min(MOST_HEADS, room))
 
 -- Agents by tag, as far as they can be among the heads, each with its oldest requests.
-local function agents_of(queue)
+local function agents_of(queue, most)
   local found, flat = {}, redis.call('ZRANGE', queue .. ':agents', 0, most - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
     found[#found + 1] = { name = flat[i], tag = tonumber(flat[i + 1]), taken = 0,
@@ -39,8 +46,8 @@ local function next_agent(agents)
 end
 
 local function heads_of(name)
-  local queue = P .. 'queue:' .. name
-  local agents, picked = agents_of(queue), {}
+  local queue, most = P .. 'queue:' .. name, most_heads(string.match(name, '^[^:]*:([^:]*)'))
+  local agents, picked = agents_of(queue, most), {}
   for place = 1, most do
     local agent = next_agent(agents)
     if not agent then break end
