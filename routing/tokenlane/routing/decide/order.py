@@ -99,6 +99,7 @@ class Head:
 
     `attempt`: its newest so far, 0 if none. `more`: others wait that are no heads. `served`: when its queue was last
     served, as a dispatch sequence. `place`: how many heads of its queue come before it. `turn`: its role's.
+    `suspect`: workers died under it, and it is to run alone.
     """
 
     queue: Queue
@@ -110,6 +111,7 @@ class Head:
     waited_ms: int
     place: int = 0
     turn: Turn = Turn()
+    suspect: bool = False
 
 
 def order(heads: Sequence[Head], weights: Mapping[str, int], lane: str) -> Iterator[Head]:

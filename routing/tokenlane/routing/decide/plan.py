@@ -14,6 +14,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Priority
 
+from .lanes.gates import first_wait
 from .lanes.offer import LaneView
 from .no_candidate import nobody, not_pulled
 from .order import Head, order
@@ -83,9 +84,9 @@ class Plan:
 def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Plan:
     """Choose lanes for the heads of all queues, those of the highest priority first.
 
-    Each asks for the best of its lanes that has credit. A lane takes as many as it has credit for, in the order of
-    `order`; who is left asks again. A lane for which more of a priority waits than could be chosen now is left
-    alone by lower ones of that kind.
+    Each asks for the best of its lanes that all gates let it start on. A lane takes as many as it has credit for, in
+    the order of `order`; who is left asks again. A lane for which more of a priority waits than could be chosen now is
+    left alone by lower ones of that kind.
 
     Args:
         refused: by request, the lanes that refused it at dispatch; it asks the others.
@@ -101,7 +102,7 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     wishes: dict[Wish, None] = {}
     for priority in _PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
-        while left and (asked := _asked(left, options, credit, refused)):
+        while left and (asked := _asked(left, options, credit, refused, survey.now_ms)):
             for slots, those in asked.items():
                 taken = list(islice(order(those, weights, slots[0]), credit[slots]))
                 placements += [_placement(head, slots[0], options) for head in taken]
@@ -125,27 +126,35 @@ def _asked(
     options: Mapping[str, _Options],
     credit: dict[_Slots, int],
     refused: Mapping[str, frozenset[str]],
+    now_ms: int,
 ) -> dict[_Slots, list[Head]]:
-    """The heads by what each asks for; without those whose lanes have no credit left."""
+    """The heads by what each asks for; without those that wait for all of their lanes."""
     asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
-    best: dict[tuple[str, frozenset[str]], _Slots | None] = {}
+    best: dict[tuple[str, frozenset[str], str], _Slots | None] = {}
     for head in heads:
-        key = name, refusers = head.queue.name, refused.get(head.id, _NOBODY)
+        name, refusers = head.queue.name, refused.get(head.id, _NOBODY)
+        key = name, refusers, head.id if head.suspect else ""
         if key not in best:
-            best[key] = _best(options[name], head.queue.kind, credit, refusers)
+            options_left = [lane for lane, _ in options[name] if lane.name not in refusers]
+            best[key] = _best(head, options_left, credit, now_ms)
         if (slots := best[key]) is not None:
             asked[slots].append(head)
     return asked
 
 
-def _best(options: _Options, kind: Kind, credit: dict[_Slots, int], refusers: frozenset[str]) -> _Slots | None:
-    for lane, _ in options:
-        slots = lane.name, kind
-        if slots not in credit:
-            credit[slots] = lane.credit_for(kind)
-        if credit[slots] > 0 and lane.name not in refusers:
+def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int], now_ms: int) -> _Slots | None:
+    """The first lane that all gates let it start on; for a suspect else one that `dispatch` then keeps free for it."""
+    to_empty = None
+    for lane in lanes:
+        slots = lane.name, head.queue.kind
+        if credit.setdefault(slots, lane.credit_for(head.queue.kind)) <= 0:
+            continue
+        wait = first_wait(head, lane, now_ms)
+        if wait is None:
             return slots
-    return None
+        if wait.why == "occupied":
+            to_empty = to_empty or slots
+    return to_empty
 
 
 def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placement:

@@ -51,6 +51,7 @@ def lane_of(reply: Sequence[str | int]) -> LaneView:
         facts=LaneFacts(_text(known, "told"), beats=_count(known, "beats") > 0, takers=_count(known, "takers")),
         beat_ms=_count(known, "beat_ms"),
         why=_text(known, "why"),
+        kept_for=_text(known, "kept_for"),
         unread=tuple(what for what, value in read.items() if value is None),
     )
 

@@ -20,8 +20,10 @@ from .replies import Reply
 __all__ = ["RULES", "Scripts", "sources"]
 
 RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes", "patience_ms")
+_SHARED = ("base", "gates", "common")
+"""What stands in front of each script, in this order."""
 _ALONE = ("publish", "rehearse")
-"""Scripts that use nothing of common.lua, which costs the first more than what it does."""
+"""Scripts that use nothing of that, which costs the first more than what it does."""
 
 
 class Scripts:
@@ -59,13 +61,14 @@ def sources(database: int) -> dict[str, str]:
 def _names() -> list[str]:
     folder = resources.files(__package__).joinpath("lua")
     names = (file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
-    return sorted(name for name in names if name != "common")
+    return sorted(name for name in names if name not in _SHARED)
 
 
 def _source(name: str, database: int) -> str:
     folder = resources.files(__package__).joinpath("lua")
-    common, own = (folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-    return own if name in _ALONE else _head(database) + common + own
+    parts = (name,) if name in _ALONE else (*_SHARED, name)
+    text = "".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in parts)
+    return text if name in _ALONE else _head(database) + text
 
 
 def _head(database: int) -> str:

@@ -36,7 +36,7 @@ def _turn(fields: list[Reply]) -> Turn:
 
 def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
     """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
-    name, agent, request_id, attempt, more, served, waited_ms, place = as_list(reply)
+    name, agent, request_id, attempt, more, served, waited_ms, place, suspect = as_list(reply)
     try:
         queue = Queue.parse(as_text(name))
     except ValueError:
@@ -51,4 +51,5 @@ def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
         waited_ms=as_int(waited_ms),
         place=as_int(place),
         turn=turns.get(queue.turn, Turn()),
+        suspect=as_int(suspect) == 1,
     )

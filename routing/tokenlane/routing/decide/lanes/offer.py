@@ -123,6 +123,7 @@ class LaneView:
         facts: what is known of its workers.
         beat_ms: since the last beat of one of them.
         why: what keeps its back end from working.
+        kept_for: the request that runs there alone or is next to, since workers died under it; '' if there is none.
         unread: those of `models`, `limit` and `offer` that cannot be read as they were announced.
     """
 
@@ -135,6 +136,7 @@ class LaneView:
     facts: LaneFacts = field(default_factory=LaneFacts)
     beat_ms: int = 0
     why: str = ""
+    kept_for: str = ""
     unread: tuple[str, ...] = ()
 
     @cached_property

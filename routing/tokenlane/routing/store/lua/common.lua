@@ -1,50 +1,4 @@
--- What several scripts share. The loader puts in front of it: DATABASE (number, as text), RULES (the policy's defaults),
--- and of the kinds of work KINDS (their names), SUFFIXES of their lane queues, IS_LONG.
--- KEYS[1] is the pool's prefix, `{main}:`; every other name is built from it and so lies in the same slot.
-
-local P = KEYS[1]
-local TAG = string.sub(P, 1, -2)
-local CHANNEL = P .. DATABASE .. ':'
-local KEEP_ENDED_S = 3600
-local RATE_MS, RATE_BUCKETS = 10000, 6
-local KEPT_FREE_MS = 2000
-local JOB_KEPT_MS = 86400000 -- what ARQ is told of a job; its end deletes it
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
--- tostring() would write milliseconds as 1.7e+12
-local function int(number)
-  return string.format('%.0f', number)
-end
-
--- When memory is full Redis lets a script write only once it has deleted: scripts that must work then begin with this.
-local function begin()
-  redis.call('ZREM', P .. 'leases', '')
-end
-
--- What another version, or anybody, has written for a whole number; `otherwise`, or 0, where it is none.
-local function whole(text, otherwise)
-  local number = text and tonumber(text)
-  if not number or number ~= number or math.abs(number) > 9007199254740992 then return otherwise or 0 end
-  return math.floor(number)
-end
-
-local function rule(name)
-  return tonumber(redis.call('HGET', P .. 'policy', name) or RULES[name])
-end
-
-local function read(id)
-  local flat = redis.call('HGETALL', P .. 'request:' .. id)
-  if #flat == 0 then return nil end
-  local request = {}
-  for i = 1, #flat, 2 do request[flat[i]] = flat[i + 1] end
-  return request
-end
-
-local ALIVE = { waiting = true, delayed = true, dispatched = true, running = true }
+-- What several scripts share, after base.lua and gates.lua.
 
 -- Until when no lease lapses: for a full one after nobody, neither a router nor a client, has looked for more than 5 s,
 -- or for a lease if that is shorter. The server may have been away, and workers renew first.
@@ -143,53 +97,10 @@ local function refund(request)
   redis.call('ZADD', queue .. ':agents', 'XX', 'LT', tag(queue, request.agent), request.agent)
 end
 
-local function lane_queue(lane, kind)
-  return P .. 'lane:' .. lane .. (SUFFIXES[kind] or ':' .. kind)
-end
-
--- Requests of a kind that a lane serves at once.
-local function lane_limit(lane, kind)
-  local state = P .. 'lane:' .. lane .. ':state'
-  if kind == 'chat' then return whole(redis.call('HGET', state, 'limit')) end
-  local read_well, offer = pcall(cjson.decode, redis.call('HGET', state, 'offer') or '')
-  local limits = read_well and type(offer) == 'table' and offer.limits
-  local limit = type(limits) == 'table' and limits[kind]
-  return type(limit) == 'number' and whole(limit) or 0
-end
-
--- How many workers of a lane were heard of within a lease, and take new work.
-local function takers(lane, now)
-  return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - rule('lease_ms')), '+inf')
-end
-
--- How many more requests of a kind a lane takes.
-local function credit(lane, kind, now)
-  if takers(lane, now) == 0 then return 0 end
-  return math.max(0, lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind)))
-end
-
 -- Ends an attempt: the lane has its credit back, nothing of it is left to ARQ.
 local function drop_job(jobs, job)
   redis.call('ZREM', jobs, job)
   redis.call('DEL', P .. 'arq:job:' .. job, P .. 'arq:in-progress:' .. job, P .. 'arq:retry:' .. job)
-end
-
--- Whether the next worker that dies under a request is the last: it runs alone then, for until now others may have been
--- what killed them.
-local function is_suspect(request)
-  local crashes = tonumber(request.crashes)
-  return crashes > 0 and crashes + 1 >= rule('max_crashes')
-end
-
--- Whether a lane runs, or is kept free for, a suspect other than this request. A mark of one that runs outlives it where
--- a script of an older version ended its attempt.
-local function is_kept(lane, id)
-  local mark = P .. 'lane:' .. lane .. ':alone'
-  local kept = redis.call('GET', mark)
-  if not kept or kept == id then return false end
-  local state, at = unpack(redis.call('HMGET', P .. 'request:' .. kept, 'state', 'lane'))
-  if state == 'dispatched' or state == 'running' then return at == lane end
-  return ALIVE[state] and redis.call('PTTL', mark) > 0 or false
 end
 
 -- Takes a request out of wherever its state keeps it. Deletes first, so scripts may start with it when memory is full.
@@ -199,7 +110,7 @@ local function remove(id, request)
   if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
   if request.state == 'dispatched' or request.state == 'running' then
     drop_job(lane_queue(request.lane, request.kind), TAG .. id .. ':' .. request.attempt)
-    if request.alone then redis.call('DEL', P .. 'lane:' .. request.lane .. ':alone') end
+    release(request)
   end
 end
 
@@ -338,32 +249,6 @@ local function cancel_one(id, reason)
   return 'flagged'
 end
 
--- Keeps a lane from filling up again until it is empty and the suspect can have it: one lane for each suspect.
-local function keep_free(lane, id, request)
-  local other = request.emptied
-  if other and other ~= lane and redis.call('GET', P .. 'lane:' .. other .. ':alone') == id then return end
-  redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS)
-  redis.call('HSET', P .. 'request:' .. id, 'emptied', lane)
-end
-
--- Why a lane does not take a request now: 'closed' no worker of it takes new work, 'full' no credit; nil if it does.
--- A suspect takes an empty lane alone. Until one is empty it is kept from filling up again, for as long as routers ask. It
--- waits for no long work, such as a pull, which goes on where it was once its worker is there again.
-local function closed_to(lane, id, request)
-  local limit = lane_limit(lane, request.kind)
-  local alive = redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now_ms() - rule('lease_ms')), '+inf')
-  if limit == 0 or alive == 0 then return 'closed' end
-  if is_kept(lane, id) then return 'full' end
-  local suspect = is_suspect(request)
-  for _, kind in ipairs(KINDS) do
-    local counts = kind == request.kind or (suspect and not IS_LONG[kind])
-    if counts and redis.call('ZCARD', lane_queue(lane, kind)) >= (suspect and 1 or limit) then
-      if suspect then keep_free(lane, id, request) end
-      return 'full'
-    end
-  end
-end
-
 -- Gives an attempt to ARQ. Returns the job. Workers of an earlier version look for it outside the pool's prefix.
 local function put_job(id, attempt, lane, kind, sequence, now)
   local job = TAG .. id .. ':' .. attempt
@@ -400,10 +285,7 @@ local function dispatch_one(id, request, lane, model, token)
   redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
     'token', token, 'charge', busy and '1' or '0')
   request.state, request.attempt, request.lane, request.model = 'dispatched', attempt, lane, model
-  if is_suspect(request) then
-    redis.call('SET', P .. 'lane:' .. lane .. ':alone', id)
-    redis.call('HSET', P .. 'request:' .. id, 'alone', '1')
-  end
+  hold_alone(lane, id, request)
   return put_job(id, attempt, lane, request.kind, sequence, now)
 end
 
@@ -417,7 +299,8 @@ local function beats(lane, now)
 end
 
 -- What is known of a lane, as name, value, name, ...: the fields of its hash, as its workers wrote them; its `name`;
--- `beats`, 0 or 1, and `beat_ms` since the last; `takers`: workers that take new work; `queued:KIND`. nil if nothing is.
+-- `beats`, 0 or 1, and `beat_ms` since the last; `takers`: workers that take new work; `kept_for`: the
+-- suspect that runs there alone or is next, or ''; `queued:KIND`. nil if nothing is.
 local function lane_facts(name, now)
   local facts = redis.call('HGETALL', P .. 'lane:' .. name .. ':state')
   if #facts == 0 then return nil end
@@ -432,6 +315,7 @@ local function lane_facts(name, now)
   add('beats', seen >= now - rule('lease_ms') and 1 or 0)
   add('beat_ms', now - seen)
   add('takers', takers(name, now))
+  add('kept_for', kept_for(name) or '')
   for _, kind in ipairs(KINDS) do add('queued:' .. kind, redis.call('ZCARD', lane_queue(name, kind))) end
   return facts
 end

@@ -4,7 +4,7 @@
 -- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use there  6 token: new for each decision, so that the same call
 --       sent twice is known for one
 -- reply {'dispatched', attempt} | {'gone'} it does not wait | {'expired'} its deadline has passed, sweep ends it
---       | {'closed'} no worker of the lane takes new work | {'full'} no credit
+--       | {'closed', 'kept', 'full' or 'occupied'}: why the lane does not take it, by gates.lua
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
 begin()
@@ -16,8 +16,8 @@ if not request or request.state ~= 'waiting' then
 end
 
 if tonumber(request.deadline) <= now_ms() then return { 'expired' } end
-local closed = closed_to(lane, id, request)
-if closed then return { closed } end
+local why = why_not(lane, id, request)
+if why then return { why } end
 
 local job = dispatch_one(id, request, lane, model, token)
 redis.call('ZADD', P .. 'leases', int(now_ms() + rule('start_lease_ms')), id)

@@ -4,7 +4,8 @@
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, heads, lanes, turns, ms that the pool has been looked at without a gap}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
---       queue's last dispatch, ms waited, place among the heads of its queue from 0}
+--       queue's last dispatch, ms waited, place among the heads of its queue from 0,
+--       it is to run alone: 0 or 1}
 --       lane: as lane_facts of common.lua says
 --       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
@@ -59,9 +60,10 @@ local function heads_of(name)
   for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
   local served = whole(redis.call('HGET', queue .. ':clock', 'served'))
   for place, pick in ipairs(picked) do
-    local created, attempt = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt'))
+    local created, attempt, crashes = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt',
+      'crashes'))
     heads[#heads + 1] = { name, pick[1], pick[2], whole(attempt), more and 1 or 0, served,
-      now - whole(created, now), place - 1 }
+      now - whole(created, now), place - 1, is_suspect({ crashes = whole(crashes) }) and 1 or 0 }
   end
 end
 

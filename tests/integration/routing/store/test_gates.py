@@ -1,0 +1,111 @@
+"""The gates of a plan and those of the store are the same."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+from typing import Literal, get_args
+
+from tests.integration import life
+from tests.integration.life import PREFIX, raw
+
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.decide.lanes.gates import first_wait
+from tokenlane.routing.decide.order import Head
+from tokenlane.routing.store.keys import Keys
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies import as_list, as_text
+
+LANE = "lane1"
+STATE, MARK, WORKERS = (f"{PREFIX}lane:{LANE}:{part}" for part in ("state", "alone", "workers"))
+
+Kept = Literal["", "itself", "waiting", "running", "elsewhere", "ended"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of a lane and a request."""
+
+    kind: Kind
+    takes_work: bool
+    limit: int
+    chats: int
+    embeds: int
+    commands: int
+    suspect: bool
+    kept: Kept
+
+
+KEPT: tuple[Kept, ...] = get_args(Kept)
+CASES = [
+    Case(*facts)
+    for facts in product(
+        ("chat", "embed"),
+        (True, False),
+        (0, 1, 2),
+        (0, 1, 2),
+        (0, 1),
+        (0, 1),
+        (False, True),
+        KEPT,
+    )
+]
+
+
+async def arrange(pool: Pool, case: Case) -> Head:
+    """Have the server hold the case; the request as a survey has it."""
+    redis = raw(pool)
+    await redis.flushdb()
+    envelope = life.envelope()
+    await life.submit(pool, envelope.model_copy(update={"kind": case.kind}))
+    other = await life.submit(pool, life.envelope(role="coder"))
+    if case.suspect:
+        await redis.hset(f"{PREFIX}request:{envelope.id}", "crashes", 2)
+    now_ms = (await pool.survey()).now_ms
+    offer = json.dumps({"limits": {"embed": case.limit}})
+    await redis.hset(
+        STATE, mapping={"provider": "sim", "models": "[]", "limit": case.limit, "offer": offer, "seen": now_ms}
+    )
+    await redis.zadd(f"{PREFIX}lanes", {LANE: now_ms})
+    await redis.zadd(WORKERS, {"worker1": now_ms if case.takes_work else now_ms - 60_000})
+    for kind, count in (("chat", case.chats), ("embed", case.embeds), ("command", case.commands)):
+        for number in range(count):
+            await redis.zadd(Keys().lane_queue(LANE, kind), {f"job{number}": number})
+    if case.kept:
+        keeper = envelope.id if case.kept == "itself" else other
+        await redis.set(MARK, keeper, px=60_000)
+        where = {"running": LANE, "elsewhere": "lane2"}.get(case.kept)
+        if where is not None:
+            await redis.hset(f"{PREFIX}request:{keeper}", mapping={"state": "running", "lane": where})
+        elif case.kept == "ended":
+            await redis.hset(f"{PREFIX}request:{keeper}", "state", "completed")
+    (head,) = [head for head in (await pool.survey()).heads if head.id == envelope.id]
+    return head
+
+
+async def test_a_plan_and_the_store_answer_alike(pool: Pool) -> None:
+    """For whatever is known of a lane and a request, the plan's gates say what `dispatch` does, and why."""
+    reasons: Counter[str] = Counter()
+    for case in Random(7).sample(CASES, 400):
+        head = await arrange(pool, case)
+        survey = await pool.survey()
+        (lane,) = survey.lanes
+        wait = first_wait(head, lane, survey.now_ms)
+        reply = await pool.scripts.run("dispatch", head.id, head.queue.name, head.agent, LANE, "m", "token")
+        outcome = as_text(as_list(reply)[0])
+        assert outcome == (wait.why if wait else "dispatched"), case
+        reasons[outcome] += 1
+    assert reasons.keys() == {"dispatched", "closed", "kept", "full", "occupied"}, reasons
+
+
+async def test_a_kind_that_a_lane_does_not_serve_is_closed_to_it(pool: Pool) -> None:
+    """Whatever its other kinds have room for."""
+    for kind in KINDS:
+        head = await arrange(pool, Case(kind, True, 1, 0, 0, 0, suspect=False, kept=""))
+        (lane,) = (await pool.survey()).lanes
+        wait = first_wait(head, lane, 0)
+        assert (wait.why if wait else "") == ("closed" if kind == "command" else "")
