@@ -8,13 +8,15 @@ it, it stays so.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 
 __all__ = ["broken_off", "on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
 
+_STDIN = 0
 _Handler = Callable[[signal.Signals], object]
 
 _NONE: Mapping[signal.Signals, _Handler] = {}
@@ -47,11 +49,37 @@ def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]
 
 
 @contextmanager
-def told_to_stop() -> Iterator[asyncio.Event]:
-    """An event that is set when this process is asked to end."""
+def told_to_stop(*, or_when_input_ends: bool = False) -> Iterator[asyncio.Event]:
+    """An event that is set when this process is asked to end.
+
+    Args:
+        or_when_input_ends: standard input is a pipe from whoever started this process: its end asks so too, which comes
+            however that process dies.
+    """
     stopping = asyncio.Event()
     with on_stop_signals(lambda _: stopping.set()):
-        yield stopping
+        with _when_input_ends(stopping.set) if or_when_input_ends else nullcontext():
+            yield stopping
+
+
+@contextmanager
+def _when_input_ends(then: Callable[[], object]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        try:
+            more = os.read(_STDIN, 4096)
+        except OSError:  # of a terminal that was closed
+            more = b""
+        if not more:
+            loop.remove_reader(_STDIN)
+            then()
+
+    loop.add_reader(_STDIN, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(_STDIN)
 
 
 @asynccontextmanager

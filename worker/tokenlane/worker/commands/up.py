@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.policy_file import policy_of
 from tokenlane.routing.store.pool import connect
-from tokenlane.routing.support.tasks import InternalErrors, background
+from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, find, reason
@@ -43,7 +43,6 @@ from tokenlane.worker.supervision.own_redis import OwnRedis, own_redis
 from tokenlane.worker.supervision.worker_process import KeptWorker, Report
 
 from .download_bar import download_bar
-from .supervised import when_input_ends
 
 __all__ = ["up"]
 
@@ -115,21 +114,20 @@ async def _up(
     report: Report,
     supervised: bool,
 ) -> int:
-    with told_to_stop() as stopping, when_input_ends(stopping.set) if supervised else nullcontext():
+    code = OK
+    with told_to_stop(or_when_input_ends=supervised) as stopping:
         async with AsyncExitStack() as stack:
-            opened = list[RedisSettings]()
             async with broken_off(stopping):
-                opened.append(await _open(policy, server, pool, report, stack))
-            return await _keep_serving(plan, opened[0], pool, report, stopping) if opened else OK
+                where = await _open(policy, server, pool, report, stack)
+                code = await _keep_serving(plan, where, pool, report)
+    return code
 
 
-async def _keep_serving(plan: _Plan, where: RedisSettings, pool: str, report: Report, stopping: asyncio.Event) -> int:
+async def _keep_serving(plan: _Plan, where: RedisSettings, pool: str, report: Report) -> int:
     """Serve by the plan; while that is by the toy, and a real model server comes, by that one from then on."""
     toy: _Plan | None = None
     while True:
-        code, better = await _serve(plan, where, pool, report, stopping)
-        if stopping.is_set():
-            return OK
+        code, better = await _serve(plan, where, pool, report)
         if better is not None:
             toy, plan = replace(plan, avoids=(*plan.avoids, better.endpoint)), plan.served_by(better)
         elif code != OK and toy is not None:  # what was found cannot be served
@@ -164,21 +162,15 @@ async def _open(
     return where
 
 
-async def _serve(
-    plan: _Plan, where: RedisSettings, pool: str, report: Report, stopping: asyncio.Event
-) -> tuple[int, ModelServer | None]:
+async def _serve(plan: _Plan, where: RedisSettings, pool: str, report: Report) -> tuple[int, ModelServer | None]:
     """Serve the lanes; the exit code, or the model server that has come and is to serve instead of the toy."""
     async with AsyncExitStack() as stack:
-        workers: list[KeptWorker] = []
-        async with broken_off(stopping):
-            if plan.seen is not None:
-                report("model", f"model   {reason(plan.seen)}", model=reason(plan.seen), endpoint=plan.seen.endpoint)
-            lanes = [await _with_model(one, stack, report) for one in plan.lanes]
-            unready = {one.name for one in lanes}
-            workers = [KeptWorker(one, where, pool, report, unready, short_names().llm) for one in lanes]
-        return await _serve_all(
-            workers, stopping, partial(_better, plan.lanes[0], plan.avoids) if plan.chooses else None
-        )
+        if plan.seen is not None:
+            report("model", f"model   {reason(plan.seen)}", model=reason(plan.seen), endpoint=plan.seen.endpoint)
+        lanes = [await _with_model(one, stack, report) for one in plan.lanes]
+        unready, llm = {one.name for one in lanes}, short_names().llm
+        workers = [KeptWorker(one, where, pool, report, unready, llm) for one in lanes]
+        return await _serve_all(workers, partial(_better, plan.lanes[0], plan.avoids) if plan.chooses else None)
 
 
 async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report) -> LaneSettings:
@@ -195,31 +187,17 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report)
 
 
 async def _serve_all(
-    workers: list[KeptWorker], stopping: asyncio.Event, better: Callable[[], Awaitable[ModelServer]] | None
+    workers: list[KeptWorker], better: Callable[[], Coroutine[Any, Any, ModelServer]] | None
 ) -> tuple[int, ModelServer | None]:
     """Run all workers; when one cannot start, or something better has come, stop all of them."""
-    ending, found = asyncio.Event(), list[ModelServer]()
-
-    async def obey() -> None:
-        await stopping.wait()
-        ending.set()
-
-    async def look() -> None:
-        if better is not None:
-            found.append(await better())
-            ending.set()
-
-    async def run(worker: KeptWorker) -> int:
-        code = await worker.run(ending)
-        ending.set()
-        return code
-
-    async with background() as beside:
-        beside.create_task(obey())
-        beside.create_task(look())
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(run(worker)) for worker in workers]
-    return max((task.result() for task in running), default=OK), next(iter(found), None)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(worker.run()) for worker in workers]
+        looking = [tasks.create_task(better())] if better is not None else []
+        await asyncio.wait([*running, *looking], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*running, *looking):
+            task.cancel()
+    code = max((task.result() for task in running if not task.cancelled()), default=OK)
+    return code, next((task.result() for task in looking if not task.cancelled()), None)
 
 
 async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:

@@ -43,7 +43,6 @@ from tokenlane.worker.discovery.places import places
 from tokenlane.worker.lane.lane import Lane
 
 from .download_bar import download_bar
-from .supervised import when_input_ends
 
 __all__ = ["run", "worker"]
 
@@ -158,9 +157,7 @@ async def _serve(
 ) -> int:
     """Serve the lane, with a model server of its own if it needs one and this is more than a look."""
     async with AsyncExitStack() as stack:
-        stopping = stack.enter_context(told_to_stop())
-        if supervised:
-            stack.enter_context(when_input_ends(stopping.set))
+        stopping = stack.enter_context(told_to_stop(or_when_input_ends=supervised))
         async with broken_off(stopping):
             if starts and needs_server(to.settings):
                 async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):

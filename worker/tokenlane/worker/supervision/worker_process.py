@@ -80,32 +80,34 @@ class KeptWorker:
             endpoint = shlex.quote(f"endpoint={settings.endpoint}")
             self._environment["TOKENLANE_LLM"] = f"{llm} {endpoint}"
 
-    async def run(self, stopping: asyncio.Event) -> int:
-        """Keep it running until the event is set; the exit code, which is not 0 if it never came to be ready."""
+    async def run(self) -> int:
+        """Keep it running until this is cancelled, which drains it; its exit code, if it never came to be ready."""
         while True:
-            process = await started(
-                asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    env=self._environment,
-                    start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
-                )
-            )
-            try:
-                code = await self._serve(process, stopping)
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                await ended(process, DRAIN_S + _KILL_AFTER_S)
-            if code != OK:
-                await self._bury()
-            if stopping.is_set():
-                return OK
+            code = await self._run_once()
             if not self._was_ready:
                 return code or FAILED
             note(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
             await asyncio.sleep(_RESTART_AFTER_S)
+
+    async def _run_once(self) -> int:
+        process = await started(
+            asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+            )
+        )
+        try:
+            await self._read(process)
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await ended(process, DRAIN_S + _KILL_AFTER_S)
+            if process.returncode != OK:
+                await self._bury()
 
     async def _bury(self) -> None:
         """Have what the dead worker ran go on at once. Where that fails its leases lapse by themselves."""
@@ -115,17 +117,6 @@ class KeptWorker:
         with suppress(LlmError, TimeoutError):
             async with asyncio.timeout(_BURY_S), connect(self._redis.url, self._pool) as pool:
                 await pool.beats.bury(name)
-
-    async def _serve(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> int:
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(self._read(process))
-            waiting = tasks.create_task(stopping.wait())
-            await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                process.terminate()
-                await reading
-            waiting.cancel()
-        return await process.wait()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
