@@ -18,6 +18,7 @@ from tokenlane.routing.contract.errors import ErrorReport
 from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
+from tokenlane.routing.recover import recover
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Ending
@@ -179,9 +180,11 @@ async def watched(pool: Pool) -> None:
 
 
 async def sweep(pool: Pool, router: str = ROUTER) -> Swept:
-    """A sweep of a pool that has been swept all the time."""
+    """A sweep, as a router makes one, of a pool that has been swept all the time."""
     await watched(pool)
-    return await pool.beats.sweep(router)
+    swept = await pool.beats.sweep(router)
+    await recover(pool, swept.lapsed)
+    return swept
 
 
 async def pass_lease(pool: Pool, request_id: str) -> None:

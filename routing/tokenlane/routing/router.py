@@ -18,6 +18,7 @@ from .contract.errors import LlmError
 from .contract.messages import Failed
 from .decide.plan import Placement, Refusal, Survey, Wish, plan
 from .decide.policy import Policy
+from .recover import recover
 from .store.beats import Swept
 from .store.hub import Hub
 from .store.pool import Pool
@@ -81,6 +82,7 @@ class _Router:
         revision = None if ranks_only or self._policy is None else self._policy.revision
         swept = await self._pool.beats.sweep(self._name, rank_only=ranks_only, revision=revision)
         self._rank = swept.rank
+        await recover(self._pool, swept.lapsed)
         if self._rank >= _WORKING_RANKS:
             # The jitter keeps idle routers of many hosts from asking all at once.
             await asyncio.sleep(random.uniform(1, 2))

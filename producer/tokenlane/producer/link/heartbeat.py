@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Failed
+from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import together
 
@@ -59,8 +60,11 @@ class Heartbeat:
             PoolUnavailable: the pool does not answer.
         """
         asked_at, view = self._clock(), self._link.view
-        held = self._link.held if counting else None
-        checked = await self._pool.beats.check(self._link.client, [request.id for request in requests], held=held)
+        ids, held = [request.id for request in requests], self._link.held if counting else None
+        checked = await self._pool.beats.check(self._link.client, ids, held=held)
+        if checked.lapsed:
+            await recover(self._pool, checked.lapsed)
+            checked = await self._pool.beats.check(self._link.client, ids, held=held)
         if view.is_away:
             logger.info("the pool is back")
         view.update(checked, self._clock())

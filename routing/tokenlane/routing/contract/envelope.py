@@ -18,7 +18,8 @@ class Needs(Value):
 
     `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
     rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
-    the kind of work itself, such as `tools`, sorted.
+    the kind of work itself, such as `tools`, sorted. `avoid`: lanes on which it failed, the newest last: one of them
+    serves it only while no other candidate has credit.
     """
 
     model: str | None = None
@@ -27,6 +28,7 @@ class Needs(Value):
     input: int = 0
     lane: Name | None = None
     can: tuple[Ability, ...] = ()
+    avoid: tuple[Name, ...] = ()
 
 
 class Envelope(Versioned):

@@ -11,6 +11,7 @@
     ├── UnreadableAnswer    the back end's answer has a form we cannot read, as it will have the next time
     ├── Interrupted         the answer broke off after some of it was delivered (`partial`)
     ├── RequestLost         the pool no longer knows the request
+    │   └── EntryDeleted    somebody else deleted it from its role's stream
     ├── NoToolCall          the answer is whole, and calls no tool, though it had to
     ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
     ├── SpaceMismatch       the vectors are whole, and of another model than those before
@@ -41,6 +42,7 @@ __all__ = [
     "DeadlineExceeded",
     "DigestMismatch",
     "Duplicate",
+    "EntryDeleted",
     "ErrorReport",
     "Interrupted",
     "LaneConflict",
@@ -206,6 +208,12 @@ class RequestLost(LlmError):
     """The pool no longer knows this request: send it again."""
 
     code = "request_lost"
+
+
+class EntryDeleted(RequestLost):
+    """The request's entry in its role's stream was deleted by somebody else: send it again."""
+
+    code = "entry_deleted"
 
 
 class NoToolCall(LlmError):

@@ -41,12 +41,15 @@ class Queue:
     @cached_property
     def name(self) -> str:
         """The queue as part of key names: `role:kind:priority:size:provider:model`, and, where the needs say more,
-        `:input:lane:can`. Provider and model are percent-encoded, what `can` says is joined by `+`."""
+        `:input:lane:can`, and `:avoid`. Provider and model are percent-encoded, what `can` and `avoid` say is joined by
+        `+`."""
         needs = self.needs
         provider, model = quote(needs.provider or "", safe=""), quote(needs.model or "", safe="")
         name = f"{self.role}:{self.kind}:{self.priority}:{needs.size}:{provider}:{model}"
-        if needs.input or needs.lane or needs.can:
+        if needs.input or needs.lane or needs.can or needs.avoid:
             name += f":{needs.input}:{needs.lane or ''}:{'+'.join(needs.can)}"
+        if needs.avoid:
+            name += f":{'+'.join(needs.avoid)}"
         return name
 
     @cached_property
@@ -65,7 +68,8 @@ class Queue:
         role, kind, priority, size, provider, model, *more = name.split(":")
         if kind not in KINDS or priority not in _RANK:
             raise ValueError(f"not a queue: {name!r}")
-        tokens, lane, can = more or ("0", "", "")
+        tokens, lane, can, *rest = more or ("0", "", "")
+        (avoid,) = rest or ("",)
         needs = Needs(
             model=unquote(model) or None,
             provider=unquote(provider) or None,
@@ -73,6 +77,7 @@ class Queue:
             input=int(tokens),
             lane=lane or None,
             can=tuple(can.split("+")) if can else (),
+            avoid=tuple(avoid.split("+")) if avoid else (),
         )
         return cls(role, kind, priority, needs)
 

@@ -6,7 +6,7 @@ candidate says which of the lane's models is used. Without a route every role ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -106,7 +106,8 @@ def candidates(
 ) -> Iterator[tuple[LaneView, str]]:
     """The lanes that can serve a queue, best first, each with the model to use there.
 
-    Order: the route's; within one candidate the lane with the most credit. A lane is named once. If some of
+    Order: the route's; within one candidate the lane with the most credit. Lanes to `avoid` come after all others, that
+    which failed last at the end. A lane is named once. If some of
     their models can do all that the needs wish, the others are no candidates; if none can, or none says so, that
     decides nothing. A kind that follows no route goes to the lane it names, or to any that takes it. The fallback lane
     serves what names it, and what may fall back where no other lane could, whatever the length of the texts. A lane
@@ -118,7 +119,7 @@ def candidates(
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
         there = [lane for lane in there if needs.lane or not lane.is_fallback]
-        return iter([(lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)])
+        return _avoided_last(((lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)), needs)
     found: dict[str, tuple[LaneView, str]] = {}
     for candidate in _route(policy, role):
         for lane in there:
@@ -127,9 +128,14 @@ def candidates(
                 found.setdefault(lane.name, (lane, model))
     awaited = [place for place in found.values() if not (place[0].has_left or place[0].is_coming)]
     if not awaited and KINDS[kind].falls_back and policy.fallback != "error":
-        return iter(list(_fallback(policy, role, needs, there, kind)) or found.values())
+        return _avoided_last(list(_fallback(policy, role, needs, there, kind)) or found.values(), needs)
     able = [place for place in awaited if _can_all(*place, needs)] if needs.can else []
-    return iter(able or found.values())
+    return _avoided_last(able or found.values(), needs)
+
+
+def _avoided_last(places: Iterable[tuple[LaneView, str]], needs: Needs) -> Iterator[tuple[LaneView, str]]:
+    rank = {lane: number for number, lane in enumerate(needs.avoid, 1)}
+    return iter(sorted(places, key=lambda place: rank.get(place[0].name, 0)))
 
 
 def _fallback(

@@ -35,6 +35,7 @@ __all__ = [
 
 _BASE_MS = 200
 _CAP_MS = 30_000
+_MOST_AVOIDED = 8
 
 _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
 """Errors that break off an answer which has begun, besides those worth another try."""
@@ -123,7 +124,8 @@ Decision: TypeAlias = End | TryAgain | Continue
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
     """Choose for one broken attempt.
 
-    Of what the agent has seen a part a second attempt would say something else: the request ends.
+    Of what the agent has seen a part a second attempt would say something else: the request ends. What is tried again
+    since its lane failed is for another lane, if one has credit.
     """
     if history.delivered > 0:
         return End(_interruption(cause, history.lane))
@@ -132,8 +134,10 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
             return _after_error(error, history, policy, reached=reached)
         case WorkerLost(alone):
             return _after_crash(history, policy, alone=alone)
-        case WorkerDraining() | LaneStopped():
+        case WorkerDraining():
             return TryAgain(history.needs)
+        case LaneStopped():
+            return TryAgain(_elsewhere(history))
         case PoolForgot(kept):
             return TryAgain(history.needs) if kept else End(RequestLost())
         case _:
@@ -150,14 +154,21 @@ def _after_error(error: LlmError, history: History, policy: Policy, *, reached: 
     if not error.retryable:
         return End(error)
     if not reached:
-        return TryAgain(history.needs, counts=False)
+        return TryAgain(_elsewhere(history), counts=False)
     if history.starts >= policy.max_starts:
         return End(error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**history.starts))
     due_ms = max(pause_ms, 1000 * (error.retry_after_s or 0))
     if due_ms >= history.left_ms:
         return End(error)
-    return TryAgain(history.needs, due_ms=int(due_ms))
+    return TryAgain(_elsewhere(history), due_ms=int(due_ms))
+
+
+def _elsewhere(history: History) -> Needs:
+    """The request's needs, to be met by another lane than the one that failed, if one can."""
+    needs = history.needs
+    others = [lane for lane in needs.avoid if lane != history.lane]
+    return needs.model_copy(update={"avoid": (*others, history.lane)[-_MOST_AVOIDED:]})
 
 
 def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:

@@ -23,6 +23,7 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .command_turns import Urgency
 from .keychain import Keychain
 from .lane_reply import read_lane
+from .lapsed import LapsedAttempt, read_lapsed
 from .replies import Reply, as_bytes, as_int, as_list, as_text
 from .requests import Standing, read_standing
 from .scripts import Scripts
@@ -53,7 +54,7 @@ class Checked:
     """The answer to a client's beat. `absent`: lanes that take no work now, since their workers or their back ends are
     away. `revision`: the policy's. `pulls`: by lane, the models it pulls now. `lease_ms` and `patience_ms`: as the
     policy has them. `strangers`: ids the server has of this client, if it has more than the client holds: all of them,
-    or some."""
+    or some. `lapsed`: attempts of the requests asked about of which nobody has said what becomes of them."""
 
     routers: int
     lanes: int
@@ -64,22 +65,24 @@ class Checked:
     lease_ms: int
     patience_ms: int
     strangers: tuple[str, ...] = ()
+    lapsed: tuple[LapsedAttempt, ...] = ()
 
 
 @dataclass(frozen=True)
 class Swept:
     """What a sweep did, and what is left to do. Ranks 0 and 1 sweep, the others only ask for their rank.
 
-    `more`: some of it is due already. `busy`: something waits or runs. `due_ms`: after so many milliseconds something
-    is due of which no doorbell tells: a delay ends, a deadline passes, or a client has not beaten for too long.
+    `more`: some of it is due already. `lapsed`: what is to be decided. `busy`: something waits or runs. `due_ms`: after
+    so many milliseconds something is due of which no doorbell tells: a delay ends, a deadline passes, or a client has
+    not beaten for too long.
     """
 
     rank: int
     more: bool
-    requeued: int
     revived: int
     expired: int
     orphaned: int
+    lapsed: tuple[LapsedAttempt, ...] = ()
     busy: bool = False
     due_ms: float = math.inf
 
@@ -171,7 +174,8 @@ def _beat(reply: Reply) -> Beat:
 
 
 def _checked(reply: Reply) -> Checked:
-    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *standings = as_list(reply)
+    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *rest = as_list(reply)
+    lapsed, *standings = rest
     return Checked(
         routers=as_int(routers),
         lanes=as_int(lanes),
@@ -182,6 +186,7 @@ def _checked(reply: Reply) -> Checked:
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
         strangers=tuple(map(as_text, as_list(strangers))),
+        lapsed=read_lapsed(lapsed),
     )
 
 
@@ -200,5 +205,16 @@ def _pulls_in(document: bytes) -> dict[str, Progress]:
 
 
 def _swept(reply: Reply) -> Swept:
-    rank, more, requeued, revived, expired, orphaned, busy, due_ms = map(as_int, as_list(reply))
-    return Swept(rank, more == 1, requeued, revived, expired, orphaned, busy == 1, due_ms if due_ms >= 0 else math.inf)
+    *counts, lapsed, busy, due_ms = as_list(reply)
+    rank, more, revived, expired, orphaned = map(as_int, counts)
+    left_ms = as_int(due_ms)
+    return Swept(
+        rank=rank,
+        more=more == 1,
+        revived=revived,
+        expired=expired,
+        orphaned=orphaned,
+        lapsed=read_lapsed(lapsed),
+        busy=as_int(busy) == 1,
+        due_ms=left_ms if left_ms >= 0 else math.inf,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Reply", "as_bytes", "as_int", "as_list", "as_text"]
+from tokenlane.routing.decide.order import Queue
+
+__all__ = ["Reply", "as_bytes", "as_int", "as_list", "as_text", "read_queue"]
 
 Reply = list["Reply"] | bytes | int | None
 
@@ -24,3 +26,11 @@ def as_text(reply: Reply) -> str:
 def as_int(reply: Reply) -> int:
     assert isinstance(reply, int)
     return reply
+
+
+def read_queue(reply: Reply) -> Queue | None:
+    """The queue of that name; None if a newer version has made it and this one cannot read it."""
+    try:
+        return Queue.parse(as_text(reply))
+    except ValueError:
+        return None

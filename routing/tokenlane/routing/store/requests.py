@@ -13,13 +13,13 @@ from typing import Literal, cast, get_args
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.errors import Duplicate, Interrupted, QueueFull, RequestCancelled, RequestLost
-from tokenlane.routing.contract.messages import Envelope
+from tokenlane.routing.contract.messages import Envelope, Needs
 from tokenlane.routing.contract.seal import seal
 from tokenlane.routing.decide.order import Head, Queue
 
 from .command_turns import Urgency
 from .keychain import Keychain
-from .replies import Reply, as_bytes, as_int, as_list, as_text
+from .replies import Reply, as_bytes, as_int, as_list, as_text, read_queue
 from .scripts import Scripts
 
 __all__ = [
@@ -50,7 +50,8 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker is given to run. `starts`: how often the request was started, this time included.
+    """What a worker is given to run. `starts`: how often the request was started, this time included. `needs`: as they
+    are by now, the envelope's or what recovery has made of them.
 
     `payload` is as the agent sealed it: `Keychain.unseal` opens it.
     """
@@ -63,6 +64,7 @@ class Started:
     left_ms: int
     waited_ms: int
     cancelled: bool
+    needs: Needs
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,30 @@ class Requests:
         """Claim an attempt; None if it is not to be run any more, or by another."""
         return _started(await self._scripts.run("start", request_id, attempt, worker))
 
-    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
-        """Give an attempt back; the state the request is in now, or `stale`.
+    async def requeue(
+        self,
+        request_id: str,
+        attempt: int,
+        worker: str,
+        due_ms: int = 0,
+        *,
+        queue: Queue | None = None,
+        counts: bool = True,
+        alone: bool = False,
+    ) -> str:
+        """Give an attempt back; the state the request is in now, `stale`, or `lost` if the server has forgotten what it
+        was.
 
         Args:
+            worker: that has the attempt; '' if its lease is over.
+            due_ms: how long it waits before any lane may have it.
+            queue: where it waits from now on; None: where it did.
             counts: the attempt is one of those a request has; False if it never reached its back end.
+            alone: it is to run on a lane that runs nothing else.
         """
-        return as_text(await self._scripts.run("requeue", request_id, attempt, worker, due_ms, int(counts)))
+        name = "" if queue is None else queue.name
+        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone))
+        return as_text(await self._scripts.run("requeue", *args))
 
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
@@ -174,9 +193,14 @@ class Requests:
             raise RequestLost("the server was wiped while the request ran")
         return reply == "done"
 
-    async def refuse(self, request_id: str, code: str, message: bytes) -> bool:
-        """Fail a request that waits; False if it no longer does."""
-        return as_text(await self._scripts.run("finish", request_id, "", "", "failed", 0, code, message, "")) == "done"
+    async def refuse(self, request_id: str, code: str, message: bytes, lapsed: int | None = None) -> bool:
+        """Fail a request that waits; False if it no longer does.
+
+        Args:
+            lapsed: its attempt, if it does not wait and the lease of that is over.
+        """
+        args = (request_id, "" if lapsed is None else lapsed, "", "failed", 0, code, message, "")
+        return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def interrupt(self, client: str, request_id: str, attempt: int, end: int, message: bytes) -> bool:
         """Fail a request that waits although its client has a part of its answer; False if another client owns it, or
@@ -206,10 +230,11 @@ def _started(reply: Reply) -> Started | None:
     outcome, *rest = as_list(reply)
     if as_text(outcome) != "run":
         return None
-    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled = rest
+    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled, queue_name = rest
     envelope = _envelope(as_bytes(document))
     if envelope is None:
         return None
+    queue = read_queue(queue_name)
     return Started(
         attempt=as_int(attempt),
         envelope=envelope,
@@ -219,6 +244,7 @@ def _started(reply: Reply) -> Started | None:
         left_ms=as_int(left_ms),
         waited_ms=as_int(waited_ms),
         cancelled=as_int(cancelled) == 1,
+        needs=envelope.needs if queue is None else queue.needs,
     )
 
 

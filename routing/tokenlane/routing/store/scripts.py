@@ -19,7 +19,7 @@ from .replies import Reply
 
 __all__ = ["RULES", "Scripts", "sources"]
 
-RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "max_crashes", "patience_ms")
+RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "patience_ms")
 _SHARED = ("base", "gates", "common")
 """What stands in front of each script, in this order."""
 _ALONE = ("publish", "rehearse")

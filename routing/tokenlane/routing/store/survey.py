@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenlane.routing.decide.order import Head, Queue, Turn
+from tokenlane.routing.decide.order import Head, Turn
 from tokenlane.routing.decide.plan import Survey
 
 from .lane_reply import read_lane
-from .replies import Reply, as_int, as_list, as_text
+from .replies import Reply, as_int, as_list, as_text, read_queue
 
 __all__ = ["read_survey"]
 
@@ -35,11 +35,10 @@ def _turn(fields: list[Reply]) -> Turn:
 
 
 def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
-    """A queue's head; None if a newer agent has made the queue and this version does not know its kind."""
+    """A queue's head; None if this version cannot read the queue's name."""
     name, agent, request_id, attempt, more, served, waited_ms, place, suspect = as_list(reply)
-    try:
-        queue = Queue.parse(as_text(name))
-    except ValueError:
+    queue = read_queue(name)
+    if queue is None:
         return None
     return Head(
         queue=queue,

@@ -190,6 +190,7 @@ def _queues(reply: SnapshotReply) -> Iterator[QueueStatus]:
             size=needs.size,
             input=needs.input,
             can=needs.can,
+            avoid=needs.avoid,
             waiting=it.waiting,
             oldest_ms=it.oldest_ms,
         )

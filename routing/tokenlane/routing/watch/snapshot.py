@@ -54,7 +54,8 @@ class Rates:
 @dataclass(frozen=True)
 class QueueStatus:
     """Requests that wait together: the same role, priority and needs. `model`, `provider` and `lane`: those asked for.
-    `size` and `input`: tokens, of all and of the prompt. `can`: what the model should be able to do as well."""
+    `size` and `input`: tokens, of all and of the prompt. `can`: what the model should be able to do as well. `avoid`:
+    lanes on which they failed."""
 
     role: str
     kind: Kind
@@ -67,12 +68,19 @@ class QueueStatus:
     lane: str | None = None
     input: int = 0
     can: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
     @property
     def needs(self) -> Needs:
         """What a lane must offer to serve them."""
         return Needs(
-            provider=self.provider, model=self.model, lane=self.lane, size=self.size, input=self.input, can=self.can
+            provider=self.provider,
+            model=self.model,
+            lane=self.lane,
+            size=self.size,
+            input=self.input,
+            can=self.can,
+            avoid=self.avoid,
         )
 
 

@@ -126,7 +126,7 @@ async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
     async with life.listen(pool) as ear:
         assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
         (failed,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
-    assert (failed["type"], failed["error"]["code"]) == ("failed", "request_lost")
+    assert (failed["type"], failed["error"]) == ("failed", {"code": "entry_deleted"})
     assert await audit(pool.redis) == {asked.id: "failed"}
 
 
@@ -136,7 +136,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
     await life.pass_lease(pool, asked.id)
     beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
     assert (beat.conflict, beat.lease_ms, beat.holds) == (None, Policy().lease_ms, ("mine",))
-    assert (await life.sweep(pool)).requeued == 0
+    assert len((await life.sweep(pool)).lapsed) == 0
     assert await audit(pool.redis) == {asked.id: "running"}
 
 

@@ -16,6 +16,7 @@ from tests.lanes import chats
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
@@ -67,7 +68,8 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
     await raw(pool).hset(f"{PREFIX}swept", mapping={"at": (await pool.survey()).now_ms, "hold": 0})
     async with no_memory(pool):
         swept = await pool.beats.sweep(ROUTER)
-        assert (swept.requeued, swept.revived) == (2, 1)
+        assert ([lapsed.id for lapsed in swept.lapsed], swept.revived) == ([lapses.id], 1)
+        await recover(pool, swept.lapsed)
         assert await life.beat(pool, "worker2", ROOMY) == ()
         await pool.beats.leave("client2")
     found = await audit(pool.redis)
@@ -96,19 +98,18 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat")
 
 
-@pytest.mark.parametrize("how", ["crash", "requeue"])
-async def test_what_was_wiped_cannot_run_again(pool: Pool, how: str) -> None:
-    """Where the server has lost the request itself, it cannot be run by another: it ends as lost."""
+async def test_what_was_wiped_cannot_run_again(pool: Pool) -> None:
+    """Where the server has lost the request itself, it cannot be run by another: its worker learns so when it gives it
+    back, and it ends as lost when that has died."""
     asked = await life.running(pool)
     await raw(pool).flushall()
     await life.beat(pool, WORKER, LANE, life.hold(asked))
+    for _ in range(2):
+        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "lost"
+    assert await audit(pool.redis) == {asked.id: "running"}
     async with life.listen(pool) as ear:
-        if how == "crash":
-            await life.pass_lease(pool, asked.id)
-            await life.sweep(pool)
-        else:
-            assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "failed"
-            assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "failed"
+        await life.pass_lease(pool, asked.id)
+        await life.sweep(pool)
         (told,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
     assert (told["attempt"], told["error"]["code"]) == (asked.attempt, "request_lost")
     assert await audit(pool.redis) == {asked.id: "failed"}

@@ -51,6 +51,12 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
         lambda pool, it: pool.requests.requeue(it.id, it.attempt, "w2"),
         "stale",
     ),
+    ("requeue what has not lapsed", ("waiting", "dispatched", "running", "flagged", *ENDED),
+     lambda pool, it: pool.requests.requeue(it.id, it.attempt, ""), "stale"),
+    ("refuse what has not lapsed", ("dispatched", "running", "flagged", *ENDED),
+     lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt), False),
+    ("refuse what has lapsed, by an old attempt", ("lapsed",),
+     lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt - 1), False),
     ("finish", _STATES[:4], lambda pool, it: life.finish(pool, it), False),
     ("finish old", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, outdated(it))), False),
     ("finish another's", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, it.attempt, "w2")), False),
@@ -221,6 +227,12 @@ TWICE: list[tuple[str, str, Call]] = [
     ("requeue", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
     ("requeue as no start", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER, counts=False)),
     ("requeue later", "running", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER, 60_000)),
+    ("requeue what has lapsed", "lapsed", lambda pool, it: pool.requests.requeue(it.id, it.attempt, "")),
+    (
+        "refuse what has lapsed",
+        "lapsed",
+        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt),
+    ),
     ("requeue flagged", "flagged", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
     *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),
     ("refuse", "waiting", lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal())),
@@ -349,9 +361,9 @@ async def test_a_second_sweep_finds_less(pool: Pool) -> None:
     """A sweep sent twice does its work once; only the counts differ."""
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
-    assert (await life.sweep(pool)).requeued == 1
+    assert len((await life.sweep(pool)).lapsed) == 1
     after = await life.snapshot(pool.redis)
-    assert (await life.sweep(pool)).requeued == 0
+    assert len((await life.sweep(pool)).lapsed) == 0
     assert await life.snapshot(pool.redis) == after
 
 

@@ -12,6 +12,7 @@ from tests.lanes import chats
 
 from tokenlane.routing.decide.lanes.offer import Offer
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
 
 
@@ -19,7 +20,7 @@ async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:
     """What a lane does not start waits again, without a crash; the lane gets nothing until its next beat."""
     asked = await life.dispatched(pool)
     await life.pass_lease(pool, asked.id)
-    assert (await life.sweep(pool)).requeued == 1
+    assert len((await life.sweep(pool)).lapsed) == 1
     assert await audit(pool.redis) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"0"
     assert not (await pool.survey()).lanes[0].state.takes_work
@@ -33,7 +34,7 @@ async def test_a_lapsed_running_lease_is_a_crash(pool: Pool) -> None:
     asked = await life.running(pool)
     await life.beat(pool, "worker2")
     await life.pass_lease(pool, asked.id)
-    assert (await life.sweep(pool)).requeued == 1
+    assert len((await life.sweep(pool)).lapsed) == 1
     assert await audit(pool.redis) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [b"worker2"]
@@ -49,7 +50,9 @@ async def test_what_a_buried_worker_ran_waits_again(pool: Pool) -> None:
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [WORKER.encode()]
     # A gap in sweeping, after which nothing lapses for a lease.
     await raw(pool).delete(f"{PREFIX}swept")
-    assert (await pool.beats.sweep(ROUTER)).requeued == 1
+    swept = await pool.beats.sweep(ROUTER)
+    assert [lapsed.id for lapsed in swept.lapsed] == [asked.id]
+    await recover(pool, swept.lapsed)
     assert await audit(pool.redis) == {others.id: "running", asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
 
@@ -350,14 +353,14 @@ async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> N
     await life.pass_delay(pool, delayed.id)
     await life.vanish(pool)
     swept = await pool.beats.sweep(ROUTER)
-    assert (swept.requeued, swept.orphaned, swept.revived) == (0, 0, 1)
+    assert (len(swept.lapsed), swept.orphaned, swept.revived) == (0, 0, 1)
     swept = await pool.beats.sweep(ROUTER)
-    assert (swept.requeued, swept.orphaned) == (0, 0)
+    assert (len(swept.lapsed), swept.orphaned) == (0, 0)
     hold = await raw(pool).hget(f"{PREFIX}swept", "hold")
     assert hold is not None
     assert 0 < int(hold) - (await pool.survey()).now_ms <= Policy().lease_ms
     swept = await life.sweep(pool)
-    assert (swept.requeued, swept.orphaned) == (1, 2)
+    assert (len(swept.lapsed), swept.orphaned) == (1, 2)
     assert await audit(pool.redis) == {asked.id: "cancelled", delayed.id: "cancelled"}
 
 
@@ -382,7 +385,7 @@ async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
     await pool.beats.sweep(ROUTER, rank_only=True)
     before = await life.snapshot(pool.redis)
     swept = await pool.beats.sweep(ROUTER, rank_only=True)
-    assert (swept.requeued, swept.expired) == (0, 0)
+    assert (len(swept.lapsed), swept.expired) == (0, 0)
     assert await life.snapshot(pool.redis) == before
 
 

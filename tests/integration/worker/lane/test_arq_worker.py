@@ -174,7 +174,7 @@ async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool
         provider.go.set()
         await running.completed()
         await life.pass_lease(pool, dispatched.id)
-        assert (await life.sweep(pool)).requeued == 1
+        assert len((await life.sweep(pool)).lapsed) == 1
         await lane.lease.beat()  # the lapse took the lane out
         async with asyncio.timeout(10):
             while await life.dispatch(pool, dispatched.id) is None:
@@ -230,8 +230,9 @@ async def test_an_outdated_worker_stops(redis_url: str, pool: Pool, hub: Hub) ->
         asker = await ask(pool, hub)
         await give(pool, asker, "lane1")
         await until(lambda: old.holding == 1)
-        await life.pass_lease(pool, asker.id)
-        assert (await life.sweep(pool)).requeued == 1
+        while await life.state_of(pool, asker.id) == "running":  # the worker's beat may come between
+            await life.pass_lease(pool, asker.id)
+            await life.sweep(pool)
         await give(pool, asker, "lane2")
         await asker.completed()
         assert asker.resumes >= 1

@@ -94,6 +94,23 @@ async def test_a_server_whose_health_lies_is_tried_as_often_as_any(pool: Pool, c
             assert (await pool.survey()).lanes[0].state == "up"
 
 
+async def test_a_lane_that_failed_a_request_is_not_its_first_choice_again(
+    pool: Pool, client: Client, redis_url: str
+) -> None:
+    """A request that a lane failed, whose health lies, ends well on its second try beside an idle lane that is well."""
+    await pool.policies.write(Policy(max_starts=2))
+    async with (
+        back_end({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as failing,
+        back_end({LIST: MODELS, CHAT: ANSWER}) as well,
+        served(redis_url, failing, "gpu0"),
+        served(redis_url, well, "gpu1"),
+    ):
+        answer = await client.complete("q", role="r")
+        assert (answer.lane, answer.usage.attempts) == ("gpu1", 2)
+        assert [len(server.asked) for server in (failing, well)] == [1, 1]
+        assert (await pool.survey()).lanes[0].state == "up"
+
+
 async def test_what_a_dying_server_has_goes_to_another_lane(pool: Pool, client: Client, redis_url: str) -> None:
     """A server that dies with its lane full of work loses none of it: another lane has it at once."""
     await pool.policies.write(Policy(max_starts=2))

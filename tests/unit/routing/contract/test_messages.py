@@ -161,7 +161,7 @@ def test_content_is_in_no_repr(value: BaseModel) -> None:
 def test_a_payload_is_in_no_repr() -> None:
     """What a worker is given to run is not shown, also in a pool that is not sealed."""
     envelope = Envelope(id=new_id(), client="c", agent="a", role="coder")
-    assert MARK not in repr(Started(1, envelope, MARK.encode(), "m", 1, 1, 1, cancelled=False))
+    assert MARK not in repr(Started(1, envelope, MARK.encode(), "m", 1, 1, 1, cancelled=False, needs=Needs()))
 
 
 json_values = st.recursive(

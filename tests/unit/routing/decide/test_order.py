@@ -24,6 +24,7 @@ needs = st.builds(
     input=st.integers(0, 2**40),
     lane=st.none() | names,
     can=abilities,
+    avoid=st.lists(names, unique=True, max_size=3).map(tuple),
 )
 
 
@@ -52,6 +53,7 @@ def test_different_queues_have_different_names(one: Queue, other: Queue) -> None
         "r:chat:urgent:1:p:m",
         "r:talk:low:1::",
         "r:chat:low:1:::0:",
+        "r:chat:low:1:::0:::l1:l2",
     ],
 )
 def test_what_is_no_name_is_refused(name: str) -> None:

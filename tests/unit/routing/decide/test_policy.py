@@ -132,6 +132,20 @@ def test_a_wish_decides_if_somebody_can() -> None:
     assert found(Needs(model="small", can=("vision",)), plain, seeing) == {"plain": "small", "seeing": "small"}
 
 
+def test_a_lane_to_avoid_comes_last_and_stays_a_candidate() -> None:
+    """Lanes on which a request failed come after all others, whatever the route says, the newest failure at the end."""
+    places = tuple(able(name, {"m": ("chat",)}) for name in ("l1", "l2", "l3"))
+    policy = Policy(roles={"coder": RolePolicy(route=tuple(Candidate(lane=name) for name in ("l2", "l1", "l3")))})
+    for avoid, names in {
+        (): ["l2", "l1", "l3"],
+        ("l2",): ["l1", "l3", "l2"],
+        ("l2", "gone", "l1"): ["l3", "l2", "l1"],
+        ("l1", "l2", "l3"): ["l1", "l2", "l3"],
+    }.items():
+        assert [place.name for place, _ in candidates(policy, "coder", Needs(avoid=avoid), places)] == names
+    assert [*found(Needs(avoid=("l1",)), *places, kind="command")] == ["l2", "l3", "l1"]
+
+
 def test_long_prompts_go_where_they_fit() -> None:
     """A lane with a limit is no candidate for a longer prompt."""
     small, large = able("small", {"m": ("chat",)}, longest=4096), able("large", {"m": ("chat",)})

@@ -36,6 +36,7 @@ NEEDS = Needs(model="m1")
 POLICY = Policy(max_starts=8, max_crashes=3)
 DOWN = ProviderDown()
 AT_ONCE = TryAgain(NEEDS)
+ELSEWHERE = Needs(model="m1", avoid=("lane1",))
 
 
 def history(**facts: float) -> History:
@@ -59,7 +60,7 @@ def shape(decision: object) -> object:
             return decision
 
 
-LATER = ("later", NEEDS, True, False)
+LATER = ("later", ELSEWHERE, True, False)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ LATER = ("later", NEEDS, True, False)
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
         # What did not reach its back end waits again at once, as often as may be, and that is none of its starts.
-        (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(NEEDS, counts=False)),
+        (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(ELSEWHERE, counts=False)),
         (AttemptFailed(ProviderDown(retryable=False), reached=False), {}, ended_with(ProviderDown)),
         # Before the last crash that is allowed it runs alone.
         (WorkerLost(), {}, AT_ONCE),
@@ -87,10 +88,10 @@ LATER = ("later", NEEDS, True, False)
         (WorkerLost(), {"crashes": 2}, ended_with(Interrupted)),
         (WorkerLost(alone=True), {"crashes": 2}, ended_with(Interrupted)),
         (WorkerLost(), {"delivered": 3}, ended_with(Interrupted)),
-        # A worker that shuts down, and a lane that does not start what it was given, cost nothing.
+        # A worker that shuts down, and a lane that does not start what it was given, cost no try.
         (WorkerDraining(), {"starts": 8, "crashes": 2}, AT_ONCE),
         (WorkerDraining(), {"delivered": 1}, ended_with(Interrupted)),
-        (LaneStopped(), {"starts": 8, "crashes": 2}, AT_ONCE),
+        (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
         # The agent is the last copy.
         (PoolForgot(kept=True), {}, AT_ONCE),
         (PoolForgot(kept=False), {}, ended_with(RequestLost)),
@@ -163,3 +164,13 @@ def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
 def test_an_agent_with_a_part_sees_its_own_faults_as_they_are(error: LlmError) -> None:
     """What is the request's own fault, or an interruption already, stays what it is."""
     assert seen_with_a_part(error) is error
+
+
+def test_lanes_are_avoided_by_when_they_failed() -> None:
+    """The newest failure stands last, each lane once, and of many the newest are kept."""
+    needs = NEEDS
+    for lane in ("lane1", "lane2", "lane1", *(f"other{number}" for number in range(7))):
+        decision = decide(AttemptFailed(DOWN), History(needs, lane), POLICY)
+        assert isinstance(decision, TryAgain)
+        needs = decision.needs
+    assert needs == NEEDS.model_copy(update={"avoid": ("lane1", *(f"other{number}" for number in range(7)))})

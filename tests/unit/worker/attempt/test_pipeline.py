@@ -23,6 +23,7 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
     QueueFull,
     RateLimited,
+    RequestLost,
 )
 from tokenlane.routing.contract.messages import (
     ChannelMessage,
@@ -33,6 +34,7 @@ from tokenlane.routing.contract.messages import (
     Failed,
     Handover,
     Message,
+    Needs,
     Resume,
     TokenDelta,
     ToolCallDelta,
@@ -41,6 +43,7 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
@@ -87,6 +90,9 @@ class FakePool:
         self.published: list[ChannelMessage] = []
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
         self.requeued: list[tuple[int, bool]] = []
+        self.queues: list[Queue | None] = []
+        self.needs = Needs(model="m1")
+        self.forgetful = False
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
@@ -98,7 +104,7 @@ class FakePool:
             return None
         self.started_by.append(worker)
         envelope = Envelope(id=self.id, client="c", agent="a", role="r")
-        return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled)
+        return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs)
 
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         if self.unseals:
@@ -115,9 +121,22 @@ class FakePool:
         self.endings.append((ending, end, code, channel_message(message)))
         return True
 
-    async def requeue(self, request_id: str, attempt: int, worker: str, due_ms: int = 0, *, counts: bool = True) -> str:
+    async def requeue(
+        self,
+        request_id: str,
+        attempt: int,
+        worker: str,
+        due_ms: int = 0,
+        *,
+        queue: Queue | None = None,
+        counts: bool = True,
+        alone: bool = False,
+    ) -> str:
         if self.outage:
             raise self.outage.pop()
+        if self.forgetful:
+            return "lost"
+        self.queues.append(queue)
         self.log.append(f"requeued {self.id}")
         self.requeued.append((due_ms, counts))
         return "waiting"
@@ -381,6 +400,25 @@ async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_deli
     assert bench.pool.requeued
     assert bench.pool.requeued[0] >= (2000, True)
     assert bench.pool.endings == []
+
+
+@pytest.mark.parametrize("avoided", [(), ("lane1", "lane2")])
+async def test_what_is_given_back_waits_for_another_lane(avoided: tuple[str, ...]) -> None:
+    """It waits among those with the same needs and the lane to avoid, the newest last."""
+    bench = Bench(FakeProvider(error=ProviderDown()))
+    bench.pool.needs = Needs(model="m1", avoid=avoided)
+    await bench.run()
+    (queue,) = bench.pool.queues
+    assert queue is not None
+    assert queue.needs == Needs(model="m1", avoid=(*avoided[1:], "lane1"))
+
+
+async def test_what_the_server_has_forgotten_ends_where_it_would_wait_again() -> None:
+    """A request that nobody can run again, since a wiped server knows no more than that it runs, ends as lost."""
+    bench = Bench(FakeProvider(error=ProviderDown()))
+    bench.pool.forgetful = True
+    await bench.run()
+    assert bench.ending[0::2] == ("failed", RequestLost.code)
 
 
 @pytest.mark.parametrize(

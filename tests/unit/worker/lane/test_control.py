@@ -26,7 +26,9 @@ class Workbench:
         self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
         self.control = Control(self.runs, self.publisher)
         envelope = Envelope(id=new_id(), client="c", agent="a", role="r")
-        started = Started(5, envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False)
+        started = Started(
+            5, envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
+        )
         self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))
 
 

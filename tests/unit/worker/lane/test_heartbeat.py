@@ -78,7 +78,9 @@ def lease_of(pool: FakePool, runs: Runs) -> Lease:
 def new_run() -> Run:
     request_id = new_id()
     envelope = Envelope(id=request_id, client="c", agent="a", role="r")
-    started = Started(5, envelope, b"", "m", starts=1, left_ms=60_000, waited_ms=0, cancelled=False)
+    started = Started(
+        5, envelope, b"", "m", starts=1, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
+    )
     outlet = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1").open(request_id, 5, "m")
     return Run(started, 5, outlet)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar, assert_never
 
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
@@ -17,13 +18,24 @@ from tokenlane.routing.contract.messages import (
     Failed,
     Progress,
 )
-from tokenlane.routing.decide.recovery import AttemptFailed, Cause, Continue, End, TryAgain, WorkerDraining, decide
+from tokenlane.routing.decide.order import Queue
+from tokenlane.routing.decide.recovery import (
+    AttemptFailed,
+    Cause,
+    Continue,
+    End,
+    PoolForgot,
+    TryAgain,
+    WorkerDraining,
+    decide,
+)
+from tokenlane.routing.recover import known_policy
 from tokenlane.routing.store.requests import Ending
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Rest
 
 from .attempts import Run, Stopped
-from .history import history_of, policy_of
+from .history import history_of
 from .outcome import Answered, Ended, Outcome
 from .progress import tell
 
@@ -89,17 +101,17 @@ async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
 
 
 async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Ended:
-    decision = decide(cause, history_of(lane, run, delivered=rest.first), await policy_of(lane.pool))
+    decision = decide(cause, history_of(lane, run, delivered=rest.first), await known_policy(lane.pool))
     match decision:
         case End(error):
             return await _fail(lane, run, error, rest)
-        case TryAgain(_, due_ms, counts):
+        case TryAgain() as again:
             if isinstance(cause, AttemptFailed) and KINDS[run.started.envelope.kind].is_long:
                 why = cause.error.message.partition(":")[0]
                 await tell(lane, run, Progress(step=f"lane {lane.name}: {why}; trying again"))
-            return await _requeue(lane, run, due_ms, counts=counts)
-        case Continue():
-            return await _requeue(lane, run)
+            return await _requeue(lane, run, again, rest)
+        case Continue(needs):
+            return await _requeue(lane, run, TryAgain(needs), rest)
         case _:
             assert_never(decision)
 
@@ -132,10 +144,17 @@ async def _finish(
     return Ended(ending, error)
 
 
-async def _requeue(lane: Lane, run: Run, due_ms: int = 0, *, counts: bool = True) -> Ended:
-    state = await _insist(
-        lane, run, lambda: lane.pool.requests.requeue(run.id, run.attempt, lane.worker, due_ms, counts=counts)
-    )
+async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Rest) -> Ended:
+    queue = replace(Queue.of(run.started.envelope), needs=again.needs)
+
+    async def requeue() -> str:
+        return await lane.pool.requests.requeue(
+            run.id, run.attempt, lane.worker, again.due_ms, queue=queue, counts=again.counts, alone=again.alone
+        )
+
+    state = await _insist(lane, run, requeue)
+    if state == "lost":
+        return await _recover(lane, run, PoolForgot(kept=False), rest)
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":

@@ -8,10 +8,11 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, WorkerLost, decide
+from tokenlane.routing.recover import known_policy
 from tokenlane.worker.lane.lane import Lane
 
 from .attempts import Run, Stopped
-from .history import history_of, policy_of
+from .history import history_of
 
 __all__ = ["resume"]
 
@@ -29,7 +30,7 @@ async def resume(lane: Lane, run: Run) -> None:
     """
     if run.started.starts == 1:
         return
-    policy = await policy_of(lane.pool)
+    policy = await known_policy(lane.pool)
     handover = await _ask_agent(lane, run, policy)
     if handover is None or handover.state == "done":
         raise Stopped("cancelled")

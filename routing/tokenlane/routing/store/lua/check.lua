@@ -1,14 +1,14 @@
--- A client's beat; and for the streams it has heard nothing of, how they stand. A lease of theirs that is over lapses:
--- a router that would sweep it may have died with the worker.
+-- A client's beat; and for the streams it has heard nothing of, how they stand. A lease of theirs that is over is reported
+-- as to a router: the one that would sweep it may have died with the worker.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 how many requests it holds, or '' not to be told of others  then ids, at most 128
 -- reply {routers that live, lanes that live, lanes that take no work now as lane_facts of common.lua says: 8 at most
 --       of those whose workers are away, seen last first, and 8 of those whose back end is, policy revision, lanes that
 --       pull models as {name, JSON: models and how far}, policy's lease ms and patience ms, ids of the client's, if the
---       server knows of more than it holds: 1000 of them at most, then for each id {state, attempt, worker, end position,
---       error code, owner, ms until its lease lapses or -1}}: state is 'missing' if the server does not know the id; what
---       there is none of is ''
+--       server knows of more than it holds: 1000 of them at most, lapsed leases of these ids: each as lapsed_attempt of
+--       common.lua says, then for each id {state, attempt, worker, end position, error code, owner, ms until its lease
+--       lapses or -1}}: state is 'missing' if the server does not know the id; what there is none of is ''
 
 local SOME, MOST_LANES = 1000, 8
 local client, held, now = ARGV[1], tonumber(ARGV[2]), now_ms()
@@ -44,17 +44,17 @@ if held and redis.call('SCARD', mine) > held then
 end
 
 local revision = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0)
-local reply = { routers, lanes, absent, revision, pulls, rule('lease_ms'), rule('patience_ms'), strangers }
+local lapsed = {}
+local reply = { routers, lanes, absent, revision, pulls, rule('lease_ms'), rule('patience_ms'), strangers, lapsed }
 for i = 3, #ARGV do
   local id, request = ARGV[i], read(ARGV[i])
-  local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or -1)
-  local lapses = lease > 0 and math.max(lease, hold) or lease -- 0: `bury` has it, its worker is dead
-  if request and lapses >= 0 and lapses <= now then
-    lapse(id, request)
-    request, lapses = read(id), -1
+  local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or 0)
+  if request and has_lapsed(id, request, hold) then
+    lapsed[#lapsed + 1] = lapsed_attempt(id, request)
+    request, lease = read(id), 0
   end
   local how = standing(request)
-  how[#how + 1] = lapses > now and lapses - now or -1
+  how[#how + 1] = lease > 0 and math.max(lease, hold) - now or -1
   reply[#reply + 1] = how
 end
 return reply

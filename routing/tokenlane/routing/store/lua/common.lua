@@ -173,60 +173,44 @@ local function brief(ending, request)
   return '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. '}'
 end
 
-local function fail_one(id, request, code, text)
-  end_one(id, request, 'failed', cjson.encode({
-    v = 1, type = 'failed', attempt = tonumber(request.attempt), error = { code = code, message = text },
-  }), code)
+-- How a request ends that is not to run again, whatever its attempt came to; nil if it may.
+local function due_ending(request)
+  return request.cancel or (tonumber(request.deadline) <= now_ms() and 'expired') or nil
 end
 
--- The attempt is over and the request is not: it waits again, first among its agent's, and its agent is not charged.
--- due_ms: wait that long before. Returns the state it is in now.
-local function requeue_one(id, request, due_ms)
-  local now = now_ms()
-  redis.call('HSET', P .. 'request:' .. id, 'requeued', request.attempt)
-  if request.cancel then
-    end_one(id, request, request.cancel, brief(request.cancel, request))
-    return request.cancel
-  end
-  if tonumber(request.deadline) <= now then
-    end_one(id, request, 'expired', brief('expired', request))
-    return 'expired'
-  end
-  if request.entry == '' then
-    fail_one(id, request, 'request_lost', 'the Redis server lost this request while it ran, and then its worker died')
-    return 'failed'
-  end
-  remove(id, request)
-  refund(request)
-  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'worker')
-  if due_ms > 0 then
-    redis.call('ZADD', P .. 'delayed', int(now + due_ms), id)
-    redis.call('HSET', P .. 'request:' .. id, 'state', 'delayed')
-    return 'delayed'
-  end
-  enqueue(id, request)
-  redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting')
-  ring()
-  return 'waiting'
+-- Whether a request has an attempt whose lease is over. hold: until when none lapses, as `look` says. 0 in `leases`: `bury`
+-- has it, its worker is dead.
+local function has_lapsed(id, request, hold)
+  if request.state ~= 'dispatched' and request.state ~= 'running' then return false end
+  local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or math.huge)
+  hold = hold or tonumber(redis.call('HGET', P .. 'swept', 'hold') or math.huge)
+  return lease == 0 or math.max(lease, hold) <= now_ms()
 end
 
--- A lease that is over: the request waits again, or is given up. Returns whether it was not.
-local function lapse(id, request)
+-- Whoever let a lease lapse takes no new work until the next beat: the worker that ran it, or the whole lane if none of its
+-- workers started it. Counts a worker's death.
+local function note_lapse(id, request)
   if request.state == 'dispatched' then
     redis.call('DEL', P .. 'lane:' .. request.lane .. ':workers')
   else
-    request.crashes = int(tonumber(request.crashes) + 1)
     redis.call('ZREM', P .. 'lane:' .. request.lane .. ':workers', request.worker)
-    redis.call('HSET', P .. 'request:' .. id, 'crashes', request.crashes)
-    if tonumber(request.crashes) >= rule('max_crashes') and not request.cancel then
-      fail_one(id, request, 'interrupted', 'given up: ' .. request.crashes .. ' workers died while running it' .. (request.alone
-        and ', the last of them while it ran nothing else'
-        or '; it was not alone there, and another request may be to blame: send it again'))
-      return false
-    end
+    redis.call('HINCRBY', P .. 'request:' .. id, 'crashes', 1)
   end
-  requeue_one(id, request, 0)
-  return true
+end
+
+-- Of a lease that has lapsed {id, attempt, state, lane, queue, starts, crashes before, it ran alone: 0 or 1, ms to its
+-- deadline, the server has its payload: 0 or 1}, by which decide/recovery says what becomes of the request. The lease stays
+-- until that is done, and is reported again. nil where nothing is to be decided.
+local function lapsed_attempt(id, request)
+  local ending = due_ending(request)
+  if ending then
+    note_lapse(id, request)
+    end_one(id, request, ending, brief(ending, request))
+    return nil
+  end
+  return { id, tonumber(request.attempt), request.state, request.lane, request.queue, tonumber(request.starts),
+    tonumber(request.crashes), request.alone and 1 or 0, tonumber(request.deadline) - now_ms(),
+    request.entry ~= '' and 1 or 0 }
 end
 
 -- Whether a request that is not known was cancelled before. mark: what `cancel` has left: the client that gave it up, '' for

@@ -24,13 +24,6 @@ local function credit(lane, kind, now)
   return math.max(0, lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind)))
 end
 
--- Whether the next worker that dies under a request is the last: it runs alone then, for until now others may have been
--- what killed them.
-local function is_suspect(request)
-  local crashes = tonumber(request.crashes)
-  return crashes > 0 and crashes + 1 >= rule('max_crashes')
-end
-
 local function alone_mark(lane)
   return P .. 'lane:' .. lane .. ':alone'
 end
@@ -56,7 +49,7 @@ end
 
 -- A suspect has the lane to itself from its dispatch to the end of its attempt.
 local function hold_alone(lane, id, request)
-  if not is_suspect(request) then return end
+  if not request.suspect then return end
   redis.call('SET', alone_mark(lane), id)
   redis.call('HSET', P .. 'request:' .. id, 'alone', '1')
 end
@@ -82,7 +75,7 @@ local GATES = {
   -- A suspect takes an empty lane. It waits for no long work, such as a pull, which goes on where it was once its worker is
   -- there again.
   function(lane, _, request)
-    if not is_suspect(request) then return end
+    if not request.suspect then return end
     for _, kind in ipairs(KINDS) do
       local counts = kind == request.kind or not IS_LONG[kind]
       if counts and redis.call('ZCARD', lane_queue(lane, kind)) > 0 then return 'occupied' end
@@ -95,7 +88,7 @@ local function why_not(lane, id, request)
   for _, gate in ipairs(GATES) do
     local why = gate(lane, id, request)
     if why then
-      if is_suspect(request) and (why == 'occupied' or why == 'full') then keep_free(lane, id, request) end
+      if request.suspect and (why == 'occupied' or why == 'full') then keep_free(lane, id, request) end
       return why
     end
   end

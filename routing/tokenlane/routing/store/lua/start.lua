@@ -2,7 +2,8 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker
--- reply {'run', attempt, envelope, payload, model, starts, ms to the deadline, ms waited, cancelled: 0 or 1} | {'gone'}
+-- reply {'run', attempt, envelope, payload, model, starts, ms to the deadline, ms waited, cancelled: 0 or 1, queue it
+--       waited in} | {'gone'}
 --       starts: how often the request has been started, this time included
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
@@ -24,7 +25,9 @@ if left <= 0 and not again then
 end
 local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
 if #found == 0 then
-  fail_one(id, request, 'request_lost', 'its entry in the role stream was deleted by somebody else')
+  local code = 'entry_deleted' -- for which contract/errors.py has words
+  local message = { v = 1, type = 'failed', attempt = tonumber(attempt), error = { code = code } }
+  end_one(id, request, 'failed', cjson.encode(message), code)
   return { 'gone' }
 end
 local fields = {}
@@ -39,4 +42,4 @@ end
 mark(id, attempt)
 redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
 return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
-  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0 }
+  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue }

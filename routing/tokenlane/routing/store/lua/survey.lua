@@ -60,10 +60,10 @@ local function heads_of(name)
   for _, agent in ipairs(agents) do more = more or redis.call('ZCARD', queue .. ':agent:' .. agent.name) > agent.taken end
   local served = whole(redis.call('HGET', queue .. ':clock', 'served'))
   for place, pick in ipairs(picked) do
-    local created, attempt, crashes = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt',
-      'crashes'))
+    local created, attempt, suspect = unpack(redis.call('HMGET', P .. 'request:' .. pick[2], 'created', 'attempt',
+      'suspect'))
     heads[#heads + 1] = { name, pick[1], pick[2], whole(attempt), more and 1 or 0, served,
-      now - whole(created, now), place - 1, is_suspect({ crashes = whole(crashes) }) and 1 or 0 }
+      now - whole(created, now), place - 1, suspect and 1 or 0 }
   end
 end
 

@@ -1,13 +1,14 @@
--- What nobody else does: lapsed leases -> requeue; due delays -> waiting; passed deadlines -> expired; what a vanished
--- client holds -> cancelled. At most 100 of each kind a call. Sent twice, the second finds less to do.
+-- What nobody else does: due delays -> waiting; passed deadlines -> expired; what a vanished client holds -> cancelled.
+-- Lapsed leases are reported, until the router has requeued or finished them. At most 100 of each kind a call. Sent twice,
+-- the second finds less to do.
 --
 -- What lapses is up to `look`; what a dead worker ran, as `bury` has it, does not wait for that.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
 --       3 policy revision it decides by, '' if it decides nothing  4 internal errors its process has survived
--- reply {rank from 0, more remains: 0 or 1, requeued, revived, expired, orphaned, something waits or runs: 0 or 1,
---       ms until something is due of which no doorbell tells, or -1}
+-- reply {rank from 0, more remains: 0 or 1, revived, expired, orphaned, lapsed: each as lapsed_attempt of common.lua says,
+--       something waits or runs: 0 or 1, ms until something is due of which no doorbell tells, or -1}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
 local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
@@ -35,12 +36,12 @@ local function rank_of(name)
   end
 end
 local rank = rank_of(router)
-if not sweeping then return { rank, 0, 0, 0, 0, 0, 0, -1 } end
+if not sweeping then return { rank, 0, 0, 0, 0, {}, 0, -1 } end
 
 local swept, hold = P .. 'swept', look(now)
 local audited = redis.call('HGET', swept, 'audited')
 redis.call('HSET', swept, 'at', int(now))
-local more, requeued, revived, expired, orphaned = 0, 0, 0, 0, 0
+local more, revived, expired, orphaned, lapsed = 0, 0, 0, 0, {}
 
 local function due(key, by)
   local ids = redis.call('ZRANGEBYSCORE', key, '-inf', int(by or now), 'LIMIT', 0, BATCH)
@@ -52,7 +53,7 @@ end
 for _, id in ipairs(due(P .. 'leases', now < hold and 0 or now)) do
   local request = read(id)
   if request and (request.state == 'dispatched' or request.state == 'running') then
-    if lapse(id, request) then requeued = requeued + 1 end
+    lapsed[#lapsed + 1] = lapsed_attempt(id, request)
   else
     redis.call('ZREM', P .. 'leases', id)
   end
@@ -137,4 +138,4 @@ end
 -- A lease needs no place here: where there is one, something runs.
 local busy = redis.call('EXISTS', P .. 'queues', P .. 'leases') > 0
 local at = math.min(first(P .. 'delayed'), first(P .. 'deadlines'), math.max(first(P .. 'clients') + rule('orphan_ms'), hold))
-return { rank, more, requeued, revived, expired, orphaned, busy and 1 or 0, at < math.huge and math.max(0, at - now) or -1 }
+return { rank, more, revived, expired, orphaned, lapsed, busy and 1 or 0, at < math.huge and math.max(0, at - now) or -1 }

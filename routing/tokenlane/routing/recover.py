@@ -1,0 +1,61 @@
+"""Recovers requests whose worker or lane has let the lease lapse, as decide/recovery says.
+
+A router does it, or where none is left, the agent itself. Two at once do no harm, and what one of them leaves undone is
+reported to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from .contract.errors import LlmError
+from .contract.messages import Failed
+from .decide.policy import Policy
+from .decide.recovery import Continue, End, TryAgain, decide
+from .store.lapsed import LapsedAttempt
+from .store.pool import Pool
+from .support.tasks import together
+
+__all__ = ["known_policy", "recover"]
+
+
+async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
+    """Requeue or fail each of these.
+
+    Raises:
+        PoolUnavailable: the server does not answer; what was not done is found again.
+    """
+    if lapsed:
+        policy = await known_policy(pool)
+        await together(*(_recover(pool, attempt, policy) for attempt in lapsed))
+
+
+async def known_policy(pool: Pool) -> Policy:
+    """The pool's policy; the default where the pool does not answer or this version cannot read it."""
+    try:
+        return await pool.policies.read()
+    except LlmError:
+        return Policy()
+
+
+async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
+    decision = decide(lapsed.cause, lapsed.history, policy)
+    match decision:
+        case End(error):
+            await _fail(pool, lapsed, error)
+        case TryAgain(needs, due_ms, _, alone):
+            queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
+            await pool.requests.requeue(lapsed.id, lapsed.attempt, "", due_ms, queue=queue, alone=alone)
+        case Continue(needs):
+            queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
+            await pool.requests.requeue(lapsed.id, lapsed.attempt, "", queue=queue)
+        case _:
+            assert_never(decision)
+
+
+async def _fail(pool: Pool, lapsed: LapsedAttempt, error: LlmError) -> None:
+    report = error.report()
+    message = Failed(attempt=lapsed.attempt, error=report).to_wire()
+    await pool.requests.refuse(lapsed.id, report.code, message, lapsed.attempt)

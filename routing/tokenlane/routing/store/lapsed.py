@@ -1,0 +1,49 @@
+"""Attempts whose lease is over, as sweeps and checks report them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.decide.order import Queue
+from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
+
+from .replies import Reply, as_int, as_list, as_text, read_queue
+
+__all__ = ["LapsedAttempt", "read_lapsed"]
+
+
+@dataclass(frozen=True)
+class LapsedAttempt:
+    """An attempt whose lease is over: nobody has said what becomes of its request. `queue`: where that waited; None if
+    this version cannot read its name."""
+
+    id: str
+    attempt: int
+    queue: Queue | None
+    cause: Cause
+    history: History
+
+
+def read_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
+    """Lapsed attempts as scripts report them: lapsed_attempt of lua/common.lua."""
+    return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
+
+
+def _lapsed(reply: list[Reply]) -> LapsedAttempt:
+    request_id, attempt, state, lane, queue_name, starts, crashes, alone, left_ms, known = reply
+    queue = read_queue(queue_name)
+    cause: Cause = LaneStopped() if as_text(state) == "dispatched" else WorkerLost(alone=as_int(alone) == 1)
+    return LapsedAttempt(
+        id=as_text(request_id),
+        attempt=as_int(attempt),
+        queue=queue,
+        cause=cause if as_int(known) else PoolForgot(kept=False),
+        history=History(
+            needs=Needs() if queue is None else queue.needs,
+            lane=as_text(lane),
+            starts=as_int(starts),
+            crashes=as_int(crashes),
+            left_ms=as_int(left_ms),
+        ),
+    )
