@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import NAME_RULE
 from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.kinds import KINDS, kind_of
 from tokenlane.routing.contract.messages import (
     Answer,
     ChatOptions,
@@ -23,6 +24,7 @@ from tokenlane.routing.contract.messages import (
     Needs,
 )
 from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, bytes_of, estimated_tokens, parts_of
+from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.contract.strict_input import unknown
 
 __all__ = [
@@ -40,13 +42,13 @@ PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]
 """One question, or a conversation: `Message`s, mappings of the same shape, and earlier `Answer`s."""
 
-_Request = TypeVar("_Request", ChatRequest, EmbedRequest, ModelCommand)
+_Request = TypeVar("_Request", bound=Request)
 
 _ANSWER_TOKENS = 256
 _FEW_TOKENS = 1024
 _REPLACED = "\ufffd".encode()
 _OPTIONS = frozenset(ChatOptions.__annotations__)
-_FIELDS = frozenset().union(*(form.model_fields for form in (ChatRequest, EmbedRequest, ModelCommand, Message)))
+_FIELDS = frozenset(Message.model_fields).union(*(kind.request.model_fields for kind in KINDS.values()))
 
 
 def refuse_unknown(options: Mapping[str, object]) -> None:
@@ -92,16 +94,7 @@ def compose(
         input=_input_class(prompt),
         can=tuple(_abilities(request)),
     )
-    envelope = Envelope(
-        id=request.id,
-        client=client,
-        agent=agent,
-        role=request.role,
-        priority=request.priority,
-        needs=needs,
-        time_to_live_ms=request.time_to_live_ms,
-    )
-    return envelope, payload
+    return _envelope(request, needs, agent, client), payload
 
 
 def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
@@ -116,19 +109,8 @@ def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tu
     request, payload = _validated(EmbedRequest, asked, "send fewer or shorter texts at once")
     sizes = [bytes_of(text) for text in request.inputs]
     tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
-    envelope = Envelope(
-        id=request.id,
-        client=client,
-        agent=agent,
-        role=request.role,
-        kind="embed",
-        priority=request.priority,
-        needs=Needs(
-            model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest)
-        ),
-        time_to_live_ms=request.time_to_live_ms,
-    )
-    return envelope, payload
+    needs = Needs(model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest))
+    return _envelope(request, needs, agent, client), payload
 
 
 def compose_command(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
@@ -141,17 +123,20 @@ def compose_command(asked: Mapping[str, object], *, agent: str, client: str) -> 
         BadRequest: it is not valid. The error does not quote it.
     """
     command, payload = _validated(ModelCommand, asked, "name a model")
-    envelope = Envelope(
-        id=command.id,
+    return _envelope(command, Needs(model=command.model, lane=command.lane), agent, client), payload
+
+
+def _envelope(request: Request, needs: Needs, agent: str, client: str) -> Envelope:
+    return Envelope(
+        id=request.id,
         client=client,
         agent=agent,
-        role=command.role,
-        kind="command",
-        priority=command.priority,
-        needs=Needs(model=command.model, lane=command.lane),
-        time_to_live_ms=command.time_to_live_ms,
+        role=request.role,
+        kind=kind_of(request),
+        priority=request.priority,
+        needs=needs,
+        time_to_live_ms=request.time_to_live_ms,
     )
-    return envelope, payload
 
 
 def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
@@ -254,7 +239,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _refuse_half_characters(request: ChatRequest | EmbedRequest | ModelCommand) -> None:
+def _refuse_half_characters(request: Request) -> None:
     # pydantic refuses lone surrogates in text, but replaces them by `_REPLACED` in the keys of JSON values.
     json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
 
