@@ -23,6 +23,7 @@ from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.lane import Lane
 
 OUTAGE_S = 3.0
+SLOTS = 2  # of the lane that `serving` serves
 
 
 @pytest.fixture
@@ -68,8 +69,8 @@ async def all_slots_work(pool: Pool, hub: Hub, provider: FakeProvider, worker: L
     await until(lambda: worker.job_counter == 0)
     provider.hold_after, provider.holding = 0, 0
     provider.go.clear()
-    askers = [await ask(pool, hub) for _ in range(worker.max_jobs)]
-    await until(lambda: provider.holding == worker.max_jobs)
+    askers = [await ask(pool, hub) for _ in range(SLOTS)]
+    await until(lambda: provider.holding == SLOTS)
     provider.go.set()
     for asker in askers:
         await asker.completed("".join(provider.pieces))
