@@ -29,10 +29,9 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
-from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, arq_redis, poll
+from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, poll
 from tokenlane.worker.lane.lane import Lane
 
 CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
@@ -201,10 +200,9 @@ async def serving(
     settings = LaneSettings(name, "fake")
     async with (
         open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
-        open_redis(redis_url) as client,
         background() as tasks,
     ):
-        worker = LaneWorker(lane, arq_redis(client.connection_pool))
+        worker = LaneWorker(lane)
         if bell:
             await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())

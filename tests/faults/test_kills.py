@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from tests.faults.history import Accepted, Event, check_history
 from tests.faults.scenario import CAPACITY, Site, ask, settled, site
 from tests.integration.farm import Server
+from tests.redis_servers import every_server
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
@@ -20,13 +21,12 @@ from tokenlane.config.exit_codes import OK
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client, Interrupted, LlmError, QueueFull
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store import connection
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.store.server import Timings
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane, run_worker
 from tokenlane.worker.lane import arq_worker as lane_module
-from tokenlane.worker.lane.arq_worker import LaneWorker, arq_redis
+from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.lane import Lane
 
 TEXT = "".join(f"w{number} " for number in range(16))
@@ -38,11 +38,10 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
     async with (
         Server(tmp_path) as server,
         open_lane(lane_settings, RedisSettings(server.url), provider=FakeProvider()) as lane,
-        open_redis(server.url, retries=0) as client,
         background() as tasks,
     ):
         await server.kill()
-        worker = LaneWorker(lane, arq_redis(client.connection_pool))
+        worker = LaneWorker(lane)
         task = tasks.create_task(worker.main())
         await until(lambda: worker._failing or task.done())
         assert not task.done()
@@ -56,7 +55,7 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
 async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing any more keeps no worker from stopping, whatever it was about to do there."""
     monkeypatch.setattr(lane_module, "_ANSWER_S", 0.3)
-    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.3)
+    every_server(monkeypatch, timings=Timings(command_s=0.3))
     provider, stopping = FakeProvider(hold_after=1), asyncio.Event()
     ready: asyncio.Queue[Lane] = asyncio.Queue()
     async with Server(tmp_path) as server, background() as tasks:

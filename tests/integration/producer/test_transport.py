@@ -12,11 +12,13 @@ import pytest
 from tests.integration.clients import quick_client
 from tests.integration.resetting import resetting
 from tests.integration.stand_in import StandIn
+from tests.redis_servers import every_server
 from tests.waiting import until
 
 from tokenlane.producer import Client
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.server import Timings
 
 SILENCE_S = 6.5
 """Longer than every time-out that redis-py has by itself, and than the hub waits for an answer to its PINGs here."""
@@ -43,7 +45,7 @@ async def test_silences_and_options(
 ) -> None:
     """Whatever the URL says, a client that hears nothing for long goes on, on the connections that it has, and what it
     asked before and after is answered."""
-    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.5)
+    every_server(monkeypatch, timings=Timings(silence_s=0.5))
 
     async def quiet(option: str) -> None:
         url = redis_url + ("&" if "?" in redis_url else "?") + option if option else redis_url

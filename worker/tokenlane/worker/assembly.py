@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from arq.connections import ArqRedis
-
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
 from tokenlane.config.settings.values import (
@@ -32,7 +30,6 @@ from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .attempt.attempts import Runs
@@ -40,7 +37,7 @@ from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
-from .lane.arq_worker import LaneWorker, arq_redis, poll
+from .lane.arq_worker import LaneWorker, poll
 from .lane.availability import Availability
 from .lane.control import Control
 from .lane.heartbeat import Lease
@@ -253,12 +250,10 @@ async def run_worker(
             workers = list[list[LaneWorker]]()
             async with broken_off(stopping):
                 lane = await stack.enter_async_context(opened)
-                client = await stack.enter_async_context(open_redis(redis.url))
                 beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
                 tasks = await stack.enter_async_context(background())
                 lanes = [one for one in (lane, beside) if one is not None]
-                arq = arq_redis(client.connection_pool)
-                workers += [await start_workers(one, arq, tuple(KINDS), tasks) for one in lanes]
+                workers += [await start_workers(one, tuple(KINDS), tasks) for one in lanes]
             if not workers:  # told to stop before
                 return OK
             router = run_router(lane.pool, lane.hub, host=socket.gethostname())
@@ -281,11 +276,9 @@ async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> 
     await ready(lane)
 
 
-async def start_workers(
-    lane: Lane, redis: ArqRedis, kinds: Sequence[Kind], tasks: asyncio.TaskGroup
-) -> list[LaneWorker]:
+async def start_workers(lane: Lane, kinds: Sequence[Kind], tasks: asyncio.TaskGroup) -> list[LaneWorker]:
     """A worker for each of these kinds that the lane serves, at work."""
-    workers = [LaneWorker(lane, redis, kind) for kind in kinds if lane.availability.announcement.limit_of(kind)]
+    workers = [LaneWorker(lane, kind) for kind in kinds if lane.availability.announcement.limit_of(kind)]
     for worker in workers:
         await worker.listen()
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)

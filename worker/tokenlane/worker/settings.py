@@ -11,15 +11,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
-
-from arq.connections import RedisSettings as ArqRedisSettings
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenlane.config.exit_codes import FAILED, USAGE, UserError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
@@ -29,12 +21,11 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.server import Server
 
 from .assembly import run_worker
 from .builtin.server import with_own_server
 from .lane.arq_worker import NO_FUNCTIONS
-
-_RETRIES = 10
 
 
 def __getattr__(name: str) -> Any:
@@ -64,7 +55,7 @@ def _ends_with_a_message() -> Iterator[None]:
 def _worker_settings() -> type:
     redis, settings, pool = find_pool(), lane_settings(), pool_name()
     asyncio.run(_look_at(redis))
-    arq_redis = _arq_redis(redis)
+    server = Server.of(redis.url)
 
     async def serve(_: dict[Any, Any]) -> None:
         with _ends_with_a_message():
@@ -73,8 +64,8 @@ def _worker_settings() -> type:
 
     options = {
         "functions": NO_FUNCTIONS,
-        "queue_name": Keys(pool, arq_redis.database).lane_queue(settings.name),  # where `arq --check` looks
-        "redis_settings": arq_redis,
+        "queue_name": Keys(pool, server.database).lane_queue(settings.name),  # where `arq --check` looks
+        "redis_settings": server.arq(),
         "handle_signals": False,
         "on_startup": serve,
     }
@@ -101,15 +92,3 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
                 transcripts=debugging("llm"),
                 stopping=stopping,
             )
-
-
-def _arq_redis(redis: RedisSettings) -> ArqRedisSettings:
-    found = ArqRedisSettings.from_dsn(redis.url)
-    return replace(
-        found,
-        username=found.username and unquote(found.username),
-        password=found.password and unquote(found.password),
-        unix_socket_path=found.unix_socket_path and unquote(found.unix_socket_path),
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _RETRIES),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
-    )

@@ -18,9 +18,9 @@ from typing import TypeAlias
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.store.command_turns import Turns
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.server.command_turns import Turns
 from tokenlane.routing.support.telemetry import inject, sending
 
 from .link import Composed

@@ -20,13 +20,13 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Lan
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.support.tasks import InternalErrors
 
-from .command_turns import Urgency
 from .keychain import Keychain
 from .lane_reply import read_lane
 from .lapsed import LapsedAttempt, read_lapsed
 from .replies import Reply, as_bytes, as_int, as_list, as_text
 from .requests import Standing, read_standing
 from .scripts import Scripts
+from .server import Urgency
 
 __all__ = ["Beat", "Beats", "Checked", "Hold", "Swept"]
 

@@ -15,25 +15,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from redis import exceptions as redis_errors
-from redis.asyncio.connection import AbstractConnection
-
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import background, keep_going
 
-from .command_turns import patience
-from .connection import as_ours
 from .pool import Pool
-from .redis_py import pubsub_line
-from .refusals import refusal_of
+from .replies import Reply
+from .server import Lost, PubSub
 
 __all__ = ["Hub", "Listener", "open_hub"]
 
 logger = logging.getLogger(__name__)
 
-_SILENCE_S = 2.0
-_DEAD_AFTER_SILENCES = 3
-_CONNECT_TIMEOUT_S = 5.0
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _REFUSED_PAUSES_S = (0.2, 1.0, 5.0)
 _UNSUBSCRIBE_AFTER_S = 0.05
@@ -66,7 +58,7 @@ class Hub:
     """
 
     def __init__(self, pool: Pool, gives_up_after_s: float | None = None) -> None:
-        self._url = pool.url
+        self._server = pool.server
         self._errors = pool.internal_errors
         self._own_channel = pool.keys.hub(secrets.token_hex(8))
         self._gives_up_after_s = gives_up_after_s
@@ -137,31 +129,29 @@ class Hub:
     async def _run(self) -> None:
         failures, pause_s = 0, 0.0
         while True:
-            line, self._heard = pubsub_line(self._url), False
+            connection, self._heard = self._server.pubsub(), False
             try:
-                async with patience(_CONNECT_TIMEOUT_S):
-                    await self._open(line)
+                await self._open(connection)
                 self.connected.set()
-                await self._read(line)
-            except (redis_errors.RedisError, OSError) as error:
+                await self._read(connection)
+            except Lost as lost:
                 failures = 0 if self._heard else failures
-                pause_s = self._lost(error, failures)
+                pause_s = self._lost(lost, failures)
             finally:
                 self.connected.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1):
-                        await line.disconnect()
+                        await connection.close()
             await asyncio.sleep(pause_s)
             failures += 1
 
-    def _lost(self, error: redis_errors.RedisError | OSError, failures: int) -> float:
+    def _lost(self, lost: Lost, failures: int) -> float:
         """Say why there is no connection, once; how many seconds to wait before the next try."""
-        ours = as_ours(error, self._url)
-        answered = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
+        why = lost.why
         if failures == 0:
-            logger.warning("pub/sub connection lost, connecting again: %s", ours)
-        self._tell_waiting(ours, for_good=answered and not ours.retryable)
-        pauses = (*_REFUSED_PAUSES_S[:2], ours.retry_after_s or _REFUSED_PAUSES_S[2]) if answered else _PAUSES_S
+            logger.warning("pub/sub connection lost, connecting again: %s", why)
+        self._tell_waiting(why, for_good=lost.refused and not why.retryable)
+        pauses = (*_REFUSED_PAUSES_S[:2], why.retry_after_s or _REFUSED_PAUSES_S[2]) if lost.refused else _PAUSES_S
         return pauses[min(failures, len(pauses) - 1)]
 
     def _tell_waiting(self, why: LlmError, *, for_good: bool) -> None:
@@ -173,47 +163,45 @@ class Hub:
                 subscription.refused = LlmError.from_report(why.report())
                 self.unsubscribe(channel)
 
-    async def _open(self, line: AbstractConnection) -> None:
+    async def _open(self, connection: PubSub) -> None:
         """Connect, subscribe to the hub's own channel, and want all others."""
-        await line.connect()  # type: ignore[no-untyped-call]  # in redis-py 5
-        await line.send_command("SUBSCRIBE", self._own_channel)
-        await line.read_response()
+        await connection.open(self._own_channel)
         self._unwanted.clear()
         self._wanted = dict.fromkeys(self._subscriptions)
         self._unconfirmed = 0
         self._apply()
 
-    async def _read(self, line: AbstractConnection) -> None:
+    async def _read(self, connection: PubSub) -> None:
         silences = 0
         while True:
             heard = False
             try:
-                async with asyncio.timeout(_SILENCE_S) as self._wake:
+                async with asyncio.timeout(self._server.timings.silence_s) as self._wake:
                     while not self._pending:
-                        await self._deliver_next(line)
+                        await self._deliver_next(connection)
                         heard = self._heard = True
             except TimeoutError:
                 pass
             finally:
                 self._wake = None  # a timeout that was left cannot be rescheduled
             if self._pending:
-                async with patience(_CONNECT_TIMEOUT_S):  # what nobody reads fills up, and then cannot be sent
-                    await self._apply_pending(line)
+                await self._apply_pending(connection)
             elif heard:
                 silences = 0
-            elif silences < _DEAD_AFTER_SILENCES:
+            elif silences < self._server.timings.silences:
                 silences += 1
-                async with patience(_CONNECT_TIMEOUT_S):
-                    await line.send_command("PING")
+                await connection.send("PING")
             else:
-                raise redis_errors.ConnectionError("no answer to PING")
+                raise connection.lost(TimeoutError("no answer to PING"))
 
-    async def _deliver_next(self, line: AbstractConnection) -> None:
-        said = await line.read_response(disconnect_on_error=False)
-        if isinstance(said, list) and len(said) >= 2 and isinstance(said[0], bytes) and isinstance(said[1], bytes):
-            self._deliver(*said[:3])
+    async def _deliver_next(self, connection: PubSub) -> None:
+        heard = await connection.read()
+        if isinstance(heard, list) and len(heard) == 3:
+            kind, channel, data = heard
+            if isinstance(kind, bytes) and isinstance(channel, bytes):
+                self._deliver(kind, channel, data)
 
-    async def _apply_pending(self, line: AbstractConnection) -> None:
+    async def _apply_pending(self, connection: PubSub) -> None:
         wanted = list(islice(self._wanted, max(0, _MOST_AT_ONCE - self._unconfirmed)))
         for channel in wanted:
             del self._wanted[channel]
@@ -223,11 +211,11 @@ class Hub:
         self._unconfirmed += len(wanted)
         self._apply()
         if wanted:
-            await line.send_command("SUBSCRIBE", *wanted)
+            await connection.send("SUBSCRIBE", *wanted)
         if unwanted:
-            await line.send_command("UNSUBSCRIBE", *unwanted)
+            await connection.send("UNSUBSCRIBE", *unwanted)
 
-    def _deliver(self, kind: bytes, channel: bytes, data: bytes | int = b"") -> None:
+    def _deliver(self, kind: bytes, channel: bytes, data: Reply) -> None:
         if kind == b"subscribe":
             self._unconfirmed -= 1
             if self._wanted:

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from redis import exceptions as redis_errors
-from redis.asyncio import Redis
-
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.values import masked
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
-from . import connection
 from .beats import Beats
 from .keychain import Keychain
 from .keys import Keys
 from .policies import Policies
-from .redis_py import open_redis
 from .replies import Reply
 from .requests import Requests
 from .scripts import Scripts
 from .sealing import Sealing
+from .server import Commands, Server
 from .survey import read_survey
 
 __all__ = ["Pool", "connect"]
@@ -38,24 +33,29 @@ class Pool:
     tell their number.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, url: str) -> None:
-        self.redis = redis
+    def __init__(self, commands: Commands, keys: Keys) -> None:
+        self.commands = commands
         self.keys = keys
-        self.url = url
+        self.redis = commands.redis
         self.internal_errors = InternalErrors()
         self.keychain = Keychain(KeyRing(), str(self))
-        self.scripts = Scripts(redis, url, keys)
+        self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
         self.policies = Policies(self.scripts, keys)
-        self.sealing = Sealing(self.scripts, keys, self.keychain)
+        self.sealing = Sealing(self.scripts, keys, self.keychain, self.server)
+
+    @property
+    def server(self) -> Server:
+        """The server it lives on."""
+        return self.commands.server
 
     def __repr__(self) -> str:
         return f"<{self}>"
 
     def __str__(self) -> str:
         """The pool for people, where messages name it."""
-        return f"pool {self.keys.pool!r} at {masked(self.url)}"
+        return f"pool {self.keys.pool!r} at {self.server}"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages on channels, in order, in one round trip."""
@@ -72,21 +72,12 @@ class Pool:
         """All that operators look at, of one moment, as lua/snapshot.lua describes it."""
         return await self.scripts.run("snapshot")
 
-    async def ask_server(self, *command: str) -> object | None:
-        """What the server says to a command that touches no keys, as INFO; None if it lets this user not ask."""
-        async with connection.asking(self.url):
-            try:
-                answer: object = await connection.command(self.redis, *command)
-                return answer
-            except redis_errors.ResponseError:
-                return None
-
 
 @asynccontextmanager
 async def connect(
-    url: str, pool: str = "main", *, keys: KeyRing | None = None, opens: bool = False
+    where: str | Server, pool: str = "main", *, keys: KeyRing | None = None, opens: bool = False
 ) -> AsyncIterator[Pool]:
-    """Connect to the pool at a Redis URL (`redis://`, `rediss://` or `unix://`), and disconnect at the end.
+    """Connect to the pool on a server, or at a Redis URL (`redis://`, `rediss://` or `unix://`); disconnect at the end.
 
     Args:
         keys: those of an agent or, with `opens`, of a worker; an empty ring is filled with what is beside the server's
@@ -96,13 +87,11 @@ async def connect(
         PoolUnavailable: nothing answers there, or not a Redis server, or it wants a password.
         PoolKeyMismatch: the pool is sealed with another key, or the caller has one and the pool has none.
     """
-    redis = open_redis(url)
-    try:
-        database = int(redis.connection_pool.connection_kwargs.get("db") or 0)
-        await connection.greet(url)
-        opened = Pool(redis, Keys(pool, database), url)
+    server = Server.of(where) if isinstance(where, str) else where
+    server = await server.primary_of(pool)
+    await server.greet()
+    async with server.commands() as commands:
+        opened = Pool(commands, Keys(pool, server.database))
         if keys is not None:
             await opened.sealing.join(keys, opens=opens)
         yield opened
-    finally:
-        await redis.aclose()

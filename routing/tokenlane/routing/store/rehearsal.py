@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from redis import exceptions as redis_errors
-
 from tokenlane.routing.contract.errors import LlmError
 
-from . import connection
 from .pool import Pool
 from .replies import as_list, as_text
 
@@ -25,7 +22,7 @@ async def rehearse(pool: Pool) -> tuple[str, ...]:
     key = pool.keys.rehearsal(name)
     failed = as_list(await pool.scripts.run("rehearse", name, pool.keys.hub(name)))
     said = [as_text(error) for _, error in map(as_list, failed)]
-    problems = [connection.as_ours(redis_errors.ResponseError(text), pool.url).message for text in said]
+    problems = [pool.server.refusal(text).message for text in said]
     for command in (("PSETEX", key, 1000, "1"), ("MGET", key), ("DEL", key), ("ZRANGE", key, 0, -1)):
         try:
             await pool.scripts.ask(*command)

@@ -17,10 +17,10 @@ from tokenlane.routing.contract.messages import Envelope, Needs
 from tokenlane.routing.contract.seal import seal
 from tokenlane.routing.decide.order import Head, Queue
 
-from .command_turns import Urgency
 from .keychain import Keychain
 from .replies import Reply, as_bytes, as_int, as_list, as_text, read_queue
 from .scripts import Scripts
+from .server import Urgency
 
 __all__ = [
     "Accepted",

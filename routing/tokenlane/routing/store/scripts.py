@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable
 from importlib import resources
-
-from redis import exceptions as redis_errors
-from redis.asyncio import Redis
 
 from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
 
-from . import connection
-from .command_turns import Urgency
 from .keys import Keys
 from .replies import Reply
+from .server import Commands, Script, Urgency
 
 __all__ = ["RULES", "Scripts", "sources"]
 
@@ -27,30 +22,20 @@ _ALONE = ("publish", "rehearse")
 
 
 class Scripts:
-    """The scripts of one pool on its server, which also takes single commands."""
+    """The scripts of one pool on its server, which also takes single commands.
 
-    def __init__(self, redis: Redis, url: str, keys: Keys) -> None:
-        self.url = url
-        self._redis = redis
+    Both raise `PoolUnavailable` when the server does not answer or refuses, and `QueueFull` when it has no memory left.
+    """
+
+    def __init__(self, commands: Commands, keys: Keys) -> None:
+        self.ask = commands.ask
+        self._commands = commands
         self._prefix = keys.prefix
-        self._sources = sources(keys.database)
-        self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._sources.items()}
+        self._scripts = {name: Script.of(text) for name, text in sources(keys.database).items()}
 
-    async def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """What the script replies.
-
-        Raises:
-            PoolUnavailable: the server does not answer, or refuses.
-            QueueFull: it has no memory left.
-        """
-        try:
-            return await self.ask("EVALSHA", self._shas[name], 1, self._prefix, *args, urgency=urgency)
-        except redis_errors.NoScriptError:
-            return await self.ask("EVAL", self._sources[name], 1, self._prefix, *args, urgency=urgency)
-
-    def ask(self, *command: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
-        """What the server replies to a command; raises as `run`."""
-        return connection.ask(self._redis, self.url, *command, urgency=urgency)
+    def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
+        """What the script of this name replies."""
+        return self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
 
 
 def sources(database: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ from .keychain import Keychain
 from .keys import Keys
 from .replies import as_list, as_text
 from .scripts import Scripts
+from .server import Server
 
 __all__ = ["Sealing"]
 
@@ -22,10 +23,11 @@ __all__ = ["Sealing"]
 class Sealing:
     """What a pool and this process say to each other of keys."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, keychain: Keychain) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, keychain: Keychain, server: Server) -> None:
         self._scripts = scripts
         self._keys = keys
         self._keychain = keychain
+        self._server = server
 
     async def join(self, ring: KeyRing, *, opens: bool) -> None:
         """Agree with the pool on its keys; announce them if nobody uses it yet.
@@ -38,7 +40,7 @@ class Sealing:
             PoolKeyMismatch: the pool has other keys, or none and is in use.
         """
         try:
-            self._keychain.ring = ring if ring.keys else beside(self._scripts.url)
+            self._keychain.ring = ring if ring.keys else beside(self._server.url)
         except ConfigError as error:
             raise PoolKeyMismatch(str(error)) from error
         outcome, ids, *others = await self._announce(self._keychain.ring)

@@ -38,10 +38,10 @@ async def ask_server(pool: Pool) -> ServerFacts:
     Raises:
         PoolUnavailable: it does not answer.
     """
-    info = await pool.ask_server("INFO")
+    info = await pool.commands.ask_about("INFO")
     settings: dict[str, str] = {}
     for name in _SETTINGS:
-        found = await pool.ask_server("CONFIG GET", name)
+        found = await pool.commands.ask_about("CONFIG GET", name)
         settings |= _texts(found)
     round_trip_ms, ahead_ms = await _clock(pool)
     return ServerFacts(_texts(info), settings, round_trip_ms, ahead_ms)
@@ -52,7 +52,7 @@ async def _clock(pool: Pool) -> tuple[float, float | None]:
     clock = asyncio.get_running_loop().time
     for _ in range(_TRIES):
         start, here = clock(), time.time()
-        told = await pool.ask_server("TIME")
+        told = await pool.commands.ask_about("TIME")
         took = clock() - start
         if 1000 * took < best[0]:
             ahead = 1000 * (told[0] + told[1] / 1e6 - here - took / 2) if isinstance(told, tuple) else None

@@ -66,7 +66,7 @@ async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
     await pool.beats.renew(life.WORKER, life.LANE, [], takes_new_work=True)
     assert (await findings(pool, "lane1"))[Code.LANE].severity == "ok"
     assert (await findings(pool, life.WORKER))[Code.VERSIONS].found.startswith("tokenlane 0.1.0, arq 0.28.0")
-    ended = await doctor(tmp_path, pool.url, "--json")
+    ended = await doctor(tmp_path, pool.server.url, "--json")
     document = json.loads(ended.out)
     assert (document["v"], document["pool"]) == (2, "main")
     fields = {"code", "severity", "subject", "found", "means", "advice"}

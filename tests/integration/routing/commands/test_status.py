@@ -66,7 +66,7 @@ async def at_work(pool: Pool) -> AsyncIterator[Pool]:
 
 async def test_a_pool_at_work(at_work: Pool) -> None:
     """Roles, lanes and workers stand in aligned tables, and nothing but text is written."""
-    code, out, error = await status(at_work.url)
+    code, out, error = await status(at_work.server.url)
     assert (code, error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
@@ -79,7 +79,7 @@ async def test_a_pool_at_work(at_work: Pool) -> None:
 
 async def test_json(at_work: Pool) -> None:
     """The document is the snapshot's tree, with its version, what is wrong, and no policy text."""
-    code, out, _ = await status(at_work.url, "--json")
+    code, out, _ = await status(at_work.server.url, "--json")
     document = json.loads(out)
     assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
     assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
@@ -94,7 +94,7 @@ async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
         seen = (await pool.survey()).now_ms - ago_ms
         await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "seen", seen)
         await raw(pool).zadd(f"{PREFIX}lanes", {LANE.lane: seen})
-        _, out, _ = await status(pool.url)
+        _, out, _ = await status(pool.server.url)
         assert bool(re.search(rf"^{LANE.lane} ", out, re.MULTILINE)) == in_table
         assert bool(re.search(rf"^left +{LANE.lane} ", out, re.MULTILINE)) != in_table
 
@@ -102,11 +102,11 @@ async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
 async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
     """Work of a kind that only a newer version knows stops neither people's view of the pool nor a monitor's."""
     await raw(at_work).sadd(f"{PREFIX}queues", "planner:paint:normal:64::")
-    code, out, error = await status(at_work.url)
+    code, out, error = await status(at_work.server.url)
     assert (code, error) == (exits.OK, "")
     assert re.search(r"^unknown .*paint", out, re.MULTILINE)
     assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
-    code, out, _ = await status(at_work.url, "--check")
+    code, out, _ = await status(at_work.server.url, "--check")
     assert code == exits.OK, out
 
 
@@ -138,9 +138,9 @@ def test_every_code_is_documented() -> None:
 
 async def test_an_empty_pool_is_clear(pool: Pool) -> None:
     """Of a pool nobody uses is told just that, and what to start; a monitor is told that it is not well."""
-    code, out, _ = await status(pool.url)
+    code, out, _ = await status(pool.server.url)
     assert (code, "main: empty" in out, "start `tokenlane worker`" in out) == (exits.OK, True, True)
-    code, out, _ = await status(pool.url, "--check")
+    code, out, _ = await status(pool.server.url, "--check")
     assert (code, [line.split(":")[0] for line in out.splitlines()]) == (exits.FAILED, ["no_router", "no_lane"])
 
 
@@ -162,7 +162,7 @@ async def test_check(at_work: Pool) -> None:
     """A monitor is told in one line that all is well, or what is not, by exit code and by text."""
 
     async def checked(*arguments: str) -> tuple[int, str]:
-        code, out, _ = await status(at_work.url, "--check", *arguments)
+        code, out, _ = await status(at_work.server.url, "--check", *arguments)
         return code, out
 
     code, out = await checked()

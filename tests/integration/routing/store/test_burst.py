@@ -5,39 +5,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.clients import quick_client
 from tests.integration.producer.test_client_faults import Restartable
+from tests.redis_servers import every_server
 
 from tokenlane.producer import PoolUnavailable
 from tokenlane.producer.link.timings import Timings
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store import connection
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.redis_py import exchange
 from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.store.server import Timings as ServerTimings
+from tokenlane.routing.store.server.redis_py import Connections
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 BURST = 320
 ROUND_TRIP_S = 0.005
 TIMEOUT_S = 0.5
+TIMINGS = ServerTimings(command_s=TIMEOUT_S)
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands in flight, and a time-out that is over long before a burst has been sent."""
-    monkeypatch.setattr("tokenlane.routing.store.redis_py._MOST_CONNECTIONS", 2)
-    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", TIMEOUT_S)
+    every_server(monkeypatch, most=2, timings=TIMINGS)
+    exchange = Connections.exchange
 
     async def slow(*args: Any) -> Any:
         await asyncio.sleep(ROUND_TRIP_S)
         return await exchange(*args)
 
-    monkeypatch.setattr(connection, "exchange", slow)
+    monkeypatch.setattr(Connections, "exchange", slow)
 
 
 async def test_a_burst_is_accepted(
@@ -85,8 +88,7 @@ async def test_a_burst_is_accepted(
 
 async def test_a_burst_into_silence_ends_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
-    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.1)
-    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
+    every_server(monkeypatch, most=2, timings=replace(TIMINGS, silence_s=0.1, pubsub_connect_s=0.2))
     client = quick_client(f"unix://{tmp_path}/redis.sock", Timings(server_patience_s=1.0))
     async with Restartable(tmp_path) as server, connect(server.url) as pool, client:
         server.signal(signal.SIGSTOP)

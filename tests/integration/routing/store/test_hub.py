@@ -13,6 +13,7 @@ from tests.waiting import until
 
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.server import Server, Timings
 
 
 class Heard(list[bytes]):
@@ -44,11 +45,10 @@ async def test_messages_reach_their_handlers_in_order(pool: Pool) -> None:
     assert one == two == [b"%d" % number for number in range(100)]
 
 
-async def test_what_is_wanted_just_when_a_silence_is_over(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_wanted_just_when_a_silence_is_over(redis_url: str) -> None:
     """A channel is subscribed to as at any other moment."""
-    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.0)
-    monkeypatch.setattr("tokenlane.routing.store.hub._DEAD_AFTER_SILENCES", 10**9)
-    async with open_hub(pool) as hub, asyncio.timeout(20):
+    server = Server.of(redis_url, Timings(silence_s=0.0, silences=10**9))
+    async with connect(server) as pool, open_hub(pool) as hub, asyncio.timeout(20):
         for number in range(300):
             await hub.subscribe(f"channel{number}", lambda _: None)
             for _ in range(number % 7):
@@ -158,12 +158,10 @@ async def test_subscribing_while_the_server_is_away(tmp_path: Path) -> None:
         assert new.gaps == 0
 
 
-async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_hangs_is_noticed(tmp_path: Path) -> None:
     """A connection that answers no PING is given up; when the server moves again the gap is told."""
-    monkeypatch.setattr("tokenlane.routing.store.hub._SILENCE_S", 0.05)
-    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.2)
-    heard = Heard()
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
+    timings, heard = Timings(silence_s=0.05, pubsub_connect_s=0.2), Heard()
+    async with Restartable(tmp_path) as server, connect(Server.of(server.url, timings)) as pool, open_hub(pool) as hub:
         await hub.subscribe("one", heard.append, heard.on_gap)
         server.signal(signal.SIGSTOP)
         await until(lambda: not hub.connected.is_set())
@@ -173,16 +171,15 @@ async def test_a_server_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytes
         await until(lambda: heard == [b"x"])
 
 
-async def test_a_server_that_hangs_before_it_has_read_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_hangs_before_it_has_read_all(tmp_path: Path) -> None:
     """Where what is sent stays unread until there is no room for more, that is noticed too."""
-    monkeypatch.setattr("tokenlane.routing.store.hub._CONNECT_TIMEOUT_S", 0.5)
+    timings = Timings(pubsub_connect_s=0.5)
     long = [str(number) * 4_000_000 for number in range(3)]
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, open_hub(pool) as hub:
+    async with Restartable(tmp_path) as server, connect(Server.of(server.url, timings)) as pool, open_hub(pool) as hub:
         await hub.subscribe("one", lambda _: None)
         server.signal(signal.SIGSTOP)
         asking = [asyncio.create_task(hub.subscribe(channel, lambda _: None)) for channel in long]
         await until(lambda: not hub.connected.is_set())
-        monkeypatch.undo()
         server.signal(signal.SIGCONT)
         async with asyncio.timeout(20):
             await asyncio.gather(*asking)

@@ -20,19 +20,19 @@ from tests.integration.life import raw
 from tests.integration.servers import free_port, valkey
 
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull
-from tokenlane.routing.store import connection
 from tokenlane.routing.store.beats import Checked
+from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.redis_py import open_redis
+from tokenlane.routing.store.server import Server, Timings
 
 SECRET = "s3cr3t-pass"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def refusal(url: str) -> str:
+async def refusal(url: str, timings: Timings | None = None) -> str:
     """What the error of connecting says."""
     with pytest.raises(PoolUnavailable) as refused:
-        async with connect(url):
+        async with connect(Server.of(url, timings or Timings())):
             pass
     assert SECRET not in repr(refused.value) + str(refused.value) + str(refused.value.report())
     return str(refused.value)
@@ -88,11 +88,10 @@ async def test_another_protocol() -> None:
 
 
 @pytest.mark.parametrize(("answer", "said"), [(silent, "no Redis server answers"), (closing, "closed the connection")])
-async def test_no_answer(answer: Answer, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_answer(answer: Answer, said: str) -> None:
     """What accepts and does not answer is given up after a bounded time; what hangs up is told apart."""
-    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.2)
     async with listening(answer) as port, asyncio.timeout(10):
-        assert said in await refusal(f"redis://:{SECRET}@127.0.0.1:{port}")
+        assert said in await refusal(f"redis://:{SECRET}@127.0.0.1:{port}", Timings(command_s=0.2))
 
 
 async def test_passwords(tmp_path: Path) -> None:
@@ -131,9 +130,8 @@ def asks_for_a_certificate(own: Path) -> Iterator[int]:
     serving.join()
 
 
-async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls(tmp_path: Path) -> None:
     """What keeps TLS from working is said to be that, with what to check; a server that is not there is told apart."""
-    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.5)
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(str(tmp_path / "ca"))
@@ -143,7 +141,7 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tls.load_cert_chain(tmp_path / "server")
 
     async def said(port: int, files: str = "") -> str:
-        return await refusal(f"rediss://:{SECRET}@127.0.0.1:{port}{files}")
+        return await refusal(f"rediss://:{SECRET}@127.0.0.1:{port}{files}", Timings(command_s=0.5))
 
     with asks_for_a_certificate(tmp_path / "server") as guarded:
         told = await said(guarded, f"?ssl_ca_certs={tmp_path}/ca")
@@ -156,7 +154,7 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "certificate" in told
         assert "?ssl_ca_certs=PATH" in told
         assert "is not a Redis server" in await said(web, f"?ssl_ca_certs={tmp_path}/ca")
-        for file in map(tmp_path.joinpath, ("none", "rubbish", ".")):
+        for file in map(tmp_path.joinpath, ("none", "rubbish", ".", "/dev/zero")):
             for query in (f"ssl_ca_certs={file}", f"ssl_certfile={file}&ssl_keyfile={file}"):
                 told = await said(web, f"?{query}")
                 assert "TLS to rediss://" in told
@@ -234,9 +232,13 @@ async def test_two_pools_in_one_database(redis_url: str) -> None:
         assert (await other.survey()).heads == ()
 
 
-async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the server no longer answers, every method raises PoolUnavailable."""
-    monkeypatch.setattr(pool.scripts, "_redis", open_redis(f"redis://127.0.0.1:{free_port()}", retries=0))
+async def test_a_server_that_is_away_is_told_in_every_call() -> None:
+    """When the server does not answer, every method raises PoolUnavailable."""
+    async with Server.of(f"redis://127.0.0.1:{free_port()}").commands(retries=0) as commands:
+        await _fails_in_every_call(Pool(commands, Keys()))
+
+
+async def _fails_in_every_call(pool: Pool) -> None:
     asked = life.Asked("0" * 32, 1)
     calls: list[Awaitable[object]] = [
         pool.requests.submit(life.envelope(), b""),
@@ -255,7 +257,6 @@ async def test_a_server_that_goes_is_told_in_every_call(pool: Pool, monkeypatch:
     for call in calls:
         with pytest.raises(PoolUnavailable):
             await call
-    await pool.redis.aclose()
 
 
 async def test_more_commands_at_once_than_connections(pool: Pool) -> None:
@@ -311,7 +312,7 @@ def all_redis_errors() -> list[type[redis_errors.RedisError]]:
 def test_every_redis_error_is_translated(kind: type[redis_errors.RedisError | OSError]) -> None:
     """Whatever redis-py raises is one of ours, and names the place without its password."""
     raised = kind("12182 127.0.0.1:1")
-    ours = connection.as_ours(raised, f"redis://:{SECRET}@host:1")
+    ours = Server.of(f"redis://:{SECRET}@host:1").as_ours(raised)
     assert isinstance(ours, QueueFull if kind is redis_errors.OutOfMemoryError else PoolUnavailable)
     assert "redis://:***@host:1" in str(ours)
     assert SECRET not in str(ours)

@@ -64,7 +64,7 @@ async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | Non
 
 async def arrive(settings: LaneSettings, pool: Pool, keys: KeyRing | None = None) -> Arrival:
     """What a lane of these settings would find."""
-    return await look_ahead(Destination(settings, RedisSettings(pool.url, keys or KeyRing()), "main", "auto"))
+    return await look_ahead(Destination(settings, RedisSettings(pool.server.url, keys or KeyRing()), "main", "auto"))
 
 
 def block(text: str) -> dict[str, str]:

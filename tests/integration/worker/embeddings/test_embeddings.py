@@ -25,13 +25,11 @@ from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import drain, open_fallback, open_lane, start_workers
 from tokenlane.worker.embeddings import embedder as step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
-from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
 
@@ -80,14 +78,13 @@ async def at_work(
     opened = open_lane(LaneSettings(name, "fake"), RedisSettings(redis_url), provider=provider, cache=cache)
     async with AsyncExitStack() as stack:
         lane = await stack.enter_async_context(opened)
-        client = await stack.enter_async_context(open_redis(redis_url))
         beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
         tasks = await stack.enter_async_context(background())
         workers = [
             worker
             for one in (lane, beside)
             if one is not None
-            for worker in await start_workers(one, arq_redis(client.connection_pool), tuple(KINDS), tasks)
+            for worker in await start_workers(one, tuple(KINDS), tasks)
         ]
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:

@@ -18,10 +18,8 @@ from tokenlane.routing.contract.errors import ModelNotFound, ProviderDown
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane, start_workers
-from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.readiness import PERIODS, Periods
 
@@ -39,10 +37,9 @@ async def served(
     settings = LaneSettings(lane, provider, server.url, capacity=2)
     async with (
         open_lane(settings, RedisSettings(url), periods=periods) as opened,
-        open_redis(url) as redis,
         background() as tasks,
     ):
-        workers = await start_workers(opened, arq_redis(redis.connection_pool), ("chat",), tasks)
+        workers = await start_workers(opened, ("chat",), tasks)
         tasks.create_task(run_router(opened.pool, opened.hub, host="here"))
         try:
             yield opened

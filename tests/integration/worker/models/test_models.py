@@ -38,12 +38,10 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.assembly import drain, open_lane, start_workers
-from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
 
 
@@ -52,10 +50,9 @@ async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]
     """A lane at work, with a router."""
     async with (
         open_lane(settings, RedisSettings(redis_url)) as lane,
-        open_redis(redis_url) as client,
         background() as tasks,
     ):
-        workers = await start_workers(lane, arq_redis(client.connection_pool), tuple(KINDS), tasks)
+        workers = await start_workers(lane, tuple(KINDS), tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield

@@ -21,12 +21,10 @@ from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelRep
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.redis_py import open_redis
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.assembly import drain, open_lane, start_workers
-from tokenlane.worker.lane.arq_worker import arq_redis
 from tokenlane.worker.lane.lane import Lane
 
 CHATS = ModelInfo(name="talker", capabilities=("chat", "tools"))
@@ -85,10 +83,9 @@ async def at_work(
     settings = LaneSettings(name, "fake", max_input_tokens=max_input_tokens)
     async with (
         open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
-        open_redis(redis_url) as client,
         background() as tasks,
     ):
-        workers = await start_workers(lane, arq_redis(client.connection_pool), tuple(KINDS), tasks)
+        workers = await start_workers(lane, tuple(KINDS), tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield lane

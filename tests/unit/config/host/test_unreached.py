@@ -9,7 +9,7 @@ import pytest
 from redis import exceptions as redis_errors
 
 from tokenlane.config.host.unreached import why_unreached
-from tokenlane.routing.store.connection import as_ours
+from tokenlane.routing.store.server.errors import as_ours
 
 CAUSES = [
     gaierror(-2, "Name or service not known"),

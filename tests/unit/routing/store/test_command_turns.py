@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tokenlane.routing.store.command_turns import Turns, Urgency, patience
+from tokenlane.routing.store.server.command_turns import Turns, Urgency, patience
 
 
 async def turns_taken(turns: Turns, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:

@@ -8,10 +8,9 @@ import pytest
 from redis import exceptions as redis_errors
 
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull
-from tokenlane.routing.store import connection
-from tokenlane.routing.store.connection import as_ours
-from tokenlane.routing.store.redis_py import open_redis
-from tokenlane.routing.store.refusals import REFUSALS, code_of
+from tokenlane.routing.store.server import Server, Timings
+from tokenlane.routing.store.server.errors import as_ours
+from tokenlane.routing.store.server.refusals import REFUSALS, code_of
 
 SECRET = "s3cr3t"
 
@@ -61,9 +60,8 @@ ON_THE_WIRE = [
 ]
 
 
-async def answered(line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[LlmError, Exception]:
+async def answered(line: str) -> tuple[LlmError, Exception]:
     """The error of asking a server that says this line to everything, and what it was made of."""
-    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 2.0)
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,9 +73,10 @@ async def answered(line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[LlmError
     url = f"redis://user:{SECRET}@127.0.0.1:{server.sockets[0].getsockname()[1]}"
     without_user = url.replace(f"user:{SECRET}@", "")
     try:
-        async with open_redis(without_user, retries=0) as redis:
+        async with Server.of(without_user).commands(retries=0) as commands:
+            commands.server = Server.of(url, Timings(command_s=2.0))  # as messages name it
             with pytest.raises(LlmError) as raised:
-                await connection.ask(redis, url, "PING")
+                await commands.ask("PING")
     finally:
         server.close()
         for writer in writers:
@@ -92,7 +91,7 @@ async def test_each_refusal_has_words_and_a_pause_of_its_own(
     name: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told apart from all others and from a server that is not there, and says when to ask again."""
-    ours, cause = await answered(line, monkeypatch)
+    ours, cause = await answered(line)
     refusal = REFUSALS[name]
     assert code_of(cause) == name
     assert type(ours) is refusal.error

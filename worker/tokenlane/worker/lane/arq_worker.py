@@ -19,17 +19,15 @@ from typing import Any
 import arq.worker
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
-from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
-from tokenlane.routing.store.connection import as_ours
 from tokenlane.worker.attempt.pipeline import run_request
 
 from .lane import Lane
 
-__all__ = ["NO_FUNCTIONS", "POLL_S", "LaneWorker", "arq_redis", "poll"]
+__all__ = ["NO_FUNCTIONS", "POLL_S", "LaneWorker", "poll"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,22 +53,17 @@ NO_FUNCTIONS = (arq.worker.func(_run_nothing),)
 """ARQ wants a function that jobs may name; `LaneWorker` runs its jobs without one."""
 
 
-def arq_redis(connections: ConnectionPool) -> ArqRedis:
-    """ARQ's kind of client over connections that are opened, and closed, by somebody else."""
-    return ArqRedis(connections)
-
-
 class LaneWorker(arq.worker.Worker):
     """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it.
 
-    It looks at the lane's queue when it is woken, and starts what a bell names. `redis` is closed by who opened it.
+    It looks at the lane's queue when it is woken, and starts what a bell names.
     """
 
-    def __init__(self, lane: Lane, redis: ArqRedis, kind: Kind = "chat") -> None:
+    def __init__(self, lane: Lane, kind: Kind = "chat") -> None:
         super().__init__(
             functions=NO_FUNCTIONS,
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
-            redis_pool=redis,
+            redis_pool=ArqRedis(lane.pool.commands.connections),
             handle_signals=False,
             health_check_interval=_HEALTH_S,
         )
@@ -213,7 +206,7 @@ class LaneWorker(arq.worker.Worker):
         self._failing = True
 
     def _told(self, error: RedisError | OSError | LlmError) -> LlmError:
-        return error if isinstance(error, LlmError) else as_ours(error, self._lane.pool.url)
+        return error if isinstance(error, LlmError) else self._lane.pool.server.as_ours(error)
 
 
 async def poll(workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:

@@ -14,22 +14,29 @@ ARQ keeps workers on version 5; an agent's base install gets the newest. Both ar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache, partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import unquote
 
 from redis import exceptions as redis_errors
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from tokenlane.config.settings.values import masked
 from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.store.replies import Reply
 
 from .command_turns import Turns
-from .replies import Reply
+from .timings import Timings
+from .tls import with_files_read
+
+if TYPE_CHECKING:
+    from arq.connections import RedisSettings as ArqRedisSettings
 
 try:
     from hiredis import pack_command
@@ -38,15 +45,23 @@ except ImportError:  # an agent's base install
 else:
     _pack = cast("Callable[[tuple[bytes | str | int, ...]], bytes] | None", pack_command)
 
-__all__ = ["CONNECT_TIMEOUT_S", "LOST", "Connections", "exchange", "open_redis", "pubsub_line"]
+__all__ = [
+    "LOST",
+    "MOST_CONNECTIONS",
+    "Connections",
+    "arq_settings",
+    "connections",
+    "database_of",
+    "pubsub_connection",
+]
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 5.0
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 """What redis-py raises when it has no connection any more, or never had one."""
 
-_MOST_CONNECTIONS = 32
+MOST_CONNECTIONS = 32
+_ARQ_RETRIES = 10
 _OURS: dict[str, Any] = {
     "protocol": 2,
     "socket_timeout": None,
@@ -60,61 +75,62 @@ _OURS: dict[str, Any] = {
 """Whatever the URL says."""
 
 
-def open_redis(url: str, *, retries: int = 5) -> Redis:
-    """A client that rides over a server's restart: `retries` tries with growing pauses, for 5 a few seconds in all.
+def database_of(url: str) -> int:
+    """The number of the database that the URL names.
 
     Raises:
         PoolUnavailable: the URL is none of a Redis server.
     """
-    return Redis.from_pool(_connections(url, retries))
+    with _redis_url(url):
+        return int(parse_url(url).get("db") or 0)
 
 
-def _connections(url: str, retries: int) -> Connections:
-    try:
-        options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT_S, **parse_url(url), **_OURS}
+def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNECTIONS) -> Connections:
+    """Connections to the server, of which none is made yet.
+
+    Raises:
+        PoolUnavailable: the URL is none of a Redis server.
+        OSError: a file that it names for TLS cannot be read.
+    """
+    with _redis_url(url):
+        options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
         options.pop("timeout", None)  # of a kind of pool that this is none of
         options["connection_class"] = _lasting(options.get("connection_class"))
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
-        pool = Connections(**{"max_connections": _MOST_CONNECTIONS, **options})
+        pool = Connections(**{"max_connections": most, **options})
         pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; only this tells options it does not know
+    return pool
+
+
+def pubsub_connection(url: str, timings: Timings) -> AbstractConnection:
+    """A connection for pub/sub, yet to be made; one try each time. Raises as `connections`."""
+    pool = connections(url, 0, timings)
+    return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
+
+
+def arq_settings(url: str) -> ArqRedisSettings:
+    """Where ARQ's own client finds the server; it rides over a short outage."""
+    from arq.connections import RedisSettings  # agents have no ARQ
+
+    found = RedisSettings.from_dsn(url)
+    return replace(
+        found,
+        username=found.username and unquote(found.username),
+        password=found.password and unquote(found.password),
+        unix_socket_path=found.unix_socket_path and unquote(found.unix_socket_path),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _ARQ_RETRIES),
+        retry_on_error=list(LOST),
+    )
+
+
+@contextmanager
+def _redis_url(url: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, redis_errors.RedisError) as error:
         raise PoolUnavailable(
             f"{masked(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error
-    return pool
-
-
-def pubsub_line(url: str) -> AbstractConnection:
-    """A connection for pub/sub, yet to be made; one try each time.
-
-    Raises:
-        PoolUnavailable: as `open_redis`.
-    """
-    return cast("AbstractConnection", _connections(url, retries=0).make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
-
-
-async def exchange(redis: Redis, *parts: bytes | str | int) -> Reply:
-    """Ask in a turn that was taken. The reply is as it comes, for half of what redis-py's own way costs.
-
-    A connection that has been cut meanwhile costs none of the client's tries.
-    """
-    connections = cast("Connections", redis.connection_pool)
-    connection = connections.get()
-    try:
-        if connection.is_connected:
-            try:
-                return await _ask(connection, parts)
-            except LOST:
-                await connection.disconnect()
-        return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
-    finally:
-        connections.put(connection)
-
-
-async def _ask(connection: AbstractConnection, parts: tuple[bytes | str | int, ...]) -> Reply:
-    packed = connection.pack_command(*parts) if _pack is None else _pack(parts)
-    await connection.send_packed_command(packed)
-    return cast("Reply", await connection.read_response())
 
 
 class Connections(ConnectionPool):
@@ -127,6 +143,22 @@ class Connections(ConnectionPool):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.turns = Turns(self.max_connections)
+
+    async def exchange(self, *parts: bytes | str | int) -> Reply:
+        """Ask in a turn that was taken. The reply is as it comes, for half of what redis-py's own way costs.
+
+        A connection that has been cut meanwhile costs none of the client's tries.
+        """
+        connection = self.get()
+        try:
+            if connection.is_connected:
+                try:
+                    return await _ask(connection, parts)
+                except LOST:
+                    await connection.disconnect()
+            return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
+        finally:
+            self.put(connection)
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
         await self.turns.take()
@@ -151,6 +183,12 @@ class Connections(ConnectionPool):
         """Keep the connection for the next."""
         self._in_use_connections.remove(connection)
         self._available_connections.append(connection)
+
+
+async def _ask(connection: AbstractConnection, parts: tuple[bytes | str | int, ...]) -> Reply:
+    packed = connection.pack_command(*parts) if _pack is None else _pack(parts)
+    await connection.send_packed_command(packed)
+    return cast("Reply", await connection.read_response())
 
 
 async def _retried(connection: AbstractConnection, do: Callable[[], Awaitable[T]]) -> T:
@@ -184,7 +222,11 @@ class _Refused(Exception):
 
 
 class _Lasting:
-    """Part of a connection class: whatever its transport raises is a lost connection."""
+    """Part of a connection class: whatever its transport raises is a lost connection, and what its URL names for TLS is
+    read with bounds."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**with_files_read(options))
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         try:

@@ -1,13 +1,51 @@
-"""What is wrong where a Redis server is to be reached by TLS, and what to check."""
+"""TLS to a Redis server: the files that its URL names, and what is wrong where it cannot be reached so."""
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["tls_trouble"]
+from tokenlane.config.host.bounded_files import read_file
 
-_OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib")
-"""The parts of OpenSSL that read files, as its errors name them."""
+__all__ = ["UnreadableFile", "tls_trouble", "with_files_read"]
+
+_OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
+"""The parts of OpenSSL that read files and what was read of them, as its errors name them."""
+
+
+class UnreadableFile(OSError):
+    """A file that the URL names cannot be read."""
+
+
+def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a connection with what OpenSSL would read by itself: without an end, where a name leads to a
+    device or to a pipe.
+
+    Raises:
+        UnreadableFile: a file cannot be read, or is too long.
+    """
+    read = dict(options)
+    try:
+        if authority := read.pop("ssl_ca_certs", None):
+            # In PEM, of which all but comments is ASCII.
+            read["ssl_ca_data"] = read_file(Path(authority)).decode("ascii", "ignore")
+        for name in ("ssl_certfile", "ssl_keyfile"):
+            if file := read.get(name):
+                _check_file(Path(file))
+    except OSError as error:
+        raise UnreadableFile(error.errno, error.strerror) from error
+    return read
+
+
+def _check_file(path: Path) -> None:
+    """OpenSSL takes no content for these two."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}, it is no regular file")
+    read_file(path)
 
 
 def tls_trouble(error: BaseException, where: str) -> str | None:
@@ -16,6 +54,8 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
     Args:
         where: the URL without its password.
     """
+    if isinstance(error, UnreadableFile):
+        return _unreadable(where, error.strerror or "it cannot be read")
     match _first(error):
         case ssl.SSLCertVerificationError() as refused:
             return (
@@ -34,8 +74,6 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
                 f"no Redis server answers by TLS at {where}: check that this port speaks TLS; for one that does not "
                 "the URL is redis://"
             )
-        case FileNotFoundError() | PermissionError() | IsADirectoryError() as unread:
-            return _unreadable(where, unread.strerror or type(unread).__name__)
         case _:
             return None
 

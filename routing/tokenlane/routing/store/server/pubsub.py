@@ -1,0 +1,78 @@
+"""A connection for pub/sub: one try each, no waiting without an end, and one error for its loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection
+
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.replies import Reply
+
+from .command_turns import patience
+from .redis_py import pubsub_connection
+from .refusals import refusal_of
+
+if TYPE_CHECKING:
+    from .server import Server
+
+__all__ = ["Lost", "PubSub"]
+
+
+class Lost(Exception):
+    """A pub/sub connection is no more, or could not be made. `why`: as others say it. `refused`: the server has
+    answered, and that was no."""
+
+    def __init__(self, why: LlmError, *, refused: bool) -> None:
+        super().__init__(why.code)
+        self.why = why
+        self.refused = refused
+
+
+class PubSub:
+    """A connection for pub/sub. Get one with `Server.pubsub`; all methods raise `Lost`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._connection: AbstractConnection | None = None
+
+    async def open(self, channel: str) -> None:
+        """Connect, and subscribe to this channel."""
+        timings = self._server.timings
+        try:
+            async with patience(timings.pubsub_connect_s):
+                self._connection = pubsub_connection(self._server.url, timings)
+                await self._connection.connect()  # type: ignore[no-untyped-call]  # in redis-py 5
+                await self._connection.send_command("SUBSCRIBE", channel)
+                await self._connection.read_response()
+        except (redis_errors.RedisError, OSError) as error:
+            raise self.lost(error) from error
+
+    async def send(self, *command: str) -> None:
+        """Send a command; what it is answered with is among what `read` gives."""
+        assert self._connection is not None
+        try:
+            # What nobody reads fills up, and then cannot be sent.
+            async with patience(self._server.timings.pubsub_connect_s):
+                await self._connection.send_command(*command)
+        except (redis_errors.RedisError, OSError) as error:
+            raise self.lost(error) from error
+
+    async def read(self) -> Reply:
+        """What the server says next. Cancellation: nothing of it is lost."""
+        assert self._connection is not None
+        try:
+            return cast("Reply", await self._connection.read_response(disconnect_on_error=False))
+        except (redis_errors.RedisError, OSError) as error:
+            raise self.lost(error) from error
+
+    def lost(self, error: redis_errors.RedisError | OSError) -> Lost:
+        """The connection's loss for that reason."""
+        refused = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
+        return Lost(self._server.as_ours(error), refused=refused)
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            await self._connection.disconnect()
