@@ -241,7 +241,9 @@ async def listen(pool: Pool) -> AsyncIterator[Ear]:
     """Hear what is published from now on."""
     async with raw(pool).pubsub() as pubsub:
         await pubsub.psubscribe(f"{PREFIX}*")
-        yield Ear(pubsub)
+        ear = Ear(pubsub)
+        await ear.heard()  # the server has subscribed it
+        yield ear
 
 
 # What the server holds.

@@ -17,6 +17,8 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
+pytestmark = pytest.mark.many_commands
+
 Call = Callable[[Pool, Asked], Awaitable[object]]
 
 _STATES = ("waiting", "delayed", "requeued", "dispatched", "running", "flagged", *ENDED)

@@ -45,6 +45,7 @@ async def ask(pool: Pool, agent: str, times: int = 1, *, role: str = "planner", 
         await life.submit(pool, life.envelope(agent=agent, role=role, priority=priority))
 
 
+@pytest.mark.many_commands
 async def test_agents_take_turns(pool: Pool) -> None:
     """An agent with a thousand requests before it waits for one of them at a time."""
     await ask(pool, "hog", 1000)
@@ -92,6 +93,7 @@ async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:
     await audit(pool.redis)
 
 
+@pytest.mark.many_commands
 async def test_cancelled_requests_cost_nothing(pool: Pool) -> None:
     """Who submits and cancels a thousand requests is served as if it had not."""
     await ask(pool, "other", 10)

@@ -283,6 +283,7 @@ _WEIGHTS: dict[Callable[[World], Awaitable[None]], int] = {
 }
 
 
+@pytest.mark.many_commands
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, None])
 async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) -> None:
     """Whatever happens in whatever order: the server's keys are sound after each step, each request ends exactly

@@ -84,6 +84,7 @@ async def _run_all(pool: Pool, ids: Sequence[str]) -> list[Asked]:
     return begun
 
 
+@pytest.mark.many_commands
 async def test_innocents_outlive_a_poisonous_request(pool: Pool) -> None:
     """A request that kills every worker takes none of those down that run beside it: before its last try each runs
     alone, and the one that is given up is to blame."""
