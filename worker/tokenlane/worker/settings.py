@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
-from tokenlane.config.exit_codes import FAILED, USAGE, UserError
+from tokenlane.config.exit_codes import UserError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
-from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.commands.pool_session import as_user_error
+from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
@@ -40,21 +41,18 @@ def __getattr__(name: str) -> Any:
 def _ends_with_a_message() -> Iterator[None]:
     try:
         yield
-    except UserError as error:
-        code, message = error.exit_code, str(error)
-    except (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest) as error:
-        code, message = USAGE, str(error)
-    except LlmError as error:
-        code, message = FAILED, str(error)
-    else:
         return
-    sys.stderr.write(f"tokenlane: {message}\n")
-    raise SystemExit(code)
+    except UserError as error:
+        ending = error
+    except LlmError as error:
+        ending = as_user_error(error)
+    sys.stderr.write(f"tokenlane: {ending}\n")
+    raise SystemExit(ending.exit_code)
 
 
 def _worker_settings() -> type:
     redis, settings, pool = find_pool(), lane_settings(), pool_name()
-    asyncio.run(_look_at(redis))
+    asyncio.run(_look_at(redis, pool))
     server = Server.of(redis.url)
 
     async def serve(_: dict[Any, Any]) -> None:
@@ -72,8 +70,8 @@ def _worker_settings() -> type:
     return type("WorkerSettings", (), options)
 
 
-async def _look_at(redis: RedisSettings) -> None:
-    async with connect(redis.url, keys=redis.keys):
+async def _look_at(redis: RedisSettings, pool: str) -> None:
+    async with connect(redis.url, pool, keys=redis.keys, opens=True):
         pass
 
 

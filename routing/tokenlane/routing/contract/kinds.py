@@ -44,7 +44,7 @@ class KindOfWork:
 
 
 KINDS: dict[Kind, KindOfWork] = {
-    # The queue of chats has no suffix: it is the one that ARQ's own command serves.
+    # The queue of chats has no suffix: workers of an earlier version look there.
     "chat": KindOfWork(ChatRequest, None, "chat", slots=None, queue_suffix=""),
     "embed": KindOfWork(EmbedRequest, Vectors, "embeddings", slots=32, falls_back=True, to_pull="nomic-embed-text"),
     "command": KindOfWork(ModelCommand, ModelReport, "command", slots=1, follows_routes=False, is_long=True),

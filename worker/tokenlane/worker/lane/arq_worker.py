@@ -49,7 +49,7 @@ async def _run_nothing(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
     pass
 
 
-NO_FUNCTIONS = (arq.worker.func(_run_nothing),)
+NO_FUNCTIONS = (arq.worker.func(_run_nothing, name="run_request"),)
 """ARQ wants a function that jobs may name; `LaneWorker` runs its jobs without one."""
 
 
