@@ -50,10 +50,8 @@ from .models import LaneModels
 from .providers import LlmProvider, default_registry
 
 __all__ = [
-    "CLOSE_S",
     "DRAIN_S",
     "drain",
-    "idle",
     "open_fallback",
     "open_lane",
     "run_worker",
@@ -64,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 """What running requests get to end in, when the worker is to stop."""
-CLOSE_S = 10.0
+_CLOSE_S = 10.0
 """What closing the rest gets then."""
 
 
@@ -97,22 +95,22 @@ async def open_lane(
     async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
         async with (
             provider or default_registry().create(settings) as backend,
-            _kept(cache, pool) as vectors,
-            _served(settings, pool, hub, backend, vectors, transcripts=transcripts, periods=periods) as lane,
+            _vector_cache(cache, pool) as vectors,
+            _assembled(settings, pool, hub, backend, vectors, transcripts=transcripts, periods=periods) as lane,
         ):
             yield lane
 
 
 @asynccontextmanager
-async def open_fallback(beside: Lane) -> AsyncIterator[Lane | None]:
-    """The pool's fallback lane, served over the connections of another one; None where that cannot be."""
+async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
+    """The pool's fallback lane, served over the connections of the main one; None where that cannot be."""
     async with AsyncExitStack() as stack:
         lane = None
         if is_installed():
             settings = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
-            served = _served(settings, beside.pool, beside.hub, FastText(), None, transcripts=beside.transcripts)
+            assembled = _assembled(settings, main.pool, main.hub, FastText(), None, transcripts=main.transcripts)
             try:
-                lane = await stack.enter_async_context(served)
+                lane = await stack.enter_async_context(assembled)
             except LaneConflict:
                 logger.warning(
                     "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
@@ -123,7 +121,7 @@ async def open_fallback(beside: Lane) -> AsyncIterator[Lane | None]:
 
 
 @asynccontextmanager
-async def _kept(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[VectorCache | None]:
+async def _vector_cache(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[VectorCache | None]:
     if cache is None:
         yield None
         return
@@ -132,7 +130,7 @@ async def _kept(cache: CacheSettings | None, pool: Pool) -> AsyncIterator[Vector
 
 
 @asynccontextmanager
-async def _served(
+async def _assembled(
     settings: LaneSettings,
     pool: Pool,
     hub: Hub,
@@ -142,7 +140,7 @@ async def _served(
     transcripts: bool,
     periods: Periods = PERIODS,
 ) -> AsyncIterator[Lane]:
-    announcement, condition = await _seen_first(settings, backend)
+    announcement, condition = await _first_look(settings, backend)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name)
     embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
@@ -202,7 +200,7 @@ async def _served(
         )
 
 
-async def _seen_first(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
+async def _first_look(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
     """What there is to say of the lane at first, and how its back end is."""
     condition = await condition_of(backend)
     if condition == UP:
@@ -247,14 +245,14 @@ async def run_worker(
             settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
         )
         async with AsyncExitStack() as stack:
-            workers = list[list[LaneWorker]]()
+            served = list[tuple[Lane, list[LaneWorker]]]()
             async with broken_off(stopping):
                 lane = await stack.enter_async_context(opened)
-                beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
+                fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None
                 tasks = await stack.enter_async_context(background())
-                lanes = [one for one in (lane, beside) if one is not None]
-                workers += [await start_workers(one, tuple(KINDS), tasks) for one in lanes]
-            if not workers:  # told to stop before
+                for each in filter(None, (lane, fallback_lane)):
+                    served.append((each, await start_workers(each, tuple(KINDS), tasks)))
+            if not served:  # told to stop before
                 return OK
             router = run_router(lane.pool, lane.hub, host=socket.gethostname())
             tasks.create_task(router, name="tokenlane router")
@@ -264,10 +262,10 @@ async def run_worker(
                     if lane.availability.condition != UP:
                         tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
                 await stopping.wait()
-                tasks.create_task(_close_at_once(lanes, hurried))
-                await asyncio.gather(*(drain(one, its, drain_s) for one, its in zip(lanes, workers, strict=True)))
+                tasks.create_task(_close_at_once([each for each, _ in served], hurried))
+                await asyncio.gather(*(drain(each, workers, drain_s) for each, workers in served))
             finally:
-                await asyncio.gather(*(worker.abandon() for its in workers for worker in its))
+                await asyncio.gather(*(worker.abandon() for _, workers in served for worker in workers))
     return CANCELLED if hurried.is_set() else OK
 
 
@@ -294,13 +292,13 @@ async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> No
     lane.availability.withdraw()
     await lane.lease.beat()
     await asyncio.gather(*(worker.stop_picking() for worker in workers))
-    if not await idle(workers, drain_s):
+    if not await _idle(workers, drain_s):
         logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
         lane.runs.close()
-        await idle(workers, CLOSE_S)
+        await _idle(workers, _CLOSE_S)
 
 
-async def idle(workers: Sequence[LaneWorker], within_s: float) -> bool:
+async def _idle(workers: Sequence[LaneWorker], within_s: float) -> bool:
     """Wait for the end of all jobs; False if some still run when the time is over."""
     return all(await asyncio.gather(*(worker.idle(within_s) for worker in workers)))
 
