@@ -31,6 +31,7 @@ from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
+from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.lane.arq_worker import POLL_S, LaneWorker, poll
 from tokenlane.worker.lane.lane import Lane
 
@@ -202,7 +203,7 @@ async def serving(
         open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
         background() as tasks,
     ):
-        worker = LaneWorker(lane)
+        worker = LaneWorker(lane, run_request)
         if bell:
             await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())

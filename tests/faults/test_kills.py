@@ -25,6 +25,7 @@ from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.server import Timings
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane, run_worker
+from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.lane import arq_worker as lane_module
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.lane import Lane
@@ -41,7 +42,7 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
         background() as tasks,
     ):
         await server.kill()
-        worker = LaneWorker(lane)
+        worker = LaneWorker(lane, run_request)
         task = tasks.create_task(worker.main())
         await until(lambda: worker._failing or task.done())
         assert not task.done()

@@ -32,12 +32,13 @@ from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import background, keep_going
 
-from .attempt.attempts import Runs
 from .attempt.observe import AttemptTotals, log_attempt
+from .attempt.pipeline import run_request
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FastText, is_installed
 from .lane.arq_worker import LaneWorker, poll
+from .lane.attempts import Runs
 from .lane.availability import Availability
 from .lane.control import Control
 from .lane.heartbeat import Lease
@@ -276,7 +277,7 @@ async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> 
 
 async def start_workers(lane: Lane, kinds: Sequence[Kind], tasks: asyncio.TaskGroup) -> list[LaneWorker]:
     """A worker for each of these kinds that the lane serves, at work."""
-    workers = [LaneWorker(lane, kind) for kind in kinds if lane.availability.announcement.limit_of(kind)]
+    workers = [LaneWorker(lane, run_request, kind) for kind in kinds if lane.availability.announcement.limit_of(kind)]
     for worker in workers:
         await worker.listen()
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)

@@ -52,10 +52,10 @@ from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support import telemetry
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt import finish as finishing
-from tokenlane.worker.attempt.attempts import Run, Runs
-from tokenlane.worker.attempt.observe import AttemptEnded, log_attempt
+from tokenlane.worker.attempt.observe import log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
+from tokenlane.worker.lane.attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.lane import Lane

@@ -11,7 +11,7 @@ from tokenlane.routing.contract.messages import Cancel, Envelope, Handover, Repl
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
-from tokenlane.worker.attempt.attempts import Run, Runs
+from tokenlane.worker.lane.attempts import Run, Runs
 from tokenlane.worker.lane.control import Control
 from tokenlane.worker.lane.publisher import Publisher
 

@@ -22,7 +22,7 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.attempt.attempts import Run, Runs, Stopped
+from tokenlane.worker.lane.attempts import Run, Runs, Stopped
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher

@@ -25,7 +25,7 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.attempt.attempts import Runs
+from tokenlane.worker.lane.attempts import Runs
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.readiness import PERIODS, Periods, Readiness, condition_of

@@ -31,10 +31,10 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.routing.recover import known_policy
 from tokenlane.routing.store.requests import Ending
+from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Rest
 
-from .attempts import Run, Stopped
 from .history import history_of
 from .outcome import Answered, Ended, Outcome
 from .progress import tell

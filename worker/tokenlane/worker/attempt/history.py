@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tokenlane.routing.decide.recovery import History
+from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
-
-from .attempts import Run
 
 __all__ = ["history_of"]
 

@@ -4,53 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Kind, Usage
+from tokenlane.routing.contract.messages import Usage
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.support.telemetry import describe_attempt
+from tokenlane.worker.lane.attempts import AttemptEnded, Observer, Run, Stopped
 
-from .attempts import Run, Stopped
 from .outcome import Answered, Ended, Outcome
 
-__all__ = ["AttemptEnded", "AttemptTotals", "Observer", "attempt_span", "emit", "log_attempt", "observe"]
+__all__ = ["AttemptTotals", "attempt_span", "emit", "log_attempt", "observe"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AttemptEnded:
-    """An attempt that is over. `became`: what became of its request. `code`: of the error that broke it, or why it was
-    stopped; empty if the back end gave all. `why`: the error for people.
-
-    `waited_ms` runs from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
-    from there. `starts`: attempts of the request so far. Tokens are as the back end counts them, 0 where it does not.
-    """
-
-    request_id: str
-    attempt: int
-    kind: Kind
-    role: str
-    lane: str
-    model: str
-    became: str
-    code: str
-    why: str
-    starts: int
-    waited_ms: float
-    first_token_ms: float | None
-    total_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-
-
-Observer: TypeAlias = Callable[[AttemptEnded], None]
 
 
 def observe(lane: str, run: Run, outcome: Outcome, ended: Ended) -> AttemptEnded:

@@ -8,8 +8,7 @@ from typing import Literal, TypeAlias
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Result, Usage
 from tokenlane.routing.store.requests import Ending
-
-from .attempts import Stopped
+from tokenlane.worker.lane.attempts import Stopped
 
 __all__ = ["Answered", "Ended", "Outcome"]
 

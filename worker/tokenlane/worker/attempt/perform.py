@@ -16,9 +16,9 @@ from tokenlane.routing.contract.messages import (
     Usage,
 )
 from tokenlane.routing.contract.requests import Request
+from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
 
-from .attempts import Run
 from .chat_rules import begun, no_call
 from .outcome import Answered
 from .progress import tell

@@ -20,9 +20,9 @@ from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.support.telemetry import processing
+from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 
-from .attempts import Run, Stopped
 from .claim import claim
 from .finish import finish
 from .observe import attempt_span, emit, observe

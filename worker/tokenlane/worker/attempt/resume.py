@@ -9,9 +9,9 @@ from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, WorkerLost, decide
 from tokenlane.routing.recover import known_policy
+from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 
-from .attempts import Run, Stopped
 from .history import history_of
 
 __all__ = ["resume"]

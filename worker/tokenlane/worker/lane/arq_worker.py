@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import arq.worker
 from arq.connections import ArqRedis
@@ -23,7 +23,6 @@ from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
-from tokenlane.worker.attempt.pipeline import run_request
 
 from .lane import Lane
 
@@ -53,13 +52,17 @@ NO_FUNCTIONS = (arq.worker.func(_run_nothing, name="run_request"),)
 """ARQ wants a function that jobs may name; `LaneWorker` runs its jobs without one."""
 
 
+RunRequest: TypeAlias = Callable[[Lane, str, int], Awaitable[None]]
+"""Runs an attempt of a request to its end."""
+
+
 class LaneWorker(arq.worker.Worker):
     """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it.
 
     It looks at the lane's queue when it is woken, and starts what a bell names.
     """
 
-    def __init__(self, lane: Lane, kind: Kind = "chat") -> None:
+    def __init__(self, lane: Lane, run_request: RunRequest, kind: Kind = "chat") -> None:
         super().__init__(
             functions=NO_FUNCTIONS,
             queue_name=lane.pool.keys.lane_queue(lane.name, kind),
@@ -67,7 +70,7 @@ class LaneWorker(arq.worker.Worker):
             handle_signals=False,
             health_check_interval=_HEALTH_S,
         )
-        self._lane = lane
+        self._lane, self._run_request = lane, run_request
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._woken = asyncio.Event()
@@ -196,7 +199,7 @@ class LaneWorker(arq.worker.Worker):
 
     async def run_job(self, job_id: str, score: int) -> None:
         # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
-        await run_request(self._lane, *_attempt(job_id))
+        await self._run_request(self._lane, *_attempt(job_id))
         self.jobs_complete += 1
 
     def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:

@@ -8,8 +8,8 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.messages import Cancel, Handover, Replay, control_message
-from tokenlane.worker.attempt.attempts import Runs
 
+from .attempts import Runs
 from .publisher import Publisher
 
 __all__ = ["Control"]

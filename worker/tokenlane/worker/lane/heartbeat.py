@@ -13,8 +13,8 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault
 from tokenlane.routing.decide.lanes.state import UP, LaneState
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
-from tokenlane.worker.attempt.attempts import Runs
 
+from .attempts import Runs
 from .availability import Availability
 
 __all__ = ["Lease"]

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.worker.attempt.attempts import Runs
-from tokenlane.worker.attempt.observe import Observer
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
+from .attempts import Observer, Runs
 from .availability import Availability
 from .heartbeat import Lease
 from .publisher import Publisher

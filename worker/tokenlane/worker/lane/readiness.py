@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
-from tokenlane.worker.attempt.attempts import Runs
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
+from .attempts import Runs
 from .availability import Availability
 from .heartbeat import Lease
 

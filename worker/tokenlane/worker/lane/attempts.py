@@ -1,18 +1,20 @@
-"""The attempts a worker runs now: one `Run` for each, and how to stop it."""
+"""The attempts of a lane: those its worker runs now and how each is stopped, and what is said of one that ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from tokenlane.routing.contract.messages import Handover
+from tokenlane.routing.contract.messages import Handover, Kind
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.store.requests import Started
-from tokenlane.worker.lane.outlet import Outlet
 
-__all__ = ["Run", "Runs", "StopReason", "Stopped"]
+from .outlet import Outlet
+
+__all__ = ["AttemptEnded", "Observer", "Run", "Runs", "StopReason", "Stopped"]
 
 _MOST_UNBEGUN = 256
 """Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
@@ -148,3 +150,32 @@ class Runs:
         self.closing = True
         for run in self:
             run.stop("draining")
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    """An attempt that is over. `became`: what became of its request. `code`: of the error that broke it, or why it was
+    stopped; empty if the back end gave all. `why`: the error for people.
+
+    `waited_ms` runs from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
+    from there. `starts`: attempts of the request so far. Tokens are as the back end counts them, 0 where it does not.
+    """
+
+    request_id: str
+    attempt: int
+    kind: Kind
+    role: str
+    lane: str
+    model: str
+    became: str
+    code: str
+    why: str
+    starts: int
+    waited_ms: float
+    first_token_ms: float | None
+    total_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Observer: TypeAlias = Callable[[AttemptEnded], None]
