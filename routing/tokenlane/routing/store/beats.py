@@ -21,7 +21,7 @@ from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .keychain import Keychain
-from .lane_reply import read_lane
+from .lane_reply import read_lanes
 from .lapsed import LapsedAttempt, read_lapsed
 from .replies import Reply, as_bytes, as_int, as_list, as_text
 from .requests import Standing, read_standing
@@ -179,7 +179,7 @@ def _checked(reply: Reply) -> Checked:
     return Checked(
         routers=as_int(routers),
         lanes=as_int(lanes),
-        absent=tuple(read_lane(lane) for lane in as_list(absent)),
+        absent=read_lanes(absent),
         revision=as_int(revision),
         pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
         standings=tuple(_checked_standing(as_list(standing)) for standing in standings),

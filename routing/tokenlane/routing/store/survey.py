@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tokenlane.routing.decide.order import Head, Turn
 from tokenlane.routing.decide.plan import Survey
 
-from .lane_reply import read_lane
+from .lane_reply import read_lanes
 from .replies import Reply, as_int, as_list, as_text, read_queue
 
 __all__ = ["read_survey"]
@@ -22,7 +22,7 @@ def read_survey(reply: Reply) -> Survey:
         as_int(now_ms),
         as_int(revision),
         tuple(known),
-        tuple(read_lane(lane) for lane in as_list(lanes)),
+        read_lanes(lanes),
         as_int(watched_ms),
     )
 

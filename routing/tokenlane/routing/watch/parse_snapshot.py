@@ -67,7 +67,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
-    lanes = sorted(((_view(lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
+    lanes = sorted(((_view(reply, lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
     routers = tuple(
         RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
         for router in sorted(reply.routers)
@@ -217,9 +217,9 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
         )
 
 
-def _view(lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
+def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
     """The lane as routers see it, and what its workers say for themselves beside."""
-    view = lane_of(lane.known)
+    view = lane_of(reply.lane_facts, lane.known)
     states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
     unready = sum(state.is_unready for state in states)
     return replace(view, facts=replace(view.facts, beats=bool(states), unready=unready))

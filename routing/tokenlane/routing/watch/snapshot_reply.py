@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 class LaneReply(NamedTuple):
-    known: list[str | int]
+    known: list[str | int | None]
     jobs: list[Job]
 
 
@@ -90,6 +90,7 @@ class SnapshotReply(NamedTuple):
     delayed: int
     swept: int
     keys: KeysReply
+    lane_facts: list[str]
 
 
 def decoded(answer: object) -> SnapshotReply:

@@ -3,8 +3,8 @@
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 how many requests it holds, or '' not to be told of others  then ids, at most 128
--- reply {routers that live, lanes that live, lanes that take no work now as lane_facts of common.lua says: 8 at most
---       of those whose workers are away, seen last first, and 8 of those whose back end is, policy revision, lanes that
+-- reply {routers that live, lanes that live, {LANE_FACTS of common.lua, then lane_facts of lanes that take no work now}: 8
+--       at most of those whose workers are away, seen last first, and 8 of those whose back end is, policy revision, lanes that
 --       pull models as {name, JSON: models and how far}, policy's lease ms and patience ms, ids of the client's, if the
 --       server knows of more than it holds: 1000 of them at most, lapsed leases of these ids: each as lapsed_attempt of
 --       common.lua says, then for each id {state, attempt, worker, end position, error code, owner, ms until its lease
@@ -17,10 +17,10 @@ local hold = look(now)
 redis.call('ZADD', P .. 'clients', int(now), client)
 local routers = redis.call('ZCOUNT', P .. 'routers', int(now - 3000), '+inf')
 local lanes = redis.call('ZCOUNT', P .. 'lanes', int(now - rule('lease_ms')), '+inf')
-local absent = {}
+local absent, lease = { LANE_FACTS }, rule('lease_ms')
 local function add(names, beating)
   for i = 1, math.min(#names, MOST_LANES) do
-    local lane = beats(names[i], now) == beating and lane_facts(names[i], now)
+    local lane = beats(names[i], now, lease) == beating and lane_facts(names[i], now, lease)
     if lane then absent[#absent + 1] = lane end
   end
 end

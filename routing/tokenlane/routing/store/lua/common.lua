@@ -278,28 +278,25 @@ local function ring_lane(lane, kind, message)
 end
 
 -- Whether some worker of the lane was heard of within a lease.
-local function beats(lane, now)
-  return whole(redis.call('HGET', P .. 'lane:' .. lane .. ':state', 'seen')) >= now - rule('lease_ms')
+local function beats(lane, now, lease)
+  return whole(redis.call('HGET', P .. 'lane:' .. lane .. ':state', 'seen')) >= now - lease
 end
 
--- What is known of a lane, as name, value, name, ...: the fields of its hash, as its workers wrote them; its `name`;
--- `beats`, 0 or 1, and `beat_ms` since the last; `takers`: workers that take new work; `kept_for`: the
--- suspect that runs there alone or is next, or ''; `queued:KIND`. nil if nothing is.
-local function lane_facts(name, now)
-  local facts = redis.call('HGETALL', P .. 'lane:' .. name .. ':state')
-  if #facts == 0 then return nil end
-  local seen = 0
-  for i = 1, #facts, 2 do
-    if facts[i] == 'seen' then seen = whole(facts[i + 1]) end
-  end
-  local function add(field, value)
-    facts[#facts + 1], facts[#facts + 2] = field, value
-  end
-  add('name', name)
-  add('beats', seen >= now - rule('lease_ms') and 1 or 0)
-  add('beat_ms', now - seen)
-  add('takers', takers(name, now))
-  add('kept_for', kept_for(name) or '')
-  for _, kind in ipairs(KINDS) do add('queued:' .. kind, redis.call('ZCARD', lane_queue(name, kind))) end
+-- The names of what `lane_facts` has of a lane: fields of its hash, as its workers wrote them; then `name`; `beats`, 0 or 1,
+-- and `beat_ms` since the last; `takers`: workers that take new work; `kept_for`: the suspect that runs there alone or is
+-- next, or ''; `queued:KIND`.
+local LANE_FACTS = { 'provider', 'endpoint', 'models', 'limit', 'offer', 'told', 'why', 'name', 'beats', 'beat_ms', 'takers',
+  'kept_for' }
+for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind end
+
+-- What is known of a lane, in the order of LANE_FACTS; nil if nothing is. lease: the policy's, ms.
+local function lane_facts(name, now, lease)
+  local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
+    'told', 'why', 'seen')
+  if not (facts[1] or facts[8]) then return nil end -- nothing is left of it but its name
+  local seen = whole(facts[8])
+  facts[8], facts[9], facts[10], facts[11], facts[12] = name, seen >= now - lease and 1 or 0, now - seen,
+    redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', int(now - lease), '+inf'), kept_for(name) or ''
+  for i, kind in ipairs(KINDS) do facts[12 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
   return facts
 end

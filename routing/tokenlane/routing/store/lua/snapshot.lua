@@ -2,9 +2,10 @@
 --
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
---       {ids of the pool's keys, of those that seal no more, of those that do not yet}}
+--       {ids of the pool's keys, of those that seal no more, of those that do not yet},
+--       LANE_FACTS of common.lua}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {as lane_facts of common.lua says, jobs}
+--       lane: {what lane_facts of common.lua says, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
 --       its time ms, what it reports, JSON or '', ids of its keys, nil of an older version, what it said of its back
@@ -16,7 +17,8 @@
 
 local SILENT_MS = 6000
 local now = now_ms()
-local since = int(now - rule('lease_ms'))
+local lease = rule('lease_ms')
+local since = int(now - lease)
 
 -- The oldest of an agent stands first, that of a queue first of some agent.
 local function queue_of(name)
@@ -50,7 +52,7 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do queues[#queues +
 
 local lane_of = {}
 for _, name in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
-  local facts = lane_facts(name, now)
+  local facts = lane_facts(name, now, lease)
   if facts then
     lanes[#lanes + 1] = { facts, jobs_of(name) }
     for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lane:' .. name .. ':workers', since, '+inf')) do
@@ -92,4 +94,4 @@ for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
 return { now, whole(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
   { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
-  whole(redis.call('HGET', P .. 'swept', 'at')), keys }
+  whole(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS }

@@ -6,14 +6,14 @@
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
 --       queue's last dispatch, ms waited, place among the heads of its queue from 0,
 --       it is to run alone: 0 or 1}
---       lane: as lane_facts of common.lua says
+--       lanes: LANE_FACTS of common.lua, then for each lane what lane_facts says
 --       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
 local now = now_ms()
-local heads, lanes, names = {}, {}, redis.call('ZRANGE', P .. 'lanes', 0, -1)
+local heads, lanes, names, lease = {}, { LANE_FACTS }, redis.call('ZRANGE', P .. 'lanes', 0, -1), rule('lease_ms')
 
-for _, name in ipairs(names) do lanes[#lanes + 1] = lane_facts(name, now) end
+for _, name in ipairs(names) do lanes[#lanes + 1] = lane_facts(name, now, lease) end
 
 -- How many heads of a queue there may be, by its kind of work.
 local most_of = {}
