@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tokenlane.producer import Client
 from tokenlane.producer.link.connect import redis_link
+from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis_link import RedisLink
-from tokenlane.producer.link.timings import Timings
 
 QUICK = Timings(beat_every_s=0.2, gap_replay_again_s=0.2, ended_patience_s=0.5, running_patience_s=0.8)
 
@@ -17,6 +17,6 @@ def quick_client(url: str, timings: Timings = QUICK, *, agent: str | None = None
 
 def link_of(client: Client) -> RedisLink:
     """The link that an entered client has to its pool."""
-    link = client._entered()
+    link = client.link
     assert isinstance(link, RedisLink)
     return link

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
@@ -16,10 +15,10 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.find_pool import find_place
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, new_id
+from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress
 
-from .compose import Messages, compose, compose_embed, refuse_unknown, texts_of
-from .embeddings import Embeddings, EmbedOptions, Spaces, embed, refuse_unknown_of_embed
+from .compose import Messages, compose, refuse_unknown
+from .embeddings import Embeddings, EmbedOptions, Spaces, embed
 from .link.connect import redis_link
 from .link.link import Composed, Link, OpenLink
 from .link.open_request import OpenRequest
@@ -74,7 +73,7 @@ class Client:
         if link is None:
             url, pool, keys = _pool(url, pool, key)
             link = redis_link(url, pool, keys)
-        self._pool_name = pool
+        self._pool_name = pool or "main"
         self._open_link = link
         self._link: Link | None = None
         self._spaces = Spaces()
@@ -82,6 +81,13 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of agent {self.agent!r}, pool {self._pool_name!r}>"
+
+    @property
+    def link(self) -> Link:
+        """What connects it to its pool, while it is entered."""
+        if self._link is None:
+            raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
+        return self._link
 
     def chat(
         self,
@@ -106,9 +112,9 @@ class Client:
             TypeError: there is no such option.
             ValueError: `agent` is not a name.
         """
-        refuse_unknown(options)
-        who = self._asking(agent)
-        link = self._entered()
+        refuse_unknown(options, ChatOptions)
+        who = self._name_of(agent)
+        link = self.link
         request_id = link.take_id()
         form = response_format if isinstance(response_format, type) else None
         shape = asked_for(response_format) if isinstance(response_format, type) else response_format
@@ -144,7 +150,7 @@ class Client:
             BadRequest: the answer ended, later, before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
-        link = self._entered()
+        link = self.link
         name: object = request_id  # not everybody checks types
         known = isinstance(name, str) and _REQUEST_ID.fullmatch(name) is not None
         position = _position(after)
@@ -166,7 +172,7 @@ class Client:
         Raises:
             PoolUnavailable: the pool's server does not answer.
         """
-        return await self._entered().cancel(request_id)
+        return await self.link.cancel(request_id)
 
     async def embed(
         self,
@@ -192,28 +198,8 @@ class Client:
             SpaceMismatch: the vectors are of another model than those before.
             LlmError: what else it failed with.
         """
-        return await self._embed(texts, role, options, agent, allow_other_models=allow_other_models)
-
-    async def _embed(
-        self,
-        texts: str | Sequence[str],
-        role: str,
-        options: EmbedOptions,
-        agent: str | None = None,
-        *,
-        allow_other_models: bool = False,
-        meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
-    ) -> Embeddings:
-        refuse_unknown_of_embed(options)
-        who = self._asking(agent)
-        link = self._entered()
-        asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
-
-        def composed() -> Composed:
-            return compose_embed(asked, agent=who, client=link.client)
-
-        found = await embed(link, composed, options.get("idempotency_key"), meanwhile)
-        found = replace(found, metadata=options.get("metadata"))
+        who = self._name_of(agent)
+        found = await embed(self.link, texts, options, role=role, agent=who)
         self._spaces.check(found, who, role, options, allow_other_models=allow_other_models)
         return found
 
@@ -224,7 +210,7 @@ class Client:
         Raises:
             LlmError: the lane that is named does not answer, or none is open.
         """
-        return await self._models().listed(lane)
+        return await Models(self.link, self.agent).listed(lane)
 
     def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
         """Have a lane fetch a model: how far it is, until the model is there. Nothing is sent before it is iterated;
@@ -240,7 +226,7 @@ class Client:
             BadRequest: the lane's provider cannot pull; it says what to do instead.
             LlmError: what else it failed with.
         """
-        return self._models().follow("pull", model, lane)
+        return Models(self.link, self.agent).follow("pull", model, lane)
 
     async def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
         """Have a lane compute or look up a model's digest.
@@ -249,20 +235,20 @@ class Client:
             DigestMismatch: it is not the one that is pinned, or its files have changed.
             LlmError: as `pull`.
         """
-        return await self._models().verify(model, lane)
+        return await Models(self.link, self.agent).verify(model, lane)
 
     async def load(self, model: str, *, lane: str | None = None) -> None:
         """Have a lane load a model into memory; returns when it answers at once. Raises as `verify`."""
-        await self._models().do("load", model, lane)
+        await Models(self.link, self.agent).do("load", model, lane)
 
     async def unload(self, model: str, *, lane: str | None = None) -> None:
         """Have a lane free a model's memory. Raises as `pull`."""
-        await self._models().do("unload", model, lane)
+        await Models(self.link, self.agent).do("unload", model, lane)
 
     @property
     def internal_errors(self) -> int:
         """How many bugs of tokenlane's the client's tasks have survived; the log says where each was."""
-        return self._entered().internal_errors.count
+        return self.link.internal_errors.count
 
     async def complete(
         self,
@@ -294,16 +280,8 @@ class Client:
         self._link = None
         return await self._stack.__aexit__(kind, error, trace)
 
-    def _asking(self, agent: str | None) -> str:
+    def _name_of(self, agent: str | None) -> str:
         return self.agent if agent is None else _name(agent)
-
-    def _models(self) -> Models:
-        return Models(self._entered(), self.agent)
-
-    def _entered(self) -> Link:
-        if self._link is None:
-            raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
-        return self._link
 
 
 def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:

@@ -47,23 +47,20 @@ _Request = TypeVar("_Request", bound=Request)
 _ANSWER_TOKENS = 256
 _FEW_TOKENS = 1024
 _REPLACED = "\ufffd".encode()
-_OPTIONS = frozenset(ChatOptions.__annotations__)
 _FIELDS = frozenset(Message.model_fields).union(*(kind.request.model_fields for kind in KINDS.values()))
 
 
-def refuse_unknown(options: Mapping[str, object]) -> None:
-    """Accept the options of `ChatOptions` only.
+def refuse_unknown(options: Mapping[str, object], known: type) -> None:
+    """Accept the options of a TypedDict only.
 
     Raises:
         TypeError: there is another.
     """
-    if options.keys() <= _OPTIONS:
-        return
-    name, known = min(options.keys() - _OPTIONS), sorted(_OPTIONS)
-    raise TypeError(
-        f"unknown option {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)} (`extra` goes to the "
-        "back end as it is)"
-    )
+    unknown_options = options.keys() - known.__annotations__.keys()
+    if unknown_options:
+        name, names = min(unknown_options), sorted(known.__annotations__)
+        extra = " (`extra` goes to the back end as it is)" if "extra" in names else ""
+        raise TypeError(f"unknown option {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}{extra}")
 
 
 def compose(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from array import array
 from base64 import b64decode
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
-from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import SpaceMismatch
-from tokenlane.routing.contract.messages import Priority, Usage, Vectors
+from tokenlane.routing.contract.messages import Priority, Usage, Vectors, new_id
 
+from .compose import compose_embed, refuse_unknown, texts_of
 from .link.link import Composed, Link, opened
 from .link.open_request import OpenRequest
 
-__all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed", "refuse_unknown_of_embed"]
+__all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed"]
 
 _SPACES = 1_000
 
@@ -105,31 +105,34 @@ class Spaces:
         self._spaces[asked] = space
 
 
-def refuse_unknown_of_embed(options: Mapping[str, object]) -> None:
-    """Accept the options of `EmbedOptions` only.
-
-    Raises:
-        TypeError: there is another.
-    """
-    known = EmbedOptions.__annotations__
-    unknown = sorted(options.keys() - known.keys())
-    if unknown:
-        near = did_you_mean(unknown[0], list(known))
-        raise TypeError(f"unknown option {unknown[0]!r}.{near} There are: {', '.join(sorted(known))}")
-
-
 async def embed(
     link: Link,
-    compose: Callable[[], Composed],
-    idempotency_key: str | None,
-    meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]],
+    texts: str | Sequence[str],
+    options: EmbedOptions,
+    *,
+    role: str,
+    agent: str,
+    meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
 ) -> Embeddings:
-    """Submit an embed request, and wait inside `meanwhile` for what comes of it."""
-    async with opened(link, compose, idempotency_key) as request, meanwhile(request):
+    """Have texts embedded, and wait inside `meanwhile` for what comes of it.
+
+    Raises:
+        TypeError: there is no such option.
+        LlmError: as `Client.embed`.
+    """
+    refuse_unknown(options, EmbedOptions)
+    asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
+
+    def composed() -> Composed:
+        return compose_embed(asked, agent=agent, client=link.client)
+
+    async with opened(link, composed, options.get("idempotency_key")) as request, meanwhile(request):
         answer, result = await request.finish(), await request.result()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))
     if sys.byteorder == "big":
         data.byteswap()
     vectors = [data[start : start + result.dimensions] for start in range(0, len(data), result.dimensions)]
-    return Embeddings(request.id, vectors, result.dimensions, answer.model, answer.lane, answer.usage)
+    return Embeddings(
+        request.id, vectors, result.dimensions, answer.model, answer.lane, answer.usage, options.get("metadata")
+    )

@@ -33,8 +33,9 @@ from tokenlane.producer import (
     ToolCallDelta,
     Unauthorized,
 )
+from tokenlane.producer.client import Keys
+from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.pool_view import without_ages
-from tokenlane.producer.link.timings import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats, Checked
 from tokenlane.routing.store.pool import Pool
@@ -453,6 +454,14 @@ def test_a_url_is_text(url: str) -> None:
     """What is no URL is refused at once, and not quoted."""
     with pytest.raises(TypeError, match="`url` is") as refused:
         Client(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", [7, b"tlk1-secret", [b"tlk1-secret"], {"secret": 1}])
+def test_a_key_is_text(key: Keys) -> None:
+    """What is no key is refused at once, and not quoted."""
+    with pytest.raises(TypeError, match="`key` is") as refused:
+        Client("redis://127.0.0.1:1", key=key)
     assert "secret" not in str(refused.value)
 
 

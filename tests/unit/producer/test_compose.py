@@ -125,9 +125,9 @@ def test_the_size_limit_names_both_sizes() -> None:
 
 def test_unknown_options_are_refused() -> None:
     """An option that does not exist is a TypeError that names those that do."""
-    refuse_unknown({"max_tokens": 1})
+    refuse_unknown({"max_tokens": 1}, ChatOptions)
     with pytest.raises(TypeError, match=r"'n'.*max_tokens"):
-        refuse_unknown({"n": 2})
+        refuse_unknown({"n": 2}, ChatOptions)
 
 
 def test_what_a_request_shows_that_it_needs() -> None:

@@ -15,6 +15,7 @@ from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
+from tokenlane.producer.embeddings import embed as embed_texts
 from tokenlane.routing.commands import completion
 
 from .asking import carry_out, in_milliseconds, telling_why
@@ -57,7 +58,7 @@ def embed(
     inputs = _lines() if texts == ["-"] else texts
 
     async def ask(client: Client) -> Embeddings:
-        return await client._embed(inputs, role, options, meanwhile=telling_why)
+        return await embed_texts(client.link, inputs, options, role=role, agent=client.agent, meanwhile=telling_why)
 
     found = carry_out(ask, redis, pool)
     if as_json:

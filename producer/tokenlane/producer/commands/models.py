@@ -23,6 +23,7 @@ from tokenlane.config.cli.output import Table, console, show, show_json
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.producer.client import Client
+from tokenlane.producer.models import Models
 from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.messages import ModelInfo, Progress
 from tokenlane.routing.support.byte_sizes import sized
@@ -121,7 +122,7 @@ def _follow(
 
     async def ask(client: Client) -> None:
         with _Shown(as_json) as shown:
-            async with aclosing(client._models().follow(action, model, lane)) as steps:
+            async with aclosing(Models(client.link, client.agent).follow(action, model, lane)) as steps:
                 async for progress in steps:
                     shown(progress)
 

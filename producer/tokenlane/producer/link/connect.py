@@ -14,9 +14,8 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .heartbeat import Heartbeat
-from .link import Link, OpenLink
+from .link import Link, OpenLink, Timings
 from .redis_link import RedisLink
-from .timings import Timings
 
 __all__ = ["redis_link"]
 

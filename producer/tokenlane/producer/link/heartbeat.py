@@ -19,9 +19,10 @@ from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import together
 
+from .link import Timings
 from .redis_link import RedisLink
-from .redis_request import Interrupt, RedisRequest, Step
-from .timings import Timings
+from .redis_request import RedisRequest
+from .request_state import Interrupt, Step
 
 __all__ = ["Heartbeat"]
 

@@ -12,7 +12,7 @@ from tokenlane.routing.decide.policy import Policy, candidates, served_name
 from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.requests import Standing
 
-from .timings import Timings
+from .link import Timings
 
 __all__ = ["PoolView", "without_ages"]
 

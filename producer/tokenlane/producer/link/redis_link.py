@@ -23,12 +23,12 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_turns import Turns
 from tokenlane.routing.support.telemetry import inject, sending
 
-from .link import Composed
+from .link import Composed, Timings
 from .open_request import OpenRequest
 from .pool_view import PoolView
 from .ready_channels import Ahead
-from .redis_request import RedisRequest, RequestState
-from .timings import Timings
+from .redis_request import RedisRequest
+from .request_state import RequestState
 from .worker_messages import WorkerMessages
 
 __all__ = ["RedisLink"]

@@ -1,34 +1,13 @@
-"""A request that a pool in Redis has, and how it stands there.
-
-Its link tells it what happens, by the methods below, and carries out what it answers; nobody else changes it. Between
-two of those calls it is in one of these states:
-
-| what happens                 | queued     | running    | broken off | missing    | ended |
-|------------------------------|------------|------------|------------|------------|-------|
-| a message                    | running    | running    | running    | running    | ended |
-| the last message             | ended      | ended      | ended      | ended      | ended |
-| messages lost                | queued     | running    | broken off | missing    | ended |
-| stands queued, nothing came  | queued     | queued     | -          | queued     | ended |
-| stands queued, a part came   | broken off | broken off | broken off | broken off | ended |
-| stands running               | running    | running    | running    | running    | ended |
-| stands ended, no worker left | ended      | ended      | ended      | ended      | ended |
-| unknown to the pool          | missing    | missing    | missing    | missing    | ended |
-| sent again                   | queued     | running    | broken off | queued     | ended |
-| given up, or left            | ended      | ended      | ended      | ended      | ended |
-
-While its `submission` is under way, it does not hear how it stands. What has been missing or broken off for long is
-sent again, or ended. All times are the loop's, in seconds.
-"""
+"""A request that a pool in Redis has. Its link tells it what happens, by the methods below, and carries out what it
+answers; nobody else changes it. `request_state.py` draws its states. All times are the loop's, in seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
-from typing import Literal, TypeAlias, assert_never, get_args
+from typing import assert_never, get_args
 
 from tokenlane.routing.contract.errors import (
     DeadlineExceeded,
@@ -45,39 +24,16 @@ from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLo
 from tokenlane.routing.store.requests import Attachment, Ending, Standing
 
 from .delta_buffer import ToWorker
+from .link import Timings
 from .open_request import OpenRequest
 from .pool_view import PoolView
 from .replays import Question, Replays
+from .request_state import Interrupt, RequestState, Step
 from .submission import Submission
-from .timings import Timings
 
-__all__ = ["Interrupt", "RedisRequest", "RequestState", "Step"]
+__all__ = ["RedisRequest"]
 
 _LAPSED_S = 0.01
-
-
-class RequestState(StrEnum):
-    """`QUEUED`: no attempt of it is known to run. `RUNNING`: one is. `BROKEN_OFF`: the attempt that gave a part of the
-    answer is over, and no other has begun. `MISSING`: the pool does not know it. `ENDED`: nothing more comes."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    BROKEN_OFF = "broken off"
-    MISSING = "missing"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True)
-class Interrupt:
-    """End it in the pool for all who read it, unless another attempt than this has begun."""
-
-    attempt: int
-    position: int
-    error: LlmError
-
-
-Step: TypeAlias = Literal["send again", "own again"] | Interrupt
-"""What its link is to do."""
 
 
 class RedisRequest(OpenRequest):

@@ -15,7 +15,7 @@ from tests.integration.producer.test_client_faults import Restartable
 from tests.redis_servers import every_server
 
 from tokenlane.producer import PoolUnavailable
-from tokenlane.producer.link.timings import Timings
+from tokenlane.producer.link.link import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect

@@ -33,6 +33,7 @@ from tokenlane.producer import (
     Progress,
     ProviderDown,
 )
+from tokenlane.producer.models import Models
 from tokenlane.producer.sync import Client as SyncClient
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.policy import Policy
@@ -392,7 +393,7 @@ async def test_a_command_that_is_tried_again_says_why(redis_url: str, pool: Pool
         async with lane_of(redis_url, ollama(url)):
             await going.aclose()
             said: list[str] = []
-            async with aclosing(client._models().follow("load", "old", None)) as steps:
+            async with aclosing(Models(client.link, "ops").follow("load", "old", None)) as steps:
                 async for progress in steps:
                     said.append(progress.step)
                     if len(said) == 2:

@@ -103,10 +103,8 @@ async def command(
 ) -> ModelReport:
     """Have a command carried out; its report. The steps that are told are added to `steps`."""
     steps = [] if steps is None else steps
-    asked = compose_command(
-        {"action": action, "model": model, "lane": lane}, agent="ops", client=client._entered().client
-    )
-    async with opened(client._entered(), lambda: asked) as request:
+    asked = compose_command({"action": action, "model": model, "lane": lane}, agent="ops", client=client.link.client)
+    async with opened(client.link, lambda: asked) as request:
         waiting = asyncio.create_task(request.result())
         while not waiting.done():
             progress = request.progress
@@ -220,8 +218,8 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
         await until(lambda: provider.pulling == 1)
         pulling.cancel()
         await until(lambda: provider.pulling == 0)
-        asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client._entered().client)
-        async with opened(client._entered(), lambda: asked) as request:
+        asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client.link.client)
+        async with opened(client.link, lambda: asked) as request:
             await until(lambda: provider.pulling == 1)
             assert await other.cancel(request.id)
             with pytest.raises(RequestCancelled):

@@ -12,9 +12,10 @@ import pytest
 from tests.lanes import lane_view
 
 from tokenlane.producer.link.heartbeat import Heartbeat
+from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis_link import RedisLink
-from tokenlane.producer.link.redis_request import RedisRequest, RequestState
-from tokenlane.producer.link.timings import Timings
+from tokenlane.producer.link.redis_request import RedisRequest
+from tokenlane.producer.link.request_state import RequestState
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.contract.messages import (
     Attached,

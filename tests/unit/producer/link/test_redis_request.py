@@ -11,10 +11,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tokenlane.producer.link import redis_request
+from tokenlane.producer.link import request_state
+from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.pool_view import PoolView
-from tokenlane.producer.link.redis_request import Interrupt, RedisRequest, RequestState, Step
-from tokenlane.producer.link.timings import Timings
+from tokenlane.producer.link.redis_request import RedisRequest
+from tokenlane.producer.link.request_state import Interrupt, RequestState, Step
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout
 from tokenlane.routing.contract.messages import (
     Attached,
@@ -115,7 +116,7 @@ def table() -> list[tuple[str, RequestState, str]]:
     """The cells of the table in the module's docstring: what happens, the state before, that after."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (redis_request.__doc__ or "").splitlines()
+        for line in (request_state.__doc__ or "").splitlines()
         if re.match(r"\| \w", line)
     ]
     (_, *before), *events = rows

@@ -294,3 +294,23 @@ async def test_a_form_that_is_no_model() -> None:
     async with MockPool(lambda request: "7") as pool, pool.client() as client:
         with pytest.raises(TypeError, match="response_format takes a pydantic model"):
             await client.complete("x", role="planner", response_format=int)  # type: ignore[type-var] # the point
+
+
+@pytest.mark.parametrize(("request_id", "after"), [(None, None), (b"0" * 32, None), ("no id", None), ("0" * 32, "1")])
+async def test_what_is_no_place_in_an_answer_is_refused(request_id: str, after: int | None) -> None:
+    """What no stream can have said is a ValueError, whatever its type."""
+    async with MockPool() as pool, pool.client() as client:
+        with pytest.raises(ValueError, match="request_id"):
+            client.attach(request_id, after=after)
+
+
+@pytest.mark.parametrize("agent", ["no name", "-x", "", 7])
+async def test_an_agent_has_a_name(agent: str) -> None:
+    """What cannot be part of a key is refused where a call names it, before anything is sent."""
+    async with MockPool() as pool, pool.client() as client:
+        with pytest.raises(ValueError, match="is not a name"):
+            client.chat("x", role="planner", agent=agent)
+        with pytest.raises(ValueError, match="is not a name"):
+            await client.embed("x", role="planner", agent=agent)
+    assert not pool.requests
+    assert not pool.embed_requests
