@@ -30,6 +30,7 @@ class Timings:
         beat_again_s: the next beat while the pool is away.
         replay_again_s: what a request is known to lack is asked of its worker again.
         gap_replay_again_s: the same of a request that may lack something.
+        last_message_s: how long the last message of a request may be on its way that no worker can repeat.
         ended_patience_s: how long the worker of a request that has ended is asked for the rest of its answer.
         running_patience_s: the same of a request that still runs.
         taken_up_s: how long another worker has to take up an answer that broke off.
@@ -46,6 +47,7 @@ class Timings:
     beat_again_s: float = 0.5
     replay_again_s: float = 0.5
     gap_replay_again_s: float = 2.0
+    last_message_s: float = 0.1
     ended_patience_s: float = 3.0
     running_patience_s: float = 10.0
     taken_up_s: float = 0.5

@@ -231,7 +231,7 @@ class RedisRequest(OpenRequest):
             case "running":
                 self._running(standing)
             case "completed" | "failed" | "cancelled" | "expired":
-                self._ended(standing, standing.state)
+                self._ending(standing, standing.state)
             case _:
                 assert_never(standing.state)
         self._changed.set()
@@ -335,10 +335,13 @@ class RedisRequest(OpenRequest):
         if self._buffer.has_gap and self._replays.unanswered(self._clock(), self._timings.running_patience_s):
             self.give_up(answer_lost("part"))
 
-    def _ended(self, standing: Standing, state: Ending) -> None:
+    def _ending(self, standing: Standing, state: Ending) -> None:
+        self._enter(RequestState.ENDING)
         self._waiting = None
-        if standing.worker and not self._replays.unanswered(self._clock(), self._timings.ended_patience_s):
+        if not standing.worker:
+            over = self._has_been_for(self._timings.last_message_s)
+        elif not (over := self._replays.unanswered(self._clock(), self._timings.ended_patience_s)):
             self._replays.ask(standing.worker, standing.attempt, self._timings.replay_again_s)
-            return
-        self._buffer.end_as(state, standing.end, standing.code)
-        self._enter(RequestState.ENDED)
+        if over:
+            self._buffer.end_as(state, standing.end, standing.code)
+            self._enter(RequestState.ENDED)

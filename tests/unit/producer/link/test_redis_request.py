@@ -92,6 +92,9 @@ def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
         case RequestState.MISSING:
             request.message(begins)
             stands(request, "missing", clock)
+        case RequestState.ENDING:
+            request.message(begins)
+            stands(request, "failed", clock, worker=WORKER)
         case RequestState.ENDED:
             request.leave()
     assert request.state is state
@@ -105,7 +108,7 @@ EVENTS: dict[str, Callable[[RedisRequest, Clock], object]] = {
     "stands queued, nothing came": lambda request, clock: stands(request, "waiting", clock),
     "stands queued, a part came": lambda request, clock: stands(request, "waiting", clock),
     "stands running": lambda request, clock: stands(request, "running", clock),
-    "stands ended, no worker left": lambda request, clock: stands(request, "cancelled", clock),
+    "stands ended": lambda request, clock: stands(request, "cancelled", clock),
     "unknown to the pool": lambda request, clock: stands(request, "missing", clock),
     "sent again": lambda request, clock: request.sent_again(None),
     "given up, or left": lambda request, clock: request.give_up(Timeout()),
@@ -178,6 +181,23 @@ async def test_the_pool_is_told_that_nobody_wants_it_where_it_may_have_it(
         request.message(message)
     request.leave()
     assert request.is_to_be_cancelled is told
+
+
+@pytest.mark.parametrize(("worker", "after_s"), [("", TIMINGS.last_message_s), (WORKER, TIMINGS.ended_patience_s)])
+async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str, after_s: float) -> None:
+    """The last message may be on its way, and says more; so may the worker, which is asked for it."""
+    clock = Clock()
+    request = accepted(made(clock))
+    ended = []
+    for wait_s in (0, after_s / 2, after_s):
+        clock.now += wait_s
+        stands(request, "failed", clock, worker=worker)
+        if (due := request.due_question()) is not None:
+            due[0].sent(clock())
+        ended.append(request.ended)
+    assert ended == [False, False, True]
+    assert request.has_question == (worker != "")
+    assert type(request.error) is LlmError
 
 
 class Walk(RuleBasedStateMachine):
