@@ -51,12 +51,12 @@ async def test_the_limit_of_requests_in_flight_is_the_agents(client: Client, poo
 
 
 async def test_a_client_that_vanishes_takes_the_requests_of_all_its_agents_along(
-    client: Client, pool: Pool, worker: StandIn
+    client: Client, pool: Pool, worker: StandIn, redis_url: str
 ) -> None:
     """A beat is the client's. When it ends, what it asked for any of its agents is cancelled, and what another client
     asked for one of them is not."""
     async with (
-        Client(pool.url, agent="agent2") as other,
+        Client(redis_url, agent="agent2") as other,
         client.chat("hello", role="planner", agent="agent2") as two,
         client.chat("hello", role="planner", agent="agent3") as three,
         other.chat("hello", role="planner") as kept,
