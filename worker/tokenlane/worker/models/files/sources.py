@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -78,28 +78,8 @@ def fetch_repository(repository: str, tell: Tell, *, only: str = "", model: str 
         info = hub.HfApi().model_info(name, revision=revision or None, files_metadata=True)
     except Exception as error:
         raise _refused(hub, error) from None
-    if any(not _HASH.fullmatch(file.lfs.sha256 if file.lfs else file.blob_id or "") for file in info.siblings):
-        raise ProviderDown("the hub tells no hashes of the repository's files", retryable=False)
-    chosen = [file for file in info.siblings if file.rfilename.endswith(only)]
-    if only and len(chosen) != 1:
-        there = ", ".join(file.rfilename for file in info.siblings if file.rfilename.endswith(_GGUF)) or "none"
-        raise BadRequest(f"name one file, as {name}:FILE{_GGUF}; the repository has {there}")
-    cache = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=name, repo_type="model")
-    headers = hub.utils.build_hf_headers()
-    _fetch_all(
-        [
-            Wanted(
-                url=hub.hf_hub_url(name, file.rfilename, revision=info.sha),
-                target=cache / "blobs" / (file.lfs.sha256 if file.lfs else file.blob_id),
-                size_bytes=file.size,
-                sha256=file.lfs.sha256 if file.lfs else None,
-                git_sha1=None if file.lfs else file.blob_id,
-                headers=headers,
-            )
-            for file in chosen
-        ],
-        tell,
-    )
+    chosen = _chosen(info.siblings, name, only)
+    _fetch_all(_wanted(hub, name, info.sha, chosen), tell)
     # It finds all content in place, and only gives it the names of the revision.
     paths = [file.rfilename for file in chosen]
     try:
@@ -110,6 +90,34 @@ def fetch_repository(repository: str, tell: Tell, *, only: str = "", model: str 
         raise _refused(hub, error) from None
     tell("verifying", sum(file.size or 0 for file in chosen), None)
     return Manifest.of(model or repository, Path(folder), paths)
+
+
+def _chosen(files: Sequence[Any], repository: str, only: str) -> list[Any]:
+    """The files whose paths end so; one, if not all are wanted."""
+    if any(not _HASH.fullmatch(file.lfs.sha256 if file.lfs else file.blob_id or "") for file in files):
+        raise ProviderDown("the hub tells no hashes of the repository's files", retryable=False)
+    chosen = [file for file in files if file.rfilename.endswith(only)]
+    if only and len(chosen) != 1:
+        there = ", ".join(file.rfilename for file in files if file.rfilename.endswith(_GGUF)) or "none"
+        raise BadRequest(f"name one file, as {repository}:FILE{_GGUF}; the repository has {there}")
+    return chosen
+
+
+def _wanted(hub: Any, repository: str, revision: str, files: Sequence[Any]) -> list[Wanted]:
+    """The files as downloads into the hub's cache, which names them by their hashes."""
+    cache = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repository, repo_type="model")
+    headers = hub.utils.build_hf_headers()
+    return [
+        Wanted(
+            url=hub.hf_hub_url(repository, file.rfilename, revision=revision),
+            target=cache / "blobs" / (file.lfs.sha256 if file.lfs else file.blob_id),
+            size_bytes=file.size,
+            sha256=file.lfs.sha256 if file.lfs else None,
+            git_sha1=None if file.lfs else file.blob_id,
+            headers=headers,
+        )
+        for file in files
+    ]
 
 
 def _from_url(url: str, place: Path, tell: Tell) -> Path:
