@@ -115,7 +115,7 @@ async def test_an_ended_request_nobody_has_any_more(first: Client, second: Clien
         await run.complete("a")
         await stream.answer()
     async with second.attach(stream.request_id) as joined:
-        with pytest.raises(Interrupted, match="ask again"):
+        with pytest.raises(Interrupted):
             await joined.answer()
     async with second.attach(stream.request_id, after=1) as joined:
         assert await texts(joined) == []
@@ -141,7 +141,7 @@ async def test_how_a_request_failed_is_told(first: Client, second: Client, worke
 
 async def test_what_cannot_be_joined(first: Client, worker: StandIn) -> None:
     """An unknown request, one that ended before the position, and what is no id or position are errors."""
-    with pytest.raises(RequestLost, match="ask again"):
+    with pytest.raises(RequestLost):
         async with first.attach(new_id()):
             pass
     async with first.chat("hello", role="planner") as stream:
@@ -269,7 +269,7 @@ async def test_a_later_attempt_asks_the_owner(first: Client, second: Client, wor
             assert (handover.state, handover.position) == ("open", 0)
             await again.complete("x", "y", "z")
             assert await texts(joined) == ["x", "y", "z"]
-            with pytest.raises(Interrupted, match="begun anew") as broken:
+            with pytest.raises(Interrupted) as broken:
                 await anext(stream)
             assert broken.value.partial == "ab"
 
@@ -368,5 +368,5 @@ async def test_a_key_that_was_cancelled_before_it_ran(first: Client, pool: Pool)
     async with first.chat("hello", role="planner", idempotency_key="k") as stream:
         pass
     assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
-    with pytest.raises(Duplicate, match="cancelled"):
+    with pytest.raises(Duplicate, match="cancelled"):  # how it ended
         await first.complete("hello", role="planner", idempotency_key="k")

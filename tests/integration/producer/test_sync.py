@@ -126,7 +126,7 @@ def test_a_client_that_is_not_open(redis_url: str) -> None:
         stream.__enter__()
     with client:  # again
         assert client.cancel(new_id()) is False
-    with pytest.raises(PoolUnavailable, match="no Redis server answers"):
+    with pytest.raises(PoolUnavailable):
         Client("redis://127.0.0.1:1").__enter__()
     assert threads() == []
 

@@ -196,7 +196,7 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
             second = await opened.worker("gpu0", backend, "--capacity", "1")
             assert (await client.complete("new", role="planner")).text
             for stream in streams:
-                with pytest.raises(PoolKeyMismatch, match="send it again"):
+                with pytest.raises(PoolKeyMismatch):
                     async with asyncio.timeout(20):
                         await stream.answer()
         assert (await client.complete("new", role="planner")).lane == "gpu0"

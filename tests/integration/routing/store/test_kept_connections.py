@@ -57,6 +57,6 @@ async def test_a_server_that_always_hangs_up_is_down() -> None:
     """One more try, and no third."""
     async with answering(served=0) as (url, came):
         async with default_registry().create(LaneSettings("gpu0", "openai", url)) as provider:
-            with pytest.raises(ProviderDown, match="was lost"):
+            with pytest.raises(ProviderDown):
                 await answer_of(provider, ask())
     assert came == [1, 1]

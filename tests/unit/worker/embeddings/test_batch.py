@@ -301,7 +301,7 @@ async def test_too_few_vectors_are_no_answer() -> None:
             return (await super().embed(inputs, model, dimensions))[1:]
 
     async with batching(Short()) as batches:
-        with pytest.raises(ProviderDown, match="number of vectors"):
+        with pytest.raises(ProviderDown):
             await batches.vectors("m", ["a", "b"])
 
 

@@ -134,7 +134,7 @@ async def test_what_is_asked_of_a_vector_is_checked() -> None:
         with pytest.raises(BadRequest, match="8 dimensions, not 9"):
             await embedder.embed(EmbedRequest(role="r", inputs=["a"], dimensions=9), "one")
         embedder.check(EmbedRequest(role="r", inputs=["a"]))
-        with pytest.raises(ProviderDown, match="does not want") as raised:
+        with pytest.raises(ProviderDown) as raised:
             embedder.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
         assert not raised.value.retryable
     with pytest.raises(BadRequest, match="not supported by this lane's provider"):

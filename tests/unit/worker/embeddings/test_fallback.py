@@ -67,7 +67,7 @@ async def test_it_says_what_it_can() -> None:
     (model,) = await FastText().models()
     assert (model.name, model.capabilities) == (FALLBACK_MODEL, ("embed",))
     question = ChatRequest(role="r", messages=[Message(role="user", content="hi")])
-    with pytest.raises(BadRequest, match="embeddings only"):
+    with pytest.raises(BadRequest):
         FastText().chat(question, FALLBACK_MODEL)
 
 
