@@ -207,7 +207,7 @@ async def serving(
         if bell:
             await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
         tasks.create_task(worker.main())
-        tasks.create_task(poll([worker], poll_s))
+        tasks.create_task(poll(lane.pool, [worker], poll_s))
         try:
             yield lane, worker
         finally:

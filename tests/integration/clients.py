@@ -6,13 +6,14 @@ from tokenlane.producer import Client
 from tokenlane.producer.link.connect import redis_link
 from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis_link import RedisLink
+from tokenlane.routing.store.server import Server
 
 QUICK = Timings(beat_every_s=0.2, gap_replay_again_s=0.2, ended_patience_s=0.5, running_patience_s=0.8)
 
 
-def quick_client(url: str, timings: Timings = QUICK, *, agent: str | None = None) -> Client:
+def quick_client(where: str | Server, timings: Timings = QUICK, *, agent: str | None = None) -> Client:
     """A client whose link works by these times."""
-    return Client(link=redis_link(url, timings=timings), agent=agent)
+    return Client(link=redis_link(where, timings=timings), agent=agent)
 
 
 def link_of(client: Client) -> RedisLink:

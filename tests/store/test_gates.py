@@ -18,7 +18,7 @@ from tokenlane.routing.decide.lanes.gates import first_wait
 from tokenlane.routing.decide.order import Head
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies import as_list, as_text
+from tokenlane.routing.store.replies.values import as_list, as_text
 
 LANE = "lane1"
 STATE, MARK, WORKERS = (f"{PREFIX}lane:{LANE}:{part}" for part in ("state", "alone", "workers"))

@@ -15,7 +15,6 @@ LINES_OF_MOST_FUNCTIONS = 22
 
 FLAT_ROOMS = {
     "producer/tokenlane/producer/link",  # 14: the link, its two kinds, and what a request's life takes
-    "routing/tokenlane/routing/store",  # 14: a module for each part of a pool, and the server they share
 }
 
 ABOVE_350_LINES = {

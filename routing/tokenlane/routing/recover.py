@@ -14,8 +14,8 @@ from .contract.errors import LlmError
 from .contract.messages import Failed
 from .decide.policy import Policy
 from .decide.recovery import Continue, End, TryAgain, decide
-from .store.lapsed import LapsedAttempt
 from .store.pool import Pool
+from .store.replies.lapsed import LapsedAttempt
 from .support.tasks import together
 
 __all__ = ["known_policy", "recover"]

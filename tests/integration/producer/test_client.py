@@ -495,7 +495,7 @@ async def test_the_trace_travels_in_the_envelope(
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr("tokenlane.routing.support.telemetry.tracer", lambda: provider.get_tracer("test"))
+    monkeypatch.setattr("tokenlane.routing.telemetry.tracer", lambda: provider.get_tracer("test"))
     async with client.chat("my secret question", role="planner"):
         run = await worker.next_run()
     (span,) = spans.get_finished_spans()

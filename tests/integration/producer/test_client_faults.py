@@ -14,7 +14,6 @@ from tests.integration.clients import QUICK, link_of, quick_client
 from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
 from tests.integration.producer.test_client import becomes, texts
 from tests.integration.stand_in import Run, StandIn, stand_in
-from tests.redis_servers import every_server
 from tests.waiting import until
 
 from tokenlane.config.host.embedded_server import EmbeddedServer
@@ -34,7 +33,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.requests import Accepted, Requests
-from tokenlane.routing.store.server import Timings
+from tokenlane.routing.store.server import Server, Timings
 
 
 @pytest.fixture
@@ -424,10 +423,10 @@ async def worker_hears_cancel(run: Run) -> None:
         await run.cancelled.wait()
 
 
-async def test_streams_wait_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_wait_while_the_server_is_away(tmp_path: Path) -> None:
     """While the server is away a stream says so and waits; cancelling is made up for when it is back."""
-    every_server(monkeypatch, timings=Timings(command_s=1))
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, quick_client(server.url) as client:
+    where = Server.of(f"unix://{tmp_path}/redis.sock", Timings(command_s=1))
+    async with Restartable(tmp_path) as server, connect(where) as pool, quick_client(where) as client:
         stream = await client.chat("hello", role="planner").__aenter__()
         await server.stop()
         await until(lambda: "no Redis server answers" in (stream.waiting or ""))

@@ -12,13 +12,12 @@ import pytest
 from tests.integration.clients import quick_client
 from tests.integration.resetting import resetting
 from tests.integration.stand_in import StandIn
-from tests.redis_servers import every_server
 from tests.waiting import until
 
-from tokenlane.producer import Client
+from tokenlane.producer.link.link import Timings as LinkTimings
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.server import Timings
+from tokenlane.routing.store.server import Server, Timings
 
 SILENCE_S = 6.5
 """Longer than every time-out that redis-py has by itself, and than the hub waits for an answer to its PINGs here."""
@@ -40,16 +39,14 @@ OPTIONS = [
 ]
 
 
-async def test_silences_and_options(
-    redis_url: str, worker: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_silences_and_options(redis_url: str, worker: StandIn, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the URL says, a client that hears nothing for long goes on, on the connections that it has, and what it
     asked before and after is answered."""
-    every_server(monkeypatch, timings=Timings(silence_s=0.5))
 
     async def quiet(option: str) -> None:
         url = redis_url + ("&" if "?" in redis_url else "?") + option if option else redis_url
-        async with Client(url, agent="agent1") as client, client.chat("first", role="planner") as stream:
+        client = quick_client(Server.of(url, Timings(silence_s=0.5)), LinkTimings(), agent="agent1")
+        async with client, client.chat("first", role="planner") as stream:
             run = await worker.next_run()
             await asyncio.sleep(SILENCE_S)
             await run.complete("é")

@@ -23,9 +23,9 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client, LlmError
+from tokenlane.routing import telemetry
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.support import telemetry
 from tokenlane.worker.attempt import observe
 
 PROMPT, OUTPUT, KEY = "marked-prompt", "marked-output", "sk-marked0123456789abcdef"

@@ -283,7 +283,7 @@ async def start_workers(lane: Lane, kinds: Sequence[Kind], tasks: asyncio.TaskGr
         main = keep_going("worker's loop", worker.main, lane.pool.internal_errors)
         tasks.create_task(main, name=f"tokenlane worker of {worker.queue_name}")
     if workers:
-        polling = keep_going("polling of a lane's queues", lambda: poll(workers), lane.pool.internal_errors)
+        polling = keep_going("polling of a lane's queues", lambda: poll(lane.pool, workers), lane.pool.internal_errors)
         tasks.create_task(polling, name=f"tokenlane polls lane {lane.name}")
     return workers
 

@@ -11,6 +11,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.server import Server
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .heartbeat import Heartbeat
@@ -23,20 +24,22 @@ _NO_KEYS = KeyRing()
 _USUAL = Timings()
 
 
-def redis_link(url: str, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _USUAL) -> OpenLink:
-    """A link to the pool of this name, to be opened as often as need be.
+def redis_link(
+    where: str | Server, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _USUAL
+) -> OpenLink:
+    """A link to the pool of this name on a server, or at a URL; to be opened as often as need be.
 
     Raises, opened:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
         PoolKeyMismatch: the pool is sealed with another key.
     """
-    return partial(_opened, url, pool, keys, timings)
+    return partial(_opened, where, pool, keys, timings)
 
 
 @asynccontextmanager
-async def _opened(url: str, pool_name: str, keys: KeyRing, timings: Timings) -> AsyncIterator[Link]:
+async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: Timings) -> AsyncIterator[Link]:
     client = new_id()
-    async with connect(url, pool_name, keys=keys) as pool, open_hub(pool, timings.server_patience_s) as hub:
+    async with connect(where, pool_name, keys=keys) as pool, open_hub(pool, timings.server_patience_s) as hub:
         heard = False
         try:
             async with background() as kept:

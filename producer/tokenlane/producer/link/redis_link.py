@@ -21,7 +21,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_turns import Turns
-from tokenlane.routing.support.telemetry import inject, sending
+from tokenlane.routing.telemetry import inject, sending
 
 from .link import Composed, Timings
 from .open_request import OpenRequest

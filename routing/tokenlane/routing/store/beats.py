@@ -21,9 +21,9 @@ from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .keychain import Keychain
-from .lane_reply import read_lanes
-from .lapsed import LapsedAttempt, read_lapsed
-from .replies import Reply, as_bytes, as_int, as_list, as_text
+from .replies.lane import read_lanes
+from .replies.lapsed import LapsedAttempt, read_lapsed
+from .replies.values import Reply, as_bytes, as_int, as_list, as_text
 from .requests import Standing, read_standing
 from .scripts import Scripts
 from .server import Urgency

@@ -19,7 +19,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .pool import Pool
-from .replies import Reply
+from .replies.values import Reply
 from .server import Lost, PubSub
 
 __all__ = ["Hub", "Listener", "open_hub"]

@@ -8,7 +8,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.decide.policy import Policy, PolicyChanged
 
 from .keys import Keys
-from .replies import as_bytes, as_int, as_list, as_text
+from .replies.values import as_bytes, as_int, as_list, as_text
 from .scripts import RULES, Scripts
 
 __all__ = ["Policies"]

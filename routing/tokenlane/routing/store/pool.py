@@ -12,8 +12,9 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .beats import Beats
 from .keychain import Keychain
 from .keys import Keys
+from .lane_queues import LaneQueues
 from .policies import Policies
-from .replies import Reply
+from .replies.values import Reply
 from .requests import Requests
 from .scripts import Scripts
 from .sealing import Sealing
@@ -42,6 +43,7 @@ class Pool:
         self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
+        self.lane_queues = LaneQueues(self.scripts, keys)
         self.policies = Policies(self.scripts, keys)
         self.sealing = Sealing(self.scripts, keys, self.keychain, self.server)
 

@@ -7,7 +7,7 @@ import secrets
 from tokenlane.routing.contract.errors import LlmError
 
 from .pool import Pool
-from .replies import as_list, as_text
+from .replies.values import as_list, as_text
 
 __all__ = ["rehearse"]
 

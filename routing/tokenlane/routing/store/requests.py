@@ -18,7 +18,7 @@ from tokenlane.routing.contract.seal import seal
 from tokenlane.routing.decide.order import Head, Queue
 
 from .keychain import Keychain
-from .replies import Reply, as_bytes, as_int, as_list, as_text, read_queue
+from .replies.values import Reply, as_bytes, as_int, as_list, as_text, read_queue
 from .scripts import Scripts
 from .server import Urgency
 

@@ -9,7 +9,7 @@ from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
 
 from .keys import Keys
-from .replies import Reply
+from .replies.values import Reply
 from .server import Commands, Script, Urgency
 
 __all__ = ["RULES", "Scripts", "sources"]

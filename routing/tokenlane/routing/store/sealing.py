@@ -13,7 +13,7 @@ from tokenlane.routing.support.tasks import together
 
 from .keychain import Keychain
 from .keys import Keys
-from .replies import as_list, as_text
+from .replies.values import as_list, as_text
 from .scripts import Scripts
 from .server import Server
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from tokenlane.routing.decide.order import Head, Turn
 from tokenlane.routing.decide.plan import Survey
 
-from .lane_reply import read_lanes
-from .replies import Reply, as_int, as_list, as_text, read_queue
+from .replies.lane import read_lanes
+from .replies.values import Reply, as_int, as_list, as_text, read_queue
 
 __all__ = ["read_survey"]
 

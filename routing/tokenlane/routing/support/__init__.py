@@ -1,1 +1,1 @@
-"""What all components build on: owned tasks, and names for spans."""
+"""What all components build on: owned tasks, and numbers of bytes."""

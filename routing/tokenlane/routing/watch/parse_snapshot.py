@@ -22,8 +22,8 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store.lane_reply import lane_of
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies.lane import lane_of
 
 from .snapshot import (
     SCHEMA_VERSION,

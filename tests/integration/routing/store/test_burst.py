@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from tests.integration.clients import quick_client
 from tests.integration.producer.test_client_faults import Restartable
-from tests.redis_servers import every_server
 
 from tokenlane.producer import PoolUnavailable
 from tokenlane.producer.link.link import Timings
@@ -20,6 +19,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.store.server import Server
 from tokenlane.routing.store.server import Timings as ServerTimings
 from tokenlane.routing.store.server.redis_py import Connections
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -30,10 +30,14 @@ TIMEOUT_S = 0.5
 TIMINGS = ServerTimings(command_s=TIMEOUT_S)
 
 
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+def narrow(url: str, timings: ServerTimings = TIMINGS) -> Server:
     """Two commands in flight, and a time-out that is over long before a burst has been sent."""
-    every_server(monkeypatch, most=2, timings=TIMINGS)
+    return replace(Server.of(url, timings), most=2)
+
+
+@pytest.fixture(autouse=True)
+def distant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command takes its time."""
     exchange = Connections.exchange
 
     async def slow(*args: Any) -> Any:
@@ -67,7 +71,7 @@ async def test_a_burst_is_accepted(
     monkeypatch.setattr(Requests, "submit", submitting)
     monkeypatch.setattr(Beats, "check", checking)
     with caplog.at_level(logging.WARNING, "tokenlane"):
-        async with quick_client(redis_url, Timings(beat_every_s=0.05), agent="agent1") as client:
+        async with quick_client(narrow(redis_url), Timings(beat_every_s=0.05), agent="agent1") as client:
             seen = asyncio.Event()
 
             async def stream() -> None:
@@ -86,11 +90,11 @@ async def test_a_burst_is_accepted(
     assert [record.getMessage() for record in caplog.records] == []
 
 
-async def test_a_burst_into_silence_ends_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_burst_into_silence_ends_as_one(tmp_path: Path) -> None:
     """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
-    every_server(monkeypatch, most=2, timings=replace(TIMINGS, silence_s=0.1, pubsub_connect_s=0.2))
-    client = quick_client(f"unix://{tmp_path}/redis.sock", Timings(server_patience_s=1.0))
-    async with Restartable(tmp_path) as server, connect(server.url) as pool, client:
+    where = narrow(f"unix://{tmp_path}/redis.sock", replace(TIMINGS, silence_s=0.1, pubsub_connect_s=0.2))
+    client = quick_client(where, Timings(server_patience_s=1.0))
+    async with Restartable(tmp_path) as server, connect(where) as pool, client:
         server.signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(15):

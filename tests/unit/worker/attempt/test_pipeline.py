@@ -14,6 +14,7 @@ from tests.lanes import chats
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
+from tokenlane.routing import telemetry
 from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
@@ -49,7 +50,6 @@ from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
-from tokenlane.routing.support import telemetry
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt import finish as finishing
 from tokenlane.worker.attempt.observe import log_attempt

@@ -19,7 +19,7 @@ import logging
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
-from tokenlane.routing.support.telemetry import processing
+from tokenlane.routing.telemetry import processing
 from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 

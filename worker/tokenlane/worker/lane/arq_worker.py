@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 
 import arq.worker
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix
 from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.store.pool import Pool
 
 from .lane import Lane
 
@@ -151,13 +151,9 @@ class LaneWorker(arq.worker.Worker):
         if self._limit > 0 and not has_news and not self._has_room():
             return
         self._more_queued = False
-        job_ids = [job_id.decode() for job_id in await self.pool.zrange(self.queue_name, 0, -1)]
-        if not job_ids:
-            return
-        mark = self._lane.pool.keys.arq(in_progress_key_prefix)
-        marks = await self.pool.mget([mark + job_id for job_id in job_ids])
-        waiting = [job for job, marked in zip(job_ids, marks, strict=True) if marked is None and job not in self.tasks]
-        surplus = len(job_ids) - self._limit if has_news or self._limit == 0 else 0
+        jobs = await self._lane.pool.lane_queues.jobs(self.queue_name)
+        waiting = [job for job, is_begun in jobs.items() if not is_begun and job not in self.tasks]
+        surplus = len(jobs) - self._limit if has_news or self._limit == 0 else 0
         kept = max(0, len(waiting) - max(0, surplus))
         self._given_back = {*waiting[kept:]}
         self._start_all(waiting[:kept])
@@ -212,15 +208,15 @@ class LaneWorker(arq.worker.Worker):
         return error if isinstance(error, LlmError) else self._lane.pool.server.as_ours(error)
 
 
-async def poll(workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
-    """Wake workers of one server, for ever, while something is in their queues: they may have missed its bell."""
+async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
+    """Wake workers of a pool, for ever, while something is in their queues: they may have missed its bell."""
     while True:
         await asyncio.sleep(every_s)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                queued = await workers[0].pool.exists(*(worker.queue_name for worker in workers))
-        except _BROKEN:
-            queued = 1  # they find out, and say so
+                queued = await pool.lane_queues.any([worker.queue_name for worker in workers])
+        except (LlmError, TimeoutError):
+            queued = True  # they find out, and say so
         if queued:
             for worker in workers:
                 worker.wake()

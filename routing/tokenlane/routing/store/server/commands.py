@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from tokenlane.routing.store.replies import Reply
+from tokenlane.routing.store.replies.values import Reply
 
 from .command_turns import Urgency, patience
 from .redis_py import LOST, Connections

@@ -8,7 +8,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.store.replies import Reply
+from tokenlane.routing.store.replies.values import Reply
 
 from .command_turns import patience
 from .redis_py import pubsub_connection

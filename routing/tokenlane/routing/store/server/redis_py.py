@@ -29,7 +29,7 @@ from redis.backoff import ExponentialBackoff
 
 from tokenlane.config.settings.values import masked
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.store.replies import Reply
+from tokenlane.routing.store.replies.values import Reply
 
 from .command_turns import Turns
 from .timings import Timings

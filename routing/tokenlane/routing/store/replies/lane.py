@@ -14,7 +14,7 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer, models_in, offer_in
 from tokenlane.routing.decide.lanes.state import LaneFacts
 
-from .replies import Reply, as_list, as_text
+from .values import Reply, as_list, as_text
 
 __all__ = ["lane_of", "read_lanes"]
 

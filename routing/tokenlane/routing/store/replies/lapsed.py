@@ -8,7 +8,7 @@ from tokenlane.routing.contract.messages import Needs
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
 
-from .replies import Reply, as_int, as_list, as_text, read_queue
+from .values import Reply, as_int, as_list, as_text, read_queue
 
 __all__ = ["LapsedAttempt", "read_lapsed"]
 

@@ -1,0 +1,31 @@
+"""The queues of lanes, in ARQ's shape: routers put jobs into them, workers start these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .keys import Keys
+from .replies.values import as_list, as_text
+from .scripts import Scripts
+
+__all__ = ["LaneQueues"]
+
+
+class LaneQueues:
+    """The queues of all lanes of a pool; `Keys.lane_queue` names them."""
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._keys = keys
+
+    async def jobs(self, queue: str) -> Mapping[str, bool]:
+        """The ids of all jobs in the queue, the oldest first, and whether a worker has begun with each."""
+        job_ids = [as_text(job_id) for job_id in as_list(await self._scripts.ask("ZRANGE", queue, 0, -1))]
+        if not job_ids:
+            return {}
+        marks = await self._scripts.ask("MGET", *(self._keys.arq(f"arq:in-progress:{job_id}") for job_id in job_ids))
+        return {job_id: mark is not None for job_id, mark in zip(job_ids, as_list(marks), strict=True)}
+
+    async def any(self, queues: Sequence[str]) -> bool:
+        """Whether something is in one of these queues."""
+        return await self._scripts.ask("EXISTS", *queues) != 0

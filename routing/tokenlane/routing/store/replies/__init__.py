@@ -1,0 +1,1 @@
+"""What scripts reply, as types."""
