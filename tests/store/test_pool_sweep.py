@@ -127,8 +127,8 @@ async def test_who_is_given_up_is_told_whether_others_may_be_to_blame(pool: Pool
 
 
 async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
-    """While one waits for a lane that is busy, nothing else is given to it, of no kind, and not by `submit` itself; nor
-    while it runs; then all goes on."""
+    """While one waits for a lane that is busy, nothing else is given to it, of no kind; nor while it runs; then all
+    goes on."""
     await pool.policies.write(Policy(max_crashes=2))
     suspect, busy = await life.running(pool), await life.running(pool)
     await life.pass_lease(pool, suspect.id)
