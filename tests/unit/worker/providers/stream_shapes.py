@@ -33,7 +33,8 @@ class Whole:
 
 @dataclass(frozen=True)
 class Fails:
-    """An error. `says`: what its message names, a field or a type; `detail`: the server's words."""
+    """An error. `says`: what its message names, a field or a type; `detail`: the server's words; `retryable`: the
+    request is tried again."""
 
     code: str
     says: str = ""
@@ -861,7 +862,7 @@ def _ollama() -> Iterator[Shape]:
         "Ollama",
         "an error behind text",
         lines(says("hi"), {"error": "runner died"}),
-        Fails("provider_down", detail="runner died", retryable=True, after="hi"),
+        Fails("provider_down", detail="runner died", after="hi"),
     )
     yield shape(
         "Ollama's followers",

@@ -10,6 +10,8 @@ from tests.unit.worker.providers.stream_shapes import SHAPES, Fails, Shape, Whol
 
 from tokenlane.producer.link.answer_builder import AnswerBuilder
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.recovery import AttemptFailed, History, TryAgain, decide
 from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
@@ -73,7 +75,10 @@ def test_each_shape_is_read_as_what_it_is(shape: Shape) -> None:
             assert found == whole
         case Fails() as fails:
             assert error is not None
-            assert (error.code, error.retryable, answer.text) == (fails.code, fails.retryable, fails.after)
+            begun = bool(answer.text or answer.reasoning or answer.tool_calls)
+            decision = decide(AttemptFailed(error), History(delivered=int(begun)), Policy())
+            again = isinstance(decision, TryAgain)
+            assert (error.code, again, answer.text) == (fails.code, fails.retryable, fails.after)
             assert fails.says in error.message
             assert fails.detail in error.detail
 
