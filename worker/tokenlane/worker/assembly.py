@@ -47,7 +47,7 @@ from .lane.offer import announce, announce_unseen
 from .lane.publisher import Publisher
 from .lane.readiness import PERIODS, Periods, Readiness, condition_of, condition_said_by
 from .lane.worker_info import facts_of
-from .models import LaneModels
+from .models.lane_models import LaneModels
 from .providers import LlmProvider, default_registry
 
 __all__ = [

@@ -13,7 +13,7 @@ from tokenlane.producer.commands.models import _Shown, _table
 from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, Progress
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.support.byte_sizes import sized
-from tokenlane.worker.models import LaneModels
+from tokenlane.worker.models.lane_models import LaneModels
 
 
 async def test_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

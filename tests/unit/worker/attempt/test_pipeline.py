@@ -61,7 +61,7 @@ from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.readiness import Periods, Readiness
-from tokenlane.worker.models import LaneModels
+from tokenlane.worker.models.lane_models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
 ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), offer=chats(2))
