@@ -23,10 +23,9 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `deadlines`             | zset   | ids by deadline (ms)                                 | the request's end        |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence            | the attempt's end        |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`: what     | stays                    |
-|                         |        | else it takes, `seen`: last beat, `left`: 1 if that  |                          |
-|                         |        | one took no new work since its worker stops, `arq`:  |                          |
-|                         |        | where its workers look, `told`: what the last beat   |                          |
-|                         |        | said of its back end, and `why`                      |                          |
+|                         |        | it takes, `seen`: last beat, `arq`: where its        |                          |
+|                         |        | workers look, `told`: the state that the last beat   |                          |
+|                         |        | announced, and `why`                                 |                          |
 | `lane:L:health-check`,  | string | what `arq --check` shows                             | itself, after 6 s        |
 | `lane:L:KIND:health-…`  |        |                                                      |                          |
 | `lane:L:alone`          | string | id of a suspect, a request under which workers died, | the attempt's end; 2 s   |

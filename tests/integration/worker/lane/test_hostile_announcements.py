@@ -41,7 +41,7 @@ HOSTILE = [
     *("http://h:99999999", "http://a..b:1", "http://[host]:1", "unix://\x00", "unix://[", f"http://{'a' * 300}:1"),
     b"\xff\xfe".decode("latin-1"),
 ]
-LANE_FIELDS = ("provider", "endpoint", "models", "limit", "seen", "left", "offer", "arq", "told", "why")
+LANE_FIELDS = ("provider", "endpoint", "models", "limit", "seen", "offer", "arq", "told", "why")
 WORKER_FIELDS = ("lane", "host", "versions", "revision", "error", "error_at", "report", "keys", "told", "why")
 BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), chats(2)), "worker\u202e\x1b[31m\xff"
 
@@ -156,7 +156,7 @@ async def test_a_beat_of_odd_names(site: Pool, capsys: pytest.CaptureFixture[str
 
 async def test_work_goes_on_beside_a_spoilt_lane(site: Pool) -> None:
     """A router gives requests to the good lane while another's state cannot be read."""
-    spoiling = {"models": "[1]", "limit": "many", "offer": "{", "seen": "now", "left": "maybe"}
+    spoiling = {"models": "[1]", "limit": "many", "offer": "{", "seen": "now"}
     await raw(site).hset(f"{PREFIX}lane:bad:state", mapping=spoiling)
     await raw(site).hset(f"{PREFIX}pulls", "bad", "{")
     async with open_hub(site) as hub, background() as tasks:

@@ -30,9 +30,8 @@ else
   local kept = not takes and (models == '[]' or others > 0) and said[3] and said[1] == provider and said[2] == endpoint
   if kept then models, limit, offer = said[3], said[4], said[5] end
   local opened = takes and redis.call('ZADD', workers, int(now), worker) == 1
-  local left = told == 'draining'
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
-    'offer', offer, 'seen', int(now), 'left', left and '1' or '0', 'arq', P, 'told', told, 'why', why)
+    'offer', offer, 'seen', int(now), 'arq', P, 'told', told, 'why', why)
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   redis.call('ZADD', P .. 'workers', int(now), worker)
   if pulling and next(pulling) then
@@ -40,7 +39,7 @@ else
   else
     redis.call('HDEL', P .. 'pulls', lane)
   end
-  if takes or left or redis.call('ZCARD', workers) > 0 then
+  if takes or told == 'draining' or redis.call('ZCARD', workers) > 0 then
     redis.call('HDEL', P .. 'unready', lane)
   else
     redis.call('HSET', P .. 'unready', lane, told)

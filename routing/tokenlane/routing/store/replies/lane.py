@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from tokenlane.routing.contract.kinds import KINDS
@@ -30,9 +30,7 @@ def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
     """
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
-    lanes = tuple(
-        lane_of(names, [as_text(part) if isinstance(part, bytes) else part for part in as_list(row)]) for row in rows
-    )
+    lanes = tuple(lane_of(names, [_decoded(part) for part in as_list(row)]) for row in rows)
     for lane in lanes:
         for what in lane.unread:
             _complain(lane.name, what)
@@ -41,27 +39,33 @@ def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
 
 def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
     """The lane of which this is known: a value for each name."""
-    known = dict(zip(names, row, strict=True))
-    models, offer = models_in(_text(known, "models")), offer_in(_text(known, "offer"))
-    limit = _text(known, "limit")
+    pairs = list(zip(names, row, strict=True))
+    texts = {name: value for name, value in pairs if isinstance(value, str)}
+    counts = {name: value for name, value in pairs if isinstance(value, int)}
+    models, offer = models_in(texts.get("models", "")), offer_in(texts.get("offer", ""))
+    limit = texts.get("limit", "")
     chats = int(limit) if _NUMBER.fullmatch(limit) else None
     offered = offer or Offer()
     if offered.limits.get("chat") != chats:  # scripts read this one by itself, and an older worker offers no other
         offered = _with_chats(offered, chats or 0)
     unread = models is None or chats is None or offer is None
     return LaneView(
-        name=_text(known, "name"),
-        provider=_text(known, "provider"),
-        endpoint=_text(known, "endpoint"),
+        name=texts.get("name", ""),
+        provider=texts.get("provider", ""),
+        endpoint=texts.get("endpoint", ""),
         models=models or (),
         offer=offered,
-        queued={kind: _count(known, f"queued:{kind}") for kind in KINDS},
-        facts=LaneFacts(_text(known, "told"), _count(known, "beats") > 0, _count(known, "takers")),
-        beat_ms=_count(known, "beat_ms"),
-        why=_text(known, "why"),
-        kept_for=_text(known, "kept_for"),
+        queued={kind: counts.get(f"queued:{kind}", 0) for kind in KINDS},
+        facts=LaneFacts(texts.get("told", ""), counts.get("beats", 0) > 0, counts.get("takers", 0)),
+        beat_ms=counts.get("beat_ms", 0),
+        why=texts.get("why", ""),
+        kept_for=texts.get("kept_for", ""),
         unread=_parts(models=models, limit=chats, offer=offer) if unread else (),
     )
+
+
+def _decoded(part: Reply) -> object:
+    return part.decode("utf-8", "replace") if isinstance(part, bytes) else part
 
 
 def _with_chats(offer: Offer, chats: int) -> Offer:
@@ -70,16 +74,6 @@ def _with_chats(offer: Offer, chats: int) -> Offer:
 
 def _parts(**read: object) -> tuple[str, ...]:
     return tuple(what for what, value in read.items() if value is None)
-
-
-def _text(known: Mapping[str, object], name: str) -> str:
-    value = known.get(name, "")
-    return value if isinstance(value, str) else ""
-
-
-def _count(known: Mapping[str, object], name: str) -> int:
-    value = known.get(name, 0)
-    return value if isinstance(value, int) else 0
 
 
 @lru_cache(maxsize=256)
