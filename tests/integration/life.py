@@ -291,7 +291,9 @@ async def dump(redis: Redis) -> Dump:
             _ask(pipe, key, kind.decode())
         values = await pipe.execute()
     found: Dump = {f"ttl {key.decode()}": True for key, ttl in zip(keys, told[1::2], strict=True) if ttl >= 0}
-    return found | {key.decode(): _value(kind, value) for (key, kind), value in zip(kinds, values, strict=True)}
+    held = zip(kinds, values, strict=True)
+    # A string may expire between the two questions.
+    return found | {key.decode(): _value(kind, value) for (key, kind), value in held if value is not None}
 
 
 async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
