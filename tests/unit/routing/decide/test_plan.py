@@ -9,6 +9,7 @@ import pytest
 from tests.lanes import lane_view
 
 from tokenlane.routing.contract.messages import Needs, Priority, new_id
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.plan import Survey, plan
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
@@ -65,3 +66,25 @@ def test_who_was_refused_asks_the_other_lanes() -> None:
     refused = {"id0": frozenset({"first", "second"}), "id2": frozenset({"first", "second", "third"})}
     placed = plan(Survey(0, 0, tuple(heads), lanes), policy, refused).placements
     assert {(it.head.id, it.lane) for it in placed} == {("id0", "third"), ("id1", "first")}
+
+
+def test_a_lane_that_is_kept_for_a_suspect_is_offered_to_nobody_else() -> None:
+    """Others go to the next of their lanes; the suspect takes an empty lane before one is emptied for it."""
+    queue = Queue("planner", "chat", "normal", Needs())
+    suspect, other = (
+        Head(queue, "agent", new_id(), 0, more=False, served=0, waited_ms=0, suspect=suspect)
+        for suspect in (True, False)
+    )
+    route = (Candidate(lane="first"), Candidate(lane="second"))
+    policy = Policy(roles={"planner": RolePolicy(route=route)})
+
+    def lane_of(head: Head, *lanes: LaneView) -> list[str]:
+        return [placement.lane for placement in plan(Survey(0, 0, (head,), lanes), policy).placements]
+
+    kept, free = lane_view("first", limit=4, kept_for=suspect.id), lane_view("second", limit=4)
+    busy = lane_view("first", limit=4, queued=1)
+    assert lane_of(other, kept, free) == ["second"]
+    assert lane_of(other, kept) == []
+    assert lane_of(suspect, kept, free) == ["first"]
+    assert lane_of(suspect, busy, free) == ["second"]
+    assert lane_of(suspect, busy) == ["first"]  # dispatch refuses, and keeps it from filling up
