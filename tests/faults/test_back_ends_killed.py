@@ -155,5 +155,5 @@ async def test_a_worker_waits_for_its_model_server(processes: Farm) -> None:
         asked = asyncio.ensure_future(client.complete("q", role="free"))
         await server.start("--models", "late,later")
         assert (await asked).model == "late"
-        (lane,) = (await take_snapshot(pool)).without_fallback
+        (lane,) = (await take_snapshot(pool)).lanes
         assert (lane.state, lane.models) == ("up", ("late", "later"))

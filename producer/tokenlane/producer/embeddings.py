@@ -12,9 +12,9 @@ from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
-from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import SpaceMismatch
 from tokenlane.routing.contract.messages import Priority, Usage, Vectors, new_id
+from tokenlane.routing.decide.lanes.fallback import is_fallback
 
 from .compose import compose_embed, refuse_unknown, texts_of
 from .link.link import Composed, Link, opened
@@ -61,7 +61,7 @@ class Embeddings:
 
     @property
     def is_fallback(self) -> bool:
-        return self.lane == FALLBACK_LANE
+        return is_fallback(self.lane)
 
     @property
     def vector(self) -> array[float]:

@@ -113,7 +113,7 @@ class Models:
             for lane in lanes:
                 if lane.name == name:
                     return lane
-            there = sorted(lane.name for lane in lanes if not (lane.is_fallback or lane.state.is_away))
+            there = sorted(lane.name for lane in lanes if not lane.state.is_away)
             if not there:
                 raise no_lane()
             raise BadRequest(f"no lane is called {name!r}; connected lanes: {', '.join(there)}")
@@ -123,12 +123,12 @@ class Models:
         return live[0]
 
     async def _open_lanes(self, *, or_unready: bool = False) -> list[LaneView]:
-        """Those that take work, but for the fallback, whose model is its own.
+        """Those that take work.
 
         Args:
             or_unready: and those whose back end cannot work now.
         """
-        known = [lane for lane in await self._link.lanes() if not lane.is_fallback]
+        known = await self._link.lanes()
         lanes = [lane for lane in known if lane.state.takes_work or (or_unready and lane.state.is_unready)]
         if not lanes:
             raise no_lane(known)

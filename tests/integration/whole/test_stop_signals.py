@@ -157,7 +157,7 @@ async def test_an_output_nobody_reads(site: Farm, backend: Simulator, pool: Pool
     """`up` goes on, and starts a new worker for one that died, though it can say nothing of it."""
 
     async def workers() -> list[str]:
-        return [worker.name for lane in (await take_snapshot(pool)).without_fallback for worker in lane.workers]
+        return [worker.name for lane in (await take_snapshot(pool)).lanes for worker in lane.workers]
 
     async def replaced() -> bool:
         return bool(set(await workers()) - {first}) and await is_open(pool)

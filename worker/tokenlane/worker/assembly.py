@@ -14,13 +14,7 @@ from functools import partial
 
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
-from tokenlane.config.settings.values import (
-    FALLBACK_LANE,
-    FALLBACK_PROVIDER,
-    CacheSettings,
-    LaneSettings,
-    RedisSettings,
-)
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind
@@ -36,7 +30,7 @@ from .attempt.observe import AttemptTotals, log_attempt
 from .attempt.pipeline import run_request
 from .embeddings import Embedder
 from .embeddings.cache import VectorCache, open_cache
-from .embeddings.fallback import FastText, is_installed
+from .embeddings.fallback import FALLBACK, FastText, is_installed
 from .lane.arq_worker import LaneWorker, poll
 from .lane.attempts import Runs
 from .lane.availability import Availability
@@ -108,15 +102,14 @@ async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
     async with AsyncExitStack() as stack:
         lane = None
         if is_installed():
-            settings = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
-            assembled = _assembled(settings, main.pool, main.hub, FastText(), None, transcripts=main.transcripts)
+            assembled = _assembled(FALLBACK, main.pool, main.hub, FastText(), None, transcripts=main.transcripts)
             try:
                 lane = await stack.enter_async_context(assembled)
             except LaneConflict:
                 logger.warning(
                     "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
                     "install one version everywhere",
-                    FALLBACK_LANE,
+                    FALLBACK.name,
                 )
         yield lane
 
@@ -144,7 +137,7 @@ async def _assembled(
     announcement, condition = await _first_look(settings, backend)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name)
-    embedder = Embedder(backend, settings.provider, vectors, is_fallback=settings.name == FALLBACK_LANE)
+    embedder = Embedder(backend, settings.provider, vectors)
     totals = AttemptTotals()
 
     def report() -> WorkerReport:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from tokenlane.routing.contract.messages import Envelope, Needs, Progress
+from tokenlane.routing.decide.lanes.fallback import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy, candidates, served_name
@@ -53,7 +54,7 @@ class PoolView:
     def update(self, checked: Checked, now: float) -> None:
         """Take in what the pool has answered to a beat, at that time of the loop."""
         self.is_away = False
-        self._absent, self._pulls = checked.absent, checked.pulls
+        self._absent, self._pulls = of_back_ends(checked.absent), checked.pulls
         self.lease_ms, self._patience_ms = checked.lease_ms, checked.patience_ms
         self.idle_reason = None
         if not (checked.routers and checked.lanes):
@@ -105,7 +106,7 @@ class PoolView:
             return "", []
         needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (Needs(), "chat")
         absent = [lane for lane, _ in candidates(self.policy, role, needs, self._absent, kind)]
-        lanes = [lane for lane in absent if not (lane.is_fallback or lane.has_left)]
+        lanes = [lane for lane in absent if not lane.has_left]
         away = [lane for lane in lanes if lane.state.is_away]
         return (
             ", ".join(f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in away),

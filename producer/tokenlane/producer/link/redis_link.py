@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
+from tokenlane.routing.decide.lanes.fallback import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool
@@ -128,7 +129,7 @@ class RedisLink:
             await asyncio.wait({task}, timeout=self._timings.goodbye_s)
 
     async def lanes(self) -> tuple[LaneView, ...]:
-        return (await self._pool.survey()).lanes
+        return of_back_ends((await self._pool.survey()).lanes)
 
     # What the heartbeat calls.
 

@@ -62,7 +62,7 @@ def as_document(seen: Snapshot, wrong: tuple[Finding, ...]) -> dict[str, Any]:
 
 
 def _all_well(seen: Snapshot) -> str:
-    lanes = sum(lane.state == "up" for lane in seen.without_fallback)
+    lanes = sum(lane.state == "up" for lane in seen.lanes)
     return f"ok: {lanes} lanes up, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
 
 

@@ -15,6 +15,7 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Needs
 
+from .lanes.fallback import of_back_ends
 from .lanes.offer import LaneView
 from .order import Queue
 from .policy import Policy, candidates, may_use, served_name
@@ -67,10 +68,9 @@ def nobody(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
 
     Names only lanes that are there, and that the role may use.
     """
-    there = [lane for lane in lanes if not lane.state.is_away]
+    there = [lane for lane in of_back_ends(lanes) if not lane.state.is_away]
     if not there:
         return no_lane()
-    there = [lane for lane in there if not lane.is_fallback] or there
     if not KINDS[queue.kind].follows_routes:
         return _no_taker(queue, there)
     needs = queue.needs

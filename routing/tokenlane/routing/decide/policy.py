@@ -16,6 +16,7 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Needs
 from tokenlane.routing.contract.wire import Name
 
+from .lanes.fallback import is_fallback, of_back_ends
 from .lanes.offer import LaneView
 
 __all__ = [
@@ -118,8 +119,8 @@ def candidates(
     there = [lane for lane in lanes if needs.lane in (None, lane.name)]
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
-        there = [lane for lane in there if needs.lane or not lane.is_fallback]
-        return _avoided_last(((lane, needs.model or "") for lane in there if lane.offer.limits.get(kind, 0)), needs)
+        takers = there if needs.lane else of_back_ends(there)
+        return _avoided_last(((lane, needs.model or "") for lane in takers if lane.offer.limits.get(kind, 0)), needs)
     found: dict[str, tuple[LaneView, str]] = {}
     for candidate in _route(policy, role):
         for lane in there:
@@ -146,7 +147,7 @@ def _fallback(
     chosen = needs.model or needs.provider or needs.lane
     others = [lane for lane in lanes if not (lane.has_left or lane.is_coming)]
     if not chosen and next(candidates(strict, role, shorter, others, kind), None) is None:
-        yield from ((lane, lane.models[0]) for lane in lanes if lane.is_fallback and lane.models)
+        yield from ((lane, lane.models[0]) for lane in lanes if is_fallback(lane.name) and lane.models)
 
 
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
@@ -185,7 +186,7 @@ def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | 
 def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:
     if not candidate.is_place_of(lane) or needs.provider not in (None, lane.provider):
         return None
-    if lane.is_fallback and not _names(lane, candidate, needs):
+    if is_fallback(lane.name) and not _names(lane, candidate, needs):
         return None
     if lane.offer.max_input_tokens is not None and needs.input > lane.offer.max_input_tokens:
         return None

@@ -31,7 +31,7 @@ async def examine(pool: Pool) -> tuple[Finding, ...]:
     """
     server = await ask_server(pool)
     seen = await take_snapshot(pool)
-    lanes = [lane for lane in seen.without_fallback if lane.state != "left"]
+    lanes = [lane for lane in seen.lanes if lane.state != "left"]
     reached = await asyncio.gather(*(reach(lane.endpoint) for lane in lanes))
     return (
         *examine_server(server),
@@ -78,7 +78,7 @@ def examine_versions(seen: Snapshot) -> Iterator[Finding]:
     """The versions of the workers, compared with this command's."""
     ours = own_versions()
     yield Finding(Code.VERSIONS, "ok", f"{_versions(ours)}, here")
-    for worker in (worker for lane in seen.without_fallback for worker in lane.workers if worker.state != "silent"):
+    for worker in (worker for lane in seen.lanes for worker in lane.workers if worker.state != "silent"):
         theirs = worker.versions
         if not theirs:
             yield Finding(Code.VERSIONS, "unknown", "it has not told yet", "look again in 10 s", worker.name)

@@ -30,11 +30,11 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
 def examine_pool(seen: Snapshot) -> Iterator[Finding]:
     """Everything that a snapshot tells, the worst first; what is well, too."""
     yield _routers(seen)
-    if not seen.without_fallback:
+    if not seen.lanes:
         advice = "start `tokenlane worker` beside a model server"
         yield Finding(Code.NO_LANE, "fail", "no lane: nothing is answered", advice)
     yield from _unserved(seen)
-    for lane in seen.without_fallback:
+    for lane in seen.lanes:
         yield _lane(lane)
     yield from _keys(seen)
     yield from _toy(seen)
@@ -131,14 +131,14 @@ def _keys(seen: Snapshot) -> Iterator[Finding]:
 
 
 def _toy(seen: Snapshot) -> Iterator[Finding]:
-    serving = [lane for lane in seen.without_fallback if lane.state.takes_work]
+    serving = [lane for lane in seen.lanes if lane.state.takes_work]
     if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
         advice = "start a model server (`tokenlane probe` says how); `tokenlane up` then serves that by itself"
         yield Finding(Code.ONLY_TOY, "warn", "only the built-in model serves, a toy", advice)
 
 
 def _routes(seen: Snapshot) -> Iterator[Finding]:
-    unknown = list(unknown_places(seen.policy, seen.views)) if seen.without_fallback else []
+    unknown = list(unknown_places(seen.policy, seen.views)) if seen.lanes else []
     for place in unknown:
         lost = sum(other.role == place.role for other in unknown) == len(seen.policy.roles[place.role].route)
         severity: Severity = "fail" if lost else "warn"  # the role has other places
@@ -149,7 +149,7 @@ def _routes(seen: Snapshot) -> Iterator[Finding]:
 def _shared_back_ends(seen: Snapshot) -> Iterator[Finding]:
     """Back ends that several lanes serve, each up to its own limit, which may be meant so."""
     found: defaultdict[str, list[LaneStatus]] = defaultdict(list)
-    for lane in seen.without_fallback:
+    for lane in seen.lanes:
         if lane.endpoint and not lane.state.is_away:
             found[lane.endpoint.rstrip("/").lower()].append(lane)
     for lanes in found.values():

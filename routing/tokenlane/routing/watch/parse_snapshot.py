@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
+from tokenlane.routing.decide.lanes.fallback import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
 from tokenlane.routing.decide.order import Queue
@@ -85,7 +86,7 @@ def read_snapshot(pool: str, answer: object) -> Snapshot:
         prepared=tuple(reply.keys.prepared.split()),
         roles=tuple(_roles(reply, queues)),
         queues=queues,
-        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes),
+        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
         views=tuple(view for view, _ in lanes),
         routers=routers,
         clients=ClientsStatus(reply.clients.known, reply.clients.silent),

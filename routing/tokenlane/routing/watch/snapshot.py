@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.messages import Kind, Needs, Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
@@ -188,7 +187,7 @@ class Snapshot:
     `prepared`: of those that seal no more, and not yet. All of them open. `delayed`: requests that wait for a time.
     `swept_ms`: since a router last swept, None if none has. `lagging`: routers and workers that have not seen the
     policy's newest revision. `unknown`: what another version, or anybody, has written and this one cannot read, for
-    people. `views`: the lanes as routers know them.
+    people. `lanes`: those of back ends. `views`: all lanes, as routers know them.
     """
 
     v: int
@@ -215,8 +214,3 @@ class Snapshot:
         """The workers that beat and do not say that they have the key: `keys` of those that cannot say it is None."""
         beating = (worker for lane in self.lanes for worker in lane.workers if worker.state != "silent")
         return tuple(worker for worker in beating if worker.keys is None or key_id not in worker.keys)
-
-    @property
-    def without_fallback(self) -> tuple[LaneStatus, ...]:
-        """The lanes of back ends: every worker has one, and serves the fallback lane beside it."""
-        return tuple(lane for lane in self.lanes if lane.name != FALLBACK_LANE)

@@ -201,7 +201,7 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
                         await stream.answer()
         assert (await client.complete("new", role="planner")).lane == "gpu0"
         assert "takes no new work" not in second.error
-        assert [lane.state for lane in (await take_snapshot(pool)).without_fallback] == ["up"]
+        assert [lane.state for lane in (await take_snapshot(pool)).lanes] == ["up"]
 
 
 async def test_a_key_that_is_to_go_opens_what_waits(server: EmbeddedServer, opened: Farm) -> None:

@@ -307,7 +307,7 @@ async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool:
     assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem", "waits"]
     assert said["endpoint"] == f"http://user:***@{at}, did not answer"
     assert "cannot be reached" in said["problem"]
-    (lane,) = (await take_snapshot(pool)).without_fallback
+    (lane,) = (await take_snapshot(pool)).lanes
     assert (lane.state, lane.models, bool(lane.why)) == ("down", (), True)
     assert (await worker.end()).code == exits.OK
     assert "hunter2" not in worker.out + worker.error
@@ -361,7 +361,7 @@ async def test_a_worker_that_starts_says_the_same(processes: Farm, pool: Pool, b
     )
     assert (document["revision"], document["roles_left_out"], document["problems"]) == (1, ["coder"], [])
     assert document["to_add"] == ['[roles.coder]\nroute = ["vllm/m9", "openai/sim"]']
-    (lane,) = (await take_snapshot(pool)).without_fallback
+    (lane,) = (await take_snapshot(pool)).lanes
     (worker,) = lane.workers
     assert worker.name == child.name
     assert {"tokenlane", "python", "arq", "redis"} <= worker.versions.keys()

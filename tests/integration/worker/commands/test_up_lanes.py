@@ -75,7 +75,7 @@ async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) 
         await says(up, "Stop:  Ctrl-C")
         async with client.chat("hello", role="planner") as stream:
             await simulator.held()
-            (worker,) = [worker for lane in (await take_snapshot(pool)).without_fallback for worker in lane.workers]
+            (worker,) = [worker for lane in (await take_snapshot(pool)).lanes for worker in lane.workers]
             os.kill(int(worker.name.split("-")[-2]), SIGKILL)
             async with asyncio.timeout(30):
                 answer = await stream.answer()

@@ -17,6 +17,7 @@ from tokenlane.routing.contract.messages import EmbedRequest, ModelInfo, Vectors
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.embeddings.cache import open_cache
+from tokenlane.worker.embeddings.fallback import FastText
 
 MIB = 1024 * 1024
 
@@ -51,14 +52,12 @@ def unpacked(found: Vectors) -> list[list[float]]:
 
 
 @asynccontextmanager
-async def embedding(
-    provider: Mapper, folder: pytest.TempPathFactory | None = None, *, is_fallback: bool = False
-) -> AsyncIterator[Embedder]:
+async def embedding(provider: Mapper, folder: pytest.TempPathFactory | None = None) -> AsyncIterator[Embedder]:
     async with AsyncExitStack() as stack:
         cache = None
         if folder is not None:
             cache = await stack.enter_async_context(open_cache(folder.mktemp("cache") / "vectors", MIB))
-        embedder = Embedder(provider, "fake", cache, is_fallback=is_fallback)
+        embedder = Embedder(provider, "fake", cache)
         tasks = await stack.enter_async_context(background())
         tasks.create_task(embedder.run())
         yield embedder
@@ -130,12 +129,14 @@ async def test_vectors_of_another_size_are_not_kept(tmp_path_factory: pytest.Tem
 
 async def test_what_is_asked_of_a_vector_is_checked() -> None:
     """Other dimensions than asked for, a provider without embeddings, a fallback that is not wanted: told as such."""
-    async with embedding(Mapper(), is_fallback=True) as embedder:
+    async with embedding(Mapper()) as embedder:
         with pytest.raises(BadRequest, match="8 dimensions, not 9"):
             await embedder.embed(EmbedRequest(role="r", inputs=["a"], dimensions=9), "one")
-        embedder.check(EmbedRequest(role="r", inputs=["a"]))
-        with pytest.raises(ProviderDown) as raised:
-            embedder.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
-        assert not raised.value.retryable
+        embedder.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
+    fallback = Embedder(FastText(), "fasttext")
+    fallback.check(EmbedRequest(role="r", inputs=["a"]))
+    with pytest.raises(ProviderDown) as raised:
+        fallback.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
+    assert not raised.value.retryable
     with pytest.raises(BadRequest, match="not supported by this lane's provider"):
         await Embedder(FakeProvider(), "fake").embed(EmbedRequest(role="r", inputs=["a"]), "one")

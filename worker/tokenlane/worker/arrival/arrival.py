@@ -135,7 +135,7 @@ class Arrival:
         own = self.lane.endpoint.rstrip("/").lower()
         others = [
             repr(lane.name)
-            for lane in self.seen.without_fallback
+            for lane in self.seen.lanes
             if lane.name != self.lane.lane and not lane.state.is_away and lane.endpoint.rstrip("/").lower() == own
         ]
         if not others:

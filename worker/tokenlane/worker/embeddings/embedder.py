@@ -16,6 +16,7 @@ from tokenlane.worker.providers import Embeds, LlmProvider
 
 from .batch import Batches
 from .cache import VectorCache
+from .fallback import FastText
 from .sealed_rows import Origin
 
 __all__ = ["MAX_VECTOR_BYTES", "Embedder"]
@@ -32,17 +33,14 @@ class Embedder:
     Args:
         name: the provider's.
         cache: what this host has computed before; None: nothing is kept.
-        is_fallback: it stands in for lanes that can embed.
     """
 
-    def __init__(
-        self, provider: LlmProvider, name: str, cache: VectorCache | None = None, *, is_fallback: bool = False
-    ) -> None:
+    def __init__(self, provider: LlmProvider, name: str, cache: VectorCache | None = None) -> None:
         self._cache = cache
         self._batches = Batches(provider) if isinstance(provider, Embeds) else None
         self._builds = _Builds(provider)
         self._name = name
-        self._is_fallback = is_fallback
+        self._is_fallback = isinstance(provider, FastText)
 
     async def run(self) -> None:
         """Make the calls to the back end, until cancelled."""

@@ -17,13 +17,16 @@ from itertools import islice
 from types import TracebackType
 from typing import Protocol, Self
 
+from tokenlane.config.settings.values import FALLBACK_LANE, FALLBACK_PROVIDER, LaneSettings
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 
 from .tokenize import words_of
 
-__all__ = ["FALLBACK_MODEL", "FastText", "is_installed"]
+__all__ = ["FALLBACK", "FALLBACK_MODEL", "FastText", "is_installed"]
 
+FALLBACK = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
+"""The lane that serves it."""
 FALLBACK_MODEL = "fasttext-english-1"
 _FILE = "english.bin"
 _WORDS_AT_ONCE = 512

@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.messages import Kind, Progress
 
 from .state import LaneFacts, LaneState, has_left, lane_state
@@ -153,11 +152,6 @@ class LaneView:
     def has_left(self) -> bool:
         """Whether it was stopped in order, and not just to be restarted."""
         return has_left(self.state, self.beat_ms)
-
-    @property
-    def is_fallback(self) -> bool:
-        """Whether it is the lane that embeds where no other can."""
-        return self.name == FALLBACK_LANE
 
     def limit_of(self, kind: Kind) -> int:
         """Requests of that kind it serves at once; 0 if it serves none."""
