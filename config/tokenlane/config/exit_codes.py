@@ -5,18 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-__all__ = [
-    "CANCELLED",
-    "CLOSED_PIPE",
-    "FAILED",
-    "NOTHING_FOUND",
-    "OK",
-    "USAGE",
-    "ClosedPipe",
-    "ConfigError",
-    "UserError",
-]
-
 OK = 0
 FAILED = 1
 USAGE = 2  # wrong arguments or configuration: trying again as it stands cannot help

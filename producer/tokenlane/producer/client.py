@@ -26,8 +26,6 @@ from .models import Models
 from .response_format import Form, asked_for
 from .stream import ChatStream
 
-__all__ = ["Client", "Keys"]
-
 Keys: TypeAlias = str | Sequence[str] | KeyRing | None
 """Keys of a pool, the newest first; None gives none."""
 

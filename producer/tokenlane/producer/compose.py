@@ -27,16 +27,6 @@ from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, bytes_of, es
 from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.contract.strict_input import unknown
 
-__all__ = [
-    "PAYLOAD_LIMIT_BYTES",
-    "Messages",
-    "compose",
-    "compose_command",
-    "compose_embed",
-    "refuse_unknown",
-    "texts_of",
-]
-
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]

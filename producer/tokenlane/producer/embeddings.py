@@ -20,8 +20,6 @@ from .compose import compose_embed, refuse_unknown, texts_of
 from .link.link import Composed, Link, opened
 from .link.open_request import OpenRequest
 
-__all__ = ["EmbedOptions", "Embeddings", "Spaces", "embed"]
-
 _SPACES = 1_000
 
 

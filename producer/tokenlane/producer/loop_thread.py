@@ -10,8 +10,6 @@ from contextlib import AbstractAsyncContextManager, suppress
 from threading import Lock, Thread
 from typing import Any, Generic, Self, TypeVar
 
-__all__ = ["LoopThread"]
-
 T = TypeVar("T")
 Kept = TypeVar("Kept", bound=AbstractAsyncContextManager[Any])
 

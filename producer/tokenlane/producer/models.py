@@ -15,8 +15,6 @@ from tokenlane.routing.decide.no_candidate import no_lane
 from .compose import compose_command
 from .link.link import Composed, Link, opened
 
-__all__ = ["Models"]
-
 logger = logging.getLogger(__name__)
 
 _LIST_TIME_TO_LIVE_MS = 10_000

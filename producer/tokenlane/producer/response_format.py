@@ -10,8 +10,6 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from tokenlane.routing.contract.errors import SchemaMismatch
 from tokenlane.routing.contract.messages import Answer, Parsed
 
-__all__ = ["Form", "asked_for", "filled"]
-
 Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
 """What an answer is to look like: a pydantic model, a `response_format` in OpenAI's shape, or as it comes."""
 

@@ -17,8 +17,6 @@ from .link.link import Link
 from .link.open_request import OpenRequest
 from .response_format import filled
 
-__all__ = ["ChatStream"]
-
 
 class ChatStream(Generic[Parsed]):
     """One answer: an async context manager that submits the request, and an async iterator of its deltas.

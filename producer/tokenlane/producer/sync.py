@@ -14,8 +14,6 @@ from .embeddings import Embeddings, EmbedOptions
 from .loop_thread import LoopThread
 from .response_format import Form
 
-__all__ = ["ChatStream", "Client"]
-
 
 class Client(LoopThread[client.Client]):
     """A context manager with the methods of `tokenlane.producer.Client`, for any number of threads.

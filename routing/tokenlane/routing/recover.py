@@ -18,8 +18,6 @@ from .store.pool import Pool
 from .store.replies.lapsed import LapsedAttempt
 from .support.tasks import together
 
-__all__ = ["known_policy", "recover"]
-
 
 async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
     """Requeue or fail each of these.

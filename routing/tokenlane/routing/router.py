@@ -24,8 +24,6 @@ from .store.hub import Hub
 from .store.pool import Pool
 from .support.tasks import keep_going, together
 
-__all__ = ["Timings", "run_router"]
-
 logger = logging.getLogger(__name__)
 
 _WORKING_RANKS = 2

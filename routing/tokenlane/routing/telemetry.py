@@ -15,8 +15,6 @@ from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Envelope
 
-__all__ = ["context_of", "describe_attempt", "inject", "processing", "sending", "tracer"]
-
 _SYSTEM = "tokenlane"
 
 

@@ -44,15 +44,6 @@ from .lane.worker_info import facts_of
 from .models.lane_models import LaneModels
 from .providers import LlmProvider, default_registry
 
-__all__ = [
-    "DRAIN_S",
-    "drain",
-    "open_fallback",
-    "open_lane",
-    "run_worker",
-    "start_workers",
-]
-
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 30.0

@@ -12,8 +12,6 @@ from tokenlane.benches.measure import overhead as measurement
 from tokenlane.benches.measure.figures import table
 from tokenlane.config.exit_codes import FAILED
 
-__all__ = ["bench"]
-
 bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 

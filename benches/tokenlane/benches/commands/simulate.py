@@ -19,8 +19,6 @@ from tokenlane.config.cli.output import note
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import told_to_stop
 
-__all__ = ["simulate"]
-
 T = TypeVar("T")
 
 

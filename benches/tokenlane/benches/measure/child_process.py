@@ -25,8 +25,6 @@ from tokenlane.config.exit_codes import FAILED, UserError
 from tokenlane.config.host.children import ended, started
 from tokenlane.routing.support.tasks import background
 
-__all__ = ["ChildProcess", "Tasks", "child_process"]
-
 T = TypeVar("T")
 
 Tasks: TypeAlias = Mapping[str, Callable[..., Awaitable[object]]]

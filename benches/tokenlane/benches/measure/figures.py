@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, computed_field
 
-__all__ = ["AtStreams", "Bar", "Cpu", "Idle", "Overhead", "Times", "bars_of", "table"]
-
 
 class Times(BaseModel):
     """Milliseconds."""

@@ -15,8 +15,6 @@ from tokenlane.routing.support.tasks import background
 
 from .child_process import Tasks
 
-__all__ = ["asking", "echo"]
-
 _STREAM = "floor"
 _CHANNEL = "floor:answers"
 

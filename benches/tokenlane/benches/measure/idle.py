@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from .figures import Idle
 
-__all__ = ["Clock", "idle"]
-
 Clock: TypeAlias = Callable[[], Awaitable[float]]
 """The CPU seconds that a process has used."""
 

@@ -26,8 +26,6 @@ from .child_process import Tasks
 from .floor import asking
 from .metronome import MODEL, stamps
 
-__all__ = ["Heard", "agent", "bare", "worker"]
-
 _QUESTION = "How long does a token take?"
 _ROLE = "planner"
 _LANE = "lane1"

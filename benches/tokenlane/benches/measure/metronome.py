@@ -19,8 +19,6 @@ from urllib.parse import quote
 
 from .child_process import Tasks
 
-__all__ = ["MODEL", "metronome", "stamps"]
-
 MODEL = "metronome"
 
 

@@ -28,8 +28,6 @@ from .figures import AtStreams, Cpu, Overhead, Times, bars_of
 from .idle import idle
 from .load import Heard
 
-__all__ = ["FULL", "QUICK", "Plan", "measure"]
-
 
 @dataclass(frozen=True)
 class Level:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["Condition"]
-
 
 class Condition:
     """Notified after each change; whoever waits looks again."""

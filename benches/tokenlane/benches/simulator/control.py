@@ -9,8 +9,6 @@ from aiohttp import web
 from .engine import Engine
 from .log import Log
 
-__all__ = ["control_pages"]
-
 _PATIENCE_S = 30
 
 

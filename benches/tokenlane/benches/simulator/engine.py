@@ -16,8 +16,6 @@ from .model.answer import Answer, Ask, Turn, compose
 from .model.models import Instance, Model, Models
 from .model.refusals import Refused
 
-__all__ = ["Counts", "Engine", "Pace"]
-
 
 @dataclass(frozen=True)
 class Pace:

@@ -14,8 +14,6 @@ from .http.player import Encoded, Player
 from .http.wire import Wire
 from .log import Log, Received
 
-__all__ = ["Exchange"]
-
 
 @dataclass(frozen=True)
 class Exchange:

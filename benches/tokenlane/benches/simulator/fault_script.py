@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
-__all__ = ["FaultScript"]
-
 
 class FaultScript(BaseModel):
     """What goes wrong with one request. Unset fields are the simulator's defaults.

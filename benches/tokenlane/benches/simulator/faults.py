@@ -20,8 +20,6 @@ from tokenlane.config.settings.positions import line_of, lines_of
 
 from .fault_script import FaultScript
 
-__all__ = ["Fault", "Faults", "parse_faults", "read_faults"]
-
 _LARGEST_BYTES = 1 << 20
 _TABLE = "fault"
 

@@ -13,8 +13,6 @@ from pydantic import JsonValue
 from .condition import Condition
 from .model.answer import Part
 
-__all__ = ["Ending", "Log", "Received"]
-
 KEPT = 10_000
 """Requests remembered."""
 

@@ -33,8 +33,6 @@ from .model.answer import Ask
 from .model.models import Model, Models
 from .model.refusals import Refused
 
-__all__ = ["Simulator"]
-
 _BODY_BYTES = 64 * 1024 * 1024
 _NO_FAULT = FaultScript()
 _EXCHANGE = web.RequestKey("exchange", Exchange)

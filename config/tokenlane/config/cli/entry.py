@@ -6,8 +6,6 @@ It imports nothing at first, so that a Ctrl-C while Python still reads the rest 
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run the command line and exit."""

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from tokenlane.config.cli.plain_text import json_text, running_text
 from tokenlane.config.exit_codes import ClosedPipe, UserError
 
-__all__ = ["as_user_error", "discard_output", "say", "wants_json"]
-
 _STDOUT = 1
 _UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 

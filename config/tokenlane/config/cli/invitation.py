@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.pool_key_files import KeyRing
 
-__all__ = ["Invitation"]
-
 _AGENT = "pip install 'tokenlane[cli]'"
 _WORKER = "pip install 'tokenlane[worker]'"
 

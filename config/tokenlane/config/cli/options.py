@@ -9,8 +9,6 @@ from rich.markup import escape
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["prepare", "with_subcommands"]
-
 
 def prepare(command: Any) -> None:
     """Have a command of typer's, and all below it, refuse empty values and show help texts as they are written."""

@@ -14,8 +14,6 @@ from rich.text import Text
 from tokenlane.config.cli.failure import discard_output
 from tokenlane.config.cli.plain_text import json_text, one_line, running_text
 
-__all__ = ["Table", "age", "console", "note", "show", "show_json"]
-
 
 @dataclass(frozen=True)
 class Table:

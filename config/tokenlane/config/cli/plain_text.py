@@ -12,8 +12,6 @@ import logging
 import re
 from collections.abc import Mapping
 
-__all__ = ["PlainFormatter", "escaped", "json_text", "one_line", "running_text"]
-
 _STEERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"

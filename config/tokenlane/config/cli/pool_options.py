@@ -6,7 +6,5 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["PoolName", "RedisUrl"]
-
 RedisUrl: TypeAlias = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
 PoolName: TypeAlias = Annotated[str | None, typer.Option(help="The pool's name.")]

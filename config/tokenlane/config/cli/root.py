@@ -37,8 +37,6 @@ from tokenlane.config.cli.plain_text import PlainFormatter, json_text
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
 
-__all__ = ["main"]
-
 _COMPLETION = ("--install-completion", "--show-completion")
 
 

@@ -18,8 +18,6 @@ from tokenlane.config.settings.load import NoPool, find_pool, given_keys, own_la
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.values import masked
 
-__all__ = ["config"]
-
 config = typer.Typer(add_completion=False, invoke_without_command=True, pretty_exceptions_enable=False)
 
 _HIDDEN = "***"

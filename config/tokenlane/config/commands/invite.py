@@ -15,8 +15,6 @@ from tokenlane.config.host.up_registry import announced_public_url
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.config.settings.values import RedisSettings
 
-__all__ = ["invite"]
-
 
 def invite(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["MOST_BYTES", "read_file", "standard_input"]
-
 MOST_BYTES = 16 * 1024 * 1024
 """The size limit where a caller sets none: no file of settings, keys or certificates is larger, nor is a prompt."""
 _PIECE = 1024 * 1024

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Child", "ended", "spawn", "started"]
-
 # The shell becomes the command. What it leaves behind waits for the end of its input, which comes when this process
 # dies, SIGKILL included; then it tells the command's whole group to end, and removes a directory, if one was given
 # ($1). A command that just dies may still finish making a file there, and one may not obey: so it is killed, and the

@@ -27,8 +27,6 @@ from tokenlane.config.host.process_lock import await_lock
 from tokenlane.config.host.sockets import socket_url
 from tokenlane.config.host.up_registry import answers
 
-__all__ = ["EmbeddedServer", "EmbeddedServerFailed", "EmbeddedServerUnavailable"]
-
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107

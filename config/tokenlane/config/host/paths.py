@@ -7,9 +7,6 @@ from pathlib import Path
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["DASH", "absolute", "empty_variable", "is_file"]
-
-
 DASH = Path("-")
 """What stands for standard input or output where a file is named. A file of that name is ./-."""
 

@@ -24,8 +24,6 @@ from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.sockets import socket_of
 
-__all__ = ["FILE_NAME", "KeyRing", "PoolKey", "beside", "ensure_key_file", "read_key_file", "write_key_file"]
-
 FILE_NAME = "pool.key"
 """The key file in the embedded server's directory, and beside its socket."""
 

@@ -6,8 +6,6 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["write_private"]
-
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a file with mode 0600, whole or not at all.

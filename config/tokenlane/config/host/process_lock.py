@@ -6,8 +6,6 @@ import asyncio
 import os
 from pathlib import Path
 
-__all__ = ["await_lock", "take_lock"]
-
 
 def take_lock(path: Path) -> int | None:
     """Lock a file, which is made if need be, and do not wait.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-__all__ = ["socket_of", "socket_url"]
-
 
 def socket_url(path: Path, password: str | None = None) -> str:
     """The URL of the Redis server at a socket."""

@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 
-__all__ = ["broken_off", "on_stop_signals", "stop_signals", "told_to_stop", "until_stopped"]
-
 _STDIN = 0
 _Handler = Callable[[signal.Signals], object]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 
-__all__ = ["why_unreached"]
-
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 _NO_MORE = (errno.EMFILE, errno.ENFILE)
 

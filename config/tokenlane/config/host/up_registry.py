@@ -17,17 +17,6 @@ from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.process_lock import take_lock
 from tokenlane.config.host.sockets import socket_url
 
-__all__ = [
-    "AlreadyRunning",
-    "alone",
-    "announced_public_url",
-    "announced_socket",
-    "announced_url",
-    "announcing",
-    "answers",
-    "data_dir",
-]
-
 _MOST_BYTES = 65536
 
 

@@ -38,20 +38,6 @@ from .overrides import assignment
 from .sections import document_type
 from .validation_messages import did_you_mean
 
-__all__ = [
-    "PREFIX",
-    "ShortNames",
-    "debugging",
-    "forget_empty_keys",
-    "given_secrets",
-    "key_in",
-    "lane_variables",
-    "section_variables",
-    "short_names",
-    "take_command_line",
-    "unknown_variables",
-]
-
 PREFIX = "TOKENLANE_"
 _SEPARATOR = "__"
 _READ_ELSEWHERE = ("HOME",)  # by `running`

@@ -14,8 +14,6 @@ from tokenlane.config.host.paths import empty_variable
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import RedisSettings
 
-__all__ = ["Place", "find_place"]
-
 _READ = ("TOKENLANE_REDIS_URL", "TOKENLANE_POOL", "TOKENLANE_POOL_KEY")
 _EXTRA = ("platformdirs", "pydantic_settings")
 

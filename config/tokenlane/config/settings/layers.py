@@ -19,8 +19,6 @@ from .sections import TEXTS, Lane, document_type, not_a_provider
 from .validation_messages import explained
 from .values import NAME_RULE, is_name
 
-__all__ = ["file_layer", "lane_layer", "text_layer"]
-
 
 def file_layer(file: File) -> Layer:
     """What a file says, or standard input; a source is FILE:LINE.

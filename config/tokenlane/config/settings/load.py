@@ -41,24 +41,6 @@ from .overrides import OPTION as _LLM
 from .overrides import assignment
 from .sections import Lane, provider_names
 
-__all__ = [
-    "NoPool",
-    "asked_for",
-    "cache_settings",
-    "configured_back_ends",
-    "configured_redis",
-    "find_file",
-    "find_pool",
-    "given_keys",
-    "lane_settings",
-    "names_provider",
-    "own_lane",
-    "pool_keys",
-    "pool_name",
-    "pool_settings",
-    "read",
-]
-
 _CACHE_MB = 256
 
 

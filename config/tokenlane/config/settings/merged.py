@@ -20,8 +20,6 @@ from .sections import Document, Lane, document_type, not_a_provider
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
 
-__all__ = ["DEFAULT", "Layer", "Setting", "Settings"]
-
 DEFAULT = "default"
 _TIMEOUTS_MS = {
     "timeout_ms": 3_600_000,

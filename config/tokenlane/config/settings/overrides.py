@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["EXAMPLE", "OPTION", "apart", "assignment", "needs_verb", "spread", "verb_first"]
-
 OPTION = "--llm"
 EXAMPLE = f"as in: {OPTION} provider=vllm model=phi3:8b"
 _ANYWHERE = (OPTION, "--config")  # before the verb, or after it

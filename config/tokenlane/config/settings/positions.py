@@ -6,8 +6,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 
-__all__ = ["Path", "leaves", "line_of", "lines_of"]
-
 Path = tuple[str | int, ...]
 
 

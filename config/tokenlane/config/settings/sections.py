@@ -16,25 +16,6 @@ from pydantic_core import PydanticCustomError
 from .validation_messages import WHOLE, did_you_mean
 from .values import no_host, no_port
 
-__all__ = [
-    "BUILT_IN_PROVIDERS",
-    "TEXTS",
-    "Candidate",
-    "Defaults",
-    "Document",
-    "Embeddings",
-    "Lane",
-    "Limits",
-    "Model",
-    "PolicyRules",
-    "Provider",
-    "Redis",
-    "Role",
-    "document_type",
-    "not_a_provider",
-    "provider_names",
-]
-
 BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
 """Names that have a section whatever else is installed."""
 

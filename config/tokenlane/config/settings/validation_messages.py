@@ -11,8 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from .positions import Path
 
-__all__ = ["WHOLE", "did_you_mean", "explained"]
-
 WHOLE = "whole"
 """The type of an error whose text needs nothing but the key in front of it."""
 

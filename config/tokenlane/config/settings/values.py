@@ -14,21 +14,6 @@ from pydantic import SecretStr
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
 
-__all__ = [
-    "FALLBACK_LANE",
-    "FALLBACK_PROVIDER",
-    "NAME_RULE",
-    "TOY_PROVIDER",
-    "CacheSettings",
-    "LaneSettings",
-    "RedisSettings",
-    "default_lane",
-    "is_name",
-    "masked",
-    "no_host",
-    "no_port",
-]
-
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
 """The lane that every worker serves beside its own, for texts that no other lane can turn into vectors."""
 TOY_PROVIDER = "builtin"

@@ -19,8 +19,6 @@ from tokenlane.producer.link.pool_view import without_ages
 from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
 
-__all__ = ["carry_out", "in_milliseconds", "say", "tell_why", "telling_why"]
-
 _Answer = TypeVar("_Answer")
 
 _PATIENCE_S = 2.0

@@ -19,8 +19,6 @@ from tokenlane.routing.contract.messages import ChatOptions, Message, TokenDelta
 
 from .asking import carry_out, in_milliseconds, telling_why
 
-__all__ = ["chat"]
-
 
 def chat(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],

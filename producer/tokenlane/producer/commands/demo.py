@@ -33,8 +33,6 @@ from tokenlane.routing.contract.messages import Usage
 
 from .asking import say
 
-__all__ = ["demo"]
-
 _QUESTIONS = {
     "planner": "Name three primes.",
     "coder": "What is the capital of France? Answer in one sentence.",

@@ -20,8 +20,6 @@ from tokenlane.routing.commands import completion
 
 from .asking import carry_out, in_milliseconds, telling_why
 
-__all__ = ["embed"]
-
 _MOST_BYTES = 256 * 1024 * 1024
 """Of texts on standard input; all of them are held in memory, and their vectors too."""
 

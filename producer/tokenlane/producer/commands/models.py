@@ -30,8 +30,6 @@ from tokenlane.routing.support.byte_sizes import sized
 
 from .asking import carry_out
 
-__all__ = ["models"]
-
 _SAY_EVERY_S = 2.0
 _SAY_WAITING_EVERY_S = 60.0
 """Where nothing changes but numbers in words, as for how long a lane has been away."""

@@ -7,8 +7,6 @@ from io import StringIO
 from tokenlane.routing.contract.messages import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
-__all__ = ["AnswerBuilder"]
-
 _LOGPROB_SIZE = 64
 """What one counts as, and each alternative to it, in characters."""
 

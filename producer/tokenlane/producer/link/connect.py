@@ -18,8 +18,6 @@ from .heartbeat import Heartbeat
 from .link import Link, OpenLink, Timings
 from .redis_link import RedisLink
 
-__all__ = ["redis_link"]
-
 _NO_KEYS = KeyRing()
 _USUAL = Timings()
 

@@ -41,8 +41,6 @@ from tokenlane.routing.store.requests import Ending
 
 from .answer_builder import AnswerBuilder
 
-__all__ = ["LONGEST_ANSWER", "UNREAD_DELTAS", "DeltaBuffer", "ToWorker"]
-
 UNREAD_DELTAS = 1024
 LONGEST_ANSWER = 32 * 1024 * 1024  # characters
 _MOST_UNREAD = 64 * UNREAD_DELTAS

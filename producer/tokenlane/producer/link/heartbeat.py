@@ -24,8 +24,6 @@ from .redis_link import RedisLink
 from .redis_request import RedisRequest
 from .request_state import Interrupt, Step
 
-__all__ = ["Heartbeat"]
-
 logger = logging.getLogger(__name__)
 
 _PERIODS_A_LEASE = 3

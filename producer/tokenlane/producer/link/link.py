@@ -14,8 +14,6 @@ from tokenlane.routing.support.tasks import InternalErrors
 
 from .open_request import OpenRequest
 
-__all__ = ["Composed", "Link", "OpenLink", "Timings", "opened"]
-
 Composed: TypeAlias = tuple[Envelope, bytes]
 """A request as it is submitted: what routers read, and the payload."""
 

@@ -9,8 +9,6 @@ from tokenlane.routing.contract.messages import Answer, ChannelMessage, Progress
 
 from .delta_buffer import DeltaBuffer, ToWorker
 
-__all__ = ["OpenRequest"]
-
 
 class OpenRequest:
     """What a link gives for a request. Readers await `next`, `finish`, `result` or `change`; its link alone changes it,

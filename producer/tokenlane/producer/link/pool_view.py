@@ -15,8 +15,6 @@ from tokenlane.routing.store.requests import Standing
 
 from .link import Timings
 
-__all__ = ["PoolView", "without_ages"]
-
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
 
 

@@ -10,8 +10,6 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.store.hub import Hub, Listener
 
-__all__ = ["Ahead"]
-
 _MOST = 16
 _FEW = 8
 _PAUSE_S = 0.01

@@ -32,8 +32,6 @@ from .redis_request import RedisRequest
 from .request_state import RequestState
 from .worker_messages import WorkerMessages
 
-__all__ = ["RedisLink"]
-
 _MOST_BEING_SENT = 256
 
 _Send: TypeAlias = Callable[[RedisRequest], Coroutine[None, None, str]]

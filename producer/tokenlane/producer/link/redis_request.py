@@ -31,8 +31,6 @@ from .replays import Question, Replays
 from .request_state import Interrupt, RequestState, Step
 from .submission import Submission
 
-__all__ = ["RedisRequest"]
-
 _LAPSED_S = 0.01
 
 

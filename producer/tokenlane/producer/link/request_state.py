@@ -25,8 +25,6 @@ from typing import Literal, TypeAlias
 
 from tokenlane.routing.contract.errors import LlmError
 
-__all__ = ["Interrupt", "RequestState", "Step"]
-
 
 class RequestState(StrEnum):
     """`QUEUED`: no attempt of it is known to run. `RUNNING`: one is. `BROKEN_OFF`: the attempt that gave a part of the

@@ -6,8 +6,6 @@ import asyncio
 
 from tokenlane.routing.contract.errors import DeadlineExceeded, QueueFull, RequestCancelled
 
-__all__ = ["Submission"]
-
 _REFUSALS = QueueFull | RequestCancelled | DeadlineExceeded
 """Errors after which the pool surely does not have the request."""
 

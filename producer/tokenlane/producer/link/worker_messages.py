@@ -13,8 +13,6 @@ from .delta_buffer import ToWorker
 from .redis_request import RedisRequest
 from .replays import Question
 
-__all__ = ["WorkerMessages"]
-
 _EVERY_S = 0.25
 _MOST = 4096
 _BATCH = 256

@@ -15,8 +15,6 @@ from tokenlane.routing.support.tasks import InternalErrors
 
 from .mock_messages import Spoken
 
-__all__ = ["MemoryLink"]
-
 
 class MemoryLink:
     """A `Link` for any number of clients. It has no lanes, and nothing to attach to.

@@ -9,8 +9,6 @@ from typing import TypeAlias
 
 from tokenlane.routing.contract.messages import Completed, Deltas, TokenDelta, Usage, Vectors
 
-__all__ = ["Numbers", "Spoken", "Words", "embedded", "spoken"]
-
 Words: TypeAlias = str | Iterable[str | TokenDelta] | AsyncIterable[str | TokenDelta]
 Numbers: TypeAlias = Sequence[Sequence[float]]
 Spoken: TypeAlias = AsyncGenerator[Deltas | Completed, None]

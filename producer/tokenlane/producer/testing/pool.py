@@ -15,8 +15,6 @@ from tokenlane.routing.support.tasks import background
 from .memory_link import MemoryLink
 from .mock_messages import Numbers, Spoken, Words, embedded, spoken
 
-__all__ = ["EmbedHandler", "Handler", "MockPool", "letters"]
-
 Handler: TypeAlias = Callable[[ChatRequest], Words | Awaitable[Words]]
 EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
 

@@ -18,8 +18,6 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Snapshot
 
-__all__ = ["lanes", "models", "providers", "roles"]
-
 _PATIENCE_S = 0.5
 
 

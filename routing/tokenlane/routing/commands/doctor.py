@@ -17,8 +17,6 @@ from tokenlane.routing.watch.finding import Finding
 
 from .pool_session import pool_session
 
-__all__ = ["doctor"]
-
 _SCHEMA_VERSION = 2
 _LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
 

@@ -25,8 +25,6 @@ from tokenlane.routing.watch.snapshot import WorkerStatus
 
 from .pool_session import pool_session
 
-__all__ = ["key"]
-
 _LOOK_AGAIN_S = 0.2
 _HAND_OUT = (
     "Workers that read the key file have it with their next beat. Elsewhere set TOKENLANE_POOL_KEY to what `tokenlane "

@@ -24,8 +24,6 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .pool_session import as_user_error, pool_session
 
-__all__ = ["policy"]
-
 policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _File = Annotated[

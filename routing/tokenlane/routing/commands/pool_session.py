@@ -11,8 +11,6 @@ from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.store.pool import Pool, connect
 
-__all__ = ["SET_WRONGLY", "as_user_error", "pool_session"]
-
 SET_WRONGLY = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
 """What another try cannot help."""
 

@@ -17,8 +17,6 @@ from tokenlane.routing.support.tasks import background
 
 from .pool_session import as_user_error
 
-__all__ = ["router"]
-
 _PATIENCE_S = 10.0
 
 

@@ -21,8 +21,6 @@ from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, 
 
 from .pool_session import pool_session
 
-__all__ = ["as_document", "status"]
-
 _LOOKS = {
     "up": "green",
     "degraded": "yellow",

@@ -13,18 +13,6 @@ from typing_extensions import TypeVar
 from .requests import Message
 from .wire import Value, Wire
 
-__all__ = [
-    "Answer",
-    "FinishReason",
-    "Parsed",
-    "TokenDelta",
-    "TokenLogprob",
-    "ToolCall",
-    "ToolCallDelta",
-    "TopLogprob",
-    "Usage",
-]
-
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)

@@ -10,8 +10,6 @@ from .kinds import known_kind
 from .requests import DEFAULT_TIME_TO_LIVE_MS
 from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned
 
-__all__ = ["Envelope", "Needs"]
-
 
 class Needs(Value):
     """What a lane must offer to serve a request. All requests of one queue have the same needs.

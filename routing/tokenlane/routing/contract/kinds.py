@@ -12,8 +12,6 @@ from .requests import ChatRequest, EmbedRequest, ModelCommand, Request
 from .results import ModelReport, Result, Vectors
 from .wire import Kind
 
-__all__ = ["KINDS", "KindOfWork", "kind_of", "known_kind", "queue_suffix", "read_result"]
-
 
 @dataclass(frozen=True)
 class KindOfWork:

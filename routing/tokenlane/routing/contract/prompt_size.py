@@ -11,17 +11,6 @@ from pydantic import JsonValue
 
 from .requests import ChatRequest
 
-__all__ = [
-    "BYTES_PER_TOKEN",
-    "MEDIA_TOKENS",
-    "bytes_of",
-    "estimated_tokens",
-    "media",
-    "most_tokens",
-    "parts_of",
-    "text_bytes",
-]
-
 BYTES_PER_TOKEN = 4
 MEDIA_TOKENS = 1024
 """Of a picture, or anything else that is no text. OpenAI's and Qwen's models make 800 to 1,300 of one megapixel."""

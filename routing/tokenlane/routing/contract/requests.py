@@ -12,19 +12,6 @@ from pydantic import AliasChoices, Field, FiniteFloat, JsonValue, field_validato
 from .strict_input import JsonObject, Written
 from .wire import Name, Priority, RequestId, new_id
 
-__all__ = [
-    "COMMAND_TIME_TO_LIVE_MS",
-    "DEFAULT_TIME_TO_LIVE_MS",
-    "EMBED_INPUTS",
-    "ChatOptions",
-    "ChatRequest",
-    "EmbedRequest",
-    "Message",
-    "ModelAction",
-    "ModelCommand",
-    "Request",
-]
-
 DEFAULT_TIME_TO_LIVE_MS = 600_000
 COMMAND_TIME_TO_LIVE_MS = 6 * 3_600_000
 EMBED_INPUTS = 2048

@@ -10,8 +10,6 @@ from tokenlane.routing.support.byte_sizes import sized
 
 from .wire import Value
 
-__all__ = ["ModelInfo", "ModelReport", "Progress", "Result", "Vectors"]
-
 
 class ModelInfo(Value):
     """A model as a back end lists it. Sizes are bytes, `context_length` is tokens; None where it does not say."""

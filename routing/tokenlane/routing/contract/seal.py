@@ -19,8 +19,6 @@ from tokenlane.config.host.pool_key_files import PoolKey
 
 from .errors import BadRequest
 
-__all__ = ["fingerprint", "seal", "unseal"]
-
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
 

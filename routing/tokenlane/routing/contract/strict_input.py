@@ -18,8 +18,6 @@ from tokenlane.config.settings.validation_messages import did_you_mean
 
 from .wire import Value
 
-__all__ = ["JsonObject", "Written", "unknown"]
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _T = TypeVar("_T")
 

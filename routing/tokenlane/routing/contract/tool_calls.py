@@ -22,8 +22,6 @@ from pydantic_core import from_json
 
 from .messages import ToolCall, ToolCallDelta
 
-__all__ = ["ToolCalls"]
-
 
 @dataclass(eq=False)
 class _Call:

@@ -7,20 +7,6 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = [
-    "CONFIG",
-    "WIRE_VERSION",
-    "Ability",
-    "Kind",
-    "Name",
-    "Priority",
-    "RequestId",
-    "Value",
-    "Versioned",
-    "Wire",
-    "new_id",
-]
-
 WIRE_VERSION = 1
 
 Priority = Literal["high", "normal", "low"]

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from .wire import WIRE_VERSION, Value
 
-__all__ = ["AttemptsReport", "DeliveryReport", "Hits", "WorkerReport"]
-
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 

@@ -20,8 +20,6 @@ from .lanes.offer import LaneView
 from .order import Queue
 from .policy import Policy, candidates, may_use, served_name
 
-__all__ = ["GET_A_MODEL", "no_lane", "nobody", "not_pulled", "why_unready"]
-
 GET_A_MODEL = """\
 Do one of these:
   - Install Ollama (https://ollama.com/download; `tokenlane probe` on a terminal offers to) and `ollama pull MODEL`;

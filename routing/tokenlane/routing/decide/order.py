@@ -19,8 +19,6 @@ from urllib.parse import quote, unquote
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority
 
-__all__ = ["Head", "Queue", "Turn", "order"]
-
 _RANK: dict[Priority, int] = {priority: rank for rank, priority in enumerate(get_args(Priority))}
 
 

@@ -20,8 +20,6 @@ from .no_candidate import nobody, not_pulled
 from .order import Head, order
 from .policy import Policy, all_heard_ms, candidates, pullers
 
-__all__ = ["Placement", "Plan", "Refusal", "Survey", "Wish", "plan"]
-
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 _NOBODY: frozenset[str] = frozenset()

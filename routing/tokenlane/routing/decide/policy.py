@@ -19,19 +19,6 @@ from tokenlane.routing.contract.wire import Name
 from .lanes.fallback import is_fallback, of_back_ends
 from .lanes.offer import LaneView
 
-__all__ = [
-    "Candidate",
-    "Limits",
-    "Policy",
-    "PolicyChanged",
-    "RolePolicy",
-    "all_heard_ms",
-    "candidates",
-    "may_use",
-    "pullers",
-    "served_name",
-]
-
 
 class PolicyChanged(LlmError):
     """The pool's policy is not the one it was compared with: read it again, and compare anew."""

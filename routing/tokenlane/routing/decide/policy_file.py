@@ -14,8 +14,6 @@ from tokenlane.config.settings.values import is_name
 
 from .policy import Candidate, Limits, Policy, RolePolicy
 
-__all__ = ["as_toml", "policy_of", "route_entry", "section_key"]
-
 _LANE = "lane:"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 

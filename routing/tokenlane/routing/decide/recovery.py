@@ -16,23 +16,6 @@ from tokenlane.routing.contract.messages import Needs
 
 from .policy import Policy
 
-__all__ = [
-    "AttemptFailed",
-    "Cause",
-    "Continue",
-    "Decision",
-    "End",
-    "History",
-    "LaneStopped",
-    "PoolForgot",
-    "TryAgain",
-    "WorkerDraining",
-    "WorkerLost",
-    "answer_lost",
-    "decide",
-    "seen_with_a_part",
-]
-
 _BASE_MS = 200
 _CAP_MS = 30_000
 _MOST_AVOIDED = 8

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from .lanes.offer import LaneView
 from .policy import Candidate, Policy, served_name
 
-__all__ = ["Unknown", "unknown_places"]
-
 
 class Unknown(NamedTuple):
     """A place in a role's route that no lane of the pool is, with the words for it."""

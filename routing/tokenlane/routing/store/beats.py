@@ -28,8 +28,6 @@ from .requests import Standing, read_standing
 from .scripts import Scripts
 from .server import Urgency
 
-__all__ = ["Beat", "Beats", "Checked", "Hold", "Swept"]
-
 Hold = Literal["mine", "stale", "cancelled", "expired"]
 
 _NO_REPORT = WorkerReport()

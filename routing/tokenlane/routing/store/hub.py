@@ -22,8 +22,6 @@ from .pool import Pool
 from .replies.values import Reply
 from .server import Lost, PubSub
 
-__all__ = ["Hub", "Listener", "open_hub"]
-
 logger = logging.getLogger(__name__)
 
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)

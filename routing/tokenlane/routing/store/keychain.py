@@ -10,8 +10,6 @@ from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.messages import Envelope
 from tokenlane.routing.contract.seal import fingerprint, unseal
 
-__all__ = ["Keychain"]
-
 
 class Keychain:
     """`ring`: the keys one has. `pool`: whose they are, as messages name it."""

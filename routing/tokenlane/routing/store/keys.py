@@ -76,8 +76,6 @@ from dataclasses import dataclass
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.kinds import queue_suffix
 
-__all__ = ["Keys"]
-
 
 @dataclass(frozen=True)
 class Keys:

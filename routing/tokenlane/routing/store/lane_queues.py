@@ -8,8 +8,6 @@ from .keys import Keys
 from .replies.values import as_list, as_text
 from .scripts import Scripts
 
-__all__ = ["LaneQueues"]
-
 
 class LaneQueues:
     """The queues of all lanes of a pool; `Keys.lane_queue` names them."""

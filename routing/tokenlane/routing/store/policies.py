@@ -11,8 +11,6 @@ from .keys import Keys
 from .replies.values import as_bytes, as_int, as_list, as_text
 from .scripts import RULES, Scripts
 
-__all__ = ["Policies"]
-
 
 class Policies:
     """The revisions of a pool's policy, of which Redis keeps the newest."""

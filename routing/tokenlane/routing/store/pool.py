@@ -21,8 +21,6 @@ from .sealing import Sealing
 from .server import Commands, Server
 from .survey import read_survey
 
-__all__ = ["Pool", "connect"]
-
 
 class Pool:
     """A connected pool. Get one with `connect`.

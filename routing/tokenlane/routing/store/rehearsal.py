@@ -9,8 +9,6 @@ from tokenlane.routing.contract.errors import LlmError
 from .pool import Pool
 from .replies.values import as_list, as_text
 
-__all__ = ["rehearse"]
-
 
 async def rehearse(pool: Pool) -> tuple[str, ...]:
     """Try everything that scripts and workers do, in a way that leaves nothing behind: what the server refuses.

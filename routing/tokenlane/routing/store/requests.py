@@ -22,17 +22,6 @@ from .replies.values import Reply, as_bytes, as_int, as_list, as_text, read_queu
 from .scripts import Scripts
 from .server import Urgency
 
-__all__ = [
-    "Accepted",
-    "Attachment",
-    "Ending",
-    "Requests",
-    "Standing",
-    "Started",
-    "State",
-    "read_standing",
-]
-
 logger = logging.getLogger(__name__)
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]

@@ -12,8 +12,6 @@ from .keys import Keys
 from .replies.values import Reply
 from .server import Commands, Script, Urgency
 
-__all__ = ["RULES", "Scripts", "sources"]
-
 RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "patience_ms")
 _SHARED = ("base", "gates", "common")
 """What stands in front of each script, in this order."""

@@ -17,8 +17,6 @@ from .replies.values import as_list, as_text
 from .scripts import Scripts
 from .server import Server
 
-__all__ = ["Sealing"]
-
 
 class Sealing:
     """What a pool and this process say to each other of keys."""

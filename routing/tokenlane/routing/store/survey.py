@@ -10,8 +10,6 @@ from tokenlane.routing.decide.plan import Survey
 from .replies.lane import read_lanes
 from .replies.values import Reply, as_int, as_list, as_text, read_queue
 
-__all__ = ["read_survey"]
-
 
 def read_survey(reply: Reply) -> Survey:
     """The survey in the reply of its script."""

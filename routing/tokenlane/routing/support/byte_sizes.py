@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["sized"]
-
 
 def sized(number: float) -> str:
     """`12.3 MB`, in powers of a thousand."""

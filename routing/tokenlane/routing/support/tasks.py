@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-__all__ = ["InternalErrors", "background", "keep_going", "together"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -18,8 +18,6 @@ from .server import ask_server
 from .server_health import examine_server
 from .snapshot import LaneStatus, Snapshot
 
-__all__ = ["examine", "examine_environment"]
-
 _ONE_VERSION = "install one version of tokenlane everywhere"
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Self
 
-__all__ = ["Code", "Finding", "Severity"]
-
 Severity = Literal["ok", "warn", "fail", "unknown"]
 """`warn`: it works, and will hurt one day. `unknown`: nobody may look."""
 

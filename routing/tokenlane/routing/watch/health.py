@@ -13,8 +13,6 @@ from tokenlane.routing.decide.routes import unknown_places
 from .finding import Code, Finding, Severity
 from .snapshot import LaneStatus, QueueStatus, Snapshot
 
-__all__ = ["examine_pool", "problems"]
-
 _HAND_OVER_KEYS = "start it again with the keys that `tokenlane key show --reveal` prints where the key is"
 
 

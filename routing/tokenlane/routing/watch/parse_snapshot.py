@@ -41,8 +41,6 @@ from .snapshot import (
 )
 from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
-__all__ = ["read_snapshot", "take_snapshot"]
-
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _COUNTED = {field.name for field in fields(Rates)}

@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.sockets import socket_of
 
-__all__ = ["Reached", "reach"]
-
 Reached = Literal["answers", "refuses", "not from here", "is no URL"]
 
 _CONNECT_S = 2.0

@@ -9,8 +9,6 @@ from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy, candidates
 from tokenlane.routing.decide.policy_file import route_entry, section_key
 
-__all__ = ["Reach", "lines_to_add", "reach"]
-
 
 @dataclass(frozen=True)
 class Reach:

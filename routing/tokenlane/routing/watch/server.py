@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from tokenlane.routing.store.pool import Pool
 
-__all__ = ["ServerFacts", "ask_server"]
-
 _TRIES = 5
 _SETTINGS = ("timeout", "client-output-buffer-limit", "save")
 

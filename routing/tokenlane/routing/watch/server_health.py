@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from .finding import Code, Finding
 from .server import ServerFacts
 
-__all__ = ["examine_server"]
-
 _MEBI = 1024 * 1024
 
 

@@ -17,22 +17,6 @@ from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "ClientsStatus",
-    "LaneState",
-    "LaneStatus",
-    "LastError",
-    "QueueStatus",
-    "Rates",
-    "RoleStatus",
-    "RouterStatus",
-    "Slots",
-    "Snapshot",
-    "WorkerState",
-    "WorkerStatus",
-]
-
 SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]

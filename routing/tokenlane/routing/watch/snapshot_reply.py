@@ -9,8 +9,6 @@ from pydantic import TypeAdapter
 
 from tokenlane.routing.contract.messages import Kind
 
-__all__ = ["Job", "LaneReply", "RatesReply", "SnapshotReply", "decoded"]
-
 
 class QueueReply(NamedTuple):
     name: str

@@ -8,12 +8,12 @@ from tests.lanes import lane_view
 
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.health import examine_pool, problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
-    LaneState,
     LaneStatus,
     LastError,
     QueueStatus,

@@ -14,8 +14,6 @@ from tokenlane.routing.watch.snapshot import Snapshot
 
 from .back_end import BackEnd
 
-__all__ = ["Arrival", "Destination", "as_line"]
-
 
 @dataclass(frozen=True)
 class Destination:

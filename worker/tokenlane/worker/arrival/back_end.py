@@ -15,8 +15,6 @@ from tokenlane.worker.discovery.servers import kind_at
 from tokenlane.worker.providers import LlmProvider
 from tokenlane.worker.providers.server_names import NAMES
 
-__all__ = ["BackEnd", "look_at_back_end"]
-
 _LOOK_S = 5.0
 
 

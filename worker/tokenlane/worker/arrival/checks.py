@@ -20,8 +20,6 @@ from tokenlane.worker.providers.server_names import NAMES
 
 from .back_end import BackEnd
 
-__all__ = ["check_lane", "check_pool", "check_server"]
-
 _PUBLISH_S = 10.0
 
 

@@ -23,8 +23,6 @@ from .arrival import Arrival, Destination
 from .back_end import BackEnd, look_at_back_end
 from .checks import check_lane, check_pool, check_server
 
-__all__ = ["look_ahead", "look_around"]
-
 
 async def look_around(lane: Lane, to: Destination) -> Arrival:
     """The arrival of a lane that is announced already; never raises an `LlmError`."""

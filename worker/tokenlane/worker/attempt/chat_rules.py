@@ -5,8 +5,6 @@ from __future__ import annotations
 from tokenlane.routing.contract.errors import NoToolCall
 from tokenlane.routing.contract.messages import ChatRequest, FinishReason
 
-__all__ = ["begun", "no_call"]
-
 
 def begun(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
     """What a provider is asked: the request, the model, and the text to continue from, if the agent has begun one."""

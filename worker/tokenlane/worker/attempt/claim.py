@@ -9,8 +9,6 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.requests import Started
 from tokenlane.worker.lane.lane import Lane
 
-__all__ = ["CLAIM_EVERY_S", "claim"]
-
 logger = logging.getLogger(__name__)
 
 CLAIM_EVERY_S = 0.2

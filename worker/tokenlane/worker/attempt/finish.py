@@ -39,8 +39,6 @@ from .history import history_of
 from .outcome import Answered, Ended, Outcome
 from .progress import tell
 
-__all__ = ["finish"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -6,8 +6,6 @@ from tokenlane.routing.decide.recovery import History
 from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
 
-__all__ = ["history_of"]
-
 
 def history_of(lane: Lane, run: Run, *, delivered: int) -> History:
     """What was tried so far, this attempt included. `delivered`: deltas that the agent may have."""

@@ -16,8 +16,6 @@ from tokenlane.worker.lane.attempts import AttemptEnded, Observer, Run, Stopped
 
 from .outcome import Answered, Ended, Outcome
 
-__all__ = ["AttemptTotals", "attempt_span", "emit", "log_attempt", "observe"]
-
 logger = logging.getLogger(__name__)
 
 

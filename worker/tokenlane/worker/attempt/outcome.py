@@ -10,8 +10,6 @@ from tokenlane.routing.contract.messages import Result, Usage
 from tokenlane.routing.store.requests import Ending
 from tokenlane.worker.lane.attempts import Stopped
 
-__all__ = ["Answered", "Ended", "Outcome"]
-
 
 @dataclass(frozen=True)
 class Answered:

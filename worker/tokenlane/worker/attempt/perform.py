@@ -24,8 +24,6 @@ from .outcome import Answered
 from .progress import tell
 from .transcript import log_request, logged
 
-__all__ = ["perform"]
-
 
 async def perform(lane: Lane, run: Run, request: Request) -> Answered:
     """Do what is asked.

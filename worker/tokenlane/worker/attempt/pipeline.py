@@ -31,8 +31,6 @@ from .perform import perform
 from .read import read
 from .resume import resume
 
-__all__ = ["run_request"]
-
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 3.0

@@ -9,8 +9,6 @@ from tokenlane.routing.contract.messages import Progress, Progressed
 from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
 
-__all__ = ["tell"]
-
 
 async def tell(lane: Lane, run: Run, progress: Progress) -> None:
     """Say it once: what is lost is not said again."""

@@ -12,8 +12,6 @@ from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.requests import Started
 
-__all__ = ["read"]
-
 _ASK_AGAIN_S = 0.2
 
 

@@ -14,8 +14,6 @@ from tokenlane.worker.lane.lane import Lane
 
 from .history import history_of
 
-__all__ = ["resume"]
-
 _ASK_EVERY_S = 0.2
 
 

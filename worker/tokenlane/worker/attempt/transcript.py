@@ -15,8 +15,6 @@ from pydantic import JsonValue
 
 from tokenlane.routing.contract.messages import ChatRequest, TokenDelta
 
-__all__ = ["log_request", "logged"]
-
 logger = logging.getLogger("tokenlane.worker.attempt.transcript")
 
 _SECRET_NAME = re.compile(r"(?i)(api[_-]?key|authorization|credential|passw(or)?d|secret|(^|_)token$)")

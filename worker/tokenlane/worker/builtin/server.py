@@ -20,8 +20,6 @@ from tokenlane.routing.support.tasks import background
 from . import MODEL_NAME
 from .model import Progress, fetch
 
-__all__ = ["CAPACITY", "SLOT_TOKENS", "builtin_server", "needs_server", "with_own_server"]
-
 logger = logging.getLogger(__name__)
 
 SLOT_TOKENS = 2048

@@ -10,8 +10,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tokenlane.config.cli.output import console
 from tokenlane.worker.builtin import MODEL_NAME
 
-__all__ = ["download_bar"]
-
 
 @contextmanager
 def download_bar() -> Iterator[Callable[[int, int], None]]:

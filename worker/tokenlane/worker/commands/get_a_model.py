@@ -19,8 +19,6 @@ from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.discovery.places import Place
 from tokenlane.worker.discovery.servers import ModelServer, first_token, look
 
-__all__ = ["offer"]
-
 _SCRIPT = "install_ollama.sh"
 _SHOWN_MODELS = 20
 _CHOICES = f"""

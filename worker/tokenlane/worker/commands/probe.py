@@ -18,8 +18,6 @@ from tokenlane.worker.discovery.servers import ModelServer, look_at_all
 
 from .get_a_model import offer
 
-__all__ = ["probe", "table"]
-
 _SHOWN_MODELS = 3
 
 

@@ -44,8 +44,6 @@ from tokenlane.worker.supervision.worker_process import KeptWorker, Report
 
 from .download_bar import download_bar
 
-__all__ = ["up"]
-
 _LOOK_AGAIN_S = 10.0
 
 

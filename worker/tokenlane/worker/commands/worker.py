@@ -44,8 +44,6 @@ from tokenlane.worker.lane.lane import Lane
 
 from .download_bar import download_bar
 
-__all__ = ["run", "worker"]
-
 
 def worker(
     redis: Annotated[str | None, typer.Option(help="The pool's Redis, as redis://HOST:6379.")] = None,

@@ -14,8 +14,6 @@ from tokenlane.worker.providers.server_names import NAMES
 from .places import Place
 from .servers import ModelServer, look, look_at_all
 
-__all__ = ["choose", "find", "reason"]
-
 
 def choose(lane: LaneSettings, among: Iterable[Place]) -> ModelServer | None:
     """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found

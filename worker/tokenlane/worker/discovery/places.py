@@ -9,8 +9,6 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.server_names import NAMES
 
-__all__ = ["Place", "default_places", "places"]
-
 
 @dataclass(frozen=True)
 class Place:

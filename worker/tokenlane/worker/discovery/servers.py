@@ -26,8 +26,6 @@ from tokenlane.worker.providers.server_names import NAMES
 from .detect import PAGES, recognise
 from .places import Place
 
-__all__ = ["ModelServer", "first_token", "kind_at", "look", "look_at_all"]
-
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024

@@ -24,8 +24,6 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.worker.providers import Embeds, TooManyTexts
 
-__all__ = ["BATCH_CHARACTERS", "BATCH_TEXTS", "Batches"]
-
 BATCH_TEXTS = 256
 BATCH_CHARACTERS = 1024 * 1024
 """In one call, at most, unless a single text is longer."""

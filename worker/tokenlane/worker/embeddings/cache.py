@@ -23,8 +23,6 @@ from tokenlane.config.host.pool_key_files import PoolKey
 
 from .sealed_rows import Origin, Rows
 
-__all__ = ["VectorCache", "open_cache"]
-
 logger = logging.getLogger(__name__)
 
 _OPEN_S = 5.0

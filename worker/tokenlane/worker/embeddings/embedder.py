@@ -19,8 +19,6 @@ from .cache import VectorCache
 from .fallback import FastText
 from .sealed_rows import Origin
 
-__all__ = ["MAX_VECTOR_BYTES", "Embedder"]
-
 MAX_VECTOR_BYTES = 16 * 1024 * 1024
 """Of one request: its reply is one message."""
 _BUILDS_HOLD_S = 60.0

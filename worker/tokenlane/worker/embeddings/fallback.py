@@ -23,8 +23,6 @@ from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDel
 
 from .tokenize import words_of
 
-__all__ = ["FALLBACK", "FALLBACK_MODEL", "FastText", "is_installed"]
-
 FALLBACK = LaneSettings(FALLBACK_LANE, FALLBACK_PROVIDER)
 """The lane that serves it."""
 FALLBACK_MODEL = "fasttext-english-1"

@@ -20,8 +20,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tokenlane.config.host.pool_key_files import PoolKey
 
-__all__ = ["Origin", "Rows"]
-
 _FORMAT = "tokenlane vector 1"
 _NONCE_BYTES = 12
 _SUM_BYTES = 4

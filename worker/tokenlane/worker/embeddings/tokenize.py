@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["words_of"]
-
 _WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]+")
 
 

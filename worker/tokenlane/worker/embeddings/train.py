@@ -22,8 +22,6 @@ import fasttext
 
 from .tokenize import words_of
 
-__all__ = ["own_text", "train"]
-
 DIMENSIONS = 32
 _LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 _SHORTEST = 4

@@ -26,8 +26,6 @@ from tokenlane.routing.store.pool import Pool
 
 from .lane import Lane
 
-__all__ = ["NO_FUNCTIONS", "POLL_S", "LaneWorker", "poll"]
-
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5

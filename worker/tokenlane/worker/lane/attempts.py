@@ -14,8 +14,6 @@ from tokenlane.routing.store.requests import Started
 
 from .outlet import Outlet
 
-__all__ = ["AttemptEnded", "Observer", "Run", "Runs", "StopReason", "Stopped"]
-
 _MOST_UNBEGUN = 256
 """Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
 

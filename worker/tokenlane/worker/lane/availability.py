@@ -11,8 +11,6 @@ from tokenlane.routing.contract.messages import Kind
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 
-__all__ = ["Availability"]
-
 
 class Availability:
     """The one place that knows what the worker's lane takes. Who changes it has the heartbeat announce that.

@@ -12,8 +12,6 @@ from tokenlane.routing.contract.messages import Cancel, Handover, Replay, contro
 from .attempts import Runs
 from .publisher import Publisher
 
-__all__ = ["Control"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -17,8 +17,6 @@ from tokenlane.routing.store.pool import Pool
 from .attempts import Runs
 from .availability import Availability
 
-__all__ = ["Lease"]
-
 logger = logging.getLogger(__name__)
 
 _BEATS_A_LEASE = 3

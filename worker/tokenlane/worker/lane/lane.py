@@ -16,8 +16,6 @@ from .heartbeat import Lease
 from .publisher import Publisher
 from .readiness import Readiness
 
-__all__ = ["Lane"]
-
 
 @dataclass(frozen=True)
 class Lane:

@@ -18,8 +18,6 @@ from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.models.pins import check_pin, pin_of
 from tokenlane.worker.providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
 
-__all__ = ["announce", "announce_unseen"]
-
 logger = logging.getLogger(__name__)
 
 _TAKES: dict[Kind, type] = {"embed": Embeds}

@@ -10,8 +10,6 @@ from tokenlane.routing.contract.messages import TokenDelta, delta_piece, deltas_
 
 from .replay_memory import AttemptKey, ReplayMemory
 
-__all__ = ["Flusher", "Outlet", "Rest"]
-
 
 class Flusher(Protocol):
     """What an outlet asks of the publisher it belongs to."""

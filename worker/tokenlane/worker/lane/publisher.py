@@ -20,8 +20,6 @@ from .outlet import Outlet
 from .replay_memory import KEPT_BYTES, AttemptKey, ReplayMemory
 from .timings import Timings
 
-__all__ = ["Publisher"]
-
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024

@@ -20,8 +20,6 @@ from .attempts import Runs
 from .availability import Availability
 from .heartbeat import Lease
 
-__all__ = ["PERIODS", "Periods", "Readiness", "condition_of", "condition_said_by"]
-
 logger = logging.getLogger(__name__)
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0

@@ -8,8 +8,6 @@ from collections import deque
 from itertools import accumulate
 from typing import TypeAlias
 
-__all__ = ["AttemptKey", "ReplayMemory"]
-
 AttemptKey: TypeAlias = tuple[str, int]
 """Request id and attempt."""
 

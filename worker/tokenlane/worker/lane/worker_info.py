@@ -10,8 +10,6 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.offer import Facts
 from tokenlane.worker.providers import LlmProvider, TellsVersion
 
-__all__ = ["facts_of"]
-
 _DISTRIBUTIONS = ("tokenlane", "arq", "redis")
 
 

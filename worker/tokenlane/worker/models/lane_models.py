@@ -20,8 +20,6 @@ from tokenlane.worker.providers import Advises, KeepsBefore, LlmProvider, Loads,
 from .pins import check_pin, pin_of
 from .shared_download import Fetch, Tell
 
-__all__ = ["LaneModels", "Tell"]
-
 logger = logging.getLogger(__name__)
 
 _DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}

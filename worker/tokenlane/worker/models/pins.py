@@ -10,8 +10,6 @@ from tokenlane.routing.contract.messages import ModelInfo
 from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.providers import LlmProvider, Verifies
 
-__all__ = ["check_pin", "pin_of"]
-
 
 def pin_of(settings: LaneSettings, model: str) -> str | None:
     """The digest a model must have; None if it is not pinned."""

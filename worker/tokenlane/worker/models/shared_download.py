@@ -9,8 +9,6 @@ from typing import TypeAlias
 
 from tokenlane.routing.contract.messages import Progress
 
-__all__ = ["Fetch", "Tell"]
-
 Tell: TypeAlias = Callable[[Progress], Awaitable[None]]
 
 _TELL_EVERY_S = 0.2

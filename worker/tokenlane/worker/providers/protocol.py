@@ -8,19 +8,6 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, Progress, TokenDelta
 
-__all__ = [
-    "Advises",
-    "CountsTokens",
-    "Embeds",
-    "KeepsBefore",
-    "LlmProvider",
-    "Loads",
-    "Pulls",
-    "TellsHealth",
-    "TellsVersion",
-    "Verifies",
-]
-
 
 class LlmProvider(Protocol):
     """One lane's back end. Every error is an `LlmError` that names provider, lane and, where there is one, model."""

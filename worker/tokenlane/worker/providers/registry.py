@@ -16,8 +16,6 @@ from .openai.tgi import TgiProvider
 from .openai.vllm import VllmProvider
 from .protocol import LlmProvider
 
-__all__ = ["ENTRY_POINTS", "ProviderFactory", "ProviderRegistry", "default_registry"]
-
 ENTRY_POINTS = "tokenlane.providers"
 
 ProviderFactory = Callable[[LaneSettings], LlmProvider]

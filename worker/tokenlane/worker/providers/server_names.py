@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["NAMES"]
-
 NAMES = {
     "ollama": "Ollama",
     "lmstudio": "LM Studio",

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["bind_address", "known_as"]
-
 _PORT = 6379
 _EVERYWHERE = {"0.0.0.0", "::"}
 

@@ -15,8 +15,6 @@ from tokenlane.routing.support.tasks import background
 
 from .listen_address import bind_address, known_as
 
-__all__ = ["OwnRedis", "own_redis"]
-
 
 @dataclass(frozen=True)
 class OwnRedis:

@@ -21,8 +21,6 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.worker.assembly import DRAIN_S
 
-__all__ = ["KeptWorker", "Report"]
-
 _RESTART_AFTER_S = 1.0
 _KILL_AFTER_S = 15.0
 _BURY_S = 2.0

@@ -20,9 +20,6 @@ from tokenlane.benches.simulator.model.refusals import Refused
 from .encoder import Encoder
 from .request_fields import parse
 
-__all__ = ["Dialect", "Page", "Work"]
-
-
 Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Work = Callable[[Exchange], Awaitable[web.StreamResponse]]
 

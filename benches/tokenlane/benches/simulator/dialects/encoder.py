@@ -13,8 +13,6 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["Encoder", "quoted"]
-
 _MARK = "\0"
 
 

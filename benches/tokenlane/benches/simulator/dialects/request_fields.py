@@ -11,20 +11,6 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.model.answer import Tool, Turn
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = [
-    "boolean",
-    "integer",
-    "json_object",
-    "model_named",
-    "openai_turns",
-    "parse",
-    "seconds",
-    "stops",
-    "text_of",
-    "texts",
-    "tools_of",
-]
-
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -7,8 +7,6 @@ import heapq
 import math
 from collections.abc import Iterator
 
-__all__ = ["Clock"]
-
 _BLOCKED_S = 0.001
 """How soon to look again at a stream whose reader is slow."""
 _EARLY_S = 0.001

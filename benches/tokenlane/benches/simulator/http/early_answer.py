@@ -10,8 +10,6 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from .hostile import bomb, endless_headers
 from .wire import Wire
 
-__all__ = ["close", "early_answer"]
-
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
     """The answer that the script has in place of the page; None if the page is to answer."""

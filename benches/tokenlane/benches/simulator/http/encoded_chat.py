@@ -10,8 +10,6 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.dialects.encoder import Encoder, quoted
 from tokenlane.benches.simulator.model.answer import Answer
 
-__all__ = ["EncodedChat"]
-
 
 class EncodedChat:
     """What a `Player` wants, from an answer and an encoder."""

@@ -8,8 +8,6 @@ from aiohttp import web
 
 from .wire import Wire
 
-__all__ = ["bomb", "endless_headers"]
-
 _HEADERS_BYTES = 256 * 1024 * 1024
 _ZEROS = bytes(1 << 20)
 

@@ -16,8 +16,6 @@ from tokenlane.benches.simulator.log import Received
 from .clock import Clock
 from .wire import Wire
 
-__all__ = ["Broken", "Cut", "Encoded", "Player", "Silence"]
-
 _ENDLESS_BYTES = 1 << 30
 _BLOCK = b"x" * 65_536
 

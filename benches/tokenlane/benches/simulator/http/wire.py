@@ -10,8 +10,6 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-__all__ = ["Wire"]
-
 _BLOCKED_BYTES = 64 * 1024
 """A reader that lets so much pile up is waited for."""
 

@@ -14,8 +14,6 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 
 from .text import after, count_tokens, example, pieces_of, words
 
-__all__ = ["BEGIN", "Answer", "Ask", "Call", "Part", "Tool", "Turn", "compose"]
-
 BEGIN = "<|assistant|>\n"
 """Where in a rendered prompt the answer begins."""
 _THOUGHTS = 4

@@ -14,8 +14,6 @@ from tokenlane.benches.simulator.condition import Condition
 
 from .refusals import Refused
 
-__all__ = ["PULL_STEPS", "Download", "Instance", "Model", "Models", "parse_bytes"]
-
 _UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", re.IGNORECASE)
 _ABILITIES = (("embeds", "embed"), ("thinks", "think"), ("sees", "vision"), ("shortens", "matryoshka"))

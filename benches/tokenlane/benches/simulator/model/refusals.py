@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-__all__ = ["Reason", "Refused", "Words", "worded"]
-
 Reason = Literal[
     "bad_request",
     "wrong_format",

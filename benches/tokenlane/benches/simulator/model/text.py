@@ -13,8 +13,6 @@ from itertools import count, islice
 
 from pydantic import JsonValue
 
-__all__ = ["VOCABULARY", "after", "count_tokens", "example", "pieces_of", "split_tokens", "token_ids", "words"]
-
 VOCABULARY = 32_000
 """How many tokens the simulated tokenizer has."""
 _TOKEN = re.compile(r"\s*\S+\s?|\s+")

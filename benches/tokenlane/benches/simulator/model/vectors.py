@@ -7,8 +7,6 @@ import math
 import re
 from functools import lru_cache
 
-__all__ = ["embedding"]
-
 _WORD = re.compile(r"\w+")
 
 

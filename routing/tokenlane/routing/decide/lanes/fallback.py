@@ -9,8 +9,6 @@ from tokenlane.config.settings.values import FALLBACK_LANE
 
 from .offer import LaneView
 
-__all__ = ["is_fallback", "of_back_ends"]
-
 
 def is_fallback(name: str) -> bool:
     """Whether that is the fallback lane's name, which no other lane may have."""

@@ -16,8 +16,6 @@ from tokenlane.routing.decide.order import Head
 
 from .offer import LaneView
 
-__all__ = ["GATES", "Gate", "Reason", "Wait", "first_wait"]
-
 Reason = Literal["closed", "kept", "full", "occupied"]
 
 

@@ -12,17 +12,6 @@ from tokenlane.routing.contract.messages import Kind, Progress
 
 from .state import LaneFacts, LaneState, has_left, lane_state
 
-__all__ = [
-    "Announcement",
-    "Facts",
-    "Fault",
-    "LaneView",
-    "Offer",
-    "Running",
-    "models_in",
-    "offer_in",
-]
-
 _SAYS_NOTHING = ("chat",)
 _models = TypeAdapter(tuple[str, ...])
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["RESTART_MS", "UP", "Condition", "LaneFacts", "LaneState", "has_left", "lane_state"]
-
 RESTART_MS = 60_000
 """How long a lane that was stopped counts as being restarted."""
 

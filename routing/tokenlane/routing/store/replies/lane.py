@@ -16,8 +16,6 @@ from tokenlane.routing.decide.lanes.state import LaneFacts
 
 from .values import Reply, as_list, as_text
 
-__all__ = ["lane_of", "read_lanes"]
-
 logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[0-9]{1,15}")

@@ -10,8 +10,6 @@ from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolF
 
 from .values import Reply, as_int, as_list, as_text, read_queue
 
-__all__ = ["LapsedAttempt", "read_lapsed"]
-
 
 @dataclass(frozen=True)
 class LapsedAttempt:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tokenlane.routing.decide.order import Queue
 
-__all__ = ["Reply", "as_bytes", "as_int", "as_list", "as_text", "read_queue"]
-
 Reply = list["Reply"] | bytes | int | None
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from types import TracebackType
 
-__all__ = ["Turns", "Urgency", "patience"]
-
 _STEPS = 5
 
 

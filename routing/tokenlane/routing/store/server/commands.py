@@ -18,8 +18,6 @@ from .redis_py import LOST, Connections
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["Commands", "Script"]
-
 
 class Script(NamedTuple):
     """A script in Lua. `sha`: by which the server knows it."""

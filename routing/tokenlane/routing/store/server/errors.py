@@ -12,8 +12,6 @@ from .redis_py import LOST
 from .refusals import refused
 from .tls import tls_trouble
 
-__all__ = ["as_ours"]
-
 
 def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
     """What a Redis error means."""

@@ -17,8 +17,6 @@ from .refusals import refusal_of
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["Lost", "PubSub"]
-
 
 class Lost(Exception):
     """A pub/sub connection is no more, or could not be made. `why`: as others say it. `refused`: the server has

@@ -45,16 +45,6 @@ except ImportError:  # an agent's base install
 else:
     _pack = cast("Callable[[tuple[bytes | str | int, ...]], bytes] | None", pack_command)
 
-__all__ = [
-    "LOST",
-    "MOST_CONNECTIONS",
-    "Connections",
-    "arq_settings",
-    "connections",
-    "database_of",
-    "pubsub_connection",
-]
-
 T = TypeVar("T")
 
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)

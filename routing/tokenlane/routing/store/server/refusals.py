@@ -10,8 +10,6 @@ from redis import exceptions as redis_errors
 
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull
 
-__all__ = ["REFUSALS", "Refusal", "code_of", "refusal_of", "refused"]
-
 
 @dataclass(frozen=True)
 class Refusal:

@@ -21,8 +21,6 @@ from .timings import Timings
 if TYPE_CHECKING:  # agents have no ARQ
     from arq.connections import RedisSettings as ArqRedisSettings
 
-__all__ = ["USUAL", "Server"]
-
 USUAL = Timings()
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from tokenlane.config.host.bounded_files import read_file
 
-__all__ = ["UnreadableFile", "tls_trouble", "with_files_read"]
-
 _OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
 """The parts of OpenSSL that read files and what was read of them, as its errors name them."""
 

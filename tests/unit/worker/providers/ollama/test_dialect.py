@@ -22,7 +22,7 @@ from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.ollama.body import ollama_body
 from tokenlane.worker.providers.ollama.names import full_name
-from tokenlane.worker.providers.parsing.frames import MESSAGE
+from tokenlane.worker.providers.parsing.sse import MESSAGE
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
 TOOL: dict[str, JsonValue] = {"type": "function", "function": {"name": "add", "parameters": {}}}

@@ -14,9 +14,6 @@ import httpx
 
 from tokenlane.routing.contract.errors import DigestMismatch, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
-__all__ = ["Wanted", "digest_of", "fetch", "matches"]
-
-
 Moved = Callable[[int], None]
 """Hears how many bytes more are there; fewer, if what was there is of no use."""
 

@@ -11,8 +11,6 @@ from tokenlane.routing.contract.errors import DigestMismatch, ModelNotFound
 
 from .download import digest_of
 
-__all__ = ["Manifest", "place_of"]
-
 
 def place_of(home: Path, model: str) -> Path:
     """The folder that is a model's own; its name is safe whatever the model is called."""

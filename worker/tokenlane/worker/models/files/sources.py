@@ -19,8 +19,6 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFoun
 from .download import Wanted, fetch
 from .manifest import Manifest, place_of
 
-__all__ = ["Tell", "fetch_gguf", "fetch_repository"]
-
 Tell = Callable[[str, int, int | None], None]
 """Hears the step, the bytes that are there, and those in all, where known."""
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from tokenlane.worker.providers.errors.unreadable import unreadable
 
-__all__ = ["reasoning_of", "refuse_unsupported", "text_of"]
-
 _NOT_SUPPORTED = ("audio", "images")
 _NO_TEXT = {"reference", "tool_reference", "citation"}
 """Parts that only point at sources."""

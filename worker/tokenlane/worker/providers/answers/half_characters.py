@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HalfCharacters"]
-
 _ESCAPE = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|.)", re.DOTALL)
 _NO_CHARACTER = b"\\ufffd"
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from tokenlane.routing.contract.messages import TokenLogprob, TopLogprob
 
-__all__ = ["logprobs_of"]
-
 _NEVER = -9999.0
 """OpenAI's number for a token that could not be; some servers send an infinite one, which no JSON carries on."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["same_model"]
-
 _MORE = re.compile(
     r"@.*"  # a revision
     r"|-\d{4}.*"  # a dated snapshot

@@ -13,15 +13,14 @@ from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError,
 from tokenlane.routing.contract.messages import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
 from tokenlane.worker.providers.errors.unreadable import unreadable
-from tokenlane.worker.providers.parsing.frames import Event, Frames
+from tokenlane.worker.providers.parsing.frames import Frames
 from tokenlane.worker.providers.parsing.shape import Shape, kind_of, wrong_field
+from tokenlane.worker.providers.parsing.sse import Event
 
 from .contents import reasoning_of, refuse_unsupported, text_of
 from .half_characters import HalfCharacters
 from .logprobs import logprobs_of
 from .text_filters import StopWords, TextFilter, rest_of
-
-__all__ = ["AnswerReader", "wrong_model"]
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-__all__ = ["Continuation", "StopWords", "TextFilter", "Thinking", "rest_of"]
-
 
 class TextFilter(Protocol):
     """One of them. What it gives is text and reasoning."""

@@ -12,8 +12,6 @@ from typing import Any
 from tokenlane.routing.contract.errors import UnreadableAnswer
 from tokenlane.worker.providers.errors.unreadable import unreadable
 
-__all__ = ["listed_vectors", "unit_vectors"]
-
 _CLOSE_TO_1 = 1e-6
 """What is as near as this is left as it came: most servers normalise themselves, in single precision."""
 

@@ -14,8 +14,6 @@ from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvide
 from .report import Finding, Outcome, Report
 from .subject import QUESTION, Broken, Subject, is_clear, request, text_of
 
-__all__ = ["CHECKS", "check_provider"]
-
 MOST_AT_ONCE = 8
 LONG = 1000
 """Tokens of an answer that is not meant to end by itself."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "Outcome", "Report"]
-
 Outcome = Literal["works", "refused", "open", "failed"]
 """It works; it is not offered, and that is said; the server decides, or nothing tells; a promise is broken."""
 

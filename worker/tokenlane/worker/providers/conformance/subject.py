@@ -12,8 +12,6 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
 from tokenlane.worker.providers.protocol import LlmProvider
 
-__all__ = ["Broken", "Subject", "text_of"]
-
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 

@@ -6,8 +6,6 @@ import re
 
 from tokenlane.routing.contract.errors import BadRequest
 
-__all__ = ["TooManyTexts", "too_many"]
-
 
 class TooManyTexts(BadRequest):
     """The back end takes less in one call: send fewer or shorter texts at once.

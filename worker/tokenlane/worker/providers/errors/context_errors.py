@@ -7,8 +7,6 @@ from typing import Literal
 
 from tokenlane.routing.contract.errors import ContextTooLong
 
-__all__ = ["context_too_long", "too_long"]
-
 # llama.cpp's type, OpenAI's code, then phrases: vLLM's two, llama.cpp's two, LM Studio's, Ollama's two, TGI's two,
 # SGLang's, Anthropic's and Gemini's.
 _MARKS = (

@@ -24,8 +24,6 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.worker.providers.errors.batch_errors import TooManyTexts, too_many
 from tokenlane.worker.providers.errors.context_errors import too_long
 
-__all__ = ["MAX_DETAIL_BYTES", "PROXY_WANTS_A_USER", "error_of", "refusal", "refusal_in_stream", "retry_after_s"]
-
 MAX_DETAIL_BYTES = 2048
 PROXY_WANTS_A_USER = (
     "The proxy to the back end wants a user and a password, or others (HTTP 407): put them into HTTP_PROXY and "

@@ -5,8 +5,6 @@ from __future__ import annotations
 from tokenlane.routing.contract.errors import UnreadableAnswer
 from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES
 
-__all__ = ["unreadable"]
-
 
 def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
     """Running the request again would change nothing, so it is not worth another try.

@@ -12,8 +12,6 @@ import certifi
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 
-__all__ = ["trusting"]
-
 
 def trusting(scheme: str) -> ssl.SSLContext:
     """TLS that trusts the certificates this host trusts, or those SSL_CERT_FILE and SSL_CERT_DIR name.

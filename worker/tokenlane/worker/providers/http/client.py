@@ -32,16 +32,6 @@ from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER
 from .certificates import trusting
 from .proxies import proxy_for, web_address
 
-__all__ = [
-    "TRANSPORT_ERRORS",
-    "LaneClient",
-    "open_client",
-    "posting",
-    "reading",
-    "send",
-    "transport_error",
-]
-
 # Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost.
 KEEPALIVE_S = 4.0
 CONNECT_RETRY_S = 0.9

@@ -32,8 +32,6 @@ from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, trans
 from .reading import Reading
 from .stream_timeout import Patience
 
-__all__ = ["HttpProvider", "read_body"]
-
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024

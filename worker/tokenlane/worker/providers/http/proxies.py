@@ -10,8 +10,6 @@ import httpx
 
 from tokenlane.config.exit_codes import ConfigError
 
-__all__ = ["proxy_for", "web_address"]
-
 
 def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
     """The proxy the environment names for this address; none for loopback, whatever the environment says.

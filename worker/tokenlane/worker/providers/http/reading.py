@@ -6,8 +6,6 @@ from typing import Protocol
 
 from tokenlane.routing.contract.messages import FinishReason
 
-__all__ = ["Reading"]
-
 
 class Reading(Protocol):
     """How far the reader of an answer has come."""

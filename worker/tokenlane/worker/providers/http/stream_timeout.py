@@ -7,8 +7,6 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self, TypeVar
 
-__all__ = ["Patience"]
-
 T = TypeVar("T")
 
 

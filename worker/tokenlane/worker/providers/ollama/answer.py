@@ -10,12 +10,10 @@ from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
 from tokenlane.worker.providers.answers.text_filters import TextFilter
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream
 from tokenlane.worker.providers.errors.unreadable import unreadable
-from tokenlane.worker.providers.parsing.frames import MESSAGE, Event
 from tokenlane.worker.providers.parsing.shape import OLLAMA_LINE, Shape, count_of, names_of
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 from .names import full_name
-
-__all__ = ["OllamaAnswerReader"]
 
 _NO_ANSWER = {"load", "unload"}
 """Of a line with `done`: the model was only moved."""

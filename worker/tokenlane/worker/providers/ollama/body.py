@@ -13,8 +13,6 @@ from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored
 from tokenlane.worker.providers.requests.turns import with_text
 
-__all__ = ["ollama_body"]
-
 _OPTIONS = {
     "temperature": "temperature",
     "top_p": "top_p",

@@ -16,17 +16,6 @@ from tokenlane.worker.providers.errors.context_errors import context_too_long
 
 from .names import full_name
 
-__all__ = [
-    "LEAST_CONTEXT",
-    "as_version",
-    "given_context",
-    "loaded_context",
-    "refuse_if_cut",
-    "refuse_if_longer",
-    "refuses",
-    "shown_context",
-]
-
 LEAST_CONTEXT = 512
 """Hardly anybody loads a model with less."""
 _REFUSES = (0, 13, 0)

@@ -13,8 +13,6 @@ from tokenlane.worker.providers.http.provider import HttpProvider
 
 from .names import BEFORE, full_name, name_before
 
-__all__ = ["OllamaModels"]
-
 STALL_S = 900.0
 """Without a word. A large model is verified in silence."""
 LOAD_S = 900.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BEFORE", "full_name", "name_before"]
-
 BEFORE = "-before-pull"
 """Ends the tag under which a model is kept while another of its name is pulled."""
 

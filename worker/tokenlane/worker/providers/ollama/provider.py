@@ -41,8 +41,6 @@ from .context import (
 from .models import OllamaModels
 from .names import BEFORE, full_name
 
-__all__ = ["OllamaProvider"]
-
 _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
 _RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")

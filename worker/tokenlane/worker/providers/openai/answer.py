@@ -14,10 +14,8 @@ from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
 from tokenlane.worker.providers.answers.text_filters import TextFilter
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream
 from tokenlane.worker.providers.errors.unreadable import unreadable
-from tokenlane.worker.providers.parsing.frames import MESSAGE, Event
 from tokenlane.worker.providers.parsing.shape import OPENAI_CHUNK, Shape, count_of, names_of
-
-__all__ = ["OpenAiAnswerReader"]
+from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 _WITHOUT_CHOICES = {"choices", "usage", "x_groq", "timings", "prompt_progress"}
 """A chunk that has one of these need not hold a piece."""

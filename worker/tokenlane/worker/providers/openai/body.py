@@ -11,8 +11,6 @@ from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import as_json, extra_of
 from tokenlane.worker.providers.requests.turns import with_text
 
-__all__ = ["chat_body", "messages_of", "options_of", "thought_and_refusal"]
-
 _OPTIONS = (
     "temperature",
     "top_p",

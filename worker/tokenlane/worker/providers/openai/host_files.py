@@ -16,8 +16,6 @@ from tokenlane.routing.contract.errors import ErrorReport, LlmError, ProviderDow
 from tokenlane.routing.contract.messages import Progress
 from tokenlane.worker.providers.http.provider import HttpProvider
 
-__all__ = ["GgufModels", "HubModels"]
-
 _END_S = 2.0
 
 

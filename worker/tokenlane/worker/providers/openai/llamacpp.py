@@ -18,8 +18,6 @@ from .body import messages_of, options_of
 from .host_files import GgufModels
 from .provider import Asked, OpenAiProvider
 
-__all__ = ["BuiltinProvider", "LlamaCppProvider"]
-
 _OF_CHAT_ALONE = {
     "tools",
     "tool_choice",

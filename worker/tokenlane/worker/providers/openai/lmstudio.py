@@ -17,8 +17,6 @@ from tokenlane.worker.providers.requests.turns import image_urls
 from .answer import OpenAiAnswerReader
 from .lmstudio_models import LmStudioModels
 
-__all__ = ["LmStudioProvider"]
-
 _AT_ONCE = 4
 _INSTANCE = re.compile(r":\d+")
 

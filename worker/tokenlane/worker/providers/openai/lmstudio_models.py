@@ -13,8 +13,6 @@ from tokenlane.routing.contract.messages import Progress
 
 from .provider import OpenAiProvider
 
-__all__ = ["LmStudioModels"]
-
 POLL_S = 0.5
 STALL_S = 900.0
 """Without a byte more. It checks a large model in silence, and has been seen to hang at that."""

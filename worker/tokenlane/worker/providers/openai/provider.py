@@ -24,8 +24,6 @@ from tokenlane.worker.providers.requests.turns import continued, retold
 from .answer import OpenAiAnswerReader
 from .body import chat_body, thought_and_refusal
 
-__all__ = ["Asked", "OpenAiChatProvider", "OpenAiProvider"]
-
 Asked = tuple[str, bytes, OpenAiAnswerReader]
 """Where a request goes, what is sent there, and who reads the answer."""
 

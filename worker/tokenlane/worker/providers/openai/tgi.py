@@ -18,8 +18,6 @@ from .body import messages_of, thought_and_refusal
 from .host_files import HubModels
 from .provider import Asked, OpenAiChatProvider
 
-__all__ = ["TgiProvider"]
-
 _LOOK_AGAIN_S = 5.0
 _MOST_STOPS = 4
 _SEES = "image-text-to-text"

@@ -20,8 +20,6 @@ from .body import messages_of
 from .host_files import HubModels
 from .provider import Asked, OpenAiProvider
 
-__all__ = ["VllmProvider"]
-
 _CHAT = "/v1/chat/completions"
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 _PIXEL = (

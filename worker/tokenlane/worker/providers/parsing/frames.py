@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokenlane.worker.providers.parsing.ndjson import JsonValues
-from tokenlane.worker.providers.parsing.sse import MESSAGE, Event, SseReader
-
-__all__ = ["BYTE_ORDER_MARK", "MESSAGE", "Event", "Frames"]
+from tokenlane.worker.providers.parsing.sse import Event, SseReader
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from tokenlane.routing.contract.errors import UnreadableAnswer
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event, is_json
 
-__all__ = ["MAX_LINE_BYTES", "JsonValues", "LineReader"]
-
 MAX_LINE_BYTES = 8 * 1024 * 1024
 
 

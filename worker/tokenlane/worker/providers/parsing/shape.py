@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["EMBEDDINGS", "OLLAMA_LINE", "OPENAI_CHUNK", "Shape", "count_of", "kind_of", "names_of", "wrong_field"]
-
 Shape: TypeAlias = "type | tuple[Shape, ...] | Mapping[str, Shape] | list[Shape]"
 """What is read of a JSON value: its type, an object's fields, all of which may be absent, a list's elements, or one of
 several of these."""

@@ -8,8 +8,6 @@ from pydantic_core import from_json
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
 
-__all__ = ["MAX_EVENT_BYTES", "MESSAGE", "Event", "SseReader", "is_json"]
-
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LINE_BYTES = 64
 """What a line of an event takes in memory besides its text."""

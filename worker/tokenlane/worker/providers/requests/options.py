@@ -10,8 +10,6 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.messages import ChatRequest
 
-__all__ = ["ELSEWHERE", "as_json", "cut_stops_of", "extra_of", "refuse_ignored", "stops_of"]
-
 ELSEWHERE = "leave it out, or route this role to another provider"
 """What to do in place of an option that a server does not have."""
 

@@ -10,8 +10,6 @@ from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
 from tokenlane.worker.providers.requests.turns import retold
 
-__all__ = ["check_length"]
-
 
 async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
     """Compare the prompt with the lane's `max_input_tokens`, if it has one.

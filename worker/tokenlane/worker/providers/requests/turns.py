@@ -9,8 +9,6 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.messages import ChatRequest, Message
 
-__all__ = ["continued", "image_urls", "retold", "with_text"]
-
 
 def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
     """The request with each turn as `retell` puts it."""

@@ -19,8 +19,6 @@ from tokenlane.benches.simulator.model.models import Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import VOCABULARY, token_ids
 
-__all__ = ["LlamaCppDialect"]
-
 _BPE, _WORDPIECE = 2, 3
 """Its numbers for vocabularies; the second is of models that embed and cannot chat."""
 _LOADING = Words(503, "unavailable_error", "Loading model")

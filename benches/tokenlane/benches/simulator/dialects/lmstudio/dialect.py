@@ -24,8 +24,6 @@ from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Download, Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 
-__all__ = ["LmStudioDialect"]
-
 _TOO_LONG = (
     "Input does not fit in context length. The input has {tokens} tokens, but the context length only supports "
     "{limit} tokens."

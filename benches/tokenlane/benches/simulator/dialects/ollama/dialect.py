@@ -26,8 +26,6 @@ from tokenlane.benches.simulator.model.vectors import embedding
 from .encoders import ChatEncoder, CompatibleEncoder, GenerateEncoder, moment
 from .pull import EncodedPull
 
-__all__ = ["OllamaDialect"]
-
 _KEPT_S = 300.0
 _GONE = Words(500, "", "model runner has unexpectedly stopped, this may be due to resource limitations")
 _REFUSALS: Mapping[Reason, Words] = {

@@ -15,8 +15,6 @@ from tokenlane.benches.simulator.dialects.request_fields import boolean, integer
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["ChatEncoder", "CompatibleEncoder", "GenerateEncoder", "line", "moment"]
-
 _LEVELS = ("low", "medium", "high", "max")
 
 

@@ -12,8 +12,6 @@ from tokenlane.benches.simulator.model.models import Models
 
 from .encoders import line
 
-__all__ = ["EncodedPull"]
-
 
 class EncodedPull:
     """The manifest, then the layers in turns, each by its own count; what has come stays when the pull breaks off.

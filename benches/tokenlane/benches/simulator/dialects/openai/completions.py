@@ -12,8 +12,6 @@ from tokenlane.benches.simulator.model.refusals import Refused
 
 from .encoder import OpenAiEncoder, event
 
-__all__ = ["CompletionEncoder"]
-
 
 class CompletionEncoder(OpenAiEncoder):
     """`/v1/completions`. A prompt that holds a begun answer is continued there.

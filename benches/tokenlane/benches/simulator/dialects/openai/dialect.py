@@ -25,8 +25,6 @@ from tokenlane.benches.simulator.model.vectors import embedding
 
 from .encoder import OpenAiEncoder
 
-__all__ = ["OpenAiDialect"]
-
 _UNABLE = Words(503, "server_error", "The server is currently unable to serve this model.")
 _CANNOT = Words(400, "invalid_request_error", "The model `{model}` does not support this.")
 _REFUSALS: Mapping[Reason, Words] = {

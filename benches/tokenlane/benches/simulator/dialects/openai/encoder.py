@@ -19,8 +19,6 @@ from tokenlane.benches.simulator.dialects.request_fields import (
 from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
 from tokenlane.benches.simulator.model.refusals import Refused
 
-__all__ = ["DONE", "OpenAiEncoder", "event"]
-
 DONE = b"data: [DONE]\n\n"
 
 

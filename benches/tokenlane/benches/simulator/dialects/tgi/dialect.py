@@ -20,8 +20,6 @@ from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import split_tokens, token_ids
 
-__all__ = ["TgiDialect"]
-
 _MOST_AT_ONCE = 128
 _REFUSALS: Mapping[Reason, Words] = {
     "bad_request": Words(422, "validation", "Input validation error: {message}"),

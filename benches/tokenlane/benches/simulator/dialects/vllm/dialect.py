@@ -21,8 +21,6 @@ from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import token_ids
 
-__all__ = ["VllmDialect"]
-
 _PAUSED = Words(503, "ServiceUnavailableError", "The engine is paused.")
 _NO_API = Words(501, "NotImplementedError", "The model does not support this API")
 _REFUSALS: Mapping[Reason, Words] = {
