@@ -48,8 +48,7 @@ def agrees(provider: str, against: Against, *reports: Report) -> None:
     what only their servers can do."""
     for report in reports:
         assert report.passed, report.table()
-    first, *others = [report.outcomes() for report in reports]
-    outcomes = {check: str(outcome) for check, outcome in first.items()}
+    outcomes, *others = [{each.check: str(each.outcome) for each in report.findings} for report in reports]
     for other in others:
         outcomes |= {check: outcome for check, outcome in other.items() if outcome == "works"}
     if os.environ.get("TOKENLANE_RECORD"):

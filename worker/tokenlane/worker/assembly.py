@@ -82,9 +82,10 @@ async def open_lane(
         async with (
             provider or default_registry().create(settings) as backend,
             _vector_cache(cache, pool) as vectors,
-            _assembled(settings, pool, hub, backend, vectors, transcripts=transcripts, periods=periods) as lane,
         ):
-            yield lane
+            lane = await _composed(settings, pool, hub, backend, vectors, transcripts=transcripts, periods=periods)
+            async with _at_work(lane):
+                yield lane
 
 
 @asynccontextmanager
@@ -93,10 +94,11 @@ async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
     async with AsyncExitStack() as stack:
         lane = None
         if is_installed():
-            assembled = _assembled(FALLBACK, main.pool, main.hub, FastText(), None, transcripts=main.transcripts)
+            lane = await _composed(FALLBACK, main.pool, main.hub, FastText(), None, transcripts=main.transcripts)
             try:
-                lane = await stack.enter_async_context(assembled)
+                await stack.enter_async_context(_at_work(lane))
             except LaneConflict:
+                lane = None
                 logger.warning(
                     "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
                     "install one version everywhere",
@@ -115,7 +117,25 @@ async def _vector_cache(cache: CacheSettings | None, pool: Pool) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _assembled(
+async def _at_work(lane: Lane) -> AsyncIterator[None]:
+    """The lane beats, and all of its tasks run, for as long as the block lasts."""
+    control, errors = Control(lane.runs, lane.publisher), lane.pool.internal_errors
+    await lane.hub.subscribe(lane.pool.keys.control(lane.worker), control.receive, lane.lease.hurry)
+    await lane.lease.open()
+    await lane.hub.subscribe(lane.pool.keys.lane_wishes(lane.name), lane.models.wish)
+    async with background() as tasks:
+        for name, work in {
+            "publisher": lane.publisher.run,
+            "lease": lane.lease.run,
+            "watch of the back end": lane.readiness.run,
+            "pulls": lane.models.grant,
+            "embeddings": lane.embedder.run,
+        }.items():
+            tasks.create_task(keep_going(name, work, errors), name=f"tokenlane {name}")
+        yield
+
+
+async def _composed(
     settings: LaneSettings,
     pool: Pool,
     hub: Hub,
@@ -124,7 +144,8 @@ async def _assembled(
     *,
     transcripts: bool,
     periods: Periods = PERIODS,
-) -> AsyncIterator[Lane]:
+) -> Lane:
+    """A lane's parts, each given those that it needs."""
     announcement, condition = await _first_look(settings, backend)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name)
@@ -141,9 +162,6 @@ async def _assembled(
 
     availability = Availability(announcement, condition)
     lease = Lease(pool, worker, availability, await facts_of(backend), runs, report)
-    control = Control(runs, publisher)
-    await hub.subscribe(pool.keys.control(worker), control.receive, lease.hurry)
-    await lease.open()
 
     def offer(announcement: Announcement) -> None:
         if announcement != availability.announcement:
@@ -158,31 +176,21 @@ async def _assembled(
             lease.know(await facts_of(backend))
 
     readiness = Readiness(backend, availability, lease, runs, look, periods)
-    await hub.subscribe(pool.keys.lane_wishes(settings.name), models.wish)
-    async with background() as tasks:
-        for name, work in {
-            "publisher": publisher.run,
-            "lease": lease.run,
-            "watch of the back end": readiness.run,
-            "pulls": models.grant,
-            "embeddings": embedder.run,
-        }.items():
-            tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
-        yield Lane(
-            pool,
-            hub,
-            worker,
-            availability,
-            backend,
-            runs,
-            publisher,
-            lease,
-            models,
-            embedder,
-            readiness,
-            transcripts,
-            observers=(log_attempt, totals.count),
-        )
+    return Lane(
+        pool,
+        hub,
+        worker,
+        availability,
+        backend,
+        runs,
+        publisher,
+        lease,
+        models,
+        embedder,
+        readiness,
+        transcripts,
+        observers=(log_attempt, totals.count),
+    )
 
 
 async def _first_look(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:

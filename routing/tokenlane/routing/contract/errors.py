@@ -36,33 +36,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = [
-    "BadRequest",
-    "ContextTooLong",
-    "DeadlineExceeded",
-    "DigestMismatch",
-    "Duplicate",
-    "EntryDeleted",
-    "ErrorReport",
-    "Interrupted",
-    "LaneConflict",
-    "LlmError",
-    "ModelNotFound",
-    "NoToolCall",
-    "PoolKeyMismatch",
-    "PoolUnavailable",
-    "ProviderDown",
-    "QueueFull",
-    "RateLimited",
-    "RequestCancelled",
-    "RequestLost",
-    "SchemaMismatch",
-    "SpaceMismatch",
-    "Timeout",
-    "Unauthorized",
-    "UnreadableAnswer",
-]
-
 
 class ErrorReport(BaseModel):
     """An `LlmError` as it crosses the wire. `code` names the class; readers ignore what they do not know."""

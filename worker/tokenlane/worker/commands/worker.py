@@ -84,16 +84,20 @@ def worker(
     else:
         source = f"from {read(own_lane(capacity=capacity)).lane(settings.name)['capacity'].source}"
     transcripts = debugging("llm")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("tokenlane").setLevel(logging.INFO if transcripts else logging.WARNING)
-    logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
+    _log(logging.INFO if transcripts else logging.WARNING)
     where = find_pool(redis)
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
     raise typer.Exit(run(_serve(to, partial(serving, report=report), supervised=supervised, starts=not check)))
+
+
+def _log(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("tokenlane").setLevel(level)
+    logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
 
 
 def _report(event: str, arrival: Arrival, *, as_json: bool, **more: object) -> None:

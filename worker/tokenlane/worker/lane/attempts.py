@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from tokenlane.routing.contract.messages import Handover, Kind
 from tokenlane.routing.decide.lanes.offer import Running
+from tokenlane.routing.decide.recovery import History
 from tokenlane.routing.store.requests import Started
 
 from .outlet import Outlet
@@ -87,6 +88,10 @@ class Run:
         """Milliseconds from the start on the lane to this moment of the loop's clock; None: to now."""
         now = asyncio.get_running_loop().time()
         return round(1000 * ((now if at is None else at) - self.since), 1)
+
+    def history(self, lane: str, delivered: int) -> History:
+        """What was tried of its request so far. `delivered`: deltas that the agent may have."""
+        return History(self.started.needs, lane, self.started.starts, delivered=delivered, left_ms=self.left_ms)
 
     def running(self) -> Running:
         """The run as the worker's beat names it."""

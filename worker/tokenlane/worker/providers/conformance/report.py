@@ -31,10 +31,6 @@ class Report:
         """No promise is broken."""
         return all(finding.outcome != "failed" for finding in self.findings)
 
-    def outcomes(self) -> dict[str, Outcome]:
-        """What became of each check."""
-        return {finding.check: finding.outcome for finding in self.findings}
-
     def table(self) -> str:
         """A line for each check."""
         width = max((len(finding.check) for finding in self.findings), default=0)

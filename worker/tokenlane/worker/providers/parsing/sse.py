@@ -57,18 +57,8 @@ class SseReader:
             and not (self._held or self._data or self._name or self._after_cr or b"\r" in chunk)
         ):
             return [(chunk[6:-2], MESSAGE)]
-        if self._after_cr or b"\r" in chunk:
-            chunk = self._with_lf(chunk)
-        if b"\n" not in chunk:
-            self._hold(chunk)
-            return []
-        lines = chunk.split(b"\n")
-        if self._held:
-            lines[0] = b"".join([*self._held, lines[0]])
-            self._held.clear()
-            self._held_bytes = 0
-        rest = lines.pop()
         events: list[Event] = []
+        *lines, rest = self._lines(chunk)
         for line in lines:
             if line.startswith(b"{") and not self._data:
                 self._check(len(line))
@@ -96,6 +86,17 @@ class SseReader:
             return []
         data, name = self._event()
         return [(data, name)] if data.strip() == b"[DONE]" or is_json(data) else []
+
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        """The lines that are whole now, and what there is of the next."""
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_lf(chunk)
+        lines = chunk.split(b"\n")
+        if self._held and len(lines) > 1:
+            lines[0] = b"".join([*self._held, lines[0]])
+            self._held.clear()
+            self._held_bytes = 0
+        return lines
 
     def _with_lf(self, chunk: bytes) -> bytes:
         if not chunk:
