@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from tests.lanes import chats
 
+from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import ErrorReport
 from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
-from tokenlane.routing.recover import recover
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Ending
+from tokenlane.routing.store.request_life import Ending
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"

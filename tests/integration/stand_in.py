@@ -30,7 +30,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Ending
+from tokenlane.routing.store.request_life import Ending
 from tokenlane.routing.support.tasks import background
 
 __all__ = ["Run", "StandIn", "stand_in"]

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.lanes.state import Condition, LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Ending
+from tokenlane.routing.store.request_life import Ending
 
 
 async def fields(pool: Pool, request_id: str) -> dict[str, str]:

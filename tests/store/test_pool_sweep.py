@@ -10,9 +10,9 @@ from tests.integration import life
 from tests.integration.life import CLIENT, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 from tests.lanes import chats
 
+from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.decide.lanes.offer import Offer
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
 
 

@@ -12,14 +12,14 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, audit, raw
 from tests.lanes import chats
 
+from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import Duplicate
 from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Accepted, Ending
+from tokenlane.routing.store.request_life import Accepted, Ending
 
 LANES = {
     "worker1": LANE,

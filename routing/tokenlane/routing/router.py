@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .carry_out_recovery import recover
 from .contract.errors import LlmError
 from .contract.messages import Failed
 from .decide.plan import Placement, Refusal, Survey, Wish, plan
 from .decide.policy import Policy
-from .recover import recover
 from .store.beats import Swept
 from .store.hub import Hub
 from .store.pool import Pool

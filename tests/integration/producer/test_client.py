@@ -39,7 +39,7 @@ from tokenlane.producer.link.pool_view import without_ages
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats, Checked
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.store.request_life import Requests
 
 
 async def becomes(pool: Pool, request_id: str, *states: str) -> str:

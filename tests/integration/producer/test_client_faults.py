@@ -32,7 +32,7 @@ from tokenlane.routing.contract.messages import Deltas, Envelope, TokenDelta
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.requests import Accepted, Requests
+from tokenlane.routing.store.request_life import Accepted, Requests
 from tokenlane.routing.store.server import Server, Timings
 
 

@@ -32,10 +32,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH, absolute, empty_variable
 
-from .layers import lane_layer, text_layer
 from .merged import Layer, Setting, Settings
 from .overrides import assignment
-from .sections import document_type
+from .read_layers import lane_layer, text_layer
+from .schema import document_type
 from .validation_messages import did_you_mean
 
 PREFIX = "TOKENLANE_"

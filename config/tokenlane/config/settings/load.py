@@ -35,11 +35,11 @@ from tokenlane.config.settings.values import (
 )
 
 from .environment import PREFIX, key_in, lane_variables, section_variables, short_names
-from .layers import file_layer, lane_layer, text_layer
 from .merged import DEFAULT, Layer, Setting, Settings
 from .overrides import OPTION as _LLM
 from .overrides import assignment
-from .sections import Lane, provider_names
+from .read_layers import file_layer, lane_layer, text_layer
+from .schema import Lane, provider_names
 
 _CACHE_MB = 256
 

@@ -16,7 +16,7 @@ from typing import Any
 from tokenlane.config.exit_codes import ConfigError
 
 from .positions import Path
-from .sections import Document, Lane, document_type, not_a_provider
+from .schema import Document, Lane, document_type, not_a_provider
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
 

@@ -37,7 +37,7 @@ from tokenlane.routing.contract.messages import (
     Usage,
 )
 from tokenlane.routing.decide.recovery import answer_lost, seen_with_a_part
-from tokenlane.routing.store.requests import Ending
+from tokenlane.routing.store.request_life import Ending
 
 from .answer_builder import AnswerBuilder
 

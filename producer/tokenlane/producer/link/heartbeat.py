@@ -13,9 +13,9 @@ import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
+from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Failed
-from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import together
 

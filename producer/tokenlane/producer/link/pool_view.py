@@ -11,7 +11,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy, candidates, served_name
 from tokenlane.routing.store.beats import Checked
-from tokenlane.routing.store.requests import Standing
+from tokenlane.routing.store.request_life import Standing
 
 from .link import Timings
 

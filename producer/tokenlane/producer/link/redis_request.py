@@ -21,7 +21,7 @@ from tokenlane.routing.contract.messages import Attached, ChannelMessage, Envelo
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
-from tokenlane.routing.store.requests import Attachment, Ending, Standing
+from tokenlane.routing.store.request_life import Attachment, Ending, Standing
 
 from .delta_buffer import ToWorker
 from .link import Timings

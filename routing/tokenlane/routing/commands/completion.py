@@ -12,7 +12,7 @@ from contextlib import suppress
 from tokenlane.config.exit_codes import UserError
 from tokenlane.config.settings.load import find_pool, pool_name, read
 from tokenlane.config.settings.merged import Settings
-from tokenlane.config.settings.sections import provider_names
+from tokenlane.config.settings.schema import provider_names
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot

@@ -18,7 +18,7 @@ from tokenlane.config.settings.load import find_pool, pool_name, read
 from tokenlane.config.settings.merged import Settings
 from tokenlane.routing.decide.policy import Policy, PolicyChanged
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
-from tokenlane.routing.decide.routes import unknown_places
+from tokenlane.routing.decide.unknown_places import unknown_places
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 

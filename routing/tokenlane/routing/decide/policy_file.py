@@ -7,7 +7,7 @@ import re
 
 from tokenlane.config.cli.plain_text import escaped
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings import sections
+from tokenlane.config.settings import schema
 from tokenlane.config.settings.merged import Settings
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import is_name
@@ -51,12 +51,12 @@ def as_toml(policy: Policy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
-    if isinstance(entry, sections.Candidate):
+def _candidate(entry: str | schema.Candidate, source: str) -> Candidate:
+    if isinstance(entry, schema.Candidate):
         return Candidate(**entry.model_dump())
     place, slash, model = entry.partition("/")
     lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None
-    names = list(sections.provider_names())
+    names = list(schema.provider_names())
     if lane is not None and not is_name(lane):
         wrong = f"no lane can be called {lane!r}, which the route names."
     elif lane is None and place not in names:
@@ -74,7 +74,7 @@ def _candidate(entry: str | sections.Candidate, source: str) -> Candidate:
 def route_entry(candidate: Candidate) -> str:
     """A place in a route, as a list in llm.toml has it."""
     provider, model, lane = candidate.provider, candidate.model, candidate.lane
-    if (provider is None) == (lane is None) or (provider and provider not in sections.provider_names()):
+    if (provider is None) == (lane is None) or (provider and provider not in schema.provider_names()):
         return _table(candidate.model_dump(exclude_none=True))
     place = provider or f"{_LANE}{lane}"
     return _value(f"{place}/{model}" if model else place)

@@ -24,7 +24,7 @@ from .keychain import Keychain
 from .replies.lane import read_lanes
 from .replies.lapsed import LapsedAttempt, read_lapsed
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text
-from .requests import Standing, read_standing
+from .request_life import Standing, read_standing
 from .scripts import Scripts
 from .server import Urgency
 

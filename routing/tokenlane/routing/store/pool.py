@@ -9,15 +9,15 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
+from .arq_queues import LaneQueues
 from .beats import Beats
+from .key_agreement import Sealing
 from .keychain import Keychain
 from .keys import Keys
-from .lane_queues import LaneQueues
 from .policies import Policies
 from .replies.values import Reply
-from .requests import Requests
+from .request_life import Requests
 from .scripts import Scripts
-from .sealing import Sealing
 from .server import Commands, Server
 from .survey import read_survey
 
@@ -41,7 +41,7 @@ class Pool:
         self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
-        self.lane_queues = LaneQueues(self.scripts, keys)
+        self.arq_queues = LaneQueues(self.scripts, keys)
         self.policies = Policies(self.scripts, keys)
         self.sealing = Sealing(self.scripts, keys, self.keychain, self.server)
 

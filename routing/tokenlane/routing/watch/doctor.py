@@ -14,7 +14,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from .finding import Code, Finding
 from .health import examine_pool
 from .reach_endpoint import Reached, reach
-from .server import ask_server
+from .redis_facts import ask_server
 from .server_health import examine_server
 from .snapshot import LaneStatus, Snapshot
 

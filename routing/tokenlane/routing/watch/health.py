@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.decide.policy import candidates
-from tokenlane.routing.decide.routes import unknown_places
+from tokenlane.routing.decide.unknown_places import unknown_places
 
 from .finding import Code, Finding, Severity
 from .snapshot import LaneStatus, QueueStatus, Snapshot

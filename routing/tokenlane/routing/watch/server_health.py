@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from .finding import Code, Finding
-from .server import ServerFacts
+from .redis_facts import ServerFacts
 
 _MEBI = 1024 * 1024
 

@@ -18,7 +18,7 @@ from tokenlane.producer.link.link import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server import Server
 from tokenlane.routing.store.server import Timings as ServerTimings
 from tokenlane.routing.store.server.redis_py import Connections

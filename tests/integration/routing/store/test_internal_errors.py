@@ -23,7 +23,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Requests
+from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server.refusals import REFUSALS
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import run_worker

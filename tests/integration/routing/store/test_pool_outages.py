@@ -13,10 +13,10 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROUTER, WORKER, 
 from tests.integration.servers import free_port, valkey
 from tests.lanes import chats
 
+from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull, RequestLost
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.recover import recover
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 

@@ -18,7 +18,7 @@ from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Repl
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 from tokenlane.worker.assembly import drain, open_lane
 
 

@@ -25,7 +25,7 @@ from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.places import Place
 from tokenlane.worker.discovery.servers import look
-from tokenlane.worker.lane.offer import announce
+from tokenlane.worker.lane.make_offer import announce
 from tokenlane.worker.providers import default_registry
 
 

@@ -19,8 +19,8 @@ from tests.repository import ROOT
 from tokenlane.config.cli import root as cli
 from tokenlane.config.exit_codes import OK, USAGE
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.config.settings.layers import file_layer
 from tokenlane.config.settings.merged import Settings
+from tokenlane.config.settings.read_layers import file_layer
 
 FILE = """\
 [redis]

@@ -16,7 +16,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host import bounded_files as bounded
 from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.pool_key_files import read_key_file
-from tokenlane.config.settings.layers import file_layer
+from tokenlane.config.settings.read_layers import file_layer
 from tokenlane.worker.providers.conformance.__main__ import _text_of
 from tokenlane.worker.providers.http.certificates import trusting
 

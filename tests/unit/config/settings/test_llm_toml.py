@@ -9,7 +9,7 @@ import pytest
 
 from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host.pool_key_files import PoolKey, write_key_file
-from tokenlane.config.settings import sections
+from tokenlane.config.settings import schema
 from tokenlane.config.settings.environment import take_command_line
 from tokenlane.config.settings.load import (
     asked_for,
@@ -540,15 +540,15 @@ def test_a_registered_provider_has_a_section(monkeypatch: pytest.MonkeyPatch) ->
     write('[defaults]\nprovider = "acme"\n[acme]\nendpoint = "http://acme"')
     with pytest.raises(ConfigError, match="acme"):
         lane_settings()
-    monkeypatch.setattr(sections, "provider_names", lambda: (*sections.BUILT_IN_PROVIDERS, "acme"))
-    sections.document_type.cache_clear()
+    monkeypatch.setattr(schema, "provider_names", lambda: (*schema.BUILT_IN_PROVIDERS, "acme"))
+    schema.document_type.cache_clear()
     try:
         assert lane_settings().endpoint == "http://acme"
         assert lane_settings(provider="acme").endpoint == "http://acme"
         with pytest.raises(ConfigError, match="vllm, acme"):
             lane_settings(provider="hunter2")
     finally:
-        sections.document_type.cache_clear()
+        schema.document_type.cache_clear()
 
 
 def test_a_file_as_editors_of_windows_write_it() -> None:

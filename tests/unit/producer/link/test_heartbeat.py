@@ -35,7 +35,7 @@ from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Accepted, Standing, State
+from tokenlane.routing.store.request_life import Accepted, Standing, State
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 CLIENT, WORKER, ATTEMPT = "client", "worker", 7

@@ -28,7 +28,7 @@ from tokenlane.routing.contract.messages import (
     TokenDelta,
     Usage,
 )
-from tokenlane.routing.store.requests import Attachment, Standing, State
+from tokenlane.routing.store.request_life import Attachment, Standing, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
 TIMINGS = Timings()

@@ -39,7 +39,7 @@ from tokenlane.routing.contract.messages import (
     deltas_writer,
     new_id,
 )
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 
 MARK = "PROMPT-MARK"
 text = st.text(st.characters(codec="utf-8"))

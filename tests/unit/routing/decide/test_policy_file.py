@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings.layers import file_layer
 from tokenlane.config.settings.merged import Setting, Settings
-from tokenlane.config.settings.sections import PolicyRules
+from tokenlane.config.settings.read_layers import file_layer
+from tokenlane.config.settings.schema import PolicyRules
 from tokenlane.routing.decide.policy import Candidate, Limits, Policy, RolePolicy
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.routing.watch.server import ServerFacts
+from tokenlane.routing.watch.redis_facts import ServerFacts
 from tokenlane.routing.watch.server_health import examine_server
 
 INFO = {

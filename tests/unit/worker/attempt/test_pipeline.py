@@ -49,18 +49,18 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt import finish as finishing
 from tokenlane.worker.attempt.observe import log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.lane.attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.readiness import Periods, Readiness
+from tokenlane.worker.lane.runs import AttemptEnded, Run, Runs
 from tokenlane.worker.models.lane_models import LaneModels
 
 SECRET = "xyzzy-the-prompt"

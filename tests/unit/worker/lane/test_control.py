@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenlane.routing.contract.messages import Cancel, Envelope, Handover, Replay, new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Started
-from tokenlane.worker.lane.attempts import Run, Runs
+from tokenlane.routing.store.request_life import Started
 from tokenlane.worker.lane.control import Control
 from tokenlane.worker.lane.publisher import Publisher
+from tokenlane.worker.lane.runs import Run, Runs
 
 
 class Workbench:

@@ -20,12 +20,12 @@ from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.lane.attempts import Run, Runs, Stopped
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher
+from tokenlane.worker.lane.runs import Run, Runs, Stopped
 
 FACTS = Facts("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))

@@ -25,10 +25,10 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.lane.attempts import Runs
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.readiness import PERIODS, Periods, Readiness, condition_of
+from tokenlane.worker.lane.runs import Runs
 
 DOWN = Condition(LaneState.DOWN, "gone")
 LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 from tokenlane.worker.lane.lane import Lane
 
 logger = logging.getLogger(__name__)

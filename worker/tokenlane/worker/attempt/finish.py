@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar, assert_never
 
+from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import (
@@ -29,11 +30,10 @@ from tokenlane.routing.decide.recovery import (
     WorkerDraining,
     decide,
 )
-from tokenlane.routing.recover import known_policy
-from tokenlane.routing.store.requests import Ending
-from tokenlane.worker.lane.attempts import Run, Stopped
+from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Rest
+from tokenlane.worker.lane.runs import Run, Stopped
 
 from .outcome import Answered, Ended, Outcome
 from .progress import tell

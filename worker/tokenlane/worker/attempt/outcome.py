@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Result, Usage
-from tokenlane.routing.store.requests import Ending
-from tokenlane.worker.lane.attempts import Stopped
+from tokenlane.routing.store.request_life import Ending
+from tokenlane.worker.lane.runs import Stopped
 
 
 @dataclass(frozen=True)

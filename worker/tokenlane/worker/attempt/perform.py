@@ -16,8 +16,8 @@ from tokenlane.routing.contract.messages import (
     Usage,
 )
 from tokenlane.routing.contract.requests import Request
-from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.runs import Run
 
 from .outcome import Answered
 from .progress import tell

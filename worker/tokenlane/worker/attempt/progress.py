@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Progress, Progressed
-from tokenlane.worker.lane.attempts import Run
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.runs import Run
 
 
 async def tell(lane: Lane, run: Run, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 
 _ASK_AGAIN_S = 0.2
 

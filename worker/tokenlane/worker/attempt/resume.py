@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, WorkerLost, decide
-from tokenlane.routing.recover import known_policy
-from tokenlane.worker.lane.attempts import Run, Stopped
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.runs import Run, Stopped
 
 _ASK_EVERY_S = 0.2
 

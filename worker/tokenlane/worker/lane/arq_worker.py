@@ -149,7 +149,7 @@ class LaneWorker(arq.worker.Worker):
         if self._limit > 0 and not has_news and not self._has_room():
             return
         self._more_queued = False
-        jobs = await self._lane.pool.lane_queues.jobs(self.queue_name)
+        jobs = await self._lane.pool.arq_queues.jobs(self.queue_name)
         waiting = [job for job, is_begun in jobs.items() if not is_begun and job not in self.tasks]
         surplus = len(jobs) - self._limit if has_news or self._limit == 0 else 0
         kept = max(0, len(waiting) - max(0, surplus))
@@ -212,7 +212,7 @@ async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_
         await asyncio.sleep(every_s)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                queued = await pool.lane_queues.any([worker.queue_name for worker in workers])
+                queued = await pool.arq_queues.any([worker.queue_name for worker in workers])
         except (LlmError, TimeoutError):
             queued = True  # they find out, and say so
         if queued:

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from tokenlane.routing.contract.messages import Cancel, Handover, Replay, control_message
 
-from .attempts import Runs
 from .publisher import Publisher
+from .runs import Runs
 
 logger = logging.getLogger(__name__)
 

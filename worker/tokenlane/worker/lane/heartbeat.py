@@ -14,8 +14,8 @@ from tokenlane.routing.decide.lanes.state import UP, LaneState
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
 
-from .attempts import Runs
 from .availability import Availability
+from .runs import Runs
 
 logger = logging.getLogger(__name__)
 

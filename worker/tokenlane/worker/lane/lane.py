@@ -10,11 +10,11 @@ from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.models.lane_models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
-from .attempts import Observer, Runs
 from .availability import Availability
 from .heartbeat import Lease
 from .publisher import Publisher
 from .readiness import Readiness
+from .runs import Observer, Runs
 
 
 @dataclass(frozen=True)

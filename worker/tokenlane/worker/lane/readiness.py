@@ -16,9 +16,9 @@ from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFou
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
-from .attempts import Runs
 from .availability import Availability
 from .heartbeat import Lease
+from .runs import Runs
 
 logger = logging.getLogger(__name__)
 

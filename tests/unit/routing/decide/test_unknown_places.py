@@ -6,7 +6,7 @@ import pytest
 from tests.lanes import chats, lane_view
 
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.decide.routes import unknown_places
+from tokenlane.routing.decide.unknown_places import unknown_places
 
 LANES = (
     lane_view("gpu0", "vllm", models=("m1",)),

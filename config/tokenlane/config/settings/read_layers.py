@@ -15,7 +15,7 @@ from tokenlane.config.host.paths import DASH
 
 from .merged import Layer, Setting
 from .positions import Path, leaves, line_of, lines_of
-from .sections import TEXTS, Lane, document_type, not_a_provider
+from .schema import TEXTS, Lane, document_type, not_a_provider
 from .validation_messages import explained
 from .values import NAME_RULE, is_name
 

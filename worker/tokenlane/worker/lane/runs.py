@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from tokenlane.routing.contract.messages import Handover, Kind
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
-from tokenlane.routing.store.requests import Started
+from tokenlane.routing.store.request_life import Started
 
 from .outlet import Outlet
 
