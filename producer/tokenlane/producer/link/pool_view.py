@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 
 from tokenlane.routing.contract.messages import Envelope, Needs, Progress
+from tokenlane.routing.decide.candidates import candidates, served_name
 from tokenlane.routing.decide.lanes.fallback import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import why_unready
-from tokenlane.routing.decide.policy import Policy, candidates, served_name
+from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.request_life import Standing
 

@@ -15,10 +15,11 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Needs
 
+from .candidates import candidates, may_use, served_name
 from .lanes.fallback import of_back_ends
 from .lanes.offer import LaneView
 from .order import Queue
-from .policy import Policy, candidates, may_use, served_name
+from .policy import Policy
 
 GET_A_MODEL = """\
 Do one of these:

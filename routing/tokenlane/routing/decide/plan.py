@@ -14,11 +14,12 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, Priority
 
+from .candidates import candidates, pullers
 from .lanes.gates import first_wait
 from .lanes.offer import LaneView
 from .no_candidate import nobody, not_pulled
 from .order import Head, order
-from .policy import Policy, all_heard_ms, candidates, pullers
+from .policy import Policy, all_heard_ms
 
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from .candidates import served_name
 from .lanes.offer import LaneView
-from .policy import Candidate, Policy, served_name
+from .policy import Candidate, Policy
 
 
 class Unknown(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from tokenlane.config.settings.values import TOY_PROVIDER
-from tokenlane.routing.decide.policy import candidates
+from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.unknown_places import unknown_places
 
 from .finding import Code, Finding, Severity

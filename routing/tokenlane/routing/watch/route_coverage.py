@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
-from tokenlane.routing.decide.policy import Candidate, Policy, candidates
+from tokenlane.routing.decide.policy import Candidate, Policy
 from tokenlane.routing.decide.policy_file import route_entry, section_key
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthorized
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.state import UP, Condition
-from tokenlane.routing.decide.policy import served_name
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.servers import kind_at
 from tokenlane.worker.providers import LlmProvider

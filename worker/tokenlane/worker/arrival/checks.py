@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.policy import served_name
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.rehearsal import rehearse

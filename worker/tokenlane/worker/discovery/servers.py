@@ -15,7 +15,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChatRequest, Message
-from tokenlane.routing.decide.policy import served_name
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.providers.errors.http_errors import refusal

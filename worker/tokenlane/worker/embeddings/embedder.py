@@ -11,7 +11,7 @@ from functools import partial
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.contract.messages import EmbedRequest, Vectors
 from tokenlane.routing.contract.worker_report import Hits
-from tokenlane.routing.decide.policy import served_name
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.worker.providers import Embeds, LlmProvider
 
 from .batch import Batches

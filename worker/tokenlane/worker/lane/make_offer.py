@@ -13,8 +13,8 @@ from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Kind, ModelInfo
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
-from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.models.pins import check_pin, pin_of
 from tokenlane.worker.providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
 

@@ -13,8 +13,8 @@ from typing import NoReturn, assert_never
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, ModelReport, Progress
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.policy import served_name
 from tokenlane.worker.providers import Advises, KeepsBefore, LlmProvider, Loads, Pulls, Verifies
 
 from .pins import check_pin, pin_of

@@ -8,9 +8,10 @@ from tests.lanes import chats, in_state, lane_view
 
 from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.messages import Kind, Needs
+from tokenlane.routing.decide.candidates import candidates, pullers
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import RESTART_MS
-from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy, candidates, pullers
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 
 PROVIDERS, MODELS, LANES = ["ollama", "vllm"], ["m1", "m2", "m3"], ["l1", "l2", "l3", "l4"]
 
