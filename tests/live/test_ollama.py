@@ -166,7 +166,7 @@ async def test_seed_and_stop(provider: LlmProvider) -> None:
 
 async def test_refusals(provider: LlmProvider) -> None:
     """An unknown model, and what a model cannot do, are errors that say so."""
-    with pytest.raises(ModelNotFound, match="models pull"):
+    with pytest.raises(ModelNotFound, match="tokenlane models pull"):
         await answer(provider, request(), "nosuch")
     with pytest.raises(BadRequest) as refused:
         await answer(provider, request(tools=[{"type": "function", "function": {"name": "f"}}]))

@@ -161,7 +161,7 @@ async def by_dropping(town: Town, state: State) -> str:
     await stream.__aenter__()
     await begun(stream, state)
     await state.reached(town)
-    with pytest.warns(ResourceWarning, match="dropped"):
+    with pytest.warns(ResourceWarning, match=request_id):
         del stream
     return request_id
 

@@ -105,7 +105,7 @@ async def test_nothing_is_sent_before_entering(client: Client, pool: Pool) -> No
     stream = client.chat("hello", role="planner")
     assert await state_of(pool, stream.request_id) == "missing"
     assert (stream.text, stream.usage, stream.waiting) == ("", None, None)
-    with pytest.raises(RuntimeError, match="not entered"):
+    with pytest.raises(RuntimeError, match=r"async with client\.chat"):
         await anext(stream)
 
 
@@ -235,7 +235,7 @@ async def test_the_client_ends_its_streams(redis_url: str, pool: Pool) -> None:
             for run in runs:
                 await run.cancelled.wait()
     assert await pool.redis.zcard(f"{PREFIX}clients") == 1
-    with pytest.raises(RuntimeError, match="not connected"):
+    with pytest.raises(RuntimeError, match=r"async with Client"):
         client.chat("hello", role="planner")
 
 
@@ -247,16 +247,16 @@ async def test_an_error_in_the_block_stays_itself(redis_url: str, pool: Pool) ->
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "names"),
     [
-        ("redis://127.0.0.1:1", "no Redis server answers"),
-        ("http://127.0.0.1:1", "is not a Redis URL"),
-        ("unix:///nowhere/redis.sock", "no Redis server answers"),
+        ("redis://127.0.0.1:1", r"127\.0\.0\.1:1\b.*`tokenlane up`"),
+        ("http://127.0.0.1:1", "'http://127.0.0.1:1'.*redis://HOST:PORT"),
+        ("unix:///nowhere/redis.sock", "/nowhere/redis.sock.*`tokenlane up`"),
     ],
 )
-async def test_no_pool(url: str, says: str) -> None:
+async def test_no_pool(url: str, names: str) -> None:
     """Connecting to what is no pool fails at once with what to do."""
-    with pytest.raises(PoolUnavailable, match=says):
+    with pytest.raises(PoolUnavailable, match=names):
         async with Client(url):
             pass
 
@@ -371,7 +371,7 @@ async def test_a_deserted_pool_ends_a_request(redis_url: str, pool: Pool, patien
                 await until(lambda: asyncio.get_running_loop().time() - began > 1)
                 assert "no worker is connected" in (stream.waiting or "")
                 return
-            with pytest.raises(ProviderDown):
+            with pytest.raises(ProviderDown, match="ollama pull"):
                 await stream.answer()
             assert asyncio.get_running_loop().time() - began >= 0.3
             assert await becomes(pool, stream.request_id, "cancelled") == "cancelled"
@@ -444,7 +444,7 @@ async def test_a_client_is_entered_once(redis_url: str) -> None:
     client = Client(redis_url)
     for _ in range(2):
         async with client:
-            with pytest.raises(RuntimeError, match="connected already"):
+            with pytest.raises(RuntimeError):
                 await client.__aenter__()
             assert client.chat("hello", role="planner").request_id
 
@@ -507,5 +507,5 @@ async def test_the_trace_travels_in_the_envelope(
 @pytest.mark.parametrize("wrong", [{"agent": "no name"}, {"agent": "-x"}, {"pool": "a}b"}, {"pool": ""}])
 def test_names_are_checked(wrong: dict[str, str]) -> None:
     """What cannot be part of a key is refused when the client is made."""
-    with pytest.raises(ValueError, match="is not a name"):
+    with pytest.raises(ValueError, match=repr(next(iter(wrong.values())))):
         Client("redis://127.0.0.1:1", **wrong)  # type: ignore[arg-type]  # these are names alone

@@ -55,7 +55,7 @@ async def test_every_method(redis_url: str, worker: StandIn, pool: Pool) -> None
                 with pytest.raises(RequestCancelled):
                     next(stream)
             assert client.cancel(new_id()) is False
-            with pytest.raises(RuntimeError, match="use `with client"):
+            with pytest.raises(RuntimeError, match=r"`with client\.chat"):
                 client.chat("four", role="planner").answer()
             return texts, answer, rest
 
@@ -118,15 +118,15 @@ def test_a_client_that_is_not_open(redis_url: str) -> None:
     """Before and after its block, and without a pool, it says what is wrong; a thread is not left behind."""
     client = Client(redis_url)
     for use in (lambda: client.chat("x", role="r"), lambda: client.complete("x", role="r"), lambda: client.cancel("x")):
-        with pytest.raises(RuntimeError, match="not connected: use `with"):
+        with pytest.raises(RuntimeError, match="`with Client"):
             use()
     with client:
         stream = client.chat("x", role="r")
-    with pytest.raises(RuntimeError, match="not connected"):
+    with pytest.raises(RuntimeError, match="with Client"):
         stream.__enter__()
     with client:  # again
         assert client.cancel(new_id()) is False
-    with pytest.raises(PoolUnavailable):
+    with pytest.raises(PoolUnavailable, match=r"\b127\.0\.0\.1:1\b"):
         Client("redis://127.0.0.1:1").__enter__()
     assert threads() == []
 
@@ -137,7 +137,7 @@ def test_a_client_that_is_entered_twice(redis_url: str) -> None:
     for _ in range(2):
         with client:
             for _ in range(2):
-                with pytest.raises(RuntimeError, match="connected already: enter it once"):
+                with pytest.raises(RuntimeError):
                     client.__enter__()
             assert client.cancel(new_id()) is False
             assert len(threads()) == 1

@@ -53,7 +53,7 @@ async def test_what_cannot_be_asked() -> None:
 def test_vectors_are_not_in_a_repr() -> None:
     """What was embedded does not get into a log."""
     assert "0.5" not in repr(of("m"))
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError):
         _ = Embeddings("0" * 32, [], 2, "m", "lane1", Usage()).vector
 
 

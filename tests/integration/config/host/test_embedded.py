@@ -98,7 +98,7 @@ async def test_a_stale_socket_is_replaced_and_a_live_one_respected(tmp_path: Pat
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(directory / "redis.sock"))
         async with EmbeddedServer(directory) as first:
-            with pytest.raises(EmbeddedServerFailed, match="already"):
+            with pytest.raises(EmbeddedServerFailed, match=str(directory)):
                 await EmbeddedServer(directory).start()
             assert answers(first.socket)
 
@@ -109,7 +109,7 @@ async def test_a_failed_start_tells_the_server_s_last_words(temporary: Path) -> 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(EmbeddedServerFailed, match=f"(?s)ended at once.*{port}"):
+        with pytest.raises(EmbeddedServerFailed, match=rf"\b{port}\b"):
             await EmbeddedServer(port=port).start()
     assert not list(temporary.iterdir())
 
@@ -140,7 +140,7 @@ async def test_a_server_that_never_answers_is_given_up(temporary: Path, monkeypa
     """A server that does not answer in time gives an error that says so, and is ended."""
     monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.2)
     monkeypatch.setattr(EmbeddedServer, "_pong", lambda self: asyncio.sleep(0, b""))
-    with pytest.raises(EmbeddedServerFailed, match="did not answer"):
+    with pytest.raises(EmbeddedServerFailed, match=r"\b0\.2 s\b"):
         await EmbeddedServer().start()
     assert not list(temporary.iterdir())
 
@@ -177,7 +177,7 @@ async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatc
     assert 'exec "$@"' in children._WITH_US
     monkeypatch.setattr(children, "_WITH_US", children._WITH_US.replace('exec "$@"', limit))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(EmbeddedServerFailed, match=r"(?s)SIGXFSZ.*free disk"):
+    with pytest.raises(EmbeddedServerFailed, match="SIGXFSZ"):
         await EmbeddedServer().start()
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
     assert not list(temporary.iterdir())

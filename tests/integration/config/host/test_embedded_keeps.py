@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import stat
 from pathlib import Path
@@ -104,10 +105,9 @@ async def test_data_that_cannot_be_read(tmp_path: Path) -> None:
         await redis.set("second", 2)
     file = log_file(tmp_path)
     file.write_bytes(b"nonsense" + file.read_bytes()[8:])
-    with pytest.raises(EmbeddedServerFailed, match=f"move {tmp_path / 'appendonlydir'} away") as told:
+    with pytest.raises(EmbeddedServerFailed, match=str(tmp_path / "appendonlydir")) as raised:
         await EmbeddedServer(tmp_path, keeps=True).start()
-    assert "requests that waited and the pool's policy are lost" in str(told.value)
-    assert "`tokenlane policy apply FILE`" in str(told.value)
+    assert "`tokenlane policy apply FILE`" in str(raised.value)
     (tmp_path / "appendonlydir").rename(tmp_path / "away")
     async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
         assert await redis.dbsize() == 0
@@ -118,7 +118,7 @@ async def test_one_server_a_directory(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.1)
     directory = tmp_path / ("long" * 40)
     async with EmbeddedServer(directory, keeps=True):
-        with pytest.raises(EmbeddedServerFailed, match="already"):
+        with pytest.raises(EmbeddedServerFailed, match=str(directory)):
             await EmbeddedServer(directory, keeps=True).start()
     async with EmbeddedServer(directory, keeps=True):
         pass
@@ -134,7 +134,7 @@ async def test_listening_takes_a_password(tmp_path: Path) -> None:
                 async with Redis.from_url(url) as redis:
                     assert await redis.ping()
             for url in (f"redis://127.0.0.1:{port}", f"unix://{server.socket}"):
-                with pytest.raises(PoolUnavailable, match="wants a password"):
+                with pytest.raises(PoolUnavailable, match="redis://:PASSWORD@HOST"):
                     async with connect(url):
                         pass
             for name in ("password", "redis.conf", "pool.key"):
@@ -165,14 +165,14 @@ def test_addresses_to_listen_at(text: str, address: tuple[str, int]) -> None:
 @pytest.mark.parametrize("text", ["", ":7000", "192.0.2.7", "127.0.0.1:port", "127.0.0.1:99999", "http://127.0.0.1"])
 def test_addresses_that_are_none(text: str) -> None:
     """What is no address of this machine is told before anything is started."""
-    with pytest.raises(ConfigError, match="HOST or HOST:PORT"):
+    with pytest.raises(ConfigError, match=rf"--listen {re.escape(text)}: .*HOST:PORT"):
         bind_address(text)
 
 
 @pytest.mark.parametrize("text", ["*", "*:7000", "0.0.0.0:0", "127.0.0.1:0", "[::]:0"])
 def test_addresses_that_would_mean_another(text: str) -> None:
     """A star, which is a name for loopback, and port 0, which Redis takes for none: refused, with what to give."""
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0" if "*" in text else "a port from 1 to 65535"):
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0" if "*" in text else r"\b65535\b"):
         bind_address(text)
 
 

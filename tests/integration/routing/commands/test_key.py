@@ -196,9 +196,10 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
             second = await opened.worker("gpu0", backend, "--capacity", "1")
             assert (await client.complete("new", role="planner")).text
             for stream in streams:
-                with pytest.raises(PoolKeyMismatch):
+                with pytest.raises(PoolKeyMismatch) as failed:
                     async with asyncio.timeout(20):
                         await stream.answer()
+                assert not failed.value.retryable, "no worker may have that key"
         assert (await client.complete("new", role="planner")).lane == "gpu0"
         assert "takes no new work" not in second.error
         assert [lane.state for lane in (await take_snapshot(pool)).lanes] == ["up"]

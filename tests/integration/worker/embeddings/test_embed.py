@@ -122,7 +122,7 @@ async def test_a_huge_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None
     """An answer beyond all bounds is not held in memory."""
     monkeypatch.setattr("tokenlane.worker.providers.http.provider.MAX_ANSWER_BYTES", 1000)
     async with driven("openai", {"POST /v1/embeddings": Reply(b" " * 2000)}) as (provider, _):
-        with pytest.raises(ProviderDown, match="larger than 1000 bytes"):
+        with pytest.raises(ProviderDown, match=r"\b1000\b"):
             await provider.embed(["a"], "m")
 
 

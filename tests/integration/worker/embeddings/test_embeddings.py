@@ -139,7 +139,7 @@ async def test_a_text_that_is_refused_fails_its_request_alone(redis_url: str, po
         await until(lambda: len(lane.runs) == 7)
         provider.open.set()
         await asyncio.gather(first, *good)
-        with pytest.raises(ContextTooLong, match="too long; the longest of 2 texts has 4 characters"):
+        with pytest.raises(ContextTooLong, match=r"\b2\b.*\b4\b"):
             await bad
 
 
@@ -204,7 +204,7 @@ async def test_a_reply_has_a_bound(redis_url: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(step, "MAX_VECTOR_BYTES", 100)
     async with at_work(redis_url, Mapper()), Client(redis_url) as client:
         assert len((await client.embed(["a"] * 8, role="indexer")).vectors) == 8
-        with pytest.raises(BadRequest, match="9 vectors of 3 are too much for one reply: ask for 8 at once"):
+        with pytest.raises(BadRequest, match=r"\b9\b.*\b3\b.*\b8\b"):
             await client.embed(["a"] * 9, role="indexer")
 
 
@@ -218,8 +218,9 @@ async def test_where_no_lane_embeds_the_fallback_does(redis_url: str, pool: Pool
         assert [len(one) for one in found.vectors] == [found.dimensions] * 3
         assert all(math.hypot(*one) == pytest.approx(1, abs=1e-6) for one in found.vectors)
         assert (await client.complete("hi", role="planner")).lane == "lane1"
-        with pytest.raises(ProviderDown):
+        with pytest.raises(ProviderDown, match="tokenlane models pull ") as raised:
             await client.embed("a", role="indexer", model="nomic-embed-text")
+        assert (raised.value.model, raised.value.retryable) == ("nomic-embed-text", False)
 
 
 @fallback_only
@@ -227,10 +228,11 @@ async def test_who_wants_no_fallback_is_not_given_it(redis_url: str, pool: Pool)
     """Neither a request that says so, nor any in a pool whose policy does."""
     await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
-        with pytest.raises(ProviderDown):
+        with pytest.raises(ProviderDown, match="`fallback`") as raised:
             await client.embed("a", role="indexer", fallback="error")
+        assert (raised.value.lane, raised.value.retryable) == ("fallback", False)
         await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000, fallback="error"))
-        with pytest.raises(ProviderDown, match=r"no lane can embed.*has fallback"):
+        with pytest.raises(ProviderDown, match=r"tokenlane models pull .*\bfallback\b"):
             await client.embed("a", role="indexer")
 
 
@@ -282,9 +284,9 @@ async def test_a_lane_that_was_stopped_is_not_waited_for(redis_url: str, pool: P
         ("openai", "embedder", ""),
         ("ollama", "embedder", ""),
         ("vllm", "matryoshka-embedder", ""),
-        ("vllm", "embedder", "have 64 dimensions, not 8"),
-        ("lmstudio", "embedder", "have 64 dimensions, not 8"),
-        ("llamacpp", "embedder", "have 64 dimensions, not 8"),
+        ("vllm", "embedder", r"\b64\b.*\b8\b"),
+        ("lmstudio", "embedder", r"\b64\b.*\b8\b"),
+        ("llamacpp", "embedder", r"\b64\b.*\b8\b"),
     ],
 )
 async def test_as_many_dimensions_as_are_asked_for(

@@ -114,7 +114,7 @@ async def test_files_that_change_are_found_and_mended(hub: Hub) -> None:
         folder = Path(await pulled(of, "org/toy"))
         digest = await of.verify("org/toy")
         (folder / "config.json").resolve().write_bytes(b"{}")
-        with pytest.raises(DigestMismatch, match=r"config\.json are not what they were") as raised:
+        with pytest.raises(DigestMismatch, match=r"config\.json") as raised:
             await of.verify("org/toy")
         assert (raised.value.provider, raised.value.lane, raised.value.model) == ("vllm", "gpu0", "org/toy")
         (folder / "sub" / "model.safetensors").resolve().unlink()
@@ -166,7 +166,7 @@ async def test_what_cannot_be_pulled_says_why(hub: Hub, monkeypatch: pytest.Monk
             with pytest.raises(error):
                 await pulled(of, model)
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-        with pytest.raises(ProviderDown, match=r"the hub, 127\.0\.0\.1:1 .* goes on where it was"):
+        with pytest.raises(ProviderDown, match=r"\b127\.0\.0\.1:1\b"):
             await pulled(of, "org/toy")
 
 

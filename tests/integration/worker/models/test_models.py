@@ -109,8 +109,9 @@ async def test_a_pull_that_fails_says_why(redis_url: str) -> None:
     shelf.registry["new:1b"] = "I am new"
     async with served(shelf.app) as url, default_registry().create(ollama(url)) as provider:
         assert isinstance(provider, Pulls)
-        with pytest.raises(ModelNotFound, match="lane 'gpu0', model 'typo'"):
+        with pytest.raises(ModelNotFound) as unknown:
             _ = [step async for step in provider.pull("typo")]
+        assert (unknown.value.lane, unknown.value.model) == ("gpu0", "typo")
         for lines, error in (
             ([], Interrupted),
             ([{"error": "digest mismatch, file must be downloaded again"}], DigestMismatch),
@@ -340,11 +341,11 @@ async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Non
             await provider.load("typo")
         shelf.catalogue.add("bad")
         shelf.statuses = [{"status": "failed"}]
-        with pytest.raises(ProviderDown, match="ended as 'failed'"):
+        with pytest.raises(ProviderDown, match="'failed'"):
             _ = [one async for one in provider.pull("bad")]
     async with served(shelf.app) as url, Client(redis_url) as client:
         async with lane_of(redis_url, LaneSettings("gpu0", "lmstudio", url)):
-            with pytest.raises(BadRequest, match=r"not supported by lmstudio: .*~/\.lmstudio/models"):
+            with pytest.raises(BadRequest, match=r"lmstudio.*~/\.lmstudio/models"):
                 await client.verify("old")
 
 
@@ -358,9 +359,9 @@ async def test_which_lane_has_to_be_said(redis_url: str) -> None:
         lane_of(redis_url, LaneSettings("gpu1", "ollama", url_two)),
         Client(redis_url) as client,
     ):
-        with pytest.raises(BadRequest, match="lanes gpu0, gpu1: say which one"):
+        with pytest.raises(BadRequest, match="gpu0, gpu1"):
             await client.load("a:1b")
-        with pytest.raises(BadRequest, match="no lane is called 'gpu7'; connected lanes: gpu0, gpu1"):
+        with pytest.raises(BadRequest, match=r"'gpu7'.*gpu0, gpu1"):
             await client.load("a:1b", lane="gpu7")
         assert [(info.name, info.lane) for info in await client.models()] == [("a:1b", "gpu0"), ("b:1b", "gpu1")]
         assert [info.name for info in await client.models(lane="gpu1")] == ["b:1b"]
@@ -554,7 +555,7 @@ async def test_a_model_nobody_has_ends_the_requests_that_wait_for_it(redis_url: 
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, auto_pull=True)), Client(redis_url) as client:
         for _ in range(2):
-            with pytest.raises(ModelNotFound, match=r"could not pull this model.*models pull typo:1b --lane gpu0"):
+            with pytest.raises(ModelNotFound, match="models pull typo:1b --lane gpu0"):
                 await client.complete("hi", role="planner", model="typo:1b")
         assert shelf.pulls == 1
 
@@ -574,7 +575,7 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
             with pytest.raises(ModelNotFound):
                 await client.complete("hi", role="planner", model="other:1b")
         assert shelf.pulls == 1
-        with pytest.raises(BadRequest, match="auto_pull is not supported by openai"):
+        with pytest.raises(BadRequest, match=r"auto_pull.*openai.*gpu1"):
             async with lane_of(redis_url, LaneSettings("gpu1", "openai", url, auto_pull=True)):
                 pass
 
@@ -648,7 +649,7 @@ async def test_what_a_server_cannot_is_told_with_what_to_do(redis_url: str) -> N
         lane_of(redis_url, LaneSettings("gpu0", "vllm", backend.url)),
         Client(redis_url) as client,
     ):
-        with pytest.raises(BadRequest, match=r"Loading a model is not supported by vllm: start its server"):
+        with pytest.raises(BadRequest, match=r"^Loading.*vllm.*\bstart\b"):
             await client.load("org/toy")
-        with pytest.raises(BadRequest, match=r"Unloading a model is not supported by vllm: stop its server"):
+        with pytest.raises(BadRequest, match=r"^Unloading.*vllm.*\bstop\b"):
             await client.unload("org/toy")

@@ -155,16 +155,16 @@ async def test_what_cannot_embed_is_said(redis_url: str, pool: Pool) -> None:
     """Without a lane that embeds, with a model that only chats, or too much for one reply: a clear error."""
     await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     async with at_work(redis_url, Household(CHATS)), Client(redis_url) as client:
-        with pytest.raises(ProviderDown, match="no lane can embed"):
+        with pytest.raises(ProviderDown, match="tokenlane models pull "):
             await client.embed("a", role="indexer")
         with pytest.raises(BadRequest, match="inputs"):
             await client.embed([], role="indexer")
         with pytest.raises(BadRequest, match="inputs"):
             await client.embed(["a"] * 2049, role="indexer")
     async with at_work(redis_url, Household(), "lane2"), Client(redis_url) as client:
-        with pytest.raises(ModelNotFound, match="served are: mapper"):
+        with pytest.raises(ModelNotFound, match="mapper"):
             await client.embed("a", role="indexer", model="talker")
-        with pytest.raises(BadRequest, match="3 dimensions, not 7"):
+        with pytest.raises(BadRequest, match=r"\b3\b.*\b7\b"):
             await client.embed("a", role="indexer", dimensions=7)
 
 
@@ -206,7 +206,7 @@ async def test_commands_go_to_the_lane_they_name_one_after_another(redis_url: st
         two.go_on.set()
         await asyncio.gather(pulling, later)
         assert (one.done, two.done) == (["loaded talker"], ["pulled new", "unloaded talker"])
-        with pytest.raises(BadRequest, match=r"no lane is called 'lane3'; connected lanes: lane1, lane2"):
+        with pytest.raises(BadRequest, match=r"'lane3'.*lane1, lane2"):
             await command(client, "list", lane="lane3")
 
 
@@ -235,7 +235,7 @@ async def test_a_provider_that_cannot_says_so(redis_url: str, pool: Pool) -> Non
     """A command that the lane's provider has no way to carry out fails with what to do instead."""
     async with at_work(redis_url, FakeProvider()), Client(redis_url) as client:
         for action in get_args(ModelAction)[1:]:
-            with pytest.raises(BadRequest, match="not supported by"):
+            with pytest.raises(BadRequest, match="fake"):
                 await command(client, action, "m1")
         report = await command(client, "list")
         assert [model.name for model in report.models] == ["m1"]
@@ -246,7 +246,7 @@ async def test_a_prompt_goes_to_a_lane_that_takes_it(redis_url: str, pool: Pool)
     await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     long = "word " * 8000
     async with at_work(redis_url, Household(), "small", max_input_tokens=4096), Client(redis_url) as client:
-        with pytest.raises(ContextTooLong, match=r"about 10240 tokens, .* take 4096 at most"):
+        with pytest.raises(ContextTooLong, match=r"\b10240\b.*\b4096\b.*max_input_tokens"):
             await client.complete(long, role="planner")
         assert (await client.complete("short", role="planner")).lane == "small"
         async with at_work(redis_url, Household(), "large", max_input_tokens=16_384):

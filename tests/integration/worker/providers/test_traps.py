@@ -136,15 +136,16 @@ BEFORE, WITHIN = "a status", "the stream"
 async def test_too_long_a_prompt(name: str, words: str, place: str, tokens: int | str) -> None:
     """Each says it in its own words, some in the stream; the error names the numbers."""
     said = {"error": {"message": words}}
-    with pytest.raises(ContextTooLong, match=rf"has {tokens} tokens.*of 64:"):
+    with pytest.raises(ContextTooLong, match=rf"\b{tokens}\b.*\b64\b"):
         await asked(name, Reply(said, 400) if place == BEFORE else sse(said))
 
 
 @pytest.mark.parametrize("name", [name for name in CHATS if name != "tgi"])
 async def test_another_model_answers(name: str) -> None:
     """LM Studio may run whatever is loaded; nothing that it says is delivered."""
-    with pytest.raises(ModelNotFound, match="another model"):
+    with pytest.raises(ModelNotFound) as raised:
         await asked(name, text("secret", model="n"))
+    assert "'n'" in raised.value.detail
 
 
 # Ollama.
@@ -217,8 +218,9 @@ async def test_ollama_leaves_images_out_without_a_word(can: list[str] | None, ta
             assert await answer_of(provider, ask(**picture())) == "a"
             assert server.last("/api/chat")["messages"] == [{"role": "user", "content": "q", "images": ["QUJD"]}]
         else:
-            with pytest.raises(BadRequest, match="takes no images"):
+            with pytest.raises(BadRequest):
                 await answer_of(provider, ask(**picture()))
+            assert "/api/chat" not in [path for path, _ in server.asked]
 
 
 # vLLM.
@@ -297,8 +299,9 @@ async def test_vllm_continues() -> None:
 
 async def test_a_missing_route_is_no_missing_model() -> None:
     """A server for embeddings has no chat: that is a bad request, not a model that could be pulled."""
-    with pytest.raises(BadRequest, match="no such route"):
+    with pytest.raises(BadRequest) as raised:
         await asked("vllm", Reply({"detail": "Not Found"}, 404))
+    assert (raised.value.retryable, raised.value.detail) == (False, '{"detail": "Not Found"}')
 
 
 # LM Studio.
@@ -306,8 +309,9 @@ async def test_a_missing_route_is_no_missing_model() -> None:
 
 async def test_lm_studio_answers_200_to_everything() -> None:
     """An unknown route is a page with an error; so is an error in its stream, before `[DONE]` or without."""
-    with pytest.raises(BadRequest, match="no such route"):
+    with pytest.raises(BadRequest) as raised:
         await asked("lmstudio", Reply(pages.UNEXPECTED))
+    assert pages.UNEXPECTED["error"] in raised.value.detail
     stream = b'event: error\ndata: {"error":{"message":"boom"},"message":"boom"}\n\n'
     with pytest.raises(ProviderDown):
         await asked("lmstudio", Reply(stream, kind="text/event-stream"))
@@ -315,7 +319,7 @@ async def test_lm_studio_answers_200_to_everything() -> None:
 
 async def test_lm_studio_says_nothing_where_a_prompt_does_not_fit() -> None:
     """No delta, a finish and no token counted is a prompt that is too long; an empty answer with a count is one."""
-    with pytest.raises(ContextTooLong, match="does not fit"):
+    with pytest.raises(ContextTooLong):
         await asked("lmstudio", sse(chunk({}, "stop"), usage(0)))
     assert (await asked("lmstudio", sse(chunk({}, "stop"), usage(1))))[0][-1].finish_reason == "stop"
 
@@ -345,7 +349,7 @@ async def test_what_lm_studio_refuses_is_said_first() -> None:
     """`json_object`, and images that it would have to fetch."""
     with pytest.raises(BadRequest, match="json_schema"):
         await asked("lmstudio", text("a"), response_format={"type": "json_object"})
-    with pytest.raises(BadRequest, match="fetches no images"):
+    with pytest.raises(BadRequest, match="data:image/"):
         await asked("lmstudio", text("a"), **picture("http://h/secret.png"))
     assert (await asked("lmstudio", text("a"), **picture()))[1]["messages"][0]["content"][1]["image_url"][
         "url"
@@ -425,7 +429,7 @@ async def test_tgis_own_shape_of_a_schema() -> None:
     """The schema stands under `value`, and does not go with tools."""
     _, body = await asked("tgi", text("{}"), response_format=SCHEMA)
     assert body["response_format"] == {"type": "json", "value": {"type": "object"}}
-    with pytest.raises(BadRequest, match="not both"):
+    with pytest.raises(BadRequest, match=r"tools.*response_format"):
         await asked("tgi", text("a"), response_format=SCHEMA, tools=[{"type": "function", "function": {"name": "f"}}])
 
 
@@ -458,8 +462,9 @@ async def test_tgi_begins_a_new_turn_without_a_word(rendered: str, can: bool) ->
             assert await answer_of(provider, ask(), resume="The capital of ") == "France"
             assert server.last(CHAT)["messages"][-1] == {"role": "assistant", "content": "The capital of"}
         else:
-            with pytest.raises(BadRequest, match="template"):
+            with pytest.raises(BadRequest):
                 await answer_of(provider, ask(), resume="The capital of ")
+            assert CHAT not in [path for path, _ in server.asked]
 
 
 # llama.cpp.
@@ -495,19 +500,21 @@ async def test_llama_cpp_continues_bare_text() -> None:
 
 async def test_a_template_that_closes_the_turn() -> None:
     """What cannot be continued is refused, and no answer is begun anew in its place."""
-    async with driven("llamacpp", {"POST /apply-template": {"prompt": "q The capital of</s>"}}) as (provider, _):
-        with pytest.raises(BadRequest, match="template"):
+    async with driven("llamacpp", {"POST /apply-template": {"prompt": "q The capital of</s>"}}) as (provider, server):
+        with pytest.raises(BadRequest):
             await answer_of(provider, ask(), resume="The capital of")
+        assert server.asked[-1][0] == "/apply-template"
 
 
 async def test_llama_cpps_refusals() -> None:
     """A model without eyes is a failure of the server to llama.cpp, and a bad request to us."""
-    with pytest.raises(BadRequest, match="no images"):
+    with pytest.raises(BadRequest) as raised:
         await asked(
             "llamacpp",
             Reply({"error": {"code": 500, "message": "image input is not supported - hint"}}, 500),
             **picture(),
         )
+    assert not raised.value.retryable
 
 
 async def test_a_json_object_needs_a_schema_there() -> None:
@@ -538,10 +545,10 @@ async def test_ollama_continues_by_its_template(shown: dict[str, Any], can: bool
             if can:
                 assert await answer_of(provider, ask(), resume="The capital of ") == "France"
             else:
-                with pytest.raises(BadRequest, match="template"):
+                with pytest.raises(BadRequest):
                     await answer_of(provider, ask(), resume="The capital of ")
         questions = [body for _, body in server.asked if not body["stream"]]
-        assert len(questions) == 1
+        assert (len(questions), len(server.asked) - len(questions)) == (1, 2 if can else 0)
         assert (questions[0]["_debug_render_only"], questions[0]["options"]) == (True, {"num_predict": 1})
 
 
@@ -564,7 +571,7 @@ async def test_an_answer_the_agent_began() -> None:
 
 async def test_a_dialect_that_cannot_continue() -> None:
     """OpenAI's has no word for it."""
-    with pytest.raises(BadRequest, match="not supported by openai"):
+    with pytest.raises(BadRequest, match="openai"):
         await asked("openai", text("a"), resume="x")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
+import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -165,12 +167,12 @@ async def test_a_certificate_for_another_host(authority: trustme.CA, trusted: No
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(HOST).configure_cert(context)
     async with Simulator(tls=context) as simulator:
-        with pytest.raises(ProviderDown, match="certificate"):
+        with pytest.raises(ProviderDown, match="SSL_CERT_FILE"):
             await ask(simulator.url)
         assert len(simulator.log) == 0
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), (b"no certificate", "no certificate in PEM")])
+@pytest.mark.parametrize(("content", "why"), [(None, os.strerror(errno.ENOENT)), (b"no certificate", "PEM")])
 async def test_certificates_that_cannot_be_used(
     secure: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, why: str
 ) -> None:
@@ -179,7 +181,7 @@ async def test_certificates_that_cannot_be_used(
     if content is not None:
         file.write_bytes(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    with pytest.raises(ConfigError, match=f"SSL_CERT_FILE.*{why}"):
+    with pytest.raises(ConfigError, match=f"SSL_CERT_FILE.*{file}.*{why}"):
         await ask(secure.url)
     assert why in await why_not(secure.url)
     async with Simulator(tokens=2) as plain:
@@ -190,10 +192,10 @@ async def test_tls_where_there_is_none() -> None:
     """A port of plain http is not said to have a bad certificate."""
     async with Simulator() as plain:
         url = plain.url.replace("http:", "https:")
-        with pytest.raises(ProviderDown, match="does not speak TLS") as refused:
+        with pytest.raises(ProviderDown, match="http://") as refused:
             await ask(url)
         assert not refused.value.retryable
-        assert "does not speak TLS" in await why_not(url)
+        assert "http://" in await why_not(url)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -206,10 +208,10 @@ async def test_a_proxy_that_wants_to_know_who_asks(proxy: Proxy, monkeypatch: py
         await writer.drain()
 
     monkeypatch.setattr(Proxy, "serve", who)
-    with pytest.raises(ProviderDown, match="proxy to the back end wants a user") as refused:
+    with pytest.raises(ProviderDown, match=r"407.*HTTP_PROXY") as refused:
         await ask(f"{scheme}://{HOST}")
     assert not refused.value.retryable
-    assert "proxy to the back end wants a user" in await why_not(f"{scheme}://{HOST}")
+    assert "407" in await why_not(f"{scheme}://{HOST}")
 
 
 async def test_a_proxy_that_is_not_there(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_reprs_show_ids_only() -> None:
 )
 def test_what_is_no_key_is_refused_and_not_quoted(text: str) -> None:
     """Half a key, pasted, is told as such; its text is in no error."""
-    with pytest.raises(ValueError, match="43 characters") as refused:
+    with pytest.raises(ValueError, match=r"\b43\b") as refused:
         PoolKey.parse(text)
     assert "s3cret" not in str(refused.value)
     assert "A" * 42 not in str(refused.value)
@@ -142,7 +143,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there is told; a ring whose file went stays as it is."""
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'gone'}.*{os.strerror(errno.ENOENT)}"):
         read_key_file(tmp_path / "gone")
     ring = KeyRing((PoolKey.new(),), tmp_path / "gone")
     assert ring.reread() is ring
@@ -162,5 +163,5 @@ def test_the_key_beside_a_socket(tmp_path: Path) -> None:
 def test_a_key_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
     """A socket's directory that leads nowhere does not pass for one without keys."""
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ConfigError, match=rf"pool\.key cannot be looked for in {tmp_path}/loop.*TOKENLANE_POOL_KEY"):
+    with pytest.raises(ConfigError, match=rf"pool\.key\b.*{tmp_path}/loop.*TOKENLANE_POOL_KEY"):
         beside(f"unix://{tmp_path}/loop/redis.sock")

@@ -135,7 +135,7 @@ def test_a_file_that_is_named_must_be_there() -> None:
     """A named file that is not there is wrong configuration, not silence."""
     write(SEED)
     take_command_line(config=Path("nix.toml"))
-    with pytest.raises(ConfigError, match=r"nix\.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"nix\.toml"):
         lane_settings()
 
 
@@ -313,7 +313,7 @@ def test_one_key_is_for_one_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keyed() == {"https://a": False, "https://b": True}
     take_command_line(llm=[])
     write('[lanes.a]\nendpoint = "https://a"\n[lanes.b]\nendpoint = "https://b"')
-    with pytest.raises(ConfigError, match=r"for one lane, and there are a, b.*--lane"):
+    with pytest.raises(ConfigError, match=r"\ba, b\b.*--lane"):
         configured_back_ends()
 
 
@@ -329,7 +329,7 @@ def test_which_lane() -> None:
     write(LANES)
     with pytest.raises(ConfigError, match=r"gpu0, gpu1, near.*--lane"):
         lane_settings()
-    with pytest.raises(ConfigError, match=r"gpu0, gpu1, near.*'gpu2'.*Did you mean 'gpu[01]'"):
+    with pytest.raises(ConfigError, match=r"gpu0, gpu1, near.*'gpu2'.*'gpu[01]'"):
         lane_settings(lane="gpu2")
     write('[lanes.only]\nprovider = "vllm"')
     assert lane_settings().name == "only"
@@ -368,7 +368,7 @@ def test_the_pool_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_key_file_of_nobody_is_told() -> None:
     """A home directory of a user who is not known here is refused, with the place."""
     write('[redis]\nurl = "redis://h"\nkey_file = "~nosuchuser/pool.key"')
-    with pytest.raises(ConfigError, match=r"^llm\.toml:3: redis\.key_file begins with a home directory"):
+    with pytest.raises(ConfigError, match=r"^llm\.toml:3: redis\.key_file\b"):
         find_pool()
 
 
@@ -489,16 +489,16 @@ def test_a_wrong_variable_or_override_is_told(
 def test_a_lane_of_no_provider_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, source: str) -> None:
     """Outside the sections it is refused where there is a lane; who only asks may name what other hosts have."""
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigError, match=rf"^{source}: provider must be one of builtin, .*Did you mean 'ollama'\?"):
+    with pytest.raises(ConfigError, match=rf"^{source}: provider\b.*\bbuiltin, .*'ollama'"):
         lane_settings()
     assert asked_for()[0] == ("olama" if source == "--llm" else None)
 
 
 def test_an_option_of_no_provider_is_told() -> None:
     """The options of a verb are checked as all else."""
-    with pytest.raises(ConfigError, match=r"^--provider: provider must be one of"):
+    with pytest.raises(ConfigError, match=r"^--provider: .*\bbuiltin, "):
         lane_settings(provider="hunter2")
-    with pytest.raises(ConfigError, match=r"^--lane: the lane's name"):
+    with pytest.raises(ConfigError, match=r"^--lane: "):
         lane_settings(lane="a b")
 
 

@@ -81,7 +81,7 @@ def test_only_one_up_starts(home: Path) -> None:
     """Of two that start together one is refused, also before the first answers; afterwards the next may."""
     for _ in range(2):
         with alone():
-            with pytest.raises(AlreadyRunning, match="just starting"):
+            with pytest.raises(AlreadyRunning):
                 with alone():
                     raise AssertionError("started")
 
@@ -92,7 +92,7 @@ def test_an_announcement_that_cannot_be_read(home: Path, directory: bool) -> Non
     path = data_dir() / f"up-{socket.gethostname()}"
     if directory:
         path.mkdir()
-        with pytest.raises(ConfigError, match="cannot be written"):
+        with pytest.raises(ConfigError, match=str(path)):
             with announcing(home / "redis.sock"):
                 raise AssertionError("announced")
     else:

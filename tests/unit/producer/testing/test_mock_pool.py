@@ -219,7 +219,7 @@ async def test_a_pool_that_is_not_entered() -> None:
     """Before and after its block a pool says how to enter it."""
     pool = MockPool()
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"use `async with MockPool\(...\) as pool`"):
+        with pytest.raises(RuntimeError, match=r"`async with MockPool"):
             await pool.client().__aenter__()
         async with pool, pool.client() as client:
             assert (await client.complete("x", role="planner")).text == ""
@@ -292,7 +292,7 @@ async def test_a_tool_call_is_no_mismatch() -> None:
 async def test_a_form_that_is_no_model() -> None:
     """Another class than a pydantic model is told, whatever it lacks."""
     async with MockPool(lambda request: "7") as pool, pool.client() as client:
-        with pytest.raises(TypeError, match="response_format takes a pydantic model"):
+        with pytest.raises(TypeError, match="response_format"):
             await client.complete("x", role="planner", response_format=int)  # type: ignore[type-var] # the point
 
 
@@ -308,9 +308,9 @@ async def test_what_is_no_place_in_an_answer_is_refused(request_id: str, after: 
 async def test_an_agent_has_a_name(agent: str) -> None:
     """What cannot be part of a key is refused where a call names it, before anything is sent."""
     async with MockPool() as pool, pool.client() as client:
-        with pytest.raises(ValueError, match="is not a name"):
+        with pytest.raises(ValueError, match=repr(agent)):
             client.chat("x", role="planner", agent=agent)
-        with pytest.raises(ValueError, match="is not a name"):
+        with pytest.raises(ValueError, match=repr(agent)):
             await client.embed("x", role="planner", agent=agent)
     assert not pool.requests
     assert not pool.embed_requests

@@ -301,8 +301,9 @@ async def test_too_few_vectors_are_no_answer() -> None:
             return (await super().embed(inputs, model, dimensions))[1:]
 
     async with batching(Short()) as batches:
-        with pytest.raises(ProviderDown):
+        with pytest.raises(ProviderDown) as raised:
             await batches.vectors("m", ["a", "b"])
+        assert not raised.value.retryable
 
 
 async def test_numbers_that_are_none_are_their_requests_failure() -> None:

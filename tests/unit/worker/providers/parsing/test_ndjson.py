@@ -36,5 +36,5 @@ def test_a_huge_line_is_refused(stream: bytes, step: int) -> None:
     """A line over the limit, ended or not, is one clear error instead of memory."""
     reader = LineReader(max_line_bytes=64)
     chunks = [stream[place : place + step] for place in range(0, len(stream), step)]
-    with pytest.raises(UnreadableAnswer, match="larger than 64 bytes"):
+    with pytest.raises(UnreadableAnswer, match=r"\b64\b"):
         [reader.feed(chunk) for chunk in chunks]

@@ -89,7 +89,7 @@ def test_a_huge_event_is_refused(stream: bytes, step: int) -> None:
     """An event, or a line without end, over the limit is one clear error instead of memory."""
     reader = SseReader(max_event_bytes=64)
     chunks = [stream[place : place + step] for place in range(0, len(stream), step)]
-    with pytest.raises(UnreadableAnswer, match="larger than 64 bytes"):
+    with pytest.raises(UnreadableAnswer, match=r"\b64\b"):
         [reader.feed(chunk) for chunk in chunks]
 
 
