@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.loopback import served
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 __all__ = ["BackEnd", "Reply", "answer_of", "ask", "back_end", "driven", "ndjson", "sse"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneFacts
 

@@ -11,22 +11,20 @@ from typing import Self
 from tests.waiting import until
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.contract.answers import TokenDelta, Usage
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import (
     ChannelMessage,
-    ChatRequest,
     Completed,
     Deltas,
-    Envelope,
     Failed,
     Handover,
-    Message,
-    ModelInfo,
     Resume,
-    TokenDelta,
-    Usage,
     channel_message,
-    new_id,
 )
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.results import ModelInfo
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background

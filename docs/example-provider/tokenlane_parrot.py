@@ -7,8 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from itertools import takewhile
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ModelNotFound
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 
 
 class ParrotProvider(AbstractAsyncContextManager):

@@ -16,7 +16,7 @@ from tests.integration.servers import free_port
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.producer import Client
-from tokenlane.routing.contract.messages import Answer
+from tokenlane.routing.contract.answers import Answer
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.parse_snapshot import take_snapshot

@@ -15,8 +15,11 @@ from redis.asyncio.client import PubSub
 from tests.lanes import chats
 
 from tokenlane.routing.carry_out_recovery import recover
+from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import ErrorReport
-from tokenlane.routing.contract.messages import Completed, Envelope, Failed, Needs, Priority, Usage, new_id
+from tokenlane.routing.contract.messages import Completed, Failed
+from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.store.beats import Swept

@@ -8,24 +8,22 @@ from contextlib import asynccontextmanager
 
 from tests.lanes import chats
 
+from tokenlane.routing.contract.answers import FinishReason, TokenDelta, Usage
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.contract.messages import (
     Cancel,
     ChannelMessage,
-    ChatRequest,
     Completed,
     Deltas,
-    Envelope,
     Failed,
-    FinishReason,
     Handover,
     Replay,
     Resume,
-    TokenDelta,
-    Usage,
     control_message,
-    new_id,
 )
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.store.hub import open_hub

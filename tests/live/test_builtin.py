@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer.response_format import asked_for, filled
+from tokenlane.routing.contract.answers import Answer, TokenDelta
 from tokenlane.routing.contract.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
-from tokenlane.routing.contract.messages import Answer, ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
 from tokenlane.worker.discovery.places import Place

@@ -22,8 +22,9 @@ from tests.matrix import agrees
 
 from tokenlane.config.host.children import spawn
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound
-from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.discovery.places import Place
 from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry

@@ -13,7 +13,7 @@ from tests.integration import life
 from tests.integration.life import PREFIX, raw
 
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.gates import first_wait
 from tokenlane.routing.decide.order import Head
 from tokenlane.routing.store.keys import Keys

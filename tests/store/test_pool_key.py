@@ -11,8 +11,8 @@ from tests.integration.life import PAYLOAD, raw
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
 from tokenlane.producer import Client, PoolKeyMismatch
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import Envelope
 from tokenlane.routing.store.pool import Pool, connect
 
 OLD, NEW, OTHER = PoolKey.new(), PoolKey.new(), PoolKey.new()

@@ -14,7 +14,7 @@ from tests.lanes import chats
 
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import Duplicate
-from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
 from tokenlane.routing.decide.policy import Policy

@@ -12,7 +12,7 @@ from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, r
 from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
-from tokenlane.routing.contract.messages import Priority, new_id
+from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.order import Head, Queue, order
 from tokenlane.routing.decide.plan import plan

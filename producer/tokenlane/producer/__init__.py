@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from importlib import metadata as _metadata
 
+from tokenlane.routing.contract.answers import (
+    Answer,
+    TokenDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -29,19 +38,8 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import (
-    Answer,
-    ChatOptions,
-    Message,
-    ModelInfo,
-    Progress,
-    TokenDelta,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-    TopLogprob,
-    Usage,
-)
+from tokenlane.routing.contract.requests import ChatOptions, Message
+from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .client import Client
 from .embeddings import Embeddings, EmbedOptions

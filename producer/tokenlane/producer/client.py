@@ -14,8 +14,10 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.find_pool import find_place
 from tokenlane.config.settings.values import NAME_RULE, is_name
+from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress
+from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .compose import Messages, compose, refuse_unknown
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed

@@ -11,20 +11,12 @@ from pydantic_core import PydanticSerializationError
 
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import NAME_RULE
+from tokenlane.routing.contract.answers import Answer
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.kinds import KINDS, kind_of
-from tokenlane.routing.contract.messages import (
-    Answer,
-    ChatOptions,
-    ChatRequest,
-    EmbedRequest,
-    Envelope,
-    Message,
-    ModelCommand,
-    Needs,
-)
 from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, bytes_of, estimated_tokens, parts_of
-from tokenlane.routing.contract.requests import Request
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, EmbedRequest, Message, ModelCommand, Request
 from tokenlane.routing.contract.strict_input import unknown
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024

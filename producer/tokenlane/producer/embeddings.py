@@ -12,8 +12,10 @@ from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import SpaceMismatch
-from tokenlane.routing.contract.messages import Priority, Usage, Vectors, new_id
+from tokenlane.routing.contract.results import Vectors
+from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.fallback import is_fallback
 
 from .compose import compose_embed, refuse_unknown, texts_of

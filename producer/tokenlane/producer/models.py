@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelReport, Progress
+from tokenlane.routing.contract.requests import ModelAction
+from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane
 

@@ -7,8 +7,8 @@ from typing import TypeAlias, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import SchemaMismatch
-from tokenlane.routing.contract.messages import Answer, Parsed
 
 Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
 """What an answer is to look like: a pydantic model, a `response_format` in OpenAI's shape, or as it comes."""

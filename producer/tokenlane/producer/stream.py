@@ -11,7 +11,7 @@ from typing import Generic, Self, cast
 
 from pydantic import JsonValue
 
-from tokenlane.routing.contract.messages import Answer, Parsed, TokenDelta, Usage
+from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 
 from .link.link import Link
 from .link.open_request import OpenRequest

@@ -6,7 +6,9 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Generic, Self, Unpack
 
-from tokenlane.routing.contract.messages import Answer, ChatOptions, ModelInfo, Parsed, Progress, TokenDelta, Usage
+from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
+from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from . import client, stream
 from .compose import Messages

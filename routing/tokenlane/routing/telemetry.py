@@ -12,8 +12,8 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Envelope
 
 _SYSTEM = "tokenlane"
 

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import RateLimited
-from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "simulate")

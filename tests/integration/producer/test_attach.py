@@ -23,7 +23,7 @@ from tokenlane.producer import (
     RequestLost,
     TokenDelta,
 )
-from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 

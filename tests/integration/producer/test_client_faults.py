@@ -28,7 +28,9 @@ from tokenlane.producer import (
     RequestLost,
     Unauthorized,
 )
-from tokenlane.routing.contract.messages import Deltas, Envelope, TokenDelta
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.envelope import Envelope
+from tokenlane.routing.contract.messages import Deltas
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool, connect

@@ -19,7 +19,7 @@ from tests.waiting import until
 from tokenlane.producer import Answer, PoolUnavailable, RequestCancelled
 from tokenlane.producer import Client as AsyncClient
 from tokenlane.producer.sync import Client
-from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.pool import Pool
 
 

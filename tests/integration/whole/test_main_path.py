@@ -30,7 +30,7 @@ from tokenlane.producer import (
     ProviderDown,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import Priority
+from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store import scripts
 from tokenlane.routing.store.pool import Pool, connect

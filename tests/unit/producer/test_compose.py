@@ -17,9 +17,11 @@ from tokenlane.producer.compose import (
     compose_embed,
     refuse_unknown,
 )
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatOptions, ChatRequest, Envelope, Message, Needs, new_id
 from tokenlane.routing.contract.prompt_size import estimated_tokens
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, Message
+from tokenlane.routing.contract.wire import new_id
 
 
 def composed(messages: object, role: str = "planner", **options: object) -> tuple[Envelope, ChatRequest]:

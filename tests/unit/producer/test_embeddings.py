@@ -10,7 +10,7 @@ import pytest
 from tokenlane.producer import BadRequest, Embeddings, ProviderDown, SpaceMismatch, Usage
 from tokenlane.producer.embeddings import Spaces
 from tokenlane.producer.testing import MockPool
-from tokenlane.routing.contract.messages import EmbedRequest
+from tokenlane.routing.contract.requests import EmbedRequest
 
 
 def of(model: str, dimensions: int = 2, lane: str = "lane1") -> Embeddings:

@@ -15,7 +15,7 @@ from tests.repository import ROOT
 
 from tokenlane.producer import TokenDelta, ToolCallDelta
 from tokenlane.producer.testing import MockPool
-from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.routing.contract.requests import ChatRequest
 
 TEXT = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
 

@@ -13,8 +13,9 @@ import pytest
 from tests.lanes import lane_view
 from tests.waiting import until
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import Needs, new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy

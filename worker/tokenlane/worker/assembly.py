@@ -17,7 +17,7 @@ from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition

@@ -15,7 +15,8 @@ from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import asked_for
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands import completion
-from tokenlane.routing.contract.messages import ChatOptions, Message, TokenDelta
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.requests import ChatOptions, Message
 
 from .asking import carry_out, in_milliseconds, telling_why
 

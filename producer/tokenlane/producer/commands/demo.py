@@ -28,8 +28,8 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import pool_keys
 from tokenlane.producer.client import Client
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Usage
 
 from .asking import say
 

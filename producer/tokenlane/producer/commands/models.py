@@ -25,7 +25,7 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.producer.client import Client
 from tokenlane.producer.models import Models
 from tokenlane.routing.commands import completion
-from tokenlane.routing.contract.messages import ModelInfo, Progress
+from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.support.byte_sizes import sized
 
 from .asking import carry_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
-from tokenlane.routing.contract.messages import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
+from tokenlane.routing.contract.answers import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
 _LOGPROB_SIZE = 64

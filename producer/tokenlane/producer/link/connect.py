@@ -8,7 +8,7 @@ from functools import partial
 
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server

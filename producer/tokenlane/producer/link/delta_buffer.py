@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
+from tokenlane.routing.contract.answers import Answer, TokenDelta, Usage
 from tokenlane.routing.contract.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -19,7 +20,6 @@ from tokenlane.routing.contract.errors import (
     RequestCancelled,
 )
 from tokenlane.routing.contract.messages import (
-    Answer,
     Attached,
     Cancelled,
     ChannelMessage,
@@ -28,14 +28,11 @@ from tokenlane.routing.contract.messages import (
     Expired,
     Failed,
     Handover,
-    Progress,
     Progressed,
     Replay,
-    Result,
     Resume,
-    TokenDelta,
-    Usage,
 )
+from tokenlane.routing.contract.results import Progress, Result
 from tokenlane.routing.decide.recovery import answer_lost, seen_with_a_part
 from tokenlane.routing.store.request_life import Ending
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from tokenlane.routing.contract.messages import Envelope
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import all_heard_ms
 from tokenlane.routing.support.tasks import InternalErrors

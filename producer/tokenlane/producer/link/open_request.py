@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from tokenlane.routing.contract.answers import Answer, TokenDelta, Usage
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
-from tokenlane.routing.contract.messages import Answer, ChannelMessage, Progress, Result, TokenDelta, Usage
+from tokenlane.routing.contract.messages import ChannelMessage
+from tokenlane.routing.contract.results import Progress, Result
 
 from .delta_buffer import DeltaBuffer, ToWorker
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tokenlane.routing.contract.messages import Envelope, Needs, Progress
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.decide.candidates import candidates, served_name
 from tokenlane.routing.decide.lanes.fallback import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import Hub, Listener
 
 _MOST = 16

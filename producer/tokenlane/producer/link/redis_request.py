@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import inf
 from typing import assert_never, get_args
 
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import (
     DeadlineExceeded,
     LlmError,
@@ -17,7 +18,7 @@ from tokenlane.routing.contract.errors import (
     RequestCancelled,
     RequestLost,
 )
-from tokenlane.routing.contract.messages import Attached, ChannelMessage, Envelope, Progressed
+from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide

@@ -8,8 +8,9 @@ from contextlib import aclosing
 
 from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, RequestCancelled, RequestLost
-from tokenlane.routing.contract.messages import Envelope, new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.support.tasks import InternalErrors
 

@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from struct import pack
 from typing import TypeAlias
 
-from tokenlane.routing.contract.messages import Completed, Deltas, TokenDelta, Usage, Vectors
+from tokenlane.routing.contract.answers import TokenDelta, Usage
+from tokenlane.routing.contract.messages import Completed, Deltas
+from tokenlane.routing.contract.results import Vectors
 
 Words: TypeAlias = str | Iterable[str | TokenDelta] | AsyncIterable[str | TokenDelta]
 Numbers: TypeAlias = Sequence[Sequence[float]]

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, nullcontext
 from typing import Any, Self, TypeAlias
 
 from tokenlane.producer.client import Client
-from tokenlane.routing.contract.messages import ChatRequest, EmbedRequest, Envelope
+from tokenlane.routing.contract.envelope import Envelope
+from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.support.tasks import background
 
 from .memory_link import MemoryLink

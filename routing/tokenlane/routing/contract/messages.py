@@ -1,4 +1,4 @@
-"""What crosses the wire: requests on the way in, deltas and one ending on the way out.
+"""What agent and worker tell each other while a request runs: deltas and one ending, and what each asks of the other.
 
 All of it is JSON and carries the version `v`. Readers ignore fields they do not know. Nothing that may hold what an
 agent said or was told (messages, text, tool arguments) is part of a `repr`, and validation errors do not quote input.
@@ -13,83 +13,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter
 from pydantic_core import to_json
 
-from .answers import (
-    Answer,
-    FinishReason,
-    Parsed,
-    TokenDelta,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-    TopLogprob,
-    Usage,
-)
-from .envelope import Envelope, Needs
+from .answers import TokenDelta, Usage
 from .errors import ErrorReport
 from .kinds import read_result
-from .requests import (
-    COMMAND_TIME_TO_LIVE_MS,
-    DEFAULT_TIME_TO_LIVE_MS,
-    EMBED_INPUTS,
-    ChatOptions,
-    ChatRequest,
-    EmbedRequest,
-    Message,
-    ModelAction,
-    ModelCommand,
-)
-from .results import ModelInfo, ModelReport, Progress, Result, Vectors
-from .wire import CONFIG, WIRE_VERSION, Kind, Priority, Versioned, new_id
-
-__all__ = [
-    "COMMAND_TIME_TO_LIVE_MS",
-    "DEFAULT_TIME_TO_LIVE_MS",
-    "EMBED_INPUTS",
-    "WIRE_VERSION",
-    "Answer",
-    "Attached",
-    "Cancel",
-    "Cancelled",
-    "ChannelMessage",
-    "ChatOptions",
-    "ChatRequest",
-    "Completed",
-    "ControlMessage",
-    "Deltas",
-    "EmbedRequest",
-    "Envelope",
-    "Expired",
-    "Failed",
-    "FinishReason",
-    "Handover",
-    "Kind",
-    "Message",
-    "ModelAction",
-    "ModelCommand",
-    "ModelInfo",
-    "ModelReport",
-    "Needs",
-    "Parsed",
-    "Priority",
-    "Progress",
-    "Progressed",
-    "Replay",
-    "Result",
-    "Resume",
-    "TokenDelta",
-    "TokenLogprob",
-    "ToolCall",
-    "ToolCallDelta",
-    "TopLogprob",
-    "Usage",
-    "Vectors",
-    "channel_message",
-    "control_message",
-    "delta_piece",
-    "deltas_writer",
-    "new_id",
-]
-
+from .results import Progress, Result
+from .wire import CONFIG, Versioned
 
 # On a request's delta channel, from worker or script to agent.
 

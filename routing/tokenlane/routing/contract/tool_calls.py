@@ -20,7 +20,7 @@ from io import StringIO
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from .messages import ToolCall, ToolCallDelta
+from .answers import ToolCall, ToolCallDelta
 
 
 @dataclass(eq=False)

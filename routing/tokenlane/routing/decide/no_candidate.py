@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -13,7 +14,6 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
 )
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Needs
 
 from .candidates import candidates, may_use, served_name
 from .lanes.fallback import of_back_ends

@@ -16,8 +16,9 @@ from heapq import merge
 from typing import get_args
 from urllib.parse import quote, unquote
 
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority
+from tokenlane.routing.contract.wire import Kind, Priority
 
 _RANK: dict[Priority, int] = {priority: rank for rank, priority in enumerate(get_args(Priority))}
 

@@ -12,7 +12,7 @@ from typing import TypeAlias, get_args
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Kind, Priority
+from tokenlane.routing.contract.wire import Kind, Priority
 
 from .candidates import candidates, pullers
 from .lanes.gates import first_wait

@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, RequestLost, UnreadableAnswer
-from tokenlane.routing.contract.messages import Needs
 
 from .policy import Policy
 

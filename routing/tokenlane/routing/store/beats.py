@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from tokenlane.routing.contract.messages import Progress
+from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, LaneView, Running
 from tokenlane.routing.decide.lanes.state import UP, Condition

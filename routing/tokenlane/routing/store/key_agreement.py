@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.contract.messages import Envelope
 from tokenlane.routing.support.tasks import together
 
 from .keychain import Keychain

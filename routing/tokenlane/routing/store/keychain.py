@@ -6,8 +6,8 @@ opens, until it is rotated to; any other was dropped."""
 from __future__ import annotations
 
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.contract.messages import Envelope
 from tokenlane.routing.contract.seal import fingerprint, unseal
 
 

@@ -12,8 +12,8 @@ from typing import Literal, cast, get_args
 
 from pydantic import ValidationError
 
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import Duplicate, Interrupted, QueueFull, RequestCancelled, RequestLost
-from tokenlane.routing.contract.messages import Envelope, Needs
 from tokenlane.routing.contract.seal import seal
 from tokenlane.routing.decide.order import Head, Queue
 

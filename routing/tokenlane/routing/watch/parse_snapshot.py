@@ -16,7 +16,7 @@ from typing import TypeGuard, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Priority
+from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.fallback import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.policy import Candidate, Policy

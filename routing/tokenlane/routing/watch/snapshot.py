@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.contract.messages import Kind, Needs, Priority
+from tokenlane.routing.contract.wire import Kind, Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneState

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 
 
 class QueueReply(NamedTuple):

@@ -9,10 +9,13 @@ import pytest
 from tests.integration import life
 from tests.integration.life import CLIENT, LANE, WORKER, audit
 
+from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.kinds import KINDS, KindOfWork, kind_of
-from tokenlane.routing.contract.messages import Completed, Envelope, Needs, Usage, channel_message, new_id
+from tokenlane.routing.contract.messages import Completed, channel_message
 from tokenlane.routing.contract.requests import Request
 from tokenlane.routing.contract.results import Result
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer, Running
 from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy

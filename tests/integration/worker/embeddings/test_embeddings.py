@@ -20,7 +20,7 @@ from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import ModelInfo
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router

@@ -14,7 +14,8 @@ from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import Interrupted, LaneConflict
-from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Replay, new_id
+from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Replay
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool

@@ -14,8 +14,8 @@ import pytest
 from tests.backend import Reply, answer_of, ask, back_end, driven, ndjson, sse
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound, Timeout, UnreadableAnswer
-from tokenlane.routing.contract.messages import TokenDelta
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]

@@ -11,8 +11,10 @@ from tests.matrix import agrees
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.conformance import Report, check_provider
 from tokenlane.worker.providers.openai.provider import OpenAiProvider

@@ -17,7 +17,9 @@ from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound
 from tokenlane.producer.compose import compose_command
 from tokenlane.producer.link.link import opened
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import ModelAction, ModelInfo, ModelReport, Progress, new_id
+from tokenlane.routing.contract.requests import ModelAction
+from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool

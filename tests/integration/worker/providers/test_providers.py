@@ -19,6 +19,7 @@ from tests.integration.servers import free_port
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -31,7 +32,7 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 SECRET = SecretStr("sk-123")

@@ -21,7 +21,7 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.providers import default_registry
 
 APIS = ("ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai")

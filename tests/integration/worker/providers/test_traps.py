@@ -12,6 +12,7 @@ import pytest
 from tests import pages
 from tests.backend import Reply, answer_of, ask, driven, ndjson, sse
 
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -23,7 +24,6 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import TokenDelta
 
 CHAT = "/v1/chat/completions"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}

@@ -21,7 +21,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.discovery.places import Place
 from tokenlane.worker.discovery.servers import look
 from tokenlane.worker.providers import default_registry

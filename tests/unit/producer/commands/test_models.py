@@ -10,7 +10,8 @@ from tests.lanes import chats
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer.commands.models import _Shown, _table
-from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, Progress
+from tokenlane.routing.contract.requests import ModelCommand
+from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.support.byte_sizes import sized
 from tokenlane.worker.models.lane_models import LaneModels

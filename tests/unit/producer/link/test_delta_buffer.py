@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.producer.link.delta_buffer import DeltaBuffer
+from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -28,16 +29,11 @@ from tokenlane.routing.contract.messages import (
     Expired,
     Failed,
     Handover,
-    Progress,
     Progressed,
     Replay,
     Resume,
-    TokenDelta,
-    TokenLogprob,
-    ToolCallDelta,
-    Usage,
-    Vectors,
 )
+from tokenlane.routing.contract.results import Progress, Vectors
 
 ID = "0" * 32
 USAGE = Usage(prompt_tokens=1, completion_tokens=2)

@@ -16,19 +16,11 @@ from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis_link import RedisLink
 from tokenlane.producer.link.redis_request import RedisRequest
 from tokenlane.producer.link.request_state import RequestState
+from tokenlane.routing.contract.answers import TokenDelta, Usage
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
-from tokenlane.routing.contract.messages import (
-    Attached,
-    Cancelled,
-    ChannelMessage,
-    Completed,
-    Deltas,
-    Envelope,
-    Resume,
-    TokenDelta,
-    Usage,
-    new_id,
-)
+from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked

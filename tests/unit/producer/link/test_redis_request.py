@@ -16,18 +16,10 @@ from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.pool_view import PoolView
 from tokenlane.producer.link.redis_request import RedisRequest
 from tokenlane.producer.link.request_state import Interrupt, RequestState, Step
+from tokenlane.routing.contract.answers import TokenDelta, Usage
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout
-from tokenlane.routing.contract.messages import (
-    Attached,
-    Cancelled,
-    ChannelMessage,
-    Completed,
-    Deltas,
-    Envelope,
-    Resume,
-    TokenDelta,
-    Usage,
-)
+from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
 from tokenlane.routing.store.request_life import Attachment, Standing, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from tokenlane.producer import Client
 from tokenlane.producer.testing.memory_link import MemoryLink
 from tokenlane.producer.testing.mock_messages import Spoken, embedded, spoken
-from tokenlane.routing.contract.messages import Envelope
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.support.tasks import background
 
 

@@ -28,7 +28,8 @@ from tokenlane.producer import (
     ToolCallDelta,
 )
 from tokenlane.producer.testing import Handler, MockPool
-from tokenlane.routing.contract.messages import ChatRequest, EmbedRequest, new_id
+from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
+from tokenlane.routing.contract.wire import new_id
 
 
 class City(BaseModel):

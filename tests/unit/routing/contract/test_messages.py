@@ -9,36 +9,35 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tokenlane.routing.contract import messages
-from tokenlane.routing.contract.errors import ErrorReport
-from tokenlane.routing.contract.messages import (
+from tokenlane.routing.contract.answers import (
     Answer,
-    Cancel,
-    Cancelled,
-    ChatRequest,
-    Completed,
-    Deltas,
-    EmbedRequest,
-    Envelope,
-    Expired,
-    Failed,
-    Handover,
-    Message,
-    Needs,
-    Replay,
-    Resume,
     TokenDelta,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     TopLogprob,
     Usage,
-    Vectors,
+)
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.errors import ErrorReport
+from tokenlane.routing.contract.messages import (
+    Cancel,
+    Cancelled,
+    Completed,
+    Deltas,
+    Expired,
+    Failed,
+    Handover,
+    Replay,
+    Resume,
     channel_message,
     control_message,
     delta_piece,
     deltas_writer,
-    new_id,
 )
+from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, Message
+from tokenlane.routing.contract.results import Vectors
+from tokenlane.routing.contract.wire import WIRE_VERSION, new_id
 from tokenlane.routing.store.request_life import Started
 
 MARK = "PROMPT-MARK"
@@ -96,7 +95,7 @@ def test_channel_messages_survive_the_wire(message: messages.ChannelMessage) -> 
     wire = message.to_wire()
     assert channel_message(wire) == message
     assert channel_message(json.dumps(with_unknown_fields(json.loads(wire))).encode()) == message
-    assert json.loads(wire)["v"] == messages.WIRE_VERSION
+    assert json.loads(wire)["v"] == WIRE_VERSION
 
 
 @given(control)
@@ -208,7 +207,7 @@ def test_ids_are_hexadecimal(request_id: str) -> None:
     """Ids are parts of key names and of JSON that scripts write, so they are 32 hexadecimal digits and nothing else."""
     with pytest.raises(ValidationError):
         Envelope(id=request_id, client="c", agent="a", role="r")
-    assert Envelope(id=new_id(), client="c", agent="a", role="r").v == messages.WIRE_VERSION
+    assert Envelope(id=new_id(), client="c", agent="a", role="r").v == WIRE_VERSION
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "ü", "-a", "a\n", "a" * 129, "{a}", "a/b"])

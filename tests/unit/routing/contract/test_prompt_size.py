@@ -12,8 +12,9 @@ from tests.backend import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.producer.compose import compose
 from tokenlane.routing.contract.errors import ContextTooLong
-from tokenlane.routing.contract.messages import ChatRequest, new_id
 from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, most_tokens
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.wire import new_id
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
 WORDS = {"type": "text", "text": "What is this?"}

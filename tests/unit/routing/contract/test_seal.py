@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import new_id
 from tokenlane.routing.contract.seal import fingerprint, seal, unseal
+from tokenlane.routing.contract.wire import new_id
 
 KEY = PoolKey.new()
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from tokenlane.producer import Answer, BadRequest, Message, ToolCall
 from tokenlane.producer.compose import Messages, compose, compose_command, compose_embed
-from tokenlane.routing.contract.messages import ChatOptions, ChatRequest, EmbedRequest, ModelCommand, new_id
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, EmbedRequest, ModelCommand
+from tokenlane.routing.contract.wire import new_id
 
 NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 QUESTION: list[object] = [{"role": "user", "content": "q"}]

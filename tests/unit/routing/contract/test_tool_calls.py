@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from tokenlane.routing.contract.messages import Answer, ToolCallDelta
+from tokenlane.routing.contract.answers import Answer, ToolCallDelta
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
 Piece = tuple[int | None, str | None, str | None, str]

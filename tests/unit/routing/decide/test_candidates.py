@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.lanes import chats, in_state, lane_view
 
 from tokenlane.config.settings.values import FALLBACK_LANE
-from tokenlane.routing.contract.messages import Kind, Needs
+from tokenlane.routing.contract.envelope import Needs
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.candidates import candidates, pullers
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import RESTART_MS

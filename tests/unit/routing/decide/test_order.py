@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.contract.messages import Envelope, Kind, Needs, Priority, new_id
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.wire import Kind, Priority, new_id
 from tokenlane.routing.decide.order import Head, Queue, Turn, order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)

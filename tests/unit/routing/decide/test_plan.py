@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.routing.contract.messages import Needs, Priority, new_id
+from tokenlane.routing.contract.envelope import Needs
+from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.plan import Survey, plan

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
@@ -15,7 +16,6 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
     Timeout,
 )
-from tokenlane.routing.contract.messages import Needs
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,

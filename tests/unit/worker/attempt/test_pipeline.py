@@ -15,6 +15,8 @@ from tests.waiting import until
 from tests.workshop import FakeProvider
 
 from tokenlane.routing import telemetry
+from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
@@ -28,20 +30,15 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.messages import (
     ChannelMessage,
-    ChatRequest,
     Completed,
     Deltas,
-    Envelope,
     Failed,
     Handover,
-    Message,
-    Needs,
     Resume,
-    TokenDelta,
-    ToolCallDelta,
     channel_message,
-    new_id,
 )
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.order import Queue

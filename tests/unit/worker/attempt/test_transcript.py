@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.attempt.transcript import log_request, logged, masked
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.workshop import FakeProvider
 
 from tokenlane.routing.contract.errors import BadRequest, ProviderDown
-from tokenlane.routing.contract.messages import EmbedRequest, ModelInfo, Vectors
+from tokenlane.routing.contract.requests import EmbedRequest
+from tokenlane.routing.contract.results import ModelInfo, Vectors
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.embeddings.cache import open_cache

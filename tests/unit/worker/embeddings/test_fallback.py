@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, FastText
 from tokenlane.worker.embeddings.tokenize import words_of
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.routing.contract.messages import Cancel, Envelope, Handover, Replay, new_id
+from tokenlane.routing.contract.envelope import Envelope
+from tokenlane.routing.contract.messages import Cancel, Handover, Replay
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started

@@ -11,8 +11,9 @@ from tests.lanes import chats
 from tests.waiting import until
 
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey, write_key_file
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
-from tokenlane.routing.contract.messages import Envelope, new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Running
 from tokenlane.routing.decide.lanes.state import UP, Condition

@@ -12,17 +12,9 @@ from pydantic_core import PydanticSerializationError
 from tests.waiting import until
 from tests.workshop import Asker
 
+from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.contract.messages import (
-    Completed,
-    Deltas,
-    TokenDelta,
-    TokenLogprob,
-    ToolCallDelta,
-    TopLogprob,
-    Usage,
-    channel_message,
-)
+from tokenlane.routing.contract.messages import Completed, Deltas, channel_message
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.worker.providers.stream_shapes import SHAPES
 
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import TokenDelta
 from tokenlane.worker.providers.answers.reader import AnswerReader
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader

@@ -9,7 +9,7 @@ from tests import pages
 from tests.backend import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.attempt.perform import begun
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -8,7 +8,7 @@ import pytest
 from tests.options import MEANINGS, OURS, PROVIDERS, SAMPLES, documented, fate, record, table
 
 from tokenlane.producer.embeddings import EmbedOptions
-from tokenlane.routing.contract.messages import ChatOptions, ChatRequest, EmbedRequest
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, EmbedRequest
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

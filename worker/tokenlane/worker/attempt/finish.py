@@ -11,14 +11,8 @@ from typing import TypeVar, assert_never
 from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import (
-    Cancelled,
-    ChannelMessage,
-    Completed,
-    Expired,
-    Failed,
-    Progress,
-)
+from tokenlane.routing.contract.messages import Cancelled, ChannelMessage, Completed, Expired, Failed
+from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,

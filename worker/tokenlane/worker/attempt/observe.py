@@ -7,8 +7,8 @@ from collections import Counter
 
 from opentelemetry.trace import Span
 
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Usage
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Result, Usage
+from tokenlane.routing.contract.results import Result
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.runs import Stopped
 

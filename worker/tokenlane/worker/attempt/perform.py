@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 
+from tokenlane.routing.contract.answers import FinishReason, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
-from tokenlane.routing.contract.messages import (
-    ChatRequest,
-    EmbedRequest,
-    FinishReason,
-    ModelCommand,
-    Result,
-    Usage,
-)
-from tokenlane.routing.contract.requests import Request
+from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, ModelCommand, Request
+from tokenlane.routing.contract.results import Result
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.runs import Run
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Progress, Progressed
+from tokenlane.routing.contract.messages import Progressed
+from tokenlane.routing.contract.results import Progress
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.runs import Run
 

@@ -13,7 +13,8 @@ from contextlib import aclosing
 
 from pydantic import JsonValue
 
-from tokenlane.routing.contract.messages import ChatRequest, TokenDelta
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
 
 logger = logging.getLogger("tokenlane.worker.attempt.transcript")
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.providers import LlmProvider, default_registry

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
-from tokenlane.routing.contract.messages import EmbedRequest, Vectors
+from tokenlane.routing.contract.requests import EmbedRequest
+from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.worker.providers import Embeds, LlmProvider

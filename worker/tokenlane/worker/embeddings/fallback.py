@@ -18,8 +18,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from tokenlane.config.settings.values import FALLBACK_LANE, FALLBACK_PROVIDER, LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 
 from .tokenize import words_of
 

@@ -21,7 +21,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.store.pool import Pool
 
 from .lane import Lane

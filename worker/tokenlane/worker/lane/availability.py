@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tokenlane.routing.contract.messages import Kind
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 

@@ -12,7 +12,8 @@ from tokenlane.config.host.sockets import socket_of
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.messages import Kind, ModelInfo
+from tokenlane.routing.contract.results import ModelInfo
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.worker.models.pins import check_pin, pin_of

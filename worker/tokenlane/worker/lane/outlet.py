@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from tokenlane.routing.contract.messages import TokenDelta, delta_piece, deltas_writer
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.messages import delta_piece, deltas_writer
 
 from .replay_memory import AttemptKey, ReplayMemory
 

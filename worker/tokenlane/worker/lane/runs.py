@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tokenlane.routing.contract.messages import Handover, Kind
+from tokenlane.routing.contract.messages import Handover
+from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
 from tokenlane.routing.store.request_life import Started

@@ -12,7 +12,8 @@ from typing import NoReturn, assert_never
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound, ProviderDown
-from tokenlane.routing.contract.messages import ModelCommand, ModelInfo, ModelReport, Progress
+from tokenlane.routing.contract.requests import ModelCommand
+from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.worker.providers import Advises, KeepsBefore, LlmProvider, Loads, Pulls, Verifies

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch
-from tokenlane.routing.contract.messages import ModelInfo
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.worker.providers import LlmProvider, Verifies
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
-from tokenlane.routing.contract.messages import Progress
+from tokenlane.routing.contract.results import Progress
 
 Tell: TypeAlias = Callable[[Progress], Awaitable[None]]
 

@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, Progress, TokenDelta
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo, Progress
 
 
 class LlmProvider(Protocol):

@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tokenlane.routing.contract.messages import Kind, Progress
+from tokenlane.routing.contract.results import Progress
+from tokenlane.routing.contract.wire import Kind
 
 from .state import LaneFacts, LaneState, has_left, lane_state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenlane.routing.contract.messages import Needs
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlane.routing.contract.answers import ToolCallDelta
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound, UnreadableAnswer
-from tokenlane.routing.contract.messages import ChatRequest, Message, ToolCallDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.ollama.body import ollama_body
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 from tokenlane.worker.providers.openai.body import chat_body

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.backend import answer_of, ask, driven, ndjson
 
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import ContextTooLong
-from tokenlane.routing.contract.messages import Usage
 from tokenlane.worker.providers.ollama.context import as_version, refuse_if_cut, refuses
 
 PARAMETERS = 'stop  "<|im_end|>"\nnum_ctx                        2048'

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -18,7 +19,7 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.messages import ChatRequest, Message, TokenDelta, ToolCallDelta
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.ollama.body import ollama_body
 from tokenlane.worker.providers.ollama.names import full_name

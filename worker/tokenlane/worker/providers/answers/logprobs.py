@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
-from tokenlane.routing.contract.messages import TokenLogprob, TopLogprob
+from tokenlane.routing.contract.answers import TokenLogprob, TopLogprob
 
 _NEVER = -9999.0
 """OpenAI's number for a token that could not be; some servers send an infinite one, which no JSON carries on."""

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
+from tokenlane.routing.contract.answers import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound
-from tokenlane.routing.contract.messages import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.tool_calls import ToolCalls
 from tokenlane.worker.providers.errors.unreadable import unreadable
 from tokenlane.worker.providers.parsing.frames import Frames

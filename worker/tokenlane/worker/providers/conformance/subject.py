@@ -8,8 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.protocol import LlmProvider
 
 QUESTION = "What is the capital of France? Answer in one sentence."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tokenlane.routing.contract.messages import FinishReason
+from tokenlane.routing.contract.answers import FinishReason
 
 
 class Reading(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from tokenlane.routing.contract.messages import TokenDelta, ToolCallDelta, Usage
+from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta, Usage
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
 from tokenlane.worker.providers.answers.text_filters import TextFilter
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored
 from tokenlane.worker.providers.requests.turns import with_text
 

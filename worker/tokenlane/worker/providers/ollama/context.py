@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import ContextTooLong
-from tokenlane.routing.contract.messages import ChatRequest, Usage
 from tokenlane.routing.contract.prompt_size import estimated_tokens, text_bytes
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 
 from .names import full_name

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
-from tokenlane.routing.contract.messages import Progress
+from tokenlane.routing.contract.results import Progress
 from tokenlane.worker.providers.http.provider import HttpProvider
 
 from .names import BEFORE, full_name, name_before

@@ -13,9 +13,11 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
-from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo, TokenDelta
 from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.answers.vectors import unit_vectors

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 from pydantic_core import from_json
 
-from tokenlane.routing.contract.messages import TokenDelta, Usage
+from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.worker.providers.answers.contents import reasoning_of, text_of
 from tokenlane.worker.providers.answers.model_names import same_model
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import as_json, extra_of
 from tokenlane.worker.providers.requests.turns import with_text
 

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from tokenlane.config.host.children import Child, spawn
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.routing.contract.errors import ErrorReport, LlmError, ProviderDown
-from tokenlane.routing.contract.messages import Progress
+from tokenlane.routing.contract.results import Progress
 from tokenlane.worker.providers.http.provider import HttpProvider
 
 _END_S = 2.0

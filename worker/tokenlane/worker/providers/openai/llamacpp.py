@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation
 from tokenlane.worker.providers.requests.options import as_json, extra_of
 from tokenlane.worker.providers.requests.turns import continued, image_urls

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic_core import from_json
 
 from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown, Timeout
-from tokenlane.routing.contract.messages import Progress
+from tokenlane.routing.contract.results import Progress
 
 from .provider import OpenAiProvider
 

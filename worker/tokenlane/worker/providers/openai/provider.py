@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.model_names import same_model
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking

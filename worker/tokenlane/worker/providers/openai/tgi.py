@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import ChatRequest, Message, ModelInfo
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
 from tokenlane.worker.providers.requests.turns import continued, image_urls, retold, with_text

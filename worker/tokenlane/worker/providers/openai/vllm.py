@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import JsonValue
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import ChatRequest, ModelInfo, TokenDelta, TokenLogprob
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.contents import reasoning_of
 from tokenlane.worker.providers.answers.text_filters import Continuation, TextFilter
 from tokenlane.worker.providers.http.gather import at_once

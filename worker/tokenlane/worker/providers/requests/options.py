@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest
+from tokenlane.routing.contract.requests import ChatRequest
 
 ELSEWHERE = "leave it out, or route this role to another provider"
 """What to do in place of an option that a server does not have."""

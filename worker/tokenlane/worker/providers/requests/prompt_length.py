@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.messages import ChatRequest, Message
 from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, media, most_tokens
+from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
 from tokenlane.worker.providers.requests.turns import retold

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.messages import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest, Message
 
 
 def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
