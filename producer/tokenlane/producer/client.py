@@ -21,9 +21,9 @@ from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .compose import Messages, compose, refuse_unknown
 from .embeddings import Embeddings, EmbedOptions, Spaces, embed
-from .link.connect import redis_link
 from .link.link import Composed, Link, OpenLink
 from .link.open_request import OpenRequest
+from .link.redis.connect import redis_link
 from .models import Models
 from .response_format import Form, asked_for
 from .stream import ChatStream

@@ -15,9 +15,9 @@ from tests.workshop import FakeProvider
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.producer.link.heartbeat import Heartbeat
-from tokenlane.producer.link.ready_channels import Ahead
-from tokenlane.producer.link.worker_messages import WorkerMessages
+from tokenlane.producer.link.redis.heartbeat import Heartbeat
+from tokenlane.producer.link.redis.ready_channels import Ahead
+from tokenlane.producer.link.redis.worker_messages import WorkerMessages
 from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats

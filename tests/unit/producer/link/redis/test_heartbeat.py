@@ -11,11 +11,11 @@ from typing import cast, get_args
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.producer.link.heartbeat import Heartbeat
 from tokenlane.producer.link.link import Timings
-from tokenlane.producer.link.redis_link import RedisLink
-from tokenlane.producer.link.redis_request import RedisRequest
-from tokenlane.producer.link.request_state import RequestState
+from tokenlane.producer.link.redis.heartbeat import Heartbeat
+from tokenlane.producer.link.redis.redis_link import RedisLink
+from tokenlane.producer.link.redis.redis_request import RedisRequest
+from tokenlane.producer.link.redis.request_state import RequestState
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tokenlane.producer.link.link import Timings
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.decide.candidates import candidates, served_name
@@ -14,8 +15,6 @@ from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.request_life import Standing
-
-from .link import Timings
 
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
 

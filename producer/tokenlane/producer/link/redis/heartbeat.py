@@ -13,13 +13,13 @@ import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
+from tokenlane.producer.link.link import Timings
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import together
 
-from .link import Timings
 from .redis_link import RedisLink
 from .redis_request import RedisRequest
 from .request_state import Interrupt, Step

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from math import inf
 from typing import assert_never, get_args
 
+from tokenlane.producer.link.delta_buffer import ToWorker
+from tokenlane.producer.link.link import Timings
+from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import (
     DeadlineExceeded,
@@ -24,9 +27,6 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
 from tokenlane.routing.store.request_life import Attachment, Ending, Standing
 
-from .delta_buffer import ToWorker
-from .link import Timings
-from .open_request import OpenRequest
 from .pool_view import PoolView
 from .replays import Question, Replays
 from .request_state import Interrupt, RequestState, Step

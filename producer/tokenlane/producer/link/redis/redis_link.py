@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
+from tokenlane.producer.link.link import Composed, Timings
+from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
 from tokenlane.routing.decide.lanes.fallback import of_back_ends
@@ -24,8 +26,6 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_turns import Turns
 from tokenlane.routing.telemetry import inject, sending
 
-from .link import Composed, Timings
-from .open_request import OpenRequest
 from .pool_view import PoolView
 from .ready_channels import Ahead
 from .redis_request import RedisRequest

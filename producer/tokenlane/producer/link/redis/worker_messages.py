@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from tokenlane.producer.link.delta_buffer import ToWorker
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 
-from .delta_buffer import ToWorker
 from .redis_request import RedisRequest
 from .replays import Question
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tokenlane.producer.link import request_state
 from tokenlane.producer.link.link import Timings
-from tokenlane.producer.link.pool_view import PoolView
-from tokenlane.producer.link.redis_request import RedisRequest
-from tokenlane.producer.link.request_state import Interrupt, RequestState, Step
+from tokenlane.producer.link.redis import request_state
+from tokenlane.producer.link.redis.pool_view import PoolView
+from tokenlane.producer.link.redis.redis_request import RedisRequest
+from tokenlane.producer.link.redis.request_state import Interrupt, RequestState, Step
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.producer.link.link import Link, OpenLink, Timings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import open_hub
@@ -15,7 +16,6 @@ from tokenlane.routing.store.server import Server
 from tokenlane.routing.support.tasks import background, keep_going
 
 from .heartbeat import Heartbeat
-from .link import Link, OpenLink, Timings
 from .redis_link import RedisLink
 
 _NO_KEYS = KeyRing()
