@@ -29,8 +29,9 @@ from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from tokenlane.worker.providers.server_names import NAMES
 
 from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
+from .patience import Patience
 from .reading import Reading
-from .stream_timeout import Patience
+from .time_outs import STOPPED_GRACE_S, next_piece_s, overdue
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -38,12 +39,6 @@ MAX_ERROR_BYTES = 64 * 1024
 PAGE_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
 REFUSAL_S = 2.0
-# After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
-# connection be used again. Neither is worth a failure or a long wait.
-USAGE_GRACE_S = 5.0
-CLOSE_GRACE_S = 0.2
-# One that was cut at a stop word has ended on most servers too, which then say what it cost.
-STOPPED_GRACE_S = 1.0
 
 
 class HttpProvider:
@@ -112,7 +107,7 @@ class HttpProvider:
                             yield chunk
                             if answer.events > events and answer.begun:
                                 events = answer.events
-                                until = loop.time() + self._grace_s(answer)
+                                until = loop.time() + next_piece_s(self._lane, answer)
                                 if answer.stopped:
                                     left_at = left_at or loop.time() + STOPPED_GRACE_S
                                     ends_at = min(ends_at, left_at)
@@ -160,22 +155,11 @@ class HttpProvider:
         source = f"{variable}, the environment variable it comes from" if variable else "the lane's"
         return f"The back end refused the API key (HTTP {status}): check {source}."
 
-    def _grace_s(self, answer: Reading) -> float:
-        if answer.done:
-            return CLOSE_GRACE_S
-        if answer.ending:
-            return min(USAGE_GRACE_S, self._lane.token_timeout_s)
-        return self._lane.token_timeout_s
-
     def _failure(self, error: Exception, answer: Reading, start: float) -> LlmError:
         failure = transport_error(error)
         if type(failure) is not Timeout:
             return failure
-        lane = self._lane
-        if asyncio.get_running_loop().time() - start >= lane.total_timeout_s:
-            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
-        what, limit_s = ("next", lane.token_timeout_s) if answer.begun else ("first", lane.first_token_timeout_s)
-        return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
+        return overdue(self._lane, answer, asyncio.get_running_loop().time() - start)
 
     async def _page(self, path: str, question: object = None) -> Any:
         """GET a page of JSON; with a question, POST that as JSON.
