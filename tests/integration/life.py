@@ -17,8 +17,8 @@ from tests.lanes import chats
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope, Needs
-from tokenlane.routing.contract.errors import ErrorReport
-from tokenlane.routing.contract.messages import Completed, Failed
+from tokenlane.routing.contract.errors import ModelNotFound
+from tokenlane.routing.contract.messages import Completed
 from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
 from tokenlane.routing.decide.order import Head, Queue
@@ -156,9 +156,8 @@ def ended_message(attempt: int) -> bytes:
     return Completed(attempt=attempt, worker=WORKER, lane="lane1", model="m1", first=3, end=3, usage=Usage()).to_wire()
 
 
-def refusal() -> bytes:
-    """What a router tells the agent of a request that no lane can serve."""
-    return Failed(attempt=0, error=ErrorReport(code="model_not_found", message="nobody has it")).to_wire()
+REFUSAL = ModelNotFound("nobody has it")
+"""What a router tells the agent of a request that no lane can serve."""
 
 
 def hold(asked: Asked, left_ms: int = 60_000) -> Running:

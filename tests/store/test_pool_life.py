@@ -239,7 +239,7 @@ async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
     """What no lane can serve is failed by a router while it waits."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        assert await pool.requests.refuse(asked.id, "model_not_found", life.refusal())
+        assert await pool.requests.refuse(asked.id, asked.attempt, life.REFUSAL)
         assert await ear.told(asked.id) == ["failed"]
     assert await audit(pool.redis) == {asked.id: "failed"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}failed")

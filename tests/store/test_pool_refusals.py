@@ -56,9 +56,9 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("requeue what has not lapsed", ("waiting", "dispatched", "running", "flagged", *ENDED),
      lambda pool, it: pool.requests.requeue(it.id, it.attempt, ""), "stale"),
     ("refuse what has not lapsed", ("dispatched", "running", "flagged", *ENDED),
-     lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt), False),
+     lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL, lapsed=True), False),
     ("refuse what has lapsed, by an old attempt", ("lapsed",),
-     lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt - 1), False),
+     lambda pool, it: pool.requests.refuse(it.id, it.attempt - 1, life.REFUSAL, lapsed=True), False),
     ("finish", _STATES[:4], lambda pool, it: life.finish(pool, it), False),
     ("finish old", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, outdated(it))), False),
     ("finish another's", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, it.attempt, "w2")), False),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     (
         "refuse",
         ("dispatched", "running", "flagged", *ENDED),
-        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal()),
+        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL),
         False,
     ),
     ("interrupt", ("running", "flagged", *ENDED), lambda pool, it: _interrupt(pool, it), False),
@@ -74,7 +74,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     (
         "interrupt another's",
         _STATES,
-        lambda pool, it: pool.requests.interrupt("w2", it.id, it.attempt, 1, b"{}"),
+        lambda pool, it: pool.requests.interrupt("w2", it.id, it.attempt, 1, life.REFUSAL),
         False,
     ),
     ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
@@ -121,7 +121,7 @@ async def _check(pool: Pool, asked: Asked) -> object:
 
 
 async def _interrupt(pool: Pool, asked: Asked) -> object:
-    return await pool.requests.interrupt(CLIENT, asked.id, asked.attempt, 1, life.refusal())
+    return await pool.requests.interrupt(CLIENT, asked.id, asked.attempt, 1, life.REFUSAL)
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
@@ -177,9 +177,9 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         lambda pool, it: pool.requests.start(it.id, it.attempt, WORKER),
         lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER),
         lambda pool, it: life.finish(pool, it),
-        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal()),
+        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL),
         lambda pool, it: pool.requests.cancel(it.id, "client2"),
-        lambda pool, it: pool.requests.interrupt(CLIENT, it.id, it.attempt, 1, life.refusal()),
+        lambda pool, it: pool.requests.interrupt(CLIENT, it.id, it.attempt, 1, life.REFUSAL),
         lambda pool, it: pool.beats.check(CLIENT, [it.id]),
         lambda pool, it: pool.requests.attach(CLIENT, it.id),
     ],
@@ -233,12 +233,12 @@ TWICE: list[tuple[str, str, Call]] = [
     (
         "refuse what has lapsed",
         "lapsed",
-        lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal(), it.attempt),
+        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL, lapsed=True),
     ),
     ("requeue flagged", "flagged", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
     *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),
-    ("refuse", "waiting", lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal())),
-    ("refuse delayed", "delayed", lambda pool, it: pool.requests.refuse(it.id, "code", life.refusal())),
+    ("refuse", "waiting", lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL)),
+    ("refuse delayed", "delayed", lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL)),
     *((f"cancel {state}", state, lambda pool, it: pool.requests.cancel(it.id)) for state in _STATES),
     ("renew", "running", lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
     (

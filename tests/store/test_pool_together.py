@@ -13,7 +13,7 @@ from tests.integration.life import CLIENT, ENDED, LANE, LIVE, PREFIX, WORKER, au
 from tests.lanes import chats
 
 from tokenlane.routing.carry_out_recovery import recover
-from tokenlane.routing.contract.errors import Duplicate
+from tokenlane.routing.contract.errors import Duplicate, ModelNotFound
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.order import order
@@ -203,7 +203,7 @@ class World:
 
     async def refuse(self) -> None:
         if self.accepted:
-            await self.pool.requests.refuse(self.dice.choice(self.accepted), "model_not_found", b'{"type":"failed"}')
+            await self.pool.requests.refuse(self.dice.choice(self.accepted), 0, ModelNotFound())
 
     async def die(self) -> None:
         runs = self.runs[self._worker()]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import assert_never
 
 from .contract.errors import LlmError
-from .contract.messages import Failed
 from .decide.policy import Policy
 from .decide.recovery import Continue, End, TryAgain, decide
 from .store.pool import Pool
@@ -42,7 +41,7 @@ async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
     decision = decide(lapsed.cause, lapsed.history, policy)
     match decision:
         case End(error):
-            await _fail(pool, lapsed, error)
+            await pool.requests.refuse(lapsed.id, lapsed.attempt, error, lapsed=True)
         case TryAgain(needs, due_ms, _, alone):
             queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
             await pool.requests.requeue(lapsed.id, lapsed.attempt, "", due_ms, queue=queue, alone=alone)
@@ -51,9 +50,3 @@ async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
             await pool.requests.requeue(lapsed.id, lapsed.attempt, "", queue=queue)
         case _:
             assert_never(decision)
-
-
-async def _fail(pool: Pool, lapsed: LapsedAttempt, error: LlmError) -> None:
-    report = error.report()
-    message = Failed(attempt=lapsed.attempt, error=report).to_wire()
-    await pool.requests.refuse(lapsed.id, report.code, message, lapsed.attempt)

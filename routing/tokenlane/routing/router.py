@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from .carry_out_recovery import recover
 from .contract.errors import LlmError
-from .contract.messages import Failed
 from .decide.plan import Placement, Refusal, Survey, Wish, plan
 from .decide.policy import Policy
 from .store.beats import Swept
@@ -141,6 +140,4 @@ class _Router:
         return await self._pool.requests.dispatch(placement.head, placement.lane, placement.model, token) is not None
 
     async def _refuse(self, refusal: Refusal) -> bool:
-        report = refusal.error.report()
-        message = Failed(attempt=refusal.head.attempt, error=report)
-        return await self._pool.requests.refuse(refusal.head.id, report.code, message.to_wire())
+        return await self._pool.requests.refuse(refusal.head.id, refusal.head.attempt, refusal.error)

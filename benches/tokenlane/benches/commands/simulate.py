@@ -80,16 +80,22 @@ def simulate(
     )
     try:
         asyncio.run(_serve(simulator))
-    except OSError as error:
-        if socket is not None:
-            raise ConfigError(f"--socket {socket} cannot be listened on: {error}.") from error
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"Port {port} is taken: name another with --port, or 0 for a free one.") from error
-        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, gaierror):
-            raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error}.") from error
+    except (OSError, UnicodeError) as error:
+        if why := _why_not_heard(error, host, port, socket):
+            raise ConfigError(why) from error
         raise
-    except UnicodeError as error:  # no name server can be asked for it
-        raise ConfigError(f"--host {host}: that cannot be the name of a host.") from error
+
+
+def _why_not_heard(error: OSError | UnicodeError, host: str, port: int, socket: Path | None) -> str | None:
+    if isinstance(error, UnicodeError):  # no name server can be asked for it
+        return f"--host {host}: that cannot be the name of a host."
+    if socket is not None:
+        return f"--socket {socket} cannot be listened on: {error}."
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} is taken: name another with --port, or 0 for a free one."
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, gaierror):
+        return f"--host {host} --port {port} cannot be listened on: {error}."
+    return None
 
 
 def _list(option: str, text: str) -> list[Model]:

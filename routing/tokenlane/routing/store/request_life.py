@@ -13,7 +13,8 @@ from typing import Literal, cast, get_args
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
-from tokenlane.routing.contract.errors import Duplicate, Interrupted, QueueFull, RequestCancelled, RequestLost
+from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
+from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.seal import seal
 from tokenlane.routing.decide.order import Head, Queue
 
@@ -182,16 +183,17 @@ class Requests:
             raise RequestLost("the server was wiped while the request ran")
         return reply == "done"
 
-    async def refuse(self, request_id: str, code: str, message: bytes, lapsed: int | None = None) -> bool:
+    async def refuse(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
         """Fail a request that waits; False if it no longer does.
 
         Args:
-            lapsed: its attempt, if it does not wait and the lease of that is over.
+            attempt: the newest.
+            lapsed: it does not wait, and the lease of that attempt is over.
         """
-        args = (request_id, "" if lapsed is None else lapsed, "", "failed", 0, code, message, "")
+        args = (request_id, attempt if lapsed else "", "", "failed", 0, error.code, _failed(attempt, error), "")
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
-    async def interrupt(self, client: str, request_id: str, attempt: int, end: int, message: bytes) -> bool:
+    async def interrupt(self, client: str, request_id: str, attempt: int, end: int, error: LlmError) -> bool:
         """Fail a request that waits although its client has a part of its answer; False if another client owns it, or
         another attempt has begun.
 
@@ -199,7 +201,7 @@ class Requests:
             attempt: the newest.
             end: how many deltas the client has.
         """
-        args = (request_id, attempt, "", "failed", end, Interrupted.code, message, client)
+        args = (request_id, attempt, "", "failed", end, error.code, _failed(attempt, error), client)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:
@@ -261,6 +263,10 @@ def _envelope(document: bytes) -> Envelope | None:
     except ValidationError:
         logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
         return None
+
+
+def _failed(attempt: int, error: LlmError) -> bytes:
+    return Failed(attempt=attempt, error=error.report()).to_wire()
 
 
 def _duplicate(request_id: str, state: str) -> Duplicate:

@@ -16,7 +16,6 @@ from contextlib import suppress
 from tokenlane.producer.link.link import Timings
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import together
 
@@ -121,8 +120,7 @@ class Heartbeat:
 
     async def _interrupt(self, request: RedisRequest, step: Interrupt) -> None:
         """End the request for all who read it. Another attempt that has begun meanwhile asks how far this has got."""
-        message = Failed(attempt=step.attempt, error=step.error.report()).to_wire()
-        if await self._pool.requests.interrupt(self._link.client, request.id, step.attempt, step.position, message):
+        if await self._pool.requests.interrupt(self._link.client, request.id, step.attempt, step.position, step.error):
             request.interrupted(step.error)
 
     @property
