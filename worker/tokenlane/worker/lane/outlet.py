@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.messages import delta_piece, deltas_writer
 
-from .replay_memory import AttemptKey, ReplayMemory
+from .replay_memory import AttemptKey
 
-
-class Flusher(Protocol):
-    """What an outlet asks of the publisher it belongs to."""
-
-    worker: str
-    lane: str
-    memory: ReplayMemory
-    unflushed_bytes: int
-
-    def ready(self, outlet: Outlet, *, begins: bool) -> None:
-        """The outlet has something to publish now. `begins`: the first delta of its answer, which waits for nothing."""
-
-    async def withdraw(self, outlet: Outlet) -> None:
-        """Take nothing more from the outlet; returns when no flush in flight has anything of it."""
-
-    async def landed(self) -> None:
-        """Wait for the end of the flush in flight, or of the next one."""
+if TYPE_CHECKING:
+    from .publisher import Publisher
 
 
 @dataclass(frozen=True)
@@ -46,11 +31,11 @@ class Rest:
 class Outlet:
     """Where one attempt's deltas go: from here to its request's `channel`. Get one with `Publisher.open`."""
 
-    def __init__(self, flusher: Flusher, attempt: AttemptKey, channel: str, model: str) -> None:
+    def __init__(self, publisher: Publisher, attempt: AttemptKey, channel: str, model: str) -> None:
         self.attempt = attempt
         self.channel = channel
         self.first_put_at: float | None = None
-        self._flusher = flusher
+        self._publisher = publisher
         self._speak_as(model)
         self._first = 0
         self._waiting: list[TokenDelta] = []
@@ -76,7 +61,7 @@ class Outlet:
         if begins:
             self.first_put_at = asyncio.get_running_loop().time()
         if not self._waiting:
-            self._flusher.ready(self, begins=begins)
+            self._publisher.ready(self, begins=begins)
         self._waiting.append(delta)
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
@@ -84,39 +69,39 @@ class Outlet:
     @property
     def crowded(self) -> bool:
         """More waits for a flush than should."""
-        return self._waiting_bytes > self._flusher.unflushed_bytes
+        return self._waiting_bytes > self._publisher.unflushed_bytes
 
     async def room(self) -> None:
         """Wait until the outlet is no longer crowded."""
         while self.crowded:
-            await self._flusher.landed()
+            await self._publisher.landed()
 
     def take(self) -> bytes:
         """What waits, as one message, which is kept for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
         self._clear()
-        self._flusher.memory.keep(self.attempt, self._first, message)
+        self._publisher.memory.keep(self.attempt, self._first, message)
         return message
 
     async def close(self) -> Rest:
         """Wait for a flush in flight, and hand back what no flush has taken; it is not published any more."""
-        await self._flusher.withdraw(self)
+        await self._publisher.withdraw(self)
         rest = Rest(self._first, self._waiting)
         self._clear()
         return rest
 
     def end(self, message: bytes) -> None:
         """Keep the message that ended the request, for agents that missed it."""
-        self._flusher.memory.end(self.attempt, message)
+        self._publisher.memory.end(self.attempt, message)
 
     def discard(self) -> None:
         """Forget the attempt: another one will speak for the request."""
-        self._flusher.memory.forget(self.attempt)
+        self._publisher.memory.forget(self.attempt)
 
     def _clear(self) -> None:
         self._waiting, self._pieces, self._waiting_bytes = [], [], 0
 
     def _speak_as(self, model: str) -> None:
-        self._write = deltas_writer(self.attempt[1], self._flusher.worker, self._flusher.lane, model)
+        self._write = deltas_writer(self.attempt[1], self._publisher.worker, self._publisher.lane, model)
         self.model = model

@@ -92,7 +92,7 @@ class Publisher:
                 self._landing = asyncio.Event()
 
     def ready(self, outlet: Outlet, *, begins: bool) -> None:
-        """See `Flusher`."""
+        """The outlet has something to publish now. `begins`: the first delta of its answer, which waits for nothing."""
         self._waiting[outlet] = None
         if begins:
             self._speaking.add(outlet)
@@ -102,14 +102,14 @@ class Publisher:
             self._timer = asyncio.get_running_loop().call_later(self._company_s, self._due.set)
 
     async def withdraw(self, outlet: Outlet) -> None:
-        """See `Flusher`."""
+        """Take nothing more from the outlet; returns when no flush in flight has anything of it."""
         self._speaking.discard(outlet)
         self._waiting.pop(outlet, None)
         while outlet in self._flying:
             await self.landed()
 
     async def landed(self) -> None:
-        """See `Flusher`."""
+        """Wait for the end of the flush in flight, or of the next one."""
         await self._landing.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:
