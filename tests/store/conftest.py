@@ -1,4 +1,5 @@
-"""The servers that the store's suite runs over: fakeredis, which needs no server, the embedded Valkey, and Redis."""
+"""The servers that the store's suite runs over: fakeredis, which needs no server, the embedded Valkey, and Redis where
+this machine has one installed."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from redis.retry import Retry
 
 from tokenlane.routing.store.pool import Pool, connect
 
+_REDIS = shutil.which("redis-server")
+
 
 @contextmanager
 def fakeredis() -> Iterator[str]:
@@ -36,11 +39,9 @@ def fakeredis() -> Iterator[str]:
 @contextmanager
 def redis(directory: Path) -> Iterator[str]:
     """The Redis that this machine has installed, on a unix socket."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("no redis-server is installed")
     socket = directory / "redis.sock"
-    server = subprocess.Popen([program, "--port", "0", "--unixsocket", str(socket), "--save", ""], cwd=directory)
+    assert _REDIS is not None
+    server = subprocess.Popen([_REDIS, "--port", "0", "--unixsocket", str(socket), "--save", ""], cwd=directory)
     try:
         url = f"unix://{socket}?db=0"
         with Redis.from_url(url, retry=Retry(ConstantBackoff(0.02), 500), retry_on_error=[NotYet]) as starting:
@@ -52,9 +53,9 @@ def redis(directory: Path) -> Iterator[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test runs over all three, but for those that take long over a server written in Python."""
+    """Each test runs over all that there are, but for those that take long over a server written in Python."""
     if "store_server" in metafunc.fixturenames:
-        servers = ["fakeredis", "valkey", "redis"]
+        servers = ["fakeredis", "valkey", *(["redis"] if _REDIS else [])]
         if metafunc.definition.get_closest_marker("many_commands"):
             servers.remove("fakeredis")
         metafunc.parametrize("store_server", servers, indirect=True, scope="session")

@@ -9,6 +9,7 @@ from itertools import product
 from random import Random
 from typing import Literal, get_args
 
+import pytest
 from tests.integration import life
 from tests.integration.life import PREFIX, raw
 
@@ -87,6 +88,7 @@ async def arrange(pool: Pool, case: Case) -> Head:
     return head
 
 
+@pytest.mark.many_commands
 async def test_a_plan_and_the_store_answer_alike(pool: Pool) -> None:
     """For whatever is known of a lane and a request, the plan's gates say what `dispatch` does, and why."""
     reasons: Counter[str] = Counter()

@@ -299,6 +299,7 @@ async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> 
     assert list((await audit(pool.redis)).values()).count("cancelled") == 150
 
 
+@pytest.mark.many_commands
 async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -> None:
     """More vanished clients than a sweep handles, all with running requests that go on, do not delay the next one."""
     lane = replace(LANE, offer=chats(200))

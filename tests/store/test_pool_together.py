@@ -284,7 +284,7 @@ _WEIGHTS: dict[Callable[[World], Awaitable[None]], int] = {
 
 
 @pytest.mark.many_commands
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, None])
+@pytest.mark.parametrize("seed", [1, 2, None])
 async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) -> None:
     """Whatever happens in whatever order: the server's keys are sound after each step, each request ends exactly
     once, and in the end all lanes have all their credit. Without a seed, one that was never tried."""

@@ -18,6 +18,7 @@ from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, ModelNotFound, ProviderDown
 from tokenlane.worker.providers import Loads, Pulls, Verifies, default_registry
 from tokenlane.worker.providers.openai.host_files import HubModels
@@ -285,7 +286,5 @@ async def test_through_the_queue(hub: Hub, redis_url: str, tmp_path: Path) -> No
         assert again.code == 0, again
         assert "stored in" in again.out.splitlines()[-2]
         assert hub.ranges[-1] == ("sub/model.safetensors", f"bytes={len(WEIGHTS) // 2}-")
-        verified = await (await opened.tokenlane("models", "verify", "org/toy")).ended()
-        assert verified.out.split()[1] == "org/toy"
-        refused = await (await opened.tokenlane("models", "load", "org/toy")).ended()
-        assert (refused.code, "not supported by vllm: start its server" in refused.error) == (2, True)
+        async with Client(redis_url) as client:
+            assert (await client.verify("org/toy")).name == "org/toy"

@@ -33,6 +33,8 @@ from tokenlane.routing.contract.errors import (
     UnreadableAnswer,
 )
 from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.recovery import AttemptFailed, History, TryAgain, decide
 from tokenlane.worker.providers import LlmProvider, default_registry
 
 SECRET = SecretStr("sk-123")
@@ -193,7 +195,7 @@ async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "error", "retryable", "before"),
+    ("script", "error", "again", "before"),
     [
         (FaultScript(status=400), BadRequest, False, ""),
         (FaultScript(status=400, error={"type": "exceed_context_size_error"}), ContextTooLong, False, ""),
@@ -205,10 +207,10 @@ async def test_utf8_is_cut_anywhere(provider: LlmProvider, size: int) -> None:
         (FaultScript(status=200), ProviderDown, True, ""),
         (FaultScript(drop=True), ProviderDown, True, ""),
         (FaultScript(error_after=0), ProviderDown, True, ""),
-        (FaultScript(error_after=2), ProviderDown, True, "w0 w1 "),
-        (FaultScript(error_after=2, error="text"), ProviderDown, True, "w0 w1 "),
+        (FaultScript(error_after=2), ProviderDown, False, "w0 w1 "),
+        (FaultScript(error_after=2, error="text"), ProviderDown, False, "w0 w1 "),
         (FaultScript(cut_after=0), ProviderDown, True, ""),
-        (FaultScript(cut_after=2), ProviderDown, True, "w0 w1 "),
+        (FaultScript(cut_after=2), ProviderDown, False, "w0 w1 "),
         (FaultScript(malformed_after=1), UnreadableAnswer, False, "w0 "),
         (FaultScript(huge_line_after=1), UnreadableAnswer, False, "w0 "),
         (FaultScript(answers_as="other"), ModelNotFound, False, ""),
@@ -225,14 +227,16 @@ async def test_each_fault_is_its_error(
     api: str,
     script: FaultScript,
     error: type[LlmError],
-    retryable: bool,
+    again: bool,
     before: str,
 ) -> None:
-    """Each way to fail is one typed error that says where; the connection is fit for the next request."""
+    """Each way to fail is one typed error that says where, and by which the request is tried again or ended; the
+    connection is fit for the next request."""
     text, raised = await failure(provider, script)
     assert type(raised) is error
     assert (raised.provider, raised.lane, raised.model) == (api, "gpu0", "sim")
-    assert raised.retryable is retryable
+    decision = decide(AttemptFailed(raised), History(delivered=int(bool(before))), Policy())
+    assert isinstance(decision, TryAgain) is again
     assert text == before
     assert "simulated" not in f"{raised!r}{raised}"
     if script.retry_after:
