@@ -123,6 +123,17 @@ async def test_a_requeued_request_comes_first_and_is_not_charged(pool: Pool, due
     await audit(pool.redis)
 
 
+async def test_a_requeued_request_comes_first_from_a_queue_of_its_own(pool: Pool) -> None:
+    """Where other lanes may have it by now, it is still served before what its role asked for later."""
+    await ask(pool, "a", 5)
+    (head, attempt), _ = await serve(pool, 2)
+    await ask(pool, "a")  # something has happened since the last turn of its role
+    elsewhere = replace(head.queue, needs=head.queue.needs.model_copy(update={"avoid": ("another",)}))
+    await pool.requests.requeue(head.id, attempt, WORKER, queue=elsewhere)
+    assert [it.id for it, _ in await serve(pool, 1)] == [head.id]
+    await audit(pool.redis)
+
+
 async def test_what_was_not_charged_is_not_given_back(pool: Pool) -> None:
     """A request that was dispatched alone cost nothing, so giving it back is worth no turn."""
     await ask(pool, "a")

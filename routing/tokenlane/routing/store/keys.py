@@ -13,7 +13,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 | `queue:Q:agent:A`       | zset   | ids an agent has waiting, by order of submission     | last one leaving         |
 | `queue:Q:paid`          | zset   | agents by finish tag, where later than the clock     | queue empty              |
 | `queue:Q:clock`         | hash   | virtual time `clock`; `served`: `sequence` when last | queue empty              |
-|                         |        | served, or when something began to wait              |                          |
+|                         |        | served, or when its first request was submitted      |                          |
 | `turn:ROLE:KIND:PRIO`   | hash   | of a role's queues in which something waits: how     | last one leaving         |
 |                         |        | many `queues`; `served`: `sequence` when it began to |                          |
 |                         |        | wait, `served:LANE`: when its turn at a lane ended,  |                          |

@@ -47,14 +47,16 @@ local function turn_of(queue_name)
   return P .. 'turn:' .. string.match(queue_name, '^[^:]*:[^:]*:[^:]*')
 end
 
--- A queue that was empty comes after those that wait already, and so does a role; an agent that waits already keeps its
--- place.
+-- A role of which nothing waited comes after those that wait already. A queue that was empty has the place its request came
+-- to the pool with: a new one is the last, one that waits again in a queue of its own stands before those after it. An
+-- agent that waits already keeps its place.
 local function enqueue(id, request)
   local queue, turn = P .. 'queue:' .. request.queue, turn_of(request.queue)
   if redis.call('SADD', P .. 'queues', request.queue) == 1 then
-    local sequence = redis.call('GET', P .. 'sequence') or 0
-    redis.call('HSET', queue .. ':clock', 'served', sequence)
-    if redis.call('HINCRBY', turn, 'queues', 1) == 1 then redis.call('HSET', turn, 'served', sequence) end
+    redis.call('HSET', queue .. ':clock', 'served', request.seq)
+    if redis.call('HINCRBY', turn, 'queues', 1) == 1 then
+      redis.call('HSET', turn, 'served', redis.call('GET', P .. 'sequence') or 0)
+    end
   end
   redis.call('ZADD', queue .. ':agent:' .. request.agent, request.seq, id)
   redis.call('ZADD', queue .. ':agents', 'LT', tag(queue, request.agent), request.agent)
