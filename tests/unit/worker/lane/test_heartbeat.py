@@ -185,6 +185,22 @@ async def test_facts_are_sent_when_the_server_lacks_them() -> None:
     assert pool.facts == FACTS
 
 
+async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
+    """What the worker has learnt of its back end while the server took in the facts before goes with the next beat."""
+    newer = Facts("host1", {"tokenlane": "1", "back end": "2"})
+
+    class Slow(FakePool):
+        async def register(self, worker: str, lane: str, facts: Facts) -> None:
+            self.facts = facts
+            lease.know(newer)
+
+    pool = Slow()
+    lease = lease_of(pool, Runs())
+    await lease.open()
+    await lease.beat()
+    assert pool.facts == newer
+
+
 async def test_an_error_is_told_until_the_server_has_it() -> None:
     """The newest error goes with each beat until one finds the worker known, and with none after."""
     pool = FakePool()

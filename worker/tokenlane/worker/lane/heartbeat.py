@@ -39,7 +39,7 @@ class Lease:
         self._worker = worker
         self._availability = availability
         self._facts = facts
-        self._registered = True  # unless the pool says otherwise
+        self._registered: tuple[Facts, str] | None = None  # with the ids of its keys, as the pool was told last
         self._fault: Fault | None = None
         self._runs = runs
         self._report = report
@@ -48,7 +48,6 @@ class Lease:
         self._pause_s = 0.0
         self._failing = False
         self._conflict: str | None = None
-        self._keys: str | None = None  # their ids, as last announced
         self._hurry = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
 
@@ -88,8 +87,7 @@ class Lease:
 
     def know(self, facts: Facts) -> None:
         """Say this of the worker with the next beat: its back end may be of another version."""
-        if facts != self._facts:
-            self._facts, self._registered = facts, False
+        self._facts = facts
 
     def note(self, code: str) -> None:
         """Tell the pool with the next beat that the back end failed, and how; the newest counts."""
@@ -135,10 +133,10 @@ class Lease:
         if beat.registered and self._fault is fault:
             self._fault = None
         self._pool.keychain.reread()
-        keys = self._pool.keychain.held
-        if beat.conflict is None and not (beat.registered and self._registered and keys == self._keys):
+        now = self._facts, self._pool.keychain.held
+        if beat.conflict is None and not (beat.registered and now == self._registered):
             await self._pool.beats.register(self._worker, self._availability.announcement.lane, self._facts)
-            self._registered, self._keys = True, keys
+            self._registered = now
             if self._availability.condition != UP:
                 self.hurry()  # only of who is registered it is kept
         return beat
