@@ -48,7 +48,6 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.support.tasks import InternalErrors, background
-from tokenlane.worker.attempt import finish as finishing
 from tokenlane.worker.attempt.observe import log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
@@ -58,6 +57,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.readiness import Periods, Readiness
 from tokenlane.worker.lane.runs import AttemptEnded, Run, Runs
+from tokenlane.worker.lane.timings import Timings
 from tokenlane.worker.models.lane_models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
@@ -466,17 +466,17 @@ async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])
-async def test_the_end_waits_for_the_pool(outage: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_waits_for_the_pool(outage: Exception) -> None:
     """An answer is held until the pool takes its end, be the server away or full."""
-    monkeypatch.setattr(finishing, "INSIST_EVERY_S", 0.001)
     bench = Bench()
+    bench.lane = replace(bench.lane, timings=Timings(insist_every_s=0.001))
     bench.pool.outage = [outage] * 5
     await bench.run()
     assert bench.ending[0] == "completed"
     assert bench.publisher.replay(bench.pool.id, 5, 0)
 
 
-async def test_the_end_waits_no_longer_than_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_waits_no_longer_than_the_worker() -> None:
     """A worker that shuts down without a pool leaves its requests to their leases."""
     bench = Bench()
     bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
@@ -593,6 +593,31 @@ async def test_each_ending_is_one_event_without_content(
     assert event.total_ms >= (event.first_token_ms or 0) >= 0
     assert SECRET not in repr(event) + caplog.text
     assert bench.pool.id in caplog.text
+
+
+async def test_an_attempt_that_a_bug_leaves_to_its_lease_is_an_event_too() -> None:
+    """Nothing of it is kept for agents: another attempt speaks for the request."""
+    bench = Bench()
+    bench.pool.outage = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        await bench.run()
+    assert [event.became for event in bench.events] == ["left"]
+    assert not bench.publisher.replay(bench.pool.id, 5, 0)
+
+
+async def test_an_attempt_is_cancelled_though_the_pool_does_not_answer() -> None:
+    """What its last words could not give back is left to its lease."""
+    bench = Bench(FakeProvider(hold_after=1))
+    bench.lane = replace(bench.lane, timings=Timings(last_words_s=0.01))
+    bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
+    async with background() as tasks:
+        tasks.create_task(bench.publisher.run())
+        task = tasks.create_task(run_request(bench.lane, bench.pool.id, 5))
+        await until(lambda: bench.provider.holding > 0)
+        task.cancel()
+        await asyncio.wait({task})
+    assert task.cancelled()
+    assert [event.became for event in bench.events] == ["left"]
 
 
 async def test_what_a_shutdown_stops_is_an_event_too() -> None:

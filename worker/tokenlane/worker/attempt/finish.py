@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INSIST_EVERY_S = 0.2
 INSIST_PAST_DEADLINE_S = 10.0
 
 
@@ -54,7 +53,6 @@ async def finish(lane: Lane, run: Run, outcome: Outcome) -> Ended:
         case Stopped("expired"):
             return await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
         case Stopped("stale"):
-            run.outlet.discard()
             return Ended("left")
         case Stopped():
             return await _recover(lane, run, WorkerDraining(), rest)
@@ -129,7 +127,6 @@ async def _finish(
         lane, run, lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire)
     )
     if not done:
-        run.outlet.discard()
         return Ended("left")
     run.outlet.end(wire)
     return Ended(ending, error)
@@ -172,4 +169,4 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
             return None
         # Outdated is also what was ended by a call whose answer was lost: the next one tells.
         outdated = run.reason == "stale"
-        await asyncio.sleep(INSIST_EVERY_S)
+        await asyncio.sleep(lane.timings.insist_every_s)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from opentelemetry.trace import Span
 
@@ -26,14 +27,12 @@ from tokenlane.worker.lane.runs import Run, Stopped
 from .claim import claim
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import Outcome
+from .outcome import Ended, Outcome
 from .perform import perform
 from .read import read
 from .resume import resume
 
 logger = logging.getLogger(__name__)
-
-_LAST_WORDS_S = 3.0
 
 
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
@@ -50,16 +49,22 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         try:
             outcome = await _produce(lane, run)
         except asyncio.CancelledError:
-            async with asyncio.timeout(_LAST_WORDS_S):
-                await _end(lane, run, Stopped("draining"), span)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(lane.timings.last_words_s):
+                    await _end(lane, run, Stopped("draining"), span)
             raise
         await _end(lane, run, outcome, span)
 
 
 async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
-    ended = await finish(lane, run, outcome)
-    event = observe(lane.name, run, outcome, ended)
-    emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
+    ended = Ended("left")
+    try:
+        ended = await finish(lane, run, outcome)
+    finally:
+        if ended.how == "left":
+            run.outlet.discard()
+        event = observe(lane.name, run, outcome, ended)
+        emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
 
 
 async def _produce(lane: Lane, run: Run) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
@@ -15,6 +15,7 @@ from .heartbeat import Lease
 from .publisher import Publisher
 from .readiness import Readiness
 from .runs import Observer, Runs
+from .timings import Timings
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Lane:
     readiness: Readiness
     transcripts: bool = False
     observers: tuple[Observer, ...] = ()
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def name(self) -> str:
