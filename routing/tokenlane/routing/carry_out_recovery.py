@@ -26,7 +26,7 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
     """
     if lapsed:
         policy = await known_policy(pool)
-        await together(*(_recover(pool, attempt, policy) for attempt in lapsed))
+        await together(*(_survive(pool, attempt, policy) for attempt in lapsed))
 
 
 async def known_policy(pool: Pool) -> Policy:
@@ -35,6 +35,16 @@ async def known_policy(pool: Pool) -> Policy:
         return await pool.policies.read()
     except LlmError:
         return Policy()
+
+
+async def _survive(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
+    """Recover one, so that a bug met there keeps no other request, and no router, from going on."""
+    try:
+        await _recover(pool, lapsed, policy)
+    except LlmError:
+        raise
+    except Exception as error:
+        pool.internal_errors.note("recovery of a request", error)
 
 
 async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:

@@ -19,11 +19,13 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.order import Head, Queue
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.decide.recovery import History, WorkerLost
 from tokenlane.routing.router import Timings, run_router
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies.lapsed import LapsedAttempt
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 _LONG_S = 3600.0
@@ -122,6 +124,27 @@ async def test_a_router_needs_no_bell(swept: Swept, timings: Timings, lease_ms: 
     pool.rules = Policy(lease_ms=lease_ms)
     async with routing(pool, timings):
         await until(lambda: pool.sweeps >= 3)
+
+
+async def test_a_bug_in_one_recovery_stops_no_other_and_no_dispatch() -> None:
+    """It is counted; what else has lapsed is given back, and the router looks at what waits."""
+
+    class Stumbling(SteadyPool):
+        def __init__(self) -> None:
+            lapsed = (LapsedAttempt(name, 1, None, WorkerLost(), History()) for name in ("bug", "fine"))
+            super().__init__(replace(_IDLE, lapsed=tuple(lapsed)))
+            self.requeued: list[str] = []
+
+        async def requeue(self, request_id: str, *_: object, **__: object) -> str:
+            if request_id == "bug":
+                raise ZeroDivisionError
+            self.requeued.append(request_id)
+            return "waiting"
+
+    pool = Stumbling()
+    async with routing(pool, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S)):
+        await until(lambda: pool.surveys == 1)
+    assert (pool.requeued, pool.internal_errors.count) == (["fine"], 1)
 
 
 class ChoosyLanes(BusyPool):
