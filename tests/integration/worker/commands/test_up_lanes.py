@@ -119,14 +119,14 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
 
 
 @pytest.mark.parametrize(
-    ("provider", "dialect", "told"),
+    ("verb", "provider", "dialect", "told"),
     [
-        ("ollama", None, "cannot be reached: it refused the connection"),
-        ("ollama", "vllm", 'set provider = "vllm"'),
-        ("vllm", "vllm", "the back end does not have model 'phi3'; it has sim"),
+        ("up", "ollama", None, "cannot be reached: it refused the connection"),
+        ("demo", "ollama", None, "cannot be reached: it refused the connection"),
+        ("up", "ollama", "vllm", 'set provider = "vllm"'),
+        ("up", "vllm", "vllm", "the back end does not have model 'phi3'; it has sim"),
     ],
 )
-@pytest.mark.parametrize("verb", ["up", "demo"])
 async def test_a_back_end_that_cannot_work_is_told(
     site: Farm, tmp_path: Path, pool: Pool, verb: str, provider: str, dialect: str | None, told: str
 ) -> None:

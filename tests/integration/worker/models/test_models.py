@@ -160,7 +160,7 @@ async def test_a_pinned_model_is_the_pinned_one(redis_url: str) -> None:
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
-        with pytest.raises(DigestMismatch) as raised:
+        with pytest.raises(DigestMismatch, match=pins["phi:4b"]) as raised:
             await steps_of(client, "phi:4b")
         assert (raised.value.lane, raised.value.model) == ("gpu0", "phi:4b")
         assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
