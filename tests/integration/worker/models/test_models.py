@@ -620,7 +620,7 @@ async def test_the_simulators_other_content_is_not_served(redis_url: str) -> Non
         async with background() as tasks:
             chatting = [tasks.create_task(chat()) for _ in range(3)]
             await until(lambda: len(backend.log) > 3)
-            with pytest.raises(DigestMismatch):
+            with pytest.raises(DigestMismatch, match=pins["phi:4b"]):
                 await steps_of(client, "phi:4b")
             over = True
             await asyncio.wait(chatting)
