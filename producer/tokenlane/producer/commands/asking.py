@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 import typer
@@ -18,6 +18,7 @@ from tokenlane.producer.client import Client
 from tokenlane.producer.link.redis.pool_view import without_ages
 from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.support.tasks import background
 
 _Answer = TypeVar("_Answer")
 
@@ -76,13 +77,9 @@ def in_milliseconds(timeout: float) -> int:
 @asynccontextmanager
 async def telling_why(asked: Waits) -> AsyncIterator[None]:
     """Say why nothing has started yet, for as long as the block runs."""
-    telling = asyncio.create_task(tell_why(asked))
-    try:
+    async with background() as tasks:
+        tasks.create_task(tell_why(asked))
         yield
-    finally:
-        telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
 
 
 async def tell_why(asked: Waits) -> None:
