@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import cast
 
 import pytest
@@ -121,8 +122,10 @@ def test_a_model_that_cannot_be_one_is_refused(model: object) -> None:
 def test_the_size_limit_names_both_sizes() -> None:
     """A request over the limit is refused, and says how large it is and may be."""
     composed("x" * (PAYLOAD_LIMIT_BYTES - 200))
-    with pytest.raises(BadRequest, match=rf"\b{PAYLOAD_LIMIT_BYTES + 200}|\d{{7,}}\b.*\b{PAYLOAD_LIMIT_BYTES}\b"):
+    with pytest.raises(BadRequest) as refused:
         composed("x" * PAYLOAD_LIMIT_BYTES)
+    size, most = (int(number) for number in re.findall(r"\d+", refused.value.message))
+    assert size > most == PAYLOAD_LIMIT_BYTES
 
 
 def test_unknown_options_are_refused() -> None:
