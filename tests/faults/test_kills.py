@@ -26,7 +26,6 @@ from tokenlane.routing.store.server import Timings
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane, run_worker
 from tokenlane.worker.attempt.pipeline import run_request
-from tokenlane.worker.lane import arq_worker as lane_module
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.lane import Lane
 
@@ -55,7 +54,6 @@ async def test_redis_dies_as_a_worker_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["starting", "idle", "answering"])
 async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing any more keeps no worker from stopping, whatever it was about to do there."""
-    monkeypatch.setattr(lane_module, "_ANSWER_S", 0.3)
     every_server(monkeypatch, timings=Timings(command_s=0.3))
     provider, stopping = FakeProvider(hold_after=1), asyncio.Event()
     ready: asyncio.Queue[Lane] = asyncio.Queue()

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often workers look for what they may have missed the bell of."""
-_ANSWER_S = 5.0  # what a server gets to answer in: its connections have no bound of their own
 _HEALTH_S = 5  # between two signs of life for `arq --check`
 _BROKEN = (RedisError, OSError)
 _JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
@@ -69,6 +68,7 @@ class LaneWorker(arq.worker.Worker):
             health_check_interval=_HEALTH_S,
         )
         self._lane, self._run_request = lane, run_request
+        self._answer_s = lane.pool.server.timings.command_s  # what ARQ asks has no bound of its own
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._woken = asyncio.Event()
@@ -98,7 +98,7 @@ class LaneWorker(arq.worker.Worker):
         """Start no more jobs, and give those nobody has started back to the queue. Withdraw the worker first."""
         self.allow_pick_jobs = False
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 await self._look_at_queue()
         except (*_BROKEN, TimeoutError, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", self._told(error))
@@ -118,7 +118,7 @@ class LaneWorker(arq.worker.Worker):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(*_BROKEN):
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 await self.pool.delete(self.health_check_key)
 
     async def main(self) -> None:
@@ -129,7 +129,7 @@ class LaneWorker(arq.worker.Worker):
 
     async def _poll_iteration(self) -> None:
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 if self._more_queued:
                     await self._look_at_queue()
                 await self.heart_beat()
@@ -211,9 +211,8 @@ async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_
     while True:
         await asyncio.sleep(every_s)
         try:
-            async with asyncio.timeout(_ANSWER_S):
-                queued = await pool.arq_queues.any([worker.queue_name for worker in workers])
-        except (LlmError, TimeoutError):
+            queued = await pool.arq_queues.any([worker.queue_name for worker in workers])
+        except LlmError:
             queued = True  # they find out, and say so
         if queued:
             for worker in workers:
