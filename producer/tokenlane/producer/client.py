@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
@@ -319,7 +320,7 @@ def _position(after: object) -> int:
 
 def _name(name: object) -> str:
     if not (isinstance(name, str) and is_name(name)):
-        raise ValueError(f"{name!r} is not a name: {NAME_RULE}")
+        raise ValueError(f"{reprlib.repr(name)} is not a name: {NAME_RULE}")
     return name
 
 

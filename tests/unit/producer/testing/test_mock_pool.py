@@ -315,3 +315,11 @@ async def test_an_agent_has_a_name(agent: str) -> None:
             await client.embed("x", role="planner", agent=agent)
     assert not pool.requests
     assert not pool.embed_requests
+
+
+async def test_a_long_name_is_not_quoted_whole() -> None:
+    """What an agent takes by mistake for a name may be a whole document."""
+    async with MockPool() as pool, pool.client() as client:
+        with pytest.raises(ValueError) as refused:
+            client.chat("x", role="planner", agent="x" * 1_000_000)
+    assert len(str(refused.value)) < 200
