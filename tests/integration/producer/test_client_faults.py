@@ -214,13 +214,14 @@ async def test_a_first_message_lost_with_the_connection_comes_again(
 
 
 async def test_messages_nobody_can_read_are_survived(client: Client, worker: StandIn, pool: Pool) -> None:
-    """Garbage on the channel harms neither this stream nor others."""
+    """Garbage on the channel harms neither this stream nor others, and is no bug of the client's."""
     async with client.chat("hello", role="planner") as stream:
         run = await worker.next_run()
         for garbage in (b"", b"{", b'{"type":"deltas"}', b"\xff", b'{"type":"completed","attempt":1}'):
             await pool.publish([(pool.keys.deltas(run.id), garbage)])
         await run.complete("a")
         assert await texts(stream) == ["a"]
+    assert client.internal_errors == 0
 
 
 async def test_a_restarted_server_that_kept_its_data(tmp_path: Path) -> None:
