@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from .contract.errors import LlmError
-from .decide.policy import Policy
+from .decide.policy import Policy, PolicyUnreadable
 from .decide.recovery import Continue, End, TryAgain, decide
 from .store.pool import Pool
 from .store.replies.lapsed import LapsedAttempt
@@ -30,10 +30,14 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
 
 
 async def known_policy(pool: Pool) -> Policy:
-    """The pool's policy; the default where the pool does not answer or this version cannot read it."""
+    """The pool's policy; the default where this version cannot read it.
+
+    Raises:
+        PoolUnavailable: the server does not answer.
+    """
     try:
         return await pool.policies.read()
-    except LlmError:
+    except PolicyUnreadable:
         return Policy()
 
 

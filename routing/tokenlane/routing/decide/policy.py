@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.contract.wire import Name
 
 from .lanes.offer import LaneView
@@ -20,6 +20,12 @@ class PolicyChanged(LlmError):
     """The pool's policy is not the one it was compared with: read it again, and compare anew."""
 
     code = "policy_changed"
+
+
+class PolicyUnreadable(PoolUnavailable):
+    """The pool's policy is none that this version can read."""
+
+    code = "policy_unreadable"
 
 
 class _Frozen(BaseModel):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tokenlane.routing.contract.errors import PoolUnavailable
-from tokenlane.routing.decide.policy import Policy, PolicyChanged
+from tokenlane.routing.decide.policy import Policy, PolicyChanged, PolicyUnreadable
 
 from .keys import Keys
 from .replies.values import as_bytes, as_int, as_list, as_text
@@ -23,7 +22,7 @@ class Policies:
         """The pool's policy; the default with revision 0 if none was written.
 
         Raises:
-            PoolUnavailable: also if what is stored is none that this version can read.
+            PolicyUnreadable: what is stored is none that this version can read.
         """
         revision, document = as_list(await self._scripts.ask("HMGET", self._keys.policy, "revision", "document"))
         if document is None:
@@ -32,7 +31,7 @@ class Policies:
             policy = Policy.model_validate_json(as_bytes(document))
         except ValidationError as error:
             wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
-            raise PoolUnavailable(
+            raise PolicyUnreadable(
                 f"pool {self._keys.pool!r} has a policy that this version cannot read ({wrong}): write it anew"
             ) from None
         return policy.model_copy(update={"revision": int(as_text(revision))})

@@ -66,7 +66,7 @@ ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here
 
 class FakePool:
     """A pool with one dispatched request. `outage`: how the next calls of `finish` and `requeue` fail, the last first;
-    `unseals`: the same of `unseal`."""
+    `unseals`, `lawless`: the same of `unseal`, and of reading the policy."""
 
     def __init__(self) -> None:
         self.keys = Keys()
@@ -83,6 +83,7 @@ class FakePool:
         self.refused_starts = 0
         self.unseals: list[Exception] = []
         self.outage: list[Exception] = []
+        self.lawless: list[Exception] = []
         self.stale = False
         self.published: list[ChannelMessage] = []
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
@@ -142,6 +143,8 @@ class FakePool:
         self.published.extend(channel_message(data) for _, data in messages)
 
     async def read(self) -> Policy:
+        if self.lawless:
+            raise self.lawless.pop()
         return self.rules
 
 
@@ -397,6 +400,17 @@ async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_deli
     assert bench.pool.requeued
     assert bench.pool.requeued[0] >= (2000, True)
     assert bench.pool.endings == []
+
+
+@pytest.mark.parametrize(("most", "is_tried_again"), [(2, True), (1, False)])
+async def test_what_becomes_of_a_failure_waits_for_the_policy(most: int, is_tried_again: bool) -> None:
+    """It is decided by the pool's own rules, though the pool is away for a while."""
+    bench = Bench(FakeProvider(error=RateLimited()))
+    bench.lane = replace(bench.lane, timings=Timings(insist_every_s=0.001))
+    bench.pool.rules = Policy(max_starts=most)
+    bench.pool.lawless = [PoolUnavailable()] * 5
+    await bench.run()
+    assert (len(bench.pool.requeued), len(bench.pool.endings)) == (int(is_tried_again), int(not is_tried_again))
 
 
 @pytest.mark.parametrize("avoided", [(), ("lane1", "lane2")])

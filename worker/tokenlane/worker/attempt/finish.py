@@ -90,7 +90,10 @@ async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
 
 
 async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Ended:
-    decision = decide(cause, run.history(lane.name, rest.first), await known_policy(lane.pool))
+    policy = await _insist(lane, run, lambda: known_policy(lane.pool))
+    if policy is None:
+        return Ended("left")
+    decision = decide(cause, run.history(lane.name, rest.first), policy)
     match decision:
         case End(error):
             return await _fail(lane, run, error, rest)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from tokenlane.routing.carry_out_recovery import known_policy
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, WorkerLost, decide
@@ -26,7 +27,7 @@ async def resume(lane: Lane, run: Run) -> None:
     """
     if run.started.starts == 1:
         return
-    policy = await known_policy(lane.pool)
+    policy = await _policy(lane)
     handover = await _ask_agent(lane, run, policy)
     if handover is None or handover.state == "done":
         raise Stopped("cancelled")
@@ -38,6 +39,13 @@ async def resume(lane: Lane, run: Run) -> None:
     decision = decide(WorkerLost(), run.history(lane.name, handover.position), policy)
     if isinstance(decision, End):
         raise decision.error
+
+
+async def _policy(lane: Lane) -> Policy:
+    while True:
+        with suppress(PoolUnavailable):
+            return await known_policy(lane.pool)
+        await asyncio.sleep(_ASK_EVERY_S)
 
 
 async def _ask_agent(lane: Lane, run: Run, policy: Policy) -> Handover | None:
