@@ -99,9 +99,10 @@ async def sweep_says_what_is_due(pool: Pool) -> None:
     """A router that looks again when a sweep says so is late for nothing that the server holds."""
     before_ms = (await pool.survey()).now_ms
     swept = await pool.beats.sweep(life.ROUTER)
-    after_ms = (await pool.survey()).now_ms
-    live = [state for state in (await audit(pool.redis)).values() if state in ("waiting", "dispatched", "running")]
-    assert swept.busy or not live
+    after = await pool.survey()
+    after_ms, states = after.now_ms, {*(await audit(pool.redis)).values()}
+    assert (swept.waits, swept.runs) == ("waiting" in states, bool(states & {"dispatched", "running"}))
+    assert swept.revision == after.revision
     orphan_ms, hold_ms = Policy().orphan_ms, int(await raw(pool).hget(f"{PREFIX}swept", "hold"))
     due_ms = [due_ms for key in ("delayed", "deadlines") for _, due_ms in await _scores(pool, key)]
     due_ms += [max(beat_ms + orphan_ms, hold_ms) for _, beat_ms in await _scores(pool, "clients")]

@@ -73,7 +73,7 @@ class _Router:
             hub.unsubscribe(self._pool.keys.doorbell)
 
     async def _turn(self) -> None:
-        """Sweep once; then dispatch at every ring of the doorbell until the next sweep is due."""
+        """Sweep once, and dispatch what waits; then dispatch at each ring of the doorbell until the next sweep."""
         clock = asyncio.get_running_loop().time
         swept_at, ranks_only = clock(), self._rank >= _WORKING_RANKS
         revision = None if ranks_only or self._policy is None else self._policy.revision
@@ -84,7 +84,9 @@ class _Router:
             # The jitter keeps idle routers of many hosts from asking all at once.
             await asyncio.sleep(random.uniform(1, 2))
             return
-        policy = await self._dispatch_all()
+        policy = self._policy
+        if policy is None or swept.revision != policy.revision or swept.waits or swept.lapsed:
+            policy = await self._dispatch_all()
         until = swept_at + self._rest_s(swept, policy)
         while not swept.more and clock() < until and await self._is_rung(until):
             until = min(until, clock() + self._timings.sweep_every_s)  # it may wait or run now
@@ -95,7 +97,7 @@ class _Router:
     def _rest_s(self, swept: Swept, policy: Policy) -> float:
         """How long after a sweep the next one is due, if nothing rings. Whoever has not looked for a lease has every
         lease last for another one, so it is less than that."""
-        if swept.busy:
+        if swept.waits or swept.runs:
             return self._timings.sweep_every_s
         return min(self._timings.rest_s, policy.lease_ms / 2000, swept.due_ms / 1000)
 

@@ -111,12 +111,13 @@ async def test_a_router_at_rest_is_woken_by_a_bell() -> None:
 @pytest.mark.parametrize(
     ("swept", "timings", "lease_ms"),
     [
-        (replace(_IDLE, busy=True), Timings(sweep_every_s=0.01, rest_s=_LONG_S), 10_000),
+        (replace(_IDLE, waits=True), Timings(sweep_every_s=0.01, rest_s=_LONG_S), 10_000),
+        (replace(_IDLE, runs=True), Timings(sweep_every_s=0.01, rest_s=_LONG_S), 10_000),
         (replace(_IDLE, due_ms=20), Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S), 7_200_000),
         (_IDLE, Timings(sweep_every_s=_LONG_S, rest_s=0.01), 10_000),
         (_IDLE, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S), 300),
     ],
-    ids=["waits or runs", "something is due", "rested", "a lease passes"],
+    ids=["waits", "runs", "something is due", "rested", "a lease passes"],
 )
 async def test_a_router_needs_no_bell(swept: Swept, timings: Timings, lease_ms: int) -> None:
     """It sweeps when something is due, or may be without its knowing."""
@@ -145,6 +146,19 @@ async def test_a_bug_in_one_recovery_stops_no_other_and_no_dispatch() -> None:
     async with routing(pool, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S)):
         await until(lambda: pool.surveys == 1)
     assert (pool.requeued, pool.internal_errors.count) == (["fine"], 1)
+
+
+@pytest.mark.parametrize(
+    ("swept", "surveys"),
+    [(replace(_IDLE, runs=True), False), (replace(_IDLE, waits=True), True), (replace(_IDLE, revision=1), True)],
+    ids=["something runs", "something waits", "the policy is new"],
+)
+async def test_only_what_a_sweep_finds_has_a_router_survey(swept: Swept, surveys: bool) -> None:
+    """But for the first time, when it has no policy yet; what it missed the bell of is found by the sweep."""
+    pool = SteadyPool(swept)
+    async with routing(pool, Timings(sweep_every_s=0.01, rest_s=0.01)):
+        await until(lambda: pool.sweeps >= 4)
+        assert (pool.surveys > 1) is surveys
 
 
 class ChoosyLanes(BusyPool):

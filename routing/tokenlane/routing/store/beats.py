@@ -70,9 +70,9 @@ class Checked:
 class Swept:
     """What a sweep did, and what is left to do. Ranks 0 and 1 sweep, the others only ask for their rank.
 
-    `more`: some of it is due already. `lapsed`: what is to be decided. `busy`: something waits or runs. `due_ms`: after
-    so many milliseconds something is due of which no doorbell tells: a delay ends, a deadline passes, or a client has
-    not beaten for too long.
+    `more`: some of it is due already. `lapsed`: what is to be decided. `waits`, `runs`: some request does. `due_ms`:
+    after so many milliseconds something is due of which no doorbell tells: a delay ends, a deadline passes, or a client
+    has not beaten for too long. `revision`: the policy's.
     """
 
     rank: int
@@ -81,8 +81,10 @@ class Swept:
     expired: int
     orphaned: int
     lapsed: tuple[LapsedAttempt, ...] = ()
-    busy: bool = False
+    waits: bool = False
+    runs: bool = False
     due_ms: float = math.inf
+    revision: int = 0
 
 
 class Beats:
@@ -203,7 +205,7 @@ def _pulls_in(document: bytes) -> dict[str, Progress]:
 
 
 def _swept(reply: Reply) -> Swept:
-    *counts, lapsed, busy, due_ms = as_list(reply)
+    *counts, lapsed, waits, runs, due_ms, revision = as_list(reply)
     rank, more, revived, expired, orphaned = map(as_int, counts)
     left_ms = as_int(due_ms)
     return Swept(
@@ -213,6 +215,8 @@ def _swept(reply: Reply) -> Swept:
         expired=expired,
         orphaned=orphaned,
         lapsed=read_lapsed(lapsed),
-        busy=as_int(busy) == 1,
+        waits=as_int(waits) == 1,
+        runs=as_int(runs) == 1,
         due_ms=left_ms if left_ms >= 0 else math.inf,
+        revision=as_int(revision),
     )

@@ -8,7 +8,8 @@
 -- ARGV  1 router, as host/name  2 sweep as well: 1, or 0 to ask for the rank only
 --       3 policy revision it decides by, '' if it decides nothing  4 internal errors its process has survived
 -- reply {rank from 0, more remains: 0 or 1, revived, expired, orphaned, lapsed: each as lapsed_attempt of common.lua says,
---       something waits or runs: 0 or 1, ms until something is due of which no doorbell tells, or -1}
+--       something waits: 0 or 1, something runs: 0 or 1, ms until something is due of which no doorbell tells, or -1,
+--       policy revision}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
 local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
@@ -36,7 +37,7 @@ local function rank_of(name)
   end
 end
 local rank = rank_of(router)
-if not sweeping then return { rank, 0, 0, 0, 0, {}, 0, -1 } end
+if not sweeping then return { rank, 0, 0, 0, 0, {}, 0, 0, -1, 0 } end
 
 local swept, hold = P .. 'swept', look(now)
 local audited = redis.call('HGET', swept, 'audited')
@@ -136,6 +137,7 @@ local function first(key)
 end
 
 -- A lease needs no place here: where there is one, something runs.
-local busy = redis.call('EXISTS', P .. 'queues', P .. 'leases') > 0
+local waits, runs = redis.call('EXISTS', P .. 'queues'), redis.call('EXISTS', P .. 'leases')
 local at = math.min(first(P .. 'delayed'), first(P .. 'deadlines'), math.max(first(P .. 'clients') + rule('orphan_ms'), hold))
-return { rank, more, revived, expired, orphaned, lapsed, busy and 1 or 0, at < math.huge and math.max(0, at - now) or -1 }
+return { rank, more, revived, expired, orphaned, lapsed, waits, runs, at < math.huge and math.max(0, at - now) or -1,
+  whole(redis.call('HGET', P .. 'policy', 'revision')) }
