@@ -97,9 +97,9 @@ class _OfLevel(NamedTuple):
 
 
 _OF_LEVELS = (
-    _OfLevel(64, "worker's CPU a token, in bare clients", "worker_over_bare", 1.5),
-    _OfLevel(16, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 2.0),
-    _OfLevel(64, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 1.6),
+    _OfLevel(64, "worker's CPU a token, in bare clients", "worker_over_bare", 1.58),
+    _OfLevel(16, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 2.5),
+    _OfLevel(64, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 1.97),
 )
 FIRST_P50_FLOORS = 7.0
 FIRST_P99_FLOORS = 10.0

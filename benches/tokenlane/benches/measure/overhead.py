@@ -66,7 +66,7 @@ FULL = Plan(
         Level(1, 2, 100, 10, first_ms=0, spacing_ms=1),
         Level(16, 128, 3, 4),
         Level(64, 128, 2, 4),
-        Level(256, 128, 1, 4),
+        Level(256, 128, 1, 4, spacing_ms=50),  # at 20 ms two cores are full, and its p99 is their backlog
     ),
     idle_s=20,
 )
