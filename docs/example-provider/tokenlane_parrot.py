@@ -18,9 +18,7 @@ class ParrotProvider(AbstractAsyncContextManager):
         self.endpoint = lane.endpoint or "parrot:"
         self._where = {"provider": lane.provider, "lane": lane.name}
 
-    async def chat(
-        self, request: ChatRequest, model: str, resume: str | None = None
-    ) -> AsyncGenerator[TokenDelta, None]:
+    async def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta]:
         if model != "parrot":
             raise ModelNotFound("There is no other parrot.", model=model, **self._where)
         if resume is not None or not isinstance(request.messages[-1].content, str):
