@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
@@ -38,6 +39,14 @@ async def redis_server() -> AsyncIterator[str]:
 def keeps_no_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that tests start leave no cache in the data directory of who runs them."""
     monkeypatch.setenv("TOKENLANE_EMBEDDINGS__CACHE_MB", "0")
+
+
+@pytest.fixture(autouse=True)
+def leaves_log_levels_alone() -> Iterator[None]:
+    """A test that leaves a level changed would hide log lines from tests that come after it in the same process."""
+    before = logging.getLogger("tokenlane").level
+    yield
+    assert logging.getLogger("tokenlane").level == before
 
 
 @pytest.fixture

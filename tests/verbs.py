@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -43,11 +45,22 @@ def every_verb() -> Iterator[Verb]:
             yield Verb((verb.name,) if command is top else (verb.name, command.name), command)
 
 
+@contextmanager
+def _log_levels_kept() -> Iterator[None]:
+    """Commands set the levels of a whole process, which tests of log lines share."""
+    before = {name: logging.getLogger(name).level for name in ("", "tokenlane", "arq")}
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Ended:
     """Run the command line in this process."""
     monkeypatch.setattr(sys, "argv", ["tokenlane", *arguments])
     monkeypatch.setattr(failure, "discard_output", lambda: None)  # it is the tests'
-    with pytest.raises(SystemExit) as ended:
+    with _log_levels_kept(), pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capsys.readouterr()
     code = ended.value.code
