@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, which keeps an async context manager open for threads that have no loop."""
+"""Runs an event loop on a background thread, and holds an async context manager open on it for other threads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Kept = TypeVar("Kept", bound=AbstractAsyncContextManager[Any])
 
 
 class LoopThread(Generic[Kept]):
-    """A context manager, one block at a time: entering it starts the loop and opens what is kept there.
+    """Starts the loop and enters `kept` on it when its block begins; exits `kept` and ends the thread when it ends.
 
     Args:
-        kept: is opened and closed on the loop, and may be again with the next block. Errors call it the client.
+        kept: the async context manager; each block enters it anew. Error messages call it the client.
     """
 
     def __init__(self, kept: Kept) -> None:
@@ -30,7 +30,7 @@ class LoopThread(Generic[Kept]):
         """The loop.
 
         Raises:
-            RuntimeError: there is none outside the block, nor in a fork.
+            RuntimeError: called outside the block or in a fork.
         """
         if self._loop is None:
             raise RuntimeError("the client is not connected: use `with Client() as client`")
@@ -39,17 +39,13 @@ class LoopThread(Generic[Kept]):
         return self._loop
 
     def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Have the loop run this, and wait for it; an interruption, such as Ctrl-C, cancels it.
-
-        Raises:
-            RuntimeError: as `_running`.
-        """
+        """Run a coroutine on the loop and wait for its result. An interruption, such as Ctrl-C, cancels it."""
         loop = self._running()
         future = asyncio.run_coroutine_threadsafe(ask(), loop)
         try:
             return future.result()
         finally:
-            future.cancel()  # if the thread that waits was interrupted
+            future.cancel()  # has an effect only if this thread was interrupted
 
     def __enter__(self) -> Self:
         with self._entering:

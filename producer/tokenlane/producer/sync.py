@@ -1,27 +1,45 @@
-"""The client for code that is not asynchronous: the same methods, its event loop on a thread of its own."""
+"""The blocking client, for code without an event loop: the methods of the asynchronous client, run on a thread."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Generic, Self, Unpack
+from functools import wraps
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 from tokenlane.routing.contract.requests import ChatOptions
-from tokenlane.routing.contract.results import ModelInfo, Progress
+from tokenlane.routing.contract.results import Progress
 
 from . import client, stream
 from .compose import Messages
-from .embeddings import Embeddings, EmbedOptions
 from .loop_thread import LoopThread
 from .response_format import Form
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _blocking(
+    method: Callable[Concatenate[client.Client, P], Coroutine[None, None, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """A method of the asynchronous client that blocks its caller until it has returned."""
+
+    @wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._call(lambda: method(self._kept, *args, **kwargs))
+
+    return call
 
 
 class Client(LoopThread[client.Client]):
     """A context manager with the methods of `tokenlane.producer.Client`, for any number of threads.
 
-    Arguments and errors are those of the asynchronous client. A call that is interrupted (Ctrl-C) cancels its request.
-    Leaving the block cancels what runs, and ends the thread. Outside of it, and in a fork, a call is a RuntimeError.
+    Arguments and errors are those of the asynchronous client. Interrupting a call (Ctrl-C) cancels its request. Leaving
+    the block cancels all running requests and ends the thread.
+
+    Raises, called outside the block or in a fork of the process:
+        RuntimeError: it says what to do.
     """
 
     def __init__(
@@ -40,44 +58,21 @@ class Client(LoopThread[client.Client]):
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream to enter and to iterate over."""
 
-        async def ask() -> stream.ChatStream[Parsed]:  # an id is taken, which wakes a task
+        async def ask() -> stream.ChatStream[Parsed]:  # on the loop, since taking an id wakes a task
             return self._kept.chat(messages, role=role, agent=agent, response_format=response_format, **options)
 
         return ChatStream(self, self._call(ask))
 
-    def complete(
-        self,
-        messages: Messages,
-        *,
-        role: str,
-        agent: str | None = None,
-        response_format: Form[Parsed] = None,
-        **options: Unpack[ChatOptions],
-    ) -> Answer[Parsed]:
-        """Ask for an answer, whole."""
-        with self.chat(messages, role=role, agent=agent, response_format=response_format, **options) as stream:
-            return stream.answer()
-
-    def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        role: str,
-        agent: str | None = None,
-        allow_other_models: bool = False,
-        **options: Unpack[EmbedOptions],
-    ) -> Embeddings:
-        """Turn a text, or several, into vectors."""
-        return self._call(
-            lambda: self._kept.embed(texts, role=role, agent=agent, allow_other_models=allow_other_models, **options)
-        )
-
-    def models(self, *, lane: str | None = None) -> list[ModelInfo]:
-        """The models of all open lanes, or of one."""
-        return self._call(lambda: self._kept.models(lane=lane))
+    complete = _blocking(client.Client.complete)
+    embed = _blocking(client.Client.embed)
+    models = _blocking(client.Client.models)
+    verify = _blocking(client.Client.verify)
+    load = _blocking(client.Client.load)
+    unload = _blocking(client.Client.unload)
+    cancel = _blocking(client.Client.cancel)
 
     def pull(self, model: str, *, lane: str | None = None) -> Generator[Progress, None, None]:
-        """Have a lane fetch a model: how far it is, until the model is there. Closing the iterator cancels it."""
+        """Have a lane fetch a model, and yield progress until it is ready. Closing the iterator cancels the pull."""
         self._running()
         steps = self._kept.pull(model, lane=lane)
 
@@ -88,33 +83,17 @@ class Client(LoopThread[client.Client]):
             while (progress := self._call(step)) is not None:
                 yield progress
         finally:
-            with suppress(RuntimeError):  # closed, and its requests cancelled
+            with suppress(RuntimeError):  # the client was closed, which cancelled its requests
                 self._call(steps.aclose)
 
-    def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
-        """Have a lane compute or look up a model's digest."""
-        return self._call(lambda: self._kept.verify(model, lane=lane))
-
-    def load(self, model: str, *, lane: str | None = None) -> None:
-        """Have a lane load a model into memory."""
-        self._call(lambda: self._kept.load(model, lane=lane))
-
-    def unload(self, model: str, *, lane: str | None = None) -> None:
-        """Have a lane free a model's memory."""
-        self._call(lambda: self._kept.unload(model, lane=lane))
-
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
-        """Join a request, as a stream of everything after the position given."""
+        """Join a running request, as a stream of everything after the given position."""
         self._running()
         return ChatStream(self, self._kept.attach(request_id, after=after))
 
-    def cancel(self, request_id: str) -> bool:
-        """Cancel a request, whoever sent or reads it."""
-        return self._call(lambda: self._kept.cancel(request_id))
-
 
 class ChatStream(Generic[Parsed]):
-    """One answer: a `tokenlane.producer.ChatStream` for `with` and `for`, with the same attributes."""
+    """One answer: a `tokenlane.producer.ChatStream` for plain `with` and `for`, with the same attributes."""
 
     request_id: str
     text: str
@@ -130,11 +109,11 @@ class ChatStream(Generic[Parsed]):
         return getattr(self._inner, name)
 
     def cancel(self) -> None:
-        """Cancel the request for all who read it."""
+        """Cancel the request for all its readers."""
         self._running()._call(self._inner.cancel)
 
     def answer(self) -> Answer[Parsed]:
-        """Wait for the end; the whole answer."""
+        """Wait for the end and return the whole answer."""
         return self._running()._call(self._inner.answer)
 
     def __enter__(self) -> Self:
@@ -143,7 +122,7 @@ class ChatStream(Generic[Parsed]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(RuntimeError):  # closed, and its requests cancelled; or the parent's
+        with suppress(RuntimeError):  # the client was closed, which cancelled its requests; or this is a fork
             self._owner._call(lambda: self._inner.__aexit__(None, None, None))
 
     def __iter__(self) -> Self:
