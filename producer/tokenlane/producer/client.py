@@ -21,7 +21,7 @@ from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .compose import Messages, compose, refuse_unknown
-from .embeddings import Embeddings, EmbedOptions, Spaces, embed
+from .embeddings import Embeddings, EmbedOptions, embed
 from .link.link import Composed, Link, OpenLink
 from .link.open_request import OpenRequest
 from .link.redis.connect import redis_link
@@ -77,7 +77,6 @@ class Client:
         self._pool_name = pool or "main"
         self._open_link = link
         self._link: Link | None = None
-        self._spaces = Spaces()
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -181,7 +180,6 @@ class Client:
         *,
         role: str,
         agent: str | None = None,
-        allow_other_models: bool = False,
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
         """Turn a text, or several, into vectors.
@@ -190,19 +188,14 @@ class Client:
             texts: 2048 at most, whose vectors have 16 MiB at most.
             role: what the pool routes by.
             agent: who asks; the client's agent, if left out.
-            allow_other_models: take the vectors also if, asked the same before, another model gave them.
             options: see `EmbedOptions`.
 
         Raises:
             ValueError: `agent` is not a name.
             BadRequest: the request is not valid, or too much for one reply.
-            SpaceMismatch: the vectors are of another model than those before.
             LlmError: what else it failed with.
         """
-        who = self._name_of(agent)
-        found = await embed(self.link, texts, options, role=role, agent=who)
-        self._spaces.check(found, who, role, options, allow_other_models=allow_other_models)
-        return found
+        return await embed(self.link, texts, options, role=role, agent=self._name_of(agent))
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """The models of all open lanes, or of one. Of a lane that is busy with a command, or fails where all are asked,

@@ -1,11 +1,11 @@
-"""Vectors for agents, and the guard that keeps those of different models apart."""
+"""Vectors for agents."""
 
 from __future__ import annotations
 
 import sys
 from array import array
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
@@ -13,7 +13,6 @@ from typing import Literal, TypedDict
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import Usage
-from tokenlane.routing.contract.errors import SpaceMismatch
 from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.fallback import is_fallback
@@ -21,8 +20,6 @@ from tokenlane.routing.decide.lanes.fallback import is_fallback
 from .compose import compose_embed, refuse_unknown, texts_of
 from .link.link import Composed, Link, opened
 from .link.open_request import OpenRequest
-
-_SPACES = 1_000
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -46,7 +43,8 @@ class Embeddings:
     Attributes:
         vectors: float32 each; an `array`, which numpy and others take as it is.
         dimensions: how many numbers each has.
-        model: what made them. Only vectors of one model may be compared.
+        model: what made them. Only vectors from the same model may be compared, and a role's route may lead to another
+            model later: keep this name with an index, and ask for it.
         is_fallback: no lane could embed, so the small fallback model did.
         metadata: the request's.
     """
@@ -72,37 +70,6 @@ class Embeddings:
         """
         (vector,) = self.vectors
         return vector
-
-
-class Spaces:
-    """Whose vectors the agents of a client have had for what they asked, so that none gets those of another model
-    unawares."""
-
-    def __init__(self) -> None:
-        self._spaces: dict[tuple[object, ...], tuple[str, int]] = {}
-
-    def check(
-        self, found: Embeddings, agent: str, role: str, options: Mapping[str, object], *, allow_other_models: bool
-    ) -> None:
-        """Remember whose these are.
-
-        Raises:
-            SpaceMismatch: asked the same before, the agent was given another model's, and has not allowed that.
-        """
-        asked = (agent, role, *(options.get(name) for name in ("model", "provider", "dimensions")))
-        space = (found.model.removesuffix(":latest"), found.dimensions)
-        before = self._spaces.get(asked, space)
-        if before != space and not allow_other_models:
-            raise SpaceMismatch(
-                f"these vectors, of {found.dimensions} dimensions, are of another model than those role {role!r} was "
-                f"given before ({before[0]!r}, {before[1]}), and must not be compared with them: embed everything "
-                "anew, ask for one model by name, or pass allow_other_models=True",
-                lane=found.lane,
-                model=found.model,
-            )
-        if len(self._spaces) >= _SPACES and asked not in self._spaces:
-            del self._spaces[next(iter(self._spaces))]
-        self._spaces[asked] = space
 
 
 async def embed(

@@ -7,8 +7,7 @@ from array import array
 
 import pytest
 
-from tokenlane.producer import BadRequest, Embeddings, ProviderDown, SpaceMismatch, Usage
-from tokenlane.producer.embeddings import Spaces
+from tokenlane.producer import BadRequest, Embeddings, ProviderDown, Usage
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import EmbedRequest
 
@@ -55,32 +54,6 @@ def test_vectors_are_not_in_a_repr() -> None:
     assert "0.5" not in repr(of("m"))
     with pytest.raises(ValueError):
         _ = Embeddings("0" * 32, [], 2, "m", "lane1", Usage()).vector
-
-
-def test_spaces_are_told_apart_by_what_was_asked() -> None:
-    """Asked the same, another model or other dimensions are refused until they are allowed; then they are what counts.
-    A tag of Ollama's that says nothing is no other model."""
-    spaces = Spaces()
-    spaces.check(of("nomic"), "agent1", "indexer", {}, allow_other_models=False)
-    spaces.check(of("nomic:latest", lane="lane2"), "agent1", "indexer", {"priority": "low"}, allow_other_models=False)
-    spaces.check(of("bge"), "agent1", "indexer", {"model": "bge"}, allow_other_models=False)
-    spaces.check(of("bge"), "agent1", "searcher", {}, allow_other_models=False)
-    for other in (of("bge"), of("nomic", 3)):
-        with pytest.raises(SpaceMismatch, match="'nomic', 2"):
-            spaces.check(other, "agent1", "indexer", {}, allow_other_models=False)
-    spaces.check(of("bge"), "agent1", "indexer", {}, allow_other_models=True)
-    spaces.check(of("bge"), "agent1", "indexer", {}, allow_other_models=False)
-    with pytest.raises(SpaceMismatch):
-        spaces.check(of("nomic"), "agent1", "indexer", {}, allow_other_models=False)
-    spaces.check(of("nomic"), "agent2", "indexer", {}, allow_other_models=False)
-
-
-def test_what_is_remembered_of_spaces_is_bounded() -> None:
-    """However many models are asked for, memory does not grow without end."""
-    spaces = Spaces()
-    for number in range(3000):
-        spaces.check(of("m"), "agent1", "indexer", {"model": f"m{number}"}, allow_other_models=False)
-    assert len(spaces._spaces) <= 1000
 
 
 @pytest.mark.parametrize("texts", [None, 7, b"text", {"text": 1}, {"one", "two"}, [], [None], "\ud83d"])

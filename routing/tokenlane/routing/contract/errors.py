@@ -14,7 +14,6 @@
     │   └── EntryDeleted    somebody else deleted it from its role's stream
     ├── NoToolCall          the answer is whole, and calls no tool, though it had to
     ├── SchemaMismatch      the answer is whole, and not in the form that was asked for (`text`)
-    ├── SpaceMismatch       the vectors are whole, and of another model than those before
     ├── Duplicate           its idempotency key was used by a request that has ended
     ├── PoolUnavailable     no pool answers at that Redis URL
     ├── PoolKeyMismatch     this pool's key is another one
@@ -200,12 +199,6 @@ class SchemaMismatch(LlmError):
 
     code = "schema_mismatch"
     text: str = ""
-
-
-class SpaceMismatch(LlmError):
-    """The vectors are of another model than those before, and must not be compared with them."""
-
-    code = "space_mismatch"
 
 
 class Duplicate(LlmError):

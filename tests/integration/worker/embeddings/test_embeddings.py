@@ -18,7 +18,7 @@ from tests.workshop import FakeProvider
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
-from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, SpaceMismatch, sync
+from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, sync
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.decide.lanes.state import RESTART_MS
@@ -234,22 +234,6 @@ async def test_who_wants_no_fallback_is_not_given_it(redis_url: str, pool: Pool)
         await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000, fallback="error"))
         with pytest.raises(ProviderDown, match=r"tokenlane models pull .*\bfallback\b"):
             await client.embed("a", role="indexer")
-
-
-@fallback_only
-async def test_vectors_of_two_models_are_not_mixed(redis_url: str, pool: Pool) -> None:
-    """A client that had vectors of the fallback is not given those of a lane that comes later, unless it asks for it;
-    another client, and another role, is."""
-    async with at_work(redis_url, Mapper(CHATS), fallback=True), Client(redis_url) as client:
-        assert (await client.embed("a", role="indexer")).is_fallback
-        async with at_work(redis_url, Mapper(), "lane2"), Client(redis_url) as other:
-            with pytest.raises(SpaceMismatch, match=rf"{FALLBACK_MODEL}.*allow_other_models") as raised:
-                await client.embed("a", role="indexer")
-            assert (raised.value.model, raised.value.lane) == ("mapper", "lane2")
-            assert (await other.embed("a", role="indexer")).model == "mapper"
-            assert (await client.embed("a", role="another")).model == "mapper"
-            assert (await client.embed("a", role="indexer", allow_other_models=True)).model == "mapper"
-            assert (await client.embed("a", role="indexer")).model == "mapper"
 
 
 @fallback_only
