@@ -13,7 +13,7 @@ import pytest
 
 from tokenlane.config.cli import failure
 from tokenlane.config.cli import root as cli
-from tokenlane.config.cli.options import with_subcommands
+from tokenlane.config.cli.strict_options import with_subcommands
 
 __all__ = ["Ended", "Verb", "every_verb", "run"]
 

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from tests.matrix import agrees
 
-from tokenlane.config.host.children import spawn
+from tokenlane.config.host.child_processes import spawn
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound

@@ -20,7 +20,7 @@ from tests.backend import answer_of, ask
 from tests.integration.servers import free_port
 from tests.matrix import agrees
 
-from tokenlane.config.host.children import spawn
+from tokenlane.config.host.child_processes import spawn
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.worker.discovery.places import Place

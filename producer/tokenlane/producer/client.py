@@ -13,7 +13,7 @@ from typing import Self, TypeAlias, Unpack
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.find_pool import find_place
+from tokenlane.config.settings.client_pool import find_place
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import PoolUnavailable

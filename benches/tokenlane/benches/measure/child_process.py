@@ -22,7 +22,7 @@ from typing import TypeAlias, TypeVar
 from pydantic import JsonValue, TypeAdapter
 
 from tokenlane.config.exit_codes import FAILED, UserError
-from tokenlane.config.host.children import ended, started
+from tokenlane.config.host.child_processes import ended, started
 from tokenlane.routing.support.tasks import background
 
 T = TypeVar("T")

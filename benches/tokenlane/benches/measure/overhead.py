@@ -22,11 +22,11 @@ from redis.asyncio import Redis
 
 from tokenlane.config.host.embedded_server import EmbeddedServer
 
-from . import floor, load, metronome
+from . import clients, floor, metronome
 from .child_process import ChildProcess, child_process
+from .clients import Heard
 from .figures import AtStreams, Cpu, Overhead, Times, bars_of
 from .idle import idle
-from .load import Heard
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ async def _scene(plan: Plan) -> AsyncIterator[_Scene]:
     ):
         url = await backend.ask(str, "url")
         async with (
-            child_process(_name(load.worker), redis=server.url, endpoint=url, capacity=most) as worker,
-            child_process(_name(load.bare), endpoint=url) as bare,
-            child_process(_name(load.agent), redis=server.url) as agent,
+            child_process(_name(clients.worker), redis=server.url, endpoint=url, capacity=most) as worker,
+            child_process(_name(clients.bare), endpoint=url) as bare,
+            child_process(_name(clients.agent), redis=server.url) as agent,
         ):
             await worker.ask(type(None), "ready")
             yield _Scene(redis, backend, worker, bare, agent)

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
-from tokenlane.config.settings.positions import line_of, lines_of
+from tokenlane.config.settings.toml_lines import line_of, lines_of
 
 from .fault_script import FaultScript
 

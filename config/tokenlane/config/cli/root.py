@@ -35,7 +35,7 @@ except ModuleNotFoundError:
 from tokenlane.config.cli import failure
 from tokenlane.config.cli.plain_text import PlainFormatter, json_text
 from tokenlane.config.exit_codes import ConfigError, UserError
-from tokenlane.config.settings.overrides import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
+from tokenlane.config.settings.llm_option import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
 
 _COMPLETION = ("--install-completion", "--show-completion")
 
@@ -164,7 +164,7 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(verb: EntryPoint) -> Any:
-    from tokenlane.config.cli.options import (  # with rich, which `tokenlane --version` needs not
+    from tokenlane.config.cli.strict_options import (  # with rich, which `tokenlane --version` needs not
         prepare,
         with_subcommands,
     )

@@ -20,11 +20,11 @@ from typing import Self
 
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.bounded_files import read_file
-from tokenlane.config.host.children import Child, spawn
+from tokenlane.config.host.child_processes import Child, spawn
 from tokenlane.config.host.pool_key_files import FILE_NAME, ensure_key_file
 from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.process_lock import await_lock
-from tokenlane.config.host.sockets import socket_url
+from tokenlane.config.host.socket_urls import socket_url
 from tokenlane.config.host.up_registry import answers
 
 _START_TIMEOUT_S = 20.0

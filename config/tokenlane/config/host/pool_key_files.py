@@ -22,7 +22,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.private_files import write_private
-from tokenlane.config.host.sockets import socket_of
+from tokenlane.config.host.socket_urls import socket_of
 
 FILE_NAME = "pool.key"
 """The key file in the embedded server's directory, and beside its socket."""

@@ -15,7 +15,7 @@ from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import absolute, empty_variable
 from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.process_lock import take_lock
-from tokenlane.config.host.sockets import socket_url
+from tokenlane.config.host.socket_urls import socket_url
 
 _MOST_BYTES = 65536
 

@@ -32,8 +32,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH, absolute, empty_variable
 
+from .llm_option import assignment
 from .merged import Layer, Setting, Settings
-from .overrides import assignment
 from .read_layers import lane_layer, text_layer
 from .schema import document_type
 from .validation_messages import did_you_mean

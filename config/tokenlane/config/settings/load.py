@@ -35,9 +35,9 @@ from tokenlane.config.settings.values import (
 )
 
 from .environment import PREFIX, key_in, lane_variables, section_variables, short_names
+from .llm_option import OPTION as _LLM
+from .llm_option import assignment
 from .merged import DEFAULT, Layer, Setting, Settings
-from .overrides import OPTION as _LLM
-from .overrides import assignment
 from .read_layers import file_layer, lane_layer, text_layer
 from .schema import Lane, provider_names
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from tokenlane.config.exit_codes import ConfigError
 
-from .positions import Path
 from .schema import Document, Lane, document_type, not_a_provider
+from .toml_lines import Path
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
 

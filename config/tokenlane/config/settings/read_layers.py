@@ -14,8 +14,8 @@ from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.paths import DASH
 
 from .merged import Layer, Setting
-from .positions import Path, leaves, line_of, lines_of
 from .schema import TEXTS, Lane, document_type, not_a_provider
+from .toml_lines import Path, leaves, line_of, lines_of
 from .validation_messages import explained
 from .values import NAME_RULE, is_name
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .positions import Path
+from .toml_lines import Path
 
 WHOLE = "whole"
 """The type of an error whose text needs nothing but the key in front of it."""

@@ -23,7 +23,7 @@ from rich.text import Text
 from tokenlane.config.cli.output import console as terminal
 from tokenlane.config.cli.plain_text import one_line, running_text
 from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.host.children import ended, started
+from tokenlane.config.host.child_processes import ended, started
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import pool_keys

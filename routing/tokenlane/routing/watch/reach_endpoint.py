@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tokenlane.config.host.sockets import socket_of
+from tokenlane.config.host.socket_urls import socket_of
 
 Reached = Literal["answers", "refuses", "not from here", "is no URL"]
 

@@ -19,7 +19,7 @@ from tests.integration.servers import free_port
 from tests.processes import until_gone
 
 from tokenlane.config.exit_codes import USAGE
-from tokenlane.config.host import children
+from tokenlane.config.host import child_processes
 from tokenlane.config.host import embedded_server as embedded
 from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
 from tokenlane.config.host.up_registry import answers
@@ -174,8 +174,8 @@ async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatc
     """A server that cannot write its log dies; the error says how, and nothing is left."""
     monkeypatch.setattr(embedded, "_CONFIG", embedded._CONFIG.replace("loglevel warning", "loglevel notice"))
     limit = 'ulimit -f 0; exec "$@"'
-    assert 'exec "$@"' in children._WITH_US
-    monkeypatch.setattr(children, "_WITH_US", children._WITH_US.replace('exec "$@"', limit))
+    assert 'exec "$@"' in child_processes._WITH_US
+    monkeypatch.setattr(child_processes, "_WITH_US", child_processes._WITH_US.replace('exec "$@"', limit))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(EmbeddedServerFailed, match="SIGXFSZ"):
         await EmbeddedServer().start()
@@ -240,7 +240,7 @@ while True:
 OWNER_OF_A_WRITER = """
 import asyncio, sys
 from pathlib import Path
-from tokenlane.config.host.children import spawn
+from tokenlane.config.host.child_processes import spawn
 
 async def main():
     errors = asyncio.subprocess.DEVNULL
@@ -274,7 +274,7 @@ async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None
 
 OWNER_OF_A_PARENT = """
 import asyncio
-from tokenlane.config.host.children import spawn
+from tokenlane.config.host.child_processes import spawn
 
 async def main():
     parent = ["sh", "-c", "sleep 300 & echo; wait"]

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio.connection import parse_url
 
 from tokenlane.config.exit_codes import USAGE, ConfigError
-from tokenlane.config.host.sockets import socket_of, socket_url
+from tokenlane.config.host.socket_urls import socket_of, socket_url
 from tokenlane.config.host.up_registry import AlreadyRunning, alone, announced_socket, announcing, data_dir
 from tokenlane.config.settings.load import NoPool, find_pool, lane_settings, pool_name
 from tokenlane.config.settings.values import masked

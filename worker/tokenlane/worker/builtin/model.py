@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from tokenlane.config.host.children import spawn
+from tokenlane.config.host.child_processes import spawn
 from tokenlane.config.host.process_lock import await_lock
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.routing.contract.errors import DigestMismatch, ProviderDown

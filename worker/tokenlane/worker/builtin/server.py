@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tokenlane.config.host.children import ended, started
+from tokenlane.config.host.child_processes import ended, started
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.support.tasks import background

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
-from tokenlane.config.host.sockets import socket_of
+from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings, masked
 from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
 from tokenlane.routing.contract.kinds import KINDS

@@ -15,7 +15,7 @@ from typing import Any
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.host.children import ended, started
+from tokenlane.config.host.child_processes import ended, started
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions as redis_errors
 
-from tokenlane.config.host.unreached import why_unreached
+from tokenlane.config.host.connection_errors import why_unreached
 from tokenlane.config.settings.values import masked
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 

@@ -23,8 +23,8 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.host.sockets import socket_of
-from tokenlane.config.host.unreached import why_unreached
+from tokenlane.config.host.connection_errors import why_unreached
+from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout
 from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic_core import from_json
 
-from tokenlane.config.host.children import Child, spawn
+from tokenlane.config.host.child_processes import Child, spawn
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.routing.contract.errors import ErrorReport, LlmError, ProviderDown
 from tokenlane.routing.contract.results import Progress

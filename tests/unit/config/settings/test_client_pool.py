@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.config.settings.find_pool import find_place
+from tokenlane.config.settings.client_pool import find_place
 from tokenlane.producer import Client, PoolUnavailable, sync
 
 WITHOUT_EXTRAS = """
 import sys
 sys.modules["platformdirs"] = sys.modules["pydantic_settings"] = None
 from tokenlane.producer import Client, PoolUnavailable
-from tokenlane.config.settings.find_pool import find_place
+from tokenlane.config.settings.client_pool import find_place
 try:
     place = find_place()
     print(place.redis.url, place.pool, *place.redis.keys.ids)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlane.config.settings.positions import line_of, lines_of
+from tokenlane.config.settings.toml_lines import line_of, lines_of
 
 TEXT = """\
 # a comment = 1

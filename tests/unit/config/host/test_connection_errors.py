@@ -8,7 +8,7 @@ from socket import gaierror
 import pytest
 from redis import exceptions as redis_errors
 
-from tokenlane.config.host.unreached import why_unreached
+from tokenlane.config.host.connection_errors import why_unreached
 from tokenlane.routing.store.server.errors import as_ours
 
 CAUSES = [

@@ -14,11 +14,11 @@ from typer import rich_utils
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli import root as cli
-from tokenlane.config.cli.options import prepare
+from tokenlane.config.cli.strict_options import prepare
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.up_registry import data_dir
+from tokenlane.config.settings.client_pool import _named_by_environment
 from tokenlane.config.settings.environment import ShortNames, _section_keys, forget_empty_keys
-from tokenlane.config.settings.find_pool import _named_by_environment
 from tokenlane.config.settings.load import read
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import LlmError

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings.overrides import apart, assignment, spread, verb_first
+from tokenlane.config.settings.llm_option import apart, assignment, spread, verb_first
 
 
 @pytest.mark.parametrize(
