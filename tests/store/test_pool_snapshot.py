@@ -16,8 +16,8 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Fault
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.pool_health import problems
 from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus, Slots
 
 

@@ -18,7 +18,7 @@ from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.requests import ChatOptions, Message
 
-from .asking import carry_out, in_milliseconds, telling_why
+from .client_session import carry_out, in_milliseconds, telling_why
 
 
 def chat(

@@ -31,7 +31,7 @@ from tokenlane.producer.client import Client
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 
-from .asking import say
+from .client_session import say
 
 _QUESTIONS = {
     "planner": "Name three primes.",

@@ -18,7 +18,7 @@ from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 from tokenlane.producer.embeddings import embed as embed_texts
 from tokenlane.routing.commands import completion
 
-from .asking import carry_out, in_milliseconds, telling_why
+from .client_session import carry_out, in_milliseconds, telling_why
 
 _MOST_BYTES = 256 * 1024 * 1024
 """Of texts on standard input; all of them are held in memory, and their vectors too."""

@@ -28,7 +28,7 @@ from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.support.byte_sizes import sized
 
-from .asking import carry_out
+from .client_session import carry_out
 
 _SAY_EVERY_S = 2.0
 _SAY_WAITING_EVERY_S = 60.0

@@ -15,8 +15,8 @@ from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.watch.finding import Finding
-from tokenlane.routing.watch.health import problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.pool_health import problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
 from .pool_session import pool_session

@@ -12,10 +12,10 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .finding import Code, Finding
-from .health import examine_pool
+from .pool_health import examine_pool
 from .reach_endpoint import Reached, reach
 from .redis_facts import ask_server
-from .server_health import examine_server
+from .redis_health import examine_server
 from .snapshot import LaneStatus, Snapshot
 
 _ONE_VERSION = "install one version of tokenlane everywhere"

@@ -12,19 +12,19 @@ from tokenlane.routing.decide.policy_file import route_entry, section_key
 
 
 @dataclass(frozen=True)
-class Reach:
+class RouteCoverage:
     """Roles with a route, by whether it names a lane. Roles without one may use every lane."""
 
     routed: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
-def reach(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> Reach:
+def route_coverage(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> RouteCoverage:
     """The roles whose route leads to the lane, and those whose route does not."""
     view = LaneView(lane, provider, "", models, Offer(limits={"chat": 1}))
     routes = sorted(name for name, role in policy.roles.items() if role.route)
     routed = tuple(name for name in routes if next(candidates(policy, name, Needs(), [view]), None))
-    return Reach(routed, tuple(name for name in routes if name not in routed))
+    return RouteCoverage(routed, tuple(name for name in routes if name not in routed))
 
 
 def lines_to_add(policy: Policy, role: str, *, provider: str, models: tuple[str, ...]) -> str:

@@ -22,14 +22,14 @@ from tokenlane.routing.store.pool import Pool
 
 SHIM = """
 import contextlib, dataclasses, os
-import tokenlane.worker.discovery.places as places, tokenlane.worker.commands.up as up
+import tokenlane.worker.discovery.targets as places, tokenlane.worker.commands.up as up
 @contextlib.asynccontextmanager
 async def with_own_server(lane, progress=None):
     ours = up.needs_server(lane)
     yield dataclasses.replace(lane, endpoint=os.environ["TOY"]) if ours else lane
 up.with_own_server = with_own_server
 up._LOOK_AGAIN_S = 0.2
-places.default_places = lambda: []
+places.usual_targets = lambda: []
 """
 """The toy's server runs already, nothing else is looked for on this host, and that often."""
 

@@ -16,7 +16,7 @@ from tokenlane.config.exit_codes import OK, USAGE, ConfigError
 from tokenlane.config.settings.load import names_provider, own_lane
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.discovery.choose import choose, reason
-from tokenlane.worker.discovery.places import Place
+from tokenlane.worker.discovery.targets import Target
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +34,16 @@ def lane(endpoint: str | None = None, models: tuple[str, ...] = ()) -> LaneSetti
     return LaneSettings("gpu0", "builtin", endpoint, models)
 
 
-def places(*endpoints: str) -> list[Place]:
+def search_targets(*endpoints: str) -> list[Target]:
     """Where to look."""
-    return [Place(lane(endpoint)) for endpoint in endpoints]
+    return [Target(lane(endpoint)) for endpoint in endpoints]
 
 
 async def test_the_first_that_can_chat_is_chosen() -> None:
     """Servers without a chat model are passed over; which was chosen, and why, is told."""
     without = {**pages.OLLAMA, "/api/tags": {"models": []}}
     async with pages.serving(without) as ollama, pages.serving(pages.LM_STUDIO) as studio:
-        there = places(f"http://127.0.0.1:{free_port()}", ollama, studio)
+        there = search_targets(f"http://127.0.0.1:{free_port()}", ollama, studio)
         seen = await asyncio.to_thread(choose, lane(), there)
         assert seen is not None
         assert (seen.provider, seen.lane.endpoint) == ("lmstudio", studio)
@@ -51,17 +51,17 @@ async def test_the_first_that_can_chat_is_chosen() -> None:
             f"openai/gpt-oss-20b, of LM Studio at {studio}, which was found there; no provider is configured"
         )
         assert await asyncio.to_thread(choose, lane(models=("phi3",)), there) is None
-        assert await asyncio.to_thread(choose, lane(), places(ollama)) is None
+        assert await asyncio.to_thread(choose, lane(), search_targets(ollama)) is None
 
 
 async def test_what_is_at_a_named_endpoint_is_recognised() -> None:
     """An endpoint without a provider gets the one that is there, or is an error; nothing else is looked at."""
     async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.UNRELATED) as unrelated:
-        seen = await asyncio.to_thread(choose, lane(vllm), places(unrelated))
+        seen = await asyncio.to_thread(choose, lane(vllm), search_targets(unrelated))
         assert seen is not None
         assert seen.provider == "vllm"
         with pytest.raises(ConfigError, match=unrelated):
-            await asyncio.to_thread(choose, lane(unrelated), places(vllm))
+            await asyncio.to_thread(choose, lane(unrelated), search_targets(vllm))
 
 
 def test_what_is_configured_is_not_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.doctor import examine, examine_endpoint, examine_readers, examine_versions
-from tokenlane.routing.watch.health import examine_pool, problems
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.route_coverage import reach
+from tokenlane.routing.watch.pool_health import examine_pool, problems
+from tokenlane.routing.watch.route_coverage import route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.lane.make_offer import announce
 from tokenlane.worker.providers import default_registry
@@ -88,7 +88,7 @@ async def readers(pool: Pool, capsys: pytest.CaptureFixture[str]) -> Snapshot:
         assert "bad" in [lane.name for lane in lanes]
         str(nobody(Queue.of(life.envelope(model="none")), seen.policy, lanes))
         for lane in lanes:
-            reach(seen.policy, lane=lane.name, provider=lane.provider, models=lane.models)
+            route_coverage(seen.policy, lane=lane.name, provider=lane.provider, models=lane.models)
     return seen
 
 

@@ -23,8 +23,8 @@ from tokenlane.routing.decide.lanes.offer import Announcement, Facts
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.discovery.places import Place
-from tokenlane.worker.discovery.servers import look
+from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.lane.make_offer import announce
 from tokenlane.worker.providers import default_registry
 
@@ -47,7 +47,7 @@ async def test_every_server_is_recognised_and_answers(api: str, tmp_path: Path) 
     """Whatever its dialect, with its key where it wants one; the request names localhost as its host."""
     key = SecretStr("right")
     async with Simulator(api=api, socket=tmp_path / "s", tokens=3, api_key="right") as backend:
-        seen = await look(Place(LaneSettings("probe", "openai", backend.url, api_key=key), api))
+        seen = await look(Target(LaneSettings("probe", "openai", backend.url, api_key=key), api))
         assert (seen.provider, seen.models[0].partition(":")[0], seen.problem) == (api, "sim", None)
         async with default_registry().create(LaneSettings("gpu0", api, backend.url, api_key=key)) as provider:
             assert await answer_of(provider, ask(), model="sim") == "w0 w1 w2 "
@@ -73,7 +73,7 @@ async def test_no_server_there(tmp_path: Path, name: str) -> None:
         with pytest.raises(ProviderDown) as raised:
             await answer_of(provider, ask())
         assert raised.value.back_end == "down"
-    problem = (await look(Place(LaneSettings("probe", "openai", url)))).problem
+    problem = (await look(Target(LaneSettings("probe", "openai", url)))).problem
     assert problem is not None
     assert (problem.code, problem.found) == (Code.BACK_END, "nothing answers there")
 

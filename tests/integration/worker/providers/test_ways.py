@@ -22,8 +22,8 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.discovery.places import Place
-from tokenlane.worker.discovery.servers import look
+from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, posting, send
 from tokenlane.worker.providers.http.provider import read_body
@@ -83,7 +83,7 @@ async def ask(endpoint: str) -> str:
 
 async def why_not(endpoint: str) -> str:
     """What `probe` says of it."""
-    return str((await look(Place(LaneSettings("probe", "openai", endpoint)))).problem or "")
+    return str((await look(Target(LaneSettings("probe", "openai", endpoint)))).problem or "")
 
 
 async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:

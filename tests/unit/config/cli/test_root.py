@@ -165,7 +165,7 @@ sys.meta_path.insert(0, Interrupt())
 
 
 @pytest.mark.parametrize(
-    "module", ["typer", "tokenlane.config.settings.llm_option", "tokenlane.routing.watch.health", "redis"]
+    "module", ["typer", "tokenlane.config.settings.llm_option", "tokenlane.routing.watch.pool_health", "redis"]
 )
 def test_ctrl_c_while_modules_are_imported(module: str, tmp_path: Path) -> None:
     """At whichever module it comes, the installed command ends with 130 and says nothing."""

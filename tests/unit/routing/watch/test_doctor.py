@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.routing.watch.test_health import LANE, WELL
+from tests.unit.routing.watch.test_pool_health import LANE, WELL
 
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.watch.doctor import (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.watch.route_coverage import lines_to_add, reach
+from tokenlane.routing.watch.route_coverage import lines_to_add, route_coverage
 
 POLICY = Policy(
     roles={
@@ -19,11 +19,11 @@ POLICY = Policy(
 
 def test_roles_by_their_routes() -> None:
     """A role comes to a lane that its route names, by provider, model or lane; one without a route is in neither."""
-    found = reach(POLICY, lane="gpu0", provider="vllm", models=("m1",))
+    found = route_coverage(POLICY, lane="gpu0", provider="vllm", models=("m1",))
     assert (found.routed, found.left_out) == (("coder",), ("planner",))
-    assert reach(POLICY, lane="gpu9", provider="tgi", models=("m2",)).routed == ("coder",)
-    assert reach(POLICY, lane="gpu0", provider="vllm", models=("m2",)).left_out == ("coder", "planner")
-    assert reach(Policy(), lane="gpu0", provider="vllm", models=()).left_out == ()
+    assert route_coverage(POLICY, lane="gpu9", provider="tgi", models=("m2",)).routed == ("coder",)
+    assert route_coverage(POLICY, lane="gpu0", provider="vllm", models=("m2",)).left_out == ("coder", "planner")
+    assert route_coverage(Policy(), lane="gpu0", provider="vllm", models=()).left_out == ()
 
 
 def test_what_to_add_keeps_what_is_there() -> None:
@@ -39,10 +39,13 @@ def test_what_to_add_keeps_what_is_there() -> None:
 @given(st.sampled_from(["coder", "planner"]), st.sampled_from(["tgi", "lmstudio"]))
 def test_what_to_add_sends_the_role_there(role: str, provider: str) -> None:
     """A policy with the printed route sends the role to the lane."""
-    assert role in reach(POLICY, lane="gpu0", provider=provider, models=("m7",)).left_out
+    assert role in route_coverage(POLICY, lane="gpu0", provider=provider, models=("m7",)).left_out
     (*_, last) = tomllib.loads(lines_to_add(POLICY, role, provider=provider, models=("m7",)))["roles"][role]["route"]
     kind, _, model = last.partition("/")
     route = (*POLICY.roles[role].route, Candidate(provider=kind, model=model))
     assert (
-        role in reach(Policy(roles={role: RolePolicy(route=route)}), lane="g", provider=provider, models=("m7",)).routed
+        role
+        in route_coverage(
+            Policy(roles={role: RolePolicy(route=route)}), lane="g", provider=provider, models=("m7",)
+        ).routed
     )

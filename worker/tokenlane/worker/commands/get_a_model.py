@@ -16,8 +16,8 @@ from tokenlane.config.settings.environment import key_in
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.discovery.places import Place
-from tokenlane.worker.discovery.servers import ModelServer, first_token, look
+from tokenlane.worker.discovery.model_servers import ModelServer, first_token, look
+from tokenlane.worker.discovery.targets import Target
 
 _SCRIPT = "install_ollama.sh"
 _SHOWN_MODELS = 20
@@ -72,7 +72,7 @@ def _use_remote() -> int:
     if variable and key is None:
         raise UserError(f"{variable} is not set, or empty: export {variable}=… here, and run `tokenlane probe` again.")
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
-    seen = asyncio.run(look(Place(lane, "openai")))
+    seen = asyncio.run(look(Target(lane, "openai")))
     if seen.problem:
         raise UserError(f"{seen.endpoint} cannot be used: {seen.problem}")
     model = _chosen_model(seen)

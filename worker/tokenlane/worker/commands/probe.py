@@ -13,8 +13,8 @@ from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_back_ends
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.decide.no_candidate import GET_A_MODEL
-from tokenlane.worker.discovery.places import Place, places
-from tokenlane.worker.discovery.servers import ModelServer, look_at_all
+from tokenlane.worker.discovery.model_servers import ModelServer, look_at_all
+from tokenlane.worker.discovery.targets import Target, search_targets
 
 from .get_a_model import offer
 
@@ -28,8 +28,8 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON object, and ask nothing.")] = False,
 ) -> None:
     """Look for model servers that can chat. If there is none, ask what to do; not on a terminal, end with 3."""
-    named = [Place(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    servers = asyncio.run(look_at_all(named or places(configured_back_ends())))
+    named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
+    servers = asyncio.run(look_at_all(named or search_targets(configured_back_ends())))
     found = [server for server in servers if not server.problem]
     if as_json:
         facts = {"found": bool(found), "places": [_facts(server) for server in servers]}

@@ -37,9 +37,9 @@ from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, find, reason
-from tokenlane.worker.discovery.places import places
-from tokenlane.worker.discovery.servers import ModelServer
-from tokenlane.worker.supervision.own_redis import OwnRedis, own_redis
+from tokenlane.worker.discovery.model_servers import ModelServer
+from tokenlane.worker.discovery.targets import search_targets
+from tokenlane.worker.supervision.embedded_redis import EmbeddedRedis, embedded_redis
 from tokenlane.worker.supervision.worker_process import KeptWorker, Report
 
 from .download_bar import download_bar
@@ -76,12 +76,12 @@ def up(
     own = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(own(provider=provider, endpoint=endpoint), own)
     if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models)):
-        seen = choose(plan.lanes[0], places(configured_back_ends()))
+        seen = choose(plan.lanes[0], search_targets(configured_back_ends()))
         plan = replace(plan, chooses=plan.lanes[0].endpoint is None) if seen is None else plan.served_by(seen)
     settings = read()
     policy = policy_of(settings) if settings.document.has_policy else None
     try:
-        server = nullcontext(other) if other is not None else own_redis(private=private, listen=listen)
+        server = nullcontext(other) if other is not None else embedded_redis(private=private, listen=listen)
         code = asyncio.run(_up(plan, policy, server, pool_name(pool), Report(as_json), supervised))
     except LlmError as error:
         raise as_user_error(error) from error
@@ -107,7 +107,7 @@ class _Plan:
 async def _up(
     plan: _Plan,
     policy: Policy | None,
-    server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
+    server: AbstractAsyncContextManager[EmbeddedRedis | RedisSettings],
     pool: str,
     report: Report,
     supervised: bool,
@@ -136,17 +136,17 @@ async def _keep_serving(plan: _Plan, where: RedisSettings, pool: str, report: Re
 
 async def _open(
     policy: Policy | None,
-    server: AbstractAsyncContextManager[OwnRedis | RedisSettings],
+    server: AbstractAsyncContextManager[EmbeddedRedis | RedisSettings],
     pool: str,
     report: Report,
     stack: AsyncExitStack,
 ) -> RedisSettings:
     """Start the pool."""
     opened = await stack.enter_async_context(server)
-    where = opened.here if isinstance(opened, OwnRedis) else opened
-    key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, OwnRedis))
+    where = opened.here if isinstance(opened, EmbeddedRedis) else opened
+    key_id, told = await _prepare(where, pool, policy, ours=isinstance(opened, EmbeddedRedis))
     sealed = f", sealed with key {key_id}" if key_id else ""
-    public = opened.public if isinstance(opened, OwnRedis) else None
+    public = opened.public if isinstance(opened, EmbeddedRedis) else None
     # With a public one the URL has a password, and what is reported may be kept in a journal.
     url = where.url if public is None else where.safe_url
     report("pool", f"pool    {pool} at {where.safe_url}{sealed}", redis=url, pool=pool, key=key_id)
@@ -204,7 +204,7 @@ async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
-            seen = await find(toy, places(configured_back_ends()), avoids)
+            seen = await find(toy, search_targets(configured_back_ends()), avoids)
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:

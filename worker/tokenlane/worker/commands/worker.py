@@ -34,13 +34,13 @@ from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.arrival.arrival import Arrival, Destination, as_line
-from tokenlane.worker.arrival.look_around import look_ahead, look_around
 from tokenlane.worker.assembly import DRAIN_S, run_worker
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
-from tokenlane.worker.discovery.places import places
+from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.startup.make_report import dry_run, report_on_lane
+from tokenlane.worker.startup.startup_report import Destination, StartupReport, as_line
 
 from .download_bar import download_bar
 
@@ -74,7 +74,7 @@ def worker(
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen = own(provider=provider, endpoint=endpoint), None
     if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
-        seen = choose(settings, places(configured_back_ends()))
+        seen = choose(settings, search_targets(configured_back_ends()))
     if seen is not None:
         settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
         if not as_json:
@@ -100,7 +100,7 @@ def _log(level: int) -> None:
     logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
 
 
-def _report(event: str, arrival: Arrival, *, as_json: bool, **more: object) -> None:
+def _report(event: str, arrival: StartupReport, *, as_json: bool, **more: object) -> None:
     note(as_line(event, arrival, **more) if as_json else arrival.text())
 
 
@@ -111,7 +111,7 @@ def _options(redis: str | None, pool: str | None) -> str:
 
 
 async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[..., None]) -> int:
-    arrival = await look_ahead(to)
+    arrival = await dry_run(to)
     report("checked", arrival)
     return FAILED if arrival.problems else OK
 
@@ -124,7 +124,7 @@ async def _work(
     async def ready(lane: Lane) -> None:
         nonlocal came
         came = True
-        arrival = await look_around(lane, to)
+        arrival = await report_on_lane(lane, to)
         report("waiting" if arrival.waits else "ready", arrival, worker=lane.worker)
 
     try:
@@ -147,7 +147,7 @@ async def _work(
         where = "its endpoint"
         with suppress(LlmError, ConfigError):  # the first error is the one to report
             async with broken_off(stopping):
-                arrival = await look_ahead(to)
+                arrival = await dry_run(to)
                 first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
                 report("failed", arrival if arrival.problems else replace(arrival, findings=(first, *arrival.findings)))
                 where = arrival.back_end.endpoint

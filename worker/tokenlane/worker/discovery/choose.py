@@ -11,11 +11,11 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.server_names import NAMES
 
-from .places import Place
-from .servers import ModelServer, look, look_at_all
+from .model_servers import ModelServer, look, look_at_all
+from .targets import Target
 
 
-def choose(lane: LaneSettings, among: Iterable[Place]) -> ModelServer | None:
+def choose(lane: LaneSettings, among: Iterable[Target]) -> ModelServer | None:
     """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found
     with the models it is to serve.
 
@@ -24,7 +24,7 @@ def choose(lane: LaneSettings, among: Iterable[Place]) -> ModelServer | None:
     """
     if lane.endpoint is None:
         return asyncio.run(find(lane, among))
-    seen = asyncio.run(look(Place(lane)))
+    seen = asyncio.run(look(Target(lane)))
     if seen.problem:
         raise ConfigError(
             f"{seen.endpoint} cannot be used: {seen.problem}. Name its provider with --provider if you know it."
@@ -32,9 +32,9 @@ def choose(lane: LaneSettings, among: Iterable[Place]) -> ModelServer | None:
     return seen
 
 
-async def find(lane: LaneSettings, among: Iterable[Place], avoids: Collection[str] = ()) -> ModelServer | None:
+async def find(lane: LaneSettings, among: Iterable[Target], avoids: Collection[str] = ()) -> ModelServer | None:
     """The first model server that is found with the models that the lane is to serve, but at these endpoints."""
-    wanted = [Place(replace(place.lane, models=lane.models), place.provider) for place in among]
+    wanted = [Target(replace(place.lane, models=lane.models), place.provider) for place in among]
     servers = await look_at_all(wanted)
     return next((seen for seen in servers if not seen.problem and seen.endpoint not in avoids), None)
 

@@ -25,8 +25,8 @@ from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.arrival.arrival import Arrival, Destination
-from tokenlane.worker.arrival.look_around import look_ahead
+from tokenlane.worker.startup.make_report import dry_run
+from tokenlane.worker.startup.startup_report import Destination, StartupReport
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
 
@@ -56,15 +56,15 @@ async def check(processes: Farm, endpoint: str, *more: str) -> Ended:
     return await (await processes.tokenlane("worker", "--check", *serving, *more)).ended()
 
 
-async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | None = None) -> Arrival:
+async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | None = None) -> StartupReport:
     """What lane gpu0 would find there; without keys of its own or any beside the server's socket."""
     settings = LaneSettings("gpu0", "llamacpp", endpoint=endpoint, models=models)
     return await arrive(settings, pool, keys)
 
 
-async def arrive(settings: LaneSettings, pool: Pool, keys: KeyRing | None = None) -> Arrival:
+async def arrive(settings: LaneSettings, pool: Pool, keys: KeyRing | None = None) -> StartupReport:
     """What a lane of these settings would find."""
-    return await look_ahead(Destination(settings, RedisSettings(pool.server.url, keys or KeyRing()), "main", "auto"))
+    return await dry_run(Destination(settings, RedisSettings(pool.server.url, keys or KeyRing()), "main", "auto"))
 
 
 def block(text: str) -> dict[str, str]:

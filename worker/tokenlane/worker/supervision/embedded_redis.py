@@ -17,7 +17,7 @@ from .listen_address import bind_address, known_as
 
 
 @dataclass(frozen=True)
-class OwnRedis:
+class EmbeddedRedis:
     """Where the server is, for this user and, if it listens, for other machines; and the keys of its pools."""
 
     here: RedisSettings
@@ -30,7 +30,7 @@ class OwnRedis:
 
 
 @asynccontextmanager
-async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRedis]:
+async def embedded_redis(*, private: bool, listen: str | None) -> AsyncIterator[EmbeddedRedis]:
     """Run an embedded server for as long as the block lasts.
 
     Args:
@@ -43,7 +43,7 @@ async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRe
     """
     if private:
         async with EmbeddedServer() as server:
-            yield OwnRedis(_here(server))
+            yield EmbeddedRedis(_here(server))
         return
     address = bind_address(listen) if listen is not None else None
     with alone():
@@ -54,7 +54,7 @@ async def own_redis(*, private: bool, listen: str | None) -> AsyncIterator[OwnRe
                 try:
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
-                        yield OwnRedis(here, public)
+                        yield EmbeddedRedis(here, public)
                 except ExceptionGroup as failed:  # it cannot be started again
                     raise failed.exceptions[0] from None
 

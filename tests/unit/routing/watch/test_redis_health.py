@@ -6,7 +6,7 @@ import pytest
 
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.redis_facts import ServerFacts
-from tokenlane.routing.watch.server_health import examine_server
+from tokenlane.routing.watch.redis_health import examine_server
 
 INFO = {
     "redis_version": "7.4.1",

@@ -9,7 +9,7 @@ from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.routing.watch.route_coverage import Reach, lines_to_add, reach
+from tokenlane.routing.watch.route_coverage import RouteCoverage, lines_to_add, route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
 
 from .back_end import BackEnd
@@ -32,7 +32,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class StartupReport:
     """A lane and the pool it comes to.
 
     Args:
@@ -63,17 +63,17 @@ class Arrival:
         return tuple(finding for finding in (*self.findings, *self._shared()) if finding.severity == "warn")
 
     @property
-    def reach(self) -> Reach | None:
+    def coverage(self) -> RouteCoverage | None:
         """The roles that come here, as far as that is known."""
         if self.seen is None or self.lane is None:
             return None
         settings = self.to.settings
-        return reach(self.seen.policy, lane=settings.name, provider=settings.provider, models=self.lane.models)
+        return route_coverage(self.seen.policy, lane=settings.name, provider=settings.provider, models=self.lane.models)
 
     @property
     def to_add(self) -> tuple[str, ...]:
         """Sections of llm.toml that would send roles here, if no route does and there is a model for them."""
-        found = self.reach
+        found = self.coverage
         if self.seen is None or self.lane is None or found is None or found.routed:
             return ()
         models, provider = self.lane.models, self.to.settings.provider
@@ -89,7 +89,7 @@ class Arrival:
 
     def document(self) -> dict[str, Any]:
         """The arrival for programs."""
-        found, lane, settings = self.reach, self.lane, self.to.settings
+        found, lane, settings = self.coverage, self.lane, self.to.settings
         return {
             "lane": settings.name,
             "provider": settings.provider,
@@ -142,7 +142,7 @@ class Arrival:
         return [Finding(Code.BACK_END_SHARED, "warn", found, subject=self.lane.lane)]
 
     def _roles(self) -> list[str]:
-        found = self.reach
+        found = self.coverage
         if found is None:
             return ["roles     unknown"]
         if found.routed:
@@ -159,6 +159,6 @@ class Arrival:
         return [f"{'' if number else 'roles':10}{line}" for number, line in enumerate(lines)]
 
 
-def as_line(event: str, arrival: Arrival, **more: object) -> str:
+def as_line(event: str, arrival: StartupReport, **more: object) -> str:
     """The arrival as one line of JSON."""
     return json_text({"event": event, "pool": arrival.to.pool, **more, **arrival.document()})

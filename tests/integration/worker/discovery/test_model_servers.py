@@ -17,14 +17,14 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.dialects import DIALECTS
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.watch.finding import Code
-from tokenlane.worker.discovery import servers as probe
-from tokenlane.worker.discovery.places import Place, default_places
-from tokenlane.worker.discovery.servers import ModelServer, look, look_at_all
+from tokenlane.worker.discovery import model_servers as probe
+from tokenlane.worker.discovery.model_servers import ModelServer, look, look_at_all
+from tokenlane.worker.discovery.targets import Target, usual_targets
 from tokenlane.worker.providers import default_registry
 
 
 async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> ModelServer:
-    return await look(Place(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
+    return await look(Target(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
 
 
 async def why_not(looking: Awaitable[ModelServer]) -> str:
@@ -80,7 +80,7 @@ async def test_an_endpoint_that_names_a_user(api: str) -> None:
     """It is recognised like any other, and its password is not shown."""
     async with Simulator(api=api) as simulator:
         url = simulator.url.replace("://", "://user:word@")
-        server = await look(Place(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
+        server = await look(Target(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
         assert (server.provider, server.problem) == (api, None)
     assert "word" not in server.endpoint
 
@@ -151,7 +151,7 @@ async def test_a_named_openai_server_and_model() -> None:
 async def test_the_simulators() -> None:
     """What the simulator imitates is recognised as that; a model for embeddings is no chat model."""
     async with Simulator(api="ollama", models=("embed-mini:latest", "phi3:latest")) as ollama, Simulator() as llama:
-        first, second = await look_at_all(Place(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
+        first, second = await look_at_all(Target(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
     assert (first.provider, first.models) == ("ollama", ("phi3:latest",))
     assert (second.provider, second.models) == ("llamacpp", ("sim",))
 
@@ -159,7 +159,7 @@ async def test_the_simulators() -> None:
 async def test_a_llama_cpp_that_only_embeds() -> None:
     """Its model cannot chat, which its vocabulary tells."""
     async with Simulator(models=("embed-mini",)) as simulator:
-        server = await look(Place(LaneSettings("p", "openai", simulator.url)))
+        server = await look(Target(LaneSettings("p", "openai", simulator.url)))
         async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
             assert [model.capabilities for model in await backend.models()] == [("embed",)]
     assert (server.provider, server.models) == ("llamacpp", ())
@@ -202,7 +202,7 @@ async def mute(words: bytes) -> AsyncIterator[str]:
 
 def test_the_usual_places() -> None:
     """They are the ports that Ollama, LM Studio, vLLM, TGI and llama.cpp take by themselves, on this host alone."""
-    assert [place.lane.endpoint for place in default_places()] == [
+    assert [place.lane.endpoint for place in usual_targets()] == [
         f"http://127.0.0.1:{port}" for port in (11434, 1234, 8000, 8080)
     ]
 

@@ -19,12 +19,12 @@ from tokenlane.worker.lane.make_offer import announce
 from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import default_registry
 
-from .arrival import Arrival, Destination
 from .back_end import BackEnd, look_at_back_end
 from .checks import check_lane, check_pool, check_server
+from .startup_report import Destination, StartupReport
 
 
-async def look_around(lane: Lane, to: Destination) -> Arrival:
+async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
     """The arrival of a lane that is announced already; never raises an `LlmError`."""
     condition, announced = lane.availability.condition, lane.availability.announcement
     back_end = await look_at_back_end(to.settings, lane.provider, condition)
@@ -32,7 +32,7 @@ async def look_around(lane: Lane, to: Destination) -> Arrival:
         seen = await take_snapshot(lane.pool)
     except LlmError:
         seen = None
-    return Arrival(
+    return StartupReport(
         to,
         lane.pool.keychain.key_id,
         back_end,
@@ -43,7 +43,7 @@ async def look_around(lane: Lane, to: Destination) -> Arrival:
     )
 
 
-async def look_ahead(to: Destination) -> Arrival:
+async def dry_run(to: Destination) -> StartupReport:
     """Look at the back end and the pool as a worker would, taking no work and announcing nothing. A server for the
     built-in model is not started.
 
@@ -65,10 +65,10 @@ async def look_ahead(to: Destination) -> Arrival:
         seen = await take_snapshot(pool)
         findings += [*check_lane(settings, back_end, lane, seen), *await check_pool(pool, ring, seen)]
     key_id = seen.key_id or next(iter(ring.ids), None)
-    return Arrival(to, key_id, back_end, lane, seen, _with_server(to, back_end, findings))
+    return StartupReport(to, key_id, back_end, lane, seen, _with_server(to, back_end, findings))
 
 
-async def _before_its_server(to: Destination) -> Arrival:
+async def _before_its_server(to: Destination) -> StartupReport:
     """The arrival of a lane whose worker will start the built-in model's server."""
     settings, ring = to.settings, _ring(to)
     back_end = BackEnd("a server of its own", models=(MODEL_NAME,))
@@ -83,7 +83,7 @@ async def _before_its_server(to: Destination) -> Arrival:
         )
     when = "already" if downloaded() else f"first ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
     own_model = f", the built-in one, which is downloaded {when}"
-    return Arrival(to, seen.key_id or next(iter(ring.ids), None), back_end, lane, seen, findings, own_model)
+    return StartupReport(to, seen.key_id or next(iter(ring.ids), None), back_end, lane, seen, findings, own_model)
 
 
 def _ring(to: Destination) -> KeyRing:

@@ -11,7 +11,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.finding import Code
-from tokenlane.routing.watch.health import examine_pool, problems
+from tokenlane.routing.watch.pool_health import examine_pool, problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
     LaneStatus,

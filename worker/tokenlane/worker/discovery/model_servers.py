@@ -24,7 +24,7 @@ from tokenlane.worker.providers.http.provider import read_body
 from tokenlane.worker.providers.server_names import NAMES
 
 from .detect import PAGES, recognise
-from .places import Place
+from .targets import Target
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
@@ -60,12 +60,12 @@ class ModelServer:
         return masked(self.lane.endpoint or "")
 
 
-async def look_at_all(places: Iterable[Place]) -> list[ModelServer]:
+async def look_at_all(places: Iterable[Target]) -> list[ModelServer]:
     """Look at all places at once; what was seen, in their order. It takes a few seconds at most."""
     return list(await asyncio.gather(*map(look, places)))
 
 
-async def look(place: Place) -> ModelServer:
+async def look(place: Target) -> ModelServer:
     """Look at one place."""
     lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
     try:
@@ -78,7 +78,7 @@ async def look(place: Place) -> ModelServer:
     return ModelServer(place.lane, place.provider, problem=_problem(Code.BACK_END, why, place))
 
 
-def _problem(code: Code, found: str, place: Place) -> Finding:
+def _problem(code: Code, found: str, place: Target) -> Finding:
     return Finding(code, "fail", found, subject=masked(place.lane.endpoint or ""))
 
 
@@ -111,7 +111,7 @@ async def _begin(backend: LlmProvider, question: ChatRequest, model: str) -> Non
             return
 
 
-async def _seen(place: Place, lane: LaneSettings) -> ModelServer:
+async def _seen(place: Target, lane: LaneSettings) -> ModelServer:
     pages = await _pages(lane)
     kind = recognise(pages)
     wrong = _not_expected(kind, place.provider)

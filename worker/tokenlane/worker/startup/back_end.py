@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthoriz
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.state import UP, Condition
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.discovery.servers import kind_at
+from tokenlane.worker.discovery.model_servers import kind_at
 from tokenlane.worker.providers import LlmProvider
 from tokenlane.worker.providers.server_names import NAMES
 

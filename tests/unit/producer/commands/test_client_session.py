@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenlane.producer.commands import asking
+from tokenlane.producer.commands import client_session
 
 ALONE = "no worker is connected to this pool; waiting for lane 'gpu1' (last seen {} s ago)"
 QUEUE = "waiting in the queue of role 'planner'; lanes that are away: 'gpu1' (last seen {} s ago)"
@@ -50,5 +50,5 @@ async def test_a_reason_is_told_once(
     stream: Any = Stream(reasons)
     monkeypatch.setattr(asyncio, "sleep", stream.next)
     with suppress(asyncio.CancelledError):
-        await asking.tell_why(stream)
+        await client_session.tell_why(stream)
     assert capsys.readouterr().err.splitlines() == [f"tokenlane: not started yet: {why}" for why in told]
