@@ -47,8 +47,6 @@ class OllamaShelf:
                 web.get("/api/version", self._version),
                 web.post("/api/show", self._show),
                 web.post("/api/pull", self._pull),
-                web.post("/api/copy", self._copy),
-                web.delete("/api/delete", self._delete),
                 web.post("/api/generate", self._generate),
                 web.post("/api/chat", self._chat),
                 web.post("/api/embed", self._embed),
@@ -100,17 +98,6 @@ class OllamaShelf:
             return response
         finally:
             self.pulling -= 1
-
-    async def _copy(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        if asked["source"] not in self.models:
-            return web.json_response({"error": "not found"}, status=404)
-        self.models[asked["destination"]] = self.models[asked["source"]]
-        return web.Response()
-
-    async def _delete(self, request: web.Request) -> web.Response:
-        name = _tagged((await request.json())["model"])
-        return web.Response(status=200 if self.models.pop(name, None) else 404)
 
     async def _generate(self, request: web.Request) -> web.Response:
         asked = await request.json()

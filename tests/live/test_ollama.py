@@ -27,7 +27,7 @@ from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelN
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.discovery.model_servers import look
 from tokenlane.worker.discovery.targets import Target
-from tokenlane.worker.providers import KeepsBefore, LlmProvider, Loads, Verifies, default_registry
+from tokenlane.worker.providers import LlmProvider, Loads, Verifies, default_registry
 from tokenlane.worker.providers.conformance import check_provider
 
 PLACE = os.environ.get("TOKENLANE_TEST_OLLAMA", "")
@@ -196,10 +196,9 @@ async def test_conformance(provider: LlmProvider) -> None:
 
 
 async def test_models_are_loaded_unloaded_and_verified(provider: LlmProvider, server: httpx.AsyncClient) -> None:
-    """It loads and unloads by the name alone, tells the digest of its list, keeps a model aside and puts it back."""
+    """It loads and unloads by the name alone and tells the digest of its list."""
     assert isinstance(provider, Loads)
     assert isinstance(provider, Verifies)
-    assert isinstance(provider, KeepsBefore)
 
     async def listed() -> dict[str, bool | None]:
         return {info.name: info.loaded for info in await provider.models()}
@@ -215,18 +214,6 @@ async def test_models_are_loaded_unloaded_and_verified(provider: LlmProvider, se
     tags = (await server.get("/api/tags")).json()["models"]
     digest = next(entry["digest"] for entry in tags if entry["name"] == "smollm2:latest")
     assert await provider.verify("smollm2") == f"sha256:{digest}"
-    before = await listed()
-    await provider.keep_before("smollm2", as_it_is=True)
-    assert await listed() == before
-    assert len((await server.get("/api/tags")).json()["models"]) == len(tags) + 1
-    assert await answer(provider, request(max_tokens=1))
-    await provider.put_back("smollm2")
-    await provider.forget_before("smollm2")
-    assert (await server.get("/api/tags")).json()["models"][0]["digest"] == digest
-    assert len((await server.get("/api/tags")).json()["models"]) == len(tags)
-    for _ in range(2):
-        await provider.keep_before("unknown", as_it_is=True)
-        await provider.forget_before("unknown")
     for refused in (provider.load("unknown"), provider.unload("unknown"), provider.verify("unknown")):
         with pytest.raises(ModelNotFound):
             await refused

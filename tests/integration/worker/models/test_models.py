@@ -43,7 +43,7 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.assembly import drain, open_lane, start_workers
-from tokenlane.worker.providers import KeepsBefore, Loads, Pulls, default_registry
+from tokenlane.worker.providers import Loads, Pulls, default_registry
 
 
 @asynccontextmanager
@@ -155,94 +155,55 @@ async def test_a_lane_that_pulls_is_listed_without_waiting(redis_url: str) -> No
 
 
 async def test_a_pinned_model_is_the_pinned_one(redis_url: str) -> None:
-    """A pull that brings other content than pinned fails, and what was there before goes on serving."""
+    """A pull never replaces the pinned content, and what does not match the pin is neither loaded nor served."""
     shelf = OllamaShelf(**{"phi:4b": "as pinned", "free:1b": "any"})
     shelf.registry["phi:4b"] = "changed"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
-        with pytest.raises(DigestMismatch, match=pins["phi:4b"]) as raised:
-            await steps_of(client, "phi:4b")
-        assert (raised.value.lane, raised.value.model) == ("gpu0", "phi:4b")
-        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
-        assert shelf.models == {"phi:4b": "as pinned", "free:1b": "any"}
-        await client.load("phi:4b")
-        shelf.registry["phi:4b"] = "as pinned"
         await steps_of(client, "phi:4b")
+        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
+        assert (shelf.pulls, shelf.models) == (0, {"phi:4b": "as pinned", "free:1b": "any"})
+        await client.load("phi:4b")
         shelf.models["phi:4b"] = "changed beside us"
         shelf.loaded.clear()
-        for refused in (client.load("phi:4b"), client.verify("phi:4b")):
-            with pytest.raises(DigestMismatch):
+        for refused in (client.load("phi:4b"), client.verify("phi:4b"), steps_of(client, "phi:4b")):
+            with pytest.raises(DigestMismatch, match=pins["phi:4b"]) as raised:
                 await refused
+            assert (raised.value.lane, raised.value.model) == ("gpu0", "phi:4b")
         assert shelf.loaded == set()
+        shelf.registry["phi:4b"] = "as pinned"
+        await steps_of(client, "phi:4b")
+        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
 
 
-async def test_what_is_not_checked_is_not_served(redis_url: str) -> None:
-    """While a pinned model is pulled, and when it has come but is not checked, its name stands for the one before."""
-    before = {"phi:4b": "as pinned", "embed:1b": "as pinned"}
-    shelf = OllamaShelf(**before)
-    shelf.registry = dict.fromkeys(before, "changed")
-    pins = dict.fromkeys(before, f"sha256:{digest_of('as pinned')}")
-    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
-
-        async def asked() -> None:
-            answer = await client.complete("hi", role="planner", model="phi:4b")
-            assert (answer.text, answer.model) == ("as pinned", "phi:4b")
-            assert (await client.embed("hi", role="indexer", model="embed:1b")).model == "embed:1b"
-
-        for model in before:
-            shelf.go.clear()
-            pulling = asyncio.create_task(steps_of(client, model))
-            await until(lambda: shelf.pulling == 1)
-            await asked()
-            shelf.may_list.clear()
-            shelf.go.set()
-            await until(lambda: "changed" in shelf.models.values())
-            await asked()
-            shelf.may_list.set()
-            while not pulling.done():
-                await asked()
-            with pytest.raises(DigestMismatch):
-                await pulling
-            await asked()
-            assert [info.name for info in await client.models()] == list(before)
-    assert shelf.models == before
-    assert {content for _, content in shelf.served} == {"as pinned"}
-
-
-async def test_what_is_listed_is_what_answers() -> None:
-    """While a model is kept, its name is listed with that, of which vectors and abilities are; its copy never is."""
+async def test_what_is_not_checked_is_not_served(redis_url: str, pool: Pool) -> None:
+    """While a pull replaces content that does not match the pin, and until what came is checked, nobody gets answers
+    from that model."""
+    await pool.policies.write(Policy(patience_ms=100, lease_ms=3_000))
     shelf = OllamaShelf(**{"phi:4b": "as pinned", "free:1b": "any"})
-    async with served(shelf.app) as url, default_registry().create(ollama(url)) as provider:
-        assert isinstance(provider, KeepsBefore)
-
-        async def content() -> dict[str, str | None]:
-            return {info.name: info.digest for info in await provider.models()}
-
-        before = await content()
-        await provider.keep_before("phi:4b", as_it_is=True)
-        shelf.models["phi:4b"] = "changed"
-        assert await content() == before
-        await provider.forget_before("phi:4b")
-        assert await content() == {**before, "phi:4b": f"sha256:{digest_of('changed')}"}
-
-
-async def test_a_pull_that_is_left_before_its_check_puts_the_one_before_back(redis_url: str) -> None:
-    """Where nobody waits for the check any more, the name stands for the pinned content again."""
-    shelf = OllamaShelf(**{"phi:4b": "as pinned"})
-    shelf.registry["phi:4b"] = "changed"
-    shelf.go.clear()
+    shelf.registry["phi:4b"] = "changed again"
     pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
     async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
+
+        async def refused() -> None:
+            with pytest.raises(ModelNotFound):
+                await client.complete("hi", role="planner", model="phi:4b")
+
+        shelf.models["phi:4b"] = "changed beside us"
+        shelf.go.clear()
         pulling = asyncio.create_task(steps_of(client, "phi:4b"))
         await until(lambda: shelf.pulling == 1)
+        await refused()
         shelf.may_list.clear()
         shelf.go.set()
-        await until(lambda: shelf.models["phi:4b"] == "changed")
-        pulling.cancel()
-        await asyncio.wait({pulling})
-        await until(lambda: shelf.models["phi:4b"] == "as pinned")
+        await until(lambda: "changed again" in shelf.models.values())
+        await refused()
         shelf.may_list.set()
-        await until(lambda: shelf.models == {"phi:4b": "as pinned"})
+        with pytest.raises(DigestMismatch):
+            await pulling
+        await refused()
+        assert (await client.complete("hi", role="planner", model="free:1b")).text == "any"
+    assert {name for name, _ in shelf.served} == {"free:1b"}
 
 
 async def test_a_wrong_model_that_had_none_before_is_not_served(redis_url: str, pool: Pool) -> None:
@@ -279,20 +240,6 @@ async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool:
         with pytest.raises(ModelNotFound):
             await client.complete("hi", role="planner", model="phi:4b")
         assert [name for name, _ in shelf.served] == ["free:1b"]
-
-
-async def test_the_one_before_is_put_back_after_a_crash(redis_url: str) -> None:
-    """A worker that died between a pull and its check has left the pinned content aside: the next one puts it back."""
-    shelf = OllamaShelf(**{"phi:4b": "changed", "phi:4b-before-pull": "as pinned"})
-    pins = {"phi:4b": f"sha256:{digest_of('as pinned')}"}
-    async with served(shelf.app) as url, lane_of(redis_url, ollama(url, digests=pins)), Client(redis_url) as client:
-        assert (await client.complete("hi", role="planner", model="phi:4b")).text == "as pinned"
-        assert [info.name for info in await client.models()] == ["phi:4b"]
-        shelf.models["phi:4b"] = "changed beside us"
-        shelf.registry["phi:4b"] = "changed again"
-        with pytest.raises(DigestMismatch):
-            await steps_of(client, "phi:4b")
-        assert shelf.models["phi:4b"] == "as pinned"
 
 
 async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:
@@ -603,7 +550,7 @@ async def test_the_simulators_pull_load_and_unload(redis_url: str, api: str, mon
 
 
 async def test_the_simulators_other_content_is_not_served(redis_url: str) -> None:
-    """While a pull brings other content than pinned, chats are answered by the pinned one, which is loaded once."""
+    """While a pull would bring other content than pinned, chats are answered by the pinned one."""
     pinned, other = (Model("phi:4b", digest=digest_of(content)) for content in ("as pinned", "changed"))
     pins = {"phi:4b": f"sha256:{pinned.digest}"}
     async with (
@@ -611,23 +558,10 @@ async def test_the_simulators_other_content_is_not_served(redis_url: str) -> Non
         lane_of(redis_url, LaneSettings("gpu0", "ollama", backend.url, digests=pins)),
         Client(redis_url) as client,
     ):
-        over = False
-
-        async def chat() -> None:
-            while not over:
-                assert (await client.complete("hi", role="planner", model="phi:4b")).model == "phi:4b"
-
-        async with background() as tasks:
-            chatting = [tasks.create_task(chat()) for _ in range(3)]
-            await until(lambda: len(backend.log) > 3)
-            with pytest.raises(DigestMismatch, match=pins["phi:4b"]):
-                await steps_of(client, "phi:4b")
-            over = True
-            await asyncio.wait(chatting)
+        await steps_of(client, "phi:4b")
+        assert (await client.complete("hi", role="planner", model="phi:4b")).model == "phi:4b"
         assert [model.digest for model in backend.models.on_disk.values()] == [pinned.digest]
-        assert [instance.model.digest for instance in backend.models.loaded()] == [pinned.digest]
-        asked = {received.model for received in backend.log if received.path == "/api/chat"}
-        assert asked == {"phi:4b", "phi:4b-before-pull"}
+        assert "/api/pull" not in {received.path for received in backend.log}
 
 
 async def test_a_pull_of_corrupt_content_is_no_model(redis_url: str) -> None:

@@ -10,14 +10,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings, masked
-from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound
+from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.worker.models.pins import check_pin, pin_of
-from tokenlane.worker.providers import Embeds, KeepsBefore, LlmProvider, Loads, Pulls
+from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 
 logger = logging.getLogger(__name__)
 
@@ -89,30 +89,19 @@ def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, .
 async def _as_pinned(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
 ) -> tuple[str, ...]:
-    """Those whose content is what it must be, or need not be any."""
+    """The models without a pin, and those whose content matches it. Where models come and go while the server runs, a
+    pinned model that is not there is left out too: nobody has checked what the next pull brings."""
     kept = []
+    may_come = _serves_what_it_pulls(provider)
     for model in models:
-        if pin_of(settings, model) is not None and _has(listed, model):
+        if pin_of(settings, model) is not None and (may_come or _has(listed, model)):
             try:
-                await _check_or_put_back(settings, provider, model, listed)
+                await check_pin(settings, provider, model, listed)
             except LlmError as error:
                 logger.warning("lane %r does not serve model %r: %s", settings.name, model, error)
                 continue
         kept.append(model)
     return tuple(kept)
-
-
-async def _check_or_put_back(
-    settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo]
-) -> None:
-    """Accept a model that is as it was pinned, or is again: a worker may have died between a pull and its check."""
-    try:
-        await check_pin(settings, provider, model, listed)
-    except DigestMismatch:
-        if not isinstance(provider, KeepsBefore):
-            raise
-        await provider.put_back(model)
-        await check_pin(settings, provider, model)
 
 
 def _offer(

@@ -16,7 +16,7 @@ from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.worker.providers import Advises, KeepsBefore, LlmProvider, Loads, Pulls, Verifies
+from tokenlane.worker.providers import Advises, LlmProvider, Loads, Pulls, Verifies
 
 from .pins import check_pin, pin_of
 from .shared_download import Fetch, Tell
@@ -149,24 +149,20 @@ class LaneModels:
                 self._show()
 
     async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch, check and announce the model. A pinned one that does not get so far makes room for that before."""
-        keeps = provider if isinstance(provider, KeepsBefore) and pin_of(self._settings, model) else None
-        if keeps is not None:
-            await keeps.keep_before(model, as_it_is=await self._is_as_pinned(model))
-        checked = False
+        """Fetch, check and announce the model. A pinned model that has its pinned content already is not fetched: all
+        that a pull could bring is other content, which its server would serve before anybody could check it."""
+        if pin_of(self._settings, model) is not None:
+            if await self._is_as_pinned(model):
+                yield Progress(step="already has the pinned content")
+                return
+            await self._say_anew()  # the lane stops serving what does not match the pin, before a pull replaces that
+        async with aclosing(provider.pull(model)) as pulling:
+            async for progress in pulling:
+                yield progress
         try:
-            async with aclosing(provider.pull(model)) as pulling:
-                async for progress in pulling:
-                    yield progress
             await check_pin(self._settings, self._provider, model)
-            checked = True
         finally:
-            if keeps is not None:
-                if not checked:
-                    await keeps.put_back(model)
-                    await self._say_anew()  # before the name is served again: there may have been none to put back
-                await keeps.forget_before(model)
-        await self._say_anew()
+            await self._say_anew()
 
     async def _is_as_pinned(self, model: str) -> bool:
         try:

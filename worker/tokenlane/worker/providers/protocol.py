@@ -120,30 +120,6 @@ class Pulls(Protocol):
 
 
 @runtime_checkable
-class KeepsBefore(Protocol):
-    """A provider whose server replaces a model when it pulls one of the same name, and can keep the one before.
-
-    From `keep_before` to `forget_before` chats and embeddings of that name are answered by the model that is kept.
-    """
-
-    async def keep_before(self, model: str, *, as_it_is: bool) -> None:
-        """Keep the model as it is now; nothing if it is not there.
-
-        Args:
-            as_it_is: False: what was kept before and not forgotten stays, if anything was.
-        """
-        ...
-
-    async def put_back(self, model: str) -> None:
-        """Let the name stand for the model that was kept; nothing if none was."""
-        ...
-
-    async def forget_before(self, model: str) -> None:
-        """Keep it no longer."""
-        ...
-
-
-@runtime_checkable
 class Advises(Protocol):
     """A provider that knows what to do in place of what it cannot: `instead`, by action, in the imperative."""
 

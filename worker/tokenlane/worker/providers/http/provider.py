@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -76,6 +77,15 @@ class HttpProvider:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    @contextmanager
+    def _placed(self, model: str | None = None) -> Iterator[None]:
+        """Errors that are raised inside name the lane, its provider and the model."""
+        try:
+            yield
+        except LlmError as error:
+            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
+            raise
 
     async def healthy(self) -> None:
         """Return if the server says that it can work; see `TellsHealth`."""
@@ -253,7 +263,6 @@ class HttpProvider:
         question: object,
         timeout_s: float,
         most_bytes: int,
-        method: str = "POST",
         *,
         connects_again: bool = True,
     ) -> tuple[httpx.Response, bytes]:
@@ -266,7 +275,7 @@ class HttpProvider:
             request = self._http.build_request("GET", path)
         else:
             headers = {"Content-Type": "application/json"}
-            request = self._http.build_request(method, path, content=to_json(question), headers=headers)
+            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await send(self._http, request, connects_again=connects_again)

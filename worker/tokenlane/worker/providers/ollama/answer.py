@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta, Usage
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
-from tokenlane.worker.providers.answers.text_filters import TextFilter
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream
 from tokenlane.worker.providers.errors.unreadable import unreadable
 from tokenlane.worker.providers.parsing.shape import OLLAMA_LINE, Shape, count_of, names_of
@@ -20,19 +19,9 @@ _NO_ANSWER = {"load", "unload"}
 
 
 class OllamaAnswerReader(AnswerReader):
-    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole.
-
-    Args:
-        name: that of the model there, if it is another.
-    """
+    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole."""
 
     shape: ClassVar[Shape] = OLLAMA_LINE
-
-    def __init__(
-        self, asked: str, filters: Sequence[TextFilter] = (), name: str | None = None, *, logprobs: bool = False
-    ) -> None:
-        super().__init__(asked, filters, logprobs=logprobs)
-        self._name = name or asked
 
     def take(self, event: Event) -> TokenDelta | None:
         """The delta this line holds, if it holds one.
@@ -53,7 +42,7 @@ class OllamaAnswerReader(AnswerReader):
             if error is not None:
                 raise refusal_in_stream(error)
         model = line.get("model")
-        if model and model != self._name and full_name(model) != full_name(self._name):
+        if model and model != self._asked and full_name(model) != full_name(self._asked):
             raise wrong_model(model)
         if message is None and not done:
             raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")

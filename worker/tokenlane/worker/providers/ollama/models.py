@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import DigestMismatch, Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.results import Progress
 from tokenlane.worker.providers.http.provider import HttpProvider
 
-from .names import BEFORE, full_name, name_before
+from .names import full_name
 
 STALL_S = 900.0
 """Without a word. A large model is verified in silence."""
@@ -24,11 +22,6 @@ MAX_STATUS = 64
 
 class OllamaModels(HttpProvider):
     """Pulls, verifies, loads and unloads. Ollama checks what it downloads, and resumes what was broken off."""
-
-    def __init__(self, lane: LaneSettings) -> None:
-        super().__init__(lane)
-        self._kept: dict[str, str] = {}
-        """Where models are kept whose names are being pulled."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch the model; see `Pulls.pull`."""
@@ -68,65 +61,13 @@ class OllamaModels(HttpProvider):
         """Free the model's memory; see `Loads.unload`."""
         await self._keep(model, 0)
 
-    async def keep_before(self, model: str, *, as_it_is: bool) -> None:
-        """See `KeepsBefore`. A copy shares its layers, so it costs nothing, and what was loaded stays so."""
-        if as_it_is:
-            await self._copy(model, name_before(model))
-        self._kept[full_name(model)] = full_name(name_before(model))
-
-    async def put_back(self, model: str) -> None:
-        """See `KeepsBefore`."""
-        await self._copy(name_before(model), model)
-
-    async def forget_before(self, model: str) -> None:
-        """See `KeepsBefore`."""
-        self._kept.pop(full_name(model), None)
-        await self._do("/api/delete", {"model": name_before(model)}, method="DELETE", missing_is_fine=True)
-
-    def _as_answered(self, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What is listed, each name with the model that answers to it."""
-        there = {full_name(entry["name"]): entry for entry in listed}
-        kept = {name: there[before] for name, before in self._kept.items() if before in there}
-        return [
-            {**kept.get(full_name(entry["name"]), entry), "name": entry["name"]}
-            for entry in listed
-            if not entry["name"].endswith(BEFORE)
-        ]
-
-    @contextmanager
-    def _asking(self, model: str) -> Iterator[str]:
-        """The name by which the model is to be asked; an error says where it happened."""
-        name = self._kept.get(full_name(model), model) if self._kept else model
-        try:
-            yield name
-        except LlmError as error:
-            if name != model and isinstance(error, ModelNotFound):
-                error.retryable = True  # it has been forgotten meanwhile, or none was kept, and one is coming
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
-
-    async def _copy(self, source: str, destination: str) -> None:
-        await self._do("/api/copy", {"source": source, "destination": destination}, missing_is_fine=True)
-
     async def _keep(self, model: str, keep_alive: int) -> None:
         # Without a prompt it only loads, or unloads. A model that embeds is no different.
         # `shift` as chats have it: with another one they would load it anew.
         question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
-        await self._do("/api/generate", question, within_s=LOAD_S)
-
-    async def _do(
-        self,
-        path: str,
-        question: object,
-        *,
-        method: str = "POST",
-        within_s: float = 30.0,
-        missing_is_fine: bool = False,
-    ) -> None:
-        """Ask for something to be done; returns when it is."""
-        response, body = await self._exchange(path, question, within_s, MAX_BODY_BYTES, method)
-        if response.status_code != 200 and not (missing_is_fine and response.status_code == 404):
-            raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
+        response, body = await self._exchange("/api/generate", question, LOAD_S, MAX_BODY_BYTES)
+        if response.status_code != 200:
+            raise self._told(self._refused(response, body), model)
 
     def _not_pulled(self, model: str, said: str) -> LlmError:
         error: LlmError

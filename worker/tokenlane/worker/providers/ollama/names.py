@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-BEFORE = "-before-pull"
-"""Ends the tag under which a model is kept while another of its name is pulled."""
-
 
 def full_name(model: str) -> str:
-    """A model's name with its tag, in the one case: without one Ollama means `latest`."""
-    return _tagged(model.lower())
-
-
-def name_before(model: str) -> str:
-    """The name under which a model is kept."""
-    return f"{_tagged(model)}{BEFORE}"
-
-
-def _tagged(name: str) -> str:
+    """The model's name in lower case, with its tag: without one, Ollama means `latest`."""
+    name = model.lower()
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

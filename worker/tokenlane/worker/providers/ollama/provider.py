@@ -41,7 +41,7 @@ from .context import (
     shown_context,
 )
 from .models import OllamaModels
-from .names import BEFORE, full_name
+from .names import full_name
 
 _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
@@ -76,11 +76,11 @@ class OllamaProvider(OllamaModels):
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
         frames, sent = Frames(), False
-        with self._asking(model) as name:
+        with self._placed(model):
             try:
                 await check_length(self, self._lane, request, model)
-                cuts, context = await self._cuts(request, name)
-                body, answer = await self._asked(request, model, name, resume)
+                cuts, context = await self._cuts(request, model)
+                body, answer = await self._asked(request, model, resume)
                 sent = True
                 async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
                     async for chunk in chunks:
@@ -102,14 +102,14 @@ class OllamaProvider(OllamaModels):
         """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
         if not inputs:
             return []
-        with self._asking(model) as name:
-            question: dict[str, JsonValue] = {"model": name, "input": [*inputs], "truncate": False}
+        with self._placed(model):
+            question: dict[str, JsonValue] = {"model": model, "input": [*inputs], "truncate": False}
             if dimensions is not None:
                 question["dimensions"] = dimensions
             page = await self._work("/api/embed", question, model)
             try:
                 said = page.get("model")
-                if said and full_name(said) != full_name(name):
+                if said and full_name(said) != full_name(model):
                     raise wrong_model(said)
                 return unit_vectors(page["embeddings"], len(inputs))
             except (KeyError, TypeError, ValueError, AttributeError):
@@ -120,13 +120,9 @@ class OllamaProvider(OllamaModels):
         tags, running = await at_once(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         try:
-            loaded = {
-                entry["name"].removesuffix(BEFORE): loaded_context(running, entry["name"])
-                for entry in running["models"] or ()
-            }
+            loaded = {entry["name"]: loaded_context(running, entry["name"]) for entry in running["models"] or ()}
             await self._learn_of(set(loaded))
-            entries = self._as_answered(tags["models"] or ())
-            return await at_once(*(self._model_info(entry, loaded, showing) for entry in entries))
+            return await at_once(*(self._model_info(entry, loaded, showing) for entry in tags["models"] or ()))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page("/api/tags") from None
 
@@ -140,7 +136,7 @@ class OllamaProvider(OllamaModels):
         said = page.get("version") if isinstance(page, dict) else None
         return said[:64] if isinstance(said, str) else None
 
-    async def _cuts(self, request: ChatRequest, name: str) -> tuple[bool, int | None]:
+    async def _cuts(self, request: ChatRequest, model: str) -> tuple[bool, int | None]:
         """Whether the server may leave out a part of this prompt without a word; and how much it reads, if it says so.
 
         Raises:
@@ -158,8 +154,8 @@ class OllamaProvider(OllamaModels):
             return False, None
         wanted = made = loaded = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
-            shown, running = await at_once(self._page("/api/show", {"model": name}), self._page("/api/ps"))
-            (wanted, made), loaded = shown_context(shown), loaded_context(running, name)
+            shown, running = await at_once(self._page("/api/show", {"model": model}), self._page("/api/ps"))
+            (wanted, made), loaded = shown_context(shown), loaded_context(running, model)
         context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
         if context is not None:
             refuse_if_longer(request, context)
@@ -174,27 +170,25 @@ class OllamaProvider(OllamaModels):
         tokens = estimated_tokens(request)
         return context_too_long(limit, tokens if limit is None or tokens > limit else None, known="about")
 
-    async def _asked(
-        self, request: ChatRequest, model: str, name: str, resume: str | None
-    ) -> tuple[bytes, OllamaAnswerReader]:
-        if any(image_urls(request)) and not await self._sees(name):
+    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
+        if any(image_urls(request)) and not await self._sees(model):
             raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
         if request.logprobs:
             await self._check_logprobs()
         stops = [StopWords(words)] if (words := cut_stops_of(request)) else []
         filters: list[TextFilter] = [Thinking(), *stops]
         if resume is None:
-            return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
+            return ollama_body(request, model), OllamaAnswerReader(model, filters, logprobs=bool(request.logprobs))
         request, begun = continued(request, resume)
         if request.reasoning_effort is None:
             request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
-        if not await self._continues(request, name):
+        if not await self._continues(request, model):
             raise BadRequest(
                 "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
                 "does not tell: send the request again without."
             )
         filters = [Continuation(begun), *stops]
-        return ollama_body(request, name), OllamaAnswerReader(model, filters, name, logprobs=bool(request.logprobs))
+        return ollama_body(request, model), OllamaAnswerReader(model, filters, logprobs=bool(request.logprobs))
 
     async def _check_logprobs(self) -> None:
         version = as_version(await self.version())
