@@ -1,4 +1,4 @@
-"""What the conformance suite found of each provider, kept in `docs/providers.json`, and the README's table of it.
+"""What the conformance suite found of each provider, kept in `docs/providers.json`, and the table of it for the docs.
 
 `TOKENLANE_RECORD=1` has the tests write down what they find, and the table anew; else they compare.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Literal
 
+from tests.documents import GeneratedPart
 from tests.repository import ROOT
 
 from tokenlane.worker.providers.conformance import Report
 
-__all__ = ["COLUMNS", "agrees", "findings", "readme_table", "table"]
+__all__ = ["COLUMNS", "TABLE", "agrees", "findings", "table"]
 
-FILE, README = ROOT / "docs" / "providers.json", ROOT / "README.md"
+FILE = ROOT / "docs" / "providers.json"
+TABLE = GeneratedPart(ROOT / "docs" / "providers.md", "conformance")
 COLUMNS = {
     "chat": ("chat", "limit", "stop"),
     "cancel": ("cancel",),
@@ -34,7 +35,6 @@ COLUMNS = {
 
 Against = Literal["real server", "simulator"]
 Findings = dict[str, dict[str, dict[str, str]]]
-TABLE = re.compile(r"(<!-- made from docs/providers\.json by the tests -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def findings() -> Findings:
@@ -55,7 +55,6 @@ def agrees(provider: str, against: Against, *reports: Report) -> None:
         known = findings()
         known.setdefault(provider, {})[against] = outcomes
         FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-        README.write_text(TABLE.sub(lambda found: found[1] + table(known) + found[3], README.read_text()))
     assert findings().get(provider, {}).get(against) == outcomes, reports[0].table()
 
 
@@ -81,10 +80,3 @@ def _cell(against: Mapping[str, Mapping[str, str]], checks: tuple[str, ...]) -> 
         return " + ".join(worked)
     outcomes = {outcomes.get(check) for outcomes in against.values() for check in checks}
     return "no" if outcomes <= {"refused"} else "open"
-
-
-def readme_table() -> str:
-    """The table as the README has it."""
-    found = TABLE.search(README.read_text())
-    assert found is not None
-    return found[2]

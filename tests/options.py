@@ -1,25 +1,22 @@
-"""What becomes of each option at each provider, found by asking, and the table of it in the agents' documentation.
-
-`TOKENLANE_RECORD=1` has the test write the table anew; else it compares.
-"""
+"""What each provider does with each option: found by asking, and a table of it for the agents' documentation."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tests import pages
 from tests.backend import answer_of, ask, driven, ndjson, sse
+from tests.documents import GeneratedPart
 from tests.repository import ROOT
 
 from tokenlane.routing.contract.errors import BadRequest
 
-__all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "documented", "fate", "record", "table"]
+__all__ = ["MEANINGS", "OURS", "PROVIDERS", "SAMPLES", "TABLE", "fate", "table"]
 
-PAGE = ROOT / "docs" / "agents.md"
 PROVIDERS = ("openai", "vllm", "llamacpp", "lmstudio", "tgi", "ollama")
-TABLE = re.compile(r"(<!-- options: made by the tests -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+TABLE = GeneratedPart(ROOT / "docs" / "options.md", "options")
+"""The table of the agents' documentation."""
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 NAMED = {"type": "function", "function": {"name": "f"}}
@@ -28,32 +25,32 @@ FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
 PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}]
 
 MEANINGS = {
-    "model": "which model; else the role's route says",
+    "model": "the model; by default the role's route decides",
     "provider": "only lanes of this provider",
-    "temperature": "how freely it chooses, from 0",
-    "top_p": "only the likeliest tokens of this sum, up to 1",
-    "top_k": "only so many of the likeliest",
-    "min_p": "only tokens this likely, compared with the likeliest",
-    "frequency_penalty": "against what was said often",
-    "presence_penalty": "against what was said",
+    "temperature": "randomness, from 0",
+    "top_p": "sample from the most likely tokens with this total probability, up to 1",
+    "top_k": "sample from this many of the most likely tokens",
+    "min_p": "sample from tokens at least this likely, relative to the most likely",
+    "frequency_penalty": "penalty for tokens by how often they occurred",
+    "presence_penalty": "penalty for tokens that occurred",
     "repetition_penalty": "the same, as a factor",
-    "max_tokens": "of the answer",
-    "stop": "a word, or several, before which the answer ends",
-    "seed": "the same again, as far as the server can",
-    "logit_bias": "by token id, what to add",
-    "logprobs": "with the logarithms of the tokens' probabilities",
-    "top_logprobs": "and those of so many others at each place",
-    "tools": "what it may call, in OpenAI's shape",
+    "max_tokens": "the longest answer",
+    "stop": "a string, or several, at which the answer ends",
+    "seed": "the same seed gives the same answer, as far as the server can",
+    "logit_bias": "an amount to add, by token id",
+    "logprobs": "return log probabilities of the answer's tokens",
+    "top_logprobs": "and of this many alternatives at each position",
+    "tools": "functions the model may call, in OpenAI's format",
     "tool_choice": "`auto`, `none`, `required`, or a tool by name",
     "parallel_tool_calls": "False: one call at a time",
-    "response_format": "the form of the answer: a pydantic model, or OpenAI's shape",
+    "response_format": "the answer's format: a pydantic model, or OpenAI's format",
     "reasoning_effort": "`none`, `minimal`, `low`, `medium`, `high`, …",
-    "continue_final": "the last message is begun: go on",
-    "extra": "goes into the server's request body as it is",
+    "continue_final": "continue the last message instead of answering it",
+    "extra": "fields to add to the server's request body, unchanged",
     "priority": "`high`, `normal`, `low`",
-    "time_to_live_ms": "how long it may take in all; ten minutes",
+    "time_to_live_ms": "how long the request may take in all; 10 minutes by default",
     "idempotency_key": "asking again joins the first request",
-    "metadata": "comes back with the answer; no server sees it",
+    "metadata": "returned with the answer; no server sees it",
 }
 """By option, in the table's order."""
 
@@ -156,16 +153,3 @@ async def table() -> str:
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
-
-
-def documented() -> str:
-    """The table as the page has it."""
-    match = TABLE.search(PAGE.read_text(encoding="utf-8"))
-    assert match is not None
-    return match[2]
-
-
-def record(made: str) -> None:
-    """Write it into the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(TABLE.sub(lambda match: match[1] + made + match[3], page), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README's commands and code, run as they stand there; only the places they name are ours."""
+"""Runs the commands and code of the README and the pages as they are written; only the places they name differ."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from .commands import Command, running, surroundings
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 README = (ROOT / "README.md").read_text()
+PAGES = ("workers", "policy", "monitoring", "models", "embeddings", "configuration", "simulator")
+"""The pages whose commands run after the README's, in this order. Those of security.md and providers.md have tests of
+their own, since they need a pool whose key changes, and a provider that is not installed."""
 BIN = Path(sys.executable).parent
-SIMULATOR = (ROOT / "docs" / "simulator.md").read_text()
 PLACES = {"http://localhost:8000": "ENDPOINT", "11434": "PORT"}
 OLLAMA = "tokenlane worker --lane ollama0 --provider ollama --endpoint"
-"""The lane the README's models are pulled on."""
+"""The lane on which the pages pull models."""
 STAYING = {
     "tokenlane up": "Stop:  Ctrl-C",
     "tokenlane worker --lane": "lane      gpu0",
@@ -37,14 +39,21 @@ STAYING = {
 }
 
 
-def blocks(language: str, page: str = README) -> list[str]:
+def page(name: str) -> str:
+    """A page of the documentation."""
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
     """A page's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """The commands of the README's console blocks, in order."""
-    return [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    """All commands of the README's console blocks, then of the pages', in order, each once."""
+    texts = [README, *map(page, PAGES)]
+    lines = [line for text in texts for block in blocks("console", text) for line in block.splitlines()]
+    return list(dict.fromkeys(line[2:] for line in lines if line.startswith("$ ")))
 
 
 @pytest_asyncio.fixture
@@ -79,10 +88,10 @@ def run(command: str, home: Path, endpoint: str) -> Command:
 
 
 async def test_every_command_works(home: Path, endpoint: str) -> None:
-    """The README's commands do what they say, in their order; those that stay end with 0 when interrupted."""
-    policy, _ = blocks("toml")
-    (home / "ops.toml").write_text(policy, encoding="utf-8")
-    (home / "faults.toml").write_text(blocks("toml", SIMULATOR)[0], encoding="utf-8")
+    """All commands of the documentation succeed, in their order; those that stay end with 0 when interrupted."""
+    (home / "ops.toml").write_text(blocks("toml", page("policy"))[0], encoding="utf-8")
+    (home / "faults.toml").write_text(blocks("toml", page("simulator"))[0], encoding="utf-8")
+    (home / "lines.txt").write_text("a kitten\na young cat\n", encoding="utf-8")
     staying: list[Command] = []
     async with Simulator(api="ollama", pullable=["qwen3:8b"]) as ollama:
         try:
@@ -125,9 +134,15 @@ def test_the_python_example_works(home: Path, up: Command) -> None:
     assert "completion_tokens" in command.output
 
 
-def test_the_model_is_named_as_it_is() -> None:
-    """The session the README shows names the model that is really built in."""
-    assert MODEL_NAME in README
+def test_the_recording_shows_the_built_in_model() -> None:
+    """The terminal session of the README names the model that is really built in."""
+    assert MODEL_NAME in (ROOT / "docs" / "pictures" / "session.svg").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    """It has at most 900 words, code aside."""
+    text = re.sub(r"^    .*$|^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(text.split()) <= 900
 
 
 def test_the_two_first_commands_are_those_of_the_makefile() -> None:

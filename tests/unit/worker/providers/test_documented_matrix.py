@@ -1,16 +1,16 @@
-"""The README's table of providers says what the conformance suite found."""
+"""The documentation's table of providers says what the conformance suite found."""
 
 from __future__ import annotations
 
-from tests.matrix import COLUMNS, findings, readme_table, table
+from tests.matrix import COLUMNS, TABLE, findings, table
 
 from tokenlane.worker.providers import default_registry
 from tokenlane.worker.providers.conformance import CHECKS
 
 
-def test_the_readme_says_what_was_found() -> None:
+def test_the_page_says_what_was_found() -> None:
     """After a change, `TOKENLANE_RECORD=1` writes both anew."""
-    assert readme_table() == table(findings())
+    assert TABLE.is_up_to_date(table(findings()))
 
 
 def test_all_providers_are_checked() -> None:
@@ -26,5 +26,5 @@ def test_all_providers_are_checked() -> None:
 
 def test_tgi_has_no_embeddings() -> None:
     """The table says so."""
-    (row,) = [line for line in readme_table().splitlines() if line.startswith("| `tgi`")]
+    (row,) = [line for line in TABLE.text().splitlines() if line.startswith("| `tgi`")]
     assert row.split("|")[1 + 1 + list(COLUMNS).index("embeddings")].strip() == "no"
