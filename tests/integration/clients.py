@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tokenlane.producer import Client
-from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis.connect import redis_link
 from tokenlane.producer.link.redis.redis_link import RedisLink
+from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.store.server import Server
 
 QUICK = Timings(beat_every_s=0.2, gap_replay_again_s=0.2, ended_patience_s=0.5, running_patience_s=0.8)

@@ -34,8 +34,8 @@ from tokenlane.producer import (
     Unauthorized,
 )
 from tokenlane.producer.client import Keys
-from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis.pool_view import without_ages
+from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats, Checked
 from tokenlane.routing.store.pool import Pool

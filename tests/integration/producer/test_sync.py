@@ -227,6 +227,6 @@ def test_asking_touches_the_loop_from_its_own_thread_alone(redis_url: str, monke
 
 async def _ready(client: AsyncClient) -> int:
     """How many ids are ready, once there are some and the task that makes more of them waits."""
-    ready_channels = link_of(client)._ready_channels
+    ready_channels = link_of(client).ready_channels
     await until(lambda: bool(ready_channels._ready) and not ready_channels._few.is_set())
     return len(ready_channels._ready)

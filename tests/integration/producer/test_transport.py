@@ -14,7 +14,7 @@ from tests.integration.resetting import resetting
 from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
-from tokenlane.producer.link.link import Timings as LinkTimings
+from tokenlane.producer.link.redis.timings import Timings as LinkTimings
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.server import Server, Timings

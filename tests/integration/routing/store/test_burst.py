@@ -14,7 +14,7 @@ from tests.integration.clients import quick_client
 from tests.integration.producer.test_client_faults import Restartable
 
 from tokenlane.producer import PoolUnavailable
-from tokenlane.producer.link.link import Timings
+from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats
 from tokenlane.routing.store.pool import Pool, connect

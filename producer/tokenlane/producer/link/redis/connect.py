@@ -1,4 +1,4 @@
-"""Opens a link to a pool in Redis: its connections, its heartbeat and its other tasks."""
+"""Opens a client's link to a pool in Redis: its connections, its heartbeat and its other tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.producer.link.link import Link, OpenLink, Timings
+from tokenlane.producer.link.link import Link, OpenLink
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import open_hub
@@ -17,6 +17,7 @@ from tokenlane.routing.support.tasks import background, keep_going
 
 from .heartbeat import Heartbeat
 from .redis_link import RedisLink
+from .timings import Timings
 
 _NO_KEYS = KeyRing()
 _USUAL = Timings()
@@ -25,7 +26,7 @@ _USUAL = Timings()
 def redis_link(
     where: str | Server, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _USUAL
 ) -> OpenLink:
-    """A link to the pool of this name on a server, or at a URL; to be opened as often as need be.
+    """A link to the pool of this name on a server, or at a URL; it can be opened any number of times.
 
     Raises, opened:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
@@ -36,27 +37,25 @@ def redis_link(
 
 @asynccontextmanager
 async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: Timings) -> AsyncIterator[Link]:
-    client = new_id()
-    async with connect(where, pool_name, keys=keys) as pool, open_hub(pool, timings.server_patience_s) as hub:
-        heard = False
+    async with (
+        connect(where, pool_name, keys=keys) as pool,
+        open_hub(pool, timings.server_patience_s) as hub,
+        background() as requests,
+    ):
+        link = RedisLink(pool, hub, requests, new_id(), timings)
+        heartbeat = Heartbeat(pool, link, timings)
+        await heartbeat.beat()
         try:
-            async with background() as kept:
-                link = RedisLink(pool, hub, kept, client, timings)
-                heartbeat = Heartbeat(pool, link, timings)
-                await heartbeat.beat()
-                try:
-                    async with background() as tasks:
-                        for name, work in {
-                            "subscriptions": link.keep_channels_ready,
-                            "messages to workers": link.send_messages,
-                            "client beat": heartbeat.run,
-                        }.items():
-                            tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
-                        yield link
-                finally:
-                    heard = await link.close_all()
+            async with background() as tasks:
+                for name, work in {
+                    "subscriptions": link.ready_channels.run,
+                    "messages to workers": link.worker_messages.run,
+                    "client beat": heartbeat.run,
+                }.items():
+                    tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
+                yield link
         finally:
-            # Who could not cancel all its requests stays listed, so that they are found to be orphans.
-            if heard:
+            # A client that could not cancel all its requests stays listed: routers then cancel them as orphans.
+            if await link.close_all():
                 with suppress(LlmError):
-                    await pool.beats.leave(client)
+                    await pool.beats.leave(link.client)

@@ -1,26 +1,35 @@
-"""What a client's last beat showed of its pool, and why requests wait by that."""
+"""What a client knows of its pool from its last beat, and what that says of why a request waits."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from math import inf
 
-from tokenlane.producer.link.link import Timings
 from tokenlane.routing.contract.envelope import Envelope, Needs
-from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.decide.candidates import candidates, served_name
 from tokenlane.routing.decide.lanes.fallback import of_back_ends
-from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.request_life import Standing
 
+from .timings import Timings
+
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
+_BEFORE_THE_FIRST_BEAT = Checked(
+    routers=1,
+    lanes=1,
+    absent=(),
+    revision=0,
+    pulls={},
+    standings=(),
+    lease_ms=Policy().lease_ms,
+    patience_ms=Policy().patience_ms,
+)
 
 
 def without_ages(why: str) -> str:
-    """Why a request waits, without for how long lanes have been away: that is another word every second."""
+    """A reason without the seconds for which lanes have been away: with them it changes every second."""
     return _AGE.sub("", why)
 
 
@@ -29,64 +38,58 @@ class PoolView:
 
     Attributes:
         is_away: whether the pool does not answer.
-        idle_reason: why nothing is served; None while a router and a lane live.
-        lease_ms: the policy's.
-        policy: the pool's; None before it was needed, which is while lanes are absent.
+        checked: the pool's answer to the last beat.
+        policy: the pool's, as the client has last read it; that happens only while lanes are absent.
     """
 
     def __init__(self, timings: Timings) -> None:
         self.is_away = False
-        self.idle_reason: str | None = None
-        self.lease_ms = Policy().lease_ms
-        self.policy: Policy | None = None
+        self.checked = _BEFORE_THE_FIRST_BEAT
+        self.policy = Policy()
         self._timings = timings
-        self._patience_ms = Policy().patience_ms
-        self._absent: tuple[LaneView, ...] = ()
-        self._pulls: Mapping[str, Mapping[str, Progress]] = {}
-        self._deserted_since: float | None = None
+        self._deserted_since = inf
 
     @property
     def all_heard_s(self) -> float:
-        """Within that time every worker that lives has beaten."""
-        return self._timings.all_heard_ms(self.lease_ms) / 1000
+        """The time in which every living worker has beaten."""
+        return self._timings.all_heard_ms(self.checked.lease_ms) / 1000
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether explaining why requests wait needs a policy that the client has not read yet."""
+        return bool(self.checked.absent) and self.policy.revision != self.checked.revision
+
+    @property
+    def idle_reason(self) -> str | None:
+        """Why the pool serves nothing; None while a router and a lane live."""
+        if self.checked.routers and self.checked.lanes:
+            return None
+        start_one = "" if self.checked.absent else ": start one with `tokenlane worker`"
+        return f"no worker is connected to this pool{start_one}"
 
     def update(self, checked: Checked, now: float) -> None:
-        """Take in what the pool has answered to a beat, at that time of the loop."""
-        self.is_away = False
-        self._absent, self._pulls = of_back_ends(checked.absent), checked.pulls
-        self.lease_ms, self._patience_ms = checked.lease_ms, checked.patience_ms
-        self.idle_reason = None
-        if not (checked.routers and checked.lanes):
-            start_one = "" if checked.absent else ": start one with `tokenlane worker`"
-            self.idle_reason = f"no worker is connected to this pool{start_one}"
-        if checked.routers or checked.lanes or checked.absent:
-            self._deserted_since = None
-        elif self._deserted_since is None:
-            self._deserted_since = now
-
-    def needs_policy(self, checked: Checked) -> bool:
-        """Whether saying why requests wait takes the pool's policy, and it is not known or has changed."""
-        return bool(checked.absent) and (self.policy is None or self.policy.revision != checked.revision)
+        """Take in the pool's answer to a beat, at this time of the loop."""
+        self.is_away, self.checked = False, checked
+        deserted = not (checked.routers or checked.lanes or checked.absent)
+        self._deserted_since = min(self._deserted_since, now) if deserted else inf
 
     def is_deserted(self, opened_at: float, now: float) -> bool:
-        """Whether no worker is coming for a request that was opened then: nobody has been there for as long as a
-        request waits for one, and nobody was within the hour. Where a router lives, it is the one to say so."""
-        if self._deserted_since is None:
-            return False
-        patience_s = max(self._patience_ms / 1000, self.all_heard_s)
+        """Whether no worker will come for a request that was opened at that time: none was connected within the last
+        hour, nor since for as long as requests wait for one. A living router says so by itself."""
+        patience_s = max(self.checked.patience_ms / 1000, self.all_heard_s)
         return now - max(self._deserted_since, opened_at) >= patience_s
 
     def why_queued(self, role: str) -> str:
-        """Why a request waits of which nothing is known but its role."""
+        """Why a request waits, as far as its role says."""
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
     def why_waiting(self, role: str, envelope: Envelope | None, standing: Standing) -> str:
         """Why a request has not started.
 
         Args:
-            envelope: None if another client has sent it.
+            envelope: None if another client sent it.
         """
-        away, unready = self._awaited(role, envelope)
+        away, unready = self._absent_candidates(role, envelope)
         if self.idle_reason:
             return self.idle_reason + (f"; waiting for lane {away}" if away else "")
         if pull := self._pull(envelope):
@@ -98,25 +101,20 @@ class PoolView:
         reasons = [self.why_queued(role), *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
-    def _awaited(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:
-        """The lanes that may serve the request and take no work now: those whose workers are away, and why others take
-        none."""
-        if self.policy is None:
-            return "", []
+    def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:
+        """The lanes that may serve the request but take no work now: names of those whose workers are away, and why
+        each of the others takes none."""
         needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (Needs(), "chat")
-        absent = [lane for lane, _ in candidates(self.policy, role, needs, self._absent, kind)]
-        lanes = [lane for lane in absent if not lane.has_left]
-        away = [lane for lane in lanes if lane.state.is_away]
-        return (
-            ", ".join(f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in away),
-            [why_unready(lane) for lane in lanes if lane.state.is_unready],
-        )
+        absent = candidates(self.policy, role, needs, of_back_ends(self.checked.absent), kind)
+        lanes = [lane for lane, _ in absent if not lane.has_left]
+        away = [f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in lanes if lane.state.is_away]
+        return ", ".join(away), [why_unready(lane) for lane in lanes if lane.state.is_unready]
 
     def _pull(self, envelope: Envelope | None) -> str | None:
-        """The pull that the request may wait for: of its model, or of any if it names none."""
-        asked = envelope.needs.model if envelope is not None else None
-        for lane, models in self._pulls.items():
+        """The pull of the model that the request names, or of any if it names none."""
+        wanted = envelope.needs.model if envelope is not None else None
+        for lane, models in self.checked.pulls.items():
             for model, progress in models.items():
-                if asked is None or served_name(asked, (model,)) is not None:
+                if wanted is None or served_name(wanted, (model,)) is not None:
                     return f"lane {lane!r} pulls {model!r}: {progress}"
         return None

@@ -1,4 +1,4 @@
-"""Ids whose delta channels are subscribed to ahead of their requests, so that submitting waits for no subscription."""
+"""Request ids whose channels are subscribed in advance, so that submitting a request waits for no subscription."""
 
 from __future__ import annotations
 
@@ -16,54 +16,49 @@ _PAUSE_S = 0.01
 _AGAIN_S = 1.0
 
 
-class Ahead:
-    """A few ids that are ready."""
+class ReadyChannels:
+    """Ids that are ready, and ids taken for requests that are not open yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub, channel: Callable[[str], str], listener: Callable[[str], Listener]) -> None:
+        self._hub, self._channel, self._listener = hub, channel, listener
         self._ready: deque[str] = deque()
         self._taken: set[str] = set()
         self._few = asyncio.Event()
         self._few.set()
 
     def take(self) -> str:
-        """An id for a request: one that is ready, else one whose channel is still to be subscribed to."""
+        """An id for a request: a ready one, or else a new one whose channel is not subscribed."""
         if len(self._ready) <= _FEW:
             self._few.set()
         if not self._ready:
             return new_id()
-        request_id = self._ready.popleft()
-        self._taken.add(request_id)
+        self._taken.add(request_id := self._ready.popleft())
         return request_id
 
     def give_back(self, request_id: str) -> None:
-        """The id was taken for a request that was never made."""
-        if request_id in self._taken:
-            self._taken.remove(request_id)
+        """No request was opened under an id that was taken."""
+        if self.claim(request_id):
             self._ready.append(request_id)
 
-    def subscribed(self, request_id: str) -> bool:
-        """Whether the channel of the id was subscribed to ahead; the subscription is the caller's from now on."""
-        if request_id not in self._taken:
-            return False
-        self._taken.remove(request_id)
-        return True
+    def claim(self, request_id: str) -> bool:
+        """Whether the channel of a taken id is subscribed; from now on the caller owns that subscription."""
+        ready = request_id in self._taken
+        self._taken.discard(request_id)
+        return ready
 
-    async def run(self, hub: Hub, channel: Callable[[str], str], listener: Callable[[str], Listener]) -> None:
-        """Make ids ready whenever there are few, for ever.
-
-        Args:
-            channel: that of an id.
-            listener: who hears it.
-        """
+    async def run(self) -> None:
+        """Subscribe to new channels whenever few are ready, for ever."""
         while True:
             await self._few.wait()
-            # Who took the last one is about to submit its request, and should not wait behind this.
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S)  # the request that took the last id goes first
             self._few.clear()
-            ids = [new_id() for _ in range(_MOST - len(self._ready))]
             try:
-                await hub.subscribe_all({channel(fresh): listener(fresh) for fresh in ids})
-                self._ready.extend(ids)
-            except PoolUnavailable:  # told to those who ask meanwhile
+                await self._fill()
+            except PoolUnavailable:  # requests opened meanwhile raise it
                 self._few.set()
                 await asyncio.sleep(_AGAIN_S)
+
+    async def _fill(self) -> None:
+        ids = [new_id() for _ in range(_MOST - len(self._ready))]
+        await self._hub.subscribe_all({self._channel(fresh): self._listener(fresh) for fresh in ids})
+        self._ready.extend(ids)

@@ -1,24 +1,24 @@
-"""The link to a pool in Redis: takes a client's requests there, and what comes back to them.
+"""A client's link to a pool in Redis: it submits requests, and passes on what comes back for them.
 
-It keeps every request from the moment it is submitted until the pool knows its end, longer than the agent if need be: a
-request nobody waits for any more is cancelled, again and again until the server has heard it or its time is up.
+The link keeps every request from its submission until the pool knows its end, longer than its reader if need be: it
+cancels a request without a reader again and again until the pool has it or the request's time is up.
 
-Several may read one request, here and in other processes. One of them owns it: the one that came last. The others only
-listen: leaving cancels nothing, and later attempts are not told how far they have got.
+A request may have several readers, in this process and in others. The one that came last owns the request. The others
+only listen: leaving cancels nothing, and they do not say to later attempts how far the answer has got.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
 from pydantic import ValidationError
 
-from tokenlane.producer.link.link import Composed, Timings
+from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
@@ -30,21 +30,31 @@ from tokenlane.routing.store.server.command_turns import Turns
 from tokenlane.routing.telemetry import inject, sending
 
 from .pool_view import PoolView
-from .ready_channels import Ahead
+from .ready_channels import ReadyChannels
 from .redis_request import RedisRequest
 from .request_state import RequestState
+from .timings import Timings
 from .worker_messages import WorkerMessages
 
 logger = logging.getLogger(__name__)
 
 _MOST_BEING_SENT = 256
 
-_Send: TypeAlias = Callable[[RedisRequest], Coroutine[None, None, str]]
-"""Sends a request; the id under which the pool has it."""
+_Send: TypeAlias = Callable[[RedisRequest], Awaitable[str]]
+"""Sends a request; returns the id under which the pool has it."""
 
 
 class RedisLink:
-    """A `Link`. `view`: the pool as the client's beat has shown it last."""
+    """A `Link`.
+
+    Attributes:
+        view: the pool, as the last beat has shown it.
+        ready_channels: `run` it while the link is open.
+        worker_messages: `run` them while the link is open.
+
+    Args:
+        tasks: run a task for each request.
+    """
 
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str, timings: Timings) -> None:
         self.client = client
@@ -57,13 +67,13 @@ class RedisLink:
         self._clock = asyncio.get_running_loop().time
         self._requests: dict[str, list[RedisRequest]] = {}
         self._kept: dict[OpenRequest, asyncio.Task[None]] = {}
-        self._ready_channels = Ahead()
+        self.ready_channels = ReadyChannels(hub, pool.keys.deltas, self._listener)
+        self.worker_messages = WorkerMessages(pool, self, self._clock)
         self._turns = Turns(_MOST_BEING_SENT)
-        self._worker_messages = WorkerMessages(pool, self, self._clock)
         self._closed = False
 
     def __iter__(self) -> Iterator[RedisRequest]:
-        """All that is open here; a request that is read more than once is there more than once."""
+        """All open requests, one for each reader."""
         return iter([request for readers in self._requests.values() for request in readers])
 
     def __contains__(self, request_id: str) -> bool:
@@ -71,16 +81,16 @@ class RedisLink:
 
     @property
     def held(self) -> int:
-        """How many requests the pool may have that are this client's."""
+        """How many requests the pool may have under this client's name."""
         return sum(any(request.owned for request in readers) for readers in self._requests.values())
 
     # What makes it a `Link`.
 
     def take_id(self) -> str:
-        return self._ready_channels.take()
+        return self.ready_channels.take()
 
     def give_back_id(self, request_id: str) -> None:
-        self._ready_channels.give_back(request_id)
+        self.ready_channels.give_back(request_id)
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> RedisRequest:
         async with self._turn() as asked_at:
@@ -91,8 +101,11 @@ class RedisLink:
             with sending(envelope.role, envelope.id) as span:
                 if context := inject(span):
                     envelope = envelope.model_copy(update={"trace": context})
-                request = self._new(
+                request = RedisRequest(
                     envelope.id,
+                    self.client,
+                    self._timings,
+                    self._clock,
                     copy=(envelope, payload),
                     deadline=asked_at + envelope.time_to_live_ms / 1000 + self._timings.deadline_grace_s,
                     waiting=self.view.why_queued(envelope.role),
@@ -105,7 +118,7 @@ class RedisLink:
             return await self.attach(accepted_as)
 
     async def attach(self, request_id: str, position: int = 0) -> RedisRequest:
-        request = self._new(request_id, position=position)
+        request = RedisRequest(request_id, self.client, self._timings, self._clock, position=position)
         await self._enter(request, self._take_over)
         return request
 
@@ -113,18 +126,18 @@ class RedisLink:
         return await self._pool.requests.cancel(request_id) in ("cancelled", "flagged")
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
+        assert isinstance(request, RedisRequest)
         readers = self._requests.get(request.id, [])
-        for reader in readers:
-            if reader is request:
-                readers.remove(reader)
-                if not readers:
-                    del self._requests[reader.id]
-                    self._hub.unsubscribe(self._channel(reader.id))
-                elif reader.owned and not everywhere:
-                    reader.own(here=False)
-                    readers[-1].own(here=True)
-                reader.leave(everywhere=everywhere)
-                return
+        if request not in readers:
+            return
+        readers.remove(request)
+        if not readers:
+            del self._requests[request.id]
+            self._hub.unsubscribe(self._pool.keys.deltas(request.id))
+        elif request.owned and not everywhere:
+            request.own(here=False)
+            readers[-1].own(here=True)
+        request.leave(everywhere=everywhere)
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         self.leave(request, everywhere=everywhere)
@@ -137,15 +150,16 @@ class RedisLink:
     # What the heartbeat calls.
 
     async def send_again(self, request: RedisRequest) -> None:
-        """Submit a request again that the pool has lost.
+        """Submit a request that the pool has lost.
 
         Raises:
             PoolUnavailable: the pool does not answer.
         """
         if request.state is not RequestState.MISSING:
-            return  # something of it has come by now
-        error = await self._send(request, self._submit)
-        if error is None and await request.submission.answered() != request.id:
+            return  # a message of it has come by now
+        outcome = await self._send(request, self._submit)
+        error = outcome if isinstance(outcome, Exception) else None
+        if error is None and outcome != request.id:
             error = RequestLost(
                 "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
             )
@@ -153,18 +167,8 @@ class RedisLink:
         if isinstance(error, PoolUnavailable):
             raise error
 
-    # What opens it.
-
-    async def keep_channels_ready(self) -> None:
-        """Subscribe to channels for requests to come, for ever."""
-        await self._ready_channels.run(self._hub, self._channel, self._listener)
-
-    async def send_messages(self) -> None:
-        """Send what is to be said to workers, for ever."""
-        await self._worker_messages.run()
-
     async def close_all(self) -> bool:
-        """End all requests; whether the pool has heard of each in time."""
+        """End all requests; whether the pool has learnt of each end in time."""
         self._closed = True
         for request in self:
             self.leave(request)
@@ -177,7 +181,7 @@ class RedisLink:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[float]:
-        """Wait for a turn to make and send a request; yields when the wait began."""
+        """Wait for a turn to compose and send a request; yields when the wait began."""
         asked_at = self._clock()
         await self._turns.take()
         sent_at = self._clock()
@@ -190,68 +194,52 @@ class RedisLink:
         finally:
             self._turns.give_back()
 
-    def _new(
-        self,
-        request_id: str,
-        *,
-        copy: Composed | None = None,
-        deadline: float | None = None,
-        position: int = 0,
-        waiting: str | None = None,
-    ) -> RedisRequest:
+    async def _enter(self, request: RedisRequest, send: _Send) -> str:
+        """Subscribe to the request's channel and send it; returns the id under which the pool has it."""
         if self._closed:
             raise RequestCancelled("the client is being closed")
-        request = RedisRequest(
-            request_id,
-            self.client,
-            self._timings,
-            self._clock,
-            copy=copy,
-            deadline=deadline,
-            position=position,
-            waiting=waiting,
-        )
-        self._requests.setdefault(request_id, []).append(request)
-        return request
-
-    async def _enter(self, request: RedisRequest, send: _Send) -> str:
-        """Subscribe to its channel and send it; the id under which the pool has it."""
+        readers = self._requests.setdefault(request.id, [])
+        readers.append(request)
         try:
-            if len(self._requests[request.id]) == 1 and not self._ready_channels.subscribed(request.id):
-                await self._hub.subscribe(self._channel(request.id), *self._listener(request.id))
+            if len(readers) == 1 and not self.ready_channels.claim(request.id):
+                await self._hub.subscribe(self._pool.keys.deltas(request.id), *self._listener(request.id))
             if request.error is not None:
                 raise request.error
-            # A task of its own, so that an agent cancelled meanwhile leaves no doubt whether the request got there.
-            self._kept[request] = task = self._tasks.create_task(self._keep(request, send))
+            # In a task of its own: if the agent is cancelled meanwhile, the link still learns whether the pool has it.
+            outcome: asyncio.Future[str | Exception] = asyncio.get_running_loop().create_future()
+            self._kept[request] = task = self._tasks.create_task(self._keep(request, send, outcome))
             task.add_done_callback(lambda _: self._kept.pop(request))
-            return await request.submission.answered()
+            accepted_as = await outcome
+            if isinstance(accepted_as, Exception):
+                raise accepted_as
         except BaseException:
             self.leave(request)
             raise
+        return accepted_as
 
-    async def _keep(self, request: RedisRequest, send: _Send) -> None:
-        """Send it, wait until its reader has gone or its time is up, and cancel it if it has not ended by then."""
-        await self._send(request, send)
+    async def _keep(self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception]) -> None:
+        """Send the request, wait until its reader has gone or its time is up, and cancel it unless it has ended."""
+        sent = await self._send(request, send)
+        if not outcome.cancelled():
+            outcome.set_result(sent)
         try:
             async with asyncio.timeout_at(request.deadline):
-                await request.left()
+                await request.left.wait()
         except TimeoutError:
             request.give_up(DeadlineExceeded())
             self.leave(request)
         if request.is_to_be_cancelled:
-            await self._cancel_there(request)
+            await self._cancel_in_pool(request)
 
-    async def _send(self, request: RedisRequest, send: _Send) -> Exception | None:
-        """Send it, for the first time or again; why the pool does not have it now."""
-        request.submission.begin()
+    async def _send(self, request: RedisRequest, send: _Send) -> str | Exception:
+        """Send the request; returns the id under which the pool has it, or why the pool does not."""
         try:
-            request.submission.accepted(await send(request))
+            with request.sending():
+                return await send(request)
         except Exception as error:  # ends this request, and no other
             if not isinstance(error, LlmError):
                 self.internal_errors.note("sending of a request", error)
-            request.submission.refused(error)
             return error
-        return None
 
     async def _submit(self, request: RedisRequest) -> str:
         return (await self._pool.requests.submit(*request.to_send())).id
@@ -260,13 +248,13 @@ class RedisLink:
         request.attached(await self._pool.requests.attach(self.client, request.id), self.view)
         for reader in self._requests.get(request.id, ()):
             reader.own(here=reader is request)
-        self._worker_messages.hurry()
+        self.worker_messages.hurry()
         return request.id
 
-    async def _cancel_there(self, request: RedisRequest) -> None:
+    async def _cancel_in_pool(self, request: RedisRequest) -> None:
         while True:
             if not request.for_all and (readers := self._requests.get(request.id)):
-                readers[-1].own(here=True)  # came while this one was still being submitted, or cancelled
+                readers[-1].own(here=True)  # a reader that came while this one was still being sent or cancelled
                 return
             try:
                 await self._pool.requests.cancel(request.id, "" if request.for_all else self.client)
@@ -286,22 +274,19 @@ class RedisLink:
     def _hear(self, request_id: str, data: bytes) -> None:
         for request in tuple(self._requests.get(request_id, ())):
             try:
-                message = channel_message(data)  # each reader's own: the request changes the deltas
-            except ValidationError:  # anybody may write to the channel; a gap in the answer is found by positions
+                message = channel_message(data)  # parsed anew for each reader, since the request changes the deltas
+            except ValidationError:  # anybody may write to the channel; positions reveal a gap in the answer
                 logger.warning("a message of %d bytes about %s could not be read", len(data), request_id)
                 return
-            reply = request.message(message)
-            if reply is not None:
-                self._worker_messages.reply(reply)
-            elif request.has_question:
-                self._worker_messages.hurry()
+            handover = request.message(message)
+            if handover is not None:
+                self.worker_messages.hand_over(handover)
+            elif request.wants_replay:
+                self.worker_messages.hurry()
             if request.ended:
                 self.leave(request)
 
     def _miss(self, request_id: str) -> None:
         for request in self._requests.get(request_id, ()):
             request.messages_lost()
-        self._worker_messages.hurry()
-
-    def _channel(self, request_id: str) -> str:
-        return self._pool.keys.deltas(request_id)
+        self.worker_messages.hurry()

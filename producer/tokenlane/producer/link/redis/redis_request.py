@@ -1,16 +1,20 @@
-"""A request that a pool in Redis has. Its link tells it what happens, by the methods below, and carries out what it
-answers; nobody else changes it. `request_state.py` draws its states. All times are the loop's, in seconds."""
+"""A request in a Redis pool, as one of its readers sees it; `request_state.py` draws its states.
+
+It makes no calls and runs no tasks: link and heartbeat report by its methods what happens, and carry out the steps that
+it returns. All times are the loop's, in seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 from typing import assert_never, get_args
 
 from tokenlane.producer.link.delta_buffer import ToWorker
-from tokenlane.producer.link.link import Timings
+from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import (
@@ -23,26 +27,31 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
-from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
 from tokenlane.routing.store.request_life import Attachment, Ending, Standing
 
 from .pool_view import PoolView
-from .replays import Question, Replays
-from .request_state import Interrupt, RequestState, Step
-from .submission import Submission
+from .request_state import Interrupt, ReplayRequest, RequestState, Step
+from .timings import Timings
 
 _LAPSED_S = 0.01
 
 
 class RedisRequest(OpenRequest):
-    """Of one client. Several may read one request, here and in other processes; one of them owns it: leaving that one
-    cancels the request, and later attempts are told how far that one has got.
+    """A request may have several readers, here and in other processes. One of them owns it: if the owner leaves, the
+    request is cancelled, and the owner alone says to a later attempt how far the answer has got.
+
+    Attributes:
+        state: how the request stands.
+        owned: whether this reader owns it.
+        for_all: whether cancelling it also ends it for readers in other processes.
+        deadline: when the link gives it up; None before that is known.
+        look_at: when to ask the pool how it stands, even if it is not silent by then.
+        left: set once its reader has gone.
 
     Args:
         client: the client's name.
-        copy: what is sent again should the pool lose it; None where another client has sent it.
-        deadline: when it is given up; None where only the pool knows that.
+        copy: the request, to be submitted again if the pool loses it; None if another client sent it.
     """
 
     def __init__(
@@ -52,86 +61,75 @@ class RedisRequest(OpenRequest):
         timings: Timings,
         clock: Callable[[], float],
         *,
-        copy: tuple[Envelope, bytes] | None = None,
+        copy: Composed | None = None,
         deadline: float | None = None,
         position: int = 0,
         waiting: str | None = None,
     ) -> None:
         super().__init__(request_id, position=position, waiting=waiting)
+        self.state = RequestState.QUEUED
+        self.owned = True
+        self.for_all = False
+        self.deadline = deadline
+        self.look_at = inf
+        self.left = asyncio.Event()
         self._client = client
         self._timings = timings
         self._clock = clock
         self._copy = copy
         self._role = copy[0].role if copy is not None else ""
-        self._deadline = deadline
-        self._state = RequestState.QUEUED
         self._since = self._opened_at = self._heard_at = clock()
-        self._look_at = inf
-        self._left = asyncio.Event()
-        self._owned, self._everywhere = True, False
-        self._uncertain = False  # messages may have been lost
-        self._replays = Replays()
-        self.submission = Submission()
-
-    @property
-    def state(self) -> RequestState:
-        return self._state
-
-    @property
-    def owned(self) -> bool:
-        """Whether it is this reader that owns the request."""
-        return self._owned
-
-    @property
-    def deadline(self) -> float | None:
-        """When it is given up; None before that is known."""
-        return self._deadline
-
-    @property
-    def look_at(self) -> float:
-        """When the pool is to be asked how it stands, though that was asked not long ago."""
-        return self._look_at
+        self._under_way = self._may_be_in_pool = False
+        self._may_lack_messages = False
+        self._replay: ReplayRequest | None = None
 
     @property
     def is_to_be_cancelled(self) -> bool:
-        """Whether the pool may have it, and is to be told that nobody wants it any more."""
-        over = self._buffer.ended_by_pool and not self.submission.under_way
-        return self.submission.may_have_arrived and not over and (self._everywhere or self._owned)
-
-    @property
-    def for_all(self) -> bool:
-        """Whether it is to be cancelled even if another client owns it."""
-        return self._everywhere
+        """Whether the pool may still have the request, and this reader is the one to cancel it."""
+        over = self._buffer.ended_by_pool and not self._under_way
+        return self._may_be_in_pool and not over and (self.for_all or self.owned)
 
     def is_silent(self, for_s: float) -> bool:
-        """Whether the pool has it, and nothing of it has come for that long."""
-        if self.submission.under_way or self._state is RequestState.ENDED:
+        """Whether the pool has the request, and no message came for so long."""
+        if self._under_way or self.state is RequestState.ENDED:
             return False
         return self._heard_at <= self._clock() - for_s
 
     # Sending it.
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """The block sends the request to the pool; until it ends, what the pool says of the request is outdated."""
+        was_in_pool, self._may_be_in_pool, self._under_way = self._may_be_in_pool, True, True
+        try:
+            yield
+        except (QueueFull, RequestCancelled, DeadlineExceeded):  # the pool has surely not taken it
+            self._may_be_in_pool = was_in_pool
+            raise
+        finally:
+            self._under_way = False
+
     def to_send(self) -> tuple[Envelope, bytes, int]:
-        """Its envelope with the time it has left, its payload, and the newest attempt heard of.
+        """The envelope with the time that is left, the payload, and the newest known attempt.
 
         Raises:
-            DeadlineExceeded: its time is up.
+            DeadlineExceeded: no time is left.
         """
         assert self._copy is not None
-        assert self._deadline is not None
+        assert self.deadline is not None
         envelope, payload = self._copy
-        left_s = self._deadline - self._timings.deadline_grace_s - self._clock()
+        left_s = self.deadline - self._timings.deadline_grace_s - self._clock()
         if left_s <= 0:
             raise DeadlineExceeded
         envelope = envelope.model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
         return envelope, payload, self._buffer.attempt
 
     def attached(self, held: Attachment, pool: PoolView) -> None:
-        """The pool has made it this client's, and says how it stands.
+        """The pool has made this client the owner, and says how the request stands.
 
         Raises:
-            RequestLost: the pool does not know it.
-            BadRequest: it has ended before the position that is wanted.
+            RequestLost: the pool does not know the request.
+            BadRequest: its answer has ended before the position that the reader wants.
         """
         standing, timings = held.standing, self._timings
         if standing.state == "missing":
@@ -140,27 +138,26 @@ class RedisRequest(OpenRequest):
             )
         if (beyond := self._buffer.beyond(standing.end)) is not None:
             raise beyond
-        if self._buffer.ended:  # by what came on its channel meanwhile
+        if self._buffer.ended:  # by a message that came meanwhile
             return
         ended = standing.state in get_args(Ending)
         self._role = held.role
         self._waiting = None if ended or standing.state == "running" else pool.why_queued(held.role)
-        self._deadline = self._clock() + timings.deadline_grace_s
-        self._deadline += max(held.left_ms / 1000, timings.ended_left_s if ended else 0)
+        left_s = max(held.left_ms / 1000, timings.ended_left_s if ended else 0)
+        self.deadline = self._clock() + left_s + timings.deadline_grace_s
         self._buffer.begin_at(standing.attempt)
         self.messages_lost()
         again_s = timings.replay_again_s if ended else timings.gap_replay_again_s
-        self._replays.ask(standing.worker, standing.attempt, again_s)
+        self._want_replay(standing.worker, standing.attempt, again_s)
 
     def sent_again(self, error: Exception | None) -> None:
-        """The pool has answered to a request that it had lost; None: it has it again."""
-        if error is None:
-            self._owned = True
-        if self._state is not RequestState.MISSING:
+        """A request that the pool had lost was sent again; without an error the pool has it."""
+        self.owned |= error is None
+        if self.state is not RequestState.MISSING:
             return
         if error is None:
             self._enter(RequestState.QUEUED)
-        elif isinstance(error, QueueFull):  # it was accepted once: it is sent again with each beat
+        elif isinstance(error, QueueFull):  # the pool had accepted it: every beat tries again
             self._waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
@@ -169,58 +166,61 @@ class RedisRequest(OpenRequest):
 
     def message(self, message: ChannelMessage) -> ToWorker | None:
         if isinstance(message, Attached):
-            self._owned &= message.client == self._client
+            self.owned &= message.client == self._client
             return None
         buffer = self._buffer
         before = (buffer.attempt, buffer.position)
-        reply = buffer.receive(message)
-        self._heard_at, self._look_at = self._clock(), inf
+        handover = buffer.receive(message)
+        self._heard_at, self.look_at = self._clock(), inf
         self._waiting = f"lane {message.lane!r}: {message.progress.step}" if isinstance(message, Progressed) else None
         if before != (buffer.attempt, buffer.position):
-            self._replays.answered()
-            self._uncertain &= buffer.has_gap
+            self._replay = None
+            self._may_lack_messages &= buffer.has_gap
         if buffer.has_gap:
-            self._replays.ask(buffer.worker, buffer.attempt, self._timings.replay_again_s)
+            self._want_replay(buffer.worker, buffer.attempt, self._timings.replay_again_s)
         self._enter(RequestState.RUNNING)
         self._changed.set()
-        return reply if self._owned else None  # its owner answers
+        return handover if self.owned else None
 
     def messages_lost(self) -> None:
         """The connection was lost for a while: messages may be missing."""
         self._heard_at = -inf
-        self._uncertain = True
-        self._replays.ask(self._buffer.worker, self._buffer.attempt, self._timings.gap_replay_again_s)
+        self._may_lack_messages = True
+        self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.gap_replay_again_s)
 
     @property
-    def has_question(self) -> bool:
-        """Whether there is something to ask of a worker, now or later."""
-        return self._replays.pending
+    def wants_replay(self) -> bool:
+        """Whether a worker is to publish messages again, now or later."""
+        return self._replay is not None
 
-    def due_question(self) -> tuple[Question, ToWorker] | None:
-        """What is to be asked of a worker now, if anything; the question is to be told when it is `sent`."""
-        question = self._replays.due(self._clock())
-        if question is None:
+    def due_replay(self) -> tuple[ReplayRequest, ToWorker] | None:
+        """The replay that a worker is to be asked for now, if any, and the message that asks for it."""
+        now, replay = self._clock(), self._replay
+        if replay is None or replay.due_at > now:
             return None
-        return question, ToWorker(question.worker, self._buffer.replay(question.attempt))
-
-    def asked_about(self) -> None:
-        """The pool is being asked how it stands."""
-        self._look_at = inf
+        replay.due_at = now + replay.every_s
+        return replay, ToWorker(replay.worker, self._buffer.replay(replay.attempt))
 
     def pool_away(self, why: str) -> None:
         """The pool does not answer."""
+        self.look_at = inf
         if self._waiting is not None:
             self._waiting = why
 
     def standing(self, standing: Standing, asked_at: float, pool: PoolView) -> list[Step]:
-        """The pool says how it stands; what is to be done for that.
+        """The pool says how the request stands.
 
         Args:
-            asked_at: when it was asked. What was heard since is newer.
+            asked_at: when the pool was asked. A message that came since is newer.
+
+        Returns:
+            What is to be done.
         """
-        if self.submission.under_way or self._state is RequestState.ENDED or self._heard_at > asked_at:
+        self.look_at = inf
+        if self._under_way or self.state is RequestState.ENDED or self._heard_at > asked_at:
             return []
-        self._look_at = inf if standing.lapses_ms is None else self._clock() + standing.lapses_ms / 1000 + _LAPSED_S
+        if standing.lapses_ms is not None:
+            self.look_at = self._clock() + standing.lapses_ms / 1000 + _LAPSED_S
         steps: list[Step] = [] if standing.state == "missing" else self._claim(standing.owner)
         match standing.state:
             case "missing":
@@ -236,70 +236,75 @@ class RedisRequest(OpenRequest):
         self._changed.set()
         return steps
 
-    # Its readers.
+    # Its reader.
 
     def own(self, *, here: bool) -> None:
-        """It is this reader that owns the request, or another."""
-        self._owned = here
+        """This reader owns the request from now on, or another does."""
+        self.owned = here
 
     def interrupted(self, error: LlmError) -> None:
-        """The pool has ended it, since its answer broke off."""
+        """The pool has carried out `Interrupt`."""
         self._buffer.ended_by_pool = True
         self.give_up(error)
 
     def give_up(self, error: LlmError) -> None:
         super().give_up(error)
-        self._state = RequestState.ENDED
+        self.state = RequestState.ENDED
 
     def leave(self, *, everywhere: bool = False) -> None:
-        """Its reader has gone.
+        """The reader has gone.
 
         Args:
-            everywhere: it is to end for all readers.
+            everywhere: the request is to end for all readers.
         """
         self.give_up(RequestCancelled())
-        self._everywhere |= everywhere
-        self._left.set()
-
-    async def left(self) -> None:
-        """Wait until its reader has gone."""
-        await self._left.wait()
+        self.for_all |= everywhere
+        self.left.set()
 
     # The rest.
 
     def _enter(self, state: RequestState) -> None:
         if self._buffer.ended:
             state = RequestState.ENDED
-        if state is not self._state:
-            self._state, self._since = state, self._clock()
-
-    @property
-    def _history(self) -> History:
-        return History(delivered=self._buffer.position)
+        if state is not self.state:
+            self.state, self._since = state, self._clock()
 
     def _has_been_for(self, seconds: float) -> bool:
-        """Whether it has been in its state for that long; else it is looked at then."""
-        now = self._clock()
-        if now < self._since + seconds:
-            self._look_at = self._since + seconds
+        """Whether the request has been in its state for so long; if not, it is looked at then."""
+        if self._clock() < self._since + seconds:
+            self.look_at = self._since + seconds
             return False
         return True
 
+    def _want_replay(self, worker: str, attempt: int, every_s: float) -> None:
+        """Have a worker, if one is known, publish again what has not come."""
+        if not worker:
+            return
+        if self._replay is None or (self._replay.worker, self._replay.attempt) != (worker, attempt):
+            self._replay = ReplayRequest(worker, attempt, every_s)
+        self._replay.every_s = every_s
+
+    def _waits_for_replay(self, for_s: float) -> bool:
+        """Whether a worker was first asked for the replay so long ago."""
+        return self._replay is not None and self._clock() - self._replay.first_sent_at >= for_s
+
     def _claim(self, owner: str) -> list[Step]:
-        if not self._owned or owner == self._client:
+        if not self.owned or owner == self._client:
             return []
         if owner:
-            self._owned = False  # another client has attached, and pub/sub lost the news
+            self.owned = False  # another client has attached, and its message was lost
         elif self._copy is None:
             return ["own again"]
         return []
 
     def _missing(self, pool: PoolView) -> list[Step]:
         self._enter(RequestState.MISSING)
-        self._replays.ask(self._buffer.worker, self._buffer.attempt, self._timings.gap_replay_again_s)
+        self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.gap_replay_again_s)
         if not self._has_been_for(pool.all_heard_s):
-            return []  # a worker that runs it writes it anew with its next beat
-        decision = decide(PoolForgot(kept=self._copy is not None), self._history, Policy())
+            return []  # with its next beat, a worker that runs the request makes it known again
+        decision = decide(
+            PoolForgot(kept=self._copy is not None), History(delivered=self._buffer.position), pool.policy
+        )
         if isinstance(decision, End):
             self.give_up(decision.error)
             return []
@@ -307,20 +312,20 @@ class RedisRequest(OpenRequest):
 
     def _queued(self, standing: Standing, pool: PoolView) -> list[Step]:
         if self._buffer.position > 0 and self._buffer.attempt > 0:
-            return self._broken_off(standing)
+            return self._broken_off(standing, pool)
         self._enter(RequestState.QUEUED)
         self._waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane())
         return []
 
-    def _broken_off(self, standing: Standing) -> list[Step]:
+    def _broken_off(self, standing: Standing, pool: PoolView) -> list[Step]:
         self._enter(RequestState.BROKEN_OFF)
         self._waiting = None
         if not self._has_been_for(self._timings.taken_up_s):
             return []
-        decision = decide(WorkerLost(), self._history, Policy())
-        if isinstance(decision, End) and self._owned:
+        decision = decide(WorkerLost(), History(delivered=self._buffer.position), pool.policy)
+        if isinstance(decision, End) and self.owned:
             return [Interrupt(standing.attempt, self._buffer.position, decision.error)]
         if isinstance(decision, End):
             self.give_up(decision.error)
@@ -329,9 +334,9 @@ class RedisRequest(OpenRequest):
     def _running(self, standing: Standing) -> None:
         self._enter(RequestState.RUNNING)
         self._waiting = None
-        if self._uncertain:
-            self._replays.ask(standing.worker, standing.attempt, self._timings.gap_replay_again_s)
-        if self._buffer.has_gap and self._replays.unanswered(self._clock(), self._timings.running_patience_s):
+        if self._may_lack_messages:
+            self._want_replay(standing.worker, standing.attempt, self._timings.gap_replay_again_s)
+        if self._buffer.has_gap and self._waits_for_replay(self._timings.running_patience_s):
             self.give_up(answer_lost("part"))
 
     def _ending(self, standing: Standing, state: Ending) -> None:
@@ -339,8 +344,8 @@ class RedisRequest(OpenRequest):
         self._waiting = None
         if not standing.worker:
             over = self._has_been_for(self._timings.last_message_s)
-        elif not (over := self._replays.unanswered(self._clock(), self._timings.ended_patience_s)):
-            self._replays.ask(standing.worker, standing.attempt, self._timings.replay_again_s)
+        elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):
+            self._want_replay(standing.worker, standing.attempt, self._timings.replay_again_s)
         if over:
             self._buffer.end_as(state, standing.end, standing.code)
             self._enter(RequestState.ENDED)

@@ -1,4 +1,4 @@
-"""How a request stands at its pool, as its agent's side knows it, and what its link is to do for that.
+"""The states of a request in a Redis pool, as its reader knows them, and what its link is to do in each.
 
 | what happens                | queued     | running    | broken off | missing    | ending     | ended |
 |-----------------------------|------------|------------|------------|------------|------------|-------|
@@ -13,23 +13,24 @@
 | sent again                  | queued     | running    | broken off | queued     | ending     | ended |
 | given up, or left           | ended      | ended      | ended      | ended      | ended      | ended |
 
-While its submission is under way, it does not hear how it stands. What has been missing, broken off or ending
-for long is sent again, or ended.
+While the request is being sent, it is not heard how it stands. A request that stays missing, broken off or ending is
+sent again, or ended.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from math import inf
+from typing import Literal, NamedTuple, TypeAlias
 
 from tokenlane.routing.contract.errors import LlmError
 
 
 class RequestState(StrEnum):
-    """`QUEUED`: no attempt of it is known to run. `RUNNING`: one is. `BROKEN_OFF`: the attempt that gave a part of the
-    answer is over, and no other has begun. `MISSING`: the pool does not know it. `ENDING`: the pool has ended it, and
-    its last messages have not come. `ENDED`: nothing more comes."""
+    """`QUEUED`: no running attempt is known. `RUNNING`: one is. `BROKEN_OFF`: the attempt that gave a part of the
+    answer is over, and no other has begun. `MISSING`: the pool does not know the request. `ENDING`: the pool has ended
+    the request, and its last messages have not come. `ENDED`: nothing more comes."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -39,9 +40,8 @@ class RequestState(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True)
-class Interrupt:
-    """End it in the pool for all who read it, unless another attempt than this has begun."""
+class Interrupt(NamedTuple):
+    """End the request for all its readers, unless an attempt after this one has begun."""
 
     attempt: int
     position: int
@@ -49,4 +49,19 @@ class Interrupt:
 
 
 Step: TypeAlias = Literal["send again", "own again"] | Interrupt
-"""What its link is to do."""
+"""What the link is to do with the pool."""
+
+
+@dataclass(eq=False)
+class ReplayRequest:
+    """Asks the worker of one attempt, every `every_s` until something comes, to publish again what has not come."""
+
+    worker: str
+    attempt: int
+    every_s: float
+    due_at: float = 0
+    first_sent_at: float = inf
+
+    def sent(self, now: float) -> None:
+        """It was published, for the first time or again."""
+        self.first_sent_at = min(self.first_sent_at, now)

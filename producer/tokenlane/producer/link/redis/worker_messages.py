@@ -1,4 +1,4 @@
-"""What a client has to say to workers: replies to what they ask, and questions for what has not come."""
+"""What a client sends to workers: handovers that they asked for, and requests to publish lost messages again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 
 from .redis_request import RedisRequest
-from .replays import Question
+from .request_state import ReplayRequest
 
 _EVERY_S = 0.25
 _MOST = 4096
@@ -19,50 +19,52 @@ _BATCH = 256
 
 
 class WorkerMessages:
-    """Sends it, a batch at a time. What is lost here is said again: everything is repeated.
+    """Sends them in batches. Whatever is lost is asked for again, by the worker or by the request.
 
     Args:
-        requests: all that are open.
+        requests: all open requests.
     """
 
     def __init__(self, pool: Pool, requests: Iterable[RedisRequest], clock: Callable[[], float]) -> None:
         self._pool = pool
         self._requests = requests
         self._clock = clock
-        self._replies: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
-        self._something = asyncio.Event()
+        self._handovers: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
+        self._wake = asyncio.Event()
 
-    def reply(self, reply: ToWorker) -> None:
-        """Send this soon; it is dropped if too much waits, and the worker asks again."""
-        if not self._replies.full():
-            self._replies.put_nowait(reply)
+    def hand_over(self, handover: ToWorker) -> None:
+        """Send this soon. It is dropped if too many wait, and the worker asks again."""
+        if not self._handovers.full():
+            self._handovers.put_nowait(handover)
         self.hurry()
 
     def hurry(self) -> None:
-        """A request may have a question."""
-        self._something.set()
+        """A request may want a replay."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Send for ever."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
-                    await self._something.wait()
-            self._something.clear()
+                    await self._wake.wait()
+            self._wake.clear()
             while batch := self._batch():
                 with suppress(LlmError):
-                    await self._pool.publish([(self._pool.keys.control(to), said.to_wire()) for (to, said), _ in batch])
-                    for _, question in batch:
-                        if question is not None:  # it need not be what its request asks by now
-                            question.sent(self._clock())
+                    await self._pool.publish(
+                        [(self._pool.keys.control(worker), message.to_wire()) for (worker, message), _ in batch]
+                    )
+                    for _, replay in batch:
+                        if replay is not None:
+                            replay.sent(self._clock())
 
-    def _batch(self) -> list[tuple[ToWorker, Question | None]]:
-        """What is to be said now, and the question that it asks."""
-        batch: list[tuple[ToWorker, Question | None]] = [
-            (self._replies.get_nowait(), None) for _ in range(min(self._replies.qsize(), _BATCH))
+    def _batch(self) -> list[tuple[ToWorker, ReplayRequest | None]]:
+        """Messages to send now, each with the replay that it asks for."""
+        batch: list[tuple[ToWorker, ReplayRequest | None]] = [
+            (self._handovers.get_nowait(), None) for _ in range(min(self._handovers.qsize(), _BATCH))
         ]
         for request in self._requests:
-            if len(batch) < _BATCH and (due := request.due_question()) is not None:
-                question, message = due
-                batch.append((message, question))
+            if len(batch) < _BATCH and (due := request.due_replay()) is not None:
+                replay, message = due
+                batch.append((message, replay))
         return batch

@@ -11,11 +11,11 @@ from typing import cast, get_args
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis.heartbeat import Heartbeat
 from tokenlane.producer.link.redis.redis_link import RedisLink
 from tokenlane.producer.link.redis.redis_request import RedisRequest
 from tokenlane.producer.link.redis.request_state import RequestState
+from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import Interrupted, LlmError, PoolUnavailable, QueueFull, RequestLost
@@ -60,7 +60,7 @@ class LatePool:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
         standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner, self.lapses_ms)
-        return Checked(1, 1, self.absent, 0, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+        return Checked(1, 1, self.absent, 1, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
 
     async def read(self) -> Policy:
         await self._answer("policy")
@@ -114,9 +114,11 @@ async def beating(pool: LatePool, clock: Clock | None = None) -> AsyncIterator[t
 def opened(link: RedisLink, *texts: str, copy: bool = True) -> RedisRequest:
     """A request that was accepted, and what has come of it."""
     envelope = Envelope(id=new_id(), client=CLIENT, agent="a", role="r")
-    request = link._new(envelope.id, copy=(envelope, b"") if copy else None, deadline=link._clock() + 600)
-    request.submission.begin()
-    request.submission.accepted(request.id)
+    sent = (envelope, b"") if copy else None
+    request = RedisRequest(envelope.id, CLIENT, Timings(), link._clock, copy=sent, deadline=link._clock() + 600)
+    link._requests[request.id] = [request]
+    with request.sending():
+        pass
     if texts:
         request.message(said(0, *texts))
     return request
@@ -282,4 +284,4 @@ async def test_a_policy_nobody_can_read_ends_no_heartbeat() -> None:
         request = opened(link)
         await heartbeat.beat([request])
         assert "policy" in pool.calls
-        assert request.has_question or request.ended
+        assert request.wants_replay or request.ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from math import inf
 from typing import get_args
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tokenlane.producer.link.link import Timings
 from tokenlane.producer.link.redis import request_state
 from tokenlane.producer.link.redis.pool_view import PoolView
 from tokenlane.producer.link.redis.redis_request import RedisRequest
 from tokenlane.producer.link.redis.request_state import Interrupt, RequestState, Step
+from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout
@@ -45,9 +46,8 @@ def made(clock: Clock, *, copy: bool = True, position: int = 0) -> RedisRequest:
 
 
 def accepted(request: RedisRequest) -> RedisRequest:
-    request.submission.begin()
-    request.submission.accepted(ID)
-    return request
+    with request.sending():
+        return request
 
 
 def stands(request: RedisRequest, state: State, clock: Clock, *, worker: str = "", owner: str = CLIENT) -> list[Step]:
@@ -139,10 +139,10 @@ async def test_how_it_stands_is_not_heard_while_it_is_sent(state: State) -> None
     """Until the pool has answered to the sending, what it says of the request may be what was before that."""
     clock = Clock()
     request = made(clock)
-    request.submission.begin()
-    assert stands(request, state, clock) == []
-    assert request.state is RequestState.QUEUED
-    assert not request.is_silent(0)
+    with request.sending():
+        assert stands(request, state, clock) == []
+        assert request.state is RequestState.QUEUED
+        assert not request.is_silent(0)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,18 @@ async def test_the_pool_is_told_that_nobody_wants_it_where_it_may_have_it(
 ) -> None:
     """What was never sent, was refused or has ended is not cancelled; nor is what another client owns by now."""
     request = made(Clock())
-    if sending != "not begun":
-        request.submission.begin()
-    if sending == "accepted":
-        request.submission.accepted(ID)
-    if isinstance(sending, LlmError):
-        request.submission.refused(sending)
-    if message is not None:
-        request.message(message)
-    request.leave()
-    assert request.is_to_be_cancelled is told
+    with ExitStack() as under_way:
+        if sending != "not begun":
+            under_way.enter_context(request.sending())
+        if isinstance(sending, LlmError):
+            with pytest.raises(type(sending)), under_way.pop_all():
+                raise sending
+        if sending == "accepted":
+            under_way.close()
+        if message is not None:
+            request.message(message)
+        request.leave()
+        assert request.is_to_be_cancelled is told
 
 
 @pytest.mark.parametrize(("worker", "after_s"), [("", TIMINGS.last_message_s), (WORKER, TIMINGS.ended_patience_s)])
@@ -184,11 +186,11 @@ async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str,
     for wait_s in (0, after_s / 2, after_s):
         clock.now += wait_s
         stands(request, "failed", clock, worker=worker)
-        if (due := request.due_question()) is not None:
+        if (due := request.due_replay()) is not None:
             due[0].sent(clock())
         ended.append(request.ended)
     assert ended == [False, False, True]
-    assert request.has_question == (worker != "")
+    assert request.wants_replay == (worker != "")
     assert type(request.error) is LlmError
 
 
@@ -242,7 +244,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def asked(self) -> None:
-        if (due := self.request.due_question()) is not None:
+        if (due := self.request.due_replay()) is not None:
             due[0].sent(self.clock())
 
     @rule()

@@ -23,7 +23,7 @@ async def subscribed(pool: Pool, request_id: str) -> bool:
 
 async def ready(client: Client, count: int) -> None:
     """Wait until that many ids are ready."""
-    ready_channels = link_of(client)._ready_channels
+    ready_channels = link_of(client).ready_channels
     await until(lambda: len(ready_channels._ready) >= count)
 
 
@@ -64,7 +64,7 @@ async def test_an_id_of_a_stream_that_was_never_entered_is_used_again(client: Cl
     for _ in range(40):
         client.chat("hello", role="planner")
         gc.collect()
-    ready_channels = link_of(client)._ready_channels
+    ready_channels = link_of(client).ready_channels
     assert (len(ready_channels._ready), ready_channels._taken) == (16, set())
 
 
@@ -87,5 +87,5 @@ async def test_an_id_of_a_request_that_was_not_valid_is_used_again(client: Clien
         with pytest.raises(BadRequest):
             await client.complete([], role="planner")
         gc.collect()
-    ready_channels = link_of(client)._ready_channels
+    ready_channels = link_of(client).ready_channels
     assert (len(ready_channels._ready), ready_channels._taken) == (16, set())
