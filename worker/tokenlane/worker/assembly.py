@@ -33,13 +33,13 @@ from .embeddings.cache import VectorCache, open_cache
 from .embeddings.fallback import FALLBACK, FastText, is_installed
 from .lane.arq_worker import LaneWorker, poll
 from .lane.availability import Availability
-from .lane.control import Control
+from .lane.control_channel import Control
+from .lane.describe_lane import announce, announce_unseen
 from .lane.heartbeat import Lease
 from .lane.lane import Lane
-from .lane.make_offer import announce, announce_unseen
 from .lane.publisher import Publisher
 from .lane.readiness import PERIODS, Periods, Readiness, condition_of, condition_said_by
-from .lane.runs import Runs
+from .lane.running_attempts import Runs
 from .lane.worker_info import facts_of
 from .models.lane_models import LaneModels
 from .providers import LlmProvider, default_registry

@@ -30,7 +30,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import examine_pool, problems
 from tokenlane.routing.watch.route_coverage import route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.worker.lane.make_offer import announce
+from tokenlane.worker.lane.describe_lane import announce
 from tokenlane.worker.providers import default_registry
 
 HOSTILE = [

@@ -25,7 +25,7 @@ from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import look
 from tokenlane.worker.discovery.targets import Target
-from tokenlane.worker.lane.make_offer import announce
+from tokenlane.worker.lane.describe_lane import announce
 from tokenlane.worker.providers import default_registry
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.worker.attempt.observe import AttemptTotals
-from tokenlane.worker.lane.runs import AttemptEnded
+from tokenlane.worker.lane.running_attempts import AttemptEnded
 
 
 def event(became: str, code: str = "", tokens: int = 0) -> AttemptEnded:

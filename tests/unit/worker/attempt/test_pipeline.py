@@ -56,7 +56,7 @@ from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.readiness import Periods, Readiness
-from tokenlane.worker.lane.runs import AttemptEnded, Run, Runs
+from tokenlane.worker.lane.running_attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.lane.timings import Timings
 from tokenlane.worker.models.lane_models import LaneModels
 

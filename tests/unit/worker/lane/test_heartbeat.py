@@ -26,7 +26,7 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.runs import Run, Runs, Stopped
+from tokenlane.worker.lane.running_attempts import Run, Runs, Stopped
 
 FACTS = Facts("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))

@@ -28,7 +28,7 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Lease
 from tokenlane.worker.lane.readiness import PERIODS, Periods, Readiness, condition_of
-from tokenlane.worker.lane.runs import Runs
+from tokenlane.worker.lane.running_attempts import Runs
 
 DOWN = Condition(LaneState.DOWN, "gone")
 LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))

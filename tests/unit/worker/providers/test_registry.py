@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.lane.make_offer import announce
+from tokenlane.worker.lane.describe_lane import announce
 from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
 from tokenlane.worker.providers.openai.provider import OpenAiProvider
 

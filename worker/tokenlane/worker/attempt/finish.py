@@ -27,7 +27,7 @@ from tokenlane.routing.decide.recovery import (
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Rest
-from tokenlane.worker.lane.runs import Run, Stopped
+from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .outcome import Answered, Ended, Outcome
 from .progress import tell

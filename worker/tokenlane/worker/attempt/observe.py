@@ -12,7 +12,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
-from tokenlane.worker.lane.runs import AttemptEnded, Observer, Run, Stopped
+from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped
 
 from .outcome import Answered, Ended, Outcome
 

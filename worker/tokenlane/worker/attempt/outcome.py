@@ -9,7 +9,7 @@ from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.results import Result
 from tokenlane.routing.store.request_life import Ending
-from tokenlane.worker.lane.runs import Stopped
+from tokenlane.worker.lane.running_attempts import Stopped
 
 
 @dataclass(frozen=True)

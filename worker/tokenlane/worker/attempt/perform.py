@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError,
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, ModelCommand, Request
 from tokenlane.routing.contract.results import Result
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.runs import Run
+from tokenlane.worker.lane.running_attempts import Run
 
 from .outcome import Answered
 from .progress import tell

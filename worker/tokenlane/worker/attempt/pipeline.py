@@ -22,7 +22,7 @@ from opentelemetry.trace import Span
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.telemetry import processing
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.runs import Run, Stopped
+from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .claim import claim
 from .finish import finish

@@ -8,7 +8,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Progressed
 from tokenlane.routing.contract.results import Progress
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.runs import Run
+from tokenlane.worker.lane.running_attempts import Run
 
 
 async def tell(lane: Lane, run: Run, progress: Progress) -> None:

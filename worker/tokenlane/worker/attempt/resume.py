@@ -11,7 +11,7 @@ from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import End, WorkerLost, decide
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.runs import Run, Stopped
+from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 _ASK_EVERY_S = 0.2
 

@@ -15,7 +15,7 @@ from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
 
 from .availability import Availability
-from .runs import Runs
+from .running_attempts import Runs
 
 logger = logging.getLogger(__name__)
 

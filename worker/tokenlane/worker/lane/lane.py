@@ -14,7 +14,7 @@ from .availability import Availability
 from .heartbeat import Lease
 from .publisher import Publisher
 from .readiness import Readiness
-from .runs import Observer, Runs
+from .running_attempts import Observer, Runs
 from .timings import Timings
 
 

@@ -18,7 +18,7 @@ from tokenlane.worker.providers import LlmProvider, TellsHealth
 
 from .availability import Availability
 from .heartbeat import Lease
-from .runs import Runs
+from .running_attempts import Runs
 
 logger = logging.getLogger(__name__)
 

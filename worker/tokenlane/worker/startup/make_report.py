@@ -14,8 +14,8 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
 from tokenlane.worker.builtin.server import CAPACITY, needs_server
+from tokenlane.worker.lane.describe_lane import announce
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.make_offer import announce
 from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import default_registry
 

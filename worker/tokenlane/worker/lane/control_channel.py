@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.messages import Cancel, Handover, Replay, control_message
 
 from .publisher import Publisher
-from .runs import Runs
+from .running_attempts import Runs
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
-from tokenlane.worker.lane.control import Control
+from tokenlane.worker.lane.control_channel import Control
 from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.runs import Run, Runs
+from tokenlane.worker.lane.running_attempts import Run, Runs
 
 
 class Workbench:
