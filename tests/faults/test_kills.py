@@ -24,10 +24,11 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.server import Timings
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.assembly import open_lane, run_worker
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.run_and_drain import run_worker
 
 TEXT = "".join(f"w{number} " for number in range(16))
 

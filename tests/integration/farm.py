@@ -38,7 +38,7 @@ scripts._source = lambda name, database: source(name, database).replace("'doorbe
 """
 """Rings doorbells nobody listens to."""
 NO_ROUTER = """
-import asyncio, tokenlane.worker.assembly as serve
+import asyncio, tokenlane.worker.run_and_drain as serve
 async def nothing(*_, **__): await asyncio.Event().wait()
 serve.run_router = nothing
 """

@@ -24,9 +24,9 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
 
-from .assembly import run_worker
 from .builtin.server import with_own_server
 from .lane.arq_worker import NO_FUNCTIONS
+from .run_and_drain import run_worker
 
 
 def __getattr__(name: str) -> Any:

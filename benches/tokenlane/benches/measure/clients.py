@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.assembly import run_worker
 from tokenlane.worker.providers.http.client import open_client
+from tokenlane.worker.run_and_drain import run_worker
 
 from .child_process import Tasks
 from .floor import asking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from .keys import Keys
 from .replies.values import as_list, as_text
@@ -16,13 +16,18 @@ class LaneQueues:
         self._scripts = scripts
         self._keys = keys
 
-    async def jobs(self, queue: str) -> Mapping[str, bool]:
-        """The ids of all jobs in the queue, the oldest first, and whether a worker has begun with each."""
+    async def jobs(self, queue: str, begun: Container[str] = ()) -> Mapping[str, bool]:
+        """The ids of all jobs in the queue, the oldest first, and whether a worker has begun with each.
+
+        Args:
+            begun: ids of jobs that the caller has begun with, about which it need not ask.
+        """
         job_ids = [as_text(job_id) for job_id in as_list(await self._scripts.ask("ZRANGE", queue, 0, -1))]
-        if not job_ids:
-            return {}
-        marks = await self._scripts.ask("MGET", *(self._keys.arq(f"arq:in-progress:{job_id}") for job_id in job_ids))
-        return {job_id: mark is not None for job_id, mark in zip(job_ids, as_list(marks), strict=True)}
+        if not (others := [job_id for job_id in job_ids if job_id not in begun]):
+            return dict.fromkeys(job_ids, True)
+        marks = await self._scripts.ask("MGET", *(self._keys.arq(f"arq:in-progress:{job_id}") for job_id in others))
+        marked = {job_id: mark is not None for job_id, mark in zip(others, as_list(marks), strict=True)}
+        return {job_id: marked.get(job_id, True) for job_id in job_ids}
 
     async def any(self, queues: Sequence[str]) -> bool:
         """Whether something is in one of these queues."""

@@ -24,7 +24,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.rehearsal import rehearse
-from tokenlane.worker.assembly import run_worker
+from tokenlane.worker.run_and_drain import run_worker
 
 TEXT = "".join(f"w{number} " for number in range(16))
 

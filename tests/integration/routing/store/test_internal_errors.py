@@ -26,9 +26,9 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server.refusals import REFUSALS
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.assembly import run_worker
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.publisher import Publisher
+from tokenlane.worker.run_and_drain import run_worker
 
 SECRET = "words of a prompt"
 

@@ -19,7 +19,6 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, sync
-from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
@@ -27,11 +26,12 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.assembly import drain, open_fallback, open_lane, start_workers
+from tokenlane.worker.assembly import open_fallback, open_lane
 from tokenlane.worker.embeddings import embedder as step
 from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
+from tokenlane.worker.run_and_drain import drain, start_workers
 
 fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
 
@@ -80,12 +80,7 @@ async def at_work(
         lane = await stack.enter_async_context(opened)
         beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
         tasks = await stack.enter_async_context(background())
-        workers = [
-            worker
-            for one in (lane, beside)
-            if one is not None
-            for worker in await start_workers(one, tuple(KINDS), tasks)
-        ]
+        workers = [worker for one in (lane, beside) if one is not None for worker in await start_workers(one, tasks)]
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield lane
@@ -158,7 +153,7 @@ async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, po
             found = await client.embed(["c", "b"], role="indexer")
             assert (found.lane, [list(one) for one in found.vectors]) == ("lane2", [vector("c"), vector("b")])
             assert two.calls == [["c"]]
-            lane.lease.hurry()
+            lane.heartbeat.hurry()
 
             async def told() -> bool:
                 workers = [

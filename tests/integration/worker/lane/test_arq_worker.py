@@ -20,7 +20,8 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
-from tokenlane.worker.assembly import drain, open_lane
+from tokenlane.worker.assembly import open_lane
+from tokenlane.worker.run_and_drain import drain
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: 
         await until(lambda: provider.running == 2)
 
         provider.slots = 1
-        async with lane.lease._one_at_a_time:  # no router has heard of it yet
+        async with lane.heartbeat._one_at_a_time:  # no router has heard of it yet
             await lane.models.look_again()
             await give(pool, third)
         async with asyncio.timeout(10):
@@ -176,7 +177,7 @@ async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool
         await running.completed()
         await life.pass_lease(pool, dispatched.id)
         assert len((await life.sweep(pool)).lapsed) == 1
-        await lane.lease.beat()  # the lapse took the lane out
+        await lane.heartbeat.beat()  # the lapse took the lane out
         async with asyncio.timeout(10):
             while await life.dispatch(pool, dispatched.id) is None:
                 await asyncio.sleep(0.01)
@@ -289,7 +290,9 @@ async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is
     """It does not wait for the next look that is due, and a bell that is heard twice keeps no slot from another job."""
     provider = FakeProvider(hold_after=1, slots=4)
     async with serving(redis_url, provider, poll_s=60.0) as (lane, worker):
-        lane.availability.offer(replace(lane.availability.announcement, offer=chats(2)))  # of which no router has heard
+        lane.availability.announcement = replace(
+            lane.availability.announcement, offer=chats(2)
+        )  # of which no router has heard
         askers = [await ask(pool, hub) for _ in range(4)]
         for asker in askers:
             attempt = await give(pool, asker)
@@ -310,7 +313,9 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
     """However much of what rang while all slots were taken is gone, what waits is started at once."""
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider, poll_s=60.0) as (lane, worker):
-        lane.availability.offer(replace(lane.availability.announcement, offer=chats(1)))  # of which no router has heard
+        lane.availability.announcement = replace(
+            lane.availability.announcement, offer=chats(1)
+        )  # of which no router has heard
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)
         await until(lambda: provider.holding == 1)
@@ -339,7 +344,9 @@ async def test_what_was_missed_while_all_slots_were_taken_is_looked_for_when_one
     """The bells of a connection that broke then are not waited for until the next look is due."""
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider, bell=False, poll_s=60.0) as (lane, worker):
-        lane.availability.offer(replace(lane.availability.announcement, offer=chats(1)))  # of which no router has heard
+        lane.availability.announcement = replace(
+            lane.availability.announcement, offer=chats(1)
+        )  # of which no router has heard
         first, second = await ask(pool, hub), await ask(pool, hub)
         await give(pool, first)
         worker.wake()

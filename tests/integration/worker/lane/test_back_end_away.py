@@ -19,9 +19,10 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.assembly import open_lane, start_workers
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.readiness import PERIODS, Periods
+from tokenlane.worker.lane.timings import TIMINGS, Timings
+from tokenlane.worker.run_and_drain import start_workers
 
 LOADING = Reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, 503)
 ANSWER = sse({"model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]})
@@ -31,15 +32,15 @@ CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
 
 @asynccontextmanager
 async def served(
-    url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai", periods: Periods = PERIODS
+    url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai", timings: Timings = TIMINGS
 ) -> AsyncIterator[Lane]:
     """A lane for this server, with a router."""
     settings = LaneSettings(lane, provider, server.url, capacity=2)
     async with (
-        open_lane(settings, RedisSettings(url), periods=periods) as opened,
+        open_lane(settings, RedisSettings(url), timings=timings) as opened,
         background() as tasks,
     ):
-        workers = await start_workers(opened, ("chat",), tasks)
+        workers = await start_workers(opened, tasks)
         tasks.create_task(run_router(opened.pool, opened.hub, host="here"))
         try:
             yield opened
@@ -180,7 +181,7 @@ async def test_models_that_come_and_go_while_it_runs(pool: Pool, redis_url: str,
 
     openapi: dict[str, Any] = {"paths": {"/v1/chat/completions": {}}}
     async with back_end({LIST: listing("m"), "GET /openapi.json": openapi, "GET /health": Reply()}) as server:
-        async with served(redis_url, server, provider=provider, periods=Periods(0.05, look_s=0.05)):
+        async with served(redis_url, server, provider=provider, timings=Timings(check_s=0.05, describe_s=0.05)):
             await offered("m")
             server.answers[LIST] = listing("m", "adapter")
             await offered("m", "adapter")

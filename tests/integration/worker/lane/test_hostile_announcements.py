@@ -30,7 +30,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import examine_pool, problems
 from tokenlane.routing.watch.route_coverage import route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.worker.lane.describe_lane import announce
+from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.providers import default_registry
 
 HOSTILE = [
@@ -173,7 +173,7 @@ async def test_a_loopback_is_announced_as_a_url_of_this_host(host: str, pool: Po
     async with Simulator(host=host) as simulator:
         settings = LaneSettings("gpu0", "llamacpp", simulator.url)
         async with default_registry().create(settings) as provider:
-            lane = await announce(settings, provider)
+            lane = await describe_lane(settings, provider)
         port = simulator.url.rpartition(":")[2]
         assert lane.endpoint == f"http://{socket.gethostname()}:{port}"
         await life.beat(pool, WORKER, lane)

@@ -35,15 +35,15 @@ from tokenlane.producer import (
 )
 from tokenlane.producer.models import Models
 from tokenlane.producer.sync import Client as SyncClient
-from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
-from tokenlane.worker.assembly import drain, open_lane, start_workers
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.providers import Loads, Pulls, default_registry
+from tokenlane.worker.run_and_drain import drain, start_workers
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]
         open_lane(settings, RedisSettings(redis_url)) as lane,
         background() as tasks,
     ):
-        workers = await start_workers(lane, tuple(KINDS), tasks)
+        workers = await start_workers(lane, tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield

@@ -25,7 +25,7 @@ from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import look
 from tokenlane.worker.discovery.targets import Target
-from tokenlane.worker.lane.describe_lane import announce
+from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.providers import default_registry
 
 
@@ -88,7 +88,7 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
     """Two hosts may have a socket of the same path: the pool is told which host's it is."""
     settings = LaneSettings("gpu0", "llamacpp", backend.url)
     async with default_registry().create(settings) as provider:
-        told = await announce(settings, provider)
+        told = await describe_lane(settings, provider)
     assert told.endpoint == f"unix://{socket.gethostname()}{backend.url.removeprefix('unix://')}"
 
 

@@ -16,7 +16,6 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.compose import compose_command
 from tokenlane.producer.link.link import opened
-from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import ModelAction
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.contract.wire import new_id
@@ -26,8 +25,9 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
-from tokenlane.worker.assembly import drain, open_lane, start_workers
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.run_and_drain import drain, start_workers
 
 CHATS = ModelInfo(name="talker", capabilities=("chat", "tools"))
 EMBEDS = ModelInfo(name="mapper", capabilities=("embed",))
@@ -87,7 +87,7 @@ async def at_work(
         open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
         background() as tasks,
     ):
-        workers = await start_workers(lane, tuple(KINDS), tasks)
+        workers = await start_workers(lane, tasks)
         tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
         try:
             yield lane

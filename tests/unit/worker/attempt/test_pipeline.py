@@ -52,10 +52,10 @@ from tokenlane.worker.attempt.observe import log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.lane.availability import Availability
-from tokenlane.worker.lane.heartbeat import Lease
+from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.readiness import Periods, Readiness
+from tokenlane.worker.lane.readiness import Readiness
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.lane.timings import Timings
 from tokenlane.worker.models.lane_models import LaneModels
@@ -148,7 +148,7 @@ class FakePool:
         return self.rules
 
 
-class FakeLease:
+class FakeHeartbeat:
     """Remembers what a worker says of itself."""
 
     def __init__(self, availability: Availability) -> None:
@@ -173,9 +173,9 @@ class Bench:
     def __init__(self, provider: FakeProvider | None = None) -> None:
         self.pool = FakePool()
         self.availability = Availability(ANNOUNCEMENT)
-        self.lease = FakeLease(self.availability)
+        self.heartbeat = FakeHeartbeat(self.availability)
         self.provider = provider or FakeProvider()
-        self.provider.log = self.lease.log = self.pool.log
+        self.provider.log = self.heartbeat.log = self.pool.log
         self.runs = Runs()
         pool = cast("Pool", self.pool)
         self.publisher = Publisher(pool, "worker1", "lane1")
@@ -188,10 +188,10 @@ class Bench:
             self.provider,
             self.runs,
             self.publisher,
-            cast("Lease", self.lease),
+            cast("Heartbeat", self.heartbeat),
             cast("LaneModels", None),
             Embedder(self.provider, "fake"),
-            Readiness(self.provider, self.availability, cast("Lease", self.lease), self.runs, nothing, Periods()),
+            Readiness(self.provider, self.availability, cast("Heartbeat", self.heartbeat), self.runs, nothing),
             observers=(self.events.append, log_attempt),
         )
 
@@ -268,7 +268,7 @@ async def test_prose_is_no_call(choice: object) -> None:
     ending, end, code, _ = bench.ending
     assert (ending, end, code) == ("failed", 4, NoToolCall.code)
     assert bench.pool.requeued == []
-    assert bench.lease.faults == []
+    assert bench.heartbeat.faults == []
 
 
 @pytest.mark.parametrize("options", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {}])
@@ -406,7 +406,7 @@ async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_deli
 async def test_what_becomes_of_a_failure_waits_for_the_policy(most: int, is_tried_again: bool) -> None:
     """It is decided by the pool's own rules, though the pool is away for a while."""
     bench = Bench(FakeProvider(error=RateLimited()))
-    bench.lane = replace(bench.lane, timings=Timings(insist_every_s=0.001))
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.rules = Policy(max_starts=most)
     bench.pool.lawless = [PoolUnavailable()] * 5
     await bench.run()
@@ -483,7 +483,7 @@ async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.Log
 async def test_the_end_waits_for_the_pool(outage: Exception) -> None:
     """An answer is held until the pool takes its end, be the server away or full."""
     bench = Bench()
-    bench.lane = replace(bench.lane, timings=Timings(insist_every_s=0.001))
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.outage = [outage] * 5
     await bench.run()
     assert bench.ending[0] == "completed"
@@ -683,4 +683,4 @@ async def test_what_the_pool_is_told_of_a_back_end(error: Exception | None, note
     """The code of a back end's error is noted for those who watch; not what is the agent's fault, and no text."""
     bench = Bench(FakeProvider(error=error))
     await bench.run()
-    assert bench.lease.faults == noted
+    assert bench.heartbeat.faults == noted

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
-from tokenlane.worker.lane.control_channel import Control
+from tokenlane.worker.lane.control_channel import obey
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs
 
@@ -26,12 +26,14 @@ class Workbench:
         self.publisher = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1")
         self.replays: list[tuple[Any, ...]] = []
         self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
-        self.control = Control(self.runs, self.publisher)
         envelope = Envelope(id=new_id(), client="c", agent="a", role="r")
         started = Started(
             5, envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
         )
         self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))
+
+    def receive(self, data: bytes) -> None:
+        obey(data, self.runs, self.publisher)
 
 
 async def test_each_message_reaches_the_run_it_is_about() -> None:
@@ -39,10 +41,10 @@ async def test_each_message_reaches_the_run_it_is_about() -> None:
     bench = Workbench()
     run = bench.run
     with bench.runs.holding(run):
-        bench.control.receive(Replay(id=run.id, attempt=5, after=3).to_wire())
-        bench.control.receive(Handover(id=run.id, attempt=5, position=4).to_wire())
-        bench.control.receive(Handover(id=run.id, attempt=5, position=9).to_wire())
-        bench.control.receive(Cancel(id=run.id, attempt=5, reason="expired").to_wire())
+        bench.receive(Replay(id=run.id, attempt=5, after=3).to_wire())
+        bench.receive(Handover(id=run.id, attempt=5, position=4).to_wire())
+        bench.receive(Handover(id=run.id, attempt=5, position=9).to_wire())
+        bench.receive(Cancel(id=run.id, attempt=5, reason="expired").to_wire())
     assert bench.replays == [(run.id, 5, 3)]
     assert run.handover.result().position == 4
     assert run.reason == "expired"
@@ -51,9 +53,9 @@ async def test_each_message_reaches_the_run_it_is_about() -> None:
 async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does() -> None:
     """It was started for this worker, which hears of that and of the end at once."""
     bench = Workbench()
-    bench.control.receive(Cancel(id=bench.run.id, attempt=5, reason="cancelled").to_wire())
+    bench.receive(Cancel(id=bench.run.id, attempt=5, reason="cancelled").to_wire())
     for _ in range(200):
-        bench.control.receive(Cancel(id=new_id(), attempt=5).to_wire())
+        bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
     with bench.runs.holding(bench.run):
         assert bench.run.reason == "cancelled"
 
@@ -62,23 +64,21 @@ async def test_what_is_about_another_attempt_changes_nothing() -> None:
     """A message for an older or unknown attempt reaches no run."""
     bench = Workbench()
     with bench.runs.holding(bench.run):
-        bench.control.receive(Cancel(id=bench.run.id, attempt=4).to_wire())
-        bench.control.receive(Handover(id=bench.run.id, attempt=6).to_wire())
-        bench.control.receive(Cancel(id=new_id(), attempt=5).to_wire())
+        bench.receive(Cancel(id=bench.run.id, attempt=4).to_wire())
+        bench.receive(Handover(id=bench.run.id, attempt=6).to_wire())
+        bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
     assert bench.run.reason is None
     assert not bench.run.handover.done()
 
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b'{"type":"cancel","secret":"xyzzy"}'))
-def test_anything_else_is_counted_and_never_raised(data: bytes) -> None:
+def test_anything_else_is_never_raised(data: bytes) -> None:
     """Whoever writes nonsense to the channel does no harm."""
-    control = Control(Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
-    control.receive(data)
-    assert control.malformed == 1
+    obey(data, Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
 
 
 def test_what_could_not_be_read_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
-    """The log tells the size of a malformed message, not its content."""
-    Control(Runs(), Publisher(cast("Pool", None), "worker1", "lane1")).receive(b'{"type":"cancel","id":"xyzzy"}')
+    """The log has the size of a malformed message, not its content."""
+    obey(b'{"type":"cancel","id":"xyzzy"}', Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
     assert "30 bytes" in caplog.text
     assert "xyzzy" not in caplog.text

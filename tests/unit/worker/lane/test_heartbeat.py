@@ -24,7 +24,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
-from tokenlane.worker.lane.heartbeat import Lease
+from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs, Stopped
 
@@ -72,8 +72,8 @@ class FakePool:
         self.announced.append(self.keychain.held)
 
 
-def lease_of(pool: FakePool, runs: Runs) -> Lease:
-    return Lease(cast("Pool", pool), "worker1", Availability(LANE), FACTS, runs)
+def lease_of(pool: FakePool, runs: Runs) -> Heartbeat:
+    return Heartbeat(cast("Pool", pool), "worker1", Availability(LANE), FACTS, runs)
 
 
 def new_run() -> Run:
@@ -86,7 +86,7 @@ def new_run() -> Run:
     return Run(started, 5, outlet)
 
 
-async def wait_stoppably(run: Run, lease: Lease) -> None:
+async def wait_stoppably(run: Run, lease: Heartbeat) -> None:
     """Beat, and then wait for what never comes."""
     async with run.stoppable():
         await lease.beat()
@@ -162,11 +162,11 @@ async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
     """Beats go one at a time, so that the last word after a withdrawal is that no work is taken."""
     pool = FakePool(lease_ms=30)
     availability = Availability(LANE)
-    lease = Lease(cast("Pool", pool), "worker1", availability, FACTS, Runs())
+    lease = Heartbeat(cast("Pool", pool), "worker1", availability, FACTS, Runs())
     await lease.open()
     async with background() as tasks:
         tasks.create_task(lease.run())
-        availability.withdraw()
+        availability.draining = True
         await lease.beat()
         seen = len(pool.renewals)
         await until(lambda: len(pool.renewals) > seen + 2)
@@ -192,7 +192,7 @@ async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
     class Slow(FakePool):
         async def register(self, worker: str, lane: str, facts: Facts) -> None:
             self.facts = facts
-            lease.know(newer)
+            lease.facts = newer
 
     pool = Slow()
     lease = lease_of(pool, Runs())

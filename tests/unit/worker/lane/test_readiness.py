@@ -26,9 +26,10 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
-from tokenlane.worker.lane.heartbeat import Lease
-from tokenlane.worker.lane.readiness import PERIODS, Periods, Readiness, condition_of
+from tokenlane.worker.lane.heartbeat import Heartbeat
+from tokenlane.worker.lane.readiness import Readiness, condition_of
 from tokenlane.worker.lane.running_attempts import Runs
+from tokenlane.worker.lane.timings import TIMINGS, Timings
 
 DOWN = Condition(LaneState.DOWN, "gone")
 LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
@@ -69,13 +70,13 @@ class Announced:
 class Ward:
     """A back end under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
 
-    def __init__(self, condition: Condition, periods: Periods = PERIODS) -> None:
+    def __init__(self, condition: Condition, timings: Timings = TIMINGS) -> None:
         self.provider, self.said = Patient(), Availability(LANE, condition)
         self.announced = Announced(self.said)
         self.looks = 0
         self.blind: LlmError | None = None
-        lease = cast("Lease", self.announced)
-        self.readiness = Readiness(self.provider, self.said, lease, Runs(), self._look, periods)
+        lease = cast("Heartbeat", self.announced)
+        self.readiness = Readiness(self.provider, self.said, lease, Runs(), self._look, timings)
 
     async def _look(self) -> None:
         self.looks += 1
@@ -84,9 +85,9 @@ class Ward:
 
 
 @asynccontextmanager
-async def watched(condition: Condition = UP, periods: Periods = PERIODS) -> AsyncIterator[Ward]:
-    """A ward whose watch runs; `periods`: as `Readiness` has them."""
-    ward = Ward(condition, periods)
+async def watched(condition: Condition = UP, timings: Timings = TIMINGS) -> AsyncIterator[Ward]:
+    """A ward whose watch runs; `timings`: as `Readiness` has them."""
+    ward = Ward(condition, timings)
     async with background() as tasks:
         tasks.create_task(ward.readiness.run())
         yield ward
@@ -180,7 +181,7 @@ async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> 
 
 async def test_an_idle_back_end_is_asked_now_and_then() -> None:
     """That it went away is seen without a request; one that has just answered need not be asked."""
-    async with watched(periods=Periods(0.01, look_s=3600)) as ward:
+    async with watched(timings=Timings(check_s=0.01, describe_s=3600)) as ward:
         await until(lambda: ward.provider.asked > 2)
         ward.provider.ill = ProviderDown("refused")
         await until(lambda: ward.said.condition.state == "down")
@@ -189,7 +190,7 @@ async def test_an_idle_back_end_is_asked_now_and_then() -> None:
 
 async def test_an_attempt_that_broke_off_has_it_asked() -> None:
     """Nobody waits for that, and it is done at once."""
-    async with watched(periods=Periods(3600, look_s=3600)) as ward:
+    async with watched(timings=Timings(check_s=3600, describe_s=3600)) as ward:
         ward.provider.ill = ProviderDown("refused")
         ward.readiness.suspect()
         await until(lambda: ward.said.condition.state == "down")
@@ -198,7 +199,7 @@ async def test_an_attempt_that_broke_off_has_it_asked() -> None:
 async def test_models_that_come_and_go_are_said() -> None:
     """Of every provider the lane says now and then what it serves. Where nothing can be asked of it any more, it takes
     no work."""
-    async with watched(periods=Periods(0.01, look_s=0.02)) as ward:
+    async with watched(timings=Timings(check_s=0.01, describe_s=0.02)) as ward:
         await until(lambda: ward.looks > 2)
         ward.blind = RateLimited()
         looks = ward.looks
@@ -233,7 +234,7 @@ def test_a_hosted_model_is_asked_less_often() -> None:
 
     async def pause_s(endpoint: str) -> float:
         provider = FakeProvider(endpoint=endpoint)
-        return Readiness(provider, Availability(LANE), cast("Lease", None), Runs(), nothing, Periods())._pause_s()
+        return Readiness(provider, Availability(LANE), cast("Heartbeat", None), Runs(), nothing, Timings())._pause_s()
 
     async def nothing() -> None:
         """Has nothing new to say."""
@@ -243,7 +244,7 @@ def test_a_hosted_model_is_asked_less_often() -> None:
 
 async def test_a_busy_server_that_is_slow_to_say_that_it_is_well_stays_up() -> None:
     """While its requests run they say how it is; what it serves is looked at all the same."""
-    ward = Ward(UP, Periods(0.01, look_s=0.02))
+    ward = Ward(UP, Timings(check_s=0.01, describe_s=0.02))
     ward.provider.ill = Timeout()
     runs = cast("Runs", ["a run"])
     ward.readiness._runs = runs

@@ -10,7 +10,7 @@ from tests.backend import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest
-from tokenlane.worker.attempt.perform import begun
+from tokenlane.worker.attempt.perform import provider_arguments
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 OURS: dict[str, Any] = {"role": "assistant", "content": "so"}
@@ -126,7 +126,7 @@ async def test_a_begun_answer_is_continued_or_refused(provider: str) -> None:
         "POST /chat_tokenize": {"tokenize_response": [], "templated_text": "q The capital of"},
     }
     async with driven(provider, answers) as (driver, server):
-        asked, model, resume = begun(request, "m")
+        asked, model, resume = provider_arguments(request, "m")
         if provider == "openai":
             with pytest.raises(BadRequest):
                 await answer_of(driver, asked, model, resume)

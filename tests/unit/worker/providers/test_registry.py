@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.lane.describe_lane import announce
+from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
 from tokenlane.worker.providers.openai.provider import OpenAiProvider
 
@@ -34,4 +34,4 @@ async def test_the_same_address_named_or_not() -> None:
     for named in (None, "http://localhost:8080", "http://127.0.0.1:8080/v1/"):
         settings = LaneSettings("gpu0", "llamacpp", named, models=("m",), capacity=1)
         async with providers.create(settings) as provider:
-            assert (await announce(settings, provider)).endpoint == f"http://{socket.gethostname()}:8080"
+            assert (await describe_lane(settings, provider)).endpoint == f"http://{socket.gethostname()}:8080"

@@ -1,4 +1,4 @@
-"""Tells how an attempt ended: one event, without content, to which the log, the span and the report subscribe."""
+"""Makes one event of each attempt's end, for the log, the trace span and the worker's report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped
 
-from .outcome import Answered, Ended, Outcome
+from .outcome import Answered, Became, Outcome
 
 logger = logging.getLogger(__name__)
 
 
-def observe(lane: str, run: Run, outcome: Outcome, ended: Ended) -> AttemptEnded:
-    """The event of an attempt that ended so."""
+def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnded:
+    """The event of an attempt's end."""
     usage = outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.ms_until())
     return AttemptEnded(
         request_id=run.id,
@@ -29,8 +29,8 @@ def observe(lane: str, run: Run, outcome: Outcome, ended: Ended) -> AttemptEnded
         role=run.started.envelope.role,
         lane=lane,
         model=run.outlet.model,
-        became=ended.how,
-        code=_code(outcome),
+        became=became,
+        code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
         why=str(outcome) if isinstance(outcome, LlmError) else "",
         starts=run.started.starts,
         waited_ms=run.started.waited_ms,
@@ -41,18 +41,8 @@ def observe(lane: str, run: Run, outcome: Outcome, ended: Ended) -> AttemptEnded
     )
 
 
-def _code(outcome: Outcome) -> str:
-    match outcome:
-        case LlmError():
-            return outcome.code
-        case Stopped(reason):
-            return reason
-        case Answered():
-            return ""
-
-
 def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:
-    """Give the event to all observers; a bug in one of them is noted, and spoils nothing else."""
+    """Call all observers with the event; a bug in one of them is logged and counted, and harms nothing else."""
     for observer in observers:
         try:
             observer(event)
@@ -61,7 +51,7 @@ def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalE
 
 
 def log_attempt(event: AttemptEnded) -> None:
-    """A line for the log."""
+    """Log the attempt's end."""
     first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
     logger.info(
         "attempt %d of %s, %s for %s on %s: %s%s; waited %.0f ms, %s, %.0f ms in all, tokens %d in, %d out",
@@ -72,24 +62,20 @@ def log_attempt(event: AttemptEnded) -> None:
 
 
 def attempt_span(span: Span) -> Observer:
-    """Puts the event into the attempt's span."""
-
-    def describe(event: AttemptEnded) -> None:
-        describe_attempt(
-            span,
-            became=event.became,
-            error=event.code,
-            model=event.model,
-            prompt_tokens=event.prompt_tokens,
-            completion_tokens=event.completion_tokens,
-            first_token_ms=event.first_token_ms,
-        )
-
-    return describe
+    """An observer that puts the event into the attempt's span."""
+    return lambda event: describe_attempt(
+        span,
+        became=event.became,
+        error=event.code,
+        model=event.model,
+        prompt_tokens=event.prompt_tokens,
+        completion_tokens=event.completion_tokens,
+        first_token_ms=event.first_token_ms,
+    )
 
 
 class AttemptTotals:
-    """Counts attempts for the worker's report."""
+    """Counts the attempts that ended, for the worker's report."""
 
     def __init__(self) -> None:
         self._ended: Counter[str] = Counter()
@@ -97,7 +83,7 @@ class AttemptTotals:
         self._prompt_tokens = self._completion_tokens = 0
 
     def count(self, event: AttemptEnded) -> None:
-        """Count one more."""
+        """Count an attempt."""
         self._ended[f"{event.kind}:{event.became}"] += 1
         if event.code:
             self._errors[event.code] += 1
@@ -105,7 +91,7 @@ class AttemptTotals:
         self._completion_tokens += event.completion_tokens
 
     def report(self) -> AttemptsReport:
-        """All so far."""
+        """All counts so far."""
         return AttemptsReport(
             ended=dict(self._ended),
             errors=dict(self._errors),

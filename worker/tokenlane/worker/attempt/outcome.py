@@ -14,19 +14,14 @@ from tokenlane.worker.lane.running_attempts import Stopped
 
 @dataclass(frozen=True)
 class Answered:
-    """The back end says that the answer is whole. `result`: what came of a request that is no chat."""
+    """The back end has given the whole answer. `result`: the answer to a request that is no chat."""
 
     usage: Usage
     result: Result | None = None
 
 
 Outcome: TypeAlias = Answered | LlmError | Stopped
-"""How an attempt ended: the answer is whole, it failed, or it was stopped."""
+"""How an attempt ended: the answer is whole, the attempt failed, or it was stopped."""
 
-
-@dataclass(frozen=True)
-class Ended:
-    """What became of the request. `left`: to a newer attempt, or to its lease. `error`: what it failed with."""
-
-    how: Ending | Literal["requeued", "left"]
-    error: LlmError | None = None
+Became: TypeAlias = Ending | Literal["requeued", "left"]
+"""What became of the request. `left`: to a newer attempt, or to its lease."""

@@ -1,10 +1,9 @@
-"""Does what a request asks: streams a chat, embeds texts, carries out a command."""
+"""Does the work of a request: streams a chat, embeds texts, carries out a command."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from functools import partial
 
 from tokenlane.routing.contract.answers import FinishReason, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
@@ -14,30 +13,29 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
 from .outcome import Answered
-from .progress import tell
 from .transcript import log_request, logged
 
 
 async def perform(lane: Lane, run: Run, request: Request) -> Answered:
-    """Do what is asked.
+    """Do the request's work.
 
     Raises:
-        LlmError: as the provider raises; what came of a chat before that is published.
+        LlmError: as the provider raises; the part of a chat that came before is published.
     """
     result: Result
     match request:
         case ChatRequest():
-            with _noting(lane):
+            with _noting_errors(lane):
                 return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check(request)
-            with _noting(lane):
+            with _noting_errors(lane):
                 alone = run.started.starts > 1
                 result = await lane.embedder.embed(request, run.started.model, alone=alone)
         case ModelCommand():
-            result = await lane.models.carry_out(request, partial(tell, lane, run))
+            result = await lane.models.carry_out(request, run.outlet.report_progress)
         case _:
-            raise BadRequest("this worker does not know what to do with this kind of request")
+            raise BadRequest("this worker does not know this kind of request")
     return Answered(_timed(Usage(), run), result)
 
 
@@ -45,13 +43,13 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     """Publish the back end's stream as it comes.
 
     Raises:
-        LlmError: as the provider raises, or if the stream ends without saying that the answer is whole.
-        NoToolCall: it is whole, and calls no tool, though that was asked for.
+        LlmError: as the provider raises, or because the stream ended without a finish reason.
+        NoToolCall: the answer is whole and calls no tool, though the request demands a call.
     """
     outlet, model = run.outlet, run.started.model
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    stream = lane.provider.chat(*begun(request, model))
+    stream = lane.provider.chat(*provider_arguments(request, model))
     if lane.transcripts:
         log_request(request, run.attempt, model)
         stream = logged(stream, run.id, run.attempt)
@@ -61,7 +59,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
             finish_reason = delta.finish_reason or finish_reason
             called = called or bool(delta.tool_calls)
             if delta.usage is not None:
-                usage, delta.usage = delta.usage, None  # the ending says it, with the times
+                usage, delta.usage = delta.usage, None  # the ending carries it, with the times
                 delta.model_fields_set.discard("usage")
             outlet.put(delta)
             if outlet.crowded:
@@ -73,8 +71,8 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     return Answered(_timed(usage or Usage(), run))
 
 
-def begun(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
-    """What a provider is asked: the request, the model, and the text to continue from, if the agent has begun one."""
+def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
+    """The arguments of a provider's `chat`: the request, the model, and the text to continue if the agent began one."""
     last = request.messages[-1]
     if not request.continue_final or not isinstance(last.content, str):
         return request, model, None
@@ -82,27 +80,27 @@ def begun(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | Non
 
 
 def _no_call(finish_reason: FinishReason) -> NoToolCall:
-    """The error for an answer that had to call a tool, and does not: servers may take `tool_choice` and ignore it."""
+    """The error for an answer that calls no tool but had to: servers may accept `tool_choice` and ignore it."""
     if finish_reason == "length":
         return NoToolCall(
             "The answer was cut off before it called a tool, as `tool_choice` requires: raise max_tokens."
         )
     return NoToolCall(
-        "The answer calls no tool, as `tool_choice` requires: the back end does not enforce it, or its model knows no "
-        "tools. Route this role to one that does, or ask with tool_choice auto and look at `tool_calls`."
+        "The answer calls no tool, though `tool_choice` requires it: the back end does not enforce it, or its model "
+        "knows no tools. Route this role to one that does, or ask with tool_choice auto and look at `tool_calls`."
     )
 
 
 @contextmanager
-def _noting(lane: Lane) -> Iterator[None]:
-    """Let the pool know of the back end's errors, by their codes. A bad request is the agent's, prose the model's."""
+def _noting_errors(lane: Lane) -> Iterator[None]:
+    """Report the back end's errors to the pool by their codes, unless the agent's request or the model is to blame."""
     try:
         yield
         lane.readiness.answered()
     except (BadRequest, NoToolCall):
         raise
     except Exception as error:
-        lane.lease.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
+        lane.heartbeat.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
         raise
 
 

@@ -1,14 +1,13 @@
-"""Runs one attempt of one request: a pipeline of small steps, each in the module of its name.
+"""Runs one attempt of one request, in steps:
 
     claim ──▶ read ──▶ resume ──▶ perform ──▶ finish ──▶ observe
-    pool.     what to  where the  a chat's    tell the   one event for
-    start     do       agent has  stream, or  pool, once log, span, report
-                       got to     a result    the HTTP
-                                              stream is
-                                              closed
 
-What happens between claim and finish is broken off at the deadline and by `Run.stop`. However it ends is an `Outcome`,
-and `finish` alone says what becomes of the request.
+`claim` has the pool start the attempt for this worker. `read` opens the request. `resume` asks the agent after a first
+attempt how much of the answer it has. `perform` streams the answer, or makes another result. `finish` tells the pool
+how the attempt ended, once the HTTP stream is closed. `observe` makes one event of that for log, span and report.
+
+All between claim and finish is broken off at the deadline and by `Run.stop`. However it ends is an `Outcome`, and
+`finish` alone decides what becomes of the request.
 """
 
 from __future__ import annotations
@@ -20,17 +19,18 @@ from contextlib import suppress
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.telemetry import processing
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .claim import claim
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import Ended, Outcome
+from .outcome import Became, Outcome
 from .perform import perform
 from .read import read
 from .resume import resume
+from .until_answered import until_answered
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     """Run an attempt to its end. Its failures are the request's; none is raised.
 
-    Cancellation: the back end's stream is closed and the request given back, or ended as interrupted.
+    Cancellation: the back end's stream is closed, and the request is requeued or ends as interrupted.
     """
-    started = await claim(lane, request_id, attempt)
+    started = await _claim(lane, request_id, attempt)
     if started is None:
         return
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
@@ -56,22 +56,36 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         await _end(lane, run, outcome, span)
 
 
+async def _claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
+    """Start the attempt, so that no other worker runs it; None if it is not this worker's, or the worker shuts down.
+
+    The call is repeated: a server that did not answer may have started the attempt all the same.
+    """
+    if lane.runs.closing:
+        return None
+    return await until_answered(
+        lane,
+        f"the start of attempt {attempt} of {request_id}",
+        lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
+    )
+
+
 async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
-    ended = Ended("left")
+    became: Became = "left"
     try:
-        ended = await finish(lane, run, outcome)
+        became = await finish(lane, run, outcome)
     finally:
-        if ended.how == "left":
+        if became == "left":
             run.outlet.discard()
-        event = observe(lane.name, run, outcome, ended)
+        event = observe(lane.name, run, outcome, became)
         emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
 
 
 async def _produce(lane: Lane, run: Run) -> Outcome:
-    """Everything from reading the request to the end of the back end's stream, which is closed when this returns."""
+    """Do everything from reading the request to the end of the back end's stream, which is closed when this returns."""
     try:
         async with run.stoppable():
-            request = await read(lane.pool, run.started)
+            request = await read(lane, run.started)
             await resume(lane, run)
             return await perform(lane, run, request)
     except Stopped as stopped:

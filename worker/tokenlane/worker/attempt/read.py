@@ -1,34 +1,33 @@
-"""Opens the payload of a request and reads it as its kind says."""
+"""Opens the payload of a request and parses it as its kind of work demands."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
-from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
+from tokenlane.worker.lane.lane import Lane
 
-_ASK_AGAIN_S = 0.2
 
-
-async def read(pool: Pool, started: Started) -> Request:
+async def read(lane: Lane, started: Started) -> Request:
     """Open the payload. The pool is asked about an unknown key until it answers.
 
     Raises:
-        BadRequest: it is no request of its kind, or not as it was sealed.
-        PoolKeyMismatch: it is sealed with a key this worker does not have; `retryable` if another may have it.
+        BadRequest: the payload is no request of its kind, or was altered after it was sealed.
+        PoolKeyMismatch: this worker lacks the key; `retryable` if another worker may have it.
     """
+    while True:
+        with suppress(PoolUnavailable):
+            payload = await lane.pool.sealing.unseal(started.envelope, started.payload)
+            break
+        await asyncio.sleep(lane.timings.retry_s)
     try:
-        while True:
-            try:
-                payload = await pool.sealing.unseal(started.envelope, started.payload)
-                return KINDS[started.envelope.kind].request.model_validate_json(payload)
-            except PoolUnavailable:
-                await asyncio.sleep(_ASK_AGAIN_S)
+        return KINDS[started.envelope.kind].request.model_validate_json(payload)
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None

@@ -1,4 +1,4 @@
-"""Before a request is run again: asks its agent how far the answer has got, and takes up from there."""
+"""Asks the agent how far the answer has got before a request is run again, and continues from there."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from tokenlane.routing.decide.recovery import End, WorkerLost, decide
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-_ASK_EVERY_S = 0.2
-
 
 async def resume(lane: Lane, run: Run) -> None:
-    """Agree with the agent where the answer goes on; a first start begins at once.
+    """Agree with the agent where the answer continues; a request's first start has nothing to agree on.
 
     The lane's slot is held while the agent is asked, for up to the policy's `orphan_ms`.
 
     Raises:
         Stopped: no agent wants the answer any more, or a newer attempt gives it.
-        LlmError: it has a part of the answer, which cannot be continued.
+        LlmError: the agent has a part of the answer, which cannot be continued.
     """
     if run.started.starts == 1:
         return
     policy = await _policy(lane)
-    handover = await _ask_agent(lane, run, policy)
+    handover = await _ask_agent(lane, run, policy.orphan_ms / 1000)
     if handover is None or handover.state == "done":
         raise Stopped("cancelled")
     if handover.state == "stale":
@@ -45,21 +43,19 @@ async def _policy(lane: Lane) -> Policy:
     while True:
         with suppress(PoolUnavailable):
             return await known_policy(lane.pool)
-        await asyncio.sleep(_ASK_EVERY_S)
+        await asyncio.sleep(lane.timings.retry_s)
 
 
-async def _ask_agent(lane: Lane, run: Run, policy: Policy) -> Handover | None:
-    """The agent's answer, or None if there is no agent any more. Time without Redis does not count."""
+async def _ask_agent(lane: Lane, run: Run, patience_s: float) -> Handover | None:
+    """The agent's answer; None if no agent answers in time. Time without Redis does not count."""
     clock = asyncio.get_running_loop().time
-    patience_s = policy.orphan_ms / 1000
-    question = Resume(attempt=run.attempt, worker=lane.worker).to_wire()
     until = clock() + patience_s
     while clock() < until:
         try:
-            await lane.pool.publish([(lane.pool.keys.deltas(run.id), question)])
+            await run.outlet.send(Resume(attempt=run.attempt, worker=lane.worker))
         except LlmError:
             until = clock() + patience_s
-        answered, _ = await asyncio.wait({run.handover}, timeout=_ASK_EVERY_S)
-        if answered:
+        await asyncio.wait({run.handover}, timeout=lane.timings.retry_s)
+        if run.handover.done():
             return run.handover.result()
     return None

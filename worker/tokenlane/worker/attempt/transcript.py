@@ -1,6 +1,6 @@
-"""Writes requests and answers to the log, for who has asked for it with `SC_DEBUG=llm`. Nothing else ever logs content.
+"""Logs requests and answers if `SC_DEBUG=llm` asks for that. No other module ever logs content.
 
-Secrets are masked: the values of fields that are named like one, and what looks like a key wherever it stands.
+Secrets are masked: the values of fields with a name such as `api_key`, and any text that looks like a key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SECRET_TEXT = re.compile(r"(?i)\bbearer\s+\S+|\b(sk|hf|ghp|xox[abp])[-_][A-Za-z
 
 
 def log_request(request: ChatRequest, attempt: int, model: str) -> None:
-    """Log a request as it goes to the back end."""
+    """Log a request as the back end gets it."""
     fields = masked(request.model_dump(mode="json", exclude_unset=True))
     logger.info("request of attempt %d to %s: %s", attempt, model, json.dumps(fields, ensure_ascii=False))
 
@@ -31,7 +31,7 @@ def log_request(request: ChatRequest, attempt: int, model: str) -> None:
 async def logged(
     stream: AsyncGenerator[TokenDelta, None], request_id: str, attempt: int
 ) -> AsyncGenerator[TokenDelta, None]:
-    """The stream itself; what came of it is logged at its end, whatever that is."""
+    """Pass the stream on; log the answer when it ends, however that happens."""
     deltas: list[TokenDelta] = []
     try:
         async with aclosing(stream):
@@ -39,19 +39,19 @@ async def logged(
                 deltas.append(delta.model_copy())
                 yield delta
     finally:
-        # Whole: a key that came in pieces is one all the same.
+        # In one piece, so that a key which came in several is masked too.
         answer: dict[str, JsonValue] = {
             "text": "".join(delta.text for delta in deltas),
             "reasoning": "".join(delta.reasoning for delta in deltas),
             "tool_calls": [call.model_dump(mode="json") for delta in deltas for call in delta.tool_calls],
             "deltas": len(deltas),
         }
-        said = json.dumps(masked(answer), ensure_ascii=False)
-        logger.info("answer to %s in attempt %d: %s", request_id, attempt, said)
+        text = json.dumps(masked(answer), ensure_ascii=False)
+        logger.info("answer to %s in attempt %d: %s", request_id, attempt, text)
 
 
 def masked(value: JsonValue) -> JsonValue:
-    """The value, `***` in the place of secrets."""
+    """The value, with `***` in place of secrets."""
     if isinstance(value, dict):
         return {name: "***" if _SECRET_NAME.search(name) else masked(inner) for name, inner in value.items()}
     if isinstance(value, list):

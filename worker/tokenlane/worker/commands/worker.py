@@ -34,11 +34,11 @@ from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.assembly import DRAIN_S, run_worker
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
 from tokenlane.worker.startup.make_report import dry_run, report_on_lane
 from tokenlane.worker.startup.startup_report import Destination, StartupReport, as_line
 

@@ -1,9 +1,9 @@
-"""The worker loop of a lane: ARQ's, and all that is overridden of it.
+"""ARQ's worker, with its loop replaced: starts the jobs of a lane's queue. No other module knows ARQ.
 
-ARQ's own loop ends at the first Redis error, loses a slot for good if one comes between taking it and starting the
-job, and sleeps half a second between two looks at the queue. This one goes on, starts at once what the lane's doorbell
-names, and looks at the queue again as soon as a slot is free for what it had none for. It does without ARQ's record of
-a job: the id says all, and the pool's scripts clear up behind it.
+ARQ's own loop ends at the first Redis error, loses a slot for good if that error comes between taking the slot and
+starting the job, and sleeps half a second between two looks at the queue. This loop survives errors, starts at once the
+job that the lane's doorbell names, and looks at the queue again when a slot becomes free for a job that had none. It
+needs none of ARQ's records: the job's id says all, and the pool's scripts delete the job.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .lane import Lane
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-"""How often workers look for what they may have missed the bell of."""
-_HEALTH_S = 5  # between two signs of life for `arq --check`
+"""How often workers look for jobs whose bell they may have missed."""
+_HEALTH_S = 5  # between two records for `arq --check`
 _BROKEN = (RedisError, OSError)
 _JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
 
 
 def _attempt(job_id: str) -> tuple[str, int]:
-    """The request and the attempt that a job is, as lua/dispatch.lua names it."""
+    """The request and the attempt in a job's id, which lua/dispatch.lua makes."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
     return request_id, int(attempt)
 
@@ -46,18 +46,15 @@ async def _run_nothing(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
 
 
 NO_FUNCTIONS = (arq.worker.func(_run_nothing, name="run_request"),)
-"""ARQ wants a function that jobs may name; `LaneWorker` runs its jobs without one."""
+"""ARQ demands a function that jobs may name; `LaneWorker` never calls it."""
 
 
 RunRequest: TypeAlias = Callable[[Lane, str, int], Awaitable[None]]
-"""Runs an attempt of a request to its end."""
+"""Runs an attempt to its end, given the lane, the request's id and the attempt's number."""
 
 
 class LaneWorker(arq.worker.Worker):
-    """Runs the jobs of one lane and kind, at most as many at once as the lane's limit for it.
-
-    It looks at the lane's queue when it is woken, and starts what a bell names.
-    """
+    """Runs the jobs of one lane and kind of work, never more at once than the lane's limit."""
 
     def __init__(self, lane: Lane, run_request: RunRequest, kind: Kind = "chat") -> None:
         super().__init__(
@@ -68,7 +65,7 @@ class LaneWorker(arq.worker.Worker):
             health_check_interval=_HEALTH_S,
         )
         self._lane, self._run_request = lane, run_request
-        self._answer_s = lane.pool.server.timings.command_s  # what ARQ asks has no bound of its own
+        self._answer_s = lane.pool.server.timings.command_s  # ARQ waits for an answer without a bound
         self.kind = kind
         self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._woken = asyncio.Event()
@@ -77,8 +74,8 @@ class LaneWorker(arq.worker.Worker):
         self._failing = False
 
     async def listen(self) -> None:
-        """Be rung from now on, and hear what becomes of the lane."""
-        self._lane.lease.on_announced(self._announced)
+        """Hear the lane's doorbell, and of changes of its limit, from now on."""
+        self._lane.heartbeat.on_announced(self._announced)
         await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
 
     def wake(self) -> None:
@@ -87,31 +84,24 @@ class LaneWorker(arq.worker.Worker):
         self._woken.set()
 
     def ring(self, bell: bytes) -> None:
-        """A job is new in the queue: start it now, without a look at the queue, or look there when a slot is free."""
+        """Start the job that the bell names, without a look at the queue, or as soon as a slot is free."""
         job_id = bell.decode("utf-8", "replace")
         if _JOB.fullmatch(job_id):
             self._start_all([job_id])
         else:
-            self.wake()  # of another version; and anybody may write to the channel
+            self.wake()  # the bell of another version, or nonsense: anybody may write to the channel
 
     async def stop_picking(self) -> None:
-        """Start no more jobs, and give those nobody has started back to the queue. Withdraw the worker first."""
+        """Start no more jobs, and requeue those that no worker has started. Announce that the lane drains before."""
         self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._look_at_queue()
-        except (*_BROKEN, TimeoutError, LlmError) as error:
-            logger.warning("jobs not started are left to their start leases: %s", self._told(error))
-
-    async def idle(self, within_s: float) -> bool:
-        """Wait for the end of all jobs; False if some still run when the time is over."""
-        if not self.tasks:
-            return True
-        _, running = await asyncio.wait(self.tasks.values(), timeout=within_s)
-        return not running
+        except (*_BROKEN, LlmError) as error:
+            logger.warning("jobs not started are left to their start leases: %s", self._translated(error))
 
     async def abandon(self) -> None:
-        """Cancel what still runs and wait for its end, and start nothing more; ARQ's health record goes too."""
+        """Start no more jobs, cancel those that run and wait for their end; delete ARQ's health record."""
         self.allow_pick_jobs = False
         tasks = list(self.tasks.values())
         for task in tasks:
@@ -122,7 +112,7 @@ class LaneWorker(arq.worker.Worker):
                 await self.pool.delete(self.health_check_key)
 
     async def main(self) -> None:
-        # ARQ's own first asks the server about itself, and ends if it does not answer.
+        # ARQ's own asks the server about itself first, and ends if there is no answer.
         self.ctx["redis"] = self.pool
         while True:
             await self._poll_iteration()
@@ -138,18 +128,18 @@ class LaneWorker(arq.worker.Worker):
             self._more_queued = self._has_news = True
             self._complain("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
-            # Twice as often as ARQ's record of the worker's health is due, which lasts for a second more.
+            # Twice as often as ARQ's health record is due, which expires a second later.
             async with asyncio.timeout(POLL_S if self._failing else _HEALTH_S / 2):
                 await self._woken.wait()
         self._woken.clear()
 
     async def _look_at_queue(self) -> None:
-        """Start what no worker has started yet; give back what is more than the lane takes by now."""
+        """Start the jobs that no worker has started yet; requeue those that exceed the lane's limit by now."""
         has_news, self._has_news = self._has_news, False
         if self._limit > 0 and not has_news and not self._has_room():
             return
         self._more_queued = False
-        jobs = await self._lane.pool.arq_queues.jobs(self.queue_name)
+        jobs = await self._lane.pool.arq_queues.jobs(self.queue_name, begun=self.tasks)
         waiting = [job for job, is_begun in jobs.items() if not is_begun and job not in self.tasks]
         surplus = len(jobs) - self._limit if has_news or self._limit == 0 else 0
         kept = max(0, len(waiting) - max(0, surplus))
@@ -192,28 +182,28 @@ class LaneWorker(arq.worker.Worker):
             self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
 
     async def run_job(self, job_id: str, score: int) -> None:
-        # ARQ's own reads its record of the job before, and clears up behind it, which `finish` and `requeue` have done.
+        # ARQ's own reads its record of the job first, and deletes it afterwards, as `finish` and `requeue` have done.
         await self._run_request(self._lane, *_attempt(job_id))
         self.jobs_complete += 1
 
     def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
         """Log it, once until the queue can be read again."""
         if not self._failing:
-            logger.warning("lane %r: %s: %s", self._lane.name, what, self._told(error))
+            logger.warning("lane %r: %s: %s", self._lane.name, what, self._translated(error))
         self._failing = True
 
-    def _told(self, error: RedisError | OSError | LlmError) -> LlmError:
+    def _translated(self, error: RedisError | OSError | LlmError) -> LlmError:
         return error if isinstance(error, LlmError) else self._lane.pool.server.as_ours(error)
 
 
 async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
-    """Wake workers of a pool, for ever, while something is in their queues: they may have missed its bell."""
+    """Wake the workers every so often while anything is in their queues, since they may have missed its bell."""
     while True:
         await asyncio.sleep(every_s)
         try:
             queued = await pool.arq_queues.any([worker.queue_name for worker in workers])
         except LlmError:
-            queued = True  # they find out, and say so
+            queued = True  # the workers will meet the error, and log it
         if queued:
             for worker in workers:
                 worker.wake()

@@ -1,7 +1,4 @@
-"""What a lane is now: its state, its limits and its models.
-
-The heartbeat announces it, and the worker's loop keeps to it.
-"""
+"""What a lane takes now: its state, its limits and its models. The heartbeat announces it; the ARQ worker obeys it."""
 
 from __future__ import annotations
 
@@ -13,54 +10,39 @@ from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 
 
 class Availability:
-    """The one place that knows what the worker's lane takes. Who changes it has the heartbeat announce that.
+    """The state that a worker decides for its lane. Whoever changes it has the heartbeat announce the change.
 
-    Args:
-        announcement: what there is to say of the lane at first.
-        condition: how its back end was found at first.
+    `announcement`: the lane's names, models, abilities and limits. `draining`: it takes no new work, for good.
     """
 
     def __init__(self, announcement: Announcement, condition: Condition = UP) -> None:
-        self._announcement = announcement
-        self._draining = False
+        self.announcement = announcement
+        self.draining = False
         self._up = asyncio.Event()
-        self.find(condition)
-
-    @property
-    def announcement(self) -> Announcement:
-        """The lane's names, models, abilities and limits."""
-        return self._announcement
+        self.condition = condition
 
     @property
     def condition(self) -> Condition:
-        """How its back end is."""
+        """How the lane's back end is."""
         return self._condition
 
-    @property
-    def state(self) -> LaneState:
-        """The lane's state as far as this worker can tell."""
-        return LaneState.DRAINING if self._draining else self._condition.state
-
-    def limit_of(self, kind: Kind) -> int:
-        """Requests of that kind that may run at once now: none while the lane takes no work."""
-        return self._announcement.limit_of(kind) if self.state is LaneState.UP else 0
-
-    async def up(self) -> None:
-        """Wait until the back end can work."""
-        await self._up.wait()
-
-    def offer(self, announcement: Announcement) -> None:
-        """From now on the lane has these models, abilities and limits."""
-        self._announcement = announcement
-
-    def find(self, condition: Condition) -> None:
-        """From now on its back end is like that."""
+    @condition.setter
+    def condition(self, condition: Condition) -> None:
         self._condition = condition
         if condition == UP:
             self._up.set()
         else:
             self._up.clear()
 
-    def withdraw(self) -> None:
-        """From now on it takes no new work; what runs goes on."""
-        self._draining = True
+    @property
+    def state(self) -> LaneState:
+        """The lane's state as far as this worker knows it."""
+        return LaneState.DRAINING if self.draining else self._condition.state
+
+    def limit_of(self, kind: Kind) -> int:
+        """How many requests of that kind may run at once now; 0 while the lane takes no work."""
+        return self.announcement.limit_of(kind) if self.state is LaneState.UP else 0
+
+    async def up(self) -> None:
+        """Wait until the back end can work."""
+        await self._up.wait()

@@ -1,4 +1,4 @@
-"""What scripts and agents tell a worker, on its control channel."""
+"""Obeys what scripts and agents send to a worker's control channel: stop an attempt, replay its output, resume."""
 
 from __future__ import annotations
 
@@ -15,33 +15,21 @@ from .running_attempts import Runs
 logger = logging.getLogger(__name__)
 
 
-class Control:
-    """Hands each message to the run it is about. `malformed` counts those that are none."""
-
-    def __init__(self, runs: Runs, publisher: Publisher) -> None:
-        self.malformed = 0
-        self._runs = runs
-        self._publisher = publisher
-
-    def receive(self, data: bytes) -> None:
-        """Take one message as it came in; never raises, for anybody may write to the channel."""
-        try:
-            message = control_message(data)
-        except ValidationError:
-            self.malformed += 1
-            logger.warning("a control message of %d bytes could not be read (%d so far)", len(data), self.malformed)
-            return
-        match message:
-            case Cancel():
-                self._runs.stop(message.id, message.attempt, message.reason)
-            case Replay():
-                self._publisher.replay(message.id, message.attempt, message.after)
-            case Handover():
-                self._hand_over(message)
-            case _:
-                assert_never(message)
-
-    def _hand_over(self, message: Handover) -> None:
-        run = self._runs.get(message.id, message.attempt)
-        if run is not None and not run.handover.done():
-            run.handover.set_result(message)
+def obey(data: bytes, runs: Runs, publisher: Publisher) -> None:
+    """Pass a message to the attempt that it names. Never raises: anybody may write to the channel."""
+    try:
+        message = control_message(data)
+    except ValidationError:
+        logger.warning("a control message of %d bytes could not be read", len(data))
+        return
+    match message:
+        case Cancel():
+            runs.stop(message.id, message.attempt, message.reason)
+        case Replay():
+            publisher.replay(message.id, message.attempt, message.after)
+        case Handover():
+            run = runs.get(message.id, message.attempt)
+            if run is not None and not run.handover.done():
+                run.handover.set_result(message)
+        case _:
+            assert_never(message)

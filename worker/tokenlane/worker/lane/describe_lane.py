@@ -1,4 +1,4 @@
-"""What a lane says of itself: its models, what each can do, and how much it takes of each kind of work."""
+"""Describes a lane for its announcement: its models, what each can do, and how much work of each kind it takes."""
 
 from __future__ import annotations
 
@@ -22,50 +22,52 @@ from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 logger = logging.getLogger(__name__)
 
 _TAKES: dict[Kind, type] = {"embed": Embeds}
-"""What a provider must be for a lane to take that kind of work; any will do for the others."""
+"""The protocol that a provider must have for a lane to take that kind of work; any provider will do for the others."""
 
 
-async def announce(settings: LaneSettings, provider: LlmProvider) -> Announcement:
-    """What the lane offers: as the settings say, else as the back end does. What is not as it was pinned is left out.
+async def describe_lane(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+    """What the lane offers, by its settings or else by its back end, without models that differ from their pins.
 
     Raises:
-        ModelNotFound: the back end serves no model, nor can it be told to fetch one, and the settings name none.
-        BadRequest: models are to be pulled when they are asked for, and the provider cannot.
+        ModelNotFound: the settings name no model, and the back end neither serves one nor can pull one.
+        BadRequest: the settings want models pulled on demand, which the provider cannot.
         LlmError: the back end does not answer.
     """
     _check_auto_pull(settings, provider)
     listed = await _listed(settings, provider)
     models = await _as_pinned(settings, provider, _served(settings, listed), listed)
-    if not models and not _serves_what_it_pulls(provider):
+    if not models and not _may_start_empty(provider):
         raise ModelNotFound(
-            "the back end serves no model that can chat: load one, or name those it will serve with --model",
+            "the back end serves no model that can chat: load a model, or name those it will serve with --model",
             provider=settings.provider,
             lane=settings.name,
         )
     chats = settings.capacity or await provider.capacity()
-    offer = _offer(settings, provider, models, listed, chats)
-    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, offer)
+    return _announcement(settings, provider, models, _offer(settings, provider, models, listed, chats))
 
 
-def announce_unseen(settings: LaneSettings, provider: LlmProvider) -> Announcement:
-    """What there is to say of the lane as long as its back end does not answer.
+def describe_unreachable_lane(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+    """What is known of the lane as long as its back end does not answer.
 
     Raises:
-        BadRequest: as `announce`.
+        BadRequest: as `describe_lane`.
     """
     _check_auto_pull(settings, provider)
     models = () if settings.auto_pull else settings.models
-    offer = _offer(settings, provider, (), (), settings.capacity or 1)
-    return Announcement(settings.name, settings.provider, _known_to_all(provider.endpoint), models, offer)
+    return _announcement(settings, provider, models, _offer(settings, provider, (), (), settings.capacity or 1))
+
+
+def _announcement(settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], offer: Offer) -> Announcement:
+    return Announcement(settings.name, settings.provider, _global_endpoint(provider.endpoint), models, offer)
 
 
 def _check_auto_pull(settings: LaneSettings, provider: LlmProvider) -> None:
-    if settings.auto_pull and not _serves_what_it_pulls(provider):
+    if settings.auto_pull and not _may_start_empty(provider):
         raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
 
 
-def _serves_what_it_pulls(provider: LlmProvider) -> bool:
-    """Whether its server can do without a model at first; others are started with one."""
+def _may_start_empty(provider: LlmProvider) -> bool:
+    """Whether its server may start without a model and pull models later."""
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
@@ -74,12 +76,12 @@ async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelIn
         return await provider.models()
     except LlmError:
         if settings.models:
-            return []  # the back end may come later
+            return []  # the back end may start later
         raise
 
 
 def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The models of the lane: those the settings name, else those of the back end that can do some of our work."""
+    """The models of the lane: those in the settings, else those of the back end that chat or embed."""
     if settings.models and settings.auto_pull:
         return tuple(name for name in settings.models if _has(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
@@ -92,7 +94,7 @@ async def _as_pinned(
     """The models without a pin, and those whose content matches it. Where models come and go while the server runs, a
     pinned model that is not there is left out too: nobody has checked what the next pull brings."""
     kept = []
-    may_come = _serves_what_it_pulls(provider)
+    may_come = _may_start_empty(provider)
     for model in models:
         if pin_of(settings, model) is not None and (may_come or _has(listed, model)):
             try:
@@ -107,11 +109,7 @@ async def _as_pinned(
 def _offer(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo], chats: int
 ) -> Offer:
-    """What the lane takes. A model that the settings name and the back end does not list may be chatted with.
-
-    Args:
-        chats: how many at once.
-    """
+    """What the lane takes, with `chats` at once. A model in the settings that the back end does not list can chat."""
     abilities = {model.name: model.capabilities for model in listed if model.capabilities}
     named = ((name, served_name(name, tuple(abilities))) for name in models)
     limits = {
@@ -132,8 +130,8 @@ def _has(listed: Sequence[ModelInfo], model: str) -> bool:
     return served_name(model, [info.name for info in listed]) is not None
 
 
-def _known_to_all(endpoint: str) -> str:
-    """An endpoint as all hosts may know it: loopback and sockets are this host's own."""
+def _global_endpoint(endpoint: str) -> str:
+    """An endpoint as other hosts can tell it from theirs: with this host's name for a loopback address or a socket."""
     parts = urlsplit(endpoint)
     if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):
         return masked(endpoint)
@@ -145,5 +143,5 @@ def _known_to_all(endpoint: str) -> str:
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return False

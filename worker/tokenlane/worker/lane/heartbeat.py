@@ -1,4 +1,4 @@
-"""A worker's beat: announces its lane, renews the leases of all it runs, and learns what it must stop."""
+"""A worker's beat: announces its lane, renews the leases of all attempts it runs, and stops those it has lost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _BEATS_A_LEASE = 3
 _RETRY_S = 0.1
 
 
-class Lease:
-    """Beats three times a lease, with nothing running too. The lease is what the pool's policy says."""
+class Heartbeat:
+    """Beats three times in each lease, even while nothing runs. The pool's policy sets the lease."""
 
     def __init__(
         self,
@@ -35,14 +35,11 @@ class Lease:
         runs: Runs,
         report: Callable[[], WorkerReport] = WorkerReport,
     ) -> None:
-        self._pool = pool
-        self._worker = worker
-        self._availability = availability
-        self._facts = facts
-        self._registered: tuple[Facts, str] | None = None  # with the ids of its keys, as the pool was told last
+        self.facts = facts
+        self._pool, self._worker, self._availability = pool, worker, availability
+        self._runs, self._report = runs, report
+        self._registered: tuple[Facts, str] | None = None  # the pool has these facts and ids of keys
         self._fault: Fault | None = None
-        self._runs = runs
-        self._report = report
         self._announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._pause_s = 0.0
@@ -52,10 +49,10 @@ class Lease:
         self._one_at_a_time = asyncio.Lock()
 
     async def open(self) -> None:
-        """Beat for the first time; the lane may be given work from now on.
+        """Beat for the first time; routers may give the lane work from now on.
 
         Raises:
-            LaneConflict: workers of another endpoint hold the lane's name.
+            LaneConflict: workers for another endpoint hold the lane's name.
             PoolUnavailable: the pool does not answer.
         """
         beat, lane = await self._renew(), self._availability.announcement
@@ -78,23 +75,19 @@ class Lease:
             await self.beat()
 
     def hurry(self) -> None:
-        """Beat now: something may have been missed."""
+        """Beat now: something has changed, or a message may have been missed."""
         self._hurry.set()
 
     def on_announced(self, then: Callable[[], None]) -> None:
-        """Call this whenever the pool has heard that the lane takes something else than before."""
+        """Call `then` whenever the pool has heard that the lane's offer or state has changed."""
         self._listeners.append(then)
 
-    def know(self, facts: Facts) -> None:
-        """Say this of the worker with the next beat: its back end may be of another version."""
-        self._facts = facts
-
     def note(self, code: str) -> None:
-        """Tell the pool with the next beat that the back end failed, and how; the newest counts."""
+        """Report with the next beat that the back end failed with this error code; the newest counts."""
         self._fault = Fault(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
-        """Announce at once what the lane is now, and renew all that runs; an outage is logged."""
+        """Announce the lane as it is now, and renew all that runs; an outage is logged."""
         try:
             beat = await self._renew()
             self._failing = False
@@ -109,16 +102,16 @@ class Lease:
         self._conflict = beat.conflict
 
     async def _renew(self) -> Beat:
-        # One at a time, or an older beat could take a withdrawal back.
+        # One at a time, or an older beat could undo the announcement that the lane drains.
         async with self._one_at_a_time:
-            held, fault = list(self._runs), self._fault
-            announced = self._availability.announcement, self._availability.state
+            held, fault, lane = list(self._runs), self._fault, self._availability
+            announced = lane.announcement, lane.state
             beat = await self._pool.beats.renew(
                 self._worker,
-                self._availability.announcement,
+                lane.announcement,
                 [run.running() for run in held],
-                takes_new_work=self._availability.state is not LaneState.DRAINING,
-                condition=self._availability.condition,
+                takes_new_work=not lane.draining,
+                condition=lane.condition,
                 fault=fault,
                 report=self._report(),
             )
@@ -133,10 +126,10 @@ class Lease:
         if beat.registered and self._fault is fault:
             self._fault = None
         self._pool.keychain.reread()
-        now = self._facts, self._pool.keychain.held
+        now = self.facts, self._pool.keychain.held
         if beat.conflict is None and not (beat.registered and now == self._registered):
-            await self._pool.beats.register(self._worker, self._availability.announcement.lane, self._facts)
+            await self._pool.beats.register(self._worker, lane.announcement.lane, self.facts)
             self._registered = now
-            if self._availability.condition != UP:
-                self.hurry()  # only of who is registered it is kept
+            if lane.condition != UP:
+                self.hurry()  # the pool keeps the condition of registered workers only
         return beat

@@ -1,8 +1,8 @@
-"""A lane as its worker serves it."""
+"""The lane that a worker serves: everything that its attempts share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
@@ -11,17 +11,17 @@ from tokenlane.worker.models.lane_models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
 from .availability import Availability
-from .heartbeat import Lease
+from .heartbeat import Heartbeat
 from .publisher import Publisher
 from .readiness import Readiness
 from .running_attempts import Observer, Runs
-from .timings import Timings
+from .timings import TIMINGS, Timings
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What all jobs of a worker share. `availability`: what the lane takes now.
-    `transcripts`: log requests and answers. `observers`: of attempts that end."""
+    """What all attempts on a lane share. `worker`: this process's name in the pool. `transcripts`: log requests and
+    answers. `observers`: each is called when an attempt ends."""
 
     pool: Pool
     hub: Hub
@@ -30,13 +30,13 @@ class Lane:
     provider: LlmProvider
     runs: Runs
     publisher: Publisher
-    lease: Lease
+    heartbeat: Heartbeat
     models: LaneModels
     embedder: Embedder
     readiness: Readiness
     transcripts: bool = False
     observers: tuple[Observer, ...] = ()
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = TIMINGS
 
     @property
     def name(self) -> str:

@@ -1,13 +1,16 @@
-"""Takes the deltas of one attempt, written as they will be sent, until the publisher's next flush."""
+"""Collects the deltas of one attempt, serialized, until the publisher's next flush."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.messages import delta_piece, deltas_writer
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import ChannelMessage, Progressed, delta_piece, deltas_writer
+from tokenlane.routing.contract.results import Progress
 
 from .replay_memory import AttemptKey
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rest:
-    """The deltas of an answer that were not published, from position `first`."""
+    """The last deltas of an answer, from position `first`, which no flush has published."""
 
     first: int
     deltas: list[TokenDelta]
@@ -29,7 +32,7 @@ class Rest:
 
 
 class Outlet:
-    """Where one attempt's deltas go: from here to its request's `channel`. Get one with `Publisher.open`."""
+    """Carries one attempt's output to its request's `channel`. `Publisher.open` makes one."""
 
     def __init__(self, publisher: Publisher, attempt: AttemptKey, channel: str, model: str) -> None:
         self.attempt = attempt
@@ -43,14 +46,14 @@ class Outlet:
         self._waiting_bytes = 0
 
     def start_at(self, position: int) -> None:
-        """The agent has all before `position`; call this before the first `put`."""
+        """Continue an answer of which the agent has all deltas before `position`. Call this before the first `put`."""
         self._first = position
 
     def put(self, delta: TokenDelta) -> None:
-        """Take the next delta of the answer. It belongs to the outlet from now on.
+        """Publish the next delta of the answer soon. The outlet owns it from now on.
 
         Raises:
-            ValueError: no JSON can carry it, as half a surrogate pair.
+            ValueError: JSON cannot carry the text, such as half a surrogate pair.
         """
         if delta.model:
             if delta.model != self.model:
@@ -68,7 +71,7 @@ class Outlet:
 
     @property
     def crowded(self) -> bool:
-        """More waits for a flush than should."""
+        """Whether more waits for a flush than should."""
         return self._waiting_bytes > self._publisher.unflushed_bytes
 
     async def room(self) -> None:
@@ -76,8 +79,24 @@ class Outlet:
         while self.crowded:
             await self._publisher.landed()
 
+    async def send(self, message: ChannelMessage) -> None:
+        """Publish a message that is no part of the answer, at once.
+
+        Raises:
+            LlmError: the pool does not answer.
+        """
+        await self._publisher.pool.publish([(self.channel, message.to_wire())])
+
+    async def report_progress(self, progress: Progress) -> None:
+        """Tell the agent how far the work is. A report that is lost is not repeated: the next one says more."""
+        publisher = self._publisher
+        with suppress(LlmError):
+            await self.send(
+                Progressed(attempt=self.attempt[1], worker=publisher.worker, lane=publisher.lane, progress=progress)
+            )
+
     def take(self) -> bytes:
-        """What waits, as one message, which is kept for replays."""
+        """The waiting deltas as one message, which is kept for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
         self._clear()
@@ -85,7 +104,7 @@ class Outlet:
         return message
 
     async def close(self) -> Rest:
-        """Wait for a flush in flight, and hand back what no flush has taken; it is not published any more."""
+        """Wait for the flush in flight; return the deltas that no flush has taken, and none will."""
         await self._publisher.withdraw(self)
         rest = Rest(self._first, self._waiting)
         self._clear()
@@ -96,7 +115,7 @@ class Outlet:
         self._publisher.memory.end(self.attempt, message)
 
     def discard(self) -> None:
-        """Forget the attempt: another one will speak for the request."""
+        """Forget the attempt: a later one will answer the request."""
         self._publisher.memory.forget(self.attempt)
 
     def _clear(self) -> None:

@@ -1,10 +1,10 @@
-"""Publishes what streams produce, in company: answers of one worker share a publish, one flush at a time.
+"""Publishes the output of all of a worker's attempts, one flush at a time, so that their deltas share a publish.
 
-The first delta of an answer goes at once, and so does what waits as soon as every answer that has begun has something,
-as when a back end gives each of its streams a token at a time; a lone answer never waits. Any other delta waits at most
-`Timings.company_s`. An answer's last deltas go with the message that ends it.
+The first delta of an answer is flushed at once, and so is everything as soon as each answer that has begun has a delta
+waiting: a back end often gives each of its streams a token in turn, and a lone answer never waits. Any other delta
+waits at most `Timings.company_s`. An answer's last deltas travel in the message that ends it.
 
-If Redis is away nothing is sent again by itself: the agent asks for what it lacks.
+What an outage of Redis swallows is not sent again until the agent asks for it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from tokenlane.routing.store.pool import Pool
 
 from .outlet import Outlet
 from .replay_memory import KEPT_BYTES, AttemptKey, ReplayMemory
-from .timings import Timings
+from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024
-"""Of one request; its back end is not read any further while more than that waits for a flush."""
+"""While more than this of one request waits for a flush, its back end is not read any further."""
 
 
 class Publisher:
-    """The outlets of a worker, and the task (`run`) that flushes them."""
+    """Makes the outlets of a worker, and flushes them as long as `run` runs."""
 
     def __init__(
         self,
         pool: Pool,
         worker: str,
         lane: str,
-        timings: Timings = Timings(),  # noqa: B008  # frozen
+        timings: Timings = TIMINGS,
         *,
         kept_bytes: int = KEPT_BYTES,
         unflushed_bytes: int = UNFLUSHED_BYTES,
     ) -> None:
         self.worker, self.lane = worker, lane
+        self.pool = pool
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
         self.unflushed_bytes = unflushed_bytes
-        self._pool = pool
         self._company_s = timings.company_s
         self._speaking: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
@@ -56,12 +56,11 @@ class Publisher:
 
     def open(self, request_id: str, attempt: int, model: str) -> Outlet:
         """The outlet of an attempt."""
-        outlet = Outlet(self, (request_id, attempt), self._pool.keys.deltas(request_id), model)
-        self.memory.open(outlet.attempt)
-        return outlet
+        self.memory.open((request_id, attempt))
+        return Outlet(self, (request_id, attempt), self.pool.keys.deltas(request_id), model)
 
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
-        """Publish everything from position `after` again, as far as it is kept; False if nothing of it is."""
+        """Publish again what is kept from position `after` on; False if nothing is kept of the attempt."""
         key = (request_id, attempt)
         if key not in self.memory:
             return False
@@ -70,7 +69,7 @@ class Publisher:
         return True
 
     def report(self) -> DeliveryReport:
-        """How much was published so far, and what is kept now."""
+        """How much was published so far, and how much is kept now."""
         return DeliveryReport(
             flushes=self._flushes, messages=self._messages, replays=self._replays, kept_bytes=self.memory.bytes
         )
@@ -92,7 +91,7 @@ class Publisher:
                 self._landing = asyncio.Event()
 
     def ready(self, outlet: Outlet, *, begins: bool) -> None:
-        """The outlet has something to publish now. `begins`: the first delta of its answer, which waits for nothing."""
+        """Flush the outlet soon, or at once if it has the first delta of its answer (`begins`)."""
         self._waiting[outlet] = None
         if begins:
             self._speaking.add(outlet)
@@ -102,7 +101,7 @@ class Publisher:
             self._timer = asyncio.get_running_loop().call_later(self._company_s, self._due.set)
 
     async def withdraw(self, outlet: Outlet) -> None:
-        """Take nothing more from the outlet; returns when no flush in flight has anything of it."""
+        """Flush the outlet no more; returns when no flush that carries its deltas is in flight."""
         self._speaking.discard(outlet)
         self._waiting.pop(outlet, None)
         while outlet in self._flying:
@@ -118,7 +117,7 @@ class Publisher:
             asked, self._asked = self._asked, {}
             self._replays += len(asked)
             for key, after in asked.items():
-                channel = self._pool.keys.deltas(key[0])
+                channel = self.pool.keys.deltas(key[0])
                 messages += ((channel, message) for message in self.memory.after(key, after))
         messages += [(outlet.channel, outlet.take()) for outlet in self._flying]
         return messages
@@ -129,7 +128,7 @@ class Publisher:
         self._flushes += 1
         self._messages += len(messages)
         try:
-            await self._pool.publish(messages)
+            await self.pool.publish(messages)
             self._failing = False
         except LlmError as error:
             if not self._failing:

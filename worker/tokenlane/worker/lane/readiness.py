@@ -1,7 +1,7 @@
-"""Whether a lane's back end can work. That its worker beats does not say so; the lane takes new work only while it can.
+"""Checks that a lane's back end can work, and closes the lane to new work while it cannot.
 
-The back end is asked when the worker starts, when an attempt failed in a way that may be the back end's, now and then
-while nothing runs, and all the time while it is not up. Before it counts as up again the lane says anew what it serves.
+The back end is checked when the worker starts, when an attempt fails in a way that may be its fault, now and then while
+nothing runs, and all the time while it is not up. Before it counts as up again the lane reads anew what it serves.
 """
 
 from __future__ import annotations
@@ -10,104 +10,82 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
 from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
 from .availability import Availability
-from .heartbeat import Lease
+from .heartbeat import Heartbeat
 from .running_attempts import Runs
+from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
 _SHARE = 0.25
-"""Of the time that a back end has been away: so much later at most it is seen to be back."""
-_MOST_WORDS = 300
+"""A back end that returns is noticed within this share of the time for which it was away."""
+_MOST_CHARACTERS = 300
 
 
-def condition_said_by(error: LlmError) -> Condition:
-    """What a failure to ask the back end how it is says of it.
+def condition_after(error: LlmError) -> Condition:
+    """The condition of a back end whose check failed with this error.
 
-    Only an answer that cannot come from a server at work makes it loading or down. One that refuses us, or that has no
-    such page, is up: it may take chats all the same.
+    Only an answer that a working server cannot give makes it loading or down. A server that refuses us, or has no
+    health page, is up: it may take chats all the same.
     """
     state = error.back_end
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
         state = "down"
-    return UP if state is None else Condition(LaneState(state), error.message[:_MOST_WORDS])
+    return UP if state is None else Condition(LaneState(state), error.message[:_MOST_CHARACTERS])
 
 
 async def condition_of(provider: LlmProvider) -> Condition:
-    """How the back end is, by its page of health, or by its list of models where the provider knows no such page."""
+    """How the back end is, by its health page, or by its list of models if the provider knows no such page."""
     try:
         if isinstance(provider, TellsHealth):
             await provider.healthy()
         else:
             await provider.models()
     except LlmError as error:
-        return condition_said_by(error)
-    except Exception as error:  # of another's provider
-        logger.error("a provider failed in a way it should not, asked for its health: %s", type(error).__name__)
+        return condition_after(error)
+    except Exception as error:  # a third party's provider
+        logger.error("a bug in the provider: its health check raised %s", type(error).__name__)
     return UP
 
 
-@dataclass(frozen=True)
-class Periods:
-    """How often a back end is looked to, in seconds.
-
-    Args:
-        ask_s: an idle one is asked how it is.
-        ask_hosted_s: the same at an endpoint with https: who offers a model to the whole world may count what it is
-            asked.
-        look_s: the lane says anew what it serves.
-    """
-
-    ask_s: float = 5.0
-    ask_hosted_s: float = 30.0
-    look_s: float = 30.0
-
-
-PERIODS = Periods()
-
-
 class Readiness:
-    """Watches one back end, and has the lane say how it is.
+    """Watches one back end, and announces its condition.
 
     Args:
-        look: has the lane say anew which models it has; raises `LlmError` where it cannot tell.
+        describe: reads anew which models the lane has; raises `LlmError` if it cannot.
     """
 
     def __init__(
         self,
         provider: LlmProvider,
         availability: Availability,
-        lease: Lease,
+        heartbeat: Heartbeat,
         runs: Runs,
-        look: Callable[[], Awaitable[None]],
-        periods: Periods = PERIODS,
+        describe: Callable[[], Awaitable[None]],
+        timings: Timings = TIMINGS,
     ) -> None:
-        self._provider = provider
-        self._availability = availability
-        self._lease = lease
-        self._runs = runs
-        self._look = look
+        self._provider, self._availability, self._heartbeat = provider, availability, heartbeat
+        self._runs, self._describe = runs, describe
         self._clock = asyncio.get_running_loop().time
-        self._ask_every_s = periods.ask_hosted_s if provider.endpoint.startswith("https://") else periods.ask_s
-        self._look_every_s = periods.look_s
+        self._check_s = timings.check_hosted_s if provider.endpoint.startswith("https://") else timings.check_s
+        self._describe_s = timings.describe_s
         self._one_at_a_time = asyncio.Lock()
         self._hurry = asyncio.Event()
-        self._suspicious = self._by_its_word = False
-        self._heard_at = self._looked_at = self._clock()
+        self._suspicious = self._said_loading = False
+        self._heard_at = self._described_at = self._clock()
         self._away_since = None if self._is_up else self._clock()
 
     async def run(self) -> None:
-        """Ask for as long as the lane is served."""
+        """Check the back end until cancelled."""
         while True:
             self._hurry.clear()
-            due_at = min(self._heard_at + self._pause_s(), self._looked_at + self._look_every_s)
+            due_at = min(self._heard_at + self._pause_s(), self._described_at + self._describe_s)
             if self._suspicious or self._clock() >= due_at:
                 await self._turn()
                 continue
@@ -116,32 +94,32 @@ class Readiness:
                     await self._hurry.wait()
 
     def answered(self) -> None:
-        """Hear that the back end has answered a request: nothing says better that it can work."""
+        """Note that the back end has answered a request, which no check can better."""
         if self._is_up:
             self._heard_at = self._clock()
-            self._away_since, self._by_its_word = None, False
+            self._away_since, self._said_loading = None, False
 
     async def failed(self, error: LlmError) -> bool:
-        """Hear how an attempt failed before its first token; True if it was none, for it never reached the model.
+        """Note that an attempt failed before its first token; whether it failed without having reached the model.
 
-        Where the back end cannot work the lane takes no new work by then, and routers know it. An attempt that reached
-        the model and died with its server is one: the request may be what kills it.
+        If the back end cannot work, routers know when this returns that the lane takes no new work. An attempt that
+        died with its server had reached the model: the request may be what kills it.
         """
-        if error.back_end == "loading":  # it says so itself, whatever its page of health says
+        if error.back_end == "loading":  # whatever its health page says
             async with self._one_at_a_time:
-                self._by_its_word = True
-                await self._become(condition_said_by(error))
+                self._said_loading = True
+                await self._become(condition_after(error))
             return True
         if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
             return False
         failed_at = self._clock()
         async with self._one_at_a_time:
             if self._is_up and self._heard_at < failed_at:
-                await self._ask()
+                await self._check()
             return error.back_end is not None and not self._is_up
 
     def suspect(self) -> None:
-        """Have the back end asked soon: an attempt broke off, which is over and waits for nothing."""
+        """Have the back end checked soon: an attempt broke off in the middle of its answer."""
         self._suspicious = True
         self._hurry.set()
 
@@ -152,42 +130,42 @@ class Readiness:
     async def _turn(self) -> None:
         suspicious, self._suspicious = self._suspicious, False
         async with self._one_at_a_time:
-            looking = self._clock() - self._looked_at >= self._look_every_s
-            if self._runs and self._is_up and (looking or not suspicious):
-                self._heard_at = self._clock()  # by its requests; a busy server may be slow to say that it is well
-                if looking:
-                    await self._become(await self._looked())
+            describes = self._clock() - self._described_at >= self._describe_s
+            if self._runs and self._is_up and (describes or not suspicious):
+                self._heard_at = self._clock()  # its requests show that it works; a busy server may fail its check
+                if describes:
+                    await self._become(await self._condition_described())
             else:
-                await self._ask(looking=looking)
+                await self._check(describes=describes)
 
     def _pause_s(self) -> float:
         if self._is_up:
-            return self._ask_every_s
+            return self._check_s
         away_s = self._clock() - (self._away_since or 0.0)
         return min(max(_LEAST_PAUSE_S, _SHARE * away_s), _MOST_PAUSE_S)
 
-    async def _ask(self, *, looking: bool = False) -> None:
+    async def _check(self, *, describes: bool = False) -> None:
         self._heard_at = self._clock()
         condition = await condition_of(self._provider)
-        if condition == UP and (looking or not self._is_up):
-            condition = await self._looked()
+        if condition == UP and (describes or not self._is_up):
+            condition = await self._condition_described()
         if condition == UP and self._is_up:
             self._away_since = None
         await self._become(condition)
 
-    async def _looked(self) -> Condition:
-        """Have the lane say what it serves; how the back end is by that."""
-        self._looked_at = self._clock()
+    async def _condition_described(self) -> Condition:
+        """Read anew what the lane serves; the condition of the back end that this shows."""
+        self._described_at = self._clock()
         lane = self._availability.announcement
         try:
-            await self._look()
+            await self._describe()
         except LlmError as error:
-            if isinstance(error, ModelNotFound | Unauthorized):  # none of our requests can be answered
-                return Condition(LaneState.DOWN, error.message[:_MOST_WORDS])
-            logger.warning("lane %r cannot say which models it has: %s", lane.lane, error)
-            if not self._is_up and not lane.models:
-                return Condition(LaneState.DOWN, error.message[:_MOST_WORDS])
-            return UP if self._is_up else condition_said_by(error)
+            serves_nothing = isinstance(error, ModelNotFound | Unauthorized)
+            if not serves_nothing:
+                logger.warning("the models of lane %r cannot be listed: %s", lane.lane, error)
+            if serves_nothing or not (self._is_up or lane.models):
+                return Condition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
+            return UP if self._is_up else condition_after(error)
         return UP
 
     async def _become(self, condition: Condition) -> None:
@@ -196,13 +174,13 @@ class Readiness:
         self._heard_at = self._clock()
         self._hurry.set()
         name = self._availability.announcement.lane
-        # One that is tried again and again since it says that it loads is no news each time.
-        level = logging.INFO if self._by_its_word and self._away_since is not None else logging.WARNING
+        # A server that answers "loading" to each new try is no news each time.
+        level = logging.INFO if self._said_loading and self._away_since is not None else logging.WARNING
         if condition == UP:
             logger.log(level, "lane %r takes work: its back end is up", name)
         else:
             if self._away_since is None:
                 self._away_since = self._clock()
             logger.log(level, "lane %r takes no new work: its back end is %s: %s", name, condition.state, condition.why)
-        self._availability.find(condition)
-        await self._lease.beat()
+        self._availability.condition = condition
+        await self._heartbeat.beat()

@@ -1,4 +1,4 @@
-"""Remembers what attempts published, for agents that missed some of it."""
+"""Keeps what attempts published, for agents that missed some of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ AttemptKey: TypeAlias = tuple[str, int]
 """Request id and attempt."""
 
 KEPT_BYTES = 64 * 1024 * 1024
-"""Of all attempts together, running ones included."""
+"""The most that is kept of all attempts together, running ones included."""
 REPLAY_BYTES = 1024 * 1024
-"""Of one attempt at a time, since live output waits for it; the agent asks again for the rest."""
+"""The most that one replay sends, since live output waits for it; the agent asks again for the rest."""
 
 
 class ReplayMemory:
-    """The messages of attempts as they were sent, until `kept_s` after an attempt's end."""
+    """The messages of each attempt, until `kept_s` after its end."""
 
     def __init__(self, kept_s: float, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_s, self._most_bytes = kept_s, kept_bytes
@@ -33,13 +33,13 @@ class ReplayMemory:
         return len(self._sent)
 
     def open(self, attempt: AttemptKey) -> None:
-        """Remember what the attempt will publish."""
+        """Keep what the attempt will publish."""
         self._sent[attempt] = deque()
 
     def keep(self, attempt: AttemptKey, end: float, message: bytes) -> None:
         """Keep a message that holds deltas up to position `end`.
 
-        If that is too much, what ended longest ago is forgotten first, then the oldest messages of this attempt.
+        To make room, the attempts that ended longest ago are forgotten first, then this one's oldest messages.
         """
         sent = self._sent[attempt]
         sent.append((end, message))
@@ -50,12 +50,12 @@ class ReplayMemory:
             self.bytes -= len(sent.popleft()[1])
 
     def end(self, attempt: AttemptKey, message: bytes) -> None:
-        """The attempt has ended with this message: every replay of it closes with that."""
+        """Keep the message that ended the attempt, with which each replay ends."""
         self._ended[attempt] = asyncio.get_running_loop().call_later(self._kept_s, self.forget, attempt)
         self.keep(attempt, math.inf, message)
 
     def after(self, attempt: AttemptKey, position: int) -> list[bytes]:
-        """The messages that hold anything from `position` on, one replay's worth of them."""
+        """The messages that hold anything from `position` on, as many as one replay sends."""
         messages = [message for end, message in self._sent.get(attempt, ()) if end > position]
         before = accumulate((len(message) for message in messages), initial=0)
         return [message for message, size in zip(messages, before, strict=False) if size < REPLAY_BYTES]

@@ -1,4 +1,4 @@
-"""The attempts of a lane: those its worker runs now and how each is stopped, and what is said of one that ended."""
+"""The attempts that a worker runs: how each is stopped, and what observers learn of its end."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tokenlane.routing.store.request_life import Started
 from .outlet import Outlet
 
 _MOST_UNBEGUN = 256
-"""Most of what is stopped before it begins never does: it has ended here, or runs elsewhere."""
+"""Most attempts that are stopped before they begin never do: they have ended here, or run elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining"]
-"""Why an attempt is to stop: the agent does not want it, its deadline passed, a newer attempt runs, we shut down."""
+"""Why an attempt stops: its agent gave it up, its deadline passed, a newer attempt runs, the worker shuts down."""
 
 
 class Stopped(Exception):
-    """The attempt was broken off, or not begun."""
+    """The attempt was broken off, or never begun."""
 
     __match_args__ = ("reason",)
 
@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 class Run:
-    """One attempt, from its claim to its end. `deadline` is in seconds of the loop's clock."""
+    """One attempt, from its start to its end. `since` and `deadline` are in seconds of the loop's clock."""
 
     def __init__(self, started: Started, attempt: int, outlet: Outlet) -> None:
         loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ class Run:
         self._timeout: asyncio.Timeout | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Break off what happens inside `stoppable`. The first reason stands."""
+        """Break off the block inside `stoppable`. The first reason stands."""
         if self.reason is not None:
             return
         self.reason = reason
@@ -58,17 +58,17 @@ class Run:
 
     @asynccontextmanager
     async def stoppable(self) -> AsyncIterator[None]:
-        """Break the block off at the deadline, or at a call of `stop`.
+        """Break the block off at the deadline, or when `stop` is called.
 
         Raises:
-            Stopped: it was broken off, or not even begun.
+            Stopped: the block was broken off, or not even begun.
         """
         self._raise_if_stopped()
         self._timeout = timeout = asyncio.timeout_at(self.deadline)
         try:
             async with timeout:
                 yield
-        except Exception:  # what is broken off may fail in its own way
+        except Exception:  # the block may turn its cancellation into another error
             if timeout.expired():
                 self.stop("expired")
             self._raise_if_stopped()
@@ -86,16 +86,16 @@ class Run:
         return max(0, int(1000 * (self.deadline - asyncio.get_running_loop().time())))
 
     def ms_until(self, at: float | None = None) -> float:
-        """Milliseconds from the start on the lane to this moment of the loop's clock; None: to now."""
+        """Milliseconds from the start on the lane to a moment of the loop's clock; None: to now."""
         now = asyncio.get_running_loop().time()
         return round(1000 * ((now if at is None else at) - self.since), 1)
 
     def history(self, lane: str, delivered: int) -> History:
-        """What was tried of its request so far. `delivered`: deltas that the agent may have."""
+        """What was tried for its request so far. `delivered`: deltas that the agent may have."""
         return History(self.started.needs, lane, self.started.starts, delivered=delivered, left_ms=self.left_ms)
 
     def running(self) -> Running:
-        """The run as the worker's beat names it."""
+        """The run as the worker's beat reports it."""
         envelope = self.started.envelope
         return Running(
             id=self.id,
@@ -109,7 +109,7 @@ class Run:
 
 
 class Runs:
-    """All attempts a worker runs."""
+    """All attempts that a worker runs now."""
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, int], Run] = {}
@@ -123,13 +123,12 @@ class Runs:
         return len(self._runs)
 
     def get(self, request_id: str, attempt: int) -> Run | None:
-        """The run of that attempt, if it is here."""
+        """The run of that attempt, if this worker runs it."""
         return self._runs.get((request_id, attempt))
 
     def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
-        """Stop the run of that attempt; if it is not here it may be about to begin, and is stopped then."""
-        run = self.get(request_id, attempt)
-        if run is not None:
+        """Stop the run of that attempt, or as soon as it begins here."""
+        if (run := self.get(request_id, attempt)) is not None:
             run.stop(reason)
             return
         self._unbegun[request_id, attempt] = reason
@@ -138,7 +137,7 @@ class Runs:
 
     @contextmanager
     def holding(self, run: Run) -> Iterator[None]:
-        """Count the run among those of the worker for as long as the block lasts."""
+        """Count the run among the worker's as long as the block lasts."""
         if (reason := self._unbegun.pop((run.id, run.attempt), None)) is not None:
             run.stop(reason)
         if self.closing:
@@ -150,7 +149,7 @@ class Runs:
             del self._runs[run.id, run.attempt]
 
     def close(self) -> None:
-        """Stop all runs, and all that still come, because the worker shuts down."""
+        """Stop all runs, and all that begin later, because the worker shuts down."""
         self.closing = True
         for run in self:
             run.stop("draining")
@@ -158,11 +157,11 @@ class Runs:
 
 @dataclass(frozen=True)
 class AttemptEnded:
-    """An attempt that is over. `became`: what became of its request. `code`: of the error that broke it, or why it was
-    stopped; empty if the back end gave all. `why`: the error for people.
+    """An attempt that is over, without its content. `became`: what became of its request. `code`: the code of the error
+    that broke it, or why it was stopped; empty if the answer is whole. `why`: the error's text.
 
-    `waited_ms` runs from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
-    from there. `starts`: attempts of the request so far. Tokens are as the back end counts them, 0 where it does not.
+    `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
+    from that start. `starts`: the request's attempts so far. The back end counts the tokens, or they are 0.
     """
 
     request_id: str

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds."""
+    """All in seconds."""
 
     company_s: float = 0.005
     """A delta after its answer's first waits at most so long for deltas of other answers to share a publish."""
     kept_s: float = 60.0
-    """What a request published is kept for so long after its end, for an agent that missed some of it."""
-    insist_every_s: float = 0.2
-    """What becomes of a request is told again to a pool that does not answer."""
+    """How long after a request's end its output is kept for an agent that missed some of it."""
+    retry_s: float = 0.2
+    """The pause before a pool or an agent that did not answer is asked again."""
     last_words_s: float = 3.0
-    """What an attempt that is cancelled gets to give its request back in."""
+    """How long a cancelled attempt may take to requeue its request."""
+    check_s: float = 5.0
+    """How often an idle back end is asked how it is."""
+    check_hosted_s: float = 30.0
+    """The same for an `https` endpoint: a public service may count what it is asked."""
+    describe_s: float = 30.0
+    """How often the lane reads again what its back end serves."""
+
+
+TIMINGS = Timings()

@@ -14,7 +14,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
 from tokenlane.worker.builtin.server import CAPACITY, needs_server
-from tokenlane.worker.lane.describe_lane import announce
+from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import default_registry
@@ -59,7 +59,7 @@ async def dry_run(to: Destination) -> StartupReport:
         findings, lane = list(back_end.findings(settings)), None
         if back_end.error is None and back_end.condition == UP:
             try:
-                lane = await announce(settings, provider)
+                lane = await describe_lane(settings, provider)
             except LlmError as error:
                 findings.insert(0, Finding(Code.BACK_END, "fail", str(error), subject=settings.name))
         seen = await take_snapshot(pool)

@@ -19,7 +19,7 @@ from tokenlane.config.host.child_processes import ended, started
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
-from tokenlane.worker.assembly import DRAIN_S
+from tokenlane.worker.run_and_drain import DRAIN_S
 
 _RESTART_AFTER_S = 1.0
 _KILL_AFTER_S = 15.0
