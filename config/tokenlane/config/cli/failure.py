@@ -1,5 +1,4 @@
-"""How a command that failed says so: a line for people on standard error, and with `--json` an object before it on
-standard output."""
+"""Reports why a command failed: a line for people on standard error, and with `--json` an object on standard output."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ _UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The error as one for whoever ran the command; None if it is a fault of ours."""
+    """Return the error as one for the person who ran the command; None if it is a bug of tokenlane."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    # typer and rich end the process where a pipe is closed.
+    # typer and rich turn a closed pipe into an exit.
     cause = error.__context__ if isinstance(error, SystemExit) else error
     if isinstance(cause, BrokenPipeError):
         return ClosedPipe()
@@ -33,19 +32,18 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
-def say(failure: UserError, *, json: bool) -> None:
-    """Say what happened; of a pipe that nobody reads, nothing."""
-    if isinstance(failure, ClosedPipe):
+def report(error: UserError, *, json: bool) -> None:
+    """Print an error, unless it is that nobody reads standard output."""
+    if isinstance(error, ClosedPipe):
         return
     if json:
-        sys.stdout.write(json_text({"error": failure.document()}) + "\n")
+        sys.stdout.write(json_text({"error": error.document()}) + "\n")
         sys.stdout.flush()
-    sys.stderr.write(f"tokenlane: {running_text(str(failure))}\n")
+    sys.stderr.write(f"tokenlane: {running_text(str(error))}\n")
 
 
 def discard_output(descriptor: int = _STDOUT) -> None:
-    """Have what is buffered, and whatever is written later, go nowhere: the interpreter would complain of it at its
-    end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    """Send buffered and later output to nowhere: at exit the interpreter would complain that it cannot be written."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, descriptor)
+    os.close(devnull)

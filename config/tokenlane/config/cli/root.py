@@ -1,16 +1,15 @@
-"""The root of the command line.
+"""The root of the command line: lists the verbs, loads the called one, and ends the process with its exit code.
 
-A verb is an entry point of the group `tokenlane.commands`, `module:function`. The function is plain and synchronous,
-its parameters annotated for typer; it may call `asyncio.run`. A verb with verbs of its own is a `typer.Typer` instead.
-It is imported when its verb is called and not before, so `tokenlane --help` imports no component: the verbs' one-line
-helps stand here. To add one, write `tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a
-line in `VERBS`.
+A verb is an entry point of the group `tokenlane.commands`, `module:function`: a plain synchronous function with
+parameters annotated for typer, or a `typer.Typer` with verbs of its own. It is imported when it is called, so
+`tokenlane --help` imports no component: the verbs' one-line helps stand here. To add a verb, write
+`tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a line in `VERBS`.
 
-Verbs that are configured take `--config` and `--llm`, which are added here: they hold for whatever the verb reads with
-`tokenlane.config.settings.load`, and for the commands it starts. They may stand in front of the verb too.
+Verbs that read llm.toml get the options `--config` and `--llm` here. They apply to whatever the verb reads with
+`tokenlane.config.settings.load`, and to the commands it starts.
 
-A command ends with a code of `tokenlane.config.exit_codes`: by returning (0), by `raise typer.Exit(code)`, by
-raising a `UserError`, whose message is all that is printed, or by Ctrl-C (130).
+A verb ends by returning (0), by `raise typer.Exit(code)`, by a `UserError`, whose message is all that is printed, or
+by Ctrl-C (130).
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ except ModuleNotFoundError:
 from tokenlane.config.cli import failure
 from tokenlane.config.cli.plain_text import PlainFormatter, json_text
 from tokenlane.config.exit_codes import ConfigError, UserError
-from tokenlane.config.settings.llm_option import EXAMPLE, OPTION, apart, needs_verb, spread, verb_first
+from tokenlane.config.settings.llm_option import repeat_option
 
 _COMPLETION = ("--install-completion", "--show-completion")
 
 
 class Verb(NamedTuple):
-    """What the root tells of a verb without importing it."""
+    """What the root knows of a verb without importing it."""
 
     help: str
-    extra: str  # of the tokenlane distribution, in which its imports are
+    extra: str  # the extra of the distribution that installs its imports
     configured: bool = True  # reads llm.toml
 
 
@@ -58,7 +57,7 @@ VERBS = {
     "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
     "probe": Verb("Look for model servers, and say what to do if there is none.", "worker"),
     "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
-    "config": Verb("Show the settings that hold and where they come from; init writes a file.", "cli"),
+    "config": Verb("Show the settings in force and their sources; init writes a file.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, make and change the keys that seal the pool.", "cli"),
     "doctor": Verb("Check a pool's server, clock, key, lanes and versions, and say what to do.", "cli"),
@@ -72,29 +71,27 @@ class Root(TyperGroup):
     """Lists verbs from their help lines, and loads one when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return name, command and remaining arguments as the base class does, the verb now loaded."""
+        """Return name, command and remaining arguments as the base class does, with the verb loaded."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _load(_installed()[name]), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; what it does not take may have been meant for --llm."""
+        """Run the verb; with `--json`, print an error of its arguments as JSON too."""
         arguments = list(ctx.args)
         try:
             return super().invoke(ctx)
         except TyperException as error:
-            for key, text in apart(arguments):
-                if text in str(error):  # the text is not quoted: a value may be a secret
-                    raise ConfigError(f"{key}=… belongs directly after {OPTION}, {EXAMPLE}") from None
-            if failure.wants_json(arguments):  # typer says it to people
+            if failure.wants_json(arguments):  # typer prints it for people
                 typer.echo(json_text({"error": ConfigError(error.format_message()).document()}))
             raise
 
 
 def main() -> None:
     """Run the command line and exit."""
-    arguments = sys.argv[1:]
+    arguments = list(repeat_option(sys.argv[1:]))
     _prepare_typer(arguments)
-    _keep_logs_plain()
+    if logging.lastResort is not None:  # the handler of verbs that set up no logging
+        logging.lastResort.setFormatter(PlainFormatter())
     app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     installed = _installed()
@@ -104,45 +101,37 @@ def main() -> None:
         if sys.stdout is None:
             raise UserError("There is no standard output to write to.")
         try:
-            arguments = verb_first(spread(arguments))
-            if needs_verb(arguments):
-                raise ConfigError("a verb is missing: `tokenlane --help` lists them.")
             with _installing_completion(arguments):
                 app(args=arguments)
         finally:
             sys.stdout.flush()
     except (Exception, SystemExit) as error:
-        told = failure.as_user_error(error)
-        if told is None:
+        user_error = failure.as_user_error(error)
+        if user_error is None:
             raise
-        _end(told, json=failure.wants_json(arguments))
+        _end(user_error, json=failure.wants_json(arguments))
 
 
-def _end(told: UserError, *, json: bool) -> NoReturn:
+def _end(error: UserError, *, json: bool) -> NoReturn:
     try:
-        failure.say(told, json=json and sys.stdout is not None)
-    except OSError as error:  # it cannot be said where the answer could not be written either
-        told = failure.as_user_error(error) or told
-        failure.say(told, json=False)
+        failure.report(error, json=json and sys.stdout is not None)
+    except OSError as unwritten:  # standard output takes no error either
+        error = failure.as_user_error(unwritten) or error
+        failure.report(error, json=False)
     if sys.stdout is not None:
         failure.discard_output()
-    raise SystemExit(told.exit_code) from None
-
-
-def _keep_logs_plain() -> None:
-    if logging.lastResort is not None:  # the handler of verbs that set up no logging
-        logging.lastResort.setFormatter(PlainFormatter())
+    raise SystemExit(error.exit_code) from None
 
 
 def _prepare_typer(arguments: Sequence[str]) -> None:
-    # NO_COLOR, which all programs on a terminal obey, and what typer reads are no settings of tokenlane.
+    # NO_COLOR, a convention of terminal programs, and typer's variable are not settings of tokenlane.
     if os.environ.get("NO_COLOR"):  # noqa: TID251 - see above
         from typer import rich_utils
 
-        rich_utils.COLOR_SYSTEM = None  # by itself it leaves bold and dim
+        rich_utils.COLOR_SYSTEM = None  # typer alone would keep bold and dim
     option, given, _ = arguments[0].partition("=") if arguments else ("", "", "")
     if option in _COMPLETION and (given or len(arguments) > 1):
-        # Its options then take the shell that is named, and not the one they find.
+        # Then typer uses the named shell, not the shell it detects.
         os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # noqa: TID251 - see above
 
 
@@ -164,10 +153,8 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(verb: EntryPoint) -> Any:
-    from tokenlane.config.cli.strict_options import (  # with rich, which `tokenlane --version` needs not
-        prepare,
-        with_subcommands,
-    )
+    # Imports rich, which `tokenlane --version` does without.
+    from tokenlane.config.cli.strict_options import prepare, with_subcommands
 
     try:
         loaded = verb.load()
@@ -193,19 +180,19 @@ def _command(name: str, function: Any) -> Any:
 
 
 def _take_config(config: Path | None) -> None:
-    if config is not None and str(config) == "-":  # others may be started, which have another standard input
+    if config is None:
+        return
+    if str(config) == "-":  # the commands that the verb starts have another standard input
         raise ConfigError("--config takes a file: only `policy apply` and `policy diff` read standard input.")
-    if config is not None:
-        from tokenlane.config.settings.environment import take_command_line
+    from tokenlane.config.settings.environment import take_command_line
 
-        take_command_line(config)
+    take_command_line(config)
 
 
 def _take_llm(llm: list[str] | None) -> None:
-    if llm:
-        from tokenlane.config.settings.environment import take_command_line
+    from tokenlane.config.settings.environment import take_command_line
 
-        take_command_line(llm=llm)
+    take_command_line(llm=llm or ())
 
 
 def _configuration(
@@ -223,7 +210,7 @@ def _configuration(
         ),
     ] = None,
 ) -> None:
-    """The options of every verb that is configured."""
+    """The options of every verb that reads llm.toml."""
 
 
 def _stub() -> None:

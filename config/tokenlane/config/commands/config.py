@@ -1,4 +1,4 @@
-"""`tokenlane config`: what holds, and where each value comes from; `config init` writes a file to begin with."""
+"""`tokenlane config` shows the settings in force and their sources; `config init` writes a first llm.toml."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import typer
 from tokenlane.config.cli import output
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH
-from tokenlane.config.settings.environment import given_secrets, unknown_variables
-from tokenlane.config.settings.load import NoPool, find_pool, given_keys, own_lane, read
+from tokenlane.config.settings.environment import PREFIX, SECRETS, secret, unknown_variables
+from tokenlane.config.settings.load import NoPool, find_pool, given_keys, lane_options, read
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.values import masked
 
 config = typer.Typer(add_completion=False, invoke_without_command=True, pretty_exceptions_enable=False)
-
-_HIDDEN = "***"
 
 
 class _Row(NamedTuple):
@@ -32,15 +30,16 @@ class _Row(NamedTuple):
 @config.callback()
 def show(
     context: typer.Context,
-    lane: Annotated[str | None, typer.Option(help="Only this lane of the file.")] = None,
+    lane: Annotated[str | None, typer.Option(help="Show only this lane of the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Show the settings that hold, each with its source; secrets are hidden."""
+    """Show the settings in force, each with its source; secrets are hidden."""
     if context.invoked_subcommand is not None:
         return
-    settings = read(own_lane(lane=lane))
-    given_keys()  # refused if they are none
-    rows = [*_redis(settings), *_lanes(settings), *_sections(settings), *_secrets()]
+    settings = read(lane_options(lane=lane))
+    given_keys()  # raises if they cannot be used
+    rows = [*_redis(settings), *_lanes(settings), *_sections(settings)]
+    rows += [_Row(PREFIX + name, "***", "environment") for name in SECRETS if secret(PREFIX + name)]
     unknown = unknown_variables(settings)
     if as_json:
         file = str(settings.file) if settings.file else None
@@ -60,7 +59,7 @@ def show(
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it; - for standard output.")] = Path("llm.toml"),
 ) -> None:
-    """Write an llm.toml in which everything is explained and nothing is set. A file that is there stays as it is."""
+    """Write an llm.toml that explains every setting and sets none. An existing file is not overwritten."""
     template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
     if path == DASH:
         typer.echo(template, nl=False)
@@ -70,14 +69,14 @@ def init(
             try:
                 file.write(template)
                 file.flush()
-            except OSError:  # no half of it stays
+            except OSError:  # leave no half-written file
                 path.unlink()
                 raise
     except FileExistsError:
-        raise ConfigError(f"{path} is there already and stays as it is: remove it first, or name another.") from None
+        raise ConfigError(f"{path} exists already: remove it first, or name another file.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
-    typer.echo(f"wrote {path}; `tokenlane config` shows what holds")
+    typer.echo(f"wrote {path}; `tokenlane config` shows the settings in force")
 
 
 def _redis(settings: Settings) -> Iterator[_Row]:
@@ -102,11 +101,6 @@ def _sections(settings: Settings) -> Iterator[_Row]:
     for path, setting in settings.leaves.items():
         if path[0] not in ("redis", "lanes") and setting.value != {}:
             yield _row(".".join(map(str, path)), setting)
-
-
-def _secrets() -> Iterator[_Row]:
-    for variable in given_secrets():
-        yield _Row(variable, _HIDDEN, "environment")
 
 
 def _row(key: str, setting: Setting) -> _Row:

@@ -1,8 +1,7 @@
-"""The layers of settings put together: what holds, and where each value comes from.
+"""The settings in force: all sources merged, each value with the source it comes from.
 
-A layer says something of some keys, each with its source. Later layers win. What one process says of its own lane is no
-part of any section: by arguments or flat `--llm` keys it wins over all of them; by the environment's short names it
-stands in place of what the file says.
+A `Layer` holds what one source sets, key by key; later layers win. What a process sets for its own lane is in no
+layer: options and flat `--llm` keys win over all layers, short names of the environment over the file alone.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
 
 DEFAULT = "default"
-_TIMEOUTS_MS = {
+_LANE_DEFAULTS: dict[str, object] = {
+    "capacity": "auto",
     "timeout_ms": 3_600_000,
     "connect_timeout_ms": 5_000,
     "first_token_timeout_ms": 300_000,
@@ -31,7 +31,7 @@ _TIMEOUTS_MS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and where it comes from: `default`, FILE:LINE, a variable's name, or an option."""
+    """A value and its source: `default`, FILE:LINE, the name of a variable, or an option."""
 
     value: object
     source: str = DEFAULT
@@ -41,66 +41,69 @@ Layer = Mapping[Path, Setting]
 
 
 class Settings:
-    """What holds in this process.
+    """The settings in force in this process.
 
     Args:
-        layers: the weakest first, that of the file before all others; each validated by itself.
-        own: what the command line says of the lane this process serves, `name` among it.
+        layers: the weakest first, the file's layer before all others; each is valid by itself.
+        options: what the command line sets for the lane that this process serves, its `name` among them.
         file: the file that was read.
-        short: what short names say of that lane: they win over the file, and over nothing else.
+        short: what short names set for that lane.
 
     Attributes:
-        leaves: every value that is set, by its path.
+        leaves: every value that a layer sets, by its path.
     """
 
     def __init__(
         self,
         layers: Iterable[Layer],
-        own: Mapping[str, Setting],
+        options: Mapping[str, Setting],
         file: File | None = None,
         short: Mapping[str, Setting] | None = None,
     ) -> None:
         self.file = file
-        self.own = own
+        self.options = options
         self._short = short or {}
         self._layers = tuple(layers)
         self.leaves = _merged(self._layers)
-        self._over_the_file = _merged(self._layers[1:])
+        self._without_file = _merged(self._layers[1:])
 
     @cached_property
     def document(self) -> Document:
-        """All layers as one file; only what is set is set."""
+        """All layers as one file; only keys that a layer sets are set."""
         return document_type().model_validate(_nested(self.leaves))
 
     def get(self, *path: str, default: object = None) -> Setting:
-        """One value with its source."""
+        """Return the setting at a path."""
         return self.leaves.get(path, Setting(default))
 
     @property
     def lanes(self) -> list[str]:
-        """The names of the lanes that sections describe."""
+        """The names of the lanes that have a section."""
         return list(self.document.lanes)
 
-    @property
-    def named(self) -> Setting | None:
-        """The name that this process gives to the lane it serves, if it does."""
-        return self._own("name")
-
     def lanes_served(self) -> list[str]:
-        """The lanes of a whole host: all that there are, unless one is named.
+        """Return the lanes that a whole host serves: all of them, unless the process describes one.
 
         Raises:
-            ConfigError: as `lane_name`; with several, also if something is said of one without its name.
+            ConfigError: as `lane_name`; with several lanes, also if the process describes one without its name.
         """
-        return [self.lane_name()] if self.own or self._short or len(self.lanes) < 2 else self.lanes
+        return [self.lane_name()] if self.options or self._short or len(self.lanes) < 2 else self.lanes
+
+    def lanes_to_choose(self) -> list[str]:
+        """Return the named lane, else all lanes that have a section, else the lane of `[defaults]`.
+
+        Raises:
+            ConfigError: as `lane_name`.
+        """
+        return [self.lane_name()] if self._of_process("name") or not self.lanes else self.lanes
 
     def lane_name(self) -> str:
-        """The lane this process serves: the one it names, the only one there is, or the one `[defaults]` makes.
+        """Return the lane that this process serves: the lane it names, the only lane, or the lane of `[defaults]`.
 
         Raises:
-            ConfigError: the name is none of those there are, or there are several and it names none.
+            ConfigError: no lane has that name, or there are several and the process names none.
         """
-        named, lanes = self.named, self.lanes
+        named, lanes = self._of_process("name"), self.lanes
         listed = f"{self.file or 'The configuration'} has the lanes {', '.join(lanes)}"
         if named is None:
             if len(lanes) > 1:
@@ -112,46 +115,45 @@ class Settings:
         return name
 
     def lane(self, name: str) -> dict[str, Setting]:
-        """All of a lane: what its process says, else its section, else its provider's section, else the default.
+        """Return all settings of a lane: each from its process, else its section, its provider's section, the defaults.
 
         Raises:
             ConfigError: there is no such provider.
         """
         provider = self._provider(name)
         sections: tuple[Path, ...] = (("lanes", name), (str(provider.value),))
-        found = {"provider": provider}
-        for key in (key for key in Lane.model_fields if key not in found):
+        settings = {"provider": provider}
+        for key in (key for key in Lane.model_fields if key != "provider"):
             paths = [(*section, key) for section in sections]
             if key == "models" and (*sections[0], "provider") not in self.leaves:
                 paths.append(("defaults", "model"))
-            fallback = Setting(_TIMEOUTS_MS.get(key, "auto" if key == "capacity" else None))
-            found[key] = self._own(key, *paths) or fallback
-        model = found["models"]
+            settings[key] = self._of_process(key, *paths) or Setting(_LANE_DEFAULTS.get(key))
+        model = settings["models"]
         if isinstance(model.value, str):
-            found["models"] = Setting([model.value], model.source)
-        if "api_key_env" not in self.own:
-            found["api_key_env"] = self.api_key_env(found["endpoint"].value, *sections)
-        return found
+            settings["models"] = Setting([model.value], model.source)
+        if "api_key_env" not in self.options:
+            settings["api_key_env"] = self.api_key_env(settings["endpoint"].value, *sections)
+        return settings
 
     def api_key_env(self, endpoint: object, *sections: Path) -> Setting:
-        """The variable with the key for this endpoint.
+        """Return the variable that holds the key for this endpoint.
 
-        A key goes with the endpoint that held where it is set: where a closer section, or a stronger layer, names
-        another, it is not sent there.
+        A key belongs to the endpoint that was in force where the key is set. Where a closer section, or a stronger
+        layer, names another endpoint, the key is not sent there.
 
         Args:
-            sections: where it may be set, the closest first.
+            sections: the sections that may set it, the closest first.
         """
         keys = (
             self.leaves[*section, "api_key_env"]
             for depth, section in enumerate(sections)
-            if (*section, "api_key_env") in self.leaves and self._endpoint_beside(*sections[depth:]) == endpoint
+            if (*section, "api_key_env") in self.leaves and self._endpoint_of_key(*sections[depth:]) == endpoint
         )
         return next(keys, Setting(None))
 
-    def _endpoint_beside(self, *sections: Path) -> object:
-        """The endpoint of the first section's key: that of its layer and the weaker ones, if they know any. Of a lane's
-        key it may be that of the provider which the lane has there, and not of the one that it has in this process."""
+    def _endpoint_of_key(self, *sections: Path) -> object:
+        """The endpoint for which the first section sets its key: that of the key's layer and the weaker layers, else
+        that of all layers. A lane's key goes by the provider that its section names, not the process's options."""
         first, *_ = sections
         layer = max(number for number, layer in enumerate(self._layers) if (*first, "api_key_env") in layer)
         for leaves in (_merged(self._layers[: layer + 1]), self.leaves):
@@ -159,26 +161,26 @@ class Settings:
                 provider = leaves.get((*first, "provider")) or leaves.get(("defaults", "provider"))
                 sections = (first, (str(provider.value),)) if provider else (first,)
             for section in sections:
-                if found := leaves.get((*section, "endpoint")):
-                    return found.value
+                if endpoint := leaves.get((*section, "endpoint")):
+                    return endpoint.value
         return None
 
     def _provider(self, lane: str | None) -> Setting:
         paths = (("lanes", lane or "", "provider"), ("defaults", "provider"))
-        provider = self._own("provider", *paths) or Setting(TOY_PROVIDER)
+        provider = self._of_process("provider", *paths) or Setting(TOY_PROVIDER)
         if wrong := not_a_provider(provider.value):
             raise ConfigError(f"{provider.source}: provider {wrong}")
         return provider
 
-    def _own(self, key: str, *paths: Path) -> Setting | None:
-        """A key of this process's lane: what the command line says of it, else the first of the paths that is set.
+    def _of_process(self, key: str, *paths: Path) -> Setting | None:
+        """A key of this process's lane: from the command line, else the first of the paths that is set.
 
-        A short name of it stands for all that the file has at these paths.
+        A short name replaces whatever the file sets at these paths.
         """
-        if key in self.own:
-            return self.own[key]
+        if key in self.options:
+            return self.options[key]
         short = self._short.get(key)
-        leaves = self.leaves if short is None else self._over_the_file
+        leaves = self.leaves if short is None else self._without_file
         return next((leaves[path] for path in paths if path in leaves), short)
 
 
@@ -193,8 +195,5 @@ def _nested(leaves: Layer) -> dict[str, Any]:
         table = content
         for name in tables:
             table = table.setdefault(name, {})
-        if setting.value == {}:
-            table.setdefault(key, {})
-        else:
-            table[key] = setting.value
+        table[key] = {**table.get(key, {})} if setting.value == {} else setting.value
     return content

@@ -1,4 +1,4 @@
-"""Makes a layer of settings from a file or from texts, each checked by itself, so that an error has one place."""
+"""Makes a layer of settings from a file or from texts, and checks it by itself, so that an error has one place."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .values import NAME_RULE, is_name
 
 
 def file_layer(file: File) -> Layer:
-    """What a file says, or standard input; a source is FILE:LINE.
+    """Read a file, or standard input; the source of each value is FILE:LINE.
 
     Raises:
-        ConfigError: it cannot be read, is no TOML, or has unknown keys or wrong values.
+        ConfigError: it cannot be read, is not TOML, or has unknown keys or wrong values.
     """
     name = "standard input" if file == DASH else str(file)
     try:
         content = standard_input() if file == DASH else read_file(file)
-        text = content.decode("utf-8-sig")  # as some editors begin a file
+        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
@@ -37,7 +37,11 @@ def file_layer(file: File) -> Layer:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_not_toml(name, text, error)) from None
+        # Before Python 3.14 only the message has the position.
+        message, _, position = str(error).rpartition(" (at ")
+        line = position.removeprefix("line ").partition(",")[0]
+        last = text.count("\n") + 1
+        raise ConfigError(f"{name}:{line if line.isdigit() else last}: not TOML: {message}.") from None
     lines = lines_of(text)
 
     def where(path: Path) -> str:
@@ -48,10 +52,13 @@ def file_layer(file: File) -> Layer:
 
 
 def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Path], str]) -> Layer:
-    """What texts say of paths, such as those of the environment.
+    """Make a layer of texts by path, such as environment variables.
+
+    Args:
+        where: the source of a path.
 
     Raises:
-        ConfigError: a path is not known, or its value wrong.
+        ConfigError: a path is unknown, or its value wrong.
     """
     content: dict[str, Any] = {}
     for path, text in texts:
@@ -59,36 +66,33 @@ def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Pa
         table: Any = content
         for name in tables:
             table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if isinstance(table, dict):
-            table[key] = text
-        else:
+        if not isinstance(table, dict):
             raise ConfigError(f"{where(path)}: {'.'.join(tables)} is set as a whole already.")
+        table[key] = text
     return _checked(content, where)
 
 
-def lane_layer(texts: Mapping[str, Setting]) -> dict[str, Setting]:
-    """What is said of one lane without its section: `name`, and the keys of a lane, `model` for `models`.
+def lane_layer(given: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Check what is set for a process's lane outside sections: `name`, and a lane's keys, `model` for `models`.
 
-    Whether there is such a provider is not looked at: who serves no lane may name one that other hosts have.
+    Any provider is allowed: a process that serves no lane may name a provider that only other hosts have.
 
     Raises:
-        ConfigError: a key is not known, or its value wrong.
+        ConfigError: a key is unknown, or its value wrong.
     """
-    texts = {"models" if key == "model" else key: setting for key, setting in texts.items()}
-    taken = {key: setting for key, setting in texts.items() if key in ("name", "provider")}
-    for key, setting in taken.items():
-        if key == "name" and not is_name(str(setting.value)):
-            raise ConfigError(f"{setting.source}: the lane's name: {NAME_RULE}.")
-        if key == "provider" and not setting.value:
-            raise ConfigError(f"{setting.source}: provider {not_a_provider(setting.value)}")
+    given = {"models" if key == "model" else key: setting for key, setting in given.items()}
+    unchecked = {key: setting for key, setting in given.items() if key in ("name", "provider")}
+    if (name := unchecked.get("name")) and not is_name(str(name.value)):
+        raise ConfigError(f"{name.source}: the lane's name: {NAME_RULE}.")
+    if (provider := unchecked.get("provider")) and not provider.value:
+        raise ConfigError(f"{provider.source}: provider {not_a_provider(provider.value)}")
+    values = {key: setting.value for key, setting in given.items() if key not in unchecked}
     try:
-        lane = Lane.model_validate(
-            {key: setting.value for key, setting in texts.items() if key not in taken}, context=TEXTS
-        )
+        lane = Lane.model_validate(values, context=TEXTS)
     except ValidationError as error:
-        raise ConfigError(explained(error, Lane, lambda path: texts[str(path[0])].source)) from None
-    checked = {key: Setting(value, texts[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
-    return checked | taken
+        raise ConfigError(explained(error, Lane, lambda path: given[str(path[0])].source)) from None
+    checked = {key: Setting(value, given[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
+    return checked | unchecked
 
 
 def _checked(content: dict[str, Any], where: Callable[[Path], str], *, strict: bool = False) -> Layer:
@@ -97,17 +101,4 @@ def _checked(content: dict[str, Any], where: Callable[[Path], str], *, strict: b
     except ValidationError as error:
         raise ConfigError(explained(error, document_type(), where)) from None
     dumped = document.model_dump(exclude_unset=True)
-    return {path: Setting(_at(dumped, path), where(path)) for path in leaves(dumped) if path}
-
-
-def _at(content: Any, path: Path) -> Any:
-    for part in path:
-        content = content[part]
-    return content
-
-
-def _not_toml(name: str, text: str, error: tomllib.TOMLDecodeError) -> str:
-    # tomllib has the position only in its message before Python 3.14.
-    message, _, place = str(error).rpartition(" (at ")
-    line = place.removeprefix("line ").partition(",")[0]
-    return f"{name}:{line if line.isdigit() else text.count(chr(10)) + 1}: not TOML: {message}."
+    return {path: Setting(value, where(path)) for path, value in leaves(dumped) if path}

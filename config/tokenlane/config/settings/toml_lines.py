@@ -1,4 +1,4 @@
-"""The lines on which the keys of a TOML text stand; tomllib does not keep them."""
+"""The line of each key in a TOML text, which tomllib does not keep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ Path = tuple[str | int, ...]
 
 
 def lines_of(text: str) -> dict[Path, int]:
-    """Return the line of every table and key, tables of an array numbered from 0.
+    """Return the line of every table and key; tables of an array are numbered from 0.
 
-    The text must be valid TOML. It is cut into statements by tomllib itself: a statement is the shortest run of lines
-    that it accepts alone.
+    The text must be valid TOML. tomllib itself cuts it into statements: the shortest runs of lines that it accepts.
     """
     lines: dict[Path, int] = {}
     arrays: Counter[Path] = Counter()
@@ -28,7 +27,7 @@ def lines_of(text: str) -> dict[Path, int]:
         except tomllib.TOMLDecodeError:
             continue
         if statement.lstrip().startswith("["):
-            table = _header(content)
+            table = _heading(content)
             for end in range(1, len(table) + 1):
                 lines.setdefault(table[:end], first)
             if statement.lstrip().startswith("[["):
@@ -36,7 +35,7 @@ def lines_of(text: str) -> dict[Path, int]:
                 table = (*table, arrays[table] - 1)
                 lines[table] = first
         else:
-            for path in leaves(content):
+            for path, _ in leaves(content):
                 for end in range(1, len(path) + 1):
                     lines.setdefault((*table, *path[:end]), first)
         statement = ""
@@ -44,20 +43,20 @@ def lines_of(text: str) -> dict[Path, int]:
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int | None:
-    """Return the line of a key; of what it is in, if it is not known itself."""
+    """Return the line of a key, or else of the innermost table around it."""
     return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
 
 
-def leaves(content: object, path: Path = ()) -> Iterator[Path]:
-    """The paths of all values that are not tables with something in them."""
+def leaves(content: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
+    """Return all values and empty tables, each with its path."""
     if isinstance(content, dict) and (content or not path):
         for key, value in content.items():
             yield from leaves(value, (*path, key))
     else:
-        yield path
+        yield path, content
 
 
-def _header(content: object) -> Path:
+def _heading(content: object) -> Path:
     path: Path = ()
     while isinstance(content, dict) and content:
         ((key, content),) = content.items()

@@ -12,7 +12,7 @@ from tokenlane.config.cli.plain_text import escaped, json_text, running_text
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import standard_input
-from tokenlane.config.settings.load import asked_for
+from tokenlane.config.settings.load import provider_and_model
 from tokenlane.producer.client import Client
 from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.answers import TokenDelta
@@ -42,7 +42,7 @@ def chat(
     messages = [Message(role="system", content=_text(system))] if system is not None else []
     messages.append(Message(role="user", content=_asked(question)))
     options: ChatOptions = {"priority": priority}
-    provider, other_model = asked_for()
+    provider, other_model = provider_and_model()
     if provider is not None:
         options["provider"] = provider
     model = model or other_model

@@ -12,7 +12,7 @@ from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import standard_input
-from tokenlane.config.settings.load import asked_for
+from tokenlane.config.settings.load import provider_and_model
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 from tokenlane.producer.embeddings import embed as embed_texts
@@ -43,7 +43,7 @@ def embed(
     pool: PoolName = None,
 ) -> None:
     """Turn texts into vectors, one a line, as JSON lists of numbers."""
-    provider, other_model = asked_for()
+    provider, other_model = provider_and_model()
     options: EmbedOptions = {
         "provider": provider,
         "model": model or other_model,

@@ -13,7 +13,7 @@ from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import OK, USAGE, ConfigError
-from tokenlane.config.settings.load import names_provider, own_lane
+from tokenlane.config.settings.load import lane_options, names_provider
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.discovery.choose import choose, reason
 from tokenlane.worker.discovery.targets import Target
@@ -67,8 +67,8 @@ async def test_what_is_at_a_named_endpoint_is_recognised() -> None:
 def test_what_is_configured_is_not_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A provider that an option, a variable or the file names is the one."""
     assert not names_provider()
-    assert not names_provider(own_lane(endpoint="http://127.0.0.1:1"))
-    assert names_provider(own_lane(provider="builtin"))
+    assert not names_provider(lane_options(endpoint="http://127.0.0.1:1"))
+    assert names_provider(lane_options(provider="builtin"))
     (tmp_path / "llm.toml").write_text('[ollama]\nendpoint = "http://127.0.0.1:1"\n')
     assert not names_provider()
     (tmp_path / "llm.toml").write_text('[defaults]\nprovider = "builtin"\n')

@@ -17,8 +17,7 @@ from tokenlane.config.cli import root as cli
 from tokenlane.config.cli.strict_options import prepare
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.up_registry import data_dir
-from tokenlane.config.settings.client_pool import _named_by_environment
-from tokenlane.config.settings.environment import ShortNames, _section_keys, forget_empty_keys
+from tokenlane.config.settings.environment import SECRETS, SHORT_NAMES, long_names
 from tokenlane.config.settings.load import read
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import LlmError
@@ -79,23 +78,11 @@ def test_an_empty_list_is_refused(text: str) -> None:
         read()
 
 
-@pytest.mark.parametrize("name", [*(name.upper() for name in ShortNames.model_fields), *_section_keys(), "LANES__G__X"])
+@pytest.mark.parametrize("name", [*SHORT_NAMES, *SECRETS, *long_names(), "LANES__G__X"])
 def test_an_empty_variable_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variable that is read: what would be found in its place may be another pool, or another model."""
     monkeypatch.setenv(f"TOKENLANE_{name}", "")
     with pytest.raises(ConfigError, match=f"TOKENLANE_{name}"):
-        read()
-
-
-def test_what_an_older_up_hands_its_worker_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sets both variables of a key, one of them empty; another empty one is still refused."""
-    monkeypatch.setenv("TOKENLANE_POOL_KEY", "")
-    monkeypatch.setenv("TOKENLANE_REDIS__KEY_FILE", "pool.key")
-    forget_empty_keys()
-    assert read().get("redis", "key_file").value == "pool.key"
-    monkeypatch.setenv("TOKENLANE_MODEL", "")
-    forget_empty_keys()
-    with pytest.raises(ConfigError, match="TOKENLANE_MODEL"):
         read()
 
 
@@ -104,15 +91,6 @@ def test_an_empty_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENLANE_HOME", "")
     with pytest.raises(ConfigError, match="TOKENLANE_HOME"):
         data_dir()
-
-
-@pytest.mark.parametrize("name", ["REDIS_URL", "POOL", "POOL_KEY"])
-def test_an_empty_variable_is_refused_without_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent in the base install reads three of them by itself."""
-    monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://h")
-    monkeypatch.setenv(f"TOKENLANE_{name}", "")
-    with pytest.raises(ConfigError, match=f"TOKENLANE_{name}"):
-        _named_by_environment()
 
 
 @pytest.mark.parametrize("given", [{"pool": ""}, {"agent": ""}, {"key": ""}, {"key": [""]}, {"url": ""}])

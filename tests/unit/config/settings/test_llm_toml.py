@@ -12,14 +12,14 @@ from tokenlane.config.host.pool_key_files import PoolKey, write_key_file
 from tokenlane.config.settings import schema
 from tokenlane.config.settings.environment import take_command_line
 from tokenlane.config.settings.load import (
-    asked_for,
     configured_back_ends,
     configured_redis,
     find_pool,
+    lane_options,
     lane_settings,
-    own_lane,
     pool_name,
     pool_settings,
+    provider_and_model,
     read,
 )
 from tokenlane.config.settings.merged import Setting
@@ -491,7 +491,7 @@ def test_a_lane_of_no_provider_is_told(monkeypatch: pytest.MonkeyPatch, variable
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=rf"^{source}: provider\b.*\bbuiltin, .*'ollama'"):
         lane_settings()
-    assert asked_for()[0] == ("olama" if source == "--llm" else None)
+    assert provider_and_model()[0] == ("olama" if source == "--llm" else None)
 
 
 def test_an_option_of_no_provider_is_told() -> None:
@@ -525,7 +525,7 @@ def test_every_value_has_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(SEED)
     monkeypatch.setenv("TOKENLANE_OLLAMA__CONNECT_TIMEOUT_MS", "5")
     take_command_line(llm=["model=m"])
-    settings = read(own_lane(capacity=3))
+    settings = read(lane_options(capacity=3))
     lane = {key: (setting.value, setting.source) for key, setting in settings.lane(settings.lane_name()).items()}
     assert lane["provider"] == ("ollama", f"{file}:2")
     assert lane["timeout_ms"] == (80_000, f"{file}:6")

@@ -20,8 +20,8 @@ from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.load import (
     configured_back_ends,
     configured_redis,
+    lane_options,
     names_provider,
-    own_lane,
     pool_name,
     pool_settings,
     read,
@@ -75,7 +75,7 @@ def up(
     models = tuple(model or ())
     own = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(own(provider=provider, endpoint=endpoint), own)
-    if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=models)):
+    if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=models)):
         seen = choose(plan.lanes[0], search_targets(configured_back_ends()))
         plan = replace(plan, chooses=plan.lanes[0].endpoint is None) if seen is None else plan.served_by(seen)
     settings = read()
@@ -166,7 +166,7 @@ async def _serve(plan: _Plan, where: RedisSettings, pool: str, report: Report) -
         if plan.seen is not None:
             report("model", f"model   {reason(plan.seen)}", model=reason(plan.seen), endpoint=plan.seen.endpoint)
         lanes = [await _with_model(one, stack, report) for one in plan.lanes]
-        unready, llm = {one.name for one in lanes}, short_names().llm
+        unready, llm = {one.name for one in lanes}, short_names().get("LLM", "")
         workers = [KeptWorker(one, where, pool, report, unready, llm) for one in lanes]
         return await _serve_all(workers, partial(_better, plan.lanes[0], plan.avoids) if plan.chooses else None)
 

@@ -18,14 +18,14 @@ from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.host.stop_signals import broken_off, told_to_stop
-from tokenlane.config.settings.environment import debugging, forget_empty_keys
+from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import (
     cache_settings,
     configured_back_ends,
     find_pool,
+    lane_options,
     lane_settings,
     names_provider,
-    own_lane,
     pool_name,
     read,
 )
@@ -69,11 +69,9 @@ def worker(
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
-    if supervised:
-        forget_empty_keys()
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen = own(provider=provider, endpoint=endpoint), None
-    if not names_provider(own_lane(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
+    if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
         seen = choose(settings, search_targets(configured_back_ends()))
     if seen is not None:
         settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
@@ -82,7 +80,7 @@ def worker(
     if settings.capacity is None:
         source = f"auto for {settings.provider}"
     else:
-        source = f"from {read(own_lane(capacity=capacity)).lane(settings.name)['capacity'].source}"
+        source = f"from {read(lane_options(capacity=capacity)).lane(settings.name)['capacity'].source}"
     transcripts = debugging("llm")
     _log(logging.INFO if transcripts else logging.WARNING)
     where = find_pool(redis)
