@@ -34,3 +34,11 @@ class GeneratedPart(NamedTuple):
     def _marked(self) -> re.Pattern[str]:
         mark = re.escape(f"<!-- {self.name}: made by the tests -->\n")
         return re.compile(f"({mark})(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table_on(page: Path, name: str) -> list[list[str]]:
+    """The cells, without the head, of the table between `<!-- NAME: read by the tests -->` and `<!-- end -->`."""
+    marked = re.compile(f"<!-- {name}: read by the tests -->\n(.*?)<!-- end -->", re.DOTALL)
+    match = marked.search(page.read_text(encoding="utf-8"))
+    assert match is not None, f"{page.name} has no table {name}"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in match[1].splitlines()[2:]]

@@ -30,9 +30,9 @@ def test_every_error_is_there() -> None:
 
 
 def test_every_name_is_told() -> None:
-    """The agents' documentation has all names of the door, and its example of a test runs."""
-    text = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
-    assert [name for name in producer.__all__ if f"`{name}`" not in text] == []
+    """The agents' documentation has all names of the door, errors on their page, and its example of a test runs."""
+    text, errors_page = ((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("agents", "errors"))
+    assert [name for name in producer.__all__ if f"`{name}`" not in text + errors_page] == []
     (example,) = re.findall(r"^```python\n(from tokenlane.producer.testing .*?)^```$", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Callable[[], Coroutine[None, None, None]]] = {}
     exec(example, names)

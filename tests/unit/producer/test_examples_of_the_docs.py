@@ -17,7 +17,7 @@ from tokenlane.producer import TokenDelta, ToolCallDelta
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import ChatRequest
 
-TEXT = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "conversations.md").read_text(encoding="utf-8")
 
 
 def examples(heading: str) -> list[str]:
@@ -44,7 +44,7 @@ async def test_the_conversation_goes_on() -> None:
 async def test_a_begun_answer_is_continued() -> None:
     """The option is the request's."""
     async with MockPool(lambda request: " 2, 3 and 5.") as pool, pool.client() as client:
-        await run(examples("Conversations")[1], client=client, question={"role": "user", "content": "Primes?"})
+        await run(examples("Continue an answer")[0], client=client, question={"role": "user", "content": "Primes?"})
         assert pool.requests[0].continue_final
 
 
@@ -53,7 +53,7 @@ async def test_a_picture_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(b"cat")
     async with MockPool(lambda request: "a cat") as pool, pool.client() as client:
-        await run(examples("Conversations")[2], client=client, base64=base64, Path=Path)
+        await run(examples("Pictures")[0], client=client, base64=base64, Path=Path)
         content = pool.requests[0].messages[0].content
         assert isinstance(content, list)
         assert content[1]["image_url"] == {"url": "data:image/png;base64,Y2F0"}
