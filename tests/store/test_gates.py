@@ -15,7 +15,7 @@ from tests.integration.life import PREFIX, raw
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
-from tokenlane.routing.decide.lanes.gates import first_wait
+from tokenlane.routing.decide.lanes.gates import why_not
 from tokenlane.routing.decide.order import Head
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
@@ -96,10 +96,10 @@ async def test_a_plan_and_the_store_answer_alike(pool: Pool) -> None:
         head = await arrange(pool, case)
         survey = await pool.survey()
         (lane,) = survey.lanes
-        wait = first_wait(head, lane, survey.now_ms)
+        reason = why_not(head, lane)
         reply = await pool.scripts.run("dispatch", head.id, head.queue.name, head.agent, LANE, "m", "token")
         outcome = as_text(as_list(reply)[0])
-        assert outcome == (wait.why if wait else "dispatched"), case
+        assert outcome == (reason or "dispatched"), case
         reasons[outcome] += 1
     assert reasons.keys() == {"dispatched", "closed", "kept", "full", "occupied"}, reasons
 
@@ -109,5 +109,4 @@ async def test_a_kind_that_a_lane_does_not_serve_is_closed_to_it(pool: Pool) -> 
     for kind in KINDS:
         head = await arrange(pool, Case(kind, True, 1, 0, 0, 0, suspect=False, kept=""))
         (lane,) = (await pool.survey()).lanes
-        wait = first_wait(head, lane, 0)
-        assert (wait.why if wait else "") == ("closed" if kind == "command" else "")
+        assert why_not(head, lane) == ("closed" if kind == "command" else None)

@@ -149,7 +149,7 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
         await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
         assert await ear.heard() == []
     (lane,) = (await pool.survey()).lanes
-    assert (lane.name, lane.models, lane.limit_of("chat"), lane.state.takes_work, lane.credit_for("chat")) == (
+    assert (lane.name, lane.models, lane.offer.limit_of("chat"), lane.state.takes_work, lane.credit_for("chat")) == (
         "lane1",
         ("m1", "m2"),
         2,
@@ -178,7 +178,7 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
         assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
         assert [channel for channel, _ in await ear.heard()] == (["doorbell"] if then == "waiting" else [])
     assert await audit(pool.redis) == {asked.id: then}
-    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat")
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
 async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool) -> None:
@@ -349,7 +349,11 @@ async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None
     for worker, lane in (("worker2", unseen), ("worker2", named)):
         await pool.beats.renew(worker, lane, [], takes_new_work=True, condition=down)
         (seen,) = (await pool.survey()).lanes
-        assert (seen.state, seen.models, seen.limit_of("chat")) == ("up", LANE.models, LANE.limit_of("chat"))
+        assert (seen.state, seen.models, seen.offer.limit_of("chat")) == (
+            "up",
+            LANE.models,
+            LANE.offer.limit_of("chat"),
+        )
     await pool.beats.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
     (seen,) = (await pool.survey()).lanes
     assert (seen.state, seen.why, seen.models, seen.credit_for("chat")) == ("down", "it is off", LANE.models, 0)
@@ -357,7 +361,7 @@ async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None
     assert (absent.name, absent.state) == (LANE.lane, "down")
     await pool.beats.renew(WORKER, named, [], takes_new_work=True)
     (seen,) = (await pool.survey()).lanes
-    assert (seen.state, seen.models, seen.limit_of("chat"), (await pool.beats.check(CLIENT)).absent) == (
+    assert (seen.state, seen.models, seen.offer.limit_of("chat"), (await pool.beats.check(CLIENT)).absent) == (
         "up",
         ("m9",),
         1,

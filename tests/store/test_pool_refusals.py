@@ -153,7 +153,7 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
     """A lane that takes no work, or has no credit, gets none; nor is a request given away past its deadline."""
     request_id = await life.submit(pool)
     if why == "no credit":
-        for _ in range(LANE.limit_of("chat")):
+        for _ in range(LANE.offer.limit_of("chat")):
             await life.dispatched(pool)
     elif why != "no such lane":
         await life.beat(pool)

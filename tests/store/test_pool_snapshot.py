@@ -237,7 +237,7 @@ async def test_leftovers_do_not_count(pool: Pool) -> None:
     asked = await life.running(pool)
     await raw(pool).zadd(f"{PREFIX}lane:lane1", {f"{{main}}{asked.id}:1": 1, "{main}" + "0" * 32 + ":7": 2, "odd": 3})
     await raw(pool).zadd(f"{PREFIX}lanes", {"ghost": 1})
-    assert (await lane(pool)).chats == Slots(LANE.limit_of("chat"), running=1, queued=0)
+    assert (await lane(pool)).chats == Slots(LANE.offer.limit_of("chat"), running=1, queued=0)
 
 
 async def test_queues_are_told_apart(pool: Pool) -> None:

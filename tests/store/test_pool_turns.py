@@ -81,7 +81,7 @@ async def test_no_more_heads_than_there_is_room(pool: Pool) -> None:
     await ask(pool, "a", 30)
     assert len((await pool.survey()).heads) == 1
     await life.beat(pool, WORKER, LANE)
-    assert len((await pool.survey()).heads) == LANE.limit_of("chat")
+    assert len((await pool.survey()).heads) == LANE.offer.limit_of("chat")
 
 
 async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:

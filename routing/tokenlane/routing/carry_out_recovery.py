@@ -12,7 +12,7 @@ from typing import assert_never
 
 from .contract.errors import LlmError
 from .decide.policy import Policy, PolicyUnreadable
-from .decide.recovery import Continue, End, TryAgain, decide
+from .decide.recovery import End, TryAgain, decide
 from .store.pool import Pool
 from .store.replies.lapsed import LapsedAttempt
 from .support.tasks import together
@@ -59,8 +59,5 @@ async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
         case TryAgain(needs, due_ms, _, alone):
             queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
             await pool.requests.requeue(lapsed.id, lapsed.attempt, "", due_ms, queue=queue, alone=alone)
-        case Continue(needs):
-            queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
-            await pool.requests.requeue(lapsed.id, lapsed.attempt, "", queue=queue)
         case _:
             assert_never(decision)

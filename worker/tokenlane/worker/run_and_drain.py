@@ -102,7 +102,8 @@ async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> 
 async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker]:
     """Start a worker for each kind of work that the lane serves."""
     errors = lane.pool.internal_errors
-    workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if lane.availability.announcement.limit_of(kind)]
+    offer = lane.availability.announcement.offer
+    workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if offer.limit_of(kind)]
     for worker in workers:
         await worker.listen()
         main = keep_going("worker's loop", worker.main, errors)

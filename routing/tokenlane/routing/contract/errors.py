@@ -96,29 +96,12 @@ class LlmError(Exception):
 
     def report(self) -> ErrorReport:
         """The error as it crosses the wire."""
-        return ErrorReport(
-            code=self.code,
-            message=self.message,
-            retryable=self.retryable,
-            retry_after_s=self.retry_after_s,
-            provider=self.provider,
-            lane=self.lane,
-            model=self.model,
-            detail=self.detail,
-        )
+        return ErrorReport.model_validate(self, from_attributes=True)
 
     @staticmethod
     def from_report(report: ErrorReport) -> LlmError:
         """The error a report describes; an unknown code becomes a plain `LlmError`."""
-        return _CLASSES.get(report.code, LlmError)(
-            report.message,
-            retryable=report.retryable,
-            retry_after_s=report.retry_after_s,
-            provider=report.provider,
-            lane=report.lane,
-            model=report.model,
-            detail=report.detail,
-        )
+        return _CLASSES.get(report.code, LlmError)(**report.model_dump(exclude={"code"}))
 
 
 class BadRequest(LlmError):

@@ -26,7 +26,6 @@ class KindOfWork:
             do, or the one that the request names.
         falls_back: the fallback lane serves it where no other lane can.
         is_long: it may take hours. It reports progress, and a request that must run alone does not wait for its end.
-        queue_suffix: of a lane's queue and doorbell for it; None: `:` and the kind's name.
         to_pull: a model that a lane can pull to serve it, as advice to people; "" where there is none to recommend.
     """
 
@@ -37,13 +36,11 @@ class KindOfWork:
     follows_routes: bool = True
     falls_back: bool = False
     is_long: bool = False
-    queue_suffix: str | None = None
     to_pull: str = ""
 
 
 KINDS: dict[Kind, KindOfWork] = {
-    # The queue of chats has no suffix: workers of an earlier version look there.
-    "chat": KindOfWork(ChatRequest, None, "chat", slots=None, queue_suffix=""),
+    "chat": KindOfWork(ChatRequest, None, "chat", slots=None),
     "embed": KindOfWork(EmbedRequest, Vectors, "embeddings", slots=32, falls_back=True, to_pull="nomic-embed-text"),
     "command": KindOfWork(ModelCommand, ModelReport, "command", slots=1, follows_routes=False, is_long=True),
 }
@@ -67,9 +64,9 @@ def known_kind(name: Kind) -> Kind:
 
 
 def queue_suffix(name: Kind) -> str:
-    """What follows a lane's name in the names of its queue and its doorbell for this kind."""
-    suffix = KINDS[name].queue_suffix if name in KINDS else None
-    return f":{name}" if suffix is None else suffix
+    """The end of the names of a lane's queue and doorbell for this kind. Chats have none: workers of an earlier version
+    look there."""
+    return "" if name == "chat" else f":{name}"
 
 
 def read_result(document: object) -> object:

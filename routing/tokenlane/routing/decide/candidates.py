@@ -31,7 +31,7 @@ def candidates(
     there.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
         takers = there if needs.lane else of_back_ends(there)
-        return _avoided_last(((lane, needs.model or "") for lane in takers if lane.offer.limits.get(kind, 0)), needs)
+        return _avoided_last(((lane, needs.model or "") for lane in takers if lane.offer.limit_of(kind)), needs)
     found: dict[str, tuple[LaneView, str]] = {}
     for candidate in _route(policy, role):
         for lane in there:

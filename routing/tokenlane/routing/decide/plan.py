@@ -15,7 +15,7 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind, Priority
 
 from .candidates import candidates, pullers
-from .lanes.gates import first_wait
+from .lanes.gates import why_not
 from .lanes.offer import LaneView
 from .no_candidate import nobody, not_pulled
 from .order import Head, order
@@ -101,7 +101,7 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     wishes: dict[Wish, None] = {}
     for priority in _PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
-        while left and (asked := _asked(left, options, credit, refused, survey.now_ms)):
+        while left and (asked := _asked(left, options, credit, refused)):
             for slots, those in asked.items():
                 taken = list(islice(order(those, weights, slots[0]), credit[slots]))
                 placements += [_placement(head, slots[0], options) for head in taken]
@@ -125,7 +125,6 @@ def _asked(
     options: Mapping[str, _Options],
     credit: dict[_Slots, int],
     refused: Mapping[str, frozenset[str]],
-    now_ms: int,
 ) -> dict[_Slots, list[Head]]:
     """The heads by what each asks for; without those that wait for all of their lanes."""
     asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
@@ -135,23 +134,23 @@ def _asked(
         key = name, refusers, head.id if head.suspect else ""
         if key not in best:
             options_left = [lane for lane, _ in options[name] if lane.name not in refusers]
-            best[key] = _best(head, options_left, credit, now_ms)
+            best[key] = _best(head, options_left, credit)
         if (slots := best[key]) is not None:
             asked[slots].append(head)
     return asked
 
 
-def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int], now_ms: int) -> _Slots | None:
+def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int]) -> _Slots | None:
     """The first lane that all gates let it start on; for a suspect else one that `dispatch` then keeps free for it."""
     to_empty = None
     for lane in lanes:
         slots = lane.name, head.queue.kind
         if credit.setdefault(slots, lane.credit_for(head.queue.kind)) <= 0:
             continue
-        wait = first_wait(head, lane, now_ms)
-        if wait is None:
+        reason = why_not(head, lane)
+        if reason is None:
             return slots
-        if wait.why == "occupied":
+        if reason == "occupied":
             to_empty = to_empty or slots
     return to_empty
 

@@ -52,9 +52,7 @@ class LaneStopped:
 
 @dataclass(frozen=True)
 class PoolForgot:
-    """The server has lost the request. `kept`: who asks has a copy of it and can submit it again."""
-
-    kept: bool
+    """The server has lost the request."""
 
 
 Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | PoolForgot
@@ -94,14 +92,7 @@ class TryAgain:
     alone: bool = False
 
 
-@dataclass(frozen=True)
-class Continue:
-    """Have a lane that meets these needs continue the answer from where its agent has got to."""
-
-    needs: Needs
-
-
-Decision: TypeAlias = End | TryAgain | Continue
+Decision: TypeAlias = End | TryAgain
 
 
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
@@ -121,8 +112,8 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
             return TryAgain(history.needs)
         case LaneStopped():
             return TryAgain(_elsewhere(history))
-        case PoolForgot(kept):
-            return TryAgain(history.needs) if kept else End(RequestLost())
+        case PoolForgot():
+            return End(RequestLost())
         case _:
             assert_never(cause)
 
@@ -180,10 +171,7 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
         case WorkerDraining():
             return Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane)
         case WorkerLost() | LaneStopped():
-            return Interrupted(
-                "the worker that ran it went away after a part of the answer was delivered, and no other can continue "
-                "it: send it again"
-            )
+            return answer_lost("worker")
         case PoolForgot():
             return RequestLost()
         case _:
@@ -205,10 +193,17 @@ def seen_with_a_part(error: LlmError) -> LlmError:
 _LOST = {
     "begun anew": "the answer was begun anew, for another client that is attached to it: ask again",
     "part": "a part of the answer was lost and its worker does not have it: ask again",
+    "worker": "the worker that ran it went away after a part of the answer was delivered: send it again",
     "end": "the end of the answer was lost and no worker has it any more: ask again",
 }
 
 
-def answer_lost(what: Literal["begun anew", "part", "end"]) -> Interrupted:
+def answer_lost(what: Literal["begun anew", "part", "worker", "end"]) -> Interrupted:
     """The error of an agent that cannot get the answer whole any more, though no attempt broke."""
     return Interrupted(_LOST[what])
+
+
+def may_submit_again(has_copy: bool, delivered: int) -> bool:
+    """Whether an agent submits a request that the server has lost again, under its id. It is the last copy; but of an
+    answer that has begun, a second attempt would say something else."""
+    return has_copy and delivered == 0

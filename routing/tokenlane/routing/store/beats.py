@@ -124,7 +124,7 @@ class Beats:
             "renew",
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
-            *(lane.limit_of("chat"), lane.offer.model_dump_json()),
+            *(lane.offer.limit_of("chat"), lane.offer.model_dump_json()),
             *(*told, report.model_dump_json(), condition.why, *held),
             urgency=Urgency.BEAT,
         )

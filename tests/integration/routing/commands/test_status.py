@@ -70,7 +70,7 @@ async def test_a_pool_at_work(at_work: Pool) -> None:
     assert (code, error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.limit_of("chat"))]
+    assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.offer.limit_of("chat"))]
     assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
     assert life.FACTS.host in rows[WORKER]
     assert re.search(r"^planner +high +1 ", out, re.MULTILINE)

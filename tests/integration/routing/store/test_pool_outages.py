@@ -85,7 +85,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     await raw(pool).flushall()
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
     assert await audit(pool.redis) == {asked.id: "running"}
-    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat") - 1
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat") - 1
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
     assert await pool.requests.start(asked.id, asked.attempt, "worker2") is None
     assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
@@ -95,7 +95,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
         assert await life.finish(pool, asked)
         assert await ear.told(asked.id) == ["completed"]
     assert await audit(pool.redis) == {asked.id: "completed"}
-    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.limit_of("chat")
+    assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
 async def test_what_was_wiped_cannot_run_again(pool: Pool) -> None:

@@ -79,7 +79,7 @@ async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: 
 
     async def limit_becomes(limit: int) -> None:
         async with asyncio.timeout(10):
-            while (await pool.survey()).lanes[0].limit_of("chat") != limit:
+            while (await pool.survey()).lanes[0].offer.limit_of("chat") != limit:
                 await asyncio.sleep(0.005)
 
     async with serving(redis_url, provider, bell=False) as (lane, worker):
@@ -103,7 +103,7 @@ async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: 
                 await asyncio.sleep(0.005)
         assert await raw(pool).hget(f"{life.PREFIX}request:{third.id}", "starts") == b"0"
         (seen,) = (await pool.survey()).lanes
-        assert (seen.state, seen.limit_of("chat"), provider.running) == ("up", 1, 2)
+        assert (seen.state, seen.offer.limit_of("chat"), provider.running) == ("up", 1, 2)
 
         provider.go.set()
         await first.completed()

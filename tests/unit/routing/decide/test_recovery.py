@@ -29,6 +29,7 @@ from tokenlane.routing.decide.recovery import (
     WorkerLost,
     answer_lost,
     decide,
+    may_submit_again,
     seen_with_a_part,
 )
 
@@ -92,10 +93,9 @@ LATER = ("later", ELSEWHERE, True, False)
         (WorkerDraining(), {"starts": 8, "crashes": 2}, AT_ONCE),
         (WorkerDraining(), {"delivered": 1}, ended_with(Interrupted)),
         (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
-        # The agent is the last copy.
-        (PoolForgot(kept=True), {}, AT_ONCE),
-        (PoolForgot(kept=False), {}, ended_with(RequestLost)),
-        (PoolForgot(kept=True), {"delivered": 1}, ended_with(RequestLost)),
+        # A worker has no copy to submit again.
+        (PoolForgot(), {}, ended_with(RequestLost)),
+        (PoolForgot(), {"delivered": 1}, ended_with(RequestLost)),
     ],
 )
 def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, float], expected: object) -> None:
@@ -164,6 +164,13 @@ def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
 def test_an_agent_with_a_part_sees_its_own_faults_as_they_are(error: LlmError) -> None:
     """What is the request's own fault, or an interruption already, stays what it is."""
     assert seen_with_a_part(error) is error
+
+
+def test_the_agent_is_the_last_copy() -> None:
+    """It submits a lost request again if it has a copy, and no part of an answer."""
+    assert may_submit_again(has_copy=True, delivered=0)
+    assert not may_submit_again(has_copy=True, delivered=1)
+    assert not may_submit_again(has_copy=False, delivered=0)
 
 
 def test_lanes_are_avoided_by_when_they_failed() -> None:

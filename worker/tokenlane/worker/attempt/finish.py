@@ -17,7 +17,6 @@ from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,
-    Continue,
     End,
     PoolForgot,
     TryAgain,
@@ -103,8 +102,6 @@ async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Became:
                 why = cause.error.message.partition(":")[0]
                 await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
             return await _requeue(lane, run, again, rest)
-        case Continue(needs):
-            return await _requeue(lane, run, TryAgain(needs), rest)
         case _:
             assert_never(decision)
 
@@ -130,7 +127,7 @@ async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Rest) -> Became:
         ),
     )
     if state == "lost":
-        return await _recover(lane, run, PoolForgot(kept=False), rest)
+        return await _recover(lane, run, PoolForgot(), rest)
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":

@@ -41,7 +41,7 @@ class Availability:
 
     def limit_of(self, kind: Kind) -> int:
         """How many requests of that kind may run at once now; 0 while the lane takes no work."""
-        return self.announcement.limit_of(kind) if self.state is LaneState.UP else 0
+        return self.announcement.offer.limit_of(kind) if self.state is LaneState.UP else 0
 
     async def up(self) -> None:
         """Wait until the back end can work."""

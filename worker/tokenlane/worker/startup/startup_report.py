@@ -85,7 +85,7 @@ class StartupReport:
     @property
     def chats(self) -> int | None:
         """How many the lane takes at once."""
-        return self.lane.limit_of("chat") if self.lane else None
+        return self.lane.offer.limit_of("chat") if self.lane else None
 
     def document(self) -> dict[str, Any]:
         """The arrival for programs."""

@@ -27,7 +27,7 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
-from tokenlane.routing.decide.recovery import End, History, PoolForgot, WorkerLost, answer_lost, decide
+from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
 from tokenlane.routing.store.request_life import Attachment, Ending, Standing
 
 from .pool_view import PoolView
@@ -302,33 +302,29 @@ class RedisRequest(OpenRequest):
         self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.gap_replay_again_s)
         if not self._has_been_for(pool.all_heard_s):
             return []  # with its next beat, a worker that runs the request makes it known again
-        decision = decide(
-            PoolForgot(kept=self._copy is not None), History(delivered=self._buffer.position), pool.policy
-        )
-        if isinstance(decision, End):
-            self.give_up(decision.error)
-            return []
-        return ["send again"]
+        if may_submit_again(self._copy is not None, self._buffer.position):
+            return ["send again"]
+        self.give_up(RequestLost())
+        return []
 
     def _queued(self, standing: Standing, pool: PoolView) -> list[Step]:
         if self._buffer.position > 0 and self._buffer.attempt > 0:
-            return self._broken_off(standing, pool)
+            return self._broken_off(standing)
         self._enter(RequestState.QUEUED)
         self._waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane())
         return []
 
-    def _broken_off(self, standing: Standing, pool: PoolView) -> list[Step]:
+    def _broken_off(self, standing: Standing) -> list[Step]:
         self._enter(RequestState.BROKEN_OFF)
         self._waiting = None
         if not self._has_been_for(self._timings.taken_up_s):
             return []
-        decision = decide(WorkerLost(), History(delivered=self._buffer.position), pool.policy)
-        if isinstance(decision, End) and self.owned:
-            return [Interrupt(standing.attempt, self._buffer.position, decision.error)]
-        if isinstance(decision, End):
-            self.give_up(decision.error)
+        error = answer_lost("worker")
+        if self.owned:
+            return [Interrupt(standing.attempt, self._buffer.position, error)]
+        self.give_up(error)
         return []
 
     def _running(self, standing: Standing) -> None:

@@ -13,7 +13,6 @@ from tokenlane.routing.contract.wire import Kind
 
 from .state import LaneFacts, LaneState, has_left, lane_state
 
-_SAYS_NOTHING = ("chat",)
 _models = TypeAdapter(tuple[str, ...])
 
 
@@ -38,7 +37,11 @@ class Offer(BaseModel):
 
     def can(self, model: str, ability: str) -> bool:
         """Whether a model of the lane can do that."""
-        return ability in self.abilities.get(model, _SAYS_NOTHING)
+        return ability in self.abilities.get(model, ("chat",))
+
+    def limit_of(self, kind: Kind) -> int:
+        """How many requests of that kind the lane serves at once; 0 if it serves none."""
+        return self.limits.get(kind, 0)
 
 
 @lru_cache(maxsize=256)
@@ -68,10 +71,6 @@ class Announcement:
     endpoint: str
     models: tuple[str, ...]
     offer: Offer = field(default_factory=Offer)
-
-    def limit_of(self, kind: Kind) -> int:
-        """Requests of that kind the lane serves at once; 0 if it serves none."""
-        return self.offer.limits.get(kind, 0)
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,9 @@ class LaneView:
         """Whether it was stopped in order, and not just to be restarted."""
         return has_left(self.state, self.beat_ms)
 
-    def limit_of(self, kind: Kind) -> int:
-        """Requests of that kind it serves at once; 0 if it serves none."""
-        return self.offer.limits.get(kind, 0)
-
     def credit_for(self, kind: Kind) -> int:
         """How many more requests of that kind it takes now."""
-        return max(0, self.limit_of(kind) - self.queued.get(kind, 0)) if self.state.takes_work else 0
+        return max(0, self.offer.limit_of(kind) - self.queued.get(kind, 0)) if self.state.takes_work else 0
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:
         """Those of its models that can do that kind of work."""

@@ -36,7 +36,7 @@ def _lapsed(reply: list[Reply]) -> LapsedAttempt:
         id=as_text(request_id),
         attempt=as_int(attempt),
         queue=queue,
-        cause=cause if as_int(known) else PoolForgot(kept=False),
+        cause=cause if as_int(known) else PoolForgot(),
         history=History(
             needs=Needs() if queue is None else queue.needs,
             lane=as_text(lane),
