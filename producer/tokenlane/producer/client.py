@@ -1,4 +1,4 @@
-"""The client: an agent's link to a pool."""
+"""The client: what agents ask a pool through."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import reprlib
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
@@ -22,39 +23,36 @@ from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .compose import Messages, compose, refuse_unknown
 from .embeddings import Embeddings, EmbedOptions, embed
-from .link.link import Composed, Link, OpenLink
-from .link.open_request import OpenRequest
+from .link.link import Link, OpenLink
 from .link.redis.connect import redis_link
 from .models import Models
-from .response_format import Form, asked_for
+from .response_format import Form, in_openai_shape
 from .stream import ChatStream
 
 Keys: TypeAlias = str | Sequence[str] | KeyRing | None
-"""Keys of a pool, the newest first; None gives none."""
+"""Pool keys, the newest first; None: no key."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
 class Client:
-    """An async context manager. All its streams share one pub/sub connection.
+    """An async context manager. Its streams share one pub/sub connection; leaving the block cancels those that run.
 
     Args:
-        url: the pool's Redis, `redis://`, `rediss://` or `unix://`. Without one the pool is found as the command line
-            finds it: TOKENLANE_REDIS_URL, llm.toml, this user's running `tokenlane up`; the last two with the extra
-            [cli] alone. With one nothing is read from the environment.
-        pool: the pool's name. Default: `main`, or that of the pool found.
-        agent: who asks, where a call does not say who; agents of one role take turns. Default: host and process id.
-        key: the pool's key, as `tokenlane key show --reveal` prints it; several, the newest first, while keys change.
-            Default: the one beside the server's unix socket, if the URL names one.
-        link: opens a link to use in place of one to `url`, `pool` and `key`.
-
-    Leaving the block cancels what still runs.
+        url: the pool's Redis, `redis://`, `rediss://` or `unix://`; nothing is then read from the environment. Without
+            a URL the client looks for the pool as the command line does: in TOKENLANE_REDIS_URL, llm.toml, and this
+            user's running `tokenlane up`; in the last two only with the extra [cli].
+        pool: the pool's name. Default: `main`, or the name from the place that had the URL.
+        agent: the agent's name, for calls that name none; agents of one role take turns. Default: host and process id.
+        key: the pool's key, as `tokenlane key show --reveal` prints it; while keys change, several, the newest first.
+            Default: the key file next to the server's unix socket, if the URL names a socket.
+        link: opens another link to use instead of `url`, `pool` and `key`.
 
     Raises:
-        TypeError: `url` is no text, or empty; `key` is no text, nor several.
-        ValueError: `agent` or `pool` is not a name, or `key` not a key.
-        PoolUnavailable: there is no URL, and no pool is found; it says what to do.
+        TypeError: `url` is empty or not a string; `key` is neither a string nor a list of strings.
+        ValueError: `agent` or `pool` is not a valid name, or `key` not a valid key.
+        PoolUnavailable: no URL was given, and no pool was found; the message says what to do.
 
     Raises, entered:
         PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
@@ -84,7 +82,7 @@ class Client:
 
     @property
     def link(self) -> Link:
-        """What connects it to its pool, while it is entered."""
+        """The client's connection to its pool, inside the block."""
         if self._link is None:
             raise RuntimeError("the client is not connected: use `async with Client(url) as client`")
         return self._link
@@ -98,46 +96,39 @@ class Client:
         response_format: Form[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
-        """Ask for an answer, as a stream. Nothing is sent before the stream is entered.
+        """Ask for an answer as a stream. Nothing is sent before the stream is entered.
 
         Args:
-            messages: one question, or a conversation.
-            role: what the pool routes by.
-            agent: who asks; the client's agent, if left out. Turns, limits and idempotency keys are an agent's.
-            response_format: what the answer is to look like: a pydantic model, which then is the answer's `parsed`, or
-                a `response_format` in OpenAI's shape.
-            options: see `ChatOptions`; what is left out is the back end's default.
+            messages: a question, or a conversation.
+            role: the pool routes by it.
+            agent: the agent's name; default: the client's. Turns, limits and idempotency keys belong to an agent.
+            response_format: the form of the answer: a pydantic model, which becomes the answer's `parsed`, or a
+                `response_format` in OpenAI's shape.
+            options: see `ChatOptions`; the back end's defaults apply to the rest.
 
         Raises:
-            TypeError: there is no such option.
-            ValueError: `agent` is not a name.
+            TypeError: an option does not exist, or `response_format` is another class.
+            ValueError: `agent` is not a valid name.
         """
         refuse_unknown(options, ChatOptions)
-        who = self._name_of(agent)
-        link = self.link
-        request_id = link.take_id()
-        form = response_format if isinstance(response_format, type) else None
-        shape = asked_for(response_format) if isinstance(response_format, type) else response_format
-
-        def composed() -> Composed:
-            return compose(request_id, messages, role, options, shape, agent=who, client=link.client)
-
-        async def submit() -> OpenRequest:
-            return await link.open(composed, options.get("idempotency_key"))
-
-        return ChatStream(request_id, link, submit, form, options.get("metadata"))
+        who, shape = self._name_of(agent), in_openai_shape(response_format)
+        model = response_format if isinstance(response_format, type) else None
+        link, request_id = self.link, self.link.take_id()
+        composed = partial(compose, request_id, messages, role, options, shape, agent=who, client=link.client)
+        submit = partial(link.open, composed, options.get("idempotency_key"))
+        return ChatStream(request_id, link, submit, model, options.get("metadata"))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
-        """Join a request that this agent or another sent, in this process or another, while it runs and up to a minute
-        after its end. Whoever attaches last owns the request: others go on reading, but leaving cancels nothing. If the
-        owner leaves, or dies without anybody attaching within the pool's orphan time, the request is cancelled.
+        """Join a request that any agent sent from any process, while it runs and up to a minute after its end. The
+        client that attached last owns the request: the others go on reading, but leaving cancels nothing. If the owner
+        leaves, or dies and nobody attaches within the pool's orphan timeout, the request is cancelled.
 
         Args:
-            request_id: as a stream's `request_id` says.
-            after: the `position` of the last delta this agent has; None for the whole answer.
+            request_id: a stream's `request_id`.
+            after: the `position` of the last delta that this agent has; None: the stream has the whole answer.
 
         Returns:
-            A stream of everything after that position. Its text is that of what it streams.
+            A stream of everything after that position, and its `text` holds no more than that.
 
         Raises:
             ValueError: `request_id` is no request's id, or `after` no position.
@@ -150,24 +141,18 @@ class Client:
             BadRequest: the answer ended, later, before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
-        link = self.link
-        name: object = request_id  # not everybody checks types
-        known = isinstance(name, str) and _REQUEST_ID.fullmatch(name) is not None
+        given: object = request_id  # not everybody checks types
         position = _position(after)
-        if not known or position < 0:
-            raise ValueError("`request_id` is what a stream's `.request_id` says, `after` the `.position` of a delta")
-
-        async def join() -> OpenRequest:
-            return await link.attach(request_id, position)
-
-        return ChatStream(request_id, link, join)
+        if not (isinstance(given, str) and _REQUEST_ID.fullmatch(given)) or position < 0:
+            raise ValueError("`request_id` is a stream's `.request_id`, and `after` the `.position` of a delta")
+        return ChatStream(request_id, self.link, partial(self.link.attach, request_id, position))
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request, whoever sent or reads it.
 
         Returns:
-            Whether it is cancelled, or will be as soon as its worker has closed the back end's stream; False if it has
-            ended otherwise, or the pool does not know it.
+            True if the request is cancelled, or will be once its worker has closed the back end's stream; False if it
+            ended in another way, or the pool does not know it.
 
         Raises:
             PoolUnavailable: the pool's server does not answer.
@@ -182,43 +167,44 @@ class Client:
         agent: str | None = None,
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
-        """Turn a text, or several, into vectors.
+        """Turn one or more texts into vectors.
 
         Args:
-            texts: 2048 at most, whose vectors have 16 MiB at most.
-            role: what the pool routes by.
-            agent: who asks; the client's agent, if left out.
+            texts: at most 2048, and at most 16 MiB of vectors.
+            role: the pool routes by it.
+            agent: the agent's name; default: the client's.
             options: see `EmbedOptions`.
 
         Raises:
-            ValueError: `agent` is not a name.
-            BadRequest: the request is not valid, or too much for one reply.
-            LlmError: what else it failed with.
+            TypeError: an option does not exist.
+            ValueError: `agent` is not a valid name.
+            BadRequest: the request is not valid, or its vectors are too large for one message.
+            LlmError: the request failed.
         """
         return await embed(self.link, texts, options, role=role, agent=self._name_of(agent))
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
-        """The models of all open lanes, or of one. Of a lane that is busy with a command, or fails where all are asked,
-        what it has announced.
+        """The models of all open lanes, or of one lane. A lane's announcement stands in for its list if the lane is
+        busy with a command, or, where all lanes are listed, if listing its models fails.
 
         Raises:
-            LlmError: the lane that is named does not answer, or none is open.
+            LlmError: the named lane does not answer, or no lane is open.
         """
         return await Models(self.link, self.agent).listed(lane)
 
     def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
-        """Have a lane fetch a model: how far it is, until the model is there. Nothing is sent before it is iterated;
-        breaking off the iteration cancels the pull, unless others wait for the same one.
+        """Have a lane fetch a model, and yield progress until it is ready. Nothing is sent before the first iteration;
+        breaking off the iteration cancels the pull, unless others wait for the same model.
 
         Args:
             model: as the lane's provider names it.
-            lane: which; may be left out where only one is open.
+            lane: the lane's name; only needed if several lanes are open.
 
         Raises, iterated:
-            ModelNotFound: nobody has it.
-            DigestMismatch: what came is not what was announced or pinned.
-            BadRequest: the lane's provider cannot pull; it says what to do instead.
-            LlmError: what else it failed with.
+            ModelNotFound: the model does not exist.
+            DigestMismatch: the content differs from what was announced or pinned.
+            BadRequest: the lane's provider cannot pull; the message says what to do instead.
+            LlmError: the pull failed.
         """
         return Models(self.link, self.agent).follow("pull", model, lane)
 
@@ -226,13 +212,13 @@ class Client:
         """Have a lane compute or look up a model's digest.
 
         Raises:
-            DigestMismatch: it is not the one that is pinned, or its files have changed.
+            DigestMismatch: another digest is pinned, or the model's files have changed.
             LlmError: as `pull`.
         """
         return await Models(self.link, self.agent).verify(model, lane)
 
     async def load(self, model: str, *, lane: str | None = None) -> None:
-        """Have a lane load a model into memory; returns when it answers at once. Raises as `verify`."""
+        """Have a lane load a model into memory; returns once the model can answer. Raises as `verify`."""
         await Models(self.link, self.agent).do("load", model, lane)
 
     async def unload(self, model: str, *, lane: str | None = None) -> None:
@@ -241,7 +227,7 @@ class Client:
 
     @property
     def internal_errors(self) -> int:
-        """How many bugs of tokenlane's the client's tasks have survived; the log says where each was."""
+        """How many of tokenlane's own bugs the client's tasks have survived; the log says where they were."""
         return self.link.internal_errors.count
 
     async def complete(
@@ -253,10 +239,10 @@ class Client:
         response_format: Form[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
-        """Ask for an answer, whole. Takes and raises what `chat` and its stream do.
+        """Ask for a whole answer. Takes and raises what `chat` and its stream do.
 
         Raises:
-            SchemaMismatch: the answer is not in the form of the model given as `response_format`.
+            SchemaMismatch: the answer is not JSON of the pydantic model given as `response_format`.
         """
         stream = self.chat(messages, role=role, agent=agent, response_format=response_format, **options)
         async with stream:
@@ -279,7 +265,7 @@ class Client:
 
 
 def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
-    """Where the pool is, its name, and its keys."""
+    """The URL, name and keys of the pool."""
     if url is not None and not (isinstance(url, str) and url):
         given = "empty" if isinstance(url, str) else f"of type {type(url).__name__}"
         raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to have a pool found")
@@ -300,12 +286,12 @@ def _keys(key: object) -> KeyRing:
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"`key` is of type {type(key).__name__}: give the pool's key as text, or a list of several")
     if not all(map(str.strip, texts)):
-        raise ValueError("`key` is empty: give the pool's key, or None where it has none")
+        raise ValueError("`key` is empty: give the pool's key, or None if it has no key")
     return KeyRing.parse(*texts)
 
 
 def _position(after: object) -> int:
-    """The one after this; -1 if it is none."""
+    """The position after this one; -1 if `after` is no position."""
     if after is None:
         return 0
     return after + 1 if isinstance(after, int) else -1

@@ -1,4 +1,4 @@
-"""Vectors for agents."""
+"""Embeds texts: what an agent may set, and the vectors that it gets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypedDict
 
 from pydantic import JsonValue
@@ -18,13 +19,13 @@ from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.fallback import is_fallback
 
 from .compose import compose_embed, refuse_unknown, texts_of
-from .link.link import Composed, Link, opened
+from .link.link import Link, opened
 from .link.open_request import OpenRequest
 
 
 class EmbedOptions(TypedDict, total=False):
-    """What may be asked of the model; what is left out is the back end's default. `fallback`: "error" for vectors of a
-    lane that can embed, or none."""
+    """What an agent may set; the back end's defaults apply to the rest. `fallback`: "error" refuses vectors from the
+    small fallback model."""
 
     model: str | None
     provider: str | None
@@ -38,15 +39,15 @@ class EmbedOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A vector for each text, in their order, each of Euclidean length 1.
+    """A vector for each text, in the order of the texts; each has Euclidean length 1.
 
     Attributes:
-        vectors: float32 each; an `array`, which numpy and others take as it is.
-        dimensions: how many numbers each has.
+        vectors: arrays of float32, which numpy and others take as they are.
+        dimensions: how many numbers each vector has.
         model: what made them. Only vectors from the same model may be compared, and a role's route may lead to another
             model later: keep this name with an index, and ask for it.
-        is_fallback: no lane could embed, so the small fallback model did.
-        metadata: the request's.
+        is_fallback: whether the small fallback model made them, because no lane could embed.
+        metadata: as the request had it.
     """
 
     request_id: str
@@ -81,18 +82,16 @@ async def embed(
     agent: str,
     meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
 ) -> Embeddings:
-    """Have texts embedded, and wait inside `meanwhile` for what comes of it.
+    """Have texts embedded; the context manager `meanwhile` is entered while the request is open.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: an option does not exist.
         LlmError: as `Client.embed`.
     """
     refuse_unknown(options, EmbedOptions)
-    asked = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
+    fields = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
 
-    def composed() -> Composed:
-        return compose_embed(asked, agent=agent, client=link.client)
-
+    composed = partial(compose_embed, fields, agent=agent, client=link.client)
     async with opened(link, composed, options.get("idempotency_key")) as request, meanwhile(request):
         answer, result = await request.finish(), await request.result()
     assert isinstance(result, Vectors)

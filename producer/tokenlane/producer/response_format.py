@@ -1,4 +1,4 @@
-"""Answers in the form of a pydantic model: its JSON schema on the way out, the model itself on the way back."""
+"""Answers that are a pydantic model: asks for JSON of the model's schema, and parses the answer."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import SchemaMismatch
 
 Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
-"""What an answer is to look like: a pydantic model, a `response_format` in OpenAI's shape, or as it comes."""
+"""The form that an answer must have: a pydantic model, a `response_format` in OpenAI's shape, or any."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def asked_for(model: type) -> dict[str, JsonValue]:
-    """The `response_format` that asks for JSON of this model, in OpenAI's shape.
+def in_openai_shape(form: Form[Parsed]) -> dict[str, JsonValue] | None:
+    """The `response_format` for this form, in OpenAI's shape.
 
     Raises:
-        TypeError: it is another class.
+        TypeError: the form is a class, but no pydantic model.
     """
+    if not isinstance(model := form, type):
+        return model
     if not issubclass(model, BaseModel):
         raise TypeError(f"response_format takes a pydantic model or a dict in OpenAI's shape, not {model.__name__}")
     name = _NOT_IN_A_NAME.sub("_", model.__name__)[:64]
     return {"type": "json_schema", "json_schema": {"name": name, "schema": model.model_json_schema()}}
 
 
-def filled(answer: Answer, model: type[Parsed]) -> Answer[Parsed]:
-    """The answer with `parsed` filled in, unless it calls tools instead of saying something.
+def parsed_as(model: type[Parsed], answer: Answer) -> Answer[Parsed]:
+    """The answer with `parsed` filled in, unless it calls tools and has no text.
 
     Raises:
-        SchemaMismatch: its text is not JSON of this model. The error does not quote it.
+        SchemaMismatch: the text is not JSON of this model. The message does not quote the text.
     """
     if answer.tool_calls and not answer.text:
         return cast("Answer[Parsed]", answer)
     try:
         parsed = model.model_validate_json(answer.text)
     except ValidationError as error:
-        kinds = sorted({str(one["type"]) for one in error.errors(include_input=False, include_context=False)})
+        kinds = sorted({str(wrong["type"]) for wrong in error.errors(include_input=False, include_context=False)})
     else:
         return cast("Answer[Parsed]", answer.model_copy(update={"parsed": parsed}))
-    # Raised out here, so that pydantic's error, which quotes the answer, is not its context.
+    # Raised here, so that pydantic's error, which quotes the answer, does not become its context.
     why = "it was cut off: ask for more max_tokens" if answer.finish_reason == "length" else "see the error's `text`"
     mismatch = SchemaMismatch(
         f"the answer to {answer.request_id} is no {model.__name__} ({', '.join(kinds)}); {why}",

@@ -1,4 +1,4 @@
-"""What an agent holds while its answer comes."""
+"""The stream of one answer, as an agent reads it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 
 from .link.link import Link
 from .link.open_request import OpenRequest
-from .response_format import filled
+from .response_format import parsed_as
 
 
 class ChatStream(Generic[Parsed]):
     """One answer: an async context manager that submits the request, and an async iterator of its deltas.
 
-    Leaving the block before the end cancels the request, unless another stream has attached to it since. So does
-    dropping the stream, with a `ResourceWarning`.
+    Leaving the block before the end cancels the request, unless another client has attached to it since. So does
+    dropping the stream without leaving it, with a `ResourceWarning`.
 
     Raises, entered:
         BadRequest: the request is not valid or too large; or its answer has ended before the position attached at.
         Duplicate: a request with the same idempotency key has ended.
         RequestLost: the pool does not know the request to attach to.
-        QueueFull: the pool has too much to do.
+        QueueFull: too many requests wait in the pool.
         PoolUnavailable: the pool's server does not answer.
 
     Raises, iterated, after all deltas that came before:
-        Interrupted: the answer broke off; `partial` holds what there is of its text.
-        NoToolCall: the answer is whole, and calls no tool, though `tool_choice` requires it.
-        RequestCancelled, DeadlineExceeded: as they say.
+        Interrupted: the answer broke off; `partial` holds the text that has come.
+        NoToolCall: the answer is whole, but calls no tool although `tool_choice` requires a call.
+        RequestCancelled, DeadlineExceeded: the request was cancelled, or its time to live has passed.
         BadRequest: the answer ended before the position attached at.
-        LlmError: what else the request failed with.
+        LlmError: the request failed.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class ChatStream(Generic[Parsed]):
         request_id: str,
         link: Link,
         submit: Callable[[], Awaitable[OpenRequest]],
-        form: type[Parsed] | None = None,
+        model: type[Parsed] | None = None,
         metadata: dict[str, JsonValue] | None = None,
     ) -> None:
         self._request_id = request_id
         self._link = link
         self._submit = submit
-        self._form = form
+        self._model = model
         self._metadata = metadata
         self._request: OpenRequest | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,42 +60,42 @@ class ChatStream(Generic[Parsed]):
 
     @property
     def request_id(self) -> str:
-        """The request's id, for `Client.attach`. Once entered it may be another one: that of the request which has the
-        same idempotency key and still runs."""
+        """The request's id, for `Client.attach`. It changes when the stream is entered if a request with the same
+        idempotency key runs already: the stream then joins that one."""
         return self._request.id if self._request else self._request_id
 
     @property
     def text(self) -> str:
-        """The answer's text as far as it has come; of one that was attached to, what came after the given position."""
+        """The answer's text so far; of an attached stream only the text after the given position."""
         return self._request.text if self._request else ""
 
     @property
     def usage(self) -> Usage | None:
-        """What the request cost; None before the answer is whole."""
+        """What the request cost; None until the answer is whole."""
         return self._request.usage if self._request else None
 
     @property
     def waiting(self) -> str | None:
-        """Why the request has not started; None once it has, and before it was submitted."""
+        """Why the request has not started; None once it has, and before the stream is entered."""
         return self._request.waiting if self._request else None
 
     async def cancel(self) -> None:
-        """Cancel the request for all who read it; the iterator then ends with `RequestCancelled`.
+        """Cancel the request for all its readers; iterators then raise `RequestCancelled`.
 
-        Returns when the pool has heard it. If that takes more than 2 s it is told as soon as it can be.
+        Returns once the pool knows, or after 2 s; the client then goes on trying.
         """
         await self._link.close(self._entered(), everywhere=True)
 
     async def answer(self) -> Answer[Parsed]:
-        """Wait for the end; the whole answer, whatever was iterated of it. Raises as iterating does.
+        """Wait for the end and return the whole answer, including all that was iterated. Raises as iterating does.
 
         Raises:
-            SchemaMismatch: it is not in the form that was asked for; `text` holds what it says.
+            SchemaMismatch: the answer is not JSON of the requested model; `text` holds its text.
         """
         answer = await self._entered().finish()
         if self._metadata is not None:
             answer = answer.model_copy(update={"metadata": self._metadata})
-        return cast("Answer[Parsed]", answer) if self._form is None else filled(answer, self._form)
+        return cast("Answer[Parsed]", answer) if self._model is None else parsed_as(self._model, answer)
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -109,7 +109,7 @@ class ChatStream(Generic[Parsed]):
     ) -> None:
         request = self._entered()
         if kind is not None and issubclass(kind, GeneratorExit):
-            self._link.leave(request)  # the agent's coroutine is being closed and can await nothing
+            self._link.leave(request)  # the agent's coroutine is being closed and cannot await
         else:
             await self._link.close(request)
 

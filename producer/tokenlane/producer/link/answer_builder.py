@@ -1,4 +1,4 @@
-"""The answer as it grows, delta by delta."""
+"""Builds an answer from its deltas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tokenlane.routing.contract.answers import Answer, FinishReason, TokenDelta,
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
 _LOGPROB_SIZE = 64
-"""What one counts as, and each alternative to it, in characters."""
+"""Characters that a token's log probability counts as; so does each of its alternatives."""
 
 
 class AnswerBuilder:
-    """What has been said so far. `size` is its length in characters."""
+    """The answer so far. `size` is its length in characters."""
 
     def __init__(self) -> None:
         self._text = StringIO()
@@ -30,7 +30,7 @@ class AnswerBuilder:
         return self._text.getvalue()
 
     def add(self, delta: TokenDelta) -> None:
-        """Append the next piece."""
+        """Append the next delta."""
         self._text.write(delta.text)
         self.size += len(delta.text)
         if delta.reasoning:
@@ -48,8 +48,8 @@ class AnswerBuilder:
         self.model = delta.model or self.model
         self.lane = delta.lane or self.lane
 
-    def answer(self, request_id: str) -> Answer:
-        """The whole, once nothing more comes."""
+    def built(self, request_id: str) -> Answer:
+        """The whole answer, once nothing more comes."""
         return Answer(
             request_id=request_id,
             text=self.text,

@@ -1,7 +1,7 @@
-"""One request as its agent sees it: what came back, in order, once, from the newest attempt only.
+"""Puts a request's messages in order: each delta comes out once, in its place, from the newest attempt only.
 
-Pure and synchronous. Messages go in by `receive`, in whatever order and as often as they come; deltas come out by `pop`
-exactly as they were sent. What is to be said to a worker is returned, never sent.
+Pure and synchronous. Messages go in by `receive`, in any order and any number of times; deltas come out by `pop` as
+they were sent. A message for a worker is returned, never sent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
-from tokenlane.routing.contract.answers import Answer, TokenDelta, Usage
+from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -53,17 +53,23 @@ class ToWorker(NamedTuple):
 
 
 class DeltaBuffer:
-    """The state of one request.
+    """What has come of one request.
 
-    `attempt`: the newest heard of. `worker`: who speaks for it, '' before anybody has. `position`: the next contiguous
-    one. `ended`: nothing more comes; `error` says why if the answer is not whole. `ended_by_pool`: the pool has ended
-    it. `progress`: how far the work is that comes before an answer. `result`: what came of a request that is no chat.
+    Guarantee: every delta is popped once and in order. If a reader leaves more than `UNREAD_DELTAS` unread, neighbours
+    are merged; a merged delta has the position of its last part.
 
-    Guarantee: every delta is popped once and in order. Where a reader leaves more than `UNREAD_DELTAS` unread,
-    neighbours are merged: a merged delta has the position of its last part.
+    Attributes:
+        attempt: the newest attempt that has sent anything.
+        worker: runs that attempt; '' before it has sent anything.
+        position: of the next delta without a gap.
+        ended: nothing more comes. `error` says why if the answer is not whole.
+        ended_by_pool: the pool itself has ended the request.
+        progress: how far the work before an answer has got.
+        result: of a request that is no chat.
+        answer: built from the deltas so far.
 
     Args:
-        position: the first one wanted, where the agent has those before it already.
+        position: of the first delta that the reader wants; it has those before.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class DeltaBuffer:
         self.progress: Progress | None = None
         self.result: Result | None = None
         self._first = position
-        self._builder = AnswerBuilder()
+        self.answer = AnswerBuilder()
         self._unread: deque[TokenDelta] = deque()
         self._held: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
@@ -93,41 +99,27 @@ class DeltaBuffer:
         self._longest_answer = longest_answer
 
     @property
-    def text(self) -> str:
-        """The answer's text as far as it has come without a gap."""
-        return self._builder.text
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the request cost; None before that is known."""
-        return self._builder.usage
-
-    @property
     def has_gap(self) -> bool:
-        """Whether deltas are known to exist that have not come."""
+        """Whether deltas are known to be missing."""
         return not self.ended and (bool(self._held) or self._ending is not None)
 
-    def answer(self) -> Answer:
-        """All that has come, as one."""
-        return self._builder.answer(self.request_id)
-
     def pop(self) -> TokenDelta | None:
-        """The next delta for the agent; None if there is none now."""
+        """The next delta for the reader; None if it has not come yet."""
         return self._unread.popleft() if self._unread else None
 
     def replay(self, attempt: int = 0) -> Replay:
-        """The question for all that has not come."""
+        """The message that asks a worker for everything that has not come."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
 
     def beyond(self, end: int | None) -> BadRequest | None:
-        """The error of a whole answer of so many deltas if the first one wanted would come after them."""
+        """The error if a whole answer of so many deltas ends before the first one that the reader wants."""
         if end is None or self._first <= end:
             return None
         ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
         return BadRequest(f"the answer of {self.request_id} {ended}")
 
     def receive(self, message: ChannelMessage) -> ToWorker | None:
-        """Take one message of the request's channel; returns the answer it wants."""
+        """Take one message from the request's channel; returns the handover that it asks for, if it does."""
         if isinstance(message, Resume):
             return ToWorker(message.worker, self._handover(message))
         if self.ended or message.attempt < self.attempt or isinstance(message, Attached):
@@ -144,11 +136,9 @@ class DeltaBuffer:
                 self._take(message, message.deltas)
                 self._ending = message
             case Cancelled():
-                self.ended_by_pool = True
-                self.fail(RequestCancelled())
+                self.end_as("cancelled")
             case Expired():
-                self.ended_by_pool = True
-                self.fail(DeadlineExceeded())
+                self.end_as("expired")
             case _:
                 assert_never(message)
         if isinstance(self._ending, Completed) and self._ending.result is not None:
@@ -158,15 +148,15 @@ class DeltaBuffer:
         return None
 
     def begin_at(self, attempt: int) -> None:
-        """Hear attempts from this one on."""
+        """Ignore attempts before this one."""
         self.attempt = max(self.attempt, attempt)
 
-    def end_as(self, state: Ending, end: int | None, code: str) -> None:
-        """End it as the pool says that it ended, where no worker can say so any more.
+    def end_as(self, state: Ending, end: int | None = None, code: str = "") -> None:
+        """End it in the way in which the pool says that the request ended.
 
         Args:
-            end: how many deltas a whole answer has.
-            code: that of the error with which it failed.
+            end: how many deltas the whole answer has.
+            code: of the error with which the request failed.
         """
         self.ended_by_pool = True
         match state:
@@ -177,20 +167,20 @@ class DeltaBuffer:
             case "failed":
                 self.fail(LlmError.from_report(ErrorReport(code=code)))
             case "cancelled":
-                self.fail(LlmError.from_report(ErrorReport(code="cancelled")))
+                self.fail(RequestCancelled())
             case "expired":
                 self.fail(DeadlineExceeded())
             case _:
                 assert_never(state)
 
     def complete(self, usage: Usage | None = None) -> None:
-        """End it: the answer is whole."""
+        """End it; the answer is whole."""
         if not self.ended:
-            self._builder.usage = usage or self._builder.usage
+            self.answer.usage = usage or self.answer.usage
             self._end()
 
     def fail(self, error: LlmError) -> None:
-        """End it with an error; with `Interrupted` if that broke off an answer that had begun."""
+        """End it with an error; with `Interrupted` if a part of the answer has come."""
         if not self.ended:
             self.error = self._seen_by_agent(error)
             self._end()
@@ -203,18 +193,18 @@ class DeltaBuffer:
             self._held.clear()
             self._ending = None
 
-    def _handover(self, asked: Resume) -> Handover:
-        stale = asked.attempt < self.attempt
-        self._rise(asked.attempt)
+    def _handover(self, resume: Resume) -> Handover:
+        stale = resume.attempt < self.attempt
+        self._rise(resume.attempt)
         if not stale:
-            self.worker = asked.worker
+            self.worker = resume.worker
         state = "stale" if stale else "done" if self.ended else "open"
-        return Handover(id=self.request_id, attempt=asked.attempt, state=state, position=self.position)
+        return Handover(id=self.request_id, attempt=resume.attempt, state=state, position=self.position)
 
     def _take(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
-            # Agreed with the request's owner, who had less than this agent, which only listens.
+            # Its worker agreed with the request's owner, who had less of the answer than this reader has.
             self.fail(answer_lost("begun anew"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._held:
@@ -234,17 +224,17 @@ class DeltaBuffer:
         if self.ended:
             return
         self.position += 1
-        self._builder.add(delta)
+        self.answer.add(delta)
         full = len(self._unread) >= self._unread_deltas
         if not (full and _merge(self._unread[-1], delta)):
             self._unread.append(delta)
-        if self._builder.size > self._longest_answer or len(self._unread) > _MOST_UNREAD:
+        if self.answer.size > self._longest_answer or len(self._unread) > _MOST_UNREAD:
             limit = f"{self._longest_answer} characters or {_MOST_UNREAD} unread deltas"
             self.fail(LlmError(f"the answer is longer than {limit}: ask for less with max_tokens, or read faster"))
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
-            self._builder.model, self._builder.lane = ending.model, ending.lane
+            self.answer.model, self.answer.lane = ending.model, ending.lane
             self.result = ending.result
             if (beyond := self.beyond(ending.end)) is not None:
                 self.fail(beyond)
@@ -260,9 +250,9 @@ class DeltaBuffer:
         if self.position > 0:
             error = seen_with_a_part(error)
         if isinstance(error, Interrupted):
-            error.partial = self.text
+            error.partial = self.answer.text
         if isinstance(error, Interrupted | DeadlineExceeded):
-            error.at(lane=self._builder.lane, model=self._builder.model)
+            error.at(lane=self.answer.lane, model=self.answer.model)
         return error
 
 

@@ -1,4 +1,4 @@
-"""One request under way, as who asked sees it."""
+"""An open request, as the code that awaits its answer or its result sees it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from .delta_buffer import DeltaBuffer, ToWorker
 
 
 class OpenRequest:
-    """What a link gives for a request. Readers await `next`, `finish`, `result` or `change`; its link alone changes it,
-    by `message` and `give_up`.
+    """What a link returns for a request. Readers await `next`, `finish`, `result` or `change`; only the link changes
+    it, by `message` and `give_up`.
+
+    Attributes:
+        waiting: why it has not started, for people; None once it has.
 
     Args:
-        position: the first of the answer's deltas that is wanted.
-        waiting: why it has not started.
+        position: of the first delta that the reader wants.
     """
 
     def __init__(self, request_id: str, *, position: int = 0, waiting: str | None = None) -> None:
         self.id = request_id
+        self.waiting = waiting
         self._buffer = DeltaBuffer(request_id, position=position)
-        self._waiting = waiting
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -42,60 +44,55 @@ class OpenRequest:
     @property
     def text(self) -> str:
         """The answer's text as far as it has come without a gap."""
-        return self._buffer.text
+        return self._buffer.answer.text
 
     @property
     def usage(self) -> Usage | None:
-        """What it cost; None before that is known."""
-        return self._buffer.usage
+        """What the request cost; None until that is known."""
+        return self._buffer.answer.usage
 
     @property
     def progress(self) -> Progress | None:
-        """How far the work is that comes before an answer."""
+        """How far the work before an answer has got."""
         return self._buffer.progress
 
-    @property
-    def waiting(self) -> str | None:
-        """Why it has not started, for people; None once it has."""
-        return self._waiting
-
     async def change(self) -> None:
-        """Wait until something has come or it has ended."""
-        self._changed.clear()
-        await self._changed.wait()
+        """Wait until something has come; returns at once if the request has ended."""
+        if not self._buffer.ended:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def next(self) -> TokenDelta | None:
         """The next delta; None at the end.
 
         Raises:
-            LlmError: what it failed with, after all deltas that came before.
+            LlmError: the request failed; raised after all deltas that came before.
         """
-        buffer = self._buffer
-        while (delta := buffer.pop()) is None:
-            if buffer.error is not None:
-                raise buffer.error
-            if buffer.ended:
+        while (delta := self._buffer.pop()) is None:
+            if self._buffer.error is not None:
+                raise self._buffer.error
+            if self._buffer.ended:
                 return None
             await self.change()
         return delta
 
     async def finish(self) -> Answer:
-        """Wait for the end; the whole answer.
+        """Wait for the end and return the whole answer.
 
         Raises:
-            LlmError: what it failed with.
+            LlmError: the request failed.
         """
         while not self._buffer.ended:
             await self.change()
         if self._buffer.error is not None:
             raise self._buffer.error
-        return self._buffer.answer()
+        return self._buffer.answer.built(self.id)
 
     async def result(self) -> Result:
-        """Wait for the end; what came of a request that is no chat.
+        """Wait for the end and return the result of a request that is no chat.
 
         Raises:
-            LlmError: what it failed with.
+            LlmError: the request failed.
         """
         await self.finish()
         if self._buffer.result is None:
@@ -105,13 +102,13 @@ class OpenRequest:
         return self._buffer.result
 
     def message(self, message: ChannelMessage) -> ToWorker | None:
-        """Take a message of its channel; what its worker is to be answered, if anything."""
-        reply = self._buffer.receive(message)
+        """Take a message from the request's channel; returns the handover that its worker asks for, if it does."""
+        handover = self._buffer.receive(message)
         self._changed.set()
-        return reply
+        return handover
 
     def give_up(self, error: LlmError) -> None:
-        """End it with this error, unless it has ended: as `Interrupted` if that breaks off an answer."""
+        """End the request with this error, unless it has ended; with `Interrupted` if a part of the answer has come."""
         self._buffer.fail(error)
-        self._waiting = None
+        self.waiting = None
         self._changed.set()

@@ -68,7 +68,7 @@ def drained(buffer: DeltaBuffer) -> list[TokenDelta]:
     return popped
 
 
-def lacks(buffer: DeltaBuffer) -> bool:
+def has_gap(buffer: DeltaBuffer) -> bool:
     return buffer.has_gap
 
 
@@ -121,8 +121,8 @@ def test_any_channel_delivers_once_and_in_order(
     assert buffer.error is None
     assert [delta.text for delta in popped] == texts
     assert [delta.position for delta in popped] == list(range(len(texts)))
-    assert buffer.answer().text == "".join(texts)
-    assert buffer.usage == USAGE
+    assert buffer.answer.built(ID).text == "".join(texts)
+    assert buffer.answer.usage == USAGE
 
 
 def _ends(message: Deltas) -> int:
@@ -137,11 +137,11 @@ def test_a_handover_joins_two_attempts(texts: list[str], broke_at: int, seed: in
     buffer = DeltaBuffer(ID)
     heard = chance.randrange(broke_at + 1)
     buffer.receive(deltas(0, *texts[:heard]))
-    answer = buffer.receive(Resume(attempt=2, worker="w2"))
-    assert answer is not None
-    handover = answer.message
+    reply = buffer.receive(Resume(attempt=2, worker="w2"))
+    assert reply is not None
+    handover = reply.message
     assert isinstance(handover, Handover)
-    assert (answer.worker, handover.state, handover.position) == ("w2", "open", heard)
+    assert (reply.worker, handover.state, handover.position) == ("w2", "open", heard)
     late = deltas(heard, *("X" for _ in texts[heard:broke_at]))
     rest: list[ChannelMessage] = [
         deltas(heard, *texts[heard:], attempt=2, worker="w2"),
@@ -189,9 +189,9 @@ def test_a_newer_attempt_drops_what_the_older_held_beyond_a_gap() -> None:
     """What came after a gap belongs to the attempt it came from."""
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(1, "X"))
-    assert lacks(buffer)
+    assert has_gap(buffer)
     buffer.receive(deltas(0, "a", attempt=2))
-    assert not lacks(buffer)
+    assert not has_gap(buffer)
     assert texts_of(buffer) == ["a"]
 
 
@@ -199,10 +199,10 @@ def test_resume_is_answered_by_state() -> None:
     """Stale for an attempt that is outdated, done for one that comes after the end, open otherwise."""
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "a", attempt=2))
-    answers = [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
+    replies = [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
     buffer.receive(Cancelled(attempt=3))
-    answers += [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
-    handovers = [answer.message for answer in answers if answer is not None]
+    replies += [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
+    handovers = [reply.message for reply in replies if reply is not None]
     assert all(isinstance(handover, Handover) for handover in handovers)
     states = [handover.state for handover in handovers if isinstance(handover, Handover)]
     assert states == ["stale", "open", "open", "stale", "done", "done"]
@@ -214,11 +214,11 @@ def test_a_gap_is_asked_for_from_the_first_missing() -> None:
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "a"))
     buffer.receive(deltas(2, "c"))
-    assert lacks(buffer)
+    assert has_gap(buffer)
     assert buffer.replay() == Replay(id=ID, attempt=1, after=1)
     assert texts_of(buffer) == ["a"]
     buffer.receive(deltas(1, "b"))
-    assert not lacks(buffer)
+    assert not has_gap(buffer)
     assert texts_of(buffer) == ["b", "c"]
 
 
@@ -231,14 +231,14 @@ def test_what_is_held_beyond_a_gap_is_bounded() -> None:
     buffer.receive(deltas(0, "a", *many))
     buffer.receive(completed(10_001, 10_001))
     assert buffer.ended
-    assert buffer.text == "a" + "".join(many)
+    assert buffer.answer.text == "a" + "".join(many)
 
 
 def test_an_ending_waits_for_what_came_before_it() -> None:
     """Completed ends only when all its deltas are there."""
     buffer = DeltaBuffer(ID)
     buffer.receive(completed(2, 3, "c"))
-    assert lacks(buffer)
+    assert has_gap(buffer)
     assert buffer.ended_by_pool
     buffer.receive(deltas(0, "a", "b"))
     assert buffer.ended
@@ -374,7 +374,7 @@ def test_logprobs_are_kept_where_deltas_are_merged() -> None:
     pieces = [TokenDelta(text=text, logprobs=(TokenLogprob(token=text, logprob=-1),)) for text in "abc"]
     buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
     (merged,) = drained(buffer)
-    for said in (merged, buffer.answer()):
+    for said in (merged, buffer.answer.built(ID)):
         assert (said.text, [token.token for token in said.logprobs]) == ("abc", ["a", "b", "c"])
 
 
@@ -410,4 +410,4 @@ def test_a_result_comes_whole_with_the_ending() -> None:
     buffer.receive(ending)
     assert (buffer.ended, buffer.error, buffer.position, buffer.result) == (True, None, 1, result)
     assert drained(buffer) == []
-    assert buffer.answer().model == "m1"
+    assert buffer.answer.built(ID).model == "m1"

@@ -142,7 +142,7 @@ class RedisRequest(OpenRequest):
             return
         ended = standing.state in get_args(Ending)
         self._role = held.role
-        self._waiting = None if ended or standing.state == "running" else pool.why_queued(held.role)
+        self.waiting = None if ended or standing.state == "running" else pool.why_queued(held.role)
         left_s = max(held.left_ms / 1000, timings.ended_left_s if ended else 0)
         self.deadline = self._clock() + left_s + timings.deadline_grace_s
         self._buffer.begin_at(standing.attempt)
@@ -158,7 +158,7 @@ class RedisRequest(OpenRequest):
         if error is None:
             self._enter(RequestState.QUEUED)
         elif isinstance(error, QueueFull):  # the pool had accepted it: every beat tries again
-            self._waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
+            self.waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
 
@@ -172,7 +172,7 @@ class RedisRequest(OpenRequest):
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
         self._heard_at, self.look_at = self._clock(), inf
-        self._waiting = f"lane {message.lane!r}: {message.progress.step}" if isinstance(message, Progressed) else None
+        self.waiting = f"lane {message.lane!r}: {message.progress.step}" if isinstance(message, Progressed) else None
         if before != (buffer.attempt, buffer.position):
             self._replay = None
             self._may_lack_messages &= buffer.has_gap
@@ -204,8 +204,8 @@ class RedisRequest(OpenRequest):
     def pool_away(self, why: str) -> None:
         """The pool does not answer."""
         self.look_at = inf
-        if self._waiting is not None:
-            self._waiting = why
+        if self.waiting is not None:
+            self.waiting = why
 
     def standing(self, standing: Standing, asked_at: float, pool: PoolView) -> list[Step]:
         """The pool says how the request stands.
@@ -235,8 +235,6 @@ class RedisRequest(OpenRequest):
                 assert_never(standing.state)
         self._changed.set()
         return steps
-
-    # Its reader.
 
     def own(self, *, here: bool) -> None:
         """This reader owns the request from now on, or another does."""
@@ -311,14 +309,14 @@ class RedisRequest(OpenRequest):
         if self._buffer.position > 0 and self._buffer.attempt > 0:
             return self._broken_off(standing)
         self._enter(RequestState.QUEUED)
-        self._waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
+        self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane())
         return []
 
     def _broken_off(self, standing: Standing) -> list[Step]:
         self._enter(RequestState.BROKEN_OFF)
-        self._waiting = None
+        self.waiting = None
         if not self._has_been_for(self._timings.taken_up_s):
             return []
         error = answer_lost("worker")
@@ -329,7 +327,7 @@ class RedisRequest(OpenRequest):
 
     def _running(self, standing: Standing) -> None:
         self._enter(RequestState.RUNNING)
-        self._waiting = None
+        self.waiting = None
         if self._may_lack_messages:
             self._want_replay(standing.worker, standing.attempt, self._timings.gap_replay_again_s)
         if self._buffer.has_gap and self._waits_for_replay(self._timings.running_patience_s):
@@ -337,7 +335,7 @@ class RedisRequest(OpenRequest):
 
     def _ending(self, standing: Standing, state: Ending) -> None:
         self._enter(RequestState.ENDING)
-        self._waiting = None
+        self.waiting = None
         if not standing.worker:
             over = self._has_been_for(self._timings.last_message_s)
         elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):
