@@ -1,4 +1,4 @@
-"""`tokenlane doctor`: everything around a pool that is often wrong, and what to do about it."""
+"""`tokenlane doctor`: checks everything around a pool that is often wrong, and shows what to do about it."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/status.md describes its fields.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Check server, clock, key, lanes, versions and variables; exit code 1 if a check fails."""
-    where, name = find_pool(redis), pool_name(pool)
-    findings = (*pool_session(where, name, examine), examine_environment(unknown_variables(read())))
+    """Check server, clock, key, lanes, versions and variables. Exit code 1 if a check fails."""
+    findings = (*pool_session(redis, pool, examine), examine_environment(unknown_variables(read())))
+    name = pool_name(pool)
     if as_json:
         show_json({"v": _SCHEMA_VERSION, "pool": name, "findings": [finding.document() for finding in findings]})
     else:
-        show(f"pool {name} at {where.safe_url}", _table(findings), *_details(findings))
+        show(f"pool {name} at {find_pool(redis).safe_url}", _table(findings), *_details(findings))
     raise typer.Exit(FAILED if any(finding.severity == "fail" for finding in findings) else OK)
 
 
 def _table(findings: tuple[Finding, ...]) -> Table:
-    rows = [(finding.severity, finding.code, finding.subject, finding.found) for finding in findings]
-    return Table(("STATUS", "CHECK", "OF", "FOUND"), rows, _LOOKS)
+    rows = [(finding.severity, finding.code, finding.subject, finding.observed) for finding in findings]
+    return Table(("STATUS", "CHECK", "SUBJECT", "RESULT"), rows, _LOOKS)
 
 
 def _details(findings: tuple[Finding, ...]) -> list[str]:
-    """What is not well, with what it means and what to do."""
+    """Why each check that did not pass matters, and what to do."""
     return [
-        f"{finding.severity}: {one_line(f'{finding.code}: {finding.found}')}\n"
-        f"  means: {finding.code.means}\n  do:    {one_line(finding.advice)}"
+        f"{finding.severity}: {one_line(f'{finding.code}: {finding.observed}')}\n"
+        f"  why: {finding.code.means}\n  fix: {one_line(finding.advice)}"
         for finding in findings
         if finding.severity != "ok" and finding.advice
     ]

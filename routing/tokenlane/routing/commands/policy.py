@@ -1,4 +1,4 @@
-"""`tokenlane policy`: the pool's routes and limits, shown, compared with a file, and written from it."""
+"""`tokenlane policy`: shows a pool's routes and limits, compares them with a file, and replaces them by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, ConfigError
 from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import take_command_line
-from tokenlane.config.settings.load import find_pool, pool_name, read
+from tokenlane.config.settings.load import pool_name, read
 from tokenlane.config.settings.merged import Settings
 from tokenlane.routing.decide.policy import Policy, PolicyChanged
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
@@ -28,40 +28,40 @@ policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptio
 
 _File = Annotated[
     Path | None,
-    typer.Argument(help="The llm.toml, - for standard input; default the one that is in use.", metavar="FILE"),
+    typer.Argument(help="The llm.toml; - reads standard input. Default: the one in use.", metavar="FILE"),
 ]
 
 
 @policy.command()
 def show(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, its revision in it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the revision.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Print the pool's policy, as it would stand in llm.toml."""
-    there = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.policies.read())
+    """Print the pool's policy in the form of llm.toml."""
+    current = pool_session(redis, pool, lambda opened: opened.policies.read())
     if as_json:
-        show_json(there.model_dump())
+        show_json(current.model_dump())
     else:
-        heading = f"# pool {pool_name(pool)}, revision {there.revision}\n"
-        typer.echo(running_text(heading + as_toml(there)), nl=False)
+        heading = f"# pool {pool_name(pool)}, revision {current.revision}\n"
+        typer.echo(running_text(heading + as_toml(current)), nl=False)
 
 
 @policy.command()
 def diff(
     file: _File = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Show what `apply` would change. Exit code 1: something; 0: nothing."""
+    """Show what `apply` would change. Exit code 1 if anything, else 0."""
     wanted, name = _wanted(file)
-    there = pool_session(find_pool(redis), pool_name(pool), lambda opened: opened.policies.read())
-    changes = _changes(there, wanted, name)
+    current = pool_session(redis, pool, lambda opened: opened.policies.read())
+    changes = _changes(current, wanted, name)
     if as_json:
-        typer.echo(json_text({"pool": pool_name(pool), "revision": there.revision, "changes": changes}))
+        typer.echo(json_text({"pool": pool_name(pool), "revision": current.revision, "changes": changes}))
     else:
-        typer.echo(running_text("\n".join(changes) or f"The policy is {name}'s, revision {there.revision}."))
+        typer.echo(running_text("\n".join(changes) or f"The policy, revision {current.revision}, equals {name}."))
     if changes:
         raise typer.Exit(FAILED)
 
@@ -69,41 +69,41 @@ def diff(
 @policy.command()
 def apply(
     file: _File = None,
-    revision: Annotated[int | None, typer.Option(help="Only if the pool's policy has this revision.", min=0)] = None,
+    revision: Annotated[
+        int | None, typer.Option(help="Apply only if this is the revision of the pool's policy.", min=0)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Make [roles] and [policy] of a file the pool's policy, whole: what the file leaves out is the default."""
+    """Replace the pool's whole policy by [roles] and [policy] of a file; what the file omits gets its default."""
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
         seen = await take_snapshot(opened)
-        there = await opened.policies.read()
+        current = await opened.policies.read()
         try:
-            if revision is not None and revision != there.revision:
-                raise PolicyChanged(f"the pool's policy has revision {there.revision}, not {revision}")
-            now = there.revision if dry_run else await opened.policies.write(wanted, expected=there.revision)
+            if revision is not None and revision != current.revision:
+                raise PolicyChanged(f"the pool's policy has revision {current.revision}, not {revision}")
+            now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
             raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
-        return there, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
+        return current, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
 
-    there, now, unknown = pool_session(find_pool(redis), pool_name(pool), compare_and_set)
-    changes = _changes(there, wanted, name)
+    current, now, unknown = pool_session(redis, pool, compare_and_set)
+    changes = _changes(current, wanted, name)
     if as_json:
-        found = {"pool": pool_name(pool), "before": there.revision, "revision": now, "dry_run": dry_run}
-        typer.echo(json_text({**found, "changes": changes, "warnings": unknown}))
+        facts = {"pool": pool_name(pool), "before": current.revision, "revision": now, "dry_run": dry_run}
+        typer.echo(json_text({**facts, "changes": changes, "warnings": unknown}))
         return
     typer.echo(running_text("".join(f"{line}\n" for line in changes)), nl=False)
     for message in unknown:
         typer.echo(running_text(f"warning: {message}"), err=True)
-    if dry_run:
-        typer.echo(f"pool {pool_name(pool)}: revision {there.revision} stays; this was a dry run", err=True)
-    elif now == there.revision:
-        typer.echo(f"pool {pool_name(pool)}: nothing to change, revision {now}", err=True)
-    else:
-        typer.echo(f"pool {pool_name(pool)}: revision {there.revision} -> {now}", err=True)
+    result = f"revision {current.revision} -> {now}"
+    if now == current.revision:
+        result = f"revision {now}, {'unchanged by this dry run' if dry_run else 'nothing to change'}"
+    typer.echo(f"pool {pool_name(pool)}: {result}", err=True)
 
 
 def _wanted(file: Path | None) -> tuple[Policy, str]:
@@ -112,13 +112,13 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
         take_command_line(config=file)
     settings: Settings = read()
     if settings.file is None and not settings.document.has_policy:
-        raise ConfigError("There is no llm.toml: name one, or write one with `tokenlane config init`.")
+        raise ConfigError("No llm.toml was found: name one, or write one with `tokenlane config init`.")
     name = "standard input" if file == DASH else file or settings.file or "the configuration"
     if not settings.document.has_policy:
-        raise ConfigError(f"{name} says nothing of the policy: it has neither [roles] nor [policy].")
+        raise ConfigError(f"{name} holds no policy: it has neither [roles] nor [policy].")
     return policy_of(settings), str(name)
 
 
-def _changes(there: Policy, wanted: Policy, name: str) -> list[str]:
-    before, after = (as_toml(one).splitlines() for one in (there, wanted))
-    return list(difflib.unified_diff(before, after, f"revision {there.revision}", name, lineterm=""))
+def _changes(current: Policy, wanted: Policy, name: str) -> list[str]:
+    before, after = (as_toml(one).splitlines() for one in (current, wanted))
+    return list(difflib.unified_diff(before, after, f"revision {current.revision}", name, lineterm=""))

@@ -1,44 +1,56 @@
-"""What a verb asks of a pool: connect, ask, and end the command with the pool's error if there is one."""
+"""Opens a pool for a command, and turns the pool's errors into the errors that end a command."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tokenlane.config.exit_codes import ConfigError, UserError
-from tokenlane.config.settings.values import RedisSettings
+from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.store.pool import Pool, connect
 
 SET_WRONGLY = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
-"""What another try cannot help."""
+"""Errors of the configuration: running the command again cannot help."""
 
 _Answer = TypeVar("_Answer")
 
 
-def pool_session(server: RedisSettings, pool_name: str, ask: Callable[[Pool], Awaitable[_Answer]]) -> _Answer:
-    """Connect to a pool, ask it, and return its answer.
+def pool_session(
+    redis: str | None, pool: str | None, ask: Callable[[Pool], Awaitable[_Answer]], timeout_s: float | None = None
+) -> _Answer:
+    """Open the pool that a command's options name, ask it, and return its answer.
 
     Raises:
-        UserError: the pool cannot be reached, or its answer was an error.
+        UserError: no pool was found, it cannot be reached, or it answered with an error.
+        TimeoutError: it took longer than `timeout_s`.
     """
+    url, name = find_pool(redis).url, pool_name(pool)
 
-    async def connected() -> _Answer:
-        async with connect(server.url, pool_name) as pool:
-            return await ask(pool)
+    async def session() -> _Answer:
+        async with asyncio.timeout(timeout_s), connect(url, name) as opened:
+            return await ask(opened)
 
+    with llm_errors_end_command():
+        return asyncio.run(session())
+
+
+@contextmanager
+def llm_errors_end_command() -> Iterator[None]:
+    """Raise an `LlmError` from the block as the `UserError` that ends a command."""
     try:
-        return asyncio.run(connected())
+        yield
     except LlmError as error:
         raise as_user_error(error) from error
 
 
 def as_user_error(error: LlmError, message: str = "") -> UserError:
-    """The error for whoever ran the command; `--json` writes its code, and whether and when to try again.
+    """The error that ends a command. With `--json` its code is written, and whether and when to try again.
 
     Args:
-        message: what people are told, if it is more than the error says.
+        message: what to print in place of the error's message.
     """
     facts = error.report().model_dump(exclude={"detail"})
     kind = ConfigError if isinstance(error, SET_WRONGLY) else UserError

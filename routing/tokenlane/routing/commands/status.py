@@ -1,4 +1,4 @@
-"""`tokenlane status`: the pool at one moment, and whether something is wrong with it."""
+"""`tokenlane status`: shows a snapshot of a pool, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tokenlane.config.cli.output import Table, age, show, show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.watch.finding import Finding
@@ -34,14 +33,14 @@ _LOOKS = {
 
 
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON; docs/status.md says what each field is.")] = False,
-    check: Annotated[bool, typer.Option(help="Only what is wrong, a line each; exit code 1 if anything is.")] = False,
-    max_wait: Annotated[float, typer.Option(help="Seconds the oldest request of a role may wait.", min=0)] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/status.md describes its fields.")] = False,
+    check: Annotated[bool, typer.Option(help="Print problems only, one a line. Exit code 1 if any.")] = False,
+    max_wait: Annotated[float, typer.Option(help="Seconds that the oldest request of a role may wait.", min=0)] = 60.0,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Show what waits, what runs, and who serves it."""
-    seen = pool_session(find_pool(redis), pool_name(pool), take_snapshot)
+    """Show waiting and running requests, and the lanes, workers and routers that serve them."""
+    seen = pool_session(redis, pool, take_snapshot)
     wrong = problems(seen, max_wait)
     fails = any(problem.severity == "fail" for problem in wrong)
     if as_json:
@@ -54,14 +53,15 @@ def status(
 
 
 def as_document(seen: Snapshot, wrong: tuple[Finding, ...]) -> dict[str, Any]:
-    """What `--json` writes: the snapshot's tree without what routers make of it, and what is wrong."""
+    """The snapshot and its problems as JSON, without the policy and the lanes as routers see them."""
     tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy", "views"})
-    return {**tree, "problems": [problem.document() for problem in wrong]}
+    queues = [{**queue, **queue.pop("needs")} for queue in tree["queues"]]
+    return {**tree, "queues": queues, "problems": [problem.document() for problem in wrong]}
 
 
 def _all_well(seen: Snapshot) -> str:
     lanes = sum(lane.state == "up" for lane in seen.lanes)
-    return f"ok: {lanes} lanes up, {len(seen.routers)} routers, {_waiting(seen)} waiting, {_running(seen)} running"
+    return f"ok: lanes up: {lanes}, routers: {len(seen.routers)}, {_work(seen)}"
 
 
 def _lines(wrong: tuple[Finding, ...]) -> str:
@@ -76,52 +76,43 @@ def _parts(seen: Snapshot, wrong: tuple[Finding, ...]) -> list[str | Table]:
     if seen.roles:
         parts.append(_roles(seen.roles))
     if seen.lanes:
-        gone_by = [lane for lane in seen.lanes if has_left(lane.state, lane.beat_ms)]
-        parts.append(_lanes(tuple(lane for lane in seen.lanes if lane not in gone_by)))
-        if gone_by:
-            told = ", ".join(f"{lane.name} {age(lane.beat_ms)} ago" for lane in gone_by)
-            parts.append(f"left     {told}")
+        left = [lane for lane in seen.lanes if has_left(lane.state, lane.beat_ms)]
+        parts.append(_lanes([lane for lane in seen.lanes if lane not in left]))
+        if left:
+            parts.append(f"left     {', '.join(f'{lane.name} {age(lane.beat_ms)} ago' for lane in left)}")
         pulls = [(lane.name, *pull) for lane in seen.lanes for pull in lane.offer.pulling.items()]
         if pulls:
-            parts.append("\n".join(f"pull     lane {lane}: {model}, {progress}" for lane, model, progress in pulls))
+            parts.append("\n".join(f"pull     {model} to lane {lane}, {progress}" for lane, model, progress in pulls))
         parts.append(_workers([worker for lane in seen.lanes for worker in lane.workers]))
     return [*parts, _lines(wrong)] if wrong else parts
 
 
 def _summary(seen: Snapshot) -> str:
-    lags = f", not seen yet by {', '.join(seen.lagging)}" if seen.lagging else ""
+    lags = f", not read yet by {', '.join(seen.lagging)}" if seen.lagging else ""
     deciding = sum(router.revision is not None for router in seen.routers)
-    silent = f", {seen.clients.silent} of them silent" if seen.clients.silent else ""
-    delayed = f", {seen.delayed} delayed" if seen.delayed else ""
-    nobody = not (seen.roles or seen.lanes or seen.routers or seen.clients.known or seen.delayed)
+    silent = f", {seen.clients.silent} silent" if seen.clients.silent else ""
+    is_unused = not (seen.roles or seen.lanes or seen.routers or seen.clients.known or seen.delayed)
+    errors = {worker.name: worker.report.internal_errors for lane in seen.lanes for worker in lane.workers}
+    errors |= {router.name: router.internal_errors for router in seen.routers}
+    bugs = ", ".join(f"{count} in {name}" for name, count in errors.items() if count)
     return "\n".join(
         (
-            f"pool     {seen.pool}{': empty, nobody uses it' if nobody else ''}",
+            f"pool     {seen.pool}{' (unused)' if is_unused else ''}",
             f"policy   {f'revision {seen.revision}' if seen.revision else 'the built-in default'}{lags}",
             f"key      {seen.key_id or 'none: requests are not sealed'}",
-            f"routers  {len(seen.routers)}, {deciding} of them deciding",
+            f"routers  {len(seen.routers)}, {deciding} active",
             f"clients  {seen.clients.known}{silent}",
-            f"work     {_waiting(seen)} waiting{delayed}, {_running(seen)} running",
-            *_survived(seen),
-            *(f"unknown  {what}; another version, or something else, has written it" for what in seen.unknown),
+            f"work     {_work(seen)}",
+            *([f"bugs     {bugs}: please report them with the log of that process"] if bugs else []),
+            *(f"unknown  {part}: another version of tokenlane, or another program, wrote it" for part in seen.unknown),
         )
     )
 
 
-def _survived(seen: Snapshot) -> list[str]:
-    """A line on the processes that met bugs of tokenlane's, if any did."""
-    counts = {worker.name: worker.report.internal_errors for lane in seen.lanes for worker in lane.workers}
-    counts |= {router.name: router.internal_errors for router in seen.routers}
-    told = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
-    return [f"bugs     {told}: its log says where; please report it"] if told else []
-
-
-def _waiting(seen: Snapshot) -> int:
-    return sum(role.waiting for role in seen.roles)
-
-
-def _running(seen: Snapshot) -> int:
-    return sum(role.running for role in seen.roles)
+def _work(seen: Snapshot) -> str:
+    delayed = f", {seen.delayed} delayed" if seen.delayed else ""
+    waiting = sum(role.waiting for role in seen.roles)
+    return f"{waiting} waiting{delayed}, {sum(role.running for role in seen.roles)} running"
 
 
 def _roles(roles: tuple[RoleStatus, ...]) -> Table:
@@ -140,7 +131,7 @@ def _roles(roles: tuple[RoleStatus, ...]) -> Table:
     return Table(headings, rows, {})
 
 
-def _lanes(lanes: tuple[LaneStatus, ...]) -> Table:
+def _lanes(lanes: list[LaneStatus]) -> Table:
     headings = ("LANE", "STATE", "RUNNING", "QUEUED", "LIMIT", "BEAT", "PROVIDER", "ENDPOINT", "MODELS", "LAST ERROR")
     rows = [
         (
@@ -161,19 +152,7 @@ def _lanes(lanes: tuple[LaneStatus, ...]) -> Table:
 
 
 def _workers(workers: list[WorkerStatus]) -> Table:
-    headings = (
-        "WORKER",
-        "LANE",
-        "STATE",
-        "RUNNING",
-        "BEAT",
-        "POLICY",
-        "CACHE",
-        "HOST",
-        "TOKENLANE",
-        "SERVER",
-        "LAST ERROR",
-    )
+    headings = ["WORKER", "LANE", "STATE", "RUNNING", "BEAT", "POLICY", "CACHE", "HOST", "TOKENLANE", "SERVER"]
     rows = [
         (
             worker.name,
@@ -190,7 +169,7 @@ def _workers(workers: list[WorkerStatus]) -> Table:
         )
         for worker in workers
     ]
-    return Table(headings, rows, _LOOKS)
+    return Table((*headings, "LAST ERROR"), rows, _LOOKS)
 
 
 def _error(error: LastError | None) -> str:
@@ -198,5 +177,5 @@ def _error(error: LastError | None) -> str:
 
 
 def _share(cache: Hits) -> str:
-    """How much of what it was asked for the cache had."""
+    """The share of vectors that came from the cache."""
     return f"{cache.found / cache.asked:.0%}" if cache.asked else "-"

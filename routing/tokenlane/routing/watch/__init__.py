@@ -1,3 +1,1 @@
-"""A pool as its operators see it: one snapshot, what is wrong with it, and what is wrong with its server."""
-
-from __future__ import annotations
+"""What operators see of a pool: one snapshot of it, and findings about the pool and its Redis server."""

@@ -1,4 +1,4 @@
-"""What is wrong with a pool and its surroundings: its server, its keys, its lanes and their endpoints, versions."""
+"""Runs the checks of `tokenlane doctor`: Redis, keys, policy, lanes, endpoints, versions and variables."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from .finding import Code, Finding
 from .pool_health import examine_pool
 from .reach_endpoint import Reached, reach
-from .redis_facts import ask_server
-from .redis_health import examine_server
+from .redis_health import ask_server, examine_server
 from .snapshot import LaneStatus, Snapshot
 
-_ONE_VERSION = "install one version of tokenlane everywhere"
+_ONE_VERSION = "install the same version of tokenlane everywhere"
 
 
 async def examine(pool: Pool) -> tuple[Finding, ...]:
-    """Look at everything.
+    """Run every check that needs the pool.
 
     Raises:
         PoolUnavailable: the pool does not answer.
@@ -35,21 +34,21 @@ async def examine(pool: Pool) -> tuple[Finding, ...]:
         *examine_server(server),
         *examine_readers(seen),
         *examine_pool(seen),
-        *(examine_endpoint(lane, found, socket.gethostname()) for lane, found in zip(lanes, reached, strict=True)),
+        *(examine_endpoint(lane, result, socket.gethostname()) for lane, result in zip(lanes, reached, strict=True)),
         *examine_versions(seen),
     )
 
 
 def examine_readers(seen: Snapshot) -> Iterator[Finding]:
-    """Who can read the pool: its key, its policy, and what of it nobody here understands."""
+    """Check the key that seals the pool, who has read its policy, and data that this version cannot read."""
     if seen.key_id is None:
-        yield Finding(Code.KEY, "warn", "none", "give agents and workers TOKENLANE_POOL_KEY: `tokenlane key new`")
+        yield Finding(Code.KEY, "warn", "none", "see `tokenlane key new`, and set TOKENLANE_POOL_KEY everywhere")
     else:
         yield Finding(Code.KEY, "ok", seen.key_id)
     if seen.lagging:
-        advice = "look again in 10 s; those that still lag are frozen or cut off: start them again"
-        found = f"revision {seen.revision}, not seen by {', '.join(seen.lagging)}"
-        yield Finding(Code.POLICY, "warn", found, advice)
+        advice = "check again in 10 s; restart those that still lag, since they are frozen or cut off"
+        observed = f"revision {seen.revision}, not read yet by {', '.join(seen.lagging)}"
+        yield Finding(Code.POLICY, "warn", observed, advice)
     else:
         yield Finding(Code.POLICY, "ok", f"revision {seen.revision}")
     if seen.unknown:
@@ -57,29 +56,29 @@ def examine_readers(seen: Snapshot) -> Iterator[Finding]:
 
 
 def examine_endpoint(lane: LaneStatus, reached: Reached, host: str) -> Finding:
-    """Whether a lane's endpoint can be reached.
-
-    Args:
-        host: from where it was tried.
-    """
-    found = f"{lane.endpoint} {f'{reached} from here' if reached in ('answers', 'refuses') else reached}"
+    """Check the result of connecting to a lane's endpoint from `host`."""
     if reached == "is no URL":
-        advice = f"{_ONE_VERSION}; nobody can tell where this lane's server is"
-        return Finding(Code.ENDPOINT, "warn", found, advice, lane.name)
+        advice = f"{_ONE_VERSION}; the worker announced an endpoint that this version cannot read"
+        return Finding(Code.ENDPOINT, "warn", f"{lane.endpoint} is not a URL", advice, lane.name)
     if reached == "refuses" and host in {worker.host for worker in lane.workers}:
-        advice = "its worker runs on this host: is the model server running?"
-        return Finding(Code.ENDPOINT, "fail", found, advice, lane.name)
-    return Finding(Code.ENDPOINT, "ok", found, subject=lane.name)
+        advice = "the lane's worker runs on this host: is the model server running?"
+        return Finding(Code.ENDPOINT, "fail", f"{lane.endpoint} refuses connections", advice, lane.name)
+    results = {
+        "answers": "answers",
+        "refuses": "refuses connections from this host",
+        "not from here": "cannot be reached from this host",
+    }
+    return Finding(Code.ENDPOINT, "ok", f"{lane.endpoint} {results[reached]}", subject=lane.name)
 
 
 def examine_versions(seen: Snapshot) -> Iterator[Finding]:
-    """The versions of the workers, compared with this command's."""
+    """Compare the versions of all workers with those of this command."""
     ours = own_versions()
-    yield Finding(Code.VERSIONS, "ok", f"{_versions(ours)}, here")
+    yield Finding(Code.VERSIONS, "ok", f"{_versions(ours)} (this command)")
     for worker in (worker for lane in seen.lanes for worker in lane.workers if worker.state != "silent"):
         theirs = worker.versions
         if not theirs:
-            yield Finding(Code.VERSIONS, "unknown", "it has not told yet", "look again in 10 s", worker.name)
+            yield Finding(Code.VERSIONS, "unknown", "not reported yet", "check again in 10 s", worker.name)
         elif theirs.get("tokenlane") != ours.get("tokenlane"):
             yield Finding(Code.VERSIONS, "warn", _versions(theirs), _ONE_VERSION, worker.name)
         else:
@@ -87,27 +86,23 @@ def examine_versions(seen: Snapshot) -> Iterator[Finding]:
 
 
 def examine_environment(unknown: Mapping[str, str]) -> Finding:
-    """This command's own variables.
-
-    Args:
-        unknown: those that nothing reads, each with what may have been meant.
-    """
-    if unknown:
-        found = "; ".join(f"nothing reads {variable}.{near}" for variable, near in unknown.items())
-        advice = "correct or unset them, if they are meant for tokenlane; `tokenlane config` shows what holds"
-        return Finding(Code.ENVIRONMENT, "warn", found, advice)
-    return Finding(Code.ENVIRONMENT, "ok", "every variable TOKENLANE_… is one that is read")
+    """Check for `TOKENLANE_…` variables that nothing reads; each comes with a hint at the name that was meant."""
+    if not unknown:
+        return Finding(Code.ENVIRONMENT, "ok", "every TOKENLANE_… variable is a known one")
+    observed = "; ".join(f"nothing reads {variable}.{hint}" for variable, hint in unknown.items())
+    advice = "correct or unset them; `tokenlane config` shows the settings in effect"
+    return Finding(Code.ENVIRONMENT, "warn", observed, advice)
 
 
 def own_versions() -> dict[str, str]:
-    """The versions of what this process runs on; arq is missing where no worker is installed."""
-    found = {"python": platform.python_version()}
+    """The versions that this process runs on; arq is missing where no worker is installed."""
+    versions = {"python": platform.python_version()}
     for name in ("tokenlane", "arq", "redis"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _versions(versions: Mapping[str, str]) -> str:

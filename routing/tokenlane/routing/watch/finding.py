@@ -1,6 +1,6 @@
-"""One thing that was looked at and what was found: in a pool, around it, or at a model server.
+"""The result of one check of a pool, its Redis server, its lanes or a model server.
 
-`status --check`, `doctor`, `worker --check` and `probe` find such, print them and write them as JSON in one way.
+`status --check`, `doctor`, `worker --check` and `probe` print findings, and write them as JSON, in the same form.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Literal, Self
 
 Severity = Literal["ok", "warn", "fail", "unknown"]
-"""`warn`: it works, and will hurt one day. `unknown`: nobody may look."""
+"""`warn`: it works now and will cause trouble one day. `unknown`: this user is not allowed to check."""
 
 
 class Code(StrEnum):
-    """What was looked at, or what is wrong with it. `means`: why it matters, for people."""
+    """What was checked, or what is wrong with it. `means`: why that matters."""
 
     means: str
 
@@ -25,78 +25,93 @@ class Code(StrEnum):
 
     # The Redis server.
     SERVER_VERSION = "server_version", "the scripts need Redis 6.2 and are tested with Redis 7 and Valkey"
-    SERVER_ROLE = "server_role", "a pool is written to, and lives on one primary"
+    SERVER_ROLE = "server_role", "a pool lives on one primary, which must accept writes"
     EVICTION = (
         "maxmemory_policy",
-        "a server that evicts keys when it is full loses accepted requests; with noeviction it refuses new ones",
+        "a full server that evicts keys loses accepted requests; with noeviction it refuses new ones instead",
     )
-    MEMORY = "memory", "a server without memory refuses new requests"
+    MEMORY = "memory", "a server without free memory refuses new requests"
     PERSISTENCE = (
         "persistence",
-        "what the server does not write down, a restart loses: clients that live send it again, others' is gone",
+        "a restart loses whatever is not on disk; running clients resend their requests, those of others are lost",
     )
-    TIMEOUT = "timeout", "a server that closes idle connections makes clients connect again, in the middle of work"
+    TIMEOUT = "timeout", "a server that closes idle connections forces clients to reconnect in the middle of work"
     PUBSUB_BUFFER = (
         "pubsub_buffer",
-        "a client that reads slower than its answers come is cut off beyond this, and asks for what it lost",
+        "the server disconnects a client that falls behind by more than this; the client then asks for a replay",
     )
-    ROUND_TRIP = "round_trip", "every step of a request is one; the first token waits for about five of them"
-    CLOCK = "clock", "all times of a pool are the server's; logs and spans of hosts with another time do not fit"
-    SERVER_REFUSES = "server_refuses", "workers and routers need all that the scripts do, and publish and subscribe"
+    ROUND_TRIP = (
+        "round_trip",
+        "the first token of a request waits for about five round trips",
+    )
+    CLOCK = (
+        "clock",
+        "a pool uses the server's clock, so logs and spans of a host whose clock differs do not line up",
+    )
+    SERVER_REFUSES = (
+        "server_refuses",
+        "workers and routers need every command of the scripts, and pub/sub",
+    )
 
     # The pool.
     ROUTERS = "routers", "routers give requests to lanes"
     NO_ROUTER = "no_router", "routers give requests to lanes"
-    POLICY = "policy", "who has not seen the newest policy goes by an older one"
+    POLICY = "policy", "routers and workers that have not read the newest policy follow an older one"
     NOT_UNDERSTOOD = (
         "not_understood",
-        "another version of tokenlane, or something else, has written what this command cannot read",
+        "another version of tokenlane, or another program, wrote data that this command cannot read",
     )
-    UNSERVED = "unserved", "what no lane that takes work may serve waits until its deadline"
-    WAITS_LONG = "waits_long", "the lanes cannot keep up with what is asked of them"
-    ROUTE_UNKNOWN = "route_unknown", "a place in a route that nothing is serves nothing; its name may be misspelt"
-    VERSIONS = "versions", "workers of one pool are best of one version; agents may be older"
-    ENVIRONMENT = "environment", "a variable with a wrong name changes nothing, and nobody says so"
+    UNSERVED = "unserved", "requests that no available lane may serve wait until their deadline"
+    WAITS_LONG = "waits_long", "the lanes cannot keep up with the requests"
+    ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
+    VERSIONS = "versions", "workers of one pool should run one version; agents may be older"
+    ENVIRONMENT = "environment", "a variable with a wrong name is ignored silently"
 
     # Its keys.
-    KEY = "key", "without a key, who can read the server's memory or disk can read the prompts of live requests"
-    KEY_MISSING = "key_missing", "a worker cannot open what is sealed with a key that it does not have"
-    KEY_PREPARED = "key_prepared", "once it seals, only workers that have it take new work"
-    KEY_MISMATCH = "key_mismatch", "agents and workers of a pool seal with the same keys, or with none"
+    KEY = "key", "without a key, anyone who can read the server's memory or disk can read the prompts of live requests"
+    KEY_MISSING = "key_missing", "a worker cannot open requests sealed with a key that it does not have"
+    KEY_PREPARED = "key_prepared", "once requests are sealed with it, only workers that have it take new work"
+    KEY_MISMATCH = "key_mismatch", "agents and workers of a pool must use the same keys, or none"
 
     # Its lanes.
-    LANE = "lane", "a lane is served by workers that beat"
-    NO_LANE = "no_lane", "without a lane nothing is answered"
+    LANE = "lane", "a lane needs a worker that sends heartbeats"
+    NO_LANE = "no_lane", "without a lane no request is answered"
     LANE_GONE = "lane_gone", "the lane's workers have vanished"
-    LANE_CLOSED = "lane_closed", "the lane's worker does not start its work, or lacks a key"
+    LANE_CLOSED = "lane_closed", "the lane's worker does not start the requests it is given, or lacks a key"
     LANE_DOWN = "lane_down", "the lane's back end cannot work"
     LANE_LOADING = "lane_loading", "the lane's back end loads its model"
-    LANE_DEGRADED = "lane_degraded", "a back end of some of the lane's workers cannot work, others serve the lane"
-    LANE_TAKEN = "lane_taken", "a lane is one endpoint: another needs another name"
-    ONLY_TOY = "only_toy", "answers of the built-in model are of no use"
+    LANE_DEGRADED = (
+        "lane_degraded",
+        "some workers' back ends cannot work; the others serve the lane",
+    )
+    LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
+    ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"
 
     # Model servers.
-    ENDPOINT = "endpoint", "only the workers of a lane need to reach its endpoint"
-    BACK_END = "back_end", "a lane takes no work while its back end cannot do any"
-    BACK_END_SHARED = "back_end_shared", "each lane gives its back end as much as its own limit says"
-    MODEL_MISSING = "model_missing", "a lane is given work for models that its back end does not have"
-    MODEL_NOT_PINNED = "model_not_pinned", "a model that is not as it was pinned is not served"
-    OTHER_SERVER = "other_server", "a provider knows its own kind of server, and less of another"
+    ENDPOINT = "endpoint", "only the lane's workers need to reach its endpoint"
+    BACK_END = "back_end", "a lane takes no work while its back end cannot work"
+    BACK_END_SHARED = (
+        "back_end_shared",
+        "each lane sends up to its limit of requests, so together they may overload it",
+    )
+    MODEL_MISSING = "model_missing", "requests for the missing model would be sent to this lane and fail"
+    MODEL_NOT_PINNED = "model_not_pinned", "a model that differs from its pinned digest is not served"
+    OTHER_SERVER = "other_server", "a provider supports its own kind of server fully, and others only in part"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        found: what is, for people.
-        advice: what to do, if anything.
-        subject: the lane, role, worker or endpoint that it is about; empty if it is the whole pool.
+        observed: what was observed.
+        advice: what to do about it; empty if nothing.
+        subject: the lane, role, worker or endpoint that was checked; empty for the whole pool.
     """
 
     code: Code
     severity: Severity
-    found: str
+    observed: str
     advice: str = ""
     subject: str = ""
 
@@ -106,16 +121,15 @@ class Finding:
         return self.severity in ("warn", "fail")
 
     def __str__(self) -> str:
-        """What is and what to do, for people."""
-        return "; ".join(filter(None, (self.found, self.advice)))
+        return "; ".join(filter(None, (self.observed, self.advice)))
 
     def document(self) -> dict[str, str]:
-        """The finding for programs."""
+        """The finding as JSON."""
         return {
             "code": self.code.value,
             "severity": self.severity,
             "subject": self.subject,
-            "found": self.found,
+            "found": self.observed,
             "means": self.code.means,
             "advice": self.advice,
         }

@@ -1,19 +1,19 @@
-"""Takes a snapshot of a pool: reads it out of the reply of lua/snapshot.lua, where each part of that is described.
+"""Takes a snapshot of a pool, by parsing the reply of lua/snapshot.lua.
 
-Whatever workers and routers have announced may be of any version, or anybody's: what of it cannot be read is named in
-`Snapshot.unknown`, and hides nothing else.
+Another version of tokenlane, or any other program, may have written what workers and routers announce.
+`Snapshot.unknown` names each part that cannot be read; the rest is still shown.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cache
-from typing import TypeGuard, get_args
+from typing import TypeGuard, TypeVar, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Priority
@@ -43,7 +43,93 @@ from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
-_COUNTED = {field.name for field in fields(Rates)}
+_RATES = {field.name for field in fields(Rates)}
+
+_Parsed = TypeVar("_Parsed")
+
+
+async def take_snapshot(pool: Pool) -> Snapshot:
+    """Take a snapshot of everything that operators look at.
+
+    Raises:
+        PoolUnavailable: the pool does not answer.
+    """
+    reply = decoded(await pool.snapshot_reply())
+    policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
+    queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
+    workers = tuple(_workers(reply, policy.lease_ms))
+    lanes = sorted(((_view(reply, lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
+    views = tuple(view for view, _ in lanes)
+    routers = tuple(
+        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
+        for router in sorted(reply.routers)
+        if reply.now - router.beat <= _ROUTER_SILENT_MS
+    )
+    revisions = (*((it.name, it.revision) for it in routers), *((it.name, it.revision) for it in workers))
+    sealing = tuple(reply.keys.sealing.split())
+    return Snapshot(
+        v=SCHEMA_VERSION,
+        pool=pool.keys.pool,
+        time_ms=reply.now,
+        revision=reply.revision,
+        key_id=next(iter(sealing), None),
+        keys=sealing,
+        retiring=tuple(reply.keys.retiring.split()),
+        prepared=tuple(reply.keys.prepared.split()),
+        roles=tuple(_roles(reply, queues)),
+        queues=queues,
+        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
+        views=views,
+        routers=routers,
+        clients=ClientsStatus(*reply.clients),
+        delayed=reply.delayed,
+        swept_ms=reply.now - reply.swept if reply.swept else None,
+        lagging=tuple(name for name, revision in revisions if revision not in (None, reply.revision)),
+        policy=policy,
+        unknown=tuple(_unknown(reply, views)),
+    )
+
+
+def _unknown(reply: SnapshotReply, lanes: tuple[LaneView, ...]) -> Iterator[str]:
+    """Name each part that cannot be read and is shown as empty, 0 or the default."""
+    if _policy(reply.document) is None:
+        yield f"the policy, revision {reply.revision}"
+    for queue in reply.queues:
+        if _parsed(Queue.parse, queue.name) is None:
+            yield f"the queue {queue.name!r}, in which {queue.waiting} requests wait"
+    for lane in lanes:
+        yield from (f"the {part} of lane {lane.name!r}" for part in lane.unread)
+    yield from _unknown_of_processes(reply)
+    jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
+    for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
+        yield f"requests of priority {priority!r}"
+    for event in sorted({count.what for count in reply.rates.counts} - _RATES):
+        yield f"requests counted as {event!r}"
+
+
+def _unknown_of_processes(reply: SnapshotReply) -> Iterator[str]:
+    for worker in reply.workers:
+        if _versions(worker.versions) is None:
+            yield f"the versions of worker {worker.name!r}"
+        if _report(worker.report) is None:
+            yield f"the report of worker {worker.name!r}"
+        if worker.revision is not None and _number(worker.revision) is None:
+            yield f"the policy revision of worker {worker.name!r}"
+    for router in reply.routers:
+        if router.revision is not None and _number(router.revision) is None:
+            yield f"the policy revision of router {router.name!r}"
+
+
+def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed | None:
+    """The parsed text; None if it cannot be read."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
+def _policy(document: str | None) -> Policy | None:
+    return _parsed(Policy.model_validate_json, document or "{}")
 
 
 @cache
@@ -51,114 +137,12 @@ def _texts() -> TypeAdapter[dict[str, str]]:
     return TypeAdapter(dict[str, str])
 
 
-async def take_snapshot(pool: Pool) -> Snapshot:
-    """All that operators look at, of one moment.
-
-    Raises:
-        PoolUnavailable: the pool does not answer.
-    """
-    return read_snapshot(pool.keys.pool, await pool.snapshot_reply())
-
-
-def read_snapshot(pool: str, answer: object) -> Snapshot:
-    """The snapshot in the answer of the script."""
-    reply = decoded(answer)
-    policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
-    queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
-    workers = tuple(_workers(reply, policy.lease_ms))
-    lanes = sorted(((_view(reply, lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
-    routers = tuple(
-        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
-        for router in sorted(reply.routers)
-        if reply.now - router.beat <= _ROUTER_SILENT_MS
-    )
-    seen = (*((router.name, router.revision) for router in routers), *((it.name, it.revision) for it in workers))
-    return Snapshot(
-        v=SCHEMA_VERSION,
-        pool=pool,
-        time_ms=reply.now,
-        revision=reply.revision,
-        key_id=next(iter(reply.keys.sealing.split()), None),
-        keys=tuple(reply.keys.sealing.split()),
-        retiring=tuple(reply.keys.retiring.split()),
-        prepared=tuple(reply.keys.prepared.split()),
-        roles=tuple(_roles(reply, queues)),
-        queues=queues,
-        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
-        views=tuple(view for view, _ in lanes),
-        routers=routers,
-        clients=ClientsStatus(reply.clients.known, reply.clients.silent),
-        delayed=reply.delayed,
-        swept_ms=reply.now - reply.swept if reply.swept else None,
-        lagging=tuple(name for name, revision in seen if revision not in (None, reply.revision)),
-        policy=policy,
-        unknown=tuple(_unknown(reply, [view for view, _ in lanes])),
-    )
-
-
-def _unknown(reply: SnapshotReply, lanes: Iterable[LaneView]) -> Iterator[str]:
-    """What cannot be read, for people."""
-    if _policy(reply.document) is None:
-        yield f"the policy, revision {reply.revision}: its defaults are shown"
-    for queue in reply.queues:
-        if _parsed(queue.name) is None:
-            yield f"the queue {queue.name!r}, in which {queue.waiting} wait"
-    yield from _unknown_of_lanes(lanes)
-    yield from _unknown_of_workers(reply)
-    jobs = (job.priority for lane in reply.lanes for job in lane.jobs)
-    for priority in sorted({*jobs, *(count.priority for count in reply.rates.counts)} - {*get_args(Priority)}):
-        yield f"requests of priority {priority!r}"
-    for what in sorted({count.what for count in reply.rates.counts} - _COUNTED):
-        yield f"requests that were counted as {what!r}"
-
-
-def _unknown_of_lanes(lanes: Iterable[LaneView]) -> Iterator[str]:
-    shown = {"models": "none are shown", "limit": "it is shown as 0", "offer": "it is shown as one for chats alone"}
-    for lane in lanes:
-        for what in lane.unread:
-            yield f"the {what} of lane {lane.name!r}: {shown[what]}"
-
-
-def _unknown_of_workers(reply: SnapshotReply) -> Iterator[str]:
-    for worker in reply.workers:
-        if worker.versions is not None and _versions(worker.versions) is None:
-            yield f"the versions of worker {worker.name!r}: none are shown"
-        if _report(worker.report) is None:
-            yield f"the report of worker {worker.name!r}: its counts are shown as 0"
-    for kind, name, revision in (
-        *(("worker", worker.name, worker.revision) for worker in reply.workers),
-        *(("router", router.name, router.revision) for router in reply.routers),
-    ):
-        if revision is not None and _number(revision) is None:
-            yield f"the policy revision of {kind} {name!r}"
-
-
-def _policy(document: str | None) -> Policy | None:
-    try:
-        return Policy() if document is None else Policy.model_validate_json(document)
-    except ValidationError:
-        return None
-
-
-def _parsed(name: str) -> Queue | None:
-    try:
-        return Queue.parse(name)
-    except ValueError:
-        return None
-
-
-def _versions(document: str) -> dict[str, str] | None:
-    try:
-        return _texts().validate_json(document)
-    except ValidationError:
-        return None
+def _versions(document: str | None) -> dict[str, str] | None:
+    return _parsed(_texts().validate_json, document or "{}")
 
 
 def _report(document: str) -> WorkerReport | None:
-    try:
-        return WorkerReport.model_validate_json(document) if document else WorkerReport()
-    except ValidationError:
-        return None
+    return _parsed(WorkerReport.model_validate_json, document or "{}")
 
 
 def _number(text: str | None) -> int | None:
@@ -174,38 +158,22 @@ def _rank(priority: Priority) -> int:
 
 
 def _queues(reply: SnapshotReply) -> Iterator[QueueStatus]:
-    for it in reply.queues:
-        queue = _parsed(it.name)
-        if queue is None:
-            continue
-        needs = queue.needs
-        yield QueueStatus(
-            role=queue.role,
-            kind=queue.kind,
-            priority=queue.priority,
-            provider=needs.provider,
-            model=needs.model,
-            lane=needs.lane,
-            size=needs.size,
-            input=needs.input,
-            can=needs.can,
-            avoid=needs.avoid,
-            waiting=it.waiting,
-            oldest_ms=it.oldest_ms,
-        )
+    for queue in reply.queues:
+        if (parsed := _parsed(Queue.parse, queue.name)) is not None:
+            yield QueueStatus(parsed.role, parsed.kind, parsed.priority, parsed.needs, queue.waiting, queue.oldest_ms)
 
 
 def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state = lane_state(LaneFacts(worker.told, takers=int(worker.takes_new_work)))
+        state = lane_state(LaneFacts(worker.condition, takers=int(worker.takes_new_work)))
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,
             state="silent" if age > lease_ms else state,
             host=worker.host,
-            versions=_versions(worker.versions or "{}") or {},
+            versions=_versions(worker.versions) or {},
             running=running[worker.name],
             beat_ms=age,
             revision=_number(worker.revision),
@@ -217,7 +185,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
 
 
 def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
-    """The lane as routers see it, and what its workers say for themselves beside."""
+    """The lane as routers see it, with the states that its workers report of themselves."""
     view = lane_of(reply.lane_facts, lane.known)
     states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
     unready = sum(state.is_unready for state in states)
@@ -225,9 +193,9 @@ def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ..
 
 
 def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) -> LaneStatus:
-    own = tuple(worker for worker in workers if worker.lane == view.name)
-    errors = [worker.error for worker in own if worker.error is not None]
-    reasons = (worker.why for worker in own if worker.why and worker.state != "silent")
+    serving = tuple(worker for worker in workers if worker.lane == view.name)
+    errors = [worker.error for worker in serving if worker.error is not None]
+    reasons = (worker.why for worker in serving if worker.why and worker.state != "silent")
     count = Counter((job.kind, job.state) for job in jobs)
     return LaneStatus(
         name=view.name,
@@ -242,14 +210,14 @@ def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) ->
         },
         beat_ms=view.beat_ms,
         error=min(errors, key=lambda error: error.age_ms, default=None),
-        workers=own,
+        workers=serving,
         offer=view.offer,
         why=view.why if view.state.is_unready else next(reasons, ""),
     )
 
 
 def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
-    """Every role and priority of which something waits, runs, or was counted lately."""
+    """Every role and priority with requests that wait, run, or were counted in the last minute."""
     jobs = (job for lane in reply.lanes for job in lane.jobs)
     running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
     counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}
@@ -267,6 +235,5 @@ def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[Ro
 
 
 def _rates(reply: RatesReply, role: str, priority: Priority) -> Rates:
-    own = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _COUNTED)
-    counts = {count.what: count.requests for count in own}
-    return Rates(**{what: round(1000 * requests / reply.window_ms, 3) for what, requests in counts.items()})
+    counts = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _RATES)
+    return Rates(**{count.what: round(1000 * count.requests / reply.window_ms, 3) for count in counts})

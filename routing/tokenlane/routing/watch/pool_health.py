@@ -1,4 +1,4 @@
-"""What is wrong with a pool, told from one snapshot: for `tokenlane status --check`, `doctor`, and so for monitors."""
+"""Checks a pool's routers, lanes, queues, keys and routes from one snapshot, for `status --check` and `doctor`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tokenlane.routing.decide.unknown_places import unknown_places
 from .finding import Code, Finding, Severity
 from .snapshot import LaneStatus, QueueStatus, Snapshot
 
-_HAND_OVER_KEYS = "start it again with the keys that `tokenlane key show --reveal` prints where the key is"
+HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on the host that has them"
 
 
 def problems(seen: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
-    """What is wrong.
+    """Everything that is wrong.
 
     Args:
         max_wait_s: how long the oldest request of a role may have waited.
@@ -26,80 +26,73 @@ def problems(seen: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
 
 
 def examine_pool(seen: Snapshot) -> Iterator[Finding]:
-    """Everything that a snapshot tells, the worst first; what is well, too."""
-    yield _routers(seen)
+    """Run every check, the most serious first; checks that pass are findings, too."""
+    if seen.routers:
+        yield Finding(Code.ROUTERS, "ok", f"{len(seen.routers)}")
+    else:
+        advice = "start a worker or `tokenlane router`"
+        yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane is given work", advice)
     if not seen.lanes:
-        advice = "start `tokenlane worker` beside a model server"
-        yield Finding(Code.NO_LANE, "fail", "no lane: nothing is answered", advice)
+        advice = "start `tokenlane worker` on the host of a model server"
+        yield Finding(Code.NO_LANE, "fail", "no lane is connected, so no request is answered", advice)
     yield from _unserved(seen)
-    for lane in seen.lanes:
-        yield _lane(lane)
+    yield from map(_lane, seen.lanes)
     yield from _keys(seen)
     yield from _toy(seen)
     yield from _routes(seen)
     yield from _shared_back_ends(seen)
 
 
-def _routers(seen: Snapshot) -> Finding:
-    if seen.routers:
-        return Finding(Code.ROUTERS, "ok", f"{len(seen.routers)}")
-    advice = "start a worker or `tokenlane router`"
-    return Finding(Code.NO_ROUTER, "fail", "no router: nothing is given to lanes", advice)
-
-
 def _unserved(seen: Snapshot) -> Iterator[Finding]:
     lanes = [lane for lane in seen.views if lane.state.takes_work]
     for queue in seen.queues:
-        # One nobody has been heard of for is refused after that time; until then a worker may be on its way.
+        # For this long a request may wait for a worker that is about to connect; then a router refuses it.
         if queue.oldest_ms < seen.policy.patience_ms:
             continue
         if next(candidates(seen.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
             yield Finding(
                 Code.UNSERVED,
                 "fail",
-                f"role {queue.role!r}: {queue.waiting} of priority {queue.priority}{_wish(queue)} wait and no live "
-                f"lane may serve them, the oldest for {queue.oldest_ms / 1000:.0f} s",
-                "start a worker on a lane of the role's route, or change the route",
+                f"role {queue.role!r}: {queue.waiting} requests of priority {queue.priority}{_wanted(queue)} wait, the "
+                f"oldest for {queue.oldest_ms / 1000:.0f} s, and no available lane may serve them",
+                "start a worker for a lane of the role's route, or change the route",
                 queue.role,
             )
 
 
-def _wish(queue: QueueStatus) -> str:
-    wishes = {"provider": queue.provider, "model": queue.model}
-    text = ", ".join(f"{name} {value!r}" for name, value in wishes.items() if value)
+def _wanted(queue: QueueStatus) -> str:
+    wanted = {"provider": queue.needs.provider, "model": queue.needs.model}
+    text = ", ".join(f"{name} {value!r}" for name, value in wanted.items() if value)
     return f" ({text})" if text else ""
-
-
-def _lane(lane: LaneStatus) -> Finding:
-    title = f"lane {lane.name!r} ({lane.endpoint})"
-    error = f"; its last error: {lane.error.code}" if lane.error else ""
-    beat = f"{lane.beat_ms / 1000:.0f} s"
-    if lane.state == "gone":
-        found = f"{title}: no live worker for {beat}{error}"
-        advice = f"start its worker again, on {_hosts(lane)} (a lane is forgotten an hour after its last beat)"
-        return Finding(Code.LANE_GONE, "fail", found, advice, lane.name)
-    if lane.lacks_key:
-        found = f"{title}: its worker lacks a key of the pool's, which its log names, and takes no work"
-        return Finding(Code.LANE_CLOSED, "fail", found, _HAND_OVER_KEYS, lane.name)
-    if lane.why and lane.state in _UNREADY:
-        code, what = _UNREADY[lane.state]
-        found = f"{title}: {what}: {lane.why.rstrip('.')}"
-        advice = (
-            f"see its model server, on {_hosts(lane)}; its worker asks that all the time, and goes on once it works"
-        )
-        return Finding(code, "fail", found, advice, lane.name)
-    if lane.state == "down":
-        found = f"{title}: its worker beats and did not start what it was given{error}"
-        advice = "it gets work again with its next beat; if this stays, see its log and start it again"
-        return Finding(Code.LANE_CLOSED, "fail", found, advice, lane.name)
-    return Finding(Code.LANE, "ok", f"{title}: {lane.state}, last beat {beat} ago", subject=lane.name)
 
 
 _UNREADY = {
     "down": (Code.LANE_DOWN, "its back end cannot work"),
-    "loading": (Code.LANE_LOADING, "its back end loads its model"),
-    "degraded": (Code.LANE_DEGRADED, "the back end of one of its workers cannot work, others serve the lane"),
+    "loading": (Code.LANE_LOADING, "its back end is loading its model"),
+    "degraded": (Code.LANE_DEGRADED, "one worker's back end cannot work; the others serve the lane"),
 }
+
+
+def _lane(lane: LaneStatus) -> Finding:
+    title = f"lane {lane.name!r} ({lane.endpoint})"
+    error = f"; last error: {lane.error.code}" if lane.error else ""
+    beat = f"{lane.beat_ms / 1000:.0f} s"
+    if lane.state == "gone":
+        observed = f"{title} has had no worker for {beat}{error}"
+        advice = f"restart its worker on {_hosts(lane)} (an hour after its last heartbeat, the pool forgets a lane)"
+        return Finding(Code.LANE_GONE, "fail", observed, advice, lane.name)
+    if lane.lacks_key:
+        observed = f"{title} takes no work: its worker lacks a key of the pool, which the worker's log names"
+        return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
+    if lane.why and lane.state in _UNREADY:
+        code, state = _UNREADY[lane.state]
+        advice = f"check the model server on {_hosts(lane)}; the lane takes work again as soon as the server works"
+        return Finding(code, "fail", f"{title}: {state}: {lane.why.rstrip('.')}", advice, lane.name)
+    if lane.state == "down":
+        observed = f"{title}: its worker is alive and did not start the requests that it was given{error}"
+        advice = "it is given work again after its next heartbeat; if it fails again, read its log and restart it"
+        return Finding(Code.LANE_CLOSED, "fail", observed, advice, lane.name)
+    return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago", subject=lane.name)
 
 
 def _hosts(lane: LaneStatus) -> str:
@@ -116,23 +109,23 @@ def _keys(seen: Snapshot) -> Iterator[Finding]:
         prepared = key_id in seen.prepared
         without = seen.without_key(key_id)
         if prepared and not without:
-            found = f"{key_id}, every worker has it: `tokenlane key rotate`"
-            yield Finding(Code.KEY_PREPARED, "ok", found, subject=key_id)
+            advice = "run `tokenlane key rotate`"
+            yield Finding(Code.KEY_PREPARED, "ok", f"every worker has {key_id}", advice, key_id)
         for worker in without:
             if worker.name in closed or (worker.keys is None and not prepared):
-                continue  # told already; or joined, which takes all keys but those that are prepared
-            lacks = "does not have" if worker.keys is not None else "is of an older tokenlane and may not have"
-            which = f"key {key_id}, which is prepared" if prepared else f"key {key_id}"
-            found = f"worker {worker.name!r} of lane {worker.lane!r} {lacks} {which}"
-            advice = f"before `tokenlane key rotate` {_HAND_OVER_KEYS}" if prepared else _HAND_OVER_KEYS
-            yield Finding(Code.KEY_MISSING, "fail", found, advice, worker.lane)
+                continue  # its lane is reported as closed; or it has joined, which takes every key but a prepared one
+            lacks = "lacks" if worker.keys is not None else "runs an older tokenlane and may lack"
+            key = f"{'prepared ' if prepared else ''}key {key_id}"
+            observed = f"worker {worker.name!r} of lane {worker.lane!r} {lacks} {key}"
+            advice = f"before `tokenlane key rotate`, {HAND_OVER_KEYS}" if prepared else HAND_OVER_KEYS
+            yield Finding(Code.KEY_MISSING, "fail", observed, advice, worker.lane)
 
 
 def _toy(seen: Snapshot) -> Iterator[Finding]:
     serving = [lane for lane in seen.lanes if lane.state.takes_work]
     if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
-        advice = "start a model server (`tokenlane probe` says how); `tokenlane up` then serves that by itself"
-        yield Finding(Code.ONLY_TOY, "warn", "only the built-in model serves, a toy", advice)
+        advice = "start a model server (`tokenlane probe` shows how); `tokenlane up` then switches to it"
+        yield Finding(Code.ONLY_TOY, "warn", "only the built-in toy model serves this pool", advice)
 
 
 def _routes(seen: Snapshot) -> Iterator[Finding]:
@@ -140,29 +133,28 @@ def _routes(seen: Snapshot) -> Iterator[Finding]:
     for place in unknown:
         lost = sum(other.role == place.role for other in unknown) == len(seen.policy.roles[place.role].route)
         severity: Severity = "fail" if lost else "warn"  # the role has other places
-        advice = "start the worker of that place, or mend the route: `tokenlane policy apply`"
+        advice = "start the worker of that lane, or correct the route with `tokenlane policy apply`"
         yield Finding(Code.ROUTE_UNKNOWN, severity, place.message, advice, place.role)
 
 
 def _shared_back_ends(seen: Snapshot) -> Iterator[Finding]:
-    """Back ends that several lanes serve, each up to its own limit, which may be meant so."""
-    found: defaultdict[str, list[LaneStatus]] = defaultdict(list)
+    by_endpoint: defaultdict[str, list[LaneStatus]] = defaultdict(list)
     for lane in seen.lanes:
         if lane.endpoint and not lane.state.is_away:
-            found[lane.endpoint.rstrip("/").lower()].append(lane)
-    for lanes in found.values():
+            by_endpoint[lane.endpoint.rstrip("/").lower()].append(lane)
+    for lanes in by_endpoint.values():
         if len(lanes) > 1:
             names, limit = ", ".join(repr(lane.name) for lane in lanes), sum(lane.chats.limit for lane in lanes)
-            what = f"lanes {names} serve one back end ({lanes[0].endpoint}) and give it {limit} chats at once in all"
-            advice = "serve it by one lane, or share out what it takes with --capacity"
-            yield Finding(Code.BACK_END_SHARED, "warn", what, advice, lanes[0].name)
+            observed = f"lanes {names} share one back end ({lanes[0].endpoint}) and send it up to {limit} chats at once"
+            advice = "serve it with one lane, or divide its capacity between them with --capacity"
+            yield Finding(Code.BACK_END_SHARED, "warn", observed, advice, lanes[0].name)
 
 
 def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Finding]:
     for role in seen.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
-            found = (
-                f"role {role.role!r}: the oldest of {role.waiting} of priority {role.priority} waits for "
-                f"{role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g}"
+            observed = (
+                f"role {role.role!r}: the oldest of {role.waiting} requests of priority {role.priority} has waited "
+                f"{role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g} s"
             )
-            yield Finding(Code.WAITS_LONG, "fail", found, "add lanes, or raise --max-wait", role.role)
+            yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)

@@ -1,10 +1,10 @@
-"""Whether the model server of a lane can be reached from this host."""
+"""Tries to connect to a lane's endpoint from this host."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from pathlib import Path
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -16,45 +16,36 @@ _CONNECT_S = 2.0
 
 
 async def reach(endpoint: str) -> Reached:
-    """Whether anything accepts a connection there. This host's own loopback and sockets were announced by the host's
-    name."""
-    if (place := _host_and_port(endpoint)) is None:
+    """Connect to an announced endpoint. Workers announce loopback addresses and sockets under their host's name, so
+    those are tried if the name is this host's."""
+    if (address := _host_and_port(endpoint)) is None:
         return "is no URL"
-    announced, port = place
-    own = announced == socket.gethostname().lower()
+    announced, port = address
+    is_local = announced == socket.gethostname().lower()
     if (path := socket_of(endpoint)) is not None:
-        return await _connect_to(path) if own else "not from here"
-    answers: set[Reached] = set()
-    for host in (announced, "127.0.0.1", "::1") if own else (announced,):
+        attempts = [partial(asyncio.open_unix_connection, path)] if is_local else []
+    else:
+        hosts = (announced, "127.0.0.1", "::1") if is_local else (announced,)
+        attempts = [partial(asyncio.open_connection, host, port) for host in hosts]
+    result: Reached = "not from here"
+    for connect in attempts:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, writer = await asyncio.open_connection(host, port)
+                _, writer = await connect()
             writer.close()
             return "answers"
-        except ConnectionRefusedError:
-            answers.add("refuses")
-        except (OSError, ValueError, TimeoutError):  # ValueError: a host that no name server can be asked for
+        except (ConnectionRefusedError, FileNotFoundError):
+            result = "refuses"
+        except (OSError, ValueError, TimeoutError):  # ValueError: the host's name cannot be encoded for DNS
             continue
-    return "refuses" if "refuses" in answers else "not from here"
+    return result
 
 
 def _host_and_port(endpoint: str) -> tuple[str, int] | None:
-    """The host and port of what a worker has announced; None if it is no URL with a host."""
+    """The host and port of an announced endpoint; None if it is not a URL with a host."""
     try:
         parts = urlsplit(endpoint)
         port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
     except ValueError:
         return None
     return (parts.hostname, port) if parts.hostname else None
-
-
-async def _connect_to(path: Path) -> Reached:
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_unix_connection(path)
-    except (ConnectionRefusedError, FileNotFoundError):
-        return "refuses"
-    except (OSError, ValueError, TimeoutError):
-        return "not from here"
-    writer.close()
-    return "answers"

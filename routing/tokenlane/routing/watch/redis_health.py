@@ -1,17 +1,67 @@
-"""What is wrong with the Redis server a pool lives on: its version, its settings, its clock, how far it is."""
+"""Checks the Redis server that a pool lives on: its version, settings, memory, clock and distance.
+
+Managed servers and ACLs deny commands such as CONFIG. What the server did not answer is `unknown`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from .finding import Code, Finding
-from .redis_facts import ServerFacts
+from tokenlane.routing.store.pool import Pool
+
+from .finding import Code, Finding, Severity
 
 _MEBI = 1024 * 1024
+_TRIES = 5
+_SETTINGS = ("timeout", "client-output-buffer-limit", "save")
 
 
-def examine_server(server: ServerFacts) -> Iterator[Finding]:
-    """Everything that the server tells; what is well, too."""
+@dataclass(frozen=True)
+class RedisFacts:
+    """A server's answers to INFO, to CONFIG GET for some settings, and to TIME.
+
+    `round_trip_ms`: the fastest of five. `ahead_ms`: how far the server's clock is ahead of this host's, accurate to
+    half a round trip.
+    """
+
+    info: Mapping[str, str]
+    settings: Mapping[str, str]
+    round_trip_ms: float
+    ahead_ms: float | None
+
+
+async def ask_server(pool: Pool) -> RedisFacts:
+    """Ask the pool's server about itself.
+
+    Raises:
+        PoolUnavailable: it does not answer.
+    """
+    info = _texts(await pool.commands.ask_about("INFO"))
+    settings: dict[str, str] = {}
+    for name in _SETTINGS:
+        settings |= _texts(await pool.commands.ask_about("CONFIG GET", name))
+    round_trip_ms, ahead_ms = float("inf"), None
+    clock = asyncio.get_running_loop().time
+    for _ in range(_TRIES):
+        start, here = clock(), time.time()
+        server_time = await pool.commands.ask_about("TIME")
+        took = clock() - start
+        if 1000 * took < round_trip_ms:
+            round_trip_ms, ahead_ms = 1000 * took, None
+            if isinstance(server_time, tuple):
+                ahead_ms = 1000 * (server_time[0] + server_time[1] / 1e6 - here - took / 2)
+    return RedisFacts(info, settings, round_trip_ms, ahead_ms)
+
+
+def _texts(reply: object) -> dict[str, str]:
+    return {str(name): str(value) for name, value in reply.items()} if isinstance(reply, dict) else {}
+
+
+def examine_server(server: RedisFacts) -> Iterator[Finding]:
+    """Check what the server answered; checks that pass are findings, too."""
     info, settings = server.info, server.settings
     yield _version(info)
     yield _role(info)
@@ -20,12 +70,16 @@ def examine_server(server: ServerFacts) -> Iterator[Finding]:
     yield _persistence(info, settings)
     yield _idle_timeout(settings)
     yield _pubsub_buffer(settings)
-    yield _distance(server)
-    yield _skew(server)
+    yield _distance(server.round_trip_ms)
+    yield _skew(server.ahead_ms)
 
 
-def _untold(code: Code, advice: str = "") -> Finding:
-    return Finding(code, "unknown", "the server does not let this user ask (ACL, or a managed server)", advice)
+def _denied(code: Code, advice: str = "") -> Finding:
+    return Finding(code, "unknown", "the server does not let this user ask (an ACL, or a managed server)", advice)
+
+
+def _set(setting: str) -> str:
+    return f"run `CONFIG SET {setting}`, and change the server's configuration file alike"
 
 
 def _version(info: Mapping[str, str]) -> Finding:
@@ -34,7 +88,7 @@ def _version(info: Mapping[str, str]) -> Finding:
         return Finding(code, "ok", f"Valkey {info['valkey_version']}")
     text = info.get("redis_version")
     if text is None:
-        return _untold(code)
+        return _denied(code)
     other = next((name for name in ("dragonfly", "keydb") if f"{name}_version" in info), None)
     if other is not None:
         return Finding(code, "warn", f"{other} {info[f'{other}_version']}", advice)
@@ -50,86 +104,86 @@ def _role(info: Mapping[str, str]) -> Finding:
         return Finding(code, "fail", "a Redis Cluster", "use a server that is not part of a cluster")
     if info.get("role") in ("slave", "replica"):
         return Finding(code, "fail", "a replica", "name the primary in the URL")
-    return Finding(code, "ok", "a primary") if "role" in info else _untold(code)
+    return Finding(code, "ok", "a primary") if "role" in info else _denied(code)
 
 
 def _eviction(info: Mapping[str, str]) -> Finding:
     code, policy = Code.EVICTION, info.get("maxmemory_policy")
     if policy is None:
-        return _untold(code, "make sure that it is noeviction")
+        return _denied(code, "make sure it is noeviction")
     if policy == "noeviction":
         return Finding(code, "ok", policy)
-    advice = "CONFIG SET maxmemory-policy noeviction, and in its configuration file"
+    advice = _set("maxmemory-policy noeviction")
     if info.get("maxmemory", "0") == "0":
-        return Finding(code, "warn", f"{policy}, without a limit of memory", advice)
-    return Finding(code, "fail", f"{policy}, with a limit of memory", advice)
+        return Finding(code, "warn", f"{policy}, no memory limit", advice)
+    return Finding(code, "fail", f"{policy}, with a memory limit", advice)
 
 
 def _memory(info: Mapping[str, str]) -> Finding:
     code = Code.MEMORY
     if "used_memory" not in info:
-        return _untold(code)
+        return _denied(code)
     used, limit = int(info["used_memory"]), int(info.get("maxmemory", "0"))
     if limit == 0:
         return Finding(code, "ok", f"{used / _MEBI:.0f} MiB used, no limit set")
-    found = f"{used / _MEBI:.0f} of {limit / _MEBI:.0f} MiB used"
+    observed = f"{used / _MEBI:.0f} of {limit / _MEBI:.0f} MiB used"
     if used >= limit:
-        return Finding(code, "fail", found, "raise maxmemory, or lower the policy's depth")
-    return Finding(code, "warn", found, "raise maxmemory") if used > 0.9 * limit else Finding(code, "ok", found)
+        return Finding(code, "fail", observed, "raise maxmemory, or lower the policy's depth")
+    return Finding(code, "warn", observed, "raise maxmemory") if used > 0.9 * limit else Finding(code, "ok", observed)
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Finding:
-    code, advice = Code.PERSISTENCE, "appendonly yes, appendfsync everysec"
+    code, advice = Code.PERSISTENCE, "set appendonly yes and appendfsync everysec"
     if "aof_enabled" not in info:
-        return _untold(code, f"make sure that it has: {advice}")
+        return _denied(code, advice)
     if info["aof_enabled"] == "1":
         if info.get("aof_last_write_status", "ok") != "ok":
-            return Finding(code, "fail", "the append-only file cannot be written", "see its log; is the disk full?")
+            return Finding(code, "fail", "the append-only file cannot be written", "read its log; is the disk full?")
         return Finding(code, "ok", "an append-only file")
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        return Finding(code, "fail", "the last snapshot failed: the server may refuse to write", "see its log")
+        return Finding(code, "fail", "the last snapshot failed, so the server may refuse writes", "read its log")
     if "save" not in settings:
         return Finding(code, "warn", "no append-only file", advice)
-    return Finding(code, "warn", "snapshots only" if settings["save"] else "nothing is written down", advice)
+    return Finding(code, "warn", "snapshots only" if settings["save"] else "nothing is written to disk", advice)
 
 
 def _idle_timeout(settings: Mapping[str, str]) -> Finding:
     code = Code.TIMEOUT
     if "timeout" not in settings:
-        return _untold(code, "make sure that it is 0")
+        return _denied(code, "make sure it is 0")
     if settings["timeout"] == "0":
-        return Finding(code, "ok", "idle connections stay")
-    return Finding(code, "warn", f"{settings['timeout']} s", "CONFIG SET timeout 0, and in its configuration file")
+        return Finding(code, "ok", "idle connections are kept")
+    return Finding(code, "warn", f"idle connections are closed after {settings['timeout']} s", _set("timeout 0"))
 
 
 def _pubsub_buffer(settings: Mapping[str, str]) -> Finding:
     code, words = Code.PUBSUB_BUFFER, settings.get("client-output-buffer-limit", "").split()
     if "pubsub" not in words[:-3]:
-        return _untold(code, "make sure that it is at least 32mb 8mb 60")
+        return _denied(code, "make sure it is at least 32mb 8mb 60")
     hard, soft, seconds = (int(word) for word in words[words.index("pubsub") + 1 :][:3])
-    found = f"{_size(hard)}, or {_size(soft)} for {seconds} s"
+    observed = f"{_size(hard)}, or {_size(soft)} for {seconds} s"
     if any(limit and limit < least * _MEBI for limit, least in ((hard, 32), (soft, 8))):
-        advice = 'CONFIG SET client-output-buffer-limit "pubsub 256mb 64mb 60", and in its configuration file'
-        return Finding(code, "fail" if 0 < hard < _MEBI else "warn", found, advice)
-    return Finding(code, "ok", found)
+        severity: Severity = "fail" if 0 < hard < _MEBI else "warn"
+        return Finding(code, severity, observed, _set('client-output-buffer-limit "pubsub 256mb 64mb 60"'))
+    return Finding(code, "ok", observed)
 
 
 def _size(limit: int) -> str:
     return f"{limit / _MEBI:.3g} MiB" if limit else "no limit"
 
 
-def _distance(server: ServerFacts) -> Finding:
-    found = f"{server.round_trip_ms:.1f} ms from this host"
-    if server.round_trip_ms > 50:
-        return Finding(Code.ROUND_TRIP, "warn", found, "bring agents, workers and server closer together")
-    return Finding(Code.ROUND_TRIP, "ok", found)
+def _distance(round_trip_ms: float) -> Finding:
+    observed = f"{round_trip_ms:.1f} ms from this host"
+    if round_trip_ms > 50:
+        return Finding(Code.ROUND_TRIP, "warn", observed, "move agents, workers and the server closer together")
+    return Finding(Code.ROUND_TRIP, "ok", observed)
 
 
-def _skew(server: ServerFacts) -> Finding:
-    if server.ahead_ms is None:
-        return _untold(Code.CLOCK)
-    seconds = server.ahead_ms / 1000
+def _skew(ahead_ms: float | None) -> Finding:
+    if ahead_ms is None:
+        return _denied(Code.CLOCK)
+    seconds = ahead_ms / 1000
     if abs(seconds) <= 1:
         return Finding(Code.CLOCK, "ok", "within a second of this host's")
-    found = f"the server is {abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'} this host"
-    return Finding(Code.CLOCK, "warn", found, "let NTP set the clocks of both")
+    observed = f"the server is {abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'} this host"
+    return Finding(Code.CLOCK, "warn", observed, "synchronise both clocks with NTP")

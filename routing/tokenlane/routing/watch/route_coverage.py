@@ -1,4 +1,4 @@
-"""Which roles a policy sends to a lane, and what to write into llm.toml to send it more."""
+"""Which roles a policy routes to a lane, and the lines that would route another role there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokenlane.routing.decide.policy_file import route_entry, section_key
 
 @dataclass(frozen=True)
 class RouteCoverage:
-    """Roles with a route, by whether it names a lane. Roles without one may use every lane."""
+    """The roles whose routes include a lane, and those whose routes do not. Roles without a route may use any lane."""
 
     routed: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
 def route_coverage(policy: Policy, *, lane: str, provider: str, models: tuple[str, ...]) -> RouteCoverage:
-    """The roles whose route leads to the lane, and those whose route does not."""
+    """Divide the roles that have a route by whether it includes the lane."""
     view = LaneView(lane, provider, "", models, Offer(limits={"chat": 1}))
     routes = sorted(name for name, role in policy.roles.items() if role.route)
     routed = tuple(name for name in routes if next(candidates(policy, name, Needs(), [view]), None))
@@ -28,7 +28,7 @@ def route_coverage(policy: Policy, *, lane: str, provider: str, models: tuple[st
 
 
 def lines_to_add(policy: Policy, role: str, *, provider: str, models: tuple[str, ...]) -> str:
-    """The role's section of llm.toml, its route lengthened by the lane's provider and first model."""
+    """The role's section of llm.toml with the lane's provider and first model added to its route."""
     more = Candidate(provider=provider, model=models[0] if models else None)
     entries = ", ".join(route_entry(candidate) for candidate in (*policy.roles[role].route, more))
     return f"[roles.{section_key(role)}]\nroute = [{entries}]"

@@ -1,7 +1,7 @@
-"""A pool at one moment: one frozen tree, read in one round trip. What is shown of a pool is shown from it.
+"""A snapshot of a pool: one frozen tree, read in one round trip, from which every command shows the pool.
 
-Written as JSON it is the schema of `tokenlane status --json` (docs/status.md). `v` changes when a field goes or changes
-its meaning; new fields may come at any time. Ages are milliseconds before `time_ms`, which is the server's clock.
+As JSON it is the schema of `tokenlane status --json` (docs/status.md). `v` changes when a field is removed or changes
+its meaning; fields may be added at any time. Ages are milliseconds before `time_ms`, a time of the server's clock.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tokenlane.routing.decide.policy import Policy
 SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]
-"""As its lane's would be if no other worker served that; or it has not beaten for a lease."""
+"""The state that the lane would have if this worker alone served it; `silent`: no heartbeat for a lease."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Requests a second, over the last minute: taken in, and ended in each way."""
+    """Requests per second over the last minute: accepted, and ended in each way."""
 
     accepted: float = 0.0
     completed: float = 0.0
@@ -37,40 +37,19 @@ class Rates:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """Requests that wait together: the same role, priority and needs. `model`, `provider` and `lane`: those asked for.
-    `size` and `input`: tokens, of all and of the prompt. `can`: what the model should be able to do as well. `avoid`:
-    lanes on which they failed."""
+    """Requests that wait together, since they have the same role, priority and needs."""
 
     role: str
     kind: Kind
     priority: Priority
-    provider: str | None
-    model: str | None
-    size: int
+    needs: Needs
     waiting: int
     oldest_ms: int
-    lane: str | None = None
-    input: int = 0
-    can: tuple[str, ...] = ()
-    avoid: tuple[str, ...] = ()
-
-    @property
-    def needs(self) -> Needs:
-        """What a lane must offer to serve them."""
-        return Needs(
-            provider=self.provider,
-            model=self.model,
-            lane=self.lane,
-            size=self.size,
-            input=self.input,
-            can=self.can,
-            avoid=self.avoid,
-        )
 
 
 @dataclass(frozen=True)
 class RoleStatus:
-    """One role at one priority. `running`: given to lanes, started or not. `oldest_ms`: None if nothing waits."""
+    """One role at one priority. `running`: requests on lanes, started or not. `oldest_ms`: None if nothing waits."""
 
     role: str
     priority: Priority
@@ -82,7 +61,7 @@ class RoleStatus:
 
 @dataclass(frozen=True)
 class LastError:
-    """The newest error of a back end, by its code; its text is never kept."""
+    """The code of a back end's newest error; its text is never kept."""
 
     code: str
     age_ms: int
@@ -90,9 +69,9 @@ class LastError:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker. `host`, `versions` and `revision` are unknown for a moment after the server has lost them. `report`:
-    what it has counted since it started. `keys`: the ids of the pool keys it has, None if it does not say, as older
-    versions do not. `why`: what keeps its back end from being up."""
+    """A worker. `host`, `versions` and `revision` are unknown for a moment after Redis lost its data. `report`: its
+    counters since it started. `keys`: the ids of its pool keys; None from an older version, which does not report them.
+    `why`: why its back end is not up."""
 
     name: str
     lane: str
@@ -110,7 +89,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Slots:
-    """Of one kind of work on a lane: requests at once, started, given to it and not started yet."""
+    """A lane's slots for one kind of work: the limit, requests running, and requests given to it but not started."""
 
     limit: int = 0
     running: int = 0
@@ -119,8 +98,8 @@ class Slots:
 
 @dataclass(frozen=True)
 class LaneStatus:
-    """A lane. `slots`: of each kind of work it takes. `offer`: what its models can do. `error`: its workers' newest.
-    `why`: what keeps a back end of its workers from being up."""
+    """A lane. `slots`: by kind of work. `offer`: what its models can do. `error`: the newest of its workers. `why`: why
+    the back end of one of its workers is not up."""
 
     name: str
     state: LaneState
@@ -136,19 +115,19 @@ class LaneStatus:
 
     @property
     def chats(self) -> Slots:
-        """Those of chats."""
+        """Its slots for chats."""
         return self.slots.get("chat", Slots())
 
     @property
     def lacks_key(self) -> bool:
-        """Its workers take no new work since they met a request under a key of the pool's which they do not have."""
+        """Whether its workers stopped taking work because a request was sealed with a key that they lack."""
         return self.state == "draining" and self.error is not None and self.error.code == PoolKeyMismatch.code
 
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """A router. `revision`: of the policy by which it decides; None for one in reserve, which decides nothing.
-    `internal_errors`: how many its process has survived; for one in a worker these are the worker's."""
+    """A router. `revision`: of the policy that it follows; None for a router in reserve, which decides nothing.
+    `internal_errors`: how many its process survived; for a router inside a worker, the worker's."""
 
     name: str
     beat_ms: int
@@ -158,7 +137,7 @@ class RouterStatus:
 
 @dataclass(frozen=True)
 class ClientsStatus:
-    """Agents' clients: all the pool knows, and those of them that are silent for 6 s."""
+    """How many agents' clients the pool knows, and how many of them were silent for 6 s."""
 
     known: int
     silent: int
@@ -166,13 +145,17 @@ class ClientsStatus:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The pool.
+    """A pool.
 
-    `key_id`: of the key that seals it, None if none does; `keys`: of all that seal, the newest first; `retiring` and
-    `prepared`: of those that seal no more, and not yet. All of them open. `delayed`: requests that wait for a time.
-    `swept_ms`: since a router last swept, None if none has. `lagging`: routers and workers that have not seen the
-    policy's newest revision. `unknown`: what another version, or anybody, has written and this one cannot read, for
-    people. `lanes`: those of back ends. `views`: all lanes, as routers know them.
+    Args:
+        key_id: the newest key that seals requests, None if none does.
+        lanes: those of back ends, without the fallback; `views`: all lanes, as routers see them.
+        delayed: requests that wait until a set time.
+        swept_ms: since a router last swept, None if none has.
+        lagging: routers and workers that have not read the newest policy.
+        unknown: parts of the pool that this version cannot read.
+        keys: every key that seals, the newest first; `retiring`, `prepared`: keys that only open, no longer or not yet
+            sealing.
     """
 
     v: int
@@ -196,6 +179,6 @@ class Snapshot:
     views: tuple[LaneView, ...] = ()
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
-        """The workers that beat and do not say that they have the key: `keys` of those that cannot say it is None."""
+        """The live workers that do not report the key, or, as those of an older version, no keys at all."""
         beating = (worker for lane in self.lanes for worker in lane.workers if worker.state != "silent")
         return tuple(worker for worker in beating if worker.keys is None or key_id not in worker.keys)

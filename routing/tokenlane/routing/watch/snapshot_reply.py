@@ -1,4 +1,4 @@
-"""The reply of lua/snapshot.lua by names, where each part of it is described."""
+"""The reply of lua/snapshot.lua as named tuples. The script's head describes each part."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkerReply(NamedTuple):
     error_at: int
     report: str
     keys: str | None
-    told: str
+    condition: str
     why: str
 
 
@@ -50,11 +50,6 @@ class RouterReply(NamedTuple):
     beat: int
     revision: str | None
     survived: int
-
-
-class ClientsReply(NamedTuple):
-    known: int
-    silent: int
 
 
 class Count(NamedTuple):
@@ -83,7 +78,7 @@ class SnapshotReply(NamedTuple):
     lanes: list[LaneReply]
     workers: list[WorkerReply]
     routers: list[RouterReply]
-    clients: ClientsReply
+    clients: tuple[int, int]
     rates: RatesReply
     delayed: int
     swept: int
@@ -91,9 +86,9 @@ class SnapshotReply(NamedTuple):
     lane_facts: list[str]
 
 
-def decoded(answer: object) -> SnapshotReply:
-    """The answer of the script, read."""
-    return _adapter().validate_python(_as_text(answer))
+def decoded(reply: object) -> SnapshotReply:
+    """The script's reply, validated."""
+    return _adapter().validate_python(_as_text(reply))
 
 
 @cache
@@ -101,8 +96,8 @@ def _adapter() -> TypeAdapter[SnapshotReply]:
     return TypeAdapter(SnapshotReply)
 
 
-def _as_text(answer: object) -> object:
-    """The answer with text for bytes, which pydantic takes for no literal."""
-    if isinstance(answer, list):
-        return [_as_text(part) for part in answer]
-    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+def _as_text(reply: object) -> object:
+    """The reply with its bytes decoded: pydantic accepts no bytes for a literal."""
+    if isinstance(reply, list):
+        return [_as_text(part) for part in reply]
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply

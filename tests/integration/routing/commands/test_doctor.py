@@ -56,7 +56,7 @@ async def test_a_server_that_evicts(tmp_path: Path) -> None:
         ended = await doctor(tmp_path, f"redis://127.0.0.1:{port}")
     assert (ended.code, ended.error) == (exits.FAILED, "")
     assert "fail    maxmemory_policy" in ended.out
-    assert "do:    CONFIG SET maxmemory-policy noeviction" in ended.out
+    assert "CONFIG SET maxmemory-policy noeviction" in ended.out
     assert "warn    timeout" in ended.out
 
 
@@ -65,7 +65,7 @@ async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
     await pool.beats.register(life.WORKER, life.LANE.lane, life.FACTS)
     await pool.beats.renew(life.WORKER, life.LANE, [], takes_new_work=True)
     assert (await findings(pool, "lane1"))[Code.LANE].severity == "ok"
-    assert (await findings(pool, life.WORKER))[Code.VERSIONS].found.startswith("tokenlane 0.1.0, arq 0.28.0")
+    assert (await findings(pool, life.WORKER))[Code.VERSIONS].observed.startswith("tokenlane 0.1.0, arq 0.28.0")
     ended = await doctor(tmp_path, pool.server.url, "--json")
     document = json.loads(ended.out)
     assert (document["v"], document["pool"]) == (2, "main")
@@ -85,9 +85,9 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         await pool.beats.register("w1", "gpu0", Facts(host))
         await pool.beats.renew("w1", lane, [], takes_new_work=True)
         endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
-        assert (endpoint.severity, "answers" in endpoint.found) == ("ok", True)
+        assert (endpoint.severity, "answers" in endpoint.observed) == ("ok", True)
     endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
-    assert (endpoint.severity, "refuses" in endpoint.found) == ("fail", True)
+    assert (endpoint.severity, "refuses" in endpoint.observed) == ("fail", True)
 
 
 async def test_no_pool(tmp_path: Path) -> None:

@@ -242,8 +242,8 @@ async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
     ring, other = read_key_file(server.key_file), PoolKey.new()
     shown = await key(opened, "show")
     assert shown.code == 0, shown
-    assert f"here    {ring.ids[0]}, from {server.key_file}" in shown.out
-    assert "not sealed" in shown.out
+    here, sealed = shown.out.splitlines()
+    assert (ring.ids[0] in here, str(server.key_file) in here, ring.ids[0] in sealed) == (True, True, False)
     assert ring.reveal() not in shown.out
     assert (await key(opened, "show", "--reveal")).out == f"{ring.reveal()}\n"
     document = json.loads((await key(opened, "show", "--json")).out)
@@ -251,8 +251,8 @@ async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
     assert ring.reveal() not in str(document)
     async with Client(server.url):
         shown = await key(opened, "show", TOKENLANE_POOL_KEY=other.reveal())
-    assert f"here    {other.id}, from TOKENLANE_POOL_KEY" in shown.out
-    assert f"sealed with {ring.ids[0]}" in shown.out
+    here, sealed = shown.out.splitlines()
+    assert (other.id in here, "TOKENLANE_POOL_KEY" in here, ring.ids[0] in sealed) == (True, True, True)
 
 
 async def test_a_new_key(server: EmbeddedServer, opened: Farm, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ async def test_keys_that_cannot_change(server: EmbeddedServer, opened: Farm) -> 
     given = await key(opened, "rotate", TOKENLANE_POOL_KEY=PoolKey.new().reveal())
     assert (given.code, "TOKENLANE_POOL_KEY" in given.error) == (2, True), given
     single = await key(opened, "rotate", "--drop-old")
-    assert (single.code, "one key only" in single.error) == (2, True), single
+    assert (single.code, read_key_file(server.key_file).ids[0] in single.error) == (2, True), single
     server.key_file.unlink()
     none = await key(opened, "show")
-    assert (none.code, "There is no key here" in none.error) == (2, True), none
+    assert (none.code, "tokenlane key new" in none.error) == (2, True), none

@@ -18,6 +18,7 @@ from tests.integration.servers import free_port
 from tests.repository import ROOT
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.finding import Code, Finding
@@ -111,6 +112,7 @@ async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
 
 
 UNWRITTEN = {"policy", "views"}
+WRITTEN_AS = {"needs": set(Needs.model_fields), "observed": {"found"}}
 
 
 def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -126,7 +128,8 @@ def documented(kind: type, found: dict[str, set[str]]) -> dict[str, set[str]]:
 @pytest.mark.parametrize(("kind", "names"), [*documented(Snapshot, {}).items(), *documented(Finding, {}).items()])
 def test_every_field_is_documented(kind: str, names: set[str]) -> None:
     """docs/status.md has a line for each field that `--json` writes."""
-    missing = {name for name in names - UNWRITTEN if f"`{name}`" not in DOCUMENTATION}
+    written = {name for field in names - UNWRITTEN for name in WRITTEN_AS.get(field, {field})}
+    missing = {name for name in written if f"`{name}`" not in DOCUMENTATION}
     assert not missing, (kind, missing)
     assert f'"v": {SCHEMA_VERSION}' in DOCUMENTATION
 
@@ -139,7 +142,7 @@ def test_every_code_is_documented() -> None:
 async def test_an_empty_pool_is_clear(pool: Pool) -> None:
     """Of a pool nobody uses is told just that, and what to start; a monitor is told that it is not well."""
     code, out, _ = await status(pool.server.url)
-    assert (code, "main: empty" in out, "start `tokenlane worker`" in out) == (exits.OK, True, True)
+    assert (code, "tokenlane worker" in out) == (exits.OK, True)
     code, out, _ = await status(pool.server.url, "--check")
     assert (code, [line.split(":")[0] for line in out.splitlines()]) == (exits.FAILED, ["no_router", "no_lane"])
 
@@ -166,7 +169,7 @@ async def test_check(at_work: Pool) -> None:
         return code, out
 
     code, out = await checked()
-    assert (code, out) == (exits.OK, "ok: 1 lanes up, 1 routers, 1 waiting, 1 running\n")
+    assert (code, out.split(":")[0], len(out.splitlines())) == (exits.OK, "ok", 1)
     code, out = await checked("--max-wait", "0")
     assert (code, out.split(":")[0], len(out.splitlines())) == (exits.FAILED, "waits_long", 1)
     code, out = await checked("--json", "--max-wait", "0")

@@ -31,7 +31,7 @@ async def why_not(looking: Awaitable[ModelServer]) -> str:
     """Why a server cannot be used as it is."""
     problem = (await looking).problem
     assert problem is not None
-    return problem.found
+    return problem.observed
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_a_key_that_is_refused(served: pages.Pages, kind: str) -> None:
     async with pages.serving(served, status=401) as url:
         for server in (await seen(url, kind), await seen(url)):
             assert server.problem is not None
-            assert "key" in server.problem.found
+            assert "key" in server.problem.observed
             assert (server.provider, server.lane.provider) == (kind, kind)
 
 
@@ -108,7 +108,7 @@ async def test_a_remote_endpoint_that_refuses_the_key() -> None:
     async with pages.serving({"/v1/models": {"error": {"message": "Incorrect API key"}}}, status=401) as url:
         server = await seen(url, "openai")
     assert server.problem is not None
-    assert "key" in server.problem.found
+    assert "key" in server.problem.observed
 
 
 async def test_something_is_there_that_does_not_let_us_in() -> None:
@@ -135,7 +135,7 @@ async def test_another_server_is_told_to_be_compatible(served: pages.Pages) -> N
         server = await seen(url)
     assert server.provider == "openai"
     assert server.problem is not None
-    assert "provider openai" in server.problem.found
+    assert "provider openai" in server.problem.observed
 
 
 async def test_a_named_openai_server_and_model() -> None:
@@ -179,7 +179,7 @@ async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) ->
     async with mute(b"") as silent, mute(b"HTTP/1.1 200 OK\r\n\r\n[") as endless:
         for server in (await seen(silent), await seen(endless)):
             assert server.problem is not None
-            assert "did not answer within 0.2 s" in server.problem.found
+            assert "did not answer within 0.2 s" in server.problem.observed
 
 
 @asynccontextmanager

@@ -220,7 +220,7 @@ async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator
     """A model that is to be served and is not there is a problem, told with those that are."""
     arrival = await arrive_at(pool, backend.url, "nope")
     (problem,) = arrival.problems
-    assert (problem.code, "'nope'" in problem.found, "sim" in problem.found) == (Code.MODEL_MISSING, True, True)
+    assert (problem.code, "'nope'" in problem.observed, "sim" in problem.observed) == (Code.MODEL_MISSING, True, True)
 
 
 @pytest.mark.parametrize("pinned", ["sim", "other"])
@@ -238,7 +238,7 @@ async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:
     await life.beat(pool, "w", Announcement("gpu0", "vllm", "http://elsewhere:8000", ("m",), chats(1)))
     await pool.beats.register("w", "gpu0", life.FACTS)
     (problem,) = (await arrive_at(pool, backend.url)).problems
-    assert (problem.code, "http://elsewhere:8000" in problem.found) == (Code.LANE_TAKEN, True)
+    assert (problem.code, "http://elsewhere:8000" in problem.observed) == (Code.LANE_TAKEN, True)
 
 
 async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
@@ -249,17 +249,17 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
     assert await life.dump(pool.redis) == {}
     await life.beat(pool)
     (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
-    assert (problem.code, key.id in problem.found) == (Code.KEY_MISMATCH, True)
+    assert (problem.code, key.id in problem.observed) == (Code.KEY_MISMATCH, True)
     await life.raw(pool).set(f"{life.PREFIX}key", "0123456789abcdef")
     arrival = await arrive_at(pool, backend.url, keys=ours)
     assert arrival.key_id == "0123456789abcdef"
-    assert "0123456789abcdef" in arrival.problems[0].found
+    assert "0123456789abcdef" in arrival.problems[0].observed
     await life.raw(pool).set(f"{life.PREFIX}key", key.id)
     assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
     for name, ids in (("key", f"{key.id} 0123456789abcdef"), ("retiring", "0123456789abcdef")):
         await life.raw(pool).set(f"{life.PREFIX}{name}", ids)
         (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
-        assert "0123456789abcdef" in problem.found
+        assert "0123456789abcdef" in problem.observed
         await life.raw(pool).set(f"{life.PREFIX}key", key.id)
 
 
@@ -268,7 +268,7 @@ async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend:
     old, new = PoolKey.new(), PoolKey.new()
     await pool.sealing.announce(KeyRing((old,), prepared=(new,)))
     (problem,) = (await arrive_at(pool, backend.url, keys=KeyRing((old,)))).problems
-    assert (problem.code, new.id in problem.found) == (Code.KEY_MISSING, True)
+    assert (problem.code, new.id in problem.observed) == (Code.KEY_MISSING, True)
     assert (await arrive_at(pool, backend.url, keys=KeyRing((old, new)))).problems == ()
 
 

@@ -64,6 +64,6 @@ def test_variables_that_nothing_reads() -> None:
     assert examine_environment({}).severity == "ok"
     finding = examine_environment({"TOKENLANE_REDIS": " Did you mean 'TOKENLANE_REDIS_URL'?", "TOKENLANE_X": ""})
     assert finding.severity == "warn"
-    assert finding.found == (
+    assert finding.observed == (
         "nothing reads TOKENLANE_REDIS. Did you mean 'TOKENLANE_REDIS_URL'?; nothing reads TOKENLANE_X."
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.lanes import lane_view
 
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
@@ -34,7 +35,7 @@ def _views(*lanes: LaneStatus) -> tuple[LaneView, ...]:
     )
 
 
-QUEUE = QueueStatus("coder", "chat", "normal", None, None, 64, waiting=2, oldest_ms=20_000)
+QUEUE = QueueStatus("coder", "chat", "normal", Needs(size=64), waiting=2, oldest_ms=20_000)
 ROLE = RoleStatus("coder", "normal", waiting=2, oldest_ms=20_000, running=0, rates=Rates())
 WELL = Snapshot(
     v=1,
@@ -133,7 +134,7 @@ def test_a_lane_that_vanished_names_its_last_error() -> None:
     """The code of the lane's last error is part of what is told."""
     gone = replace(LANE, state=LaneState.GONE, error=LastError("provider_down", 9_000))
     (problem,) = problems(with_lanes(gone, queues=()), 60)
-    assert "provider_down" in problem.found
+    assert "provider_down" in problem.observed
 
 
 def test_a_worker_without_the_pools_key() -> None:
@@ -145,8 +146,8 @@ def test_a_worker_without_the_pools_key() -> None:
 @pytest.mark.parametrize(
     ("queue", "policy"),
     [
-        (replace(QUEUE, model="m2"), Policy()),
-        (replace(QUEUE, provider="ollama"), Policy()),
+        (replace(QUEUE, needs=Needs(model="m2")), Policy()),
+        (replace(QUEUE, needs=Needs(provider="ollama")), Policy()),
         (QUEUE, Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu1"),))})),
     ],
 )
@@ -188,7 +189,7 @@ def test_a_back_end_that_cannot_work(state: str, expected: str) -> None:
     away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
     seen = with_lanes(away, queues=())
     assert codes(seen) == [expected]
-    assert "It says no" in problems(seen, 60)[0].found
+    assert "It says no" in problems(seen, 60)[0].observed
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_lanes_of_one_back_end(endpoint: str, state: str, shared: bool) -> None:
     seen = with_lanes(LANE, other, queues=())
     found = [it for it in problems(seen, 60) if it.code == "back_end_shared"]
     assert [it.code for it in found] == (["back_end_shared"] if shared else [])
-    assert all("gpu0" in it.found and "gpu1" in it.found and "8 chats" in it.found for it in found)
+    assert all("gpu0" in it.observed and "gpu1" in it.observed and "8 chats" in it.observed for it in found)
     assert all(it.severity == "warn" for it in found)
 
 

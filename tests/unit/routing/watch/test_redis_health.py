@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.routing.watch.redis_facts import ServerFacts
-from tokenlane.routing.watch.redis_health import examine_server
+from tokenlane.routing.watch.redis_health import RedisFacts, examine_server
 
 INFO = {
     "redis_version": "7.4.1",
@@ -27,7 +26,7 @@ def server(
     info: Mapping[str, str] = INFO, settings: Mapping[str, str] = SETTINGS, **more: float
 ) -> dict[Code, Finding]:
     """What is found of a server, by code; each that is not well says what to do."""
-    facts = ServerFacts(info, settings, more.get("round_trip_ms", 0.2), more.get("ahead_ms", 3.0))
+    facts = RedisFacts(info, settings, more.get("round_trip_ms", 0.2), more.get("ahead_ms", 3.0))
     findings = list(examine_server(facts))
     assert all(finding.advice or not finding.is_problem for finding in findings)
     return {finding.code: finding for finding in findings}
@@ -81,7 +80,7 @@ def test_how_a_server_is_set(code: Code, settings: Mapping[str, str], severity: 
 
 def test_what_a_server_does_not_tell_is_unknown() -> None:
     """Without INFO and CONFIG nothing is claimed, and nothing breaks."""
-    facts = ServerFacts({}, {}, 0.2, None)
+    facts = RedisFacts({}, {}, 0.2, None)
     severities = {finding.code: finding.severity for finding in examine_server(facts)}
     assert severities.pop(Code.ROUND_TRIP) == "ok"
     assert set(severities.values()) == {"unknown"}
@@ -91,5 +90,5 @@ def test_distance_and_clock() -> None:
     """A far server and a clock that is off by more than a second are told, in either direction."""
     assert server(round_trip_ms=80)[Code.ROUND_TRIP].severity == "warn"
     assert server(ahead_ms=-5_000)[Code.CLOCK].severity == "warn"
-    assert "behind" in server(ahead_ms=-5_000)[Code.CLOCK].found
-    assert "ahead" in server(ahead_ms=5_000)[Code.CLOCK].found
+    assert "behind" in server(ahead_ms=-5_000)[Code.CLOCK].observed
+    assert "ahead" in server(ahead_ms=5_000)[Code.CLOCK].observed
