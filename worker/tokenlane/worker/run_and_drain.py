@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from tokenlane.config.exit_codes import CANCELLED, OK
-from tokenlane.config.host.stop_signals import broken_off, on_stop_signals
+from tokenlane.config.host.stop_signals import cancelled_by, on_stop_signals
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.lanes.state import UP
@@ -73,7 +73,7 @@ async def run_worker(
             settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
         )
         async with AsyncExitStack() as stack:
-            async with broken_off(stopping):
+            async with cancelled_by(stopping):
                 lane = await stack.enter_async_context(opened)
                 fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None
                 tasks = await stack.enter_async_context(background())

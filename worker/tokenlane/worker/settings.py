@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from tokenlane.config.exit_codes import UserError
-from tokenlane.config.host.stop_signals import broken_off, told_to_stop
+from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
@@ -77,8 +77,8 @@ async def _look_at(redis: RedisSettings, pool: str) -> None:
 
 async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> None:
     async with AsyncExitStack() as stack:
-        stopping = stack.enter_context(told_to_stop())
-        async with broken_off(stopping):
+        stopping = stack.enter_context(stop_event())
+        async with cancelled_by(stopping):
             settings = await stack.enter_async_context(with_own_server(settings))
         if not stopping.is_set():
             await run_worker(

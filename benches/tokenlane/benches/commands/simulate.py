@@ -17,7 +17,7 @@ from tokenlane.benches.simulator import Model, Simulator, read_faults
 from tokenlane.benches.simulator.model.models import parse_bytes
 from tokenlane.config.cli.output import note
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.host.stop_signals import told_to_stop
+from tokenlane.config.host.stop_signals import stop_event
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def _read(option: str, read: Callable[[str], T], text: str) -> T:
 
 
 async def _serve(simulator: Simulator) -> None:
-    with told_to_stop() as stopping:
+    with stop_event() as stopping:
         async with simulator:
             note(json.dumps({"url": simulator.url}))
             await stopping.wait()

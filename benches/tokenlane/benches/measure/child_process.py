@@ -22,7 +22,7 @@ from typing import TypeAlias, TypeVar
 from pydantic import JsonValue, TypeAdapter
 
 from tokenlane.config.exit_codes import FAILED, UserError
-from tokenlane.config.host.child_processes import ended, started
+from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.routing.support.tasks import background
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class ChildProcess:
 @asynccontextmanager
 async def child_process(name: str, **arguments: JsonValue) -> AsyncIterator[ChildProcess]:
     """Start a process for the tasks `name`, `module:function`, and end it with the block."""
-    process = await started(
+    process = await start_or_kill(
         asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
             stdin=PIPE,
@@ -80,7 +80,7 @@ async def child_process(name: str, **arguments: JsonValue) -> AsyncIterator[Chil
         process.stdin.write(_GOODBYE)
     finally:
         process.stdin.close()
-        await ended(process, _END_S)
+        await wait_or_kill(process, _END_S)
 
 
 async def _cpu() -> float:

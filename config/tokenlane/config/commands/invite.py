@@ -11,7 +11,7 @@ from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, beside
-from tokenlane.config.host.up_registry import announced_public_url
+from tokenlane.config.host.up_registry import running_up
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.config.settings.values import RedisSettings
 
@@ -22,8 +22,7 @@ def invite(
     pool: PoolName = None,
 ) -> None:
     """Print the lines to paste on another host, for an agent and for a worker. They hold the password and the keys."""
-    where = find_pool(redis)
-    url, keys = _as_others_reach_it(where)
+    url, keys = _as_others_reach_it(find_pool(redis))
     invitation = Invitation(url, pool_name(pool), keys)
     if as_json:
         lines = {"exports": invitation.exports, "agent": invitation.agent, "worker": invitation.worker}
@@ -32,13 +31,13 @@ def invite(
         typer.echo(invitation.text(), nl=False)
 
 
-def _as_others_reach_it(where: RedisSettings) -> tuple[str, KeyRing]:
-    if not where.url.startswith("unix://"):
-        return where.url, where.keys
-    public = announced_public_url(where.url)
-    if public is None:
+def _as_others_reach_it(redis: RedisSettings) -> tuple[str, KeyRing]:
+    if not redis.url.startswith("unix://"):
+        return redis.url, redis.keys
+    up = running_up()
+    if up is None or up.url != redis.url or up.public_url is None:
         raise ConfigError(
             "This pool's Redis has a socket of this host, and no address for others: start it with "
             "`tokenlane up --listen HOST`, or name the address with --redis redis://…"
         )
-    return public, where.keys if where.keys.keys else beside(where.url)
+    return up.public_url, redis.keys if redis.keys.keys else beside(redis.url)

@@ -1,4 +1,4 @@
-"""Reads the files that a user names, and standard input: up to a size, and without waiting for ever."""
+"""Reads files that a user names, and standard input, up to a size and without waiting forever."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 from tokenlane.config.exit_codes import ConfigError
 
 MOST_BYTES = 16 * 1024 * 1024
-"""The size limit where a caller sets none: no file of settings, keys or certificates is larger, nor is a prompt."""
+"""The default size limit: no file of settings, keys or certificates is larger, nor is a prompt."""
 _PIECE = 1024 * 1024
 _SILENCE_S = 10.0
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a file, or of a pipe in its place, as `<(command)` is. A pipe is read once and its content kept: a
-    second reading would find it empty.
+    """Return the content of a file or a pipe, such as a shell's `<(command)`. A pipe's content is kept: a second read
+    would get nothing.
 
     Raises:
-        OSError: it cannot be read, is a directory, is longer than `most` bytes, or a pipe that nobody writes to.
+        OSError: it cannot be read, is a directory, is longer than `most` bytes, or is a silent pipe.
     """
     status = path.stat()
     return _read(path, most) if stat.S_ISREG(status.st_mode) else _read_once(path, most, status.st_dev, status.st_ino)
 
 
 def _read(path: Path, most: int) -> bytes:
-    # Opening a pipe nobody writes to would wait for ever.
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait forever.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         mode = os.fstat(descriptor).st_mode
@@ -39,14 +39,14 @@ def _read(path: Path, most: int) -> bytes:
         content = bytearray()
         while len(content) <= most:
             if not stat.S_ISREG(mode) and not select.select([descriptor], [], [], _SILENCE_S)[0]:
-                raise TimeoutError(errno.ETIMEDOUT, f"nothing came from it for {_SILENCE_S:g} s", str(path))
+                raise TimeoutError(errno.ETIMEDOUT, f"it sent nothing for {_SILENCE_S:g} s", str(path))
             piece = os.read(descriptor, min(_PIECE, most + 1 - len(content)))
             if not piece:
                 return bytes(content)
             content += piece
     finally:
         os.close(descriptor)
-    raise OSError(errno.EFBIG, f"it is longer than {most} bytes, the most that is read of it", str(path))
+    raise OSError(errno.EFBIG, f"it is longer than {most} bytes, the limit", str(path))
 
 
 @cache
@@ -56,10 +56,10 @@ def _read_once(path: Path, most: int, device: int, inode: int) -> bytes:
 
 @cache
 def standard_input(most: int = MOST_BYTES) -> bytes:
-    """The content of standard input. It is read once, and kept for later calls.
+    """Return the content of standard input, which is read once and kept for later calls.
 
     Raises:
-        ConfigError: there is none, it cannot be read, or is longer than `most` bytes.
+        ConfigError: standard input is closed, cannot be read, or is longer than `most` bytes.
     """
     if sys.stdin is None:
         raise ConfigError("There is no standard input to read.")
@@ -68,5 +68,5 @@ def standard_input(most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise ConfigError(f"Standard input cannot be read: {error.strerror or error}.") from error
     if len(content) > most:
-        raise ConfigError(f"Standard input is longer than {most} bytes, which is the most that is read of it.")
+        raise ConfigError(f"Standard input is longer than {most} bytes, the limit.")
     return content

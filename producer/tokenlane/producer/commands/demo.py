@@ -23,7 +23,7 @@ from rich.text import Text
 from tokenlane.config.cli.output import console as terminal
 from tokenlane.config.cli.plain_text import one_line, running_text
 from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.host.child_processes import ended, started
+from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import pool_keys
@@ -104,7 +104,7 @@ async def _demo(redis: str | None) -> int:
 async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
     """A pool in a child process: the process, and what it says of itself; None if it does not come up."""
     command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
-    process = await started(
+    process = await start_or_kill(
         asyncio.create_subprocess_exec(
             *command,
             *(("--redis", redis) if redis else ()),
@@ -118,7 +118,7 @@ async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        await ended(process, _STOP_TIMEOUT_S)
+        await wait_or_kill(process, _STOP_TIMEOUT_S)
 
 
 async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import socket
 
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
-from tokenlane.config.host.stop_signals import told_to_stop
+from tokenlane.config.host.stop_signals import stop_event
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
@@ -23,7 +23,7 @@ def router(redis: RedisUrl = None, pool: PoolName = None) -> None:
 
 
 async def _route(pool: Pool) -> None:
-    with told_to_stop() as stopping:
+    with stop_event() as stopping:
         async with open_hub(pool, _PATIENCE_S) as hub, background() as tasks:
             await hub.subscribe(pool.keys.hub("router"), lambda _: None)  # fails at once for a user without permission
             tasks.create_task(run_router(pool, hub, host=socket.gethostname()), name="tokenlane router")

@@ -56,15 +56,13 @@ async def test_a_server_on_a_private_socket_keeps_nothing() -> None:
 
 
 async def test_a_given_directory_and_a_fixed_port(tmp_path: Path) -> None:
-    """With a port it listens on loopback too; it starts again in the same directory on the same port."""
+    """With a port it listens there too; it starts again in the same directory on the same port."""
     port = free_port()
-    server = EmbeddedServer(tmp_path / "deep" / "er", port=port)
+    server = EmbeddedServer(tmp_path / "deep" / "er", listen=("127.0.0.1", port))
     for _ in range(2):
-        async with server:
-            assert server.url == f"redis://127.0.0.1:{port}/0"
-            async with Redis.from_url(server.url) as redis:
-                assert await redis.ping()
-    assert {path.name for path in (tmp_path / "deep" / "er").iterdir()} == {"redis.log", "pool.key"}
+        async with server, Redis.from_url(server.public_url("127.0.0.1")) as redis:
+            assert await redis.ping()
+    assert {path.name for path in (tmp_path / "deep" / "er").iterdir()} == {"redis.log", "pool.key", "password"}
 
 
 async def test_a_socket_path_too_long_falls_back_to_a_short_one(tmp_path: Path) -> None:
@@ -110,7 +108,7 @@ async def test_a_failed_start_tells_the_server_s_last_words(temporary: Path) -> 
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EmbeddedServerFailed, match=rf"\b{port}\b"):
-            await EmbeddedServer(port=port).start()
+            await EmbeddedServer(listen=("127.0.0.1", port)).start()
     assert not list(temporary.iterdir())
 
 

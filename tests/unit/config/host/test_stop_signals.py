@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tokenlane.config.host.stop_signals import broken_off, on_stop_signals, stop_signals, told_to_stop, until_stopped
+from tokenlane.config.host.stop_signals import cancelled_by, on_stop_signals, stop_event, stop_signals, until_stopped
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ignored() -> Iterator[None]:
 async def test_each_asks_to_end(number: signal.Signals) -> None:
     """The innermost block hears it; once that is left, the one around it does again."""
     heard = list[signal.Signals]()
-    with told_to_stop() as stopping:
+    with stop_event() as stopping:
         with on_stop_signals(heard.append):
             os.kill(os.getpid(), number)
             while not heard:
@@ -36,7 +36,7 @@ async def test_each_asks_to_end(number: signal.Signals) -> None:
 async def test_a_signal_that_the_outer_block_left_alone_is_left_alone_again() -> None:
     """After a block that takes Ctrl-C, inside one that does not, that is a KeyboardInterrupt."""
     with on_stop_signals(lambda _: None, interrupt=False):
-        with told_to_stop():
+        with stop_event():
             assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -44,7 +44,7 @@ async def test_a_signal_that_the_outer_block_left_alone_is_left_alone_again() ->
 @pytest.mark.usefixtures("ignored")
 async def test_an_ignored_hang_up_is_none() -> None:
     assert signal.SIGHUP not in stop_signals()
-    with told_to_stop() as stopping:
+    with stop_event() as stopping:
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0)
         assert not stopping.is_set()
@@ -71,7 +71,7 @@ async def test_work_is_cancelled(number: signal.Signals) -> None:
 async def test_a_block_is_broken_off() -> None:
     """What it awaits is cancelled when the event is set, and the block ends without an error."""
     stopping, ended = asyncio.Event(), False
-    async with broken_off(stopping):
+    async with cancelled_by(stopping):
         stopping.set()
         await asyncio.Event().wait()
         ended = True
@@ -81,8 +81,8 @@ async def test_a_block_is_broken_off() -> None:
 async def test_a_block_that_ends_by_itself_is_not_broken_off() -> None:
     """Nor is a time-out of its work taken for that."""
     stopping = asyncio.Event()
-    async with broken_off(stopping):
+    async with cancelled_by(stopping):
         await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
-        async with broken_off(stopping):
+        async with cancelled_by(stopping):
             raise TimeoutError

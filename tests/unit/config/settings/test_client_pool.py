@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokenlane.config.host.pool_key_files import PoolKey
+from tokenlane.config.host.up_registry import RunningUp
 from tokenlane.config.settings.client_pool import pool_of_client
 from tokenlane.producer import Client, PoolUnavailable, sync
 
@@ -40,7 +41,8 @@ def test_looking_for_a_pool_needs_no_place_to_write(home: str, tmp_path: Path, m
 
 def test_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment wins over llm.toml, that over a running `up`; an argument wins over all, and reads nothing."""
-    monkeypatch.setattr("tokenlane.config.settings.load.announced_url", lambda: "unix:///run/up.sock")
+    up = RunningUp(Path("/run/up.sock"), "unix:///run/up.sock", None)
+    monkeypatch.setattr("tokenlane.config.settings.load.running_up", lambda: up)
     assert pool_of_client()[0].url == "unix:///run/up.sock"
     (tmp_path / "llm.toml").write_text('[redis]\nurl = "redis://file"\npool = "blue"\n')
     assert (pool_of_client()[0].url, pool_of_client()[1]) == ("redis://file", "blue")

@@ -11,7 +11,7 @@ from redis.asyncio.connection import parse_url
 
 from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host.socket_urls import socket_of, socket_url
-from tokenlane.config.host.up_registry import AlreadyRunning, alone, announced_socket, announcing, data_dir
+from tokenlane.config.host.up_registry import AlreadyRunning, RunningUp, announced, data_dir, only_up, running_up
 from tokenlane.config.settings.load import NoPool, find_pool, lane_settings, pool_name
 from tokenlane.config.settings.values import masked
 
@@ -36,6 +36,11 @@ def listening() -> Iterator[Path]:
         yield path
 
 
+def up_at(path: Path) -> RunningUp:
+    """A running `up` whose server is at a socket."""
+    return RunningUp(path, socket_url(path), None)
+
+
 def test_the_data_directory_is_private(home: Path) -> None:
     """The data directory is the user's alone."""
     assert data_dir() == home
@@ -44,7 +49,7 @@ def test_the_data_directory_is_private(home: Path) -> None:
 
 def test_the_pool_named_wins(monkeypatch: pytest.MonkeyPatch, listening: Path) -> None:
     """The argument wins over the environment, that over a running `up`."""
-    with announcing(listening):
+    with announced(up_at(listening)):
         assert find_pool().url == socket_url(listening)
         monkeypatch.setenv("TOKENLANE_REDIS_URL", "redis://from-environment")
         assert find_pool().url == "redis://from-environment"
@@ -61,28 +66,19 @@ def test_no_pool_says_what_to_do() -> None:
 
 def test_a_dead_announcement_is_no_pool(listening: Path, tmp_path: Path) -> None:
     """What a killed `up` left behind is not taken for a pool, and does not stop the next one."""
-    with announcing(tmp_path / "gone.sock"):
-        assert announced_socket() is None
-        with announcing(listening):
-            assert announced_socket() == listening
-    assert announced_socket() is None
-
-
-def test_only_one_up_at_a_time(listening: Path, tmp_path: Path) -> None:
-    """A second `up` is refused while the first answers."""
-    with announcing(listening):
-        with pytest.raises(AlreadyRunning):
-            with announcing(tmp_path / "other.sock"):
-                raise AssertionError("announced")
-        assert announced_socket() == listening
+    with announced(up_at(tmp_path / "gone.sock")):
+        assert running_up() is None
+        with announced(up_at(listening)):
+            assert running_up() == up_at(listening)
+    assert running_up() is None
 
 
 def test_only_one_up_starts(home: Path) -> None:
     """Of two that start together one is refused, also before the first answers; afterwards the next may."""
     for _ in range(2):
-        with alone():
+        with only_up():
             with pytest.raises(AlreadyRunning):
-                with alone():
+                with only_up():
                     raise AssertionError("started")
 
 
@@ -93,11 +89,11 @@ def test_an_announcement_that_cannot_be_read(home: Path, directory: bool) -> Non
     if directory:
         path.mkdir()
         with pytest.raises(ConfigError, match=str(path)):
-            with announcing(home / "redis.sock"):
+            with announced(up_at(home / "redis.sock")):
                 raise AssertionError("announced")
     else:
         path.write_bytes(b"\xff\n\xff")
-    assert announced_socket() is None
+    assert running_up() is None
 
 
 @pytest.mark.parametrize("name", ["plain", "odd ?a%20b#c:d@e", "Größe"])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tokenlane.config.host.child_processes import ended, started
+from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.support.tasks import background
@@ -95,7 +95,7 @@ async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> 
 
 @asynccontextmanager
 async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    process = await started(
+    process = await start_or_kill(
         asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity), str(port)),
             stdin=asyncio.subprocess.PIPE,
@@ -112,7 +112,7 @@ async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        await ended(process, patience_s)
+        await wait_or_kill(process, patience_s)
 
 
 async def _endpoint(process: asyncio.subprocess.Process) -> str:

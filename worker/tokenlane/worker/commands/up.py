@@ -15,7 +15,7 @@ import typer
 from tokenlane.config.cli.invitation import Invitation
 from tokenlane.config.cli.pool_options import PoolName
 from tokenlane.config.exit_codes import OK, ConfigError, UserError
-from tokenlane.config.host.stop_signals import broken_off, told_to_stop
+from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.load import (
     configured_back_ends,
@@ -113,9 +113,9 @@ async def _up(
     supervised: bool,
 ) -> int:
     code = OK
-    with told_to_stop(or_when_input_ends=supervised) as stopping:
+    with stop_event(or_when_input_ends=supervised) as stopping:
         async with AsyncExitStack() as stack:
-            async with broken_off(stopping):
+            async with cancelled_by(stopping):
                 where = await _open(policy, server, pool, report, stack)
                 code = await _keep_serving(plan, where, pool, report)
     return code

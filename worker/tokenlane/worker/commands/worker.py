@@ -17,7 +17,7 @@ import typer
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
-from tokenlane.config.host.stop_signals import broken_off, told_to_stop
+from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import (
     cache_settings,
@@ -144,7 +144,7 @@ async def _work(
             raise
         where = "its endpoint"
         with suppress(LlmError, ConfigError):  # the first error is the one to report
-            async with broken_off(stopping):
+            async with cancelled_by(stopping):
                 arrival = await dry_run(to)
                 first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
                 report("failed", arrival if arrival.problems else replace(arrival, findings=(first, *arrival.findings)))
@@ -157,8 +157,8 @@ async def _serve(
 ) -> int:
     """Serve the lane, with a model server of its own if it needs one and this is more than a look."""
     async with AsyncExitStack() as stack:
-        stopping = stack.enter_context(told_to_stop(or_when_input_ends=supervised))
-        async with broken_off(stopping):
+        stopping = stack.enter_context(stop_event(or_when_input_ends=supervised))
+        async with cancelled_by(stopping):
             if starts and needs_server(to.settings):
                 async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):
                     pass  # a model is not fetched for a pool that is not there, or not ours

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tokenlane.config.cli.output import note
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
-from tokenlane.config.host.up_registry import alone, announcing, data_dir
+from tokenlane.config.host.up_registry import RunningUp, announced, data_dir, only_up
 from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.support.tasks import background
 
@@ -46,11 +46,11 @@ async def embedded_redis(*, private: bool, listen: str | None) -> AsyncIterator[
             yield EmbeddedRedis(_here(server))
         return
     address = bind_address(listen) if listen is not None else None
-    with alone():
+    with only_up():
         async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
             here = _here(server)
             public = RedisSettings(server.public_url(known_as(address[0])), here.keys) if address else None
-            with announcing(server.socket, server.url, None if public is None else public.url):
+            with announced(RunningUp(server.socket, server.url, public.url if public else None)):
                 try:
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")

@@ -15,7 +15,7 @@ from typing import Any
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.host.child_processes import ended, started
+from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
@@ -88,7 +88,7 @@ class KeptWorker:
             await asyncio.sleep(_RESTART_AFTER_S)
 
     async def _run_once(self) -> int:
-        process = await started(
+        process = await start_or_kill(
             asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
@@ -103,7 +103,7 @@ class KeptWorker:
         finally:
             if process.returncode is None:
                 process.terminate()
-            await ended(process, DRAIN_S + _KILL_AFTER_S)
+            await wait_or_kill(process, DRAIN_S + _KILL_AFTER_S)
             if process.returncode != OK:
                 await self._bury()
 
