@@ -29,7 +29,7 @@ from tokenlane.routing.store.replies.lapsed import LapsedAttempt
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 _LONG_S = 3600.0
-_IDLE = Swept(0, False, 0, 0, 0)
+_IDLE = Swept(0, False)
 
 
 class BusyPool:
@@ -46,7 +46,7 @@ class BusyPool:
 
     async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
         self.sweeps += 1
-        return Swept(0, False, 0, 0, 0)
+        return Swept(0, False)
 
     async def survey(self) -> Survey:
         self.ring()

@@ -77,9 +77,6 @@ class Swept:
 
     rank: int
     more: bool
-    revived: int
-    expired: int
-    orphaned: int
     lapsed: tuple[LapsedAttempt, ...] = ()
     waits: bool = False
     runs: bool = False
@@ -205,15 +202,11 @@ def _pulls_in(document: bytes) -> dict[str, Progress]:
 
 
 def _swept(reply: Reply) -> Swept:
-    *counts, lapsed, waits, runs, due_ms, revision = as_list(reply)
-    rank, more, revived, expired, orphaned = map(as_int, counts)
+    rank, more, lapsed, waits, runs, due_ms, revision = as_list(reply)
     left_ms = as_int(due_ms)
     return Swept(
-        rank=rank,
-        more=more == 1,
-        revived=revived,
-        expired=expired,
-        orphaned=orphaned,
+        rank=as_int(rank),
+        more=as_int(more) == 1,
         lapsed=read_lapsed(lapsed),
         waits=as_int(waits) == 1,
         runs=as_int(runs) == 1,

@@ -1,7 +1,8 @@
-"""The scripts in `lua/`: how they are made for a database, sent and run."""
+"""Loads the Lua scripts in `lua/`, and runs them on a pool's server."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 from importlib import resources
 
@@ -13,10 +14,8 @@ from .replies.values import Reply
 from .server import Commands, Script, Urgency
 
 RULES = ("depth", "in_flight", "start_lease_ms", "lease_ms", "orphan_ms", "patience_ms")
-_SHARED = ("base", "gates", "common")
-"""What stands in front of each script, in this order."""
-_ALONE = ("publish", "rehearse")
-"""Scripts that use nothing of that, which costs the first more than what it does."""
+_LUA = resources.files(__package__).joinpath("lua")
+_USES = re.compile(r"^-- uses +(.+)$", re.MULTILINE)
 
 
 class Scripts:
@@ -29,33 +28,36 @@ class Scripts:
         self.ask = commands.ask
         self._commands = commands
         self._prefix = keys.prefix
-        self._scripts = {name: Script.of(text) for name, text in sources(keys.database).items()}
+        self._scripts = {name: Script.of(_source(name, keys.database)) for name in _names()}
 
     def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
-        """What the script of this name replies."""
+        """Run the script of this name; its reply."""
         return self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
 
 
-def sources(database: int) -> dict[str, str]:
-    """The text of each script, by its name."""
-    return {name: _source(name, database) for name in _names()}
-
-
 def _names() -> list[str]:
-    folder = resources.files(__package__).joinpath("lua")
-    names = (file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
-    return sorted(name for name in names if name not in _SHARED)
+    return [file.name.removesuffix(".lua") for file in _LUA.iterdir() if file.name.endswith(".lua")]
 
 
 def _source(name: str, database: int) -> str:
-    folder = resources.files(__package__).joinpath("lua")
-    parts = (name,) if name in _ALONE else (*_SHARED, name)
-    text = "".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in parts)
-    return text if name in _ALONE else _head(database) + text
+    """The text of a script, below those parts in `lua/shared/` that it uses: each call runs through all of them."""
+    script = _LUA.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    parts: dict[str, str] = {}
+
+    def add_parts(text: str) -> None:
+        for uses in _USES.findall(text):
+            for part in uses.split(", "):
+                if part not in parts:
+                    shared = _LUA.joinpath("shared", f"{part}.lua").read_text(encoding="utf-8")
+                    add_parts(shared)
+                    parts[part] = shared
+
+    add_parts(script)
+    return (_tables(database) if parts else "") + "".join(parts.values()) + script
 
 
-def _head(database: int) -> str:
-    """What Lua knows of Python's tables: the policy's defaults and the kinds of work."""
+def _tables(database: int) -> str:
+    """Python's tables for Lua: the policy's defaults and the kinds of work."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     names = ", ".join(f"'{name}'" for name in KINDS)

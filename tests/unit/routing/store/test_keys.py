@@ -5,14 +5,15 @@ from importlib import resources
 
 import pytest
 
-from tokenlane.routing.store import keys
+from tokenlane.routing.store import keys, scripts
 from tokenlane.routing.store.keys import Keys
 
-LUA = {
-    file.name: file.read_text()
-    for file in resources.files("tokenlane.routing.store").joinpath("lua").iterdir()
-    if file.name.endswith(".lua")
-}
+FOLDER = resources.files("tokenlane.routing.store").joinpath("lua")
+SCRIPTS, SHARED = (
+    {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(".lua")}
+    for folder in (FOLDER, FOLDER.joinpath("shared"))
+)
+LUA = SCRIPTS | SHARED
 
 
 def table() -> set[str]:
@@ -41,15 +42,26 @@ def test_scripts_build_the_channels_of_keys() -> None:
     assert {f"{{main}}:3:{name}" for name in built(r"CHANNEL \.\. '([a-z]+:?)'")} == channels
 
 
-@pytest.mark.parametrize("name", sorted(LUA))
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_scripts_open_with_what_they_take_and_answer(name: str) -> None:
-    """Every script says what it does, its KEYS, ARGV and reply; base.lua says what is put in front of it."""
-    head = LUA[name].partition("\n\n")[0]
+    """Every script says what it does, its KEYS, ARGV and reply."""
+    head, _, body = SCRIPTS[name].partition("\n\n")
     assert head.startswith("-- ")
-    if name not in ("base.lua", "gates.lua", "common.lua"):
-        assert "-- KEYS  1 the pool's prefix" in head
-        assert "-- reply " in head
-        assert ("ARGV" in LUA[name].replace(head, "")) == ("-- ARGV  1 " in head)
+    assert "-- KEYS  1 the pool's prefix" in head
+    assert "-- reply " in head
+    assert ("ARGV" in body) == ("-- ARGV  1 " in head)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_scripts_use_the_parts_they_need(name: str) -> None:
+    """Every shared function that a script or its parts call is in one of the parts, and the script needs each it names."""
+    text = scripts._source(name.removesuffix(".lua"), 0)
+    defined = {part: re.findall(r"^local (?:function )?(\w+)", SHARED[part], re.MULTILINE) for part in SHARED}
+    loaded = {part for part in SHARED if SHARED[part] in text}
+    called = set(re.findall(r"(?<![.:\w])(\w+)\(", re.sub(r"--.*", "", text)))
+    assert {part for part in SHARED if called & set(defined[part])} <= loaded
+    for part in re.findall(r"[a-z_]+", "".join(re.findall(r"^-- uses +(.+)$", SCRIPTS[name], re.MULTILINE))):
+        assert any(re.search(rf"\b{word}\b", SCRIPTS[name]) for word in defined[f"{part}.lua"])
 
 
 def test_all_names_carry_the_tag() -> None:

@@ -1,10 +1,12 @@
--- Says which keys seal the pool; tells those of a pool that nobody uses yet. Ids only, apart by blanks, the newest first.
+-- Sets the ids of the keys that seal the pool, if it has none and nobody uses it yet, or in any case with 'replace'. Ids are
+-- separated by blanks, the newest first.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 ids of the caller's keys  2 'replace': whatever the pool has | ''
---       3 with 'replace', ids of keys that seal no more and still open what waits  4 and of those that do not seal yet
--- reply {'sealed', ids, those that seal no more, those that do not yet}
---       | {'open', ids, '', ''}: it has none, and ids are not announced: there are none, or the pool is in use
+-- ARGV  1 ids of the caller's keys  2 'replace' | ''
+--       3 with 'replace', ids of keys that no longer seal and still open what waits  4 and of keys that do not seal yet
+-- reply {'sealed', ids, ids that no longer seal, ids that do not seal yet}
+--       | {'open', ids, '', ''}: the pool has no key, and gets none: no ids were given, or the pool is in use
 
 local ids, replace, retiring, prepared = ARGV[1], ARGV[2] == 'replace', ARGV[3], ARGV[4]
 local function put(name, value)

@@ -1,9 +1,10 @@
--- A client takes over a request: from now on it is the one that keeps it alive, and cancels it by leaving.
--- An ended request, and one that is to be cancelled, stays as it is.
+-- A client takes over a request: from now on that client keeps it alive, and cancels it by leaving. A request that has
+-- ended, or is to be cancelled, stays as it is.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 id
--- reply {state, attempt, worker, end position, error code, owner, role, ms to the deadline}, as `check` has them
+-- reply {what `standing` of base.lua returns, then role, ms to the deadline}
 
 local client, id = ARGV[1], ARGV[2]
 begin()

@@ -1,5 +1,6 @@
--- Whoever started a worker's process has seen it end: what that worker ran lapses at the next sweep, as a crash.
+-- The parent of a worker's process has seen it end: what that worker ran lapses at the next sweep, as a crash.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker
 -- reply how many requests it ran
@@ -9,7 +10,7 @@ begin()
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local state, ran_by, lane = unpack(redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'lane'))
   if state == 'running' and ran_by == worker then
-    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- `sweep` takes 0 for surely lapsed
+    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- which `sweep` always takes for lapsed
     redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker)
     count = count + 1
   end

@@ -1,9 +1,10 @@
--- waiting -> dispatched. Gives one request to one lane and charges its agent one turn.
+-- waiting -> dispatched. Gives a request to a lane, puts the attempt's job on the lane's queue, and charges the agent.
 --
+-- uses  arq_jobs, fairness, gates
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use there  6 token: new for each decision, so that the same call
---       sent twice is known for one
--- reply {'dispatched', attempt} | {'gone'} it does not wait | {'expired'} its deadline has passed, sweep ends it
+-- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use there  6 token: new for each decision, by which the script knows
+--       the same call sent twice
+-- reply {'dispatched', attempt} | {'gone'}: it does not wait | {'expired'}: its deadline has passed, and `sweep` ends it
 --       | {'closed', 'kept', 'full' or 'occupied'}: why the lane does not take it, by gates.lua
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
@@ -15,11 +16,23 @@ if not request or request.state ~= 'waiting' then
   return { 'gone' }
 end
 
-if tonumber(request.deadline) <= now_ms() then return { 'expired' } end
+local now = now_ms()
+if tonumber(request.deadline) <= now then return { 'expired' } end
 local why = why_not(lane, id, request)
 if why then return { why } end
 
-local job = dispatch_one(id, request, lane, model, token)
-redis.call('ZADD', P .. 'leases', int(now_ms() + rule('start_lease_ms')), id)
-ring_lane(lane, request.kind, job)
-return { 'dispatched', tonumber(request.attempt) }
+local sequence, charge = serve(id, request, lane)
+local attempt = int(math.max(tonumber(request.attempt) + 1, now))
+redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
+  'token', token, 'charge', charge)
+if request.suspect then -- it has the lane to itself until the end of this attempt
+  redis.call('SET', P .. 'lane:' .. lane .. ':alone', id)
+  redis.call('HSET', P .. 'request:' .. id, 'alone', '1')
+end
+local job = job_of(id, attempt)
+redis.call('SET', P .. 'arq:job:' .. job,
+  '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
+redis.call('ZADD', lane_queue(lane, request.kind), sequence, job)
+redis.call('ZADD', P .. 'leases', int(now + rule('start_lease_ms')), id)
+redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (SUFFIXES[request.kind] or ':' .. request.kind), job)
+return { 'dispatched', tonumber(attempt) }

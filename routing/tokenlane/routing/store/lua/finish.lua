@@ -1,32 +1,33 @@
 -- running -> completed, failed, cancelled, expired: by its worker, newest attempt only, after its HTTP stream is closed.
--- waiting, delayed -> failed: by a router, with no worker and no attempt, for what no lane can serve.
--- waiting, delayed, dispatched -> failed: by the client that owns it, which has a part of an answer that broke off.
--- dispatched, running -> failed: by whoever finds the lease of the attempt over.
+-- waiting, delayed -> failed: by a router, with no worker and no attempt, if no lane can serve it.
+-- waiting, delayed, dispatched -> failed: by the client that owns it and has part of an answer that broke off.
+-- dispatched, running -> failed: by a router or client for a lapsed lease; cancelled or expired if it must end so.
 --
+-- uses  leases
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
 --       8 client that owns it, or ''
--- reply 'done' | 'stale': the attempt is not the worker's, or the request no longer waits
---       | 'unknown': the server has forgotten the request; the worker's next beat writes it anew
+-- reply 'done' | 'stale': the attempt is not the worker's, or the request has another state or ending
+--       | 'unknown': the server has forgotten the request; the worker's next beat makes it known again
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
 begin()
 local request = read(id)
 if not request then return worker == '' and 'stale' or 'unknown' end
-local lapsed = false
 if worker == '' then
   if request.state == ending and request.code == ARGV[6] then return 'done' end
-  local own = ARGV[8] ~= '' and request.client == ARGV[8] and request.attempt == attempt
-  if ARGV[8] ~= '' and not own then return 'stale' end
-  lapsed = request.attempt == attempt and has_lapsed(id, request)
-  local waits = request.state == 'waiting' or request.state == 'delayed' or (own and request.state == 'dispatched')
+  local owns = ARGV[8] ~= '' and request.client == ARGV[8] and request.attempt == attempt
+  if ARGV[8] ~= '' and not owns then return 'stale' end
+  local lapsed = request.attempt == attempt and has_lapsed(id, request)
+  local waits = request.state == 'waiting' or request.state == 'delayed' or (owns and request.state == 'dispatched')
   if not (waits or lapsed) then return 'stale' end
+  if lapsed and ended_after_lapse(id, request) then return 'stale' end
+  if lapsed then note_lapse(id, request) end
 else
   if request.attempt ~= attempt or request.worker ~= worker then return 'stale' end
   if request.state == ending then return 'done' end
   if request.state ~= 'running' then return 'stale' end
 end
-if lapsed then note_lapse(id, request) end
-end_one(id, request, ending, ARGV[7], ARGV[6])
+end_with(id, request, ending, ARGV[7], ARGV[6])
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
 return 'done'

@@ -1,5 +1,6 @@
 -- A client's last beat. What it still holds is cancelled by the next sweep.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client
 -- reply 'ok'

@@ -1,8 +1,9 @@
--- What seldom changes while a worker lives. Sent when the answer to its beat says that the server lacks it, and when its
--- keys have changed.
+-- Stores what seldom changes while a worker lives. The worker sends it when the reply to its beat says that the server does
+-- not have it, and when its pool keys have changed.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 host  4 versions, JSON: of what to which  5 ids of its keys, apart by blanks
+-- ARGV  1 worker  2 lane  3 host  4 versions, JSON: by distribution  5 ids of its pool keys, separated by blanks
 -- reply 'ok'
 
 begin()

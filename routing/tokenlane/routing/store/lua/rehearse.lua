@@ -1,8 +1,8 @@
--- Tries each command that the other scripts use, on a key that nobody else has and that is gone afterwards.
+-- Tries each command that the other scripts use, on a key of this call that is gone afterwards.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 a name for the key  2 a channel on which nobody listens
--- reply for each command that failed, {command, what the server said}
+-- ARGV  1 a name for the key  2 a channel without subscribers
+-- reply for each command that failed, {command, the server's error}
 
 local P, name, channel = KEYS[1], ARGV[1], ARGV[2]
 local key = P .. 'rehearsal:' .. name

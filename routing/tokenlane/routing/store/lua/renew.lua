@@ -1,13 +1,13 @@
--- running -> running: a worker's beat, for its lane and for all it runs. Sent with nothing running too.
--- A request the server has forgotten is written anew, so that a wiped server throws no running work away; flagged, if it
--- was cancelled meanwhile.
+-- running -> running: a worker's beat, for its lane and for all requests it runs, if any. A request that the server has
+-- forgotten is written anew, so that a wiped server loses no running work; flagged, if it was cancelled meanwhile.
 --
+-- uses  arq_jobs
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 up: it takes new work, loading, down or draining  4 provider  5 endpoint  6 models, JSON  7 limit
---       8 what else the lane takes, JSON  9 code of the worker's newest error, '' if there is none to tell
---       10 ms since then  11 what it reports to those who watch, JSON  12 why its back end is loading or down
+-- ARGV  1 worker  2 lane  3 'up' if it takes new work, 'loading', 'down' or 'draining'  4 provider  5 endpoint
+--       6 models, JSON  7 limit  8 offer, JSON  9 code of the worker's newest error that is not registered, or ''
+--       10 ms since that error  11 the worker's report, JSON  12 why its back end is loading or down
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
--- reply {'ok' or 'conflict', endpoint the lane has, policy's lease ms, the worker's facts are known: 1 or 0,
+-- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, the worker is registered: 1 or 0,
 --       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
 
 local worker, lane, told, provider, endpoint, models, limit, offer, fault, fault_age, report, why = unpack(ARGV, 1, 12)
@@ -17,18 +17,19 @@ local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane 
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', int(now - lease))
 if not takes then redis.call('ZREM', workers, worker) end
 
-local said = redis.call('HMGET', state, 'provider', 'endpoint', 'models', 'limit', 'offer')
-local known = said[2]
+local before = redis.call('HMGET', state, 'provider', 'endpoint', 'models', 'limit', 'offer')
+local known = before[2]
 local others = redis.call('ZCARD', workers) - (redis.call('ZSCORE', workers, worker) and 1 or 0)
 local status = 'ok'
 if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  -- A worker that waits for its back end does not know what that serves: others do, or it serves what it did.
+  -- A worker that waits for its back end does not know what that serves: what other workers say of it, or what it served
+  -- before, stays. Anybody may have written the hash: a field may be missing.
   local pulling = cjson.decode(offer).pulling
-  local kept = not takes and (models == '[]' or others > 0) and said[3] and said[1] == provider and said[2] == endpoint
-  if kept then models, limit, offer = said[3], said[4], said[5] end
+  local same = before[1] == provider and before[2] == endpoint and before[3] and before[4] and before[5]
+  if same and not takes and (models == '[]' or others > 0) then models, limit, offer = unpack(before, 3, 5) end
   local opened = takes and redis.call('ZADD', workers, int(now), worker) == 1
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
     'offer', offer, 'seen', int(now), 'arq', P, 'told', told, 'why', why)
@@ -47,7 +48,7 @@ else
   if opened then ring() end
 end
 
--- Only `register` makes this key, so that a server that has lost it asks for all of it.
+-- Only `register` makes this key, so a server that has lost it asks for all of it.
 local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, int(3 * lease))
 if registered == 1 then
@@ -69,8 +70,8 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
     redis.call('ZADD', P .. 'clients', 'NX', int(now), client)
     redis.call('SADD', P .. 'client:' .. client, id)
     redis.call('SADD', P .. 'agent:' .. agent, id)
-    redis.call('ZADD', lane_queue(lane, kind), 1, TAG .. id .. ':' .. attempt)
-    mark(id, attempt)
+    redis.call('ZADD', lane_queue(lane, kind), 1, job_of(id, attempt))
+    mark(job_of(id, attempt))
     if cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', cancel) end
   elseif request.state ~= 'running' or request.attempt ~= attempt or request.worker ~= worker then
     return 'stale'

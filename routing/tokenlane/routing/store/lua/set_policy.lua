@@ -1,8 +1,9 @@
--- Writes the pool's policy, unless it was changed since the caller read it. One that is there already stays as it is.
+-- Writes the pool's policy, unless it has changed since the caller read it. An equal policy keeps its revision.
 --
+-- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 revision the caller has read, or '' for any  2 document, JSON  3... names and values of what scripts read
--- reply {'set', its revision} | {'changed', the revision that is there}
+-- ARGV  1 revision the caller has read, or '' for any  2 document, JSON  3... names and values that scripts read
+-- reply {'set', revision} | {'changed', the revision that the pool has}
 
 begin()
 local policy = P .. 'policy'

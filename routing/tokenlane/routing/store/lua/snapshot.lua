@@ -1,26 +1,25 @@
--- What operators look at, read at one moment.
+-- Reads at one moment all that operators look at.
 --
+-- uses  arq_jobs, lanes, rates
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
---       {ids of the pool's keys, of those that seal no more, of those that do not yet},
---       LANE_FACTS of common.lua}
+--       {ids of the pool's keys, of keys that no longer seal, of keys that do not seal yet}, LANE_FACTS of lanes.lua}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {what lane_facts of common.lua says, jobs}
+--       lane: {what `lane_facts` returns, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       its time ms, what it reports, JSON or '', ids of its keys, nil of an older version, what it said of its back
---       end, and why}; host, versions and revision nil where the server lacks the worker's facts
+--       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its back end, and why};
+--       host, versions and revision are nil if the worker is not registered
 --       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
---       clients: {known, of them silent for 6 s}
---       rates: {ms they cover, counts}; count: {role, priority, 'accepted' or how they ended, requests}
---       delayed: requests that wait for a time; swept: the last sweep, ms, 0 if there was none
+--       clients: {known, of them silent for 6 s}; rates: {ms they cover, counts}
+--       count: {role, priority, 'accepted' or an ending, requests}; delayed: how many; swept: last sweep, ms, or 0
 
 local SILENT_MS = 6000
 local now = now_ms()
 local lease = rule('lease_ms')
 local since = int(now - lease)
 
--- The oldest of an agent stands first, that of a queue first of some agent.
+-- An agent's oldest request stands first; the queue's oldest is the oldest of these.
 local function queue_of(name)
   local queue, waiting, first, oldest = P .. 'queue:' .. name, 0, nil, nil
   for _, agent in ipairs(redis.call('ZRANGE', queue .. ':agents', 0, -1)) do
@@ -37,7 +36,7 @@ local function jobs_of(lane)
   local jobs = {}
   for _, kind in ipairs(KINDS) do
     for _, job in ipairs(redis.call('ZRANGE', lane_queue(lane, kind), 0, -1)) do
-      local id, attempt = string.match(job, '}(.+):(%d+)$')
+      local id, attempt = attempt_of(job)
       local request = id and redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'role', 'queue', 'attempt')
       if request and request[5] == attempt and (request[1] == 'running' or request[1] == 'dispatched') then
         jobs[#jobs + 1] = { request[1], request[2] or '', request[3] or '', priority_of(request[4]), kind }

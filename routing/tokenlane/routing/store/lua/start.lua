@@ -1,10 +1,10 @@
 -- dispatched -> running, by the one worker that starts this attempt.
 --
+-- uses  ending
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker
--- reply {'run', attempt, envelope, payload, model, starts, ms to the deadline, ms waited, cancelled: 0 or 1, queue it
---       waited in} | {'gone'}
---       starts: how often the request has been started, this time included
+-- reply {'run', attempt, envelope, payload, model, times the request was started, this time included, ms to the deadline,
+--       ms waited, cancelled: 0 or 1, queue it waited in} | {'gone'}
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
 begin()
@@ -12,26 +12,22 @@ local request = read(id)
 if not request or request.attempt ~= attempt or request.entry == '' then return { 'gone' } end
 local again = request.state == 'running' and request.worker == worker
 if request.state ~= 'dispatched' and not again then return { 'gone' } end
--- Where ARQ's own worker, in a process of an earlier version, has marked the job, it is about to start it.
-if not again and redis.call('EXISTS', P .. 'arq:in-progress:' .. TAG .. id .. ':' .. attempt) == 1 then
-  return { 'gone' }
-end
 
 local now = now_ms()
 local left = tonumber(request.deadline) - now
 if left <= 0 and not again then
-  end_one(id, request, 'expired', brief('expired', request))
+  end_as(id, request, 'expired')
   return { 'gone' }
 end
-local found = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
-if #found == 0 then
-  local code = 'entry_deleted' -- for which contract/errors.py has words
+local entries = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
+if #entries == 0 then
+  local code = 'entry_deleted' -- contract/errors.py has the words
   local message = { v = 1, type = 'failed', attempt = tonumber(attempt), error = { code = code } }
-  end_one(id, request, 'failed', cjson.encode(message), code)
+  end_with(id, request, 'failed', cjson.encode(message), code)
   return { 'gone' }
 end
 local fields = {}
-for i = 1, #found[1][2], 2 do fields[found[1][2][i]] = found[1][2][i + 1] end
+for i = 1, #entries[1][2], 2 do fields[entries[1][2][i]] = entries[1][2][i + 1] end
 
 if not again then
   request.starts = int(tonumber(request.starts) + 1)
@@ -39,7 +35,7 @@ if not again then
   redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
     'starts', request.starts)
 end
-mark(id, attempt)
+mark(job_of(id, attempt))
 redis.call('ZADD', P .. 'leases', int(now + rule('lease_ms')), id)
 return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
   tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue }

@@ -1,16 +1,17 @@
--- nothing -> waiting. Takes a request in, once: a known id changes nothing.
+-- nothing -> waiting. Accepts a request once: a known id changes nothing.
 --
+-- uses  fairness, rates
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
 --       9 envelope, JSON  10 payload, sealed  11 id of the key it is sealed with, or ''
 --       12 hash of the agent's idempotency key, or ''
 -- reply {'accepted', policy revision, ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
---       | {'key', ids of the pool's keys}: it is sealed with none of them
---       | {'cancelled'}: it was, before it came
---       | {'known', policy revision, id, state}: the agent has submitted that idempotency key before
+--       | {'key', ids of the pool's keys}: the request is sealed with another key
+--       | {'cancelled'}: before it arrived
+--       | {'known', policy revision, id, state}: of the agent's request with the same idempotency key
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
--- In one step: rule() would ask for each. Limits are the role's own, else the pool's.
+-- In one command, where rule() would need one each. A role's limits go before the pool's.
 local revision, role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
   'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
 revision = tonumber(revision or 0)
@@ -34,12 +35,9 @@ local stream = P .. 'role:' .. role
 if redis.call('XLEN', stream) >= depth then return full('role') end
 if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return full('agent') end
 
-local now = now_ms()
-
-local left = tonumber(ARGV[7])
-local floor = tonumber(ARGV[8])
+local now, left, floor = now_ms(), tonumber(ARGV[7]), tonumber(ARGV[8])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
--- An attempt before it may have spoken meanwhile: whoever starts it must ask the agent first.
+-- An earlier attempt may have sent deltas: the worker that starts this request must ask the agent first.
 local starts = floor > 0 and 1 or 0
 local request = { role = role, queue = queue, agent = agent, kind = kind, seq = int(redis.call('INCR', P .. 'sequence')) }
 redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent,
@@ -53,7 +51,7 @@ if once then
   redis.call('SET', P .. 'idem:' .. once, id)
   redis.call('HSET', P .. 'request:' .. id, 'once', once)
 end
-if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- a server that was wiped
+if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- the server was wiped
 count(request, 'accepted', now)
 
 enqueue(id, request)

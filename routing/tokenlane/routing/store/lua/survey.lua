@@ -1,12 +1,12 @@
--- What a router decides on, read at one moment: every lane, and of every queue as many heads as the lanes have room for
+-- Reads at one moment what a router decides on: every lane, and of every queue as many heads as the lanes have room for
 -- (16 at most), in the order in which they are to be served.
 --
+-- uses  fairness, lanes
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, heads, lanes, turns, ms that the pool has been looked at without a gap}
+-- reply {now ms, policy revision, heads, lanes, turns, ms since the last gap in looking at the pool}
 --       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
---       queue's last dispatch, ms waited, place among the heads of its queue from 0,
---       it is to run alone: 0 or 1}
---       lanes: LANE_FACTS of common.lua, then for each lane what lane_facts says
+--       queue's last dispatch, ms waited, place among the heads of its queue from 0, it must run alone: 0 or 1}
+--       lanes: LANE_FACTS of lanes.lua, then for each lane what `lane_facts` returns
 --       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
@@ -26,7 +26,7 @@ local function most_heads(kind)
   return most_of[kind]
 end
 
--- Agents by tag, as far as they can be among the heads, each with its oldest requests.
+-- The agents whose requests can be among the heads, by tag, each with its oldest requests.
 local function agents_of(queue, most)
   local found, flat = {}, redis.call('ZRANGE', queue .. ':agents', 0, most - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
@@ -36,7 +36,7 @@ local function agents_of(queue, most)
   return found
 end
 
--- Who has the lowest tag and something left; each request that is served raises it by one, as `dispatch` will.
+-- The agent with the lowest tag that has a request left. Each pick raises the tag by one, as `dispatch` will.
 local function next_agent(agents)
   local first
   for _, agent in ipairs(agents) do
@@ -67,12 +67,12 @@ local function heads_of(name)
   end
 end
 
-local turns, told = {}, {}
+local turns, seen = {}, {}
 for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
   heads_of(name)
   local turn = turn_of(name)
-  if not told[turn] then
-    told[turn] = true
+  if not seen[turn] then
+    seen[turn] = true
     turns[#turns + 1] = { string.sub(turn, #P + #'turn:' + 1), redis.call('HGETALL', turn) }
   end
 end

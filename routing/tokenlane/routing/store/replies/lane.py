@@ -1,4 +1,4 @@
-"""Reads what scripts know of a lane, as LANE_FACTS of lua/common.lua names it.
+"""Reads what scripts know of a lane, as LANE_FACTS of lua/shared/lanes.lua names it.
 
 A worker of any version, or anybody, has written most of it. What cannot be read is named in `LaneView.unread`.
 """

@@ -24,7 +24,7 @@ class LapsedAttempt:
 
 
 def read_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
-    """Lapsed attempts as scripts report them: lapsed_attempt of lua/common.lua."""
+    """Lapsed attempts as scripts report them: `lapsed_attempt` of lua/shared/leases.lua."""
     return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
 
 

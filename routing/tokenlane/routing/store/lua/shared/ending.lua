@@ -1,0 +1,64 @@
+-- How a request ends, and how it leaves the place that its state keeps it in.
+-- uses arq_jobs, fairness, rates
+
+-- Frees a lane's credit and, after a suspect, the lane. Deletes first, so scripts may start with it when memory is full.
+local function remove(id, request)
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZREM', P .. 'delayed', id)
+  if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
+  if request.state == 'dispatched' or request.state == 'running' then
+    drop_job(lane_queue(request.lane, request.kind), job_of(id, request.attempt))
+    if request.alone then redis.call('DEL', P .. 'lane:' .. request.lane .. ':alone') end
+  end
+end
+
+-- ending: completed, failed, cancelled or expired; message: to the agent, JSON
+local function end_with(id, request, ending, message, code)
+  local now = now_ms()
+  remove(id, request)
+  redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('SREM', P .. 'client:' .. request.client, id)
+  redis.call('SREM', P .. 'agent:' .. request.agent, id)
+  local stream = P .. 'role:' .. request.role
+  if request.entry ~= '' then redis.call('XDEL', stream, request.entry) end
+  local idle = redis.call('XLEN', stream) == 0
+  if idle then redis.call('DEL', stream) end
+  redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'cancel')
+  redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
+  redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
+  if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
+  note_drain(request.role, now, idle)
+  count(request, ending, now)
+  if ending == 'failed' then
+    redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
+      'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
+  end
+  tell_agent(id, message)
+  if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
+end
+
+-- ending: cancelled or expired, of which the agent hears no more than that
+local function end_as(id, request, ending)
+  end_with(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. '}')
+end
+
+-- How a request must end that was cancelled, or whose deadline has passed, whatever became of its attempt; nil for others.
+local function due_ending(request)
+  return request.cancel or (tonumber(request.deadline) <= now_ms() and 'expired') or nil
+end
+
+-- reason: cancelled or expired. Returns that, 'flagged' for a request that runs, 'ended' for one that ended otherwise, or
+-- 'unknown'.
+local function cancel_one(id, reason)
+  local request = read(id)
+  if not request then return 'unknown' end
+  if request.state == 'running' then
+    if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason) end
+    redis.call('PUBLISH', CHANNEL .. 'control:' .. request.worker, '{"v":1,"type":"cancel","id":"' .. id
+      .. '","attempt":' .. request.attempt .. ',"reason":"' .. (request.cancel or reason) .. '"}')
+    return 'flagged'
+  end
+  if not ALIVE[request.state] then return request.state == reason and reason or 'ended' end
+  end_as(id, request, reason)
+  return reason
+end

@@ -1,0 +1,50 @@
+-- What must hold before a lane starts a request: each gate of GATES returns nil, or why the request waits. The gates are
+-- those of decide/lanes/gates.py, in the same order and with the same reasons, so that the store accepts what a plan asks.
+-- uses lanes
+
+local KEPT_FREE_MS = 2000
+
+local GATES = {
+  -- A worker of the lane takes new work, and the lane serves this kind.
+  function(lane, _, request)
+    if takers(lane, now_ms()) == 0 or lane_limit(lane, request.kind) == 0 then return 'closed' end
+  end,
+  -- No other request runs on the lane alone, or is to.
+  function(lane, id)
+    local suspect = kept_for(lane)
+    if suspect and suspect ~= id then return 'kept' end
+  end,
+  -- The lane has credit for this kind.
+  function(lane, _, request)
+    if credit(lane, request.kind, now_ms()) == 0 then return 'full' end
+  end,
+  -- A suspect takes an empty lane. It does not wait for long work, such as a pull, which goes on from where it was once its
+  -- worker is back.
+  function(lane, _, request)
+    if not request.suspect then return end
+    for _, kind in ipairs(KINDS) do
+      local counts = kind == request.kind or not IS_LONG[kind]
+      if counts and redis.call('ZCARD', lane_queue(lane, kind)) > 0 then return 'occupied' end
+    end
+  end,
+}
+
+-- Keeps a lane from filling up again until it is empty and the suspect can have it, for as long as routers ask: one lane for
+-- each suspect.
+local function keep_free(lane, id, request)
+  local other = request.emptied
+  if other and other ~= lane and redis.call('GET', P .. 'lane:' .. other .. ':alone') == id then return end
+  redis.call('SET', P .. 'lane:' .. lane .. ':alone', id, 'PX', KEPT_FREE_MS)
+  redis.call('HSET', P .. 'request:' .. id, 'emptied', lane)
+end
+
+-- Why a lane does not take a request now; nil if it does. A lane that is too full for a suspect is kept free for it.
+local function why_not(lane, id, request)
+  for _, gate in ipairs(GATES) do
+    local why = gate(lane, id, request)
+    if why then
+      if request.suspect and (why == 'occupied' or why == 'full') then keep_free(lane, id, request) end
+      return why
+    end
+  end
+end

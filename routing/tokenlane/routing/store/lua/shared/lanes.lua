@@ -1,0 +1,53 @@
+-- What the server knows of a lane: its limits, its workers, and the request that has it alone.
+-- uses base
+
+-- How many requests of a kind a lane serves at once.
+local function lane_limit(lane, kind)
+  local state = P .. 'lane:' .. lane .. ':state'
+  if kind == 'chat' then return whole(redis.call('HGET', state, 'limit')) end
+  local is_json, offer = pcall(cjson.decode, redis.call('HGET', state, 'offer') or '')
+  local limits = is_json and type(offer) == 'table' and offer.limits
+  local limit = type(limits) == 'table' and limits[kind]
+  return type(limit) == 'number' and whole(limit) or 0
+end
+
+-- How many workers of a lane take new work and have beaten within a lease.
+local function takers(lane, now)
+  return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - rule('lease_ms')), '+inf')
+end
+
+-- How many more requests of a kind a lane takes.
+local function credit(lane, kind, now)
+  if takers(lane, now) == 0 then return 0 end
+  return math.max(0, lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind)))
+end
+
+-- The suspect that runs on a lane alone, or for which the lane is kept free. The mark of a suspect that runs may outlive
+-- its attempt, if a script of an older version ended that.
+local function kept_for(lane)
+  local alone = P .. 'lane:' .. lane .. ':alone'
+  local id = redis.call('GET', alone)
+  if not id then return nil end
+  local state, at = unpack(redis.call('HMGET', P .. 'request:' .. id, 'state', 'lane'))
+  if state == 'dispatched' or state == 'running' then return at == lane and id or nil end
+  return ALIVE[state] and redis.call('PTTL', alone) > 0 and id or nil
+end
+
+-- The names of the values that `lane_facts` returns: fields of the lane's hash, as its workers wrote them; `name`; `beats`,
+-- 0 or 1, and `beat_ms` since the last; `takers`; `kept_for`, the suspect that runs there alone or is next, or ''; and
+-- `queued:KIND`.
+local LANE_FACTS = { 'provider', 'endpoint', 'models', 'limit', 'offer', 'told', 'why', 'name', 'beats', 'beat_ms', 'takers',
+  'kept_for' }
+for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind end
+
+-- The values for LANE_FACTS; nil for a lane of which only the name is left. lease: the policy's, ms.
+local function lane_facts(name, now, lease)
+  local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
+    'told', 'why', 'seen')
+  if not (facts[1] or facts[8]) then return nil end
+  local seen = whole(facts[8])
+  facts[8], facts[9], facts[10], facts[11], facts[12] = name, seen >= now - lease and 1 or 0, now - seen,
+    redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', int(now - lease), '+inf'), kept_for(name) or ''
+  for i, kind in ipairs(KINDS) do facts[12 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
+  return facts
+end
