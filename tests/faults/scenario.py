@@ -228,7 +228,7 @@ async def settled(town: Site, rng: random.Random) -> None:
             return not await raw(pool).keys("{main}:arq:*")
 
         await eventually(tidy)
-        states = await audit(pool.redis)
+        states = await audit(raw(pool))
         assert set(states.values()) <= set(ENDED), states
         assert not await raw(pool).keys("{main}:role:*")
 

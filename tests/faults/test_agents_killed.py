@@ -91,7 +91,7 @@ async def test_an_answer_outlives_its_agents(tmp_path: Path, kills: int) -> None
         assert "".join(text for _, text in got) == "".join(PIECES)
         assert [received.ended for received in backend.log] == ["completed"]
         async with connect(server.url) as pool:
-            assert await audit(pool.redis) == {request_id: "completed"}
+            assert await audit(raw(pool)) == {request_id: "completed"}
 
 
 async def test_who_attaches_keeps_it_from_being_an_orphan(tmp_path: Path) -> None:

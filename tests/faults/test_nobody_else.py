@@ -52,7 +52,7 @@ async def _all_others_freeze(town: Site) -> None:
 
 async def _ended(pool: Pool, request_id: str, state: str) -> None:
     async def ended() -> bool:
-        return (await audit(pool.redis)).get(request_id) == state
+        return (await audit(raw(pool))).get(request_id) == state
 
     await eventually(ended)
 
@@ -122,7 +122,7 @@ async def test_answers_that_broke_off_at_any_moment(seed: int, tmp_path: Path) -
         assert "completed" in outcomes
         assert check_history(history) == []
         async with connect(town.server.url) as pool:
-            assert set((await audit(pool.redis)).values()) <= {"completed", "failed"}
+            assert set((await audit(raw(pool))).values()) <= {"completed", "failed"}
 
 
 async def test_what_had_not_begun_waits_and_is_run(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_all_who_read_an_answer_hear_of_its_end(tmp_path: Path) -> None:
                                 await anext(reader)
                         assert interrupted.value.partial == "".join(part)
             async with connect(town.server.url) as pool:
-                assert await audit(pool.redis) == {stream.request_id: "failed"}
+                assert await audit(raw(pool)) == {stream.request_id: "failed"}
                 assert await raw(pool).xlen("{main}:failed") == 1
 
 
@@ -180,4 +180,4 @@ async def test_a_frozen_worker_that_comes_back_finds_its_answer_ended(tmp_path: 
         await backend.wait_for(lambda: backend.log[0].ended == "disconnected")
         assert await ask(client, [], "planner", ("a ",)) == "completed"
         async with connect(town.server.url) as pool:
-            assert (await audit(pool.redis))[stream.request_id] == "failed"
+            assert (await audit(raw(pool)))[stream.request_id] == "failed"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import life
+from tests.integration.life import raw
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
@@ -96,7 +97,7 @@ async def test_redis_away_in_the_middle_of_answers(durable: EmbeddedServer, capl
         await queued.completed("".join(pieces))
         assert len(provider.requests) == 3
         await all_slots_work(pool, hub, provider, worker)
-        await life.audit(pool.redis)
+        await life.audit(raw(pool))
     assert len([record for record in caplog.records if record.name == "tokenlane.worker.lane.heartbeat"]) <= 1
 
 
@@ -145,4 +146,4 @@ async def test_redis_full_and_freed_again(redis_url: str) -> None:
             await life.raw(pool).config_set("maxmemory", 0)
         await askers[2].completed()
         await all_slots_work(pool, hub, provider, worker)
-        await life.audit(pool.redis)
+        await life.audit(raw(pool))

@@ -50,8 +50,8 @@ class Asked:
 
 
 def raw(pool: Pool) -> Any:
-    """The pool's Redis client, untyped: in redis-py's types every command may or may not be awaitable."""
-    return pool.redis
+    """A client over the pool's connections, untyped: in redis-py's types every command may or may not be awaitable."""
+    return Redis(connection_pool=pool.commands.connections)
 
 
 def envelope(

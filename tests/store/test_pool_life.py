@@ -30,7 +30,7 @@ async def test_submit_takes_a_request_in(pool: Pool) -> None:
         accepted = await pool.requests.submit(envelope, b"\x00sealed\xff")
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
     assert accepted.revision == 0
-    assert await audit(pool.redis) == {envelope.id: "waiting"}
+    assert await audit(raw(pool)) == {envelope.id: "waiting"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}role:planner")
     assert entry == {b"envelope": envelope.to_wire(), b"payload": b"\x00sealed\xff"}
     (head,) = (await pool.survey()).heads
@@ -43,12 +43,12 @@ async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> No
     revision = await pool.policies.write(Policy.model_validate({limit: 2}))
     assert (await pool.requests.submit(life.envelope(), b"")).revision == revision
     await life.submit(pool)
-    before = await life.snapshot(pool.redis)
+    before = await life.snapshot(raw(pool))
     with pytest.raises(QueueFull) as refused:
         await life.submit(pool)
     assert refused.value.retry_after_s == pytest.approx(1.0)
     assert ("role 'planner'" if limit == "depth" else "agent 'agent1'") in refused.value.message
-    assert await life.snapshot(pool.redis) == before
+    assert await life.snapshot(raw(pool)) == before
 
 
 async def test_a_full_role_leaves_room_in_others(pool: Pool) -> None:
@@ -58,7 +58,7 @@ async def test_a_full_role_leaves_room_in_others(pool: Pool) -> None:
     await life.submit(pool, life.envelope(role="coder"))
     await pool.requests.cancel(first)
     await life.submit(pool)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_dispatch_gives_the_lane_a_job(pool: Pool) -> None:
@@ -69,7 +69,7 @@ async def test_dispatch_gives_the_lane_a_job(pool: Pool) -> None:
         attempt = await life.dispatch(pool, request_id)
         assert [channel for channel, _ in await ear.heard()] == ["doorbell:lane1"]
     assert attempt is not None
-    assert await audit(pool.redis) == {request_id: "dispatched"}
+    assert await audit(raw(pool)) == {request_id: "dispatched"}
     assert await raw(pool).zrange(pool.keys.lane_queue("lane1"), 0, -1) == [f"{{main}}{request_id}:{attempt}".encode()]
     lease = await raw(pool).zscore(f"{PREFIX}leases", request_id)
     survey = await pool.survey()
@@ -103,7 +103,7 @@ async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
     assert (started.starts, started.cancelled) == (1, False)
     assert 0 < started.left_ms <= 50_000
     assert started.waited_ms >= 0
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
     lease = await raw(pool).zscore(f"{PREFIX}leases", asked.id)
     assert lease is not None
     assert lease - (await pool.survey()).now_ms > Policy().start_lease_ms
@@ -116,7 +116,7 @@ async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:
     async with life.listen(pool) as ear:
         assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
         assert await ear.told(asked.id) == ["expired"]
-    assert await audit(pool.redis) == {asked.id: "expired"}
+    assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
 async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
@@ -127,7 +127,7 @@ async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
         assert await pool.requests.start(asked.id, asked.attempt, WORKER) is None
         (failed,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
     assert (failed["type"], failed["error"]) == ("failed", {"code": "entry_deleted"})
-    assert await audit(pool.redis) == {asked.id: "failed"}
+    assert await audit(raw(pool)) == {asked.id: "failed"}
 
 
 async def test_renew_keeps_what_runs(pool: Pool) -> None:
@@ -137,7 +137,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
     beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
     assert (beat.conflict, beat.lease_ms, beat.holds) == (None, Policy().lease_ms, ("mine",))
     assert len((await life.sweep(pool)).lapsed) == 0
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
 
 
 async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
@@ -177,14 +177,14 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
     async with life.listen(pool) as ear:
         assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, due_ms) == then
         assert [channel for channel, _ in await ear.heard()] == (["doorbell"] if then == "waiting" else [])
-    assert await audit(pool.redis) == {asked.id: then}
+    assert await audit(raw(pool)) == {asked.id: then}
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
 async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool) -> None:
     """Given back as none, however often, it uses up no start; sent twice, it gives back one."""
     await life.bring(pool, "requeued")
-    (request_id,) = await audit(pool.redis)
+    (request_id,) = await audit(raw(pool))
     for _ in range(3):
         asked = await life.running(pool, request_id)
         assert (await fields(pool, request_id))["starts"] == "2"
@@ -207,7 +207,7 @@ async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
     async with life.listen(pool) as ear:
         assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == flag
         assert await ear.told(asked.id) == [flag]
-    assert await audit(pool.redis) == {asked.id: flag}
+    assert await audit(raw(pool)) == {asked.id: flag}
 
 
 async def test_an_end_rings_for_those_who_wait(pool: Pool) -> None:
@@ -227,7 +227,7 @@ async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None
         assert await pool.requests.finish(asked.id, asked.attempt, WORKER, ending, 7, "timeout", b'{"type":"told"}')
         heard = await ear.heard()
     assert [channel for channel, _ in heard] == [f"deltas:{asked.id}"]
-    assert await audit(pool.redis) == {asked.id: ending}
+    assert await audit(raw(pool)) == {asked.id: ending}
     (standing,) = (await pool.beats.check(CLIENT, [asked.id])).standings
     assert (standing.state, standing.end, standing.code, standing.worker) == (ending, 7, "timeout", WORKER)
     assert await raw(pool).ttl(f"{PREFIX}request:{asked.id}") > 3500
@@ -241,7 +241,7 @@ async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
     async with life.listen(pool) as ear:
         assert await pool.requests.refuse(asked.id, asked.attempt, life.REFUSAL)
         assert await ear.told(asked.id) == ["failed"]
-    assert await audit(pool.redis) == {asked.id: "failed"}
+    assert await audit(raw(pool)) == {asked.id: "failed"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}failed")
     assert (entry[b"id"].decode(), entry[b"code"]) == (asked.id, b"model_not_found")
 
@@ -253,7 +253,7 @@ async def test_cancel_ends_what_does_not_run(pool: Pool, state: str) -> None:
     async with life.listen(pool) as ear:
         assert await pool.requests.cancel(asked.id) == "cancelled"
         assert await ear.told(asked.id) == ["cancelled"]
-    assert await audit(pool.redis) == {asked.id: "cancelled"}
+    assert await audit(raw(pool)) == {asked.id: "cancelled"}
 
 
 async def test_cancel_flags_what_runs(pool: Pool) -> None:
@@ -263,10 +263,10 @@ async def test_cancel_flags_what_runs(pool: Pool) -> None:
         assert await pool.requests.cancel(asked.id) == "flagged"
         told = {"v": 1, "type": "cancel", "id": asked.id, "attempt": asked.attempt, "reason": "cancelled"}
         assert await ear.heard() == [(f"control:{WORKER}", told)]
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("cancelled",)
     assert await life.finish(pool, asked, "cancelled")
-    assert await audit(pool.redis) == {asked.id: "cancelled"}
+    assert await audit(raw(pool)) == {asked.id: "cancelled"}
 
 
 async def test_a_flag_is_not_changed(pool: Pool) -> None:
@@ -292,7 +292,7 @@ async def test_check_tells_how_requests_stand(pool: Pool) -> None:
     assert checked.standings[1].attempt == runs.attempt
     assert checked.standings[1].worker == WORKER
     await life.sweep(pool)
-    assert await audit(pool.redis) == {waits: "waiting", runs.id: "running"}
+    assert await audit(raw(pool)) == {waits: "waiting", runs.id: "running"}
 
 
 async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
@@ -302,8 +302,8 @@ async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
     again = await life.running(pool, asked.id)
     assert await life.finish(pool, again)
     await pool.beats.leave(CLIENT)
-    assert await audit(pool.redis) == {asked.id: "completed"}
-    left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if not key.startswith("ttl ")}
+    assert await audit(raw(pool)) == {asked.id: "completed"}
+    left = {key.removeprefix(PREFIX) for key in await life.dump(raw(pool)) if not key.startswith("ttl ")}
     lane = {"lanes", "lane:lane1:state", "lane:lane1:workers", "workers"}
     rates = {key for key in left if key.startswith("rates:")}  # which go by themselves
     assert left - lane - rates == {f"request:{asked.id}", "sequence"}
@@ -314,9 +314,9 @@ async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
     """A client that leaves with open requests is gone with the next sweep, and so are they."""
     waits = await life.submit(pool)
     await pool.beats.leave(CLIENT)
-    await audit(pool.redis)
+    await audit(raw(pool))
     await life.sweep(pool)
-    assert await audit(pool.redis) == {waits: "cancelled"}
+    assert await audit(raw(pool)) == {waits: "cancelled"}
     assert await raw(pool).zcard(f"{PREFIX}clients") == 0
 
 
@@ -357,4 +357,4 @@ async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None
         1,
         (),
     )
-    await audit(pool.redis)
+    await audit(raw(pool))

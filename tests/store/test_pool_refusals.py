@@ -140,12 +140,12 @@ async def test_what_must_be_refused_changes_nothing(pool: Pool, state: str, call
     """A refused call answers so, tells nobody, and leaves every key as it was."""
     asked = await life.bring(pool, state)
     await life.beat(pool, "w2")
-    before = await life.snapshot(pool.redis)
+    before = await life.snapshot(raw(pool))
     async with life.listen(pool) as ear:
         assert await call(pool, asked) == answer
         assert await ear.heard() == []
-    assert await life.snapshot(pool.redis) == before
-    await audit(pool.redis)
+    assert await life.snapshot(raw(pool)) == before
+    await audit(raw(pool))
 
 
 @pytest.mark.parametrize("why", ["no such lane", "no worker", "draining", "silent", "no credit", "expired"])
@@ -165,10 +165,10 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
     elif why == "expired":
         await life.pass_deadline(pool, request_id)
-    before = await life.snapshot(pool.redis)
+    before = await life.snapshot(raw(pool))
     assert await life.dispatch(pool, request_id) is None
-    assert await life.snapshot(pool.redis) == before
-    assert (await audit(pool.redis))[request_id] == "waiting"
+    assert await life.snapshot(raw(pool)) == before
+    assert (await audit(raw(pool)))[request_id] == "waiting"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
     await pool.beats.check(CLIENT)
     with suppress(RequestLost):
         await call(pool, Asked("0" * 32, 1))
-    kept = {key for key in await life.dump(pool.redis) if "unwanted:" not in key}
+    kept = {key for key in await life.dump(raw(pool)) if "unwanted:" not in key}
     assert kept == {f"{PREFIX}clients", f"{PREFIX}swept"}
 
 
@@ -203,10 +203,10 @@ async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, lea
     for _ in range(2):
         with pytest.raises(RequestCancelled):
             await pool.requests.submit(envelope, b"")
-    assert await audit(pool.redis) == {}
+    assert await audit(raw(pool)) == {}
     mark = f"{PREFIX}unwanted:{envelope.id}"
     assert 0 < await raw(pool).pttl(mark) <= 60_000
-    assert {key for key in await life.dump(pool.redis) if not key.startswith("ttl ")} == {mark}
+    assert {key for key in await life.dump(raw(pool)) if not key.startswith("ttl ")} == {mark}
 
 
 async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
@@ -218,7 +218,7 @@ async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
     await raw(pool).flushall()
     assert await pool.requests.cancel(runs.id, "another") == "unknown"
     assert await life.beat(pool, WORKER, LANE, life.hold(runs)) == ("mine",)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 # Each: its name, the state before, the call.
@@ -270,20 +270,20 @@ async def test_a_script_sent_twice_answers_twice(pool: Pool, state: str, call: C
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
         first = await call(pool, asked)
-        after = await life.snapshot(pool.redis, leases=False)
+        after = await life.snapshot(raw(pool), leases=False)
         assert await call(pool, asked) == first
         assert len(await ear.told(asked.id)) <= 1
-    assert await life.snapshot(pool.redis, leases=False) == after
-    await audit(pool.redis)
+    assert await life.snapshot(raw(pool), leases=False) == after
+    await audit(raw(pool))
 
 
 async def test_a_submission_sent_twice_is_one(pool: Pool) -> None:
     """The second submission of an id is accepted as the first was, and changes nothing."""
     envelope = life.envelope()
     first = await pool.requests.submit(envelope, b"")
-    after = await life.snapshot(pool.redis)
+    after = await life.snapshot(raw(pool))
     assert await pool.requests.submit(envelope, b"") == first
-    assert await life.snapshot(pool.redis) == after
+    assert await life.snapshot(raw(pool)) == after
 
 
 @pytest.mark.parametrize("state", ["waiting", "completed"])
@@ -294,7 +294,7 @@ async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> Non
     accepted = await pool.requests.submit(first, b"")
     if state == "completed":
         await life.finish(pool, await life.running(pool, first.id))
-    before = await life.snapshot(pool.redis)
+    before = await life.snapshot(raw(pool))
     assert await pool.requests.submit(first, b"") == accepted
     for _ in range(2):
         if state == "waiting":
@@ -302,8 +302,8 @@ async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> Non
         else:
             with pytest.raises(Duplicate, match=f"{first.id}.*completed"):
                 await pool.requests.submit(second, b"")
-    assert await life.snapshot(pool.redis) == before
-    await audit(pool.redis)
+    assert await life.snapshot(raw(pool)) == before
+    await audit(raw(pool))
 
 
 async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
@@ -322,7 +322,7 @@ async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
         assert (await pool.requests.attach("client2", first.id)).standing.owner == "client2"
     finally:
         await raw(pool).config_set("maxmemory", "0")
-    assert await audit(pool.redis) == {first.id: "waiting"}
+    assert await audit(raw(pool)) == {first.id: "waiting"}
 
 
 async def test_a_key_of_a_forgotten_request_is_free(pool: Pool) -> None:
@@ -338,14 +338,14 @@ async def test_a_start_sent_twice_is_one(pool: Pool) -> None:
     """The second start by the same worker gives the same to run, and counts no second start."""
     asked = await life.dispatched(pool)
     first = await pool.requests.start(asked.id, asked.attempt, WORKER)
-    after = await life.snapshot(pool.redis, leases=False)
+    after = await life.snapshot(raw(pool), leases=False)
     second = await pool.requests.start(asked.id, asked.attempt, WORKER)
     assert first is not None
     assert second is not None
     assert second.left_ms <= first.left_ms
     same = [(it.envelope, it.payload, it.model, it.starts, it.waited_ms, it.cancelled) for it in (first, second)]
     assert same[0] == same[1]
-    assert await life.snapshot(pool.redis, leases=False) == after
+    assert await life.snapshot(raw(pool), leases=False) == after
 
 
 async def test_a_dispatch_sent_again_after_the_start(pool: Pool) -> None:
@@ -356,7 +356,7 @@ async def test_a_dispatch_sent_again_after_the_start(pool: Pool) -> None:
     assert attempt is not None
     await pool.requests.start(request_id, attempt, WORKER)
     assert await life.dispatch(pool, request_id, token="the same") == attempt
-    assert await audit(pool.redis) == {request_id: "running"}
+    assert await audit(raw(pool)) == {request_id: "running"}
 
 
 async def test_a_second_sweep_finds_less(pool: Pool) -> None:
@@ -364,9 +364,9 @@ async def test_a_second_sweep_finds_less(pool: Pool) -> None:
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
     assert len((await life.sweep(pool)).lapsed) == 1
-    after = await life.snapshot(pool.redis)
+    after = await life.snapshot(raw(pool))
     assert len((await life.sweep(pool)).lapsed) == 0
-    assert await life.snapshot(pool.redis) == after
+    assert await life.snapshot(raw(pool)) == after
 
 
 async def test_an_envelope_that_cannot_be_read_is_started_by_nobody(pool: Pool) -> None:

@@ -58,7 +58,7 @@ async def test_an_empty_pool(pool: Pool) -> None:
     assert (seen.pool, seen.revision, seen.policy) == ("main", 0, Policy())
     assert (seen.roles, seen.queues, seen.lanes, seen.routers, seen.lagging) == ((), (), (), (), ())
     assert (seen.clients.known, seen.delayed, seen.swept_ms, seen.key_id) == (0, 0, None, None)
-    assert await life.dump(pool.redis) == {}
+    assert await life.dump(raw(pool)) == {}
 
 
 async def test_requests_in_every_state(pool: Pool) -> None:

@@ -22,7 +22,7 @@ async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:
     asked = await life.dispatched(pool)
     await life.pass_lease(pool, asked.id)
     assert len((await life.sweep(pool)).lapsed) == 1
-    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"0"
     assert not (await pool.survey()).lanes[0].state.takes_work
     assert await life.dispatch(pool, asked.id) is None
@@ -36,7 +36,7 @@ async def test_a_lapsed_running_lease_is_a_crash(pool: Pool) -> None:
     await life.beat(pool, "worker2")
     await life.pass_lease(pool, asked.id)
     assert len((await life.sweep(pool)).lapsed) == 1
-    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [b"worker2"]
 
@@ -54,7 +54,7 @@ async def test_what_a_buried_worker_ran_waits_again(pool: Pool) -> None:
     swept = await pool.beats.sweep(ROUTER)
     assert [lapsed.id for lapsed in swept.lapsed] == [asked.id]
     await recover(pool, swept.lapsed)
-    assert await audit(pool.redis) == {others.id: "running", asked.id: "waiting"}
+    assert await audit(raw(pool)) == {others.id: "running", asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
 
 
@@ -70,7 +70,7 @@ async def test_too_many_crashes_fail_the_request(pool: Pool) -> None:
         await life.sweep(pool)
         (told,) = [content for channel, content in await ear.heard() if channel == f"deltas:{asked.id}"]
     assert (told["type"], told["attempt"], told["error"]["code"]) == ("failed", asked.attempt, "interrupted")
-    assert await audit(pool.redis) == {asked.id: "failed"}
+    assert await audit(raw(pool)) == {asked.id: "failed"}
 
 
 async def _run_all(pool: Pool, ids: Sequence[str]) -> list[Asked]:
@@ -101,9 +101,9 @@ async def test_innocents_outlive_a_poisonous_request(pool: Pool) -> None:
         for asked in begun:
             await (life.pass_lease(pool, asked.id) if dies else life.finish(pool, asked))
         await life.sweep(pool)
-        await audit(pool.redis)
+        await audit(raw(pool))
     assert together == [13, 13, *[1] * 13, *[0] * 15]
-    states = await audit(pool.redis)
+    states = await audit(raw(pool))
     assert [request_id for request_id, state in states.items() if state != "completed"] == [poison]
     assert states[poison] == "failed"
     assert not await raw(pool).exists(f"{PREFIX}lane:{LANE.lane}:alone")
@@ -148,7 +148,7 @@ async def test_a_lane_is_kept_free_for_a_suspect(pool: Pool) -> None:
     assert await life.dispatch(pool, other) is None
     await life.finish(pool, Asked(suspect.id, attempt))
     assert await life.dispatch(pool, other) is not None
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_suspect_has_one_lane_emptied_for_it(pool: Pool) -> None:
@@ -202,7 +202,7 @@ async def test_a_lapsed_lease_past_the_deadline_expires(pool: Pool, state: str) 
     await life.pass_lease(pool, asked.id)
     await life.pass_deadline(pool, asked.id)
     await life.sweep(pool)
-    assert await audit(pool.redis) == {asked.id: "expired"}
+    assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
 async def test_a_lapsed_lease_of_a_flagged_one_cancels(pool: Pool) -> None:
@@ -211,19 +211,19 @@ async def test_a_lapsed_lease_of_a_flagged_one_cancels(pool: Pool) -> None:
     asked = await life.bring(pool, "flagged")
     await life.pass_lease(pool, asked.id)
     await life.sweep(pool)
-    assert await audit(pool.redis) == {asked.id: "cancelled"}
+    assert await audit(raw(pool)) == {asked.id: "cancelled"}
 
 
 async def test_a_due_delay_waits_again(pool: Pool) -> None:
     """When its delay is over a request waits, and routers are rung."""
     asked = await life.bring(pool, "delayed")
     await life.sweep(pool)
-    assert await audit(pool.redis) == {asked.id: "delayed"}
+    assert await audit(raw(pool)) == {asked.id: "delayed"}
     await life.pass_delay(pool, asked.id)
     async with life.listen(pool) as ear:
         await life.sweep(pool)
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
-    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "waiting"}
 
 
 @pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
@@ -234,7 +234,7 @@ async def test_a_passed_deadline_expires(pool: Pool, state: str) -> None:
     async with life.listen(pool) as ear:
         await life.sweep(pool)
         assert await ear.told(asked.id) == ["expired"]
-    assert await audit(pool.redis) == {asked.id: "expired"}
+    assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
 async def test_a_passed_deadline_flags_what_runs(pool: Pool) -> None:
@@ -246,10 +246,10 @@ async def test_a_passed_deadline_flags_what_runs(pool: Pool) -> None:
         await life.sweep(pool)
         ((channel, told),) = await ear.heard()
     assert (channel, told["reason"]) == (f"control:{WORKER}", "expired")
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("expired",)
     assert await life.finish(pool, asked, "expired")
-    assert await audit(pool.redis) == {asked.id: "expired"}
+    assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
 async def test_what_a_vanished_client_holds_is_cancelled(pool: Pool) -> None:
@@ -258,7 +258,7 @@ async def test_what_a_vanished_client_holds_is_cancelled(pool: Pool) -> None:
     await life.submit(pool, life.envelope(client="client2"))
     await life.vanish(pool)
     await life.sweep(pool)
-    states = await audit(pool.redis)
+    states = await audit(raw(pool))
     assert {state: states[gone[state]] for state in gone} == {
         "delayed": "cancelled",
         "running": "running",
@@ -275,9 +275,9 @@ async def test_a_sweep_is_bounded(pool: Pool) -> None:
     ids = [await life.submit(pool) for _ in range(150)]
     await life.vanish(pool)
     assert (await life.sweep(pool)).more
-    assert Counter((await audit(pool.redis)).values()) == {"cancelled": 100, "waiting": 50}
+    assert Counter((await audit(raw(pool))).values()) == {"cancelled": 100, "waiting": 50}
     assert not (await life.sweep(pool)).more
-    assert await audit(pool.redis) == dict.fromkeys(ids, "cancelled")
+    assert await audit(raw(pool)) == dict.fromkeys(ids, "cancelled")
 
 
 async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> None:
@@ -294,9 +294,9 @@ async def test_what_runs_for_a_vanished_client_is_cancelled_last(pool: Pool) -> 
         while more:
             more = (await life.sweep(pool)).more
             stopped += sum(channel.startswith("control:") for channel, _ in await ear.heard())
-            assert not stopped or "waiting" not in (await audit(pool.redis)).values()
+            assert not stopped or "waiting" not in (await audit(raw(pool))).values()
     assert stopped == 30
-    assert list((await audit(pool.redis)).values()).count("cancelled") == 150
+    assert list((await audit(raw(pool))).values()).count("cancelled") == 150
 
 
 @pytest.mark.many_commands
@@ -313,7 +313,7 @@ async def test_running_ones_of_vanished_clients_are_in_nobodys_way(pool: Pool) -
     await life.submit(pool)
     await life.vanish(pool)
     assert [(await life.sweep(pool)).more for _ in range(2)] == [True, False]
-    states = list((await audit(pool.redis)).values())
+    states = list((await audit(raw(pool))).values())
     assert (states.count("running"), states.count("cancelled")) == (120, 1)
 
 
@@ -327,7 +327,7 @@ async def test_jobs_of_dead_attempts_free_their_credit(pool: Pool, kind: str) ->
     for job in dead:
         await raw(pool).set(f"{{main}}:arq:in-progress:{job}", b"1")
     await life.sweep(pool)
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
 
 
 async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
@@ -337,7 +337,7 @@ async def test_a_forgotten_lane_leaves_nothing(pool: Pool) -> None:
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     await life.sweep(pool)
     assert (await pool.survey()).lanes == ()
-    left = set(await life.dump(pool.redis))
+    left = set(await life.dump(raw(pool)))
     assert left == {f"{PREFIX}routers", f"{PREFIX}swept"}
 
 
@@ -356,16 +356,16 @@ async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> N
     await life.vanish(pool)
     swept = await pool.beats.sweep(ROUTER)
     assert not swept.lapsed
-    assert await audit(pool.redis) == {asked.id: "running", delayed.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "running", delayed.id: "waiting"}
     swept = await pool.beats.sweep(ROUTER)
     assert not swept.lapsed
-    assert await audit(pool.redis) == {asked.id: "running", delayed.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "running", delayed.id: "waiting"}
     hold = await raw(pool).hget(f"{PREFIX}swept", "hold")
     assert hold is not None
     assert 0 < int(hold) - (await pool.survey()).now_ms <= Policy().lease_ms
     swept = await life.sweep(pool)
     assert len(swept.lapsed) == 1
-    assert await audit(pool.redis) == {asked.id: "cancelled", delayed.id: "cancelled"}
+    assert await audit(raw(pool)) == {asked.id: "cancelled", delayed.id: "cancelled"}
 
 
 async def test_ranks_go_to_different_hosts_first(pool: Pool) -> None:
@@ -378,7 +378,7 @@ async def test_ranks_go_to_different_hosts_first(pool: Pool) -> None:
     await raw(pool).zadd(f"{PREFIX}routers", {"a/1": 1})
     assert (await pool.beats.sweep("b/1")).rank == 1
     assert (await pool.beats.sweep("a/2")).rank == 0
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
@@ -387,10 +387,10 @@ async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
     await life.pass_lease(pool, asked.id)
     await life.pass_deadline(pool, asked.id)
     await pool.beats.sweep(ROUTER, rank_only=True)
-    before = await life.snapshot(pool.redis)
+    before = await life.snapshot(raw(pool))
     swept = await pool.beats.sweep(ROUTER, rank_only=True)
     assert not swept.lapsed
-    assert await life.snapshot(pool.redis) == before
+    assert await life.snapshot(raw(pool)) == before
 
 
 async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
@@ -408,12 +408,12 @@ async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
     await life.pass_deadline(pool, waits)
     await raw(pool).delete(f"{PREFIX}request:{waits}")
     await life.sweep(pool)
-    assert await audit(pool.redis) == {}
+    assert await audit(raw(pool)) == {}
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "expired"])
 async def test_what_is_to_end_is_not_failed(pool: Pool, ending: str) -> None:
-    """A request that its agent cancels, or whose deadline passes, after its lapse was reported ends so, and not failed."""
+    """A request that is cancelled, or whose deadline passes, after its lapse was reported does not end as failed."""
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
     await life.watched(pool)
@@ -425,7 +425,7 @@ async def test_what_is_to_end_is_not_failed(pool: Pool, ending: str) -> None:
     async with life.listen(pool) as ear:
         assert not await pool.requests.refuse(asked.id, asked.attempt, life.REFUSAL, lapsed=True)
         assert await ear.told(asked.id) == [ending]
-    assert await audit(pool.redis) == {asked.id: ending}
+    assert await audit(raw(pool)) == {asked.id: ending}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
 
 

@@ -43,7 +43,7 @@ async def test_two_routers_dispatch_the_same_heads(pool: Pool) -> None:
 
     given = await asyncio.gather(route(["lane1", "lane2"]), route(["lane2", "lane1"]))
     assert sum(attempt is not None for attempts in given for attempt in attempts) == 3
-    assert Counter((await audit(pool.redis)).values()) == {"dispatched": 3, "waiting": 2}
+    assert Counter((await audit(raw(pool))).values()) == {"dispatched": 3, "waiting": 2}
     assert [lane.credit_for("chat") for lane in (await pool.survey()).lanes] == [0, 0]
 
 
@@ -54,7 +54,7 @@ async def test_two_workers_start_one_attempt(pool: Pool) -> None:
         *(pool.requests.start(asked.id, asked.attempt, f"worker{number}") for number in range(10))
     )
     assert sum(it is not None for it in started) == 1
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
 
 
 async def test_two_sweeps(pool: Pool) -> None:
@@ -64,7 +64,7 @@ async def test_two_sweeps(pool: Pool) -> None:
     swept = await asyncio.gather(*(life.sweep(pool, f"host{number}/1") for number in range(4)))
     assert {lapsed.id for it in swept for lapsed in it.lapsed} == {asked.id}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"1"
-    assert await audit(pool.redis) == {asked.id: "waiting"}
+    assert await audit(raw(pool)) == {asked.id: "waiting"}
 
 
 @pytest.mark.parametrize("state", LIVE)
@@ -75,7 +75,7 @@ async def test_two_clients_cancel(pool: Pool, state: str) -> None:
         answers = await asyncio.gather(*(pool.requests.cancel(asked.id) for _ in range(4)))
         assert set(answers) == {"flagged" if state == "running" else "cancelled"}
         assert len(await ear.told(asked.id)) == (0 if state == "running" else 1)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_one_of_two_endings_counts(pool: Pool) -> None:
@@ -86,7 +86,7 @@ async def test_one_of_two_endings_counts(pool: Pool) -> None:
                  for end in _ENDINGS]  # fmt: skip
         answers = await asyncio.gather(*calls, pool.requests.requeue(asked.id, asked.attempt, WORKER))
         told = await ear.told(asked.id)
-    (state,) = (await audit(pool.redis)).values()
+    (state,) = (await audit(raw(pool))).values()
     assert answers.count(True) == (0 if state == "waiting" else 1)
     assert told == ([] if state == "waiting" else [state])
 
@@ -100,7 +100,7 @@ async def sweep_says_what_is_due(pool: Pool) -> None:
     before_ms = (await pool.survey()).now_ms
     swept = await pool.beats.sweep(life.ROUTER)
     after = await pool.survey()
-    after_ms, states = after.now_ms, {*(await audit(pool.redis)).values()}
+    after_ms, states = after.now_ms, {*(await audit(raw(pool))).values()}
     assert (swept.waits, swept.runs) == ("waiting" in states, bool(states & {"dispatched", "running"}))
     assert swept.revision == after.revision
     orphan_ms, hold_ms = Policy().orphan_ms, int(await raw(pool).hget(f"{PREFIX}swept", "hold"))
@@ -235,7 +235,7 @@ class World:
     async def settle(self) -> None:
         """Go on without new requests until all have ended."""
         for _ in range(len(self.accepted) + 10):
-            states = await audit(self.pool.redis)
+            states = await audit(raw(self.pool))
             if not set(states.values()) & {*LIVE}:
                 return
             for request_id in self.accepted:
@@ -297,12 +297,12 @@ async def test_every_accepted_request_ends_once(pool: Pool, seed: int | None) ->
             await life.beat(pool, worker, lane)
         for _ in range(150):
             await world.step()
-            await audit(pool.redis)
+            await audit(raw(pool))
             await sweep_says_what_is_due(pool)
         await world.settle()
         heard = await ear.heard()
     ends = Counter(channel.removeprefix("deltas:") for channel, content in heard if content.get("type") in _OUTCOMES)
     assert ends == Counter(world.accepted), world.history
     assert all(not any(lane.queued.values()) for lane in (await pool.survey()).lanes)
-    left = {key.removeprefix(PREFIX) for key in await life.dump(pool.redis) if "request:" not in key}
+    left = {key.removeprefix(PREFIX) for key in await life.dump(raw(pool)) if "request:" not in key}
     assert not {name for name in left if name.startswith(("role:", "queue", "client:", "agent:", "arq:", "lease"))}

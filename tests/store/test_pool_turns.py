@@ -51,7 +51,7 @@ async def test_agents_take_turns(pool: Pool) -> None:
     await ask(pool, "hog", 1000)
     await ask(pool, "late", 3)
     assert (await agents(pool, 6)).count("late") == 3
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> None:
@@ -90,7 +90,7 @@ async def test_a_newcomer_has_no_credit_from_the_past(pool: Pool) -> None:
     await agents(pool, 20)
     await ask(pool, "late", 20)
     assert 4 <= (await agents(pool, 10)).count("late") <= 6
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 @pytest.mark.many_commands
@@ -101,7 +101,7 @@ async def test_cancelled_requests_cost_nothing(pool: Pool) -> None:
         await pool.requests.cancel(await life.submit(pool, life.envelope(agent="fickle")))
     await ask(pool, "fickle", 3)
     assert (await agents(pool, 6)).count("fickle") == 3
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 @pytest.mark.parametrize("due_ms", [0, 60_000])
@@ -112,7 +112,7 @@ async def test_a_requeued_request_comes_first_and_is_not_charged(pool: Pool, due
     ((head, attempt),) = await serve(pool, 1)
     assert head.agent == "a"
     await pool.requests.requeue(head.id, attempt, WORKER, due_ms)
-    await audit(pool.redis)
+    await audit(raw(pool))
     if due_ms:
         assert await agents(pool, 2) == ["a", "b"]
         await life.pass_delay(pool, head.id)
@@ -120,7 +120,7 @@ async def test_a_requeued_request_comes_first_and_is_not_charged(pool: Pool, due
     again = [(it.agent, it.id) for it, _ in await serve(pool, 2)]
     assert ("a", head.id) in again
     assert {agent for agent, _ in again} == {"a", "b"}
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_requeued_request_comes_first_from_a_queue_of_its_own(pool: Pool) -> None:
@@ -131,7 +131,7 @@ async def test_a_requeued_request_comes_first_from_a_queue_of_its_own(pool: Pool
     elsewhere = replace(head.queue, needs=head.queue.needs.model_copy(update={"avoid": ("another",)}))
     await pool.requests.requeue(head.id, attempt, WORKER, queue=elsewhere)
     assert [it.id for it, _ in await serve(pool, 1)] == [head.id]
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_what_was_not_charged_is_not_given_back(pool: Pool) -> None:
@@ -144,7 +144,7 @@ async def test_what_was_not_charged_is_not_given_back(pool: Pool) -> None:
     await pool.requests.requeue(head.id, attempt, WORKER)
     served += await agents(pool, 4)
     assert served.count("a") == served.count("b") == 3
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_an_outdated_choice_harms_no_turns(pool: Pool) -> None:
@@ -156,7 +156,7 @@ async def test_an_outdated_choice_harms_no_turns(pool: Pool) -> None:
         newest = await life.submit(pool, life.envelope(agent="a"))
         assert await life.dispatch(pool, newest) is not None
         await ask(pool, "b")
-        await audit(pool.redis)
+        await audit(raw(pool))
     assert await agents(pool, 2) == ["b", "b"]
 
 
@@ -174,7 +174,7 @@ async def test_queues_of_one_priority_take_turns(pool: Pool) -> None:
     await ask(pool, "a", 5, role="coder")
     served = [head.queue.role for head, _ in await serve(pool, 10)]
     assert served.count("coder") == 5
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def weigh(pool: Pool, **weights: int) -> Mapping[str, int]:
@@ -191,7 +191,7 @@ async def test_a_role_has_turns_as_long_as_its_weight(pool: Pool) -> None:
     served = [head.queue.role for head, _ in await serve(pool, 18, weights)]
     for begin in range(0, 18, 6):
         assert Counter(served[begin : begin + 6]) == {"planner": 3, "critic": 2, "coder": 1}
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_role_has_one_turn_however_many_queues_it_has(pool: Pool) -> None:
@@ -203,7 +203,7 @@ async def test_a_role_has_one_turn_however_many_queues_it_has(pool: Pool) -> Non
     served = [head.queue for head, _ in await serve(pool, 12)]
     assert [queue.role for queue in served].count("coder") == 6
     assert [queue.needs.model for queue in served].count("m1") == 3
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_all_heads_at_once_are_ordered_as_one_by_one(pool: Pool) -> None:
@@ -243,7 +243,7 @@ async def test_what_another_lane_does_for_a_role_costs_it_no_turn(pool: Pool) ->
             await life.submit(pool, life.envelope(agent="a", role=role, model=model))
     served = Counter([place for _ in range(8) for place in await route(pool)])
     assert served == {("lane2", "planner"): 8, ("lane1", "planner"): 4, ("lane1", "coder"): 4}
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 @pytest.mark.parametrize("model", ["nobody-has", "x1"])
@@ -258,7 +258,7 @@ async def test_what_cannot_be_placed_keeps_nothing_of_its_role_waiting(model: st
     await ask(pool, "a", 9, role="coder")
     served = Counter([role for _ in range(8) for _, role in await route(pool)])
     assert served == {"planner": 4, "coder": 4}
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_role_that_comes_back_has_no_turns_left_over(pool: Pool) -> None:
@@ -270,7 +270,7 @@ async def test_a_role_that_comes_back_has_no_turns_left_over(pool: Pool) -> None
     await ask(pool, "a", 20, role="planner")
     served = [head.queue.role for head, _ in await serve(pool, 10, weights)]
     assert served == ["coder", *["planner"] * 4, "coder", *["planner"] * 4]
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_queue_that_empties_and_fills_does_not_come_first_for_ever(pool: Pool) -> None:
@@ -288,9 +288,9 @@ async def test_an_empty_queue_keeps_no_books(pool: Pool) -> None:
     await ask(pool, "a", 3)
     await ask(pool, "b", 3)
     await serve(pool, 4)
-    assert [key for key in await life.dump(pool.redis) if key.endswith((":paid", ":clock"))]
+    assert [key for key in await life.dump(raw(pool)) if key.endswith((":paid", ":clock"))]
     await serve(pool, 2)
-    assert not [key for key in await life.dump(pool.redis) if ":queue" in key or ":turn" in key]
+    assert not [key for key in await life.dump(raw(pool)) if ":queue" in key or ":turn" in key]
 
 
 async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:
@@ -299,7 +299,7 @@ async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:
     for number in range(5):
         await ask(pool, f"once{number}")
     await serve(pool, 15)
-    (paid,) = [value for key, value in (await life.dump(pool.redis)).items() if key.endswith(":paid")]
+    (paid,) = [value for key, value in (await life.dump(raw(pool))).items() if key.endswith(":paid")]
     assert set(paid) == {"a"}
 
 
@@ -340,7 +340,7 @@ async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
     await end(pool, after_ms=50_000)
     await ask(pool, "a", 4)
     assert await refused_for_s(pool) == pytest.approx(0.2, abs=0.1)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_heads_say_what_routers_need(pool: Pool) -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tests.integration.clients import link_of
-from tests.integration.life import audit, state_of, sweep, vanish
+from tests.integration.life import audit, raw, state_of, sweep, vanish
 from tests.integration.stand_in import StandIn, stand_in
 from tests.unit.producer.test_examples_of_the_docs import examples, run
 from tests.waiting import until
@@ -97,4 +97,4 @@ async def test_the_example_of_the_docs(client: Client, worker: StandIn, pool: Po
     assert [answer.text for answer in answers] == ["A", "B"]
     assert {one.envelope.agent for one in runs} == {"user-0", "user-1"}
     await until(lambda: not list(link_of(client)))
-    await audit(pool.redis)
+    await audit(raw(pool))

@@ -68,7 +68,7 @@ async def test_a_running_request_is_joined(
             assert (await joined.answer()).text == joined.text == rest
         assert "".join(await texts(stream)) == "abcdef"
         assert joined.usage == stream.usage
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_what_was_said_comes_before_what_follows(first: Client, second: Client, worker: StandIn) -> None:
@@ -360,7 +360,7 @@ async def test_one_key_many_at_once(first: Client, second: Client, worker: Stand
     await run.complete("b")
     assert {(answer.request_id, answer.text) for answer in await asyncio.gather(*asked)} == {(run.id, "ab")}
     assert len(worker.runs) == 1
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_key_that_was_cancelled_before_it_ran(first: Client, pool: Pool) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import redis
 from tests.integration.farm import Server, eventually, farm
-from tests.integration.life import audit
+from tests.integration.life import audit, raw
 from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
@@ -117,6 +117,6 @@ async def test_an_agent_in_the_base_install(base: str, tmp_path: Path) -> None:
         async with connect(server.url) as pool:
 
             async def over() -> bool:
-                return set((await audit(pool.redis)).values()) == {"completed", "cancelled"}
+                return set((await audit(raw(pool))).values()) == {"completed", "cancelled"}
 
             await eventually(over)

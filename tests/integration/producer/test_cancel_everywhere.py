@@ -122,7 +122,7 @@ class State:
             return not await raw(town.pool).keys("{main}:arq:*")
 
         await eventually(tidy)
-        assert set((await audit(town.pool.redis)).values()) <= {"cancelled", "completed"}
+        assert set((await audit(raw(town.pool))).values()) <= {"cancelled", "completed"}
 
 
 async def _is(pool: Pool, request_id: str, state: str) -> bool:

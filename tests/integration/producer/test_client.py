@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.integration.clients import link_of, quick_client
-from tests.integration.life import PREFIX, WORKER, beat, dispatch, state_of
+from tests.integration.life import PREFIX, WORKER, beat, dispatch, raw, state_of
 from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.waiting import until
 
@@ -234,7 +234,7 @@ async def test_the_client_ends_its_streams(redis_url: str, pool: Pool) -> None:
         async with asyncio.timeout(10):
             for run in runs:
                 await run.cancelled.wait()
-    assert await pool.redis.zcard(f"{PREFIX}clients") == 1
+    assert await raw(pool).zcard(f"{PREFIX}clients") == 1
     with pytest.raises(RuntimeError, match=r"async with Client"):
         client.chat("hello", role="planner")
 
@@ -406,7 +406,7 @@ async def test_many_streams_share_one_connection(client: Client, worker: StandIn
 
     asked = [asyncio.create_task(ask(number)) for number in range(100)]
     runs = [await worker.next_run() for _ in asked]
-    subscribed = [one for one in await pool.redis.client_list() if int(one["sub"]) > 0]
+    subscribed = [one for one in await raw(pool).client_list() if int(one["sub"]) > 0]
     of_worker, of_client = sorted(int(one["sub"]) for one in subscribed)
     assert (of_worker, of_client > 100) == (2, True)
     await asyncio.gather(*(answer(run) for run in runs))
@@ -436,7 +436,7 @@ async def test_a_client_is_entered_in_any_task(redis_url: str, pool: Pool) -> No
     client = Client(redis_url)
     await asyncio.create_task(client.__aenter__())
     await asyncio.create_task(client.__aexit__(None, None, None))
-    assert await pool.redis.zcard(f"{PREFIX}clients") == 0
+    assert await raw(pool).zcard(f"{PREFIX}clients") == 0
 
 
 async def test_a_client_is_entered_once(redis_url: str) -> None:

@@ -185,7 +185,7 @@ async def test_a_lost_connection_costs_nothing(client: Client, worker: StandIn, 
         await run.say("a")
         assert (await anext(stream)).text == "a"
         for number in range(5):
-            await kill_subscribers(pool.redis)
+            await kill_subscribers(raw(pool))
             await run.say(f"b{number}")
         await run.complete("c")
         assert await texts(stream) == ["b0", "b1", "b2", "b3", "b4", "c"]
@@ -198,7 +198,7 @@ async def test_the_tail_lost_with_the_connection_comes_again(client: Client, wor
         await run.say("a")
         assert (await anext(stream)).text == "a"
         await run.say("b", lost=True)
-        await kill_subscribers(pool.redis)
+        await kill_subscribers(raw(pool))
         assert (await anext(stream)).text == "b"
 
 
@@ -209,7 +209,7 @@ async def test_a_first_message_lost_with_the_connection_comes_again(
     async with client.chat("hello", role="planner") as stream:
         run = await worker.next_run()
         await run.say("a", lost=True)
-        await kill_subscribers(pool.redis)
+        await kill_subscribers(raw(pool))
         assert (await anext(stream)).text == "a"
 
 
@@ -249,7 +249,7 @@ async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None
     ):
         await pool.policies.write(Policy(lease_ms=300))
         async with client.chat("hello", role="planner") as stream:
-            await pool.redis.flushall()
+            await raw(pool).flushall()
             await pool.policies.write(Policy(lease_ms=300))
             async with stand_in(pool) as worker:
                 run = await worker.next_run()
@@ -267,7 +267,7 @@ async def test_a_forgotten_request_with_a_part_delivered_is_interrupted(
         await run.say("a")
         await until(lambda: stream.text == "a")
         worker.runs.clear()
-        await pool.redis.flushall()
+        await raw(pool).flushall()
         await pool.policies.write(Policy(lease_ms=300))
         with pytest.raises(Interrupted) as failed:
             await stream.answer()
@@ -279,7 +279,7 @@ async def test_a_request_its_worker_writes_anew_goes_on(client: Client, worker: 
     async with client.chat("hello", role="planner") as stream:
         run = await worker.next_run()
         await run.say("a")
-        await pool.redis.flushall()
+        await raw(pool).flushall()
         await becomes(pool, run.id, "running")
         await run.complete("b")
         assert await texts(stream) == ["a", "b"]
@@ -291,7 +291,7 @@ async def test_a_forgotten_end_is_had_from_the_worker(client: Client, worker: St
         run = await worker.next_run()
         await run.say("a")
         worker.beating = False
-        await pool.redis.flushall()
+        await raw(pool).flushall()
         with pytest.raises(RequestLost):
             await run.complete("b")
         assert await texts(stream) == ["a", "b"]
@@ -301,12 +301,12 @@ async def test_a_wiped_server_that_is_full_is_given_the_request_once_it_is_not(r
     """A request that was accepted once does not fail because the server has no memory when it is sent again."""
     timings = replace(QUICK, all_heard_ms=lambda _: 100)
     async with quick_client(redis_url, timings) as client, client.chat("hello", role="planner") as stream:
-        await pool.redis.flushall()
-        await pool.redis.config_set("maxmemory", "1")
+        await raw(pool).flushall()
+        await raw(pool).config_set("maxmemory", "1")
         try:
             await until(lambda: "out of memory" in (stream.waiting or ""))
         finally:
-            await pool.redis.config_set("maxmemory", "0")
+            await raw(pool).config_set("maxmemory", "0")
         async with stand_in(pool) as worker:
             run = await worker.next_run()
             assert run.id == stream.request_id
@@ -337,7 +337,7 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
         quick_client(redis_url, replace(QUICK, all_heard_ms=lambda _: 300)) as client,
         client.chat("hello", role="planner", time_to_live_ms=60_000),
     ):
-        await pool.redis.flushall()
+        await raw(pool).flushall()
         await until(lambda: len(sent) == 2)
     assert sent[0] <= 59_800
     assert sent[1] <= sent[0] - 300
@@ -357,7 +357,7 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
     async with quick_client(redis_url, replace(QUICK, all_heard_ms=lambda _: 100)) as client:
         async with client.chat("hello", role="planner") as stream:
             monkeypatch.setattr(Requests, "submit", late)
-            await pool.redis.flushall()
+            await raw(pool).flushall()
             await leaving.wait()
         assert await state_of(pool, stream.request_id) in ("cancelled", "missing")
 
@@ -453,7 +453,7 @@ async def test_a_client_that_cannot_say_goodbye_stays_listed(tmp_path: Path) -> 
             await stream.answer()
         await server.start()
         async with connect(server.url) as pool:
-            assert await pool.redis.zcard(f"{PREFIX}clients") == 1
+            assert await raw(pool).zcard(f"{PREFIX}clients") == 1
 
 
 class Restartable:

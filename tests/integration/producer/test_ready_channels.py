@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.clients import link_of
+from tests.integration.life import raw
 from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
@@ -18,7 +19,7 @@ from tokenlane.routing.store.pool import Pool
 async def subscribed(pool: Pool, request_id: str) -> bool:
     """Whether anybody hears the request's channel."""
     channel = pool.keys.deltas(request_id)
-    return dict(await pool.redis.pubsub_numsub(channel)) == {channel.encode(): 1}
+    return dict(await raw(pool).pubsub_numsub(channel)) == {channel.encode(): 1}
 
 
 async def ready(client: Client, count: int) -> None:

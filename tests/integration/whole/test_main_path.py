@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from tests.integration.farm import DEAF, NO_ROUTER, Farm, Server, eventually, farm
-from tests.integration.life import audit
+from tests.integration.life import audit, raw
 
 from tokenlane.benches.simulator import Received, Simulator
 from tokenlane.config.exit_codes import OK, USAGE
@@ -92,14 +92,14 @@ async def nothing_left(server: Server) -> AsyncIterator[None]:
 
     async def over() -> bool:
         async with connect(server.url) as pool:
-            return not await pool.redis.keys("{main}:arq:*") and not await pool.redis.keys("*:role:*")
+            return not await raw(pool).keys("{main}:arq:*") and not await raw(pool).keys("*:role:*")
 
     await eventually(over)
     async with connect(server.url) as pool:
-        others = [key async for key in pool.redis.scan_iter() if not key.startswith(b"{main}:")]
+        others = [key async for key in raw(pool).scan_iter() if not key.startswith(b"{main}:")]
         if others:
-            await pool.redis.delete(*others)
-        await audit(pool.redis)
+            await raw(pool).delete(*others)
+        await audit(raw(pool))
 
 
 def simulate(**script: object) -> dict[str, Any]:

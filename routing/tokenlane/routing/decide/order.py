@@ -1,7 +1,7 @@
 """Queues: what waits together, and in which order queues are served.
 
 All requests of a queue have the same role, kind, priority and needs, so the same lanes can serve them and nobody waits
-behind another's special wish. Inside a queue agents take turns (`store/lua/shared/fairness.lua`). Between queues the higher
+behind another's special wish. Inside a queue agents take turns (`lua/shared/fairness.lua`). Between queues the higher
 priority is served first; at each lane roles of one priority take turns as long as their weights (`take_turn`), and
 within them their queues, one request each. `order` is the one place that says so.
 """

@@ -35,7 +35,6 @@ class Pool:
     def __init__(self, commands: Commands, keys: Keys) -> None:
         self.commands = commands
         self.keys = keys
-        self.redis = commands.redis
         self.internal_errors = InternalErrors()
         self.keychain = Keychain(KeyRing(), str(self))
         self.scripts = Scripts(commands, keys)

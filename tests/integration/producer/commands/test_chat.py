@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.life import state_of
+from tests.integration.life import raw, state_of
 from tests.integration.stand_in import StandIn
 
 from tokenlane.config import exit_codes as exits
@@ -267,7 +267,7 @@ async def test_embed_says_why_it_waits_too(redis_url: str, pool: Pool) -> None:
 
 async def only_request(pool: Pool) -> str:
     """The id of the only request there is."""
-    (key,) = [key async for key in pool.redis.scan_iter("{main}:request:*")]
+    (key,) = [key async for key in raw(pool).scan_iter("{main}:request:*")]
     assert isinstance(key, bytes)
     return key.decode().rpartition(":")[2]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration import life
 from tests.integration.farm import Ended, Farm, farm
+from tests.integration.life import raw
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import FAILED, OK, USAGE
@@ -106,9 +107,9 @@ async def test_of_two_who_compared_with_the_same_revision_one_writes(pool: Pool)
 async def test_a_policy_sent_twice_is_one(pool: Pool) -> None:
     """The second time a policy is written answers as the first did and changes nothing."""
     first = await pool.policies.write(Policy(depth=5), expected=0)
-    after = await life.snapshot(pool.redis)
+    after = await life.snapshot(raw(pool))
     assert await pool.policies.write(Policy(depth=5), expected=0) == first
-    assert await life.snapshot(pool.redis) == after
+    assert await life.snapshot(raw(pool)) == after
 
 
 @pytest.mark.parametrize("limit", ["depth", "in_flight"])
@@ -122,7 +123,7 @@ async def test_a_role_may_have_limits_of_its_own(pool: Pool, limit: str) -> None
     await life.submit(pool, life.envelope(role="coder"))
     await pool.policies.write(Policy())
     await life.submit(pool)
-    await life.audit(pool.redis)
+    await life.audit(raw(pool))
 
 
 async def test_two_hosts_with_different_files_route_alike(site: Farm, file: Path, tmp_path: Path, pool: Pool) -> None:

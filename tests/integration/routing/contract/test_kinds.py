@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 from tests.integration import life
-from tests.integration.life import CLIENT, LANE, WORKER, audit
+from tests.integration.life import CLIENT, LANE, WORKER, audit, raw
 
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope, Needs
@@ -78,4 +78,4 @@ async def test_a_kind_that_is_added_to_the_table_goes_the_whole_way(tuning_pool:
     assert isinstance(told, Completed)
     assert told.result == result
     assert len(plan(await pool.survey(), Policy()).placements) == 1
-    await audit(pool.redis)
+    await audit(raw(pool))

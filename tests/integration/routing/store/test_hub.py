@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.integration.life import raw
 from tests.integration.producer.test_client_faults import Restartable, kill_subscribers
 from tests.waiting import until
 
@@ -65,7 +66,7 @@ async def test_an_unsubscribed_channel_is_silent(pool: Pool) -> None:
         await pool.publish([("one", b"x"), ("two", b"y")])
         await until(lambda: bool(two))
         async with asyncio.timeout(10):
-            while dict(await pool.redis.pubsub_numsub("one")) != {b"one": 0}:
+            while dict(await raw(pool).pubsub_numsub("one")) != {b"one": 0}:
                 await asyncio.sleep(0.005)
     assert (one, two) == ([], [b"y"])
 
@@ -77,7 +78,7 @@ async def test_a_cut_connection_is_a_gap(pool: Pool) -> None:
         await hub.subscribe("one", one.append, one.on_gap)
         await hub.subscribe("two", two.append, two.on_gap)
         for times in (1, 2, 3):
-            await kill_subscribers(pool.redis)
+            await kill_subscribers(raw(pool))
             await until(lambda times=times: one.gaps == two.gaps == times)  # type: ignore[misc]  # bound per turn
             await pool.publish([("one", b"%d" % times)])
             await until(lambda times=times: one[-1:] == [b"%d" % times])  # type: ignore[misc]  # bound per turn
@@ -99,7 +100,7 @@ async def test_every_message_is_heard_or_lies_in_a_gap(pool: Pool) -> None:
                 sent += 1
                 await pool.publish([("one", b"%d" % sent)])
             gaps = len(missed_at)
-            await kill_subscribers(pool.redis)
+            await kill_subscribers(raw(pool))
             await until(lambda gaps=gaps: len(missed_at) > gaps)  # type: ignore[misc]  # bound per turn
             assert len(missed_at) == turn + 1
         last = sent
@@ -115,11 +116,11 @@ async def test_many_subscriptions(pool: Pool) -> None:
         async with asyncio.TaskGroup() as tasks:
             for channel, one in heard.items():
                 tasks.create_task(hub.subscribe(channel, one.append, one.on_gap))
-        subscribers = [one for one in await pool.redis.client_list() if int(one["sub"]) > 0]
+        subscribers = [one for one in await raw(pool).client_list() if int(one["sub"]) > 0]
         assert [int(one["sub"]) for one in subscribers] == [501]
         await pool.publish([(channel, channel.encode()) for channel in heard])
         await until(lambda: all(heard.values()))
-        await kill_subscribers(pool.redis)
+        await kill_subscribers(raw(pool))
         await until(lambda: all(one.gaps == 1 for one in heard.values()))
     assert all(one == [channel.encode()] for channel, one in heard.items())
 
@@ -130,7 +131,7 @@ async def test_subscribing_while_the_connection_is_cut(pool: Pool) -> None:
     async with open_hub(pool) as hub:
         await hub.subscribe("other", lambda _: None)
         for turn, (channel, one) in enumerate(heard.items()):
-            await kill_subscribers(pool.redis)
+            await kill_subscribers(raw(pool))
             for _ in range(turn % 10):
                 await asyncio.sleep(0)
             async with asyncio.timeout(20):
@@ -198,7 +199,7 @@ async def test_cancelling_while_subscribing(pool: Pool) -> None:
             await asyncio.wait({subscribing})
             hub.unsubscribe(f"channel{turn}")
         async with asyncio.timeout(10):
-            while any(count for _, count in await pool.redis.pubsub_numsub(*(f"channel{turn}" for turn in range(20)))):
+            while any(count for _, count in await raw(pool).pubsub_numsub(*(f"channel{turn}" for turn in range(20)))):
                 await asyncio.sleep(0.005)
         await pool.publish([("kept", b"x")])
         await until(lambda: heard == [b"x"])

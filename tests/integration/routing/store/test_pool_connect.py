@@ -206,7 +206,7 @@ async def test_channels_carry_the_database(tmp_path: Path, form: str) -> None:
         async with connect(urls[form]) as pool, connect(f"redis://127.0.0.1:{port}") as other:
             assert pool.keys.doorbell == "{main}:1:doorbell"
             assert other.keys.doorbell == "{main}:0:doorbell"
-            async with other.redis.pubsub() as mine, pool.redis.pubsub() as theirs:
+            async with raw(other).pubsub() as mine, raw(pool).pubsub() as theirs:
                 await mine.psubscribe("{main}:0:*")
                 await theirs.psubscribe("{main}:1:*")
                 request_id = await life.submit(pool)
@@ -270,7 +270,7 @@ async def test_more_commands_at_once_than_connections(pool: Pool) -> None:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for number, answer in enumerate(answers):
             assert isinstance(answer, Checked if number % 3 else asyncio.CancelledError), answer
-    connections = pool.redis.connection_pool
+    connections = pool.commands.connections
     assert not connections._in_use_connections
     assert len(connections._available_connections) <= connections.max_connections
 

@@ -42,11 +42,11 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
     await life.beat(pool, WORKER, ROOMY)
     waits, cancelled, delayed, starts, lapses, finishes, requeued, kept, late = asked
     async with no_memory(pool):
-        before = await life.snapshot(pool.redis)
+        before = await life.snapshot(raw(pool))
         with pytest.raises(QueueFull, match="maxmemory") as refused:
             await life.submit(pool)
         assert refused.value.retry_after_s == 1.0
-        assert await life.snapshot(pool.redis) == before
+        assert await life.snapshot(raw(pool)) == before
         await life.submit(pool, life.envelope(waits.id))
 
         assert await life.dispatch(pool, waits.id) is not None
@@ -72,7 +72,7 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
         await recover(pool, swept.lapsed)
         assert await life.beat(pool, "worker2", ROOMY) == ()
         await pool.beats.leave("client2")
-    found = await audit(pool.redis)
+    found = await audit(raw(pool))
     assert [found[it.id] for it in asked] == [
         *("dispatched", "cancelled", "failed", "running", "waiting", "completed", "waiting", "running", "expired"),
     ]
@@ -84,7 +84,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     asked = await life.running(pool)
     await raw(pool).flushall()
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat") - 1
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("mine",)
     assert await pool.requests.start(asked.id, asked.attempt, "worker2") is None
@@ -94,7 +94,7 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     async with life.listen(pool) as ear:
         assert await life.finish(pool, asked)
         assert await ear.told(asked.id) == ["completed"]
-    assert await audit(pool.redis) == {asked.id: "completed"}
+    assert await audit(raw(pool)) == {asked.id: "completed"}
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
@@ -106,13 +106,13 @@ async def test_what_was_wiped_cannot_run_again(pool: Pool) -> None:
     await life.beat(pool, WORKER, LANE, life.hold(asked))
     for _ in range(2):
         assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "lost"
-    assert await audit(pool.redis) == {asked.id: "running"}
+    assert await audit(raw(pool)) == {asked.id: "running"}
     async with life.listen(pool) as ear:
         await life.pass_lease(pool, asked.id)
         await life.sweep(pool)
         (told,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
     assert (told["attempt"], told["error"]["code"]) == (asked.attempt, "request_lost")
-    assert await audit(pool.redis) == {asked.id: "failed"}
+    assert await audit(raw(pool)) == {asked.id: "failed"}
 
 
 async def test_a_wiped_request_is_cancelled_as_any_other(pool: Pool) -> None:
@@ -123,7 +123,7 @@ async def test_a_wiped_request_is_cancelled_as_any_other(pool: Pool) -> None:
     await life.vanish(pool)
     await life.sweep(pool)
     assert await life.beat(pool, WORKER, LANE, life.hold(late), life.hold(cancelled)) == ("expired", "cancelled")
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_what_is_cancelled_before_its_worker_writes_it_anew(pool: Pool) -> None:
@@ -134,9 +134,9 @@ async def test_what_is_cancelled_before_its_worker_writes_it_anew(pool: Pool) ->
     for _ in range(2):
         held = life.hold(asked), life.hold(other)
         assert await life.beat(pool, WORKER, LANE, *held) == ("cancelled", "mine")
-    await audit(pool.redis)
+    await audit(raw(pool))
     assert await life.finish(pool, asked, "cancelled")
-    assert (await audit(pool.redis))[asked.id] == "cancelled"
+    assert (await audit(raw(pool)))[asked.id] == "cancelled"
 
 
 async def test_a_resubmission_wins_over_a_late_beat(pool: Pool) -> None:
@@ -148,7 +148,7 @@ async def test_a_resubmission_wins_over_a_late_beat(pool: Pool) -> None:
     attempt = await life.dispatch(pool, asked.id)
     assert attempt is not None
     assert attempt > asked.attempt
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_many_requests_at_once(pool: Pool) -> None:
@@ -157,7 +157,7 @@ async def test_many_requests_at_once(pool: Pool) -> None:
             for number in range(2000)]  # fmt: skip
     beat = await pool.beats.renew(WORKER, ROOMY, held, takes_new_work=True)
     assert beat.holds == ("mine",) * 2000
-    assert set((await audit(pool.redis)).values()) == {"running"}
+    assert set((await audit(raw(pool))).values()) == {"running"}
     standings = (await pool.beats.check(CLIENT, [one.id for one in held[:128]])).standings
     assert {(it.state, it.attempt) for it in standings} == {("running", 1_700_000_000_000)}
 
@@ -209,7 +209,7 @@ async def test_an_answer_that_ends_as_the_server_is_wiped(pool: Pool) -> None:
             await life.finish(pool, asked)
     await life.beat(pool, WORKER, LANE, life.hold(asked))
     assert await life.finish(pool, asked)
-    assert await audit(pool.redis) == {asked.id: "completed"}
+    assert await audit(raw(pool)) == {asked.id: "completed"}
 
 
 async def test_who_runs_what_was_sent_again_asks_first(pool: Pool) -> None:

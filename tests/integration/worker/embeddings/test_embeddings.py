@@ -120,7 +120,7 @@ async def test_requests_that_wait_share_a_call(redis_url: str, pool: Pool) -> No
         async with asyncio.timeout(10):
             while await raw(pool).keys("{main}:arq:*"):
                 await asyncio.sleep(0.005)
-        await audit(pool.redis)
+        await audit(raw(pool))
 
 
 async def test_a_text_that_is_refused_fails_its_request_alone(redis_url: str, pool: Pool) -> None:

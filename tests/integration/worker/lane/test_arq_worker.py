@@ -56,7 +56,7 @@ async def settled(pool: Pool) -> None:
     async with asyncio.timeout(10):
         while await raw(pool).keys("{main}:arq:*"):
             await asyncio.sleep(0.005)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_a_dispatched_request_is_answered(redis_url: str, pool: Pool, hub: Hub) -> None:
@@ -127,7 +127,7 @@ async def test_no_more_run_at_once_than_the_lane_takes(redis_url: str, pool: Poo
             provider.go.set()
             # Credit comes back after the stream is closed: the lane must be empty before two more can be held.
             async with asyncio.timeout(15):
-                while await pool.redis.zcard(pool.keys.lane_queue("lane1")):
+                while await raw(pool).zcard(pool.keys.lane_queue("lane1")):
                     await asyncio.sleep(0.005)
             provider.go.clear()
             provider.holding = 0
@@ -367,7 +367,7 @@ async def test_an_attempt_outlives_arqs_record_of_it(redis_url: str, pool: Pool,
         worker.allow_pick_jobs = False
         asker = await ask(pool, hub)
         attempt = await give(pool, asker)
-        await pool.redis.delete(f"{{main}}:arq:job:{{main}}{asker.id}:{attempt}")
+        await raw(pool).delete(f"{{main}}:arq:job:{{main}}{asker.id}:{attempt}")
         worker.allow_pick_jobs = True
         worker.wake()
         await asker.completed()

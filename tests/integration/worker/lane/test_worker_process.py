@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tests.integration import life
+from tests.integration.life import raw
 from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
@@ -105,7 +106,7 @@ async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hu
         simulator.release()
         await asker.completed("".join(f"w{number} " for number in range(16)))
         assert await exit_code(child) == OK
-        await life.audit(pool.redis)
+        await life.audit(raw(pool))
 
 
 async def test_a_short_drain_interrupts(redis_url: str, pool: Pool, hub: Hub) -> None:
@@ -166,7 +167,7 @@ async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Po
             failed = await asker.failed()
             assert (failed.error.code, failed.end, "".join(asker.text)) == (Interrupted.code, 2, "w0 w1 ")
         assert asker.resumes >= 1
-        await life.audit(pool.redis)
+        await life.audit(raw(pool))
 
 
 async def test_arqs_own_command_runs_a_lane(redis_url: str, pool: Pool, hub: Hub) -> None:
@@ -179,7 +180,7 @@ async def test_arqs_own_command_runs_a_lane(redis_url: str, pool: Pool, hub: Hub
         code = await exit_code(child)
         _, said = await child.communicate()
         assert code == 0, said.decode()
-    await life.audit(pool.redis)
+    await life.audit(raw(pool))
 
 
 async def test_arqs_own_command_drains(redis_url: str, pool: Pool, hub: Hub) -> None:
@@ -193,7 +194,7 @@ async def test_arqs_own_command_drains(redis_url: str, pool: Pool, hub: Hub) -> 
         async with worker(redis_url, simulator):
             child.send_signal(signal.SIGTERM)
             async with asyncio.timeout(10):
-                while await pool.redis.zcard(f"{pool.keys.lane_queue('lane1')}:workers") > 1:
+                while await raw(pool).zcard(f"{pool.keys.lane_queue('lane1')}:workers") > 1:
                     await asyncio.sleep(0.01)
             for _ in range(8):
                 other = await ask(pool, hub)

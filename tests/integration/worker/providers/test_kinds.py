@@ -123,7 +123,7 @@ async def nothing_left(pool: Pool) -> None:
     async with asyncio.timeout(10):
         while await raw(pool).keys("{main}:arq:*"):
             await asyncio.sleep(0.005)
-    await audit(pool.redis)
+    await audit(raw(pool))
 
 
 async def test_texts_become_vectors(redis_url: str, pool: Pool) -> None:

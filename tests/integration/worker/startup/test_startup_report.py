@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.integration import life
 from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
+from tests.integration.life import raw
 from tests.integration.servers import free_port
 from tests.lanes import chats
 
@@ -82,7 +83,7 @@ async def test_a_check_announces_nothing(processes: Farm, pool: Pool, backend: S
     assert (said["lane"], said["models"]) == ("gpu0, provider llamacpp", "sim")
     assert said["capacity"] == "7 at once, from --capacity"
     assert said["roles"] == "all: the policy has no routes"
-    assert await life.dump(pool.redis) == {}
+    assert await life.dump(raw(pool)) == {}
 
 
 async def test_what_is_found_is_served(processes: Farm, backend: Simulator) -> None:
@@ -165,7 +166,7 @@ async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None
     said = block(ended.out)
     assert said["endpoint"].endswith("did not answer")
     assert "is it running" in said["problem"]
-    assert await life.dump(pool.redis) == {}
+    assert await life.dump(raw(pool)) == {}
 
 
 async def test_a_back_end_without_a_model(pool: Pool) -> None:
@@ -246,7 +247,7 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
     key = PoolKey.new()
     ours = KeyRing((key,))
     assert (await arrive_at(pool, backend.url, keys=ours)).problems == ()
-    assert await life.dump(pool.redis) == {}
+    assert await life.dump(raw(pool)) == {}
     await life.beat(pool)
     (problem,) = (await arrive_at(pool, backend.url, keys=ours)).problems
     assert (problem.code, key.id in problem.observed) == (Code.KEY_MISMATCH, True)
@@ -293,7 +294,7 @@ async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: P
     assert (document["models"], document["capacity"], document["problems"]) == (["smollm2-135m-instruct"], 4, [])
     ended = await (await processes.tokenlane(*checking, TOKENLANE_HOME=str(home))).ended()
     assert block(ended.out)["models"].endswith("which is downloaded already")
-    assert await life.dump(pool.redis) == {}
+    assert await life.dump(raw(pool)) == {}
 
 
 async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
@@ -326,7 +327,7 @@ async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm
         assert ended.code == exits.FAILED
         assert "api_key_env" in block(ended.out)["problem"]
         assert backend.url in ended.error
-        assert await life.dump(pool.redis) == {}
+        assert await life.dump(raw(pool)) == {}
         ended = await (await processes.tokenlane(*serving, "--json")).ended()
     document, failure = map(json.loads, ended.out.splitlines())
     assert (document["event"], len(document["problems"])) == ("failed", 1)

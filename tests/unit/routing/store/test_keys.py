@@ -54,7 +54,7 @@ def test_scripts_open_with_what_they_take_and_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_scripts_use_the_parts_they_need(name: str) -> None:
-    """Every shared function that a script or its parts call is in one of the parts, and the script needs each it names."""
+    """A script has every part of which it calls a function, and calls something of each part that it names."""
     text = scripts._source(name.removesuffix(".lua"), 0)
     defined = {part: re.findall(r"^local (?:function )?(\w+)", SHARED[part], re.MULTILINE) for part in SHARED}
     loaded = {part for part in SHARED if SHARED[part] in text}

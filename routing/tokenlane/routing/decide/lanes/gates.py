@@ -1,7 +1,8 @@
 """Gates: the conditions a request must pass before a lane may start it.
 
 The plan checks them against a survey of the lane. The `dispatch` script checks them again against the lane itself:
-lua/shared/gates.lua has the same gates in the same order with the same reasons. A new gate is a function here and one there.
+lua/shared/gates.lua has the same gates in the same order with the same reasons. A new gate is a function here and one
+there.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from redis import exceptions as redis_errors
@@ -43,11 +43,6 @@ class Commands:
         self.server = server
         self.connections = connections
 
-    @cached_property
-    def redis(self) -> Redis:
-        """redis-py's own client, over the same connections."""
-        return Redis(connection_pool=self.connections)
-
     async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
         """Send one command when its turn has come; it has an end from then on.
 
@@ -83,8 +78,8 @@ class Commands:
         lets this user not ask."""
         try:
             async with patience(self.server.timings.command_s):
-                asked = self.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # in redis-py 5
-                return await cast("Awaitable[object]", asked)
+                redis = Redis(connection_pool=self.connections)
+                return await cast("Awaitable[object]", redis.execute_command(*command))  # type: ignore[no-untyped-call]  # in redis-py 5
         except redis_errors.ResponseError:
             return None
         except (redis_errors.RedisError, OSError) as error:
