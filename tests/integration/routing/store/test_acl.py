@@ -51,8 +51,8 @@ async def user(server: Server, *rules: str) -> str:
 
 def test_a_rehearsal_tries_every_command_of_the_scripts() -> None:
     """Each command that a script calls stands in `rehearse.lua`."""
-    folder = resources.files("tokenlane.routing.store").joinpath("lua")
-    texts = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".lua")}
+    with resources.as_file(resources.files("tokenlane.routing.store").joinpath("lua")) as folder:
+        texts = {file.name: file.read_text(encoding="utf-8") for file in folder.rglob("*.lua")}
     rehearsed = set(re.findall(r"\{ '([A-Z]+)'", texts.pop("rehearse.lua")))
     assert {found for text in texts.values() for found in re.findall(r"redis\.p?call\('([A-Z]+)'", text)} == rehearsed
 
