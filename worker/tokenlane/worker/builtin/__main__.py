@@ -1,6 +1,6 @@
-"""The child process: serves the model until its standard input ends.
+"""The child process that serves the built-in model until its standard input ends.
 
-It says one line of JSON on standard output, `endpoint` or `error`; whatever the C++ server prints goes nowhere.
+It prints one line of JSON, with `endpoint` or `error`; whatever the C++ server prints is dropped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from . import MODEL_NAME
 from .server import SLOT_TOKENS
 
-# What ends this process is the end of its input: who started it drains first. Before the import, which takes a while.
+# Only the end of its input ends this process: its worker drains first. Before the import, which takes a while.
 for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
     signal.signal(_number, signal.SIG_IGN)
 
@@ -23,27 +23,26 @@ MOST_THREADS = 4
 """A model this small gains nothing from more."""
 PROMPT_CACHE_MIB = 64
 MOST_TOKENS = 512
-"""Of an answer, where the request does not say: a model this small rambles."""
+"""The longest answer if the request sets no limit: a model this small rambles."""
 
 
 def main(model_path: str, capacity: int, port: int) -> None:
-    told = os.dup(sys.stdout.fileno())
+    """Start the server, report its endpoint, and wait for the end of standard input."""
+    report_to = os.dup(sys.stdout.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
     try:
-        server = xllamacpp.Server(
-            _parameters(model_path, capacity, port)
-        )  # serves from now on, as long as it is referred to
-        said = {"endpoint": str(server.listening_address)}
+        server = xllamacpp.Server(_parameters(model_path, capacity, port))  # serves as long as the object lives
+        report = {"endpoint": str(server.listening_address)}
     except Exception as error:
-        said = {"error": f"{type(error).__name__}: {error}"[:500]}
-    os.write(told, json.dumps(said).encode() + b"\n")
-    os.close(told)
-    if "endpoint" in said:
+        report = {"error": f"{type(error).__name__}: {error}"[:500]}
+    os.write(report_to, json.dumps(report).encode() + b"\n")
+    os.close(report_to)
+    if "endpoint" in report:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-    # At once: an orderly end would wait for the answers that are still running.
+    # At once: an orderly end would wait for the answers that still run.
     os._exit(0)
 
 

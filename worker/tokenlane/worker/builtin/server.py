@@ -1,4 +1,4 @@
-"""llama.cpp's server in a child process, for as long as a block runs."""
+"""Runs llama.cpp's server with the built-in model in a child process, as long as a block lasts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.support.tasks import background
 
 from . import MODEL_NAME
@@ -24,26 +24,22 @@ logger = logging.getLogger(__name__)
 
 SLOT_TOKENS = 2048
 """The context of one slot."""
-
 CAPACITY = 4
-"""Slots, where the lane does not say how many."""
+"""Slots, unless the lane's settings say how many."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 STEADY_S = 10.0
-"""One that was started again and dies sooner than this is given up."""
+"""A restarted server that dies sooner than this is given up."""
 
 
 def needs_server(lane: LaneSettings) -> bool:
-    """Whether the lane is for the built-in model, and nobody serves it yet."""
+    """Whether the lane is for the built-in model and its settings name no server."""
     return lane.provider == "builtin" and lane.endpoint is None
 
 
 @asynccontextmanager
 async def with_own_server(lane: LaneSettings, progress: Progress | None = None) -> AsyncIterator[LaneSettings]:
-    """The lane, with a model server of its own if it needs one; the model is fetched if need be.
-
-    Args:
-        progress: as `fetch` takes it.
+    """Run a model server for the lane if it needs one, and download the model if need be; the lane with its endpoint.
 
     Raises:
         LlmError: as `fetch` and `builtin_server`.
@@ -57,16 +53,16 @@ async def with_own_server(lane: LaneSettings, progress: Progress | None = None) 
 
 @asynccontextmanager
 async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIterator[str]:
-    """Serve the model on a free port of 127.0.0.1 and give the endpoint once it answers.
+    """Serve the model on a free port of 127.0.0.1; the endpoint, once it answers.
 
     A server that dies is started again at the same port. It ends when its standard input does, so it never outlives
     this process, however that dies.
 
     Args:
-        capacity: slots, that is requests answered at once, each with `SLOT_TOKENS` of context.
+        capacity: slots, or requests answered at once, each with `SLOT_TOKENS` of context.
 
     Raises:
-        ProviderDown: it did not start, or not again; the block is cancelled for that.
+        ProviderDown: the server did not start, or not again; the block is cancelled for that.
     """
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     try:
@@ -78,7 +74,7 @@ async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIte
 
 
 async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> None:
-    """Run the server, again and again, and tell the endpoint of the first, which is that of all."""
+    """Run the server again and again; `ready` gets the endpoint of the first run, at which all others serve too."""
     clock, again = asyncio.get_running_loop().time, False
     while True:
         port = urlsplit(ready.result()).port or 0 if again else 0
@@ -100,8 +96,8 @@ async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[
             *(sys.executable, "-m", "tokenlane.worker.builtin", str(model_path), str(capacity), str(port)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,  # the server's log could quote prompts
-            start_new_session=True,  # the terminal's Ctrl-C is for us; we drain first
+            stderr=asyncio.subprocess.DEVNULL,  # its log could quote prompts
+            start_new_session=True,  # a terminal's Ctrl-C reaches the worker alone, which drains first
         )
     )
     patience_s = 0.0
@@ -120,25 +116,20 @@ async def _endpoint(process: asyncio.subprocess.Process) -> str:
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             line = await process.stdout.readline()
-            if not line:
-                raise _not_started(f"its process ended with code {await process.wait()}")
-    except TimeoutError as error:
-        if isinstance(error, LlmError):
-            raise
-        raise _not_started(f"it was not ready within {START_TIMEOUT_S:g} s") from None
-    try:
-        said: dict[str, str] = json.loads(line)
+            report = json.loads(line) if line else {"error": f"its process ended with code {await process.wait()}"}
+    except TimeoutError:
+        report = {"error": f"it was not ready within {START_TIMEOUT_S:g} s"}
     except ValueError:
-        raise _not_started("its process broke off") from None
-    if "endpoint" not in said:
-        raise _not_started(said.get("error", "it does not say why").rstrip("."))
-    return said["endpoint"]
+        report = {"error": "its process broke off"}
+    if "endpoint" not in report:
+        raise _not_started(report.get("error", "it does not say why").rstrip("."))
+    return str(report["endpoint"])
 
 
 def _not_started(reason: str) -> ProviderDown:
     return ProviderDown(
         f"The built-in model server did not start: {reason}. Check that tokenlane[builtin] is installed and that half "
-        "a gigabyte of memory is free; `--provider` names a model server of your own instead.",
+        "a gigabyte of memory is free; or name a model server of your own with `--provider`.",
         retryable=False,
         provider="builtin",
         model=MODEL_NAME,
