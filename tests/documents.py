@@ -1,14 +1,17 @@
-"""Parts of the documentation that the tests generate: a page has them between two marks.
+"""The documentation as tests use it: parts that they generate, tables that they read, examples that they run.
 
-`TOKENLANE_RECORD=1` has a test write its part anew; else it compares.
+`TOKENLANE_RECORD=1` has a test write the part it generates anew; else it compares.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tests.repository import ROOT
 
 
 class GeneratedPart(NamedTuple):
@@ -42,3 +45,28 @@ def table_on(page: Path, name: str) -> list[list[str]]:
     match = marked.search(page.read_text(encoding="utf-8"))
     assert match is not None, f"{page.name} has no table {name}"
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in match[1].splitlines()[2:]]
+
+
+def examples_of(page: str) -> dict[str, list[str]]:
+    """The Python code on a page below docs, by the heading above it."""
+    found: dict[str, list[str]] = {}
+    heading, code, fenced, keeps = "", list[str](), False, False
+    for line in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith("```"):
+            if fenced and code:
+                found.setdefault(heading, []).append("".join(code))
+            fenced, code = not fenced, []
+            keeps = line == "```python\n"
+        elif fenced and keeps:
+            code.append(line)
+        elif not fenced and line.startswith("#"):
+            heading = line.strip("# \n")
+    return found
+
+
+async def run_example(code: str, **names: Any) -> dict[str, Any]:
+    """Run code that awaits, and return its names."""
+    body = textwrap.indent(code, "    ")
+    exec(f"async def example():\n{body}\n    return locals()", names)
+    found: dict[str, Any] = await names["example"]()
+    return found

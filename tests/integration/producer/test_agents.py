@@ -7,10 +7,10 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from tests.documents import examples_of, run_example
 from tests.integration.clients import link_of
 from tests.integration.life import audit, raw, state_of, sweep, vanish
 from tests.integration.stand_in import StandIn, stand_in
-from tests.unit.producer.test_examples_of_the_docs import examples, run
 from tests.waiting import until
 
 from tokenlane.producer import Client, QueueFull, sync
@@ -88,8 +88,8 @@ async def test_code_that_is_not_asynchronous_names_agents_too(redis_url: str, wo
 
 async def test_the_example_of_the_docs(client: Client, worker: StandIn, pool: Pool) -> None:
     """Each user of a service is an agent of its own."""
-    (code,) = examples("One process, many agents")
-    asked = asyncio.create_task(run(code, client=client, questions=["a", "b"], asyncio=asyncio))
+    (code,) = examples_of("agents")["One process, many agents"]
+    asked = asyncio.create_task(run_example(code, client=client, questions=["a", "b"], asyncio=asyncio))
     runs = [await worker.next_run() for _ in range(2)]
     for one in runs:
         await one.complete(str(one.request.messages[0].content).upper())

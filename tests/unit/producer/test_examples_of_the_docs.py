@@ -1,50 +1,39 @@
-"""The examples of the agents' documentation do what they show."""
+"""The examples of conversations in the agents' documentation do what they show."""
 
 from __future__ import annotations
 
 import base64
 import json
-import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.repository import ROOT
+from pydantic import BaseModel
+from tests.documents import examples_of, run_example
 
 from tokenlane.producer import TokenDelta, ToolCallDelta
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import ChatRequest
 
-TEXT = (ROOT / "docs" / "conversations.md").read_text(encoding="utf-8")
-
-
-def examples(heading: str) -> list[str]:
-    """The Python code under a heading."""
-    section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-
-
-async def run(code: str, **names: Any) -> dict[str, Any]:
-    """Run code that awaits, and return its names."""
-    body = textwrap.indent(code, "    ")
-    exec(f"async def example():\n{body}\n    return locals()", names)
-    found: dict[str, Any] = await names["example"]()
-    return found
+QUESTION = {"role": "user", "content": "Primes?"}
 
 
 async def test_the_conversation_goes_on() -> None:
     """The second question is asked with the first answer before it."""
     async with MockPool(lambda request: "7") as pool, pool.client() as client:
-        await run(examples("Conversations")[0], client=client)
+        await run_example(examples_of("conversations")["Conversations"][0], client=client)
         assert [message.content for message in pool.requests[1].messages] == ["Name a prime.", "7", "A larger one."]
 
 
 async def test_a_begun_answer_is_continued() -> None:
     """The option is the request's."""
     async with MockPool(lambda request: " 2, 3 and 5.") as pool, pool.client() as client:
-        await run(examples("Continue an answer")[0], client=client, question={"role": "user", "content": "Primes?"})
+        await run_example(
+            examples_of("conversations")["Continue an answer"][0],
+            client=client,
+            question=QUESTION,
+        )
         assert pool.requests[0].continue_final
 
 
@@ -53,7 +42,7 @@ async def test_a_picture_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(b"cat")
     async with MockPool(lambda request: "a cat") as pool, pool.client() as client:
-        await run(examples("Pictures")[0], client=client, base64=base64, Path=Path)
+        await run_example(examples_of("conversations")["Pictures"][0], client=client, base64=base64, Path=Path)
         content = pool.requests[0].messages[0].content
         assert isinstance(content, list)
         assert content[1]["image_url"] == {"url": "data:image/png;base64,Y2F0"}
@@ -72,7 +61,7 @@ def model(request: ChatRequest) -> Iterator[str | TokenDelta]:
 
 async def test_the_loop_of_tools() -> None:
     """Fifteen lines at most: calls are made, failures told, turns with their reasoning and calls sent again."""
-    (code,) = examples("Tools")
+    (code,) = examples_of("conversations")["Tools"]
     assert len(code.splitlines()) <= 15
     names: dict[str, Any] = {"json": json}
     exec(code, names)
@@ -84,3 +73,11 @@ async def test_the_loop_of_tools() -> None:
     assert [message.reasoning_content for message in asked[1::2]] == ["I need the weather."] * 2
     assert [message.tool_call_id for message in asked[2::2]] == ["c0", "c1"]
     assert str(asked[2].content).startswith("TypeError")
+
+
+async def test_a_structured_answer() -> None:
+    """The answer is an object of the class."""
+    (code,) = examples_of("conversations")["Structured answers"]
+    async with MockPool(lambda request: '{"name": "Tokyo", "people": 14000000}') as pool, pool.client() as client:
+        names = await run_example(code, client=client, BaseModel=BaseModel)
+    assert names["answer"].parsed.people == 14_000_000

@@ -8,13 +8,13 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.integration.farm import Child, Farm, eventually, farm
+from tests.integration.lanes import lane_of
 from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of
 from tests.loopback import served
@@ -22,7 +22,7 @@ from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.model.models import Model
-from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import (
     BadRequest,
     Client,
@@ -36,30 +36,10 @@ from tokenlane.producer import (
 from tokenlane.producer.models import Models
 from tokenlane.producer.sync import Client as SyncClient
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
-from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.providers import Loads, Pulls, default_registry
-from tokenlane.worker.run_and_drain import drain, start_workers
-
-
-@asynccontextmanager
-async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]:
-    """A lane at work, with a router."""
-    async with (
-        open_lane(settings, RedisSettings(redis_url)) as lane,
-        background() as tasks,
-    ):
-        workers = await start_workers(lane, tasks)
-        tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
-        try:
-            yield
-            await drain(lane, workers, 0)
-        finally:
-            await asyncio.gather(*(worker.abandon() for worker in workers))
 
 
 def ollama(url: str, **more: object) -> LaneSettings:
