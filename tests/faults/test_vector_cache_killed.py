@@ -11,8 +11,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from tokenlane.worker.embeddings.cache import open_cache
 from tokenlane.worker.embeddings.sealed_rows import Origin
+from tokenlane.worker.embeddings.vector_cache import open_cache
 
 MIB = 1024 * 1024
 ROUNDS = 10
@@ -21,7 +21,7 @@ ORIGIN = Origin("test", "model", "build")
 WRITES = """
 import asyncio, hashlib, itertools, sys
 from pathlib import Path
-from tokenlane.worker.embeddings.cache import open_cache
+from tokenlane.worker.embeddings.vector_cache import open_cache
 from tokenlane.worker.embeddings.sealed_rows import Origin
 
 def vector(text):

@@ -13,8 +13,8 @@ from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.wire import Priority, new_id
+from tokenlane.routing.decide.fairness import Head, Queue, order
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.order import Head, Queue, order
 from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool

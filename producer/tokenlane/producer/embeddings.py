@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import Priority, new_id
-from tokenlane.routing.decide.lanes.fallback import is_fallback
+from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 
 from .compose import compose_embed, refuse_unknown, texts_of
 from .link.link import Link, opened

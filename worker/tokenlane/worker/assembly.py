@@ -21,8 +21,8 @@ from tokenlane.routing.support.tasks import background, keep_going
 
 from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
-from .embeddings.cache import VectorCache, open_cache
-from .embeddings.fallback import FALLBACK, FastText, is_installed
+from .embeddings.fallback_model import FALLBACK, FastText, is_installed
+from .embeddings.vector_cache import VectorCache, open_cache
 from .lane.availability import Availability
 from .lane.control_channel import obey
 from .lane.describe_lane import describe_lane, describe_unreachable_lane
@@ -33,7 +33,7 @@ from .lane.readiness import Readiness, condition_after, condition_of
 from .lane.running_attempts import Runs
 from .lane.timings import TIMINGS, Timings
 from .lane.worker_info import worker_info
-from .models.lane_models import LaneModels
+from .model_management.lane_models import LaneModels
 from .providers import LlmProvider, default_registry
 
 logger = logging.getLogger(__name__)

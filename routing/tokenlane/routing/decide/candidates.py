@@ -8,7 +8,7 @@ from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
 
-from .lanes.fallback import is_fallback, of_back_ends
+from .lanes.fallback_lane import is_fallback, of_back_ends
 from .lanes.offer import LaneView
 from .policy import Candidate, Policy, RolePolicy
 

@@ -16,9 +16,9 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.kinds import KINDS
 
 from .candidates import candidates, may_use, served_name
-from .lanes.fallback import of_back_ends
+from .fairness import Queue
+from .lanes.fallback_lane import of_back_ends
 from .lanes.offer import LaneView
-from .order import Queue
 from .policy import Policy
 
 GET_A_MODEL = """\

@@ -15,10 +15,10 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind, Priority
 
 from .candidates import candidates, pullers
+from .fairness import Head, order
 from .lanes.gates import why_not
 from .lanes.offer import LaneView
 from .no_candidate import nobody, not_pulled
-from .order import Head, order
 from .policy import Policy, all_heard_ms
 
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenlane.routing.decide.order import Head, Turn
+from tokenlane.routing.decide.fairness import Head, Turn
 from tokenlane.routing.decide.plan import Survey
 
 from .replies.lane import read_lanes

@@ -16,7 +16,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
-from tokenlane.routing.decide.lanes.fallback import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.pool import Pool
 

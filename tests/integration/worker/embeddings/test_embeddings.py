@@ -28,7 +28,7 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import open_fallback, open_lane
 from tokenlane.worker.embeddings import embedder as step
-from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, is_installed
+from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, is_installed
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.run_and_drain import drain, start_workers

@@ -18,9 +18,9 @@ from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _details, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
+from tokenlane.routing.decide.fairness import Queue
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import nobody
-from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool

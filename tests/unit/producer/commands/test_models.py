@@ -14,7 +14,7 @@ from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.support.byte_sizes import sized
-from tokenlane.worker.models.lane_models import LaneModels
+from tokenlane.worker.model_management.lane_models import LaneModels
 
 
 async def test_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

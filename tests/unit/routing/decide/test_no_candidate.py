@@ -10,8 +10,8 @@ from tests.lanes import in_state, lane_view
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.wire import Kind
+from tokenlane.routing.decide.fairness import Queue
 from tokenlane.routing.decide.no_candidate import no_lane, nobody
-from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 
 LANES = (

@@ -39,9 +39,9 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.wire import new_id
+from tokenlane.routing.decide.fairness import Queue
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import LaneState
-from tokenlane.routing.decide.order import Queue
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
@@ -58,7 +58,7 @@ from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.readiness import Readiness
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.lane.timings import Timings
-from tokenlane.worker.models.lane_models import LaneModels
+from tokenlane.worker.model_management.lane_models import LaneModels
 
 SECRET = "xyzzy-the-prompt"
 ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), offer=chats(2))

@@ -17,8 +17,8 @@ from tokenlane.routing.contract.requests import EmbedRequest
 from tokenlane.routing.contract.results import ModelInfo, Vectors
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.embeddings.cache import open_cache
-from tokenlane.worker.embeddings.fallback import FastText
+from tokenlane.worker.embeddings.fallback_model import FastText
+from tokenlane.worker.embeddings.vector_cache import open_cache
 
 MIB = 1024 * 1024
 

@@ -15,10 +15,10 @@ from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.worker.providers import Embeds, LlmProvider
 
-from .batch import Batches
-from .cache import VectorCache
-from .fallback import FastText
+from .batches import Batches
+from .fallback_model import FastText
 from .sealed_rows import Origin
+from .vector_cache import VectorCache
 
 MAX_VECTOR_BYTES = 16 * 1024 * 1024
 """Of one request: its reply is one message."""

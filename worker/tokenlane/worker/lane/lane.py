@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.models.lane_models import LaneModels
+from tokenlane.worker.model_management.lane_models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
 from .availability import Availability

@@ -7,7 +7,7 @@ from math import inf
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.decide.candidates import candidates, served_name
-from tokenlane.routing.decide.lanes.fallback import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked

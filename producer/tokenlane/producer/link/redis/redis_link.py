@@ -22,7 +22,7 @@ from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
-from tokenlane.routing.decide.lanes.fallback import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub, Listener
 from tokenlane.routing.store.pool import Pool

@@ -53,7 +53,15 @@ class HubModels(HttpProvider):
         Raises:
             LlmError: as it says.
         """
-        command = (sys.executable, "-m", "tokenlane.worker.models.files", action, self.kind, data_dir(), model)
+        command = (
+            sys.executable,
+            "-m",
+            "tokenlane.worker.model_management.files",
+            action,
+            self.kind,
+            data_dir(),
+            model,
+        )
         child = await spawn(*command, output=asyncio.subprocess.PIPE, errors=asyncio.subprocess.DEVNULL)
         ending = asyncio.create_task(_end_with(child), name="tokenlane files")
         try:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.wire import Kind, Priority, new_id
-from tokenlane.routing.decide.order import Head, Queue, Turn, order
+from tokenlane.routing.decide.fairness import Head, Queue, Turn, order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(

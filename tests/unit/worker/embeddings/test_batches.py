@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.embeddings import batch
-from tokenlane.worker.embeddings.batch import BATCH_TEXTS, Batches
+from tokenlane.worker.embeddings import batches as module
+from tokenlane.worker.embeddings.batches import BATCH_TEXTS, Batches
 from tokenlane.worker.providers.errors.http_errors import refusal
 
 DIMENSIONS = 4
@@ -92,8 +92,8 @@ async def test_everybody_gets_their_own_in_their_order(
     """However requests, models and sizes fall together, each gets its texts' vectors in its texts' order."""
     back = Back()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "BATCH_TEXTS", most)
-        patch.setattr(batch, "_TURN_TEXTS", turn)
+        patch.setattr(module, "BATCH_TEXTS", most)
+        patch.setattr(module, "_TURN_TEXTS", turn)
         async with batching(back) as batches:
             found = await asyncio.gather(
                 *(
@@ -134,7 +134,7 @@ async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
 
 async def test_long_texts_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is bounded by its characters too; a text that is longer than that goes alone."""
-    monkeypatch.setattr(batch, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 10)
     back = Back()
     async with batching(back) as batches:
         await batches.vectors("m", ["a" * 4, "b" * 6, "c", "d" * 30, "e"])

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.worker.embeddings.cache import VectorCache, open_cache
 from tokenlane.worker.embeddings.sealed_rows import Origin, Rows
+from tokenlane.worker.embeddings.vector_cache import VectorCache, open_cache
 
 MIB = 1024 * 1024
 HERE = Origin("ollama", "nomic-embed-text", "sha256:1234")

@@ -1,6 +1,7 @@
-"""`python -m tokenlane.worker.models.files pull|verify KIND HOME MODEL`: a process that may be killed at any moment.
+"""`python -m tokenlane.worker.model_management.files pull|verify KIND HOME MODEL`: downloads or checks a model's files.
 
-It writes a line of JSON for everything it has to say: progress, and then `done` with the digest or an error.
+It is a process of its own, so that it can be killed at any moment. It writes lines of JSON: progress, and at the end
+`done` with the digest, or `error`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.embeddings.fallback import FALLBACK_MODEL, FastText
+from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, FastText
 from tokenlane.worker.embeddings.tokenize import words_of
 
 pytest.importorskip("fasttext", reason="tokenlane[fasttext] is not installed")
