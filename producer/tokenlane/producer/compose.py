@@ -1,4 +1,4 @@
-"""From what an agent asks to what is submitted: a validated request, its envelope, its payload."""
+"""Turns what an agent asks into what a link submits: a validated request's envelope and payload."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from tokenlane.routing.contract.strict_input import unknown
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]
-"""One question, or a conversation: `Message`s, mappings of the same shape, and earlier `Answer`s."""
+"""A question, or a conversation: `Message`s, mappings of the same shape, and earlier `Answer`s."""
 
 _Request = TypeVar("_Request", bound=Request)
 
 _ANSWER_TOKENS = 256
 _FEW_TOKENS = 1024
-_REPLACED = "\ufffd".encode()
+_REPLACEMENT = "\ufffd".encode()
+_EXPLANATIONS = {
+    "string_pattern_mismatch": NAME_RULE,  # every text of ours with a pattern is a name
+    "string_unicode": "the text is not valid Unicode: remove lone surrogates",
+}
 _FIELDS = frozenset(Message.model_fields).union(*(kind.request.model_fields for kind in KINDS.values()))
 
 
 def refuse_unknown(options: Mapping[str, object], known: type) -> None:
-    """Accept the options of a TypedDict only.
+    """Accept only the options of a TypedDict.
 
     Raises:
-        TypeError: there is another.
+        TypeError: an option does not exist.
     """
     unknown_options = options.keys() - known.__annotations__.keys()
     if unknown_options:
@@ -55,15 +59,15 @@ def compose(
     agent: str,
     client: str,
 ) -> tuple[Envelope, bytes]:
-    """The envelope of a chat request, and its payload.
+    """The envelope and the payload of a chat request.
 
     Raises:
-        BadRequest: it is not valid or too large. The error does not quote it.
+        BadRequest: the request is not valid or too large. The error does not quote it.
     """
-    asked = {"id": request_id, "role": role, "messages": _turns(messages), **options}
+    fields = {"id": request_id, "role": role, "messages": _conversation(messages), **options}
     if response_format is not None:
-        asked["response_format"] = response_format
-    request, payload = _validated(ChatRequest, asked, "shorten its messages")
+        fields["response_format"] = response_format
+    request, payload = _validated(ChatRequest, fields, "shorten its messages")
     _refuse_contradictions(request)
     prompt = estimated_tokens(request)
     needs = Needs(
@@ -76,32 +80,18 @@ def compose(
     return _envelope(request, needs, agent, client), payload
 
 
-def compose_embed(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
-    """The envelope of an embed request, and its payload.
-
-    Args:
-        asked: the fields of `EmbedRequest`.
-
-    Raises:
-        BadRequest: it is not valid or too large. The error does not quote it.
-    """
-    request, payload = _validated(EmbedRequest, asked, "send fewer or shorter texts at once")
+def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """The envelope and the payload of an `EmbedRequest` with these fields. Raises as `compose`."""
+    request, payload = _validated(EmbedRequest, fields, "send fewer or shorter texts at once")
     sizes = [bytes_of(text) for text in request.inputs]
     tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
     needs = Needs(model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest))
     return _envelope(request, needs, agent, client), payload
 
 
-def compose_command(asked: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
-    """The envelope of a model command, and its payload.
-
-    Args:
-        asked: the fields of `ModelCommand`.
-
-    Raises:
-        BadRequest: it is not valid. The error does not quote it.
-    """
-    command, payload = _validated(ModelCommand, asked, "name a model")
+def compose_command(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """The envelope and the payload of a `ModelCommand` with these fields. Raises as `compose`."""
+    command, payload = _validated(ModelCommand, fields, "name a model")
     return _envelope(command, Needs(model=command.model, lane=command.lane), agent, client), payload
 
 
@@ -118,12 +108,12 @@ def _envelope(request: Request, needs: Needs, agent: str, client: str) -> Envelo
     )
 
 
-def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
+def _validated(form: type[_Request], fields: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
     try:
-        request = form.model_validate(asked)
+        request = form.model_validate(fields)
         payload = request.to_wire()
-        if _REPLACED in payload:
-            _refuse_half_characters(request)
+        if _REPLACEMENT in payload:  # pydantic puts it for lone surrogates in the keys of JSON values
+            json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
     except ValidationError as error:
         raise BadRequest(_explained(error)) from None
     except (PydanticSerializationError, UnicodeError):
@@ -134,10 +124,10 @@ def _validated(form: type[_Request], asked: Mapping[str, object], shorten: str) 
 
 
 def texts_of(texts: object) -> list[object]:
-    """The texts that are to be embedded, in their order.
+    """The texts to embed, in their order.
 
     Raises:
-        BadRequest: it is neither a text nor a list. What has no order, or keys, would give vectors of something else.
+        BadRequest: `texts` is neither a text nor a list. A set has no order, and a mapping's keys are not its texts.
     """
     if isinstance(texts, str):
         return [texts]
@@ -151,55 +141,51 @@ def _size_class(tokens: int) -> int:
 
 
 def _input_class(tokens: int) -> int:
-    """Rounded up to three binary digits, by a quarter at most, so that there are few classes; few tokens are none."""
+    """The tokens rounded up to three binary digits, by a quarter at most, so that there are few classes; 0 for few."""
     if tokens <= _FEW_TOKENS:
         return 0
     step = 1 << (tokens.bit_length() - 3)
     return -(-tokens // step) * step
 
 
-def _turns(messages: Messages) -> list[object]:
+def _conversation(messages: Messages) -> list[object]:
     if isinstance(messages, str):
-        return [{"role": "user", "content": _encodable(messages)}]
+        return [{"role": "user", "content": messages}]
     if isinstance(messages, Mapping | Message | Answer):
         raise BadRequest("`messages` is a single message: put it into a list")
     if not isinstance(messages, Sequence):
         raise BadRequest(f"`messages` is a text or a list of messages, not of type {type(messages).__name__}")
-    for place, turn in enumerate(messages):
-        if isinstance(turn, Mapping) and {"request_id", "finish_reason"} <= turn.keys():
+    for place, message in enumerate(messages):
+        if isinstance(message, Mapping) and {"request_id", "finish_reason"} <= message.keys():
             raise BadRequest(
                 f"messages.{place} is the mapping of an answer: append the answer itself, or its `.message`"
             )
-    return [turn.message if isinstance(turn, Answer) else turn for turn in messages]
+    return [message.message if isinstance(message, Answer) else message for message in messages]
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:
-    """What no back end can do, or each would understand in another way."""
+    """Refuse what no back end can do, and what back ends understand in different ways."""
     last = request.messages[-1]
     if request.continue_final:
-        begun = (
-            last.role == "assistant" and not last.tool_calls and isinstance(last.content, str) and last.content.strip()
-        )
-        if not begun or len(request.messages) < 2:
-            raise BadRequest(
-                "`continue_final` wants a last message of the assistant, with the text that is to be continued"
-            )
+        has_text = isinstance(last.content, str) and last.content.strip() and not last.tool_calls
+        if last.role != "assistant" or not has_text or len(request.messages) < 2:
+            raise BadRequest("`continue_final` needs a last message from the assistant, with the text to be continued")
     elif last.role == "assistant" and not (request.extra or {}).get("continue_final_message"):
         raise BadRequest(
             "the last message is the assistant's, which some back ends continue and others answer: pass "
-            "continue_final=True to have it continued, or let a message of the user follow"
+            "continue_final=True to have it continued, or add a message from the user"
         )
     if request.top_logprobs and not request.logprobs:
-        raise BadRequest("`top_logprobs` goes with logprobs=True")
+        raise BadRequest("`top_logprobs` needs logprobs=True")
     names = [function.get("name") for tool in request.tools or () if isinstance(function := tool.get("function"), dict)]
     if request.must_call and not request.tools:
-        raise BadRequest("`tool_choice` requires the call of a tool, and there are no `tools`")
+        raise BadRequest("`tool_choice` requires a tool call, but there are no `tools`")
     if request.tool is not None and request.tool not in names:
         raise BadRequest("`tool_choice` names a tool that is not among `tools`")
 
 
 def _abilities(request: ChatRequest) -> Iterator[str]:
-    """What a model should be able to do to answer this, sorted."""
+    """The abilities that a model needs to answer this request, sorted."""
     if request.continue_final:
         yield "prefill"
     if request.response_format is not None and request.response_format.get("type") == "json_schema":
@@ -210,29 +196,15 @@ def _abilities(request: ChatRequest) -> Iterator[str]:
         yield "vision"
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRequest("the question is not valid Unicode: remove lone surrogates") from None
-    return text
-
-
-def _refuse_half_characters(request: Request) -> None:
-    # pydantic refuses lone surrogates in text, but replaces them by `_REPLACED` in the keys of JSON values.
-    json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
-
-
 def _explained(error: ValidationError) -> str:
-    # Of where it went wrong only names of ours: the keys of a mapping are the agent's words.
+    """What is wrong, and in which of our fields; the keys of a mapping are the agent's text, and are not repeated."""
     complaints = []
-    for one in error.errors(include_context=False, include_url=False):
-        where = ".".join(str(part) for part in one["loc"] if isinstance(part, int) or part in _FIELDS)
-        # The texts of ours that have a pattern are names.
-        words = NAME_RULE if one["type"] == "string_pattern_mismatch" else one["msg"].removeprefix("Value error, ")
-        # What is missing may stand there under a name that is nearly right.
-        if one["type"] == "missing" and isinstance(one["input"], Mapping) and "messages" in one["loc"]:
-            others = [unknown(name, Message.model_fields) for name in one["input"].keys() - Message.model_fields.keys()]
-            words = "; ".join([words, *others])
+    for wrong in error.errors(include_context=False, include_url=False):
+        where = ".".join(str(part) for part in wrong["loc"] if isinstance(part, int) or part in _FIELDS)
+        words = _EXPLANATIONS.get(wrong["type"]) or wrong["msg"].removeprefix("Value error, ")
+        # The agent may have given a missing field under a similar name.
+        if wrong["type"] == "missing" and isinstance(wrong["input"], Mapping) and "messages" in wrong["loc"]:
+            others = wrong["input"].keys() - Message.model_fields.keys()
+            words = "; ".join([words, *(unknown(name, Message.model_fields) for name in others)])
         complaints.append(f"{where}: {words}" if where else words)
     return "the request is not valid: " + "; ".join(dict.fromkeys(complaints))

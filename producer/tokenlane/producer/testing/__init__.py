@@ -1,4 +1,4 @@
-"""Pools and answers for tests of agents."""
+"""A pool for agents' tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A link to no pool: what is asked is answered in a task here."""
+"""A link without a pool: a function in this process answers each request."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.support.tasks import InternalErrors
 
-from .mock_messages import Spoken
+from .mock_messages import Messages
 
 
 class MemoryLink:
-    """A `Link` for any number of clients. It has no lanes, and nothing to attach to.
+    """A `Link` for any number of clients. It has no lanes, and no request to attach to.
 
     Attributes:
-        failure: the first error, other than an `LlmError`, with which an answer broke off.
+        failure: the first error, other than an `LlmError`, that broke off an answer.
 
     Args:
-        tasks: where answers are made.
-        answer: gives the messages that answer a request.
+        tasks: run one task for each request.
+        answer: yields the messages that answer a request.
     """
 
-    def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], Spoken]) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], Messages]) -> None:
         self.client = new_id()
         self.internal_errors = InternalErrors()
         self.failure: Exception | None = None
         self._tasks = tasks
         self._answer = answer
-        self._requests: dict[str, OpenRequest] = {}
-        self._answers: dict[str, asyncio.Task[None]] = {}
+        self._requests: dict[str, tuple[OpenRequest, asyncio.Task[None]]] = {}
 
     def take_id(self) -> str:
         return new_id()
@@ -46,26 +45,26 @@ class MemoryLink:
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
         envelope, payload = compose()
         request = OpenRequest(envelope.id)
-        answering = self._tasks.create_task(self._answering(request, self._answer(envelope, payload)))
-        self._requests[request.id], self._answers[request.id] = request, answering
-        left_s = envelope.time_to_live_ms / 1000
-        timer = asyncio.get_running_loop().call_later(left_s, self._end, request, DeadlineExceeded())
-        answering.add_done_callback(lambda _: timer.cancel())
+        answering = self._tasks.create_task(
+            self._answering(request, self._answer(envelope, payload), envelope.time_to_live_ms)
+        )
         answering.add_done_callback(lambda _: request.give_up(RequestCancelled("the MockPool's handler broke off")))
+        self._requests[request.id] = request, answering
         return request
 
     async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
         raise RequestLost("a MockPool has no requests to attach to")
 
     async def cancel(self, request_id: str) -> bool:
-        request = self._requests.get(request_id)
-        if request is None:
+        if request_id not in self._requests:
             return False
+        request, _ = self._requests[request_id]
         self.leave(request)
         return isinstance(request.error, RequestCancelled)
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
-        self._end(request, RequestCancelled())
+        request.give_up(RequestCancelled())
+        self._requests[request.id][1].cancel()
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         self.leave(request)
@@ -73,13 +72,10 @@ class MemoryLink:
     async def lanes(self) -> tuple[LaneView, ...]:
         return ()
 
-    def _end(self, request: OpenRequest, error: LlmError) -> None:
-        request.give_up(error)
-        self._answers[request.id].cancel()
-
-    async def _answering(self, request: OpenRequest, messages: Spoken) -> None:
+    async def _answering(self, request: OpenRequest, messages: Messages, time_to_live_ms: int) -> None:
+        deadline = asyncio.timeout(time_to_live_ms / 1000)
         try:
-            async with aclosing(messages):
+            async with deadline, aclosing(messages):
                 async for message in messages:
                     request.message(message)
                     await asyncio.sleep(0)  # so that its reader may cancel it
@@ -88,5 +84,7 @@ class MemoryLink:
         except LlmError as error:
             request.give_up(error)
         except Exception as error:
-            self.failure = self.failure or error
-            raise
+            if not deadline.expired():
+                self.failure = self.failure or error
+                raise
+            request.give_up(DeadlineExceeded())

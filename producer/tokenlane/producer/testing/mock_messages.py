@@ -1,4 +1,4 @@
-"""From what a function says to the messages of a request, as a worker would send them: for a `MockPool`."""
+"""Turns what a `MockPool`'s handler returns into the messages that a worker would publish."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tokenlane.routing.contract.results import Vectors
 
 Words: TypeAlias = str | Iterable[str | TokenDelta] | AsyncIterable[str | TokenDelta]
 Numbers: TypeAlias = Sequence[Sequence[float]]
-Spoken: TypeAlias = AsyncGenerator[Deltas | Completed, None]
+Messages: TypeAlias = AsyncGenerator[Deltas | Completed, None]
 
 
-async def spoken(handler: Callable[[], Words | Awaitable[Words]]) -> Spoken:
-    """A chat's messages: each piece of what the handler says, then the end."""
-    said, position = handler(), 0
-    words = await said if isinstance(said, Awaitable) else said
+async def chat_messages(handler: Callable[[], Words | Awaitable[Words]]) -> Messages:
+    """A message for each piece of the handler's answer, and the end."""
+    returned, position = handler(), 0
+    words = await returned if isinstance(returned, Awaitable) else returned
     async for piece in words if isinstance(words, AsyncIterable) else _each(words):
         deltas = [TokenDelta(text=piece) if isinstance(piece, str) else piece.model_copy()]
         yield Deltas(attempt=1, worker="", lane="", model="mock", first=position, deltas=deltas)
@@ -27,10 +27,10 @@ async def spoken(handler: Callable[[], Words | Awaitable[Words]]) -> Spoken:
     yield _end(position, Usage(completion_tokens=position))
 
 
-async def embedded(handler: Callable[[], Numbers | Awaitable[Numbers]]) -> Spoken:
-    """The only message of what is embedded: its end, with the vectors."""
-    said = handler()
-    vectors = await said if isinstance(said, Awaitable) else said
+async def embed_messages(handler: Callable[[], Numbers | Awaitable[Numbers]]) -> Messages:
+    """The only message of an embed request: its end, with the vectors."""
+    returned = handler()
+    vectors = await returned if isinstance(returned, Awaitable) else returned
     data = b"".join(pack(f"<{len(vector)}f", *vector) for vector in vectors)
     yield _end(1, Usage(), Vectors(dimensions=len(vectors[0]), data=b64encode(data).decode()))
 

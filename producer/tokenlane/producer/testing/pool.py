@@ -1,4 +1,4 @@
-"""A pool for tests of agents: no server, no worker, no retries, nothing to attach to; a function answers."""
+"""A pool for agents' tests, without server and worker: a function answers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.support.tasks import background
 
 from .memory_link import MemoryLink
-from .mock_messages import Numbers, Spoken, Words, embedded, spoken
+from .mock_messages import Messages, Numbers, Words, chat_messages, embed_messages
 
 Handler: TypeAlias = Callable[[ChatRequest], Words | Awaitable[Words]]
 EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
 
 
 def letters(request: EmbedRequest) -> list[list[float]]:
-    """Vectors that tell how often each letter is in a text, and nothing else: alike texts have alike ones."""
+    """A vector for each text that counts its letters, so that similar texts have similar vectors."""
     counts = ([1.0, *map(float, map(text.lower().count, string.ascii_lowercase))] for text in request.inputs)
     return [[number / math.hypot(*count) for number in count] for count in counts]
 
 
 class MockPool(AsyncExitStack):
-    """Has a handler answer: with text, its pieces or deltas, or an `LlmError`. Another error of it ends the block, as
-    itself.
+    """The handler answers with a text, with pieces of text or deltas, or with an `LlmError`. If it raises another
+    error, the block ends with that. Nothing is tried again, and there is nothing to attach to.
+
+    Attributes:
+        requests: the chat requests so far.
+        embed_requests: the embed requests so far.
 
     Args:
-        handler: a function or generator, plain or async. It is broken off when its request is cancelled or its time to
-            live is over; a plain one only where it gives a piece.
-        embed: gives the vectors of what is to be embedded. `embed_requests` are those.
+        handler: a function or generator, plain or async. It is cancelled with its request, or when the time to live is
+            over; a plain generator only where it yields.
+        embed: returns a vector for each text of an embed request.
     """
 
     def __init__(self, handler: Handler = lambda _: "", *, embed: EmbedHandler = letters) -> None:
@@ -44,7 +48,7 @@ class MockPool(AsyncExitStack):
 
     async def __aenter__(self) -> Self:
         self.callback(setattr, self, "_link", None)
-        self._link = MemoryLink(await self.enter_async_context(background()), self._asked)
+        self._link = MemoryLink(await self.enter_async_context(background()), self._answered)
         return self
 
     async def __aexit__(self, *raised: Any) -> bool | None:
@@ -57,7 +61,7 @@ class MockPool(AsyncExitStack):
             raise link.failure from None
 
     def client(self, *, agent: str | None = None) -> Client:
-        """A client of this pool, to be entered like any other."""
+        """A client of this pool; enter it like any other."""
         return Client(link=lambda: nullcontext(self._entered()), agent=agent)
 
     def _entered(self) -> MemoryLink:
@@ -65,9 +69,9 @@ class MockPool(AsyncExitStack):
             raise RuntimeError("the pool is not entered: use `async with MockPool(...) as pool`")
         return self._link
 
-    def _asked(self, envelope: Envelope, payload: bytes) -> Spoken:
+    def _answered(self, envelope: Envelope, payload: bytes) -> Messages:
         if envelope.kind == "embed":
-            self.embed_requests.append(texts := EmbedRequest.model_validate_json(payload))
-            return embedded(lambda: self.embed(texts))
+            self.embed_requests.append(embed := EmbedRequest.model_validate_json(payload))
+            return embed_messages(lambda: self.embed(embed))
         self.requests.append(request := ChatRequest.model_validate_json(payload))
-        return spoken(lambda: self.handler(request))
+        return chat_messages(lambda: self.handler(request))
