@@ -1,4 +1,4 @@
-"""`python -m tokenlane.config`: the command line, for processes that start others of their own kind."""
+"""`python -m tokenlane.config`: the command line, for processes that start another verb."""
 
 from __future__ import annotations
 

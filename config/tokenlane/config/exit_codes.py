@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the errors that end it with one message for the person who ran it."""
+"""The exit codes of commands, and the errors that end a command with one message for the person who ran it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import ClassVar
 
 OK = 0
 FAILED = 1
-USAGE = 2  # wrong arguments or configuration: trying again as it stands cannot help
+USAGE = 2  # wrong arguments or settings: the same command cannot succeed
 NOTHING_FOUND = 3  # `probe` found no model server that can chat
 CANCELLED = 130  # Ctrl-C
-CLOSED_PIPE = 141  # whoever read standard output has gone: 128 + SIGPIPE, as shells say it
+CLOSED_PIPE = 141  # the reader of standard output went away: 128 + SIGPIPE, as in shells
 
 
 class UserError(Exception):
-    """Ends a command. The message says what happened, where, and what to do next; it is all that is printed.
+    """Ends a command and prints its message: what happened, where, and what to do next.
 
     Args:
-        facts: what `--json` writes of it in place of the defaults, the fields of an `ErrorReport`.
+        facts: fields of the `--json` document that differ from the defaults; see `ErrorReport`.
     """
 
     exit_code: ClassVar[int] = FAILED
@@ -28,7 +28,7 @@ class UserError(Exception):
         self._facts = facts or {}
 
     def document(self) -> dict[str, object]:
-        """What `--json` writes of it."""
+        """Return what `--json` prints."""
         return {
             "code": self.code,
             "message": str(self),
@@ -42,14 +42,14 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """Something is set wrongly, or something needed is not set."""
+    """A setting is wrong, or a needed setting is missing."""
 
     exit_code: ClassVar[int] = USAGE
     code: ClassVar[str] = "usage"
 
 
 class ClosedPipe(UserError):
-    """Nobody reads standard output any more. Nothing is printed of it."""
+    """Nobody reads standard output any more. Nothing is printed."""
 
     exit_code: ClassVar[int] = CLOSED_PIPE
     code: ClassVar[str] = "closed_pipe"

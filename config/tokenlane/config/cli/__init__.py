@@ -1,1 +1,1 @@
-"""The root of the command line, and what all verbs share: options, output, exit codes, failures."""
+"""The root of the command line, and what all verbs share: options, output, failures."""

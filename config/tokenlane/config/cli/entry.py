@@ -1,7 +1,6 @@
-"""Where the command `tokenlane` begins.
+"""The entry point of the command `tokenlane`.
 
-It imports nothing at first, so that a Ctrl-C while Python still reads the rest ends the command as one does later: with
-130, and nothing on the screen.
+It imports nothing at first, so that Ctrl-C during the imports ends the command as it does later: with 130, silently.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes another shell part of a pool: the lines to paste there, which hold the password and the keys."""
+"""The lines that let another shell use a pool; they hold the pool's password and keys."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.pool_key_files import KeyRing
 
-_AGENT = "pip install 'tokenlane[cli]'"
-_WORKER = "pip install 'tokenlane[worker]'"
+AGENT = 'tokenlane chat "Name three primes." --role planner'
+"""The line of an agent."""
+_AGENT_INSTALL = "pip install 'tokenlane[cli]'"
+_WORKER_INSTALL = "pip install 'tokenlane[worker]'"
 
 
 @dataclass(frozen=True, repr=False)
 class Invitation:
-    """A pool, as others reach it."""
+    """A pool, with the URL at which others reach it."""
 
     url: str
     pool: str
@@ -32,32 +34,23 @@ class Invitation:
         return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
 
     @property
-    def agent(self) -> str:
-        """The line that asks."""
-        return 'tokenlane chat "Name three primes." --role planner'
-
-    @property
     def worker(self) -> str | None:
-        """The line that serves a model server of that host; None if no other host can reach the pool."""
-        return None if self.for_this_host_only else "tokenlane worker"
-
-    @property
-    def for_this_host_only(self) -> bool:
-        """Whether the pool is at an address of loopback."""
+        """The line of a worker on another host; None if the pool is at a loopback address."""
         host = urlsplit(self.url).hostname or ""
         try:
-            return ipaddress.ip_address(host).is_loopback
+            loopback = ipaddress.ip_address(host).is_loopback
         except ValueError:
-            return host == "localhost"
+            loopback = host == "localhost"
+        return None if loopback else "tokenlane worker"
 
     def text(self) -> str:
-        """All of it, for people."""
+        """Return all lines, with the host they are for."""
         if self.worker is None:
             return (
                 "Only this host reaches the pool: it listens at a loopback address. Your own commands find it without "
-                f"this.\nFor an agent of another user of this host ({_AGENT}):\n\n{self.exports}\n{self.agent}\n"
+                f"this.\nFor an agent of another user of this host ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n"
             )
         return (
-            f"On another host, for an agent ({_AGENT}):\n\n{self.exports}\n{self.agent}\n\n"
-            f"On a GPU host, beside its model server ({_WORKER}):\n\n{self.exports}\n{self.worker}\n"
+            f"On another host, for an agent ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n\n"
+            f"On a GPU host, next to its model server ({_WORKER_INSTALL}):\n\n{self.exports}\n{self.worker}\n"
         )

@@ -1,4 +1,4 @@
-"""How verbs write what people look at: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
+"""Prints what verbs show: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenlane.config.cli.plain_text import json_text, one_line, running_text
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings. `styles`: how cells of a certain text look on a terminal."""
+    """Rows of cells under headings. `styles`: the rich style of cells with a certain text."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -25,13 +25,13 @@ class Table:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where rich writes. With NO_COLOR it sets nothing at all: rich alone would leave bold and dim."""
+    """Return a rich console. With NO_COLOR it styles nothing; rich alone would keep bold and dim."""
     plain = Console(stderr=stderr, highlight=False, color_system=None)
     return plain if plain.no_color else Console(stderr=stderr, highlight=False)
 
 
 def show(*parts: str | Table) -> None:
-    """Write lines and tables to standard output, an empty line between two parts."""
+    """Print lines and tables, with an empty line between two parts."""
     terminal = console() if sys.stdout.isatty() else None
     for number, part in enumerate(parts):
         if number:
@@ -45,22 +45,20 @@ def show(*parts: str | Table) -> None:
 
 
 def show_json(document: Mapping[str, object]) -> None:
-    """Write a document as JSON."""
+    """Print a document as JSON."""
     typer.echo(json_text(document, indent=2))
 
 
 def note(text: str, *, err: bool = False) -> None:
-    """Say how something that runs for long gets on. Where that cannot be written, as on a terminal that was closed, it
-    goes on in silence."""
-    stream = sys.stderr if err else sys.stdout
+    """Print the progress of a verb that runs for long. If that fails, as on a closed terminal, the verb goes on."""
     try:
         typer.echo(running_text(text), err=err)
     except OSError:
-        discard_output(stream.fileno())
+        discard_output((sys.stderr if err else sys.stdout).fileno())
 
 
 def age(milliseconds: int | None) -> str:
-    """A time span for people: `0.3 s`, `12 s`, `5 min`, `2 h`; `-` if there is none."""
+    """Format a time span: `0.3 s`, `12 s`, `5 min`, `2 h`; `-` for None."""
     if milliseconds is None:
         return "-"
     seconds = milliseconds / 1000
@@ -79,10 +77,10 @@ def _aligned(table: Table) -> str:
 
 
 def _rich(table: Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False, header_style="bold")
+    rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
     for heading in table.headings:
-        drawn.add_column(heading, overflow="fold")
+        rich_table.add_column(heading, overflow="fold")
     for row in table.rows:
         # Text, not markup: a model's name may hold brackets.
-        drawn.add_row(*(Text(one_line(cell), style=table.styles.get(cell, "")) for cell in row))
-    return drawn
+        rich_table.add_row(*(Text(one_line(cell), style=table.styles.get(cell, "")) for cell in row))
+    return rich_table

@@ -1,8 +1,8 @@
-r"""Text that may be written to a terminal: what models, servers and other hosts say must not steer it.
+r"""Makes text from models, servers and other hosts safe to print: it cannot steer a terminal.
 
-Characters that steer are control characters, which move the cursor and set colours or the title; marks that turn the
-direction of writing, such as U+202E, so that a name reads as another; separators of lines, characters that are not
-seen at all, and halves of characters. Running text keeps the two joiners, which emoji and several scripts need.
+Control characters move the cursor and set colours or the title; direction marks such as U+202E make a name read as
+another; line separators, invisible characters and lone surrogates go too. Running text keeps the two joiners that
+emoji and several scripts need.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ _STEERS = re.compile(
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats log lines, which may quote what servers and other hosts say, so that they steer no terminal."""
+    """Formats log lines, which may quote servers and other hosts, so that they steer no terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return running_text(super().format(record))
 
 
 def one_line(text: str) -> str:
-    """One line: what others named must not steer, nor have lines of its own; a `?` is left of that."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return text as one line, with `?` for every character that is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def running_text(text: str) -> str:
-    """Text with its line ends and tabs, without what steers."""
+    """Return text with its line ends and tabs, without characters that steer a terminal."""
     return _STEERS.sub("", text)
 
 
 def escaped(document: str, *, toml: bool = False) -> str:
-    """The same JSON, or TOML, what steers written as escapes, which every reader of it understands."""
+    """Return a JSON or TOML document with escapes for characters that steer a terminal."""
 
-    def code(found: re.Match[str]) -> str:
-        return f"\\U{ord(found[0]):08x}" if toml else json.dumps(found[0])[1:-1]
+    def code(match: re.Match[str]) -> str:
+        return f"\\U{ord(match[0]):08x}" if toml else json.dumps(match[0])[1:-1]
 
     return _STEERS.sub(code, document)
 
 
 def json_text(document: Mapping[str, object], indent: int | None = None) -> str:
-    """A document as JSON, safe for a terminal."""
+    """Return a document as JSON, safe for a terminal."""
     return escaped(json.dumps(document, indent=indent, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The options by which a verb's caller names the pool."""
+"""The options `--redis` and `--pool`, which name the pool of a verb."""
 
 from __future__ import annotations
 

@@ -1,3 +1,1 @@
-"""The verbs of the configuration itself."""
-
-from __future__ import annotations
+"""The verbs `config` and `invite`."""

@@ -13,7 +13,7 @@ import typer
 from tokenlane.config.cli import output
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH
-from tokenlane.config.settings.environment import PREFIX, SECRETS, secret, unknown_variables
+from tokenlane.config.settings.environment import PREFIX, SECRETS, secret_in, unknown_variables
 from tokenlane.config.settings.load import NoPool, find_pool, given_keys, lane_options, read
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.values import masked
@@ -38,8 +38,7 @@ def show(
         return
     settings = read(lane_options(lane=lane))
     given_keys()  # raises if they cannot be used
-    rows = [*_redis(settings), *_lanes(settings), *_sections(settings)]
-    rows += [_Row(PREFIX + name, "***", "environment") for name in SECRETS if secret(PREFIX + name)]
+    rows = list(_rows(settings))
     unknown = unknown_variables(settings)
     if as_json:
         file = str(settings.file) if settings.file else None
@@ -79,28 +78,25 @@ def init(
     typer.echo(f"wrote {path}; `tokenlane config` shows the settings in force")
 
 
-def _redis(settings: Settings) -> Iterator[_Row]:
+def _rows(settings: Settings) -> Iterator[_Row]:
     url = settings.get("redis", "url")
     if url.value is None:
         try:
-            url = Setting(find_pool().url, "tokenlane up, which runs")
+            url = Setting(find_pool().url, "the running `tokenlane up`")
         except NoPool:
             url = Setting(None, "default: that of this user's `tokenlane up`; none runs")
     yield _row("redis.url", url)
     yield _row("redis.pool", settings.get("redis", "pool", default="main"))
     yield _row("redis.key_file", settings.get("redis", "key_file"))
-
-
-def _lanes(settings: Settings) -> Iterator[_Row]:
     for name in settings.lanes_served():
         for key, setting in settings.lane(name).items():
             yield _row(f"lanes.{name}.{key}", setting)
-
-
-def _sections(settings: Settings) -> Iterator[_Row]:
     for path, setting in settings.leaves.items():
         if path[0] not in ("redis", "lanes") and setting.value != {}:
             yield _row(".".join(map(str, path)), setting)
+    for secret in SECRETS:
+        if secret_in(PREFIX + secret):
+            yield _Row(PREFIX + secret, "***", "environment")
 
 
 def _row(key: str, setting: Setting) -> _Row:

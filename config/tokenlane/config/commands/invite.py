@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.cli.invitation import AGENT, Invitation
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.config.host.pool_key_files import KeyRing, socket_keys
 from tokenlane.config.host.up_registry import running_up
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.config.settings.values import RedisSettings
@@ -25,7 +25,7 @@ def invite(
     url, keys = _as_others_reach_it(find_pool(redis))
     invitation = Invitation(url, pool_name(pool), keys)
     if as_json:
-        lines = {"exports": invitation.exports, "agent": invitation.agent, "worker": invitation.worker}
+        lines = {"exports": invitation.exports, "agent": AGENT, "worker": invitation.worker}
         show_json({"redis": url, "pool": invitation.pool, "keys": keys.reveal(), **lines})
     else:
         typer.echo(invitation.text(), nl=False)
@@ -40,4 +40,4 @@ def _as_others_reach_it(redis: RedisSettings) -> tuple[str, KeyRing]:
             "This pool's Redis has a socket of this host, and no address for others: start it with "
             "`tokenlane up --listen HOST`, or name the address with --redis redis://…"
         )
-    return up.public_url, redis.keys if redis.keys.keys else beside(redis.url)
+    return up.public_url, redis.keys if redis.keys.keys else socket_keys(redis.url)

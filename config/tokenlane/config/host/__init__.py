@@ -1,1 +1,1 @@
-"""This machine: paths, private files, child processes, signals, the embedded server, key files, the running `up`."""
+"""This machine: paths, private files, child processes, signals, the embedded server, key files, a running `up`."""

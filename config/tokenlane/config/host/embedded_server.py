@@ -21,7 +21,7 @@ from typing import Self
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.child_processes import Child, spawn
-from tokenlane.config.host.pool_key_files import FILE_NAME, ensure_key_file
+from tokenlane.config.host.pool_key_files import FILE_NAME, PoolKey, read_key_file, write_key_file
 from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.process_lock import await_lock
 from tokenlane.config.host.socket_urls import socket_url
@@ -198,7 +198,10 @@ class EmbeddedServer:
         if answers(directory / "redis.sock"):
             raise _in_use(directory)
         self._directory = directory
-        ensure_key_file(self.key_file)
+        if self.key_file.exists():
+            read_key_file(self.key_file)  # raises if it cannot be used
+        else:
+            write_key_file(self.key_file, [PoolKey.new()], replace=False)
         if directory != self._home:
             (directory / FILE_NAME).symlink_to(self.key_file)
         if self._listen is not None:

@@ -1,14 +1,13 @@
-"""The pool key, and the files it is kept in. What it does is in tokenlane.routing.contract.seal.
+"""Pool keys, and the files that hold them; tokenlane.routing.contract.seal encrypts with them.
 
-As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file holds one key a line, the newest first, and is the
-user's alone; those under the line that says so are prepared: they open, and seal once they are rotated to. A `KeyRing`
-is what one process has: the first key seals if the pool agrees, all of them open.
+As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file, which only its owner may read, holds one key a
+line, the newest first. Keys below the line `# Prepared` decrypt only, until `tokenlane key rotate` makes one seal. A
+`KeyRing` is the keys of one process: the first key seals if the pool agrees, all keys decrypt.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import re
@@ -25,23 +24,18 @@ from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.socket_urls import socket_of
 
 FILE_NAME = "pool.key"
-"""The key file in the embedded server's directory, and beside its socket."""
+"""The key file's name, in the embedded server's directory and next to its socket."""
 
 _PREFIX = "tlk1-"
 _SIZE = 32
 _MOST_BYTES = 65536
 _HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read the prompts sealed under it.\n"
-
 _PREPARED = "# Prepared: what follows only opens, until `tokenlane key rotate`.\n"
 
 
 @dataclass(frozen=True, repr=False)
 class PoolKey:
-    """256 bits for AES-256-GCM.
-
-    Raises:
-        ValueError: not 32 bytes.
-    """
+    """A key for AES-256-GCM: 32 bytes, else a ValueError."""
 
     secret: bytes = field(repr=False)
 
@@ -51,33 +45,31 @@ class PoolKey:
 
     @classmethod
     def new(cls) -> PoolKey:
-        """A random key."""
+        """Make a random key."""
         return cls(secrets.token_bytes(_SIZE))
 
     @classmethod
     def parse(cls, text: str) -> PoolKey:
-        """The key a text stands for.
+        """Read a key from text.
 
         Raises:
-            ValueError: it stands for none. The error does not quote it.
+            ValueError: the text is not a key. The message does not quote it.
         """
-        body = text.removeprefix(_PREFIX)
         try:
-            secret = base64.b64decode(body + "=", altchars=b"-_", validate=True) if body != text else b""
-        except (binascii.Error, ValueError):
-            secret = b""
-        if len(secret) != _SIZE:
-            raise ValueError(f"no pool key: one is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`")
-
-        return cls(secret)
+            if not text.startswith(_PREFIX):
+                raise ValueError
+            return cls(base64.b64decode(text.removeprefix(_PREFIX) + "=", altchars=b"-_", validate=True))
+        except ValueError:
+            message = f"no pool key: a key is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`"
+            raise ValueError(message) from None
 
     @cached_property
     def id(self) -> str:
-        """What the key is called in public: the first 16 hexadecimal digits of a SHA-256 over it."""
+        """The key's public name: the first 16 hexadecimal digits of its SHA-256."""
         return hashlib.sha256(b"tokenlane pool key\n" + self.secret).hexdigest()[:16]
 
     def reveal(self) -> str:
-        """The key as text. A secret."""
+        """Return the key as text. A secret."""
         return _PREFIX + base64.urlsafe_b64encode(self.secret).decode().rstrip("=")
 
     def __repr__(self) -> str:
@@ -86,8 +78,8 @@ class PoolKey:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys of a process, the newest first; none in a pool that is not sealed. `file`: where they were read.
-    `prepared`: more of them, which do not seal yet."""
+    """The keys of a process, the newest first; empty for a pool that is not sealed. `file`: the file they come from.
+    `prepared`: keys that only decrypt yet."""
 
     keys: tuple[PoolKey, ...] = ()
     file: Path | None = None
@@ -95,17 +87,17 @@ class KeyRing:
 
     @classmethod
     def parse(cls, *texts: str) -> KeyRing:
-        """The keys in texts, each of which may hold several, apart by commas or blanks.
+        """Read keys from texts, each with any number of keys between commas or blanks.
 
         Raises:
-            ValueError: one of them is no key.
+            ValueError: a word is not a key. The message does not quote it.
         """
         words = [word for text in texts for word in re.split(r"[\s,]+", text) if word]
         return cls(tuple(dict.fromkeys(PoolKey.parse(word) for word in words)))
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of those that may seal, in order."""
+        """The ids of the keys that may seal, in order."""
         return tuple(key.id for key in self.keys)
 
     @property
@@ -114,11 +106,11 @@ class KeyRing:
         return tuple(key.id for key in (*self.keys, *self.prepared))
 
     def find(self, key_id: str) -> PoolKey | None:
-        """The key of that id, if it is here."""
+        """Return the key with this id, or None."""
         return next((key for key in (*self.keys, *self.prepared) if key.id == key_id), None)
 
     def reread(self) -> KeyRing:
-        """The ring as its file is now; the same ring if it has none, or it cannot be read."""
+        """Return the keys now in the file; the same ring if it has no file, or the file cannot be read."""
         if self.file is None:
             return self
         try:
@@ -127,7 +119,7 @@ class KeyRing:
             return self
 
     def reveal(self) -> str:
-        """The keys as text, as TOKENLANE_POOL_KEY takes them. A secret."""
+        """Return all keys as text for TOKENLANE_POOL_KEY. A secret."""
         return ",".join(key.reveal() for key in (*self.keys, *self.prepared))
 
 
@@ -135,11 +127,11 @@ def read_key_file(path: Path) -> KeyRing:
     """Read a key file.
 
     Raises:
-        ConfigError: it cannot be read, holds no key, or others than its owner may read it.
+        ConfigError: it cannot be read, holds no key, or other users may read it.
     """
     try:
         mode = path.stat().st_mode
-        lines = read_file(path, _MOST_BYTES).decode("utf-8-sig").splitlines()  # some editors begin a file with a mark
+        lines = read_file(path, _MOST_BYTES).decode("utf-8-sig").splitlines()  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from error
@@ -161,13 +153,13 @@ def read_key_file(path: Path) -> KeyRing:
 def write_key_file(
     path: Path, keys: Iterable[PoolKey], prepared: Iterable[PoolKey] = (), *, replace: bool = True
 ) -> KeyRing:
-    """Write a key file, mode 0600: whole or not at all.
+    """Write a key file with mode 0600, whole or not at all.
 
     Args:
-        prepared: those that only open.
+        prepared: the keys that only decrypt.
 
     Raises:
-        OSError: it cannot be written; FileExistsError: it is there already and is not to be replaced.
+        OSError: it cannot be written; FileExistsError: it exists, and `replace` is false.
     """
     ring = KeyRing(tuple(keys), path, tuple(prepared))
     parts = [_HEADER, *(f"{key.reveal()}\n" for key in ring.keys)]
@@ -177,25 +169,13 @@ def write_key_file(
     return ring
 
 
-def ensure_key_file(path: Path) -> KeyRing:
-    """Read a key file; make one with a new key if there is none.
+def socket_keys(url: str) -> KeyRing:
+    """Return the keys in the file next to the unix socket of a Redis URL; no keys if there is no socket or no file.
 
     Raises:
-        ConfigError: it is there, and cannot be used.
-        OSError: it cannot be made.
-    """
-    if path.exists():
-        return read_key_file(path)
-    return write_key_file(path, [PoolKey.new()], replace=False)
-
-
-def beside(url: str) -> KeyRing:
-    """The keys of the embedded server at a Redis URL: those in the file beside its unix socket; none elsewhere.
-
-    Raises:
-        ConfigError: there is a key file, and it cannot be used; or it cannot be told whether there is one.
+        ConfigError: the key file cannot be used, or its directory is closed to this user.
     """
     socket = socket_of(url)
-    file = socket.with_name(FILE_NAME) if socket is not None else None
-    there = file is not None and is_file(file, "give the keys with TOKENLANE_POOL_KEY")
-    return read_key_file(file) if file is not None and there else KeyRing()
+    if socket is None or not is_file(socket.with_name(FILE_NAME), "give the keys with TOKENLANE_POOL_KEY"):
+        return KeyRing()
+    return read_key_file(socket.with_name(FILE_NAME))

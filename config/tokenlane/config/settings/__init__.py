@@ -1,1 +1,1 @@
-"""Settings from llm.toml, environment and command line, as frozen values; and what is wrong with them, for people."""
+"""Settings from llm.toml, environment and command line as frozen values, and the messages for wrong settings."""

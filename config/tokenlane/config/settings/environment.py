@@ -57,7 +57,7 @@ def short_names() -> dict[str, str]:
     return {name: os.environ[PREFIX + name] for name in SHORT_NAMES if PREFIX + name in os.environ}
 
 
-def secret(variable: str) -> SecretStr | None:
+def secret_in(variable: str) -> SecretStr | None:
     """Return the value of a variable that holds a key; None if the variable is not set, or empty."""
     value = os.environ.get(variable)
     return SecretStr(value) if value else None

@@ -26,7 +26,7 @@ from tokenlane.config.host.paths import is_file
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
 from tokenlane.config.host.up_registry import data_dir, running_up
 
-from .environment import PREFIX, lane_variables, secret, section_variables, short_names
+from .environment import PREFIX, lane_variables, secret_in, section_variables, short_names
 from .llm_option import OPTION as _LLM
 from .llm_option import parse_assignment
 from .merged import DEFAULT, Layer, Setting, Settings
@@ -116,7 +116,7 @@ def given_keys() -> KeyRing:
     Raises:
         ConfigError: the keys cannot be used. The message does not quote them.
     """
-    text = secret(f"{PREFIX}POOL_KEY")
+    text = secret_in(f"{PREFIX}POOL_KEY")
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
     except ValueError as error:
@@ -233,7 +233,7 @@ def names_provider(options: Mapping[str, Setting] | None = None) -> bool:
 
 
 def _lanes(settings: Settings, names: Sequence[str]) -> list[LaneSettings]:
-    if len(names) > 1 and secret(f"{PREFIX}API_KEY"):  # several back ends must not get one key
+    if len(names) > 1 and secret_in(f"{PREFIX}API_KEY"):  # several back ends must not get one key
         raise ConfigError(
             f"{PREFIX}API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
         )
@@ -262,11 +262,11 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
 def _api_key(variable: object, lane: str, *, shared: bool = True) -> tuple[SecretStr | None, str | None]:
     """The lane's key and the variable that holds it. `shared`: TOKENLANE_API_KEY is for this lane too."""
     source = f"{PREFIX}API_KEY"
-    if shared and (key := secret(source)):
+    if shared and (key := secret_in(source)):
         return key, source
     if not isinstance(variable, str):
         return None, None
-    key = secret(variable)
+    key = secret_in(variable)
     if key is None:
         raise ConfigError(
             f"Lane {lane!r}: its api_key_env names {variable}, which is not set, or empty: export {variable}=…"

@@ -1,7 +1,7 @@
-"""What may stand in llm.toml: its sections, their keys, and what each may hold.
+"""The sections of llm.toml, their keys, and what each key may hold.
 
-A file is read strictly: a number is not a text. Environment variables and the command line are texts, so `"4"` is a
-number there, and a list is written with commas. Everything is optional; what is not set is None.
+A file is read strictly: a number is not a text. Environment variables and the command line are texts: there `"4"` is a
+number, and a list has commas. Every key is optional, and None if it is not set.
 """
 
 from __future__ import annotations
@@ -17,39 +17,32 @@ from .validation_messages import WHOLE, did_you_mean
 from .values import no_host, no_port
 
 BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
-"""Names that have a section whatever else is installed."""
-
+"""The providers that come with tokenlane."""
 
 TEXTS = "texts"
-"""The validation context of what is written as texts."""
+"""The validation context for environment variables and the command line."""
 
 
 def _split(value: object, info: ValidationInfo) -> object:
-    """A list written as text, with commas."""
+    """Split a list that is written as text."""
     if info.context != TEXTS or not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _installed(value: object) -> object:
-    """A provider's name. Which there are is known only now, so no description can say it."""
-    wrong = not_a_provider(value)
-    if wrong:
+    """Refuse unknown providers, here and not by a description, since distributions may register more."""
+    if wrong := not_a_provider(value):
         raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
     return value
 
 
-def _with_port(url: str) -> str:
-    """A URL whose port, if it names one, can be one."""
+def _possible_url(url: str) -> str:
+    """Refuse a URL with an impossible port, or a back end's URL with an impossible host."""
     if no_port(url):
-        raise PydanticCustomError(WHOLE, "has no port that can be: use one from 1 to 65535.")
-    return url
-
-
-def _with_host(url: str) -> str:
-    """A URL of a back end whose host can be one."""
-    if not url.startswith("unix:") and no_host(url):
-        raise PydanticCustomError(WHOLE, "has no host that can be: write its name, or an IPv6 address in [ ].")
+        raise PydanticCustomError(WHOLE, "has an impossible port: use one from 1 to 65535.")
+    if url.startswith("http") and no_host(url):
+        raise PydanticCustomError(WHOLE, "has an impossible host: write its name, or an IPv6 address in [ ].")
     return url
 
 
@@ -63,13 +56,12 @@ Url = Annotated[
         description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
         "(api_key_env names the variable of a key)",
     ),
-    AfterValidator(_with_port),
-    AfterValidator(_with_host),
+    AfterValidator(_possible_url),
 ]
 RedisUrl = Annotated[
     str,
     Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"),
-    AfterValidator(_with_port),
+    AfterValidator(_possible_url),
 ]
 Variable = Annotated[
     str,
@@ -81,9 +73,9 @@ _MOST = 1_000_000_000
 
 
 def _milliseconds(least: int) -> Any:
-    # Bounded, since the pool's scripts reckon with them: beyond 64 bits they would refuse.
-    said = f"a whole number of milliseconds, at least {least} and at most {_WEEK_MS} (a week)"
-    return Field(ge=least, le=_WEEK_MS, description=said)
+    # Bounded, since the pool's scripts calculate with it and fail beyond 64 bits.
+    description = f"a whole number of milliseconds, at least {least} and at most {_WEEK_MS} (a week)"
+    return Field(ge=least, le=_WEEK_MS, description=description)
 
 
 Milliseconds = Annotated[int, _milliseconds(1)]
@@ -102,20 +94,20 @@ Digest = Annotated[
 
 
 class Section(BaseModel):
-    """A table of the file. Keys it does not know are errors; texts of errors quote no values, which may be secret."""
+    """A table of the file. Unknown keys are errors; no error quotes a value, which may be secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Defaults(Section):
-    """`[defaults]`: what a lane is that says nothing else. With no `[lanes]` it makes one lane."""
+    """`[defaults]`: the provider and model of lanes that name none. Without `[lanes]` it makes one lane."""
 
     provider: ProviderName | None = None
     model: Text | None = Field(None, description=f"{_TEXT}: the model's name at that provider")
 
 
 class Provider(Section):
-    """`[ollama]`, `[vllm]`, …: what holds for every lane of that provider."""
+    """`[ollama]`, `[vllm]`, …: settings of every lane of that provider."""
 
     endpoint: Url | None = None
     timeout_ms: Milliseconds | None = None
@@ -143,13 +135,13 @@ class Lane(Provider):
 
 
 class Model(Section):
-    """`[models."NAME"]`: what holds for one model, on every lane of this host."""
+    """`[models."NAME"]`: settings of one model, on every lane of this host."""
 
     digest: Digest | None = None
 
 
 class Redis(Section):
-    """`[redis]`: where the pool is."""
+    """`[redis]`: the pool."""
 
     url: RedisUrl | None = None
     pool: Name | None = None
@@ -157,20 +149,20 @@ class Redis(Section):
 
 
 class Embeddings(Section):
-    """`[embeddings]`: vectors that are kept on this host."""
+    """`[embeddings]`: the cache of vectors on this host."""
 
     cache_mb: Annotated[int, Field(ge=0, le=1_048_576, description="megabytes, 0 for no cache")] | None = None
 
 
 class Limits(Section):
-    """`limits` of a role, in place of those of `[policy]`."""
+    """`limits` of a role; they replace those of `[policy]`."""
 
     depth: Count | None = None
     in_flight: Count | None = None
 
 
 class Candidate(Section):
-    """A place in a route. What is not named may be anything."""
+    """An entry of a route; a key that is not set matches anything."""
 
     provider: Text | None = Field(None, description=f"{_TEXT}: a provider")
     model: Text | None = Field(None, description=f"{_TEXT}: a model's name")
@@ -178,14 +170,14 @@ class Candidate(Section):
 
 
 class Role(Section):
-    """`[roles.NAME]`: what holds for one role, in the pool once it is applied."""
+    """`[roles.NAME]`: the policy of one role, in force in the pool once it is applied."""
 
     route: (
         Annotated[
             list[Text | Candidate],
             BeforeValidator(_split),
             Field(
-                min_length=1,  # who lists nothing may mean nobody, and would get everybody
+                min_length=1,  # an empty list would mean every lane, and look like none
                 description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }, one at '
                 "least; leave it out for every lane",
             ),
@@ -197,7 +189,7 @@ class Role(Section):
 
 
 class PolicyRules(Section):
-    """`[policy]`: what holds for the whole pool once it is applied."""
+    """`[policy]`: rules of the whole pool, in force once they are applied."""
 
     depth: Count | None = None
     in_flight: Count | None = None
@@ -211,7 +203,7 @@ class PolicyRules(Section):
 
 
 class Document(Section):
-    """A whole file. `document_type` adds a section for each provider."""
+    """A whole file. `document_type` adds the providers' sections."""
 
     defaults: Defaults = Defaults()
     redis: Redis = Redis()
@@ -222,31 +214,31 @@ class Document(Section):
     policy: PolicyRules = PolicyRules()
 
     def provider(self, name: str) -> Provider:
-        """The section of a provider; an empty one if it has none."""
+        """Return the section of a provider; an empty section if the file has none."""
         section = getattr(self, name, None) if name in provider_names() else None
         return section if isinstance(section, Provider) else Provider()
 
     @property
     def has_policy(self) -> bool:
-        """Whether it says anything of the pool's policy."""
+        """Whether it sets any of the pool's policy."""
         return bool({"roles", "policy"} & self.model_fields_set)
 
 
 def provider_names() -> tuple[str, ...]:
-    """All providers that may have a section: those that come with tokenlane, and those other distributions register."""
+    """Return all providers that may have a section: tokenlane's, and those that other distributions register."""
     others = entry_points(group="tokenlane.providers").names
     return (*BUILT_IN_PROVIDERS, *sorted(others - {*BUILT_IN_PROVIDERS, *Document.model_fields}))
 
 
 def not_a_provider(name: object) -> str:
-    """What a provider's name has to be instead; nothing if it is one."""
-    if name in BUILT_IN_PROVIDERS or name in provider_names():  # the second looks through all distributions
+    """Return what a provider's name must be; empty if the name is a provider's."""
+    if name in BUILT_IN_PROVIDERS or name in provider_names():  # provider_names searches all distributions
         return ""
     return f"must be one of {', '.join(provider_names())}.{did_you_mean(str(name), list(provider_names()))}"
 
 
 @cache
 def document_type() -> type[Document]:
-    """`Document` with a section for each provider."""
+    """Return `Document` with a section for each provider."""
     sections: dict[str, Any] = {name: (Provider, Provider()) for name in provider_names()}
     return create_model("LlmToml", __base__=Document, **sections)

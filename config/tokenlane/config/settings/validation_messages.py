@@ -1,4 +1,4 @@
-"""What is wrong with a setting, said for the person who wrote it: where, which key, and what is allowed."""
+"""Messages for wrong settings: where the setting is, which key is wrong, and what is allowed."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pydantic import BaseModel, ValidationError
 from .toml_lines import Path
 
 WHOLE = "whole"
-"""The type of an error whose text needs nothing but the key in front of it."""
+"""The type of an error whose message is complete but for the key in front of it."""
 
 _SECRET = re.compile(r"(.*_)?(api_?key|key|auth_?token|access_?token|token|password|secret|bearer)", re.IGNORECASE)
-_SECRET_ADVICE = 'secrets do not stand here: put it into an environment variable and name that, api_key_env = "NAME"'
+_SECRET_ADVICE = 'keep secrets in an environment variable, and name that variable: api_key_env = "NAME"'
 
 _Schema = dict[str, Any]
 
 
 def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[Path], str]) -> str:
-    """One line for each wrong key. No value is quoted, since it may be a secret.
+    """Return one line for each wrong key. No value is quoted, since it may be a secret.
 
     Args:
-        schema: what was validated.
-        where: names the place of a key, such as its file and line.
+        schema: the model that was validated.
+        where: the source of a key, such as its file and line.
     """
     root = schema.model_json_schema()
     lines: dict[Path, str] = {}
     for wrong in error.errors(include_url=False, include_input=False):
         path, node = _known(root, wrong["loc"])
         if path[-1:] == wrong["loc"][-1:] and len(path) < len(wrong["loc"]):
-            lines.pop(path[:-1], None)  # in a union: what was meant is the table
+            lines.pop(path[:-1], None)  # in a union of a text and a table, the table was meant
         if wrong["type"] == "extra_forbidden":
             key = str(wrong["loc"][-1])
-            lines.pop(path, None)  # in a union: what was meant is the table
+            lines.pop(path, None)  # as above
             path, text = (*path, key), _unknown(root, path, key, node)
         elif wrong["loc"][-1] == "[key]":
             path = wrong["loc"][:-1]
@@ -49,50 +49,48 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
 
 
 def did_you_mean(name: str, names: list[str], *, prefix: str = "") -> str:
-    """` Did you mean …?`, or nothing if no name is near. `prefix`: what the name begins with, and `names` lack."""
+    """Return ` Did you mean …?`; empty if no name is near. `prefix`: the start of the name that `names` lack."""
     near = get_close_matches(name.removeprefix(prefix), names, n=1)
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
 def _unknown(root: _Schema, path: Path, key: str, node: _Schema) -> str:
-    names = [name for one in _variants(root, node) for name in one.get("properties", ())]
-    place = f" in [{_dotted(path)}]" if path else ""
+    names = [name for variant in _variants(root, node) for name in variant.get("properties", ())]
+    section = f" in [{_dotted(path)}]" if path else ""
     if _SECRET.fullmatch(key) and "api_key_env" in names:
-        return f"{key!r}{place} is not allowed: {_SECRET_ADVICE}."
+        return f"{key!r}{section} is not allowed: {_SECRET_ADVICE}."
     kind = "section" if "defaults" in names else "key"
-    return f"unknown {kind} {key!r}{place}.{did_you_mean(key, names)} Allowed: {', '.join(names)}."
+    return f"unknown {kind} {key!r}{section}.{did_you_mean(key, names)} Allowed: {', '.join(names)}."
 
 
 def _known(root: _Schema, loc: Path) -> tuple[Path, _Schema]:
-    """The parts of a location that the schema knows, and what stands there; the rest is pydantic's own."""
+    """The path of an error without pydantic's names for the parts of a union, and the schema at that path."""
     if loc[-1:] == ("[key]",):
-        loc = loc[:-2]  # of a table, the name is wrong that follows
+        loc = loc[:-2]  # the error is about a name in the table, not about the value under it
     node, path = root, loc[:0]
     for part in loc:
-        inner = next(_members(root, node, part), None)
-        if inner is None:
-            continue  # pydantic's own name for a part of a union
-        node, path = inner, (*path, part)
+        if inner := next(_members(root, node, part), None):
+            node, path = inner, (*path, part)
     return path, node
 
 
 def _members(root: _Schema, node: _Schema, part: str | int) -> Iterator[_Schema]:
-    for one in _variants(root, node):
-        if isinstance(part, int) and "items" in one:
-            yield one["items"]
-        elif part in one.get("properties", ()):
-            yield one["properties"][part]
-        elif isinstance(one.get("additionalProperties") or one.get("patternProperties"), dict):
-            yield one.get("additionalProperties") or next(iter(one["patternProperties"].values()))
+    for variant in _variants(root, node):
+        if isinstance(part, int) and "items" in variant:
+            yield variant["items"]
+        elif part in variant.get("properties", ()):
+            yield variant["properties"][part]
+        elif isinstance(variant.get("additionalProperties") or variant.get("patternProperties"), dict):
+            yield variant.get("additionalProperties") or next(iter(variant["patternProperties"].values()))
 
 
 def _variants(root: _Schema, node: _Schema) -> Iterator[_Schema]:
-    """What a place may be: references followed, unions taken apart."""
+    """The schemas that a value may match: references resolved, unions flattened."""
     if "$ref" in node:
         yield from _variants(root, root["$defs"][node["$ref"].rpartition("/")[2]])
     elif "anyOf" in node:
-        for one in node["anyOf"]:
-            yield from _variants(root, one)
+        for variant in node["anyOf"]:
+            yield from _variants(root, variant)
     else:
         yield node
 
@@ -100,7 +98,9 @@ def _variants(root: _Schema, node: _Schema) -> Iterator[_Schema]:
 def _descriptions(root: _Schema, node: _Schema) -> list[str]:
     if "description" in node:
         return [node["description"]]
-    kinds = ("a table" if one["type"] == "object" else one.get("description") for one in _variants(root, node))
+    kinds = (
+        "a table" if variant["type"] == "object" else variant.get("description") for variant in _variants(root, node)
+    )
     return list(dict.fromkeys(kind for kind in kinds if kind))
 
 

@@ -14,7 +14,7 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.paths import absolute
-from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, beside, read_key_file, write_key_file
+from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, read_key_file, socket_keys, write_key_file
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.load import NoPool, find_pool, pool_keys, pool_name
 from tokenlane.routing.contract.errors import PoolKeyMismatch
@@ -228,7 +228,7 @@ def _ring(file: Path | None, redis: str | None) -> KeyRing:
     if ring.keys:
         return ring
     try:
-        ring = beside(find_pool(redis).url)
+        ring = socket_keys(find_pool(redis).url)
     except NoPool:
         ring = read_key_file(_file_of_up()) if _file_of_up().exists() else ring
     if not ring.keys:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.config.host.pool_key_files import KeyRing, socket_keys
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.support.tasks import together
@@ -38,7 +38,7 @@ class Sealing:
             PoolKeyMismatch: the pool has other keys, or none and is in use.
         """
         try:
-            self._keychain.ring = ring if ring.keys else beside(self._server.url)
+            self._keychain.ring = ring if ring.keys else socket_keys(self._server.url)
         except ConfigError as error:
             raise PoolKeyMismatch(str(error)) from error
         outcome, ids, *others = await self._announce(self._keychain.ring)

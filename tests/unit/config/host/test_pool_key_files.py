@@ -14,9 +14,8 @@ from tokenlane.config.host.pool_key_files import (
     FILE_NAME,
     KeyRing,
     PoolKey,
-    beside,
-    ensure_key_file,
     read_key_file,
+    socket_keys,
     write_key_file,
 )
 
@@ -91,11 +90,11 @@ def test_a_file_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "deep" / FILE_NAME
     before = os.umask(0)
     try:
-        ring = ensure_key_file(path)
+        ring = write_key_file(path, [PoolKey.new()])
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert ensure_key_file(path) == ring
+    assert read_key_file(path) == ring
     assert [it.name for it in path.parent.iterdir()] == [FILE_NAME]
 
 
@@ -152,16 +151,16 @@ def test_no_file(tmp_path: Path) -> None:
 def test_the_key_beside_a_socket(tmp_path: Path) -> None:
     """A unix URL leads to the key file of its directory; every other URL to none."""
     folder = tmp_path / "with blank"
-    ring = ensure_key_file(folder / FILE_NAME)
+    ring = write_key_file(folder / FILE_NAME, [PoolKey.new()])
     path = str(folder / "redis.sock").replace(" ", "%20")
     for url in (f"unix://{path}?db=0", f"unix://:secret@{path}"):
-        assert beside(url) == ring
+        assert socket_keys(url) == ring
     for url in (f"unix://{tmp_path}/redis.sock", "unix://", "redis://localhost:6379", f"redis://{path}"):
-        assert beside(url) == KeyRing()
+        assert socket_keys(url) == KeyRing()
 
 
 def test_a_key_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
     """A socket's directory that leads nowhere does not pass for one without keys."""
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigError, match=rf"pool\.key\b.*{tmp_path}/loop.*TOKENLANE_POOL_KEY"):
-        beside(f"unix://{tmp_path}/loop/redis.sock")
+        socket_keys(f"unix://{tmp_path}/loop/redis.sock")

@@ -12,7 +12,7 @@ import typer
 
 from tokenlane.config.cli.plain_text import escaped, one_line
 from tokenlane.config.exit_codes import FAILED, OK, UserError
-from tokenlane.config.settings.environment import secret
+from tokenlane.config.settings.environment import secret_in
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
@@ -68,7 +68,7 @@ def _use_remote() -> int:
     variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
     if variable and not variable.isidentifier():  # not quoted: it may be the key itself
         raise UserError("That is no variable's name. Put the key into one, and name that: export NAME=…")
-    key = secret(variable) if variable else None
+    key = secret_in(variable) if variable else None
     if variable and key is None:
         raise UserError(f"{variable} is not set, or empty: export {variable}=… here, and run `tokenlane probe` again.")
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)

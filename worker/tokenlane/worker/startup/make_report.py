@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenlane.config.host.pool_key_files import KeyRing, beside
+from tokenlane.config.host.pool_key_files import KeyRing, socket_keys
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.routing.decide.lanes.state import UP
@@ -87,7 +87,7 @@ async def _before_its_server(to: Destination) -> StartupReport:
 
 
 def _ring(to: Destination) -> KeyRing:
-    return to.redis.keys if to.redis.keys.keys else beside(to.redis.url)
+    return to.redis.keys if to.redis.keys.keys else socket_keys(to.redis.url)
 
 
 def _with_server(to: Destination, back_end: BackEnd, findings: Iterable[Finding]) -> tuple[Finding, ...]:
