@@ -1,3 +1,1 @@
-"""The verbs of agents."""
-
-from __future__ import annotations
+"""The commands `chat`, `embed`, `models` and `demo`."""

@@ -1,4 +1,4 @@
-"""One call of the client, for a verb: the pool found, errors told, SIGTERM obeyed."""
+"""Runs one call of the client for a command: finds the pool, explains waiting, and handles errors and signals."""
 
 from __future__ import annotations
 
@@ -6,88 +6,106 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeAlias, TypeVar
 
 import typer
 
-from tokenlane.config.cli.plain_text import running_text
+from tokenlane.config.cli.output import note
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.link.redis.pool_view import without_ages
+from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import as_user_error
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.requests import DEFAULT_TIME_TO_LIVE_MS
 from tokenlane.routing.support.tasks import background
+
+Role: TypeAlias = Annotated[
+    str, typer.Option(help="The role that asks; the pool routes by it.", autocompletion=completion.roles)
+]
+Model: TypeAlias = Annotated[str | None, typer.Option(help="The model to use.", autocompletion=completion.models)]
+Priority: TypeAlias = Annotated[Literal["high", "normal", "low"], typer.Option(help="The priority in the queue.")]
+Timeout: TypeAlias = Annotated[float | None, typer.Option(help="Give up after this many seconds.", min=0.001)]
 
 _Answer = TypeVar("_Answer")
 
-_PATIENCE_S = 2.0
-_LOOK_AGAIN_S = 0.5
+_EXPLAIN_AFTER_S = 2.0
+_CHECK_EVERY_S = 0.5
 
 
-class Waits(Protocol):
-    """Something that has been asked. `waiting`: why it has not started; None once it has."""
+class Waiting(Protocol):
+    """An open request. `waiting`: why it has not started; None once it has."""
 
     @property
     def waiting(self) -> str | None: ...
 
 
-def carry_out(
+def client_session(
     ask: Callable[[Client], Coroutine[object, object, _Answer]], redis: str | None, pool: str | None
 ) -> _Answer:
-    """Ask, and give the answer.
+    """Ask by a client of the pool that a command's options name, and return the answer.
 
     Raises:
         UserError: it failed.
-        typer.Exit: a signal broke it off.
+        typer.Exit: a signal cancelled it.
     """
-    found, answers = find_pool(redis), list[_Answer]()
-    client = Client(found.url, pool=pool_name(pool), key=found.keys)
+    server = find_pool(redis)
+    client = Client(server.url, pool=pool_name(pool), key=server.keys)
 
-    async def asking() -> None:
+    async def session() -> _Answer:
         async with client:
-            answers.append(await ask(client))
+            return await ask(client)
 
     try:
-        stopped = asyncio.run(until_stopped(asking()))
+        return run_until_signal(session())
     except LlmError as error:
         raise as_user_error(error, f"{error}\n{error.detail}".rstrip()) from None
-    if stopped is not None:
-        raise typer.Exit(128 + stopped)
-    return answers[0]
 
 
-def say(text: str) -> None:
-    """Tell people something, on standard error."""
-    typer.echo(f"tokenlane: {running_text(text)}", err=True)
-
-
-def in_milliseconds(timeout: float) -> int:
-    """A `--timeout`, as a request's time to live.
+def run_until_signal(work: Coroutine[object, object, _Answer]) -> _Answer:
+    """Run the work and return its result.
 
     Raises:
-        ConfigError: it is no number of seconds.
+        typer.Exit: a signal other than Ctrl-C's cancelled it.
     """
-    if not math.isfinite(timeout):
-        raise ConfigError("--timeout is a number of seconds.")
-    return int(1000 * timeout)
+    results: list[_Answer] = []
+
+    async def run() -> None:
+        results.append(await work)
+
+    stopped = asyncio.run(until_stopped(run()))
+    if stopped is not None:
+        raise typer.Exit(128 + stopped)
+    return results[0]
+
+
+def time_to_live_ms(timeout: float | None) -> int:
+    """The time to live of a request with this `--timeout`, in seconds.
+
+    Raises:
+        ConfigError: it is not a finite number.
+    """
+    if timeout is not None and not math.isfinite(timeout):
+        raise ConfigError("--timeout must be a number of seconds.")
+    return DEFAULT_TIME_TO_LIVE_MS if timeout is None else int(1000 * timeout)
 
 
 @asynccontextmanager
-async def telling_why(asked: Waits) -> AsyncIterator[None]:
-    """Say why nothing has started yet, for as long as the block runs."""
+async def explaining_wait(request: Waiting) -> AsyncIterator[None]:
+    """Print why the request has not started yet, for as long as the block runs."""
     async with background() as tasks:
-        tasks.create_task(tell_why(asked))
+        tasks.create_task(explain_wait(request))
         yield
 
 
-async def tell_why(asked: Waits) -> None:
-    """Say why it has not started, after two seconds and whenever the reason is another one."""
-    told = None
-    await asyncio.sleep(_PATIENCE_S)
+async def explain_wait(request: Waiting) -> None:
+    """Print why the request has not started yet: after two seconds, and whenever the reason changes."""
+    printed = None
+    await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:
-        if asked.waiting is not None and without_ages(asked.waiting) != told:
-            told = without_ages(asked.waiting)
-            say(f"not started yet: {asked.waiting}")
-        await asyncio.sleep(_LOOK_AGAIN_S)
+        if request.waiting is not None and without_ages(request.waiting) != printed:
+            printed = without_ages(request.waiting)
+            note(f"tokenlane: not started yet: {request.waiting}", err=True)
+        await asyncio.sleep(_CHECK_EVERY_S)

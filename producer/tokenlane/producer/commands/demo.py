@@ -1,6 +1,6 @@
-"""`tokenlane demo`: a whole pool for a minute, with a real model, to see it work.
+"""`tokenlane demo`: starts a pool with a real model for a minute, and streams two answers.
 
-Everything but the asking is done by `tokenlane up` in a child process, which ends when this one does.
+`tokenlane up` runs the pool in a child process, which ends with this one.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tokenlane.config.cli.output import console as terminal
+from tokenlane.config.cli.output import console as new_console
+from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import one_line, running_text
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import pool_keys
 from tokenlane.producer.client import Client
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 
-from .client_session import say
+from .client_session import run_until_signal
 
 _QUESTIONS = {
     "planner": "Name three primes.",
@@ -47,7 +47,7 @@ _TABLE_WIDTH = 72
 
 @dataclass(eq=False)
 class _Turn:
-    """One question and what became of it."""
+    """A question, and the answer so far. `unprinted`: the last line, as long as it is not complete."""
 
     role: str
     question: str
@@ -62,32 +62,24 @@ class _Turn:
 def demo(
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
 ) -> None:
-    """Start everything, stream two answers from the model that `up` would serve, say how it went, stop everything."""
-    code = list[int]()
-
-    async def run() -> None:
-        code.append(await _demo(redis))
-
-    stopped = asyncio.run(until_stopped(run()))
-    raise typer.Exit(code[0] if stopped is None else 128 + stopped)
+    """Start a pool, stream two answers from the model that `up` would serve, show their timing, stop the pool."""
+    raise typer.Exit(run_until_signal(_demo(redis)))
 
 
 async def _demo(redis: str | None) -> int:
-    console = terminal()
+    console = new_console()
     turns = [_Turn(role, question) for role, question in _QUESTIONS.items()]
     async with _pool(redis) as (process, facts):
         if facts is None:
             return await process.wait() or FAILED
         model = facts.get("model", f"as configured: {facts['provider']} at {facts['endpoint']}")
-        console.print(
-            Text(f"The model: {one_line(model)}.\nTo go on with it: `tokenlane up`, then `tokenlane chat`.\n"),
-            soft_wrap=True,
-        )
+        note(f"Model: {one_line(model)}.\nTo keep using it, run `tokenlane up`, then `tokenlane chat`.\n")
         for problem in facts["problems"]:
-            console.print(Text(f"problem {problem}\n"), soft_wrap=True)
+            note(f"problem {problem}\n")
         show = _live if console.is_terminal else _plain
-        # Its own pool's key is beside its socket.
-        keys = pool_keys() if redis is not None else KeyRing()
+        keys = (
+            pool_keys() if redis is not None else KeyRing()
+        )  # the client finds an embedded server's key by its socket
         async with Client(facts["redis"], pool=facts["pool"], key=keys) as client:
             with show(turns, console):
                 async with asyncio.TaskGroup() as tasks:
@@ -95,14 +87,14 @@ async def _demo(redis: str | None) -> int:
                         tasks.create_task(_ask(client, turn, console))
     for turn in turns:
         if turn.error is not None:
-            say(f"{turn.role}: {turn.error}")
+            note(f"tokenlane: {turn.role}: {turn.error}", err=True)
     console.print(_summary(turns, console.width))
     return OK if all(turn.error is None for turn in turns) else FAILED
 
 
 @asynccontextmanager
 async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
-    """A pool in a child process: the process, and what it says of itself; None if it does not come up."""
+    """Run a pool in a child process. Yields the process, and what it reports of itself; None if it fails to start."""
     command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
     process = await start_or_kill(
         asyncio.create_subprocess_exec(
@@ -110,7 +102,7 @@ async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Pro
             *(("--redis", redis) if redis else ()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # the terminal's Ctrl-C is for us
+            start_new_session=True,  # so that the terminal's Ctrl-C reaches only this process
         )
     )
     try:
@@ -125,9 +117,9 @@ async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | 
     assert process.stdout is not None
     facts: dict[str, Any] = {}
     async for line in process.stdout:
-        said = json.loads(line)
-        facts |= said
-        if said.get("event") in ("ready", "waiting"):
+        event = json.loads(line)
+        facts |= event
+        if event.get("event") in ("ready", "waiting"):
             return facts
     return None
 
@@ -141,26 +133,26 @@ async def _ask(client: Client, turn: _Turn, console: Console) -> None:
                 turn.text += delta.text
                 turn.lane, turn.model = delta.lane, delta.model
                 if not console.is_terminal:
-                    _print_lines(turn, delta.text, console)
+                    _print_lines(turn, delta.text)
             turn.usage = stream.usage
     except LlmError as error:
         turn.error = error
     if not console.is_terminal:
-        _print_lines(turn, "\n", console)
+        _print_lines(turn, "\n")
 
 
-def _print_lines(turn: _Turn, text: str, console: Console) -> None:
-    *lines, turn.unprinted = (turn.unprinted + running_text(text)).split("\n")
+def _print_lines(turn: _Turn, text: str) -> None:
+    *lines, turn.unprinted = (turn.unprinted + text).split("\n")
     for line in lines:
-        console.print(Text(f"{turn.role:>8} | {line}"), soft_wrap=True)
+        note(f"{turn.role:>8} | {line}")
 
 
 @contextmanager
-def _plain(turns: list[_Turn], console: Console) -> Iterator[None]:
+def _plain(turns: list[_Turn], _: Console) -> Iterator[None]:
     for turn in turns:
-        console.print(Text(f"{turn.role:>8} > {turn.question}"), soft_wrap=True)
+        note(f"{turn.role:>8} > {turn.question}")
     yield
-    console.print()
+    note("")
 
 
 @contextmanager
@@ -173,11 +165,11 @@ def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
 
 
 def _summary(turns: list[_Turn], width: int) -> Table | Text:
-    """How it went: a table, or where that would be too narrow to be read, a line for each figure."""
+    """The timing of all answers: a table, or a line for each figure where a table would be too narrow."""
     rows = [(turn.role, turn.lane, turn.model, *_figures(turn.usage)) for turn in turns]
     if width < _TABLE_WIDTH:
-        told = ("\n".join(f"{title}: {cell}" for title, cell in zip(_TITLES, row, strict=True)) for row in rows)
-        return Text("\n\n".join(told), overflow="fold")
+        blocks = ("\n".join(f"{title}: {cell}" for title, cell in zip(_TITLES, row, strict=True)) for row in rows)
+        return Text("\n\n".join(blocks), overflow="fold")
     table = Table(box=None, pad_edge=False)
     for title in _TITLES:
         table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right", overflow="fold")

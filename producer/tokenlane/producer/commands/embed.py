@@ -1,10 +1,9 @@
-"""`tokenlane embed`: texts to vectors on standard output."""
+"""`tokenlane embed`: turns texts into vectors on standard output."""
 
 from __future__ import annotations
 
 import json
-from array import array
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,33 +15,26 @@ from tokenlane.config.settings.load import provider_and_model
 from tokenlane.producer.client import Client
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
 from tokenlane.producer.embeddings import embed as embed_texts
-from tokenlane.routing.commands import completion
 
-from .client_session import carry_out, in_milliseconds, telling_why
+from .client_session import Model, Priority, Role, Timeout, client_session, explaining_wait, time_to_live_ms
 
-_MOST_BYTES = 256 * 1024 * 1024
-"""Of texts on standard input; all of them are held in memory, and their vectors too."""
+_MAX_INPUT_BYTES = 256 * 1024 * 1024
+"""Of standard input: all texts and their vectors are held in memory."""
 
 
 def embed(
-    texts: Annotated[list[str], typer.Argument(help="Texts; - reads them from standard input, one a line.")],
-    role: Annotated[
-        str, typer.Option(help="The role to ask as: what the pool routes by.", autocompletion=completion.roles)
-    ] = "default",
-    model: Annotated[
-        str | None, typer.Option(help="The model that is to embed.", autocompletion=completion.models)
-    ] = None,
-    dimensions: Annotated[int | None, typer.Option(help="Numbers a vector must have.", min=1)] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Not by the small fallback model.")] = False,
-    priority: Annotated[Literal["high", "normal", "low"], typer.Option(help="Who is served first.")] = "normal",
-    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0.001)] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, with the vectors and who made them.")
-    ] = False,
+    texts: Annotated[list[str], typer.Argument(help="The texts; - reads them from standard input, one a line.")],
+    role: Role = "default",
+    model: Model = None,
+    dimensions: Annotated[int | None, typer.Option(help="Fail unless vectors have this many numbers.", min=1)] = None,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail, rather than use the fallback.")] = False,
+    priority: Priority = "normal",
+    timeout: Timeout = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with model and lane.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Turn texts into vectors, one a line, as JSON lists of numbers."""
+    """Turn texts into vectors, and print each as a JSON list of numbers, one a line."""
     provider, other_model = provider_and_model()
     options: EmbedOptions = {
         "provider": provider,
@@ -50,43 +42,38 @@ def embed(
         "dimensions": dimensions,
         "fallback": "error" if no_fallback else None,
         "priority": priority,
+        "time_to_live_ms": time_to_live_ms(timeout),
     }
-    if timeout is not None:
-        options["time_to_live_ms"] = in_milliseconds(timeout)
-    inputs = _lines() if texts == ["-"] else texts
+    inputs = _standard_input_lines() if texts == ["-"] else texts
 
     async def ask(client: Client) -> Embeddings:
-        return await embed_texts(client.link, inputs, options, role=role, agent=client.agent, meanwhile=telling_why)
+        return await embed_texts(client.link, inputs, options, role=role, agent=client.agent, meanwhile=explaining_wait)
 
-    found = carry_out(ask, redis, pool)
+    result = client_session(ask, redis, pool)
+    vectors = [[float(f"{number:.9g}") for number in vector] for vector in result.vectors]  # a float32 has nine digits
     if as_json:
-        typer.echo(json_text(_document(found)))
+        typer.echo(
+            json_text(
+                {
+                    "request_id": result.request_id,
+                    "model": result.model,
+                    "lane": result.lane,
+                    "dimensions": result.dimensions,
+                    "is_fallback": result.is_fallback,
+                    "usage": result.usage.model_dump(),
+                    "vectors": vectors,
+                }
+            )
+        )
         return
-    for vector in found.vectors:
-        typer.echo(json.dumps(_numbers(vector)))
-    who = "the fallback model, since no lane can embed" if found.is_fallback else f"lane {found.lane}"
-    typer.echo(one_line(f"{found.model}, {found.dimensions} dimensions, {who}"), err=True)
+    for vector in vectors:
+        typer.echo(json.dumps(vector))
+    source = "the fallback model, since no lane can embed" if result.is_fallback else f"lane {result.lane}"
+    typer.echo(one_line(f"{result.model}, {result.dimensions} dimensions, from {source}"), err=True)
 
 
-def _document(found: Embeddings) -> dict[str, object]:
-    return {
-        "request_id": found.request_id,
-        "model": found.model,
-        "lane": found.lane,
-        "dimensions": found.dimensions,
-        "is_fallback": found.is_fallback,
-        "usage": found.usage.model_dump(),
-        "vectors": [_numbers(vector) for vector in found.vectors],
-    }
-
-
-def _numbers(vector: array[float]) -> list[float]:
-    """The numbers, with as many digits as a float32 has."""
-    return [float(f"{number:.9g}") for number in vector]
-
-
-def _lines() -> list[str]:
+def _standard_input_lines() -> list[str]:
     try:
-        return standard_input(_MOST_BYTES).decode().splitlines()
+        return standard_input(_MAX_INPUT_BYTES).decode().splitlines()
     except UnicodeDecodeError:
         raise ConfigError("The texts on standard input are not UTF-8: convert them first.") from None

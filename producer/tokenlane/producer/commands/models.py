@@ -1,25 +1,18 @@
-"""`tokenlane models`: what lanes have, and what is done with it."""
+"""`tokenlane models`: lists the models of lanes, and has lanes pull, verify, load and unload them."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import sys
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
 
-from tokenlane.config.cli.output import Table, console, show, show_json
+from tokenlane.config.cli.download_bar import download_bar
+from tokenlane.config.cli.output import Table, show, show_json
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.producer.client import Client
@@ -28,11 +21,11 @@ from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.support.byte_sizes import sized
 
-from .client_session import carry_out
+from .client_session import client_session
 
-_SAY_EVERY_S = 2.0
-_SAY_WAITING_EVERY_S = 60.0
-"""Where nothing changes but numbers in words, as for how long a lane has been away."""
+_PRINT_BYTES_EVERY_S = 2.0
+_PRINT_WAITING_EVERY_S = 60.0
+"""For text in which only numbers change, as for how long a lane has been away."""
 _NUMBERS = re.compile(r"\d+")
 
 models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -44,35 +37,32 @@ _Model = Annotated[
     ),
 ]
 _Lane = Annotated[
-    str | None, typer.Option(help="The lane; may be left out where only one is open.", autocompletion=completion.lanes)
+    str | None,
+    typer.Option(help="The lane; optional if only one lane is open.", autocompletion=completion.lanes),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="As JSON; of what takes time, one object a line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON; progress is one object a line.")]
 
 
 @models.command()
 def ls(
-    lane: Annotated[str | None, typer.Option(help="Of this lane alone.", autocompletion=completion.lanes)] = None,
+    lane: Annotated[str | None, typer.Option(help="Only this lane.", autocompletion=completion.lanes)] = None,
     as_json: _Json = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
     """List the models of all open lanes."""
-
-    async def ask(client: Client) -> list[ModelInfo]:
-        return await client.models(lane=lane)
-
-    found = carry_out(ask, redis, pool)
+    listed = client_session(lambda client: client.models(lane=lane), redis, pool)
     if as_json:
-        show_json({"models": [info.model_dump() for info in found]})
+        show_json({"models": [info.model_dump() for info in listed]})
     else:
-        show(_table(found))
+        show(_table(listed))
 
 
 @models.command()
 def pull(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Have a lane fetch a model. Ctrl-C stops the download; pulling again goes on from there."""
+    """Have a lane download a model. Ctrl-C stops the download, and another `pull` resumes it."""
     _follow("pull", model, lane, as_json, redis, pool)
 
 
@@ -80,16 +70,12 @@ def pull(
 def verify(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Print a model's digest; exit code 1 if it is not the one that is pinned."""
-
-    async def ask(client: Client) -> ModelInfo:
-        return await client.verify(model, lane=lane)
-
-    found = carry_out(ask, redis, pool)
+    """Print a model's digest. Exit code 1 if it differs from the pinned one."""
+    info = client_session(lambda client: client.verify(model, lane=lane), redis, pool)
     if as_json:
-        show_json(found.model_dump())
+        show_json(info.model_dump())
     else:
-        typer.echo(one_line(f"{found.digest}  {found.name}"))
+        typer.echo(one_line(f"{info.digest}  {info.name}"))
 
 
 @models.command()
@@ -116,84 +102,61 @@ def _follow(
     redis: str | None,
     pool: str | None,
 ) -> None:
-    """Have it done, and show how far it is."""
+    """Send a lane a model command, and show its progress."""
 
     async def ask(client: Client) -> None:
-        with _Shown(as_json) as shown:
+        with _progress_display(as_json) as display:
             async with aclosing(Models(client.link, client.agent).follow(action, model, lane)) as steps:
                 async for progress in steps:
-                    shown(progress)
+                    display(progress)
 
-    carry_out(ask, redis, pool)
+    client_session(ask, redis, pool)
+    typer.echo(json_text({"done": action, "model": model}) if as_json else f"{action}ed {one_line(model)}")
+
+
+@contextmanager
+def _progress_display(as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """A function that shows progress: as JSON, as a bar on a terminal, else as lines."""
     if as_json:
-        _line({"done": action, "model": model})
+        yield lambda progress: typer.echo(json_text(progress.model_dump()))
+    elif not sys.stdout.isatty():
+        yield ProgressLines()
     else:
-        typer.echo(f"{action}ed {one_line(model)}")
+        with download_bar() as show_bar:
+            show_bar("asking", 0, None)
+            yield lambda progress: show_bar(one_line(progress.step), progress.done_bytes, progress.total_bytes)
 
 
-class _Shown:
-    """Shows progress: a bar on a terminal, else a line where there is something to say."""
+class ProgressLines:
+    """Prints a line for each new step, then one every few seconds."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self._bars: Bars | None = None
-        self._bar = TaskID(0)
-        self._part, self._say_at = ("", False), 0.0
-        self._from: tuple[float, int] | None = None
-
-    def __enter__(self) -> _Shown:
-        if not self._as_json and sys.stdout.isatty():
-            self._bars = Bars(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=console(),
-            )
-            self._bar = self._bars.add_task("asking", total=None)
-            self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+    def __init__(self) -> None:
+        self._step, self._print_at = ("", False), 0.0
+        self._step_began = 0.0, 0
 
     def __call__(self, progress: Progress) -> None:
-        if self._as_json:
-            _line(progress.model_dump())
-        elif self._bars is not None:
-            self._bars.update(
-                self._bar,
-                description=one_line(progress.step),
-                completed=progress.done_bytes,
-                total=progress.total_bytes,
-            )
-        else:
-            self._say(progress)
-
-    def _say(self, progress: Progress) -> None:
         now = asyncio.get_running_loop().time()
-        part = _NUMBERS.sub("", progress.step), progress.total_bytes is not None
-        if part == self._part and now < self._say_at:
+        step = _NUMBERS.sub("", progress.step), progress.total_bytes is not None
+        if step != self._step:
+            self._step_began = now, progress.done_bytes
+        elif now < self._print_at:
             return
-        if part != self._part or self._from is None:
-            self._from = now, progress.done_bytes
-        self._part, self._say_at = part, now + (_SAY_EVERY_S if progress.done_bytes else _SAY_WAITING_EVERY_S)
-        typer.echo(one_line(_told(progress, *self._from, now)))
+        self._step = step
+        self._print_at = now + (_PRINT_BYTES_EVERY_S if progress.done_bytes else _PRINT_WAITING_EVERY_S)
+        typer.echo(one_line(_with_speed(progress, *self._step_began, now)))
 
 
-def _told(progress: Progress, since: float, start_bytes: int, now: float) -> str:
-    """One line: step, bytes, and from what came since when, speed and time left."""
+def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: float) -> str:
+    """The progress, and the speed and time left by what came since the step began."""
     done, total = progress.done_bytes, progress.total_bytes
     if not total:
         return str(progress)
     line = f"{progress}, {100 * done // total} %"
-    speed = (done - start_bytes) / (now - since) if now > since else 0.0
+    speed = (done - bytes_before) / (now - began_at) if now > began_at else 0.0
     return f"{line}, {sized(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
 
 
-def _table(found: list[ModelInfo]) -> Table:
+def _table(listed: list[ModelInfo]) -> Table:
     headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
     rows = [
         (
@@ -205,17 +168,8 @@ def _table(found: list[ModelInfo]) -> Table:
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",
-            _short(info.digest),
+            (info.digest or "-").removeprefix("sha256:")[:12],  # as in Ollama's list; `verify` prints all of it
         )
-        for info in found
+        for info in listed
     ]
     return Table(headings, rows, {})
-
-
-def _short(digest: str | None) -> str:
-    """Enough of a digest to tell models apart, as Ollama's own list has it; `verify` and JSON have all of it."""
-    return "-" if digest is None else digest.removeprefix("sha256:")[:12]
-
-
-def _line(document: dict[str, object]) -> None:
-    typer.echo(json_text(document))

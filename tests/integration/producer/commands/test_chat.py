@@ -194,8 +194,8 @@ async def test_the_question_is_read_from_standard_input(redis_url: str, worker: 
         (["hi", "--nonsense"], None, "nonsense"),
         ([], None, "question"),
         ([""], None, "question is empty"),
-        (["-"], b"", "no question on standard input"),
-        (["-"], b" \n", "no question on standard input"),
+        (["-"], b"", "question on standard input"),
+        (["-"], b" \n", "question on standard input"),
         (["hi", "--redis", "http://127.0.0.1:1"], None, "Redis URL"),
     ],
 )

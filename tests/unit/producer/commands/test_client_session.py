@@ -50,5 +50,5 @@ async def test_a_reason_is_told_once(
     stream: Any = Stream(reasons)
     monkeypatch.setattr(asyncio, "sleep", stream.next)
     with suppress(asyncio.CancelledError):
-        await client_session.tell_why(stream)
+        await client_session.explain_wait(stream)
     assert capsys.readouterr().err.splitlines() == [f"tokenlane: not started yet: {why}" for why in told]

@@ -9,7 +9,7 @@ import pytest
 from tests.lanes import chats
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.producer.commands.models import _Shown, _table
+from tokenlane.producer.commands.models import ProgressLines, _table
 from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.decide.lanes.offer import Announcement
@@ -19,20 +19,20 @@ from tokenlane.worker.model_management.lane_models import LaneModels
 
 async def test_waiting_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """What waits says so once, not whenever a number in the words changes; another reason is told."""
-    with _Shown(as_json=False) as shown:
-        for seconds in range(5):
-            shown._say_at -= 3  # as if time had passed
-            shown(Progress(step=f"lanes that are away: 'gpu0' (last seen {seconds} s ago)"))
-        shown(Progress(step="pulling"))
+    display = ProgressLines()
+    for seconds in range(5):
+        display._print_at -= 3  # as if time had passed
+        display(Progress(step=f"lanes that are away: 'gpu0' (last seen {seconds} s ago)"))
+    display(Progress(step="pulling"))
     assert capsys.readouterr().out.splitlines() == ["lanes that are away: 'gpu0' (last seen 0 s ago)", "pulling"]
 
 
 async def test_bytes_are_told_again(capsys: pytest.CaptureFixture[str]) -> None:
     """Progress in bytes goes on being told, every few seconds."""
-    with _Shown(as_json=False) as shown:
-        for done in (100, 200, 300):
-            shown._say_at -= 3
-            shown(Progress(step="pulling", done_bytes=done, total_bytes=400))
+    display = ProgressLines()
+    for done in (100, 200, 300):
+        display._print_at -= 3
+        display(Progress(step="pulling", done_bytes=done, total_bytes=400))
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.invitation import Invitation
 from tokenlane.config.cli.pool_options import PoolName
 from tokenlane.config.exit_codes import OK, ConfigError, UserError
@@ -41,8 +42,6 @@ from tokenlane.worker.discovery.model_servers import ModelServer
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.supervision.embedded_redis import EmbeddedRedis, embedded_redis
 from tokenlane.worker.supervision.worker_process import KeptWorker, Report
-
-from .download_bar import download_bar
 
 _LOOK_AGAIN_S = 10.0
 
@@ -175,8 +174,8 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report)
     """The lane, with a model server of its own if it needs one."""
     if not needs_server(lane):
         return lane
-    with download_bar() as advance:
-        lane = await stack.enter_async_context(with_own_server(lane, advance))
+    with download_bar(stderr=True) as show:
+        lane = await stack.enter_async_context(with_own_server(lane, partial(show, f"fetching {MODEL_NAME}")))
     told = f"{MODEL_NAME}, the built-in one: a toy of 135 million parameters, to see things work"
     report(
         "model", f"model   {told}.\n        A real one: see `tokenlane probe`; once it is there, it serves", model=told

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
@@ -34,6 +35,7 @@ from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
 from tokenlane.worker.discovery.targets import search_targets
@@ -41,8 +43,6 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
 from tokenlane.worker.startup.make_report import dry_run, report_on_lane
 from tokenlane.worker.startup.startup_report import Destination, StartupReport, as_line
-
-from .download_bar import download_bar
 
 
 def worker(
@@ -162,8 +162,9 @@ async def _serve(
             if starts and needs_server(to.settings):
                 async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):
                     pass  # a model is not fetched for a pool that is not there, or not ours
-                with download_bar() as advance:
-                    served = await stack.enter_async_context(with_own_server(to.settings, advance))
+                with download_bar(stderr=True) as show:
+                    progress = partial(show, f"fetching {MODEL_NAME}")
+                    served = await stack.enter_async_context(with_own_server(to.settings, progress))
                     to = replace(to, settings=served)
         if stopping.is_set():
             return OK
