@@ -16,6 +16,9 @@ AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py produce
 
 PACKAGES := config routing producer worker benches
 
+# Tests start hundreds of interpreters: each would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-faults test-redis test-live check lint types borders format
 
