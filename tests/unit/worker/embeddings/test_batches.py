@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.embeddings import batches as module
-from tokenlane.worker.embeddings.batches import BATCH_TEXTS, Batches
+from tokenlane.worker.embeddings.batches import Batches, BatchLimits
 from tokenlane.worker.providers.errors.http_errors import refusal
 
 DIMENSIONS = 4
@@ -55,8 +54,8 @@ def expected(model: str, texts: Sequence[str], dimensions: int | None = None) ->
 
 
 @asynccontextmanager
-async def batching(back: Back) -> AsyncIterator[Batches]:
-    batches = Batches(back)
+async def batching(back: Back, **limits: int) -> AsyncIterator[Batches]:
+    batches = Batches(back, BatchLimits(**limits))
     async with background() as tasks:
         tasks.create_task(batches.run())
         yield batches
@@ -91,16 +90,13 @@ async def test_everybody_gets_their_own_in_their_order(
 ) -> None:
     """However requests, models and sizes fall together, each gets its texts' vectors in its texts' order."""
     back = Back()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BATCH_TEXTS", most)
-        patch.setattr(module, "_TURN_TEXTS", turn)
-        async with batching(back) as batches:
-            found = await asyncio.gather(
-                *(
-                    batches.vectors(model, texts, dimensions=dimensions, alone=alone)
-                    for model, texts, dimensions, alone in asked
-                )
+    async with batching(back, texts=most, turn=turn) as batches:
+        found = await asyncio.gather(
+            *(
+                batches.vectors(model, texts, dimensions=dimensions, alone=alone)
+                for model, texts, dimensions, alone in asked
             )
+        )
     assert found == [expected(model, texts, dimensions) for model, texts, dimensions, _ in asked]
     assert all(0 < len(texts) <= most for _, texts in back.calls)
 
@@ -122,7 +118,7 @@ async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
     back = Back()
     async with batching(back) as batches:
         first = await held(batches, back)
-        large = asyncio.create_task(batches.vectors("m", [str(number) for number in range(4 * BATCH_TEXTS)]))
+        large = asyncio.create_task(batches.vectors("m", [str(number) for number in range(4 * BatchLimits().texts)]))
         small = asyncio.create_task(batches.vectors("m", ["small"]))
         await asyncio.sleep(0)
         back.open.set()
@@ -132,11 +128,10 @@ async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
     assert "small" in back.calls[1][1]
 
 
-async def test_long_texts_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_texts_make_small_batches() -> None:
     """A batch is bounded by its characters too; a text that is longer than that goes alone."""
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", 10)
     back = Back()
-    async with batching(back) as batches:
+    async with batching(back, characters=10) as batches:
         await batches.vectors("m", ["a" * 4, "b" * 6, "c", "d" * 30, "e"])
     assert [texts for _, texts in back.calls] == [["a" * 4, "b" * 6], ["c"], ["d" * 30], ["e"]]
 
@@ -326,7 +321,7 @@ async def test_texts_are_in_no_repr() -> None:
         async with asyncio.timeout(5):
             while not batches._waiting:
                 await asyncio.sleep(0)
-        shown = f"{batches._waiting} {batches._called_for}"
+        shown = f"{batches._waiting} {batches._call_parts}"
         assert not any(word in shown for word in ("texts", "first", "agent"))
         back.open.set()
         await asyncio.gather(first, second)

@@ -104,7 +104,7 @@ async def test_a_back_end_that_is_away_does_not_keep_the_cache_from_answering(
         first = await embedder.embed(request, "one")
         provider.down = True
         assert await embedder.embed(request, "one") == first
-        embedder._builds._asked_at = float("-inf")
+        embedder._digests_read_at = float("-inf")
         assert await embedder.embed(request, "one") == first
         assert provider.listed == 2
 

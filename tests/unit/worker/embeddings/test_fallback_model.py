@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import runpy
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.repository import ROOT
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, FastText
-from tokenlane.worker.embeddings.tokenize import words_of
+from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, FastText, words_of
 
 pytest.importorskip("fasttext", reason="tokenlane[fasttext] is not installed")
 
@@ -73,10 +75,9 @@ async def test_it_says_what_it_can() -> None:
 
 def test_training_gives_the_same_file_every_time(tmp_path: Path) -> None:
     """The script is deterministic: the same text, the same bytes."""
-    from tokenlane.worker.embeddings.train import own_text, train
-
-    lines = [line for _, line in zip(range(400), own_text(), strict=False)]
+    script = runpy.run_path(str(ROOT / "docs" / "fallback-model" / "train.py"))
+    lines = list(islice(script["python_text"](), 400))
     assert all(line == " ".join(words_of(line)) for line in lines)
     for name in ("one", "two"):
-        train(tmp_path / name, lines)
+        script["train"](tmp_path / name, lines)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

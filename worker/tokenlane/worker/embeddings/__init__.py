@@ -1,4 +1,4 @@
-"""Texts into vectors."""
+"""Turns texts into vectors: batches, the cache, the fallback model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Batches: what waiting requests ask of one model, for vectors of one size, goes to the back end in one call.
+"""Batches the texts of waiting embed requests into calls to one provider.
 
-One call at a time: what comes meanwhile is the next batch, so nothing waits for company. A batch takes texts of all
-that wait, in turns, so a large request does not keep small ones waiting. A server that takes fewer texts in one call is
-given as many as it takes.
+One call runs at a time, and the requests that arrive meanwhile form the next batch, so no request waits for company. A
+batch is for one model and one vector size. Requests take turns at filling it, so a large one does not hold up small
+ones. A server that accepts fewer texts in one call gets smaller batches.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.worker.providers import Embeds, TooManyTexts
 
-BATCH_TEXTS = 256
-BATCH_CHARACTERS = 1024 * 1024
-"""In one call, at most, unless a single text is longer."""
-_TURN_TEXTS = 32
-"""What one request may put into a batch before the others had their turn."""
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How large a batch may be.
+
+    `texts`, `characters`: in one call, unless a single text is longer. `turn`: texts that one request adds to a batch
+    before the others have had their turn.
+    """
+
+    texts: int = 256
+    characters: int = 1024 * 1024
+    turn: int = 32
 
 
 @dataclass(eq=False)
-class _Asked:
-    """What one request asks. `begun`: how many of its texts have been put into batches; `vectors`: those that came."""
+class _Request:
+    """`begun`: how many of its texts have been put into batches; `vectors`: those received so far."""
 
     model: str
     dimensions: int | None
     texts: Sequence[str] = field(repr=False)
     alone: bool
-    vectors: list[bytes] = field(repr=False)
     ended: asyncio.Future[None]
+    vectors: list[bytes] = field(default_factory=list, repr=False)
     begun: int = 0
-
-    @property
-    def kind(self) -> tuple[str, int | None]:
-        """What all of a batch have in common."""
-        return self.model, self.dimensions
 
     @property
     def rest(self) -> int:
@@ -55,50 +57,51 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Part:
-    """Texts of one request in a batch."""
+    """The texts of one request in a batch."""
 
-    asked: _Asked
+    request: _Request
     texts: Sequence[str] = field(repr=False)
 
 
 class Batches:
-    """The calls to one provider. Somebody must `run` it."""
+    """The embedding calls to one provider. Start `run()` as a background task."""
 
-    def __init__(self, provider: Embeds) -> None:
+    def __init__(self, provider: Embeds, limits: BatchLimits = BatchLimits()) -> None:  # frozen
         self._provider = provider
-        self._waiting: deque[_Asked] = deque()
+        self._limits = limits
+        self._waiting: deque[_Request] = deque()
         self._work = asyncio.Event()
-        self._calling: asyncio.Task[list[list[float]]] | None = None
-        self._called_for: Sequence[_Part] = ()
-        self._most: dict[str, int] = {}
-        """How many texts the server takes in one call, by the models of which it has said so."""
+        self._call_task: asyncio.Task[list[list[float]]] | None = None
+        self._call_parts: Sequence[_Part] = ()
+        self._accepted: dict[str, int] = {}
+        """How many texts the server accepts in one call, by model, where it has stated a number."""
 
     async def vectors(
         self, model: str, texts: Sequence[str], *, dimensions: int | None = None, alone: bool = False
     ) -> list[bytes]:
-        """The vectors of the texts, in their order, as little-endian float32.
+        """Return the vectors of the texts, in their order, as little-endian float32.
 
         Args:
-            dimensions: how many numbers each is to have, if the model can choose.
-            alone: in calls of its own, because it may be what made an earlier one fail.
+            dimensions: numbers per vector, for models that support a choice.
+            alone: share no call with other requests, because this request may have made an earlier call fail.
 
         Raises:
-            LlmError: as the provider raises. An error that one request's texts cause is that request's only.
+            LlmError: as the provider raises. An error caused by the texts of one request ends that request only.
 
-        Cancellation: a call that nobody waits for any more is cancelled.
+        Cancellation: a call is cancelled when no request waits for it any more.
         """
         if not texts:
             return []
-        asked = _Asked(model, dimensions, texts, alone, [], asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
+        request = _Request(model, dimensions, texts, alone, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
         self._work.set()
         try:
-            await asked.ended
+            await request.ended
         finally:
-            asked.ended.cancel()
-            if self._calling is not None and all(part.asked.ended.done() for part in self._called_for):
-                self._calling.cancel()
-        return asked.vectors
+            request.ended.cancel()
+            if self._call_task is not None and all(part.request.ended.done() for part in self._call_parts):
+                self._call_task.cancel()
+        return request.vectors
 
     async def run(self) -> None:
         """Make the calls, until cancelled."""
@@ -106,97 +109,102 @@ class Batches:
             await self._work.wait()
             self._work.clear()
             while batch := self._next_batch():
-                await self._make(batch)
+                pending = [batch]
+                while pending:
+                    pending[:0] = await self._embed(pending.pop(0))
 
-    def _next_batch(self) -> list[_Part]:
-        self._waiting = deque(asked for asked in self._waiting if asked.rest)
+    def _next_batch(self) -> Sequence[_Part]:
+        self._waiting = deque(request for request in self._waiting if request.rest)
         if not self._waiting:
-            return []
+            return ()
         first = self._waiting[0]
-        together = [asked for asked in self._waiting if asked.kind == first.kind and not asked.alone]
-        taken = _in_turns([first] if first.alone else together, self._most.get(first.model, BATCH_TEXTS))
+        key = (first.model, first.dimensions)
+        alike = [each for each in self._waiting if (each.model, each.dimensions) == key and not each.alone]
+        taken = self._take_turns([first] if first.alone else alike, self._accepted.get(first.model, self._limits.texts))
         self._waiting = deque(
-            [asked for asked in self._waiting if asked not in taken] + [asked for asked in taken if asked.rest]
+            [request for request in self._waiting if request not in taken] + [each for each in taken if each.rest]
         )
-        return [_Part(asked, asked.texts[asked.begun - count : asked.begun]) for asked, count in taken.items()]
+        return [_Part(each, each.texts[each.begun - count : each.begun]) for each, count in taken.items()]
 
-    async def _make(self, batch: Sequence[_Part]) -> None:
-        batch = [part for part in batch if not part.asked.ended.done()]
+    def _take_turns(self, requests: Sequence[_Request], most: int) -> dict[_Request, int]:
+        """Begin up to `most` texts for the next batch; returns how many of each request."""
+        taken: dict[_Request, int] = {}
+        turns = deque(requests)
+        texts = characters = 0
+        while turns and texts < most:
+            request = turns.popleft()
+            for _ in range(min(self._limits.turn, request.rest, most - texts)):
+                characters += len(request.texts[request.begun])
+                if texts and characters > self._limits.characters:
+                    return taken
+                request.begun += 1
+                taken[request] = taken.get(request, 0) + 1
+                texts += 1
+            if request.rest:
+                turns.append(request)
+        return taken
+
+    async def _embed(self, batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
+        """Embed a batch, and answer or fail its requests; returns smaller batches to try in its place, if any."""
+        batch = [part for part in batch if not part.request.ended.done()]
         if not batch:
-            return
+            return ()
+        model = batch[0].request.model
         texts = list(dict.fromkeys(text for part in batch for text in part.texts))
-        if len(texts) > self._most.get(batch[0].asked.model, len(texts)):
-            return await self._make_each(_split(batch))
+        if len(texts) > self._accepted.get(model, len(texts)):
+            return _split(batch)
         try:
             vectors = await self._call(batch, texts)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
         except Exception as error:
-            self._learn(batch[0].asked.model, error, len(texts))
+            # Without a number, the length of the texts may be the cause, and the next texts may be shorter.
+            if isinstance(error, TooManyTexts) and error.most is not None and error.most < len(texts):
+                self._accepted[model] = error.most
             if halves := _halves(batch, error):
-                await self._make_each(halves)
-            else:
-                _fail(batch, error)
+                return halves
+            _fail(batch, error)
         else:
-            _hand_out(batch, vectors)
-
-    async def _make_each(self, batches: Sequence[Sequence[_Part]]) -> None:
-        for batch in batches:
-            await self._make(batch)
-
-    def _learn(self, model: str, error: Exception, refused: int) -> None:
-        # Without a number it may be their length: the next texts may be shorter.
-        if isinstance(error, TooManyTexts) and error.most is not None and error.most < refused:
-            self._most[model] = error.most
+            _answer(batch, vectors)
+        return ()
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
-        """The vector of each text."""
-        self._calling = asyncio.create_task(self._provider.embed(texts, *batch[0].asked.kind))
-        self._called_for = batch
+        """Have the back end embed the texts; returns each text's vector."""
+        request = batch[0].request
+        self._call_task = asyncio.create_task(self._provider.embed(texts, request.model, request.dimensions))
+        self._call_parts = batch
         try:
-            vectors = await self._calling
+            vectors = await self._call_task
         finally:
-            self._calling, self._called_for = None, ()
+            self._call_task, self._call_parts = None, ()
         if len(vectors) != len(texts):
-            raise ProviderDown("The back end answered with another number of vectors than texts.", retryable=False)
-        return dict(zip(texts, map(_written, vectors), strict=True))
+            raise ProviderDown(f"The back end returned {len(vectors)} vectors for {len(texts)} texts.", retryable=False)
+        return dict(zip(texts, map(_little_endian, vectors), strict=True))
 
 
-def _in_turns(waiting: Sequence[_Asked], most: int) -> dict[_Asked, int]:
-    """How many texts of each go into the next batch, of that many at most; they count as begun."""
-    taken: dict[_Asked, int] = {}
-    turns = deque(waiting)
-    texts = characters = 0
-    while turns and texts < most:
-        asked = turns.popleft()
-        count = 0
-        while count < _TURN_TEXTS and asked.rest and texts < most:
-            characters += len(asked.texts[asked.begun])
-            if texts and characters > BATCH_CHARACTERS:
-                return taken
-            asked.begun += 1
-            taken[asked] = taken.get(asked, 0) + 1
-            texts, count = texts + 1, count + 1
-        if asked.rest:
-            turns.append(asked)
-    return taken
-
-
-def _hand_out(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
+def _answer(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
     for part in batch:
-        asked = part.asked
-        if not asked.ended.done():
-            asked.vectors.extend(vectors[text] for text in part.texts)
-            if len(asked.vectors) == len(asked.texts):
-                asked.ended.set_result(None)
+        request = part.request
+        if not request.ended.done():
+            request.vectors.extend(vectors[text] for text in part.texts)
+            if len(request.vectors) == len(request.texts):
+                request.ended.set_result(None)
+
+
+def _fail(batch: Sequence[_Part], error: Exception) -> None:
+    for part in batch:
+        if not part.request.ended.done():
+            # A copy for each request: its worker adds to the error where it happened.
+            copy = LlmError.from_report(error.report()) if isinstance(error, LlmError) else error
+            part.request.ended.set_exception(copy)
 
 
 def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part]]:
-    """What to try in place of a batch that failed; nothing if that would fail too.
+    """The smaller batches to try in place of one that failed; none if they would fail too.
 
-    The texts of one request may be what made it fail; and a server may take fewer texts at once, and say so in words
-    that nobody knows. What may pass is not tried again here: requests that are run again come alone.
+    The texts of one request may have caused the failure, or the server accepts fewer texts in one call and says so in
+    words that we do not recognise. Errors that may pass are not retried here: a request that comes again comes alone.
     """
     if not isinstance(error, LlmError) or error.retryable or isinstance(error, Unauthorized | ModelNotFound):
         return ()
@@ -206,24 +214,16 @@ def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part
 
 
 def _split(batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
-    """The batch as two, of several requests or of the texts of one; nothing if it is a single text."""
+    """Split a batch in two: several requests, or the texts of one; nothing if it is a single text."""
     if len(batch) > 1:
         half = len(batch) // 2
         return batch[:half], batch[half:]
     (part,) = batch
     half = len(part.texts) // 2
-    return ([_Part(part.asked, part.texts[:half])], [_Part(part.asked, part.texts[half:])]) if half else ()
+    return ([_Part(part.request, part.texts[:half])], [_Part(part.request, part.texts[half:])]) if half else ()
 
 
-def _fail(batch: Sequence[_Part], error: Exception) -> None:
-    for part in batch:
-        if not part.asked.ended.done():
-            # One for each: who raises it fills in where it happened.
-            own = LlmError.from_report(error.report()) if isinstance(error, LlmError) else error
-            part.asked.ended.set_exception(own)
-
-
-def _written(vector: Sequence[float]) -> bytes:
+def _little_endian(vector: Sequence[float]) -> bytes:
     numbers = array("f", vector)
     if sys.byteorder == "big":
         numbers.byteswap()

@@ -1,4 +1,4 @@
-"""The step of a job that answers an embed request: from the cache what is there, from the back end what is not."""
+"""Answers a lane's embed requests: from the cache where it has a vector, else from the back end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import EmbedRequest
@@ -21,25 +21,28 @@ from .sealed_rows import Origin
 from .vector_cache import VectorCache
 
 MAX_VECTOR_BYTES = 16 * 1024 * 1024
-"""Of one request: its reply is one message."""
-_BUILDS_HOLD_S = 60.0
+"""Of one request, whose vectors travel in one message."""
+_DIGESTS_HOLD_S = 60.0
 _FLOAT_BYTES = 4
 
 
 class Embedder:
-    """Answers the embed requests of one lane. Somebody must `run` it.
+    """Answers the embed requests of one lane. Start `run()` as a background task.
 
     Args:
-        name: the provider's.
-        cache: what this host has computed before; None: nothing is kept.
+        provider_name: as it is configured.
+        cache: vectors that this host has computed before; None: no cache.
     """
 
-    def __init__(self, provider: LlmProvider, name: str, cache: VectorCache | None = None) -> None:
+    def __init__(self, provider: LlmProvider, provider_name: str, cache: VectorCache | None = None) -> None:
+        self._provider = provider
+        self._provider_name = provider_name
         self._cache = cache
         self._batches = Batches(provider) if isinstance(provider, Embeds) else None
-        self._builds = _Builds(provider)
-        self._name = name
         self._is_fallback = isinstance(provider, FastText)
+        self._digests: dict[str, str] = {}
+        self._digests_read_at = float("-inf")
+        self._reading_digests = asyncio.Lock()
 
     async def run(self) -> None:
         """Make the calls to the back end, until cancelled."""
@@ -47,59 +50,66 @@ class Embedder:
             await self._batches.run()
 
     def hits(self) -> Hits:
-        """What the cache was asked for so far; nothing without one."""
+        """The cache's hits so far; zeros without a cache."""
         cache = self._cache
         return Hits() if cache is None else Hits(found=cache.hits, asked=cache.hits + cache.misses)
 
     def check(self, request: EmbedRequest) -> None:
-        """Refuse what is not to be served by this lane.
+        """Accept a request that this lane may serve.
 
         Raises:
-            ProviderDown: it is the fallback's, and the request wants none.
+            ProviderDown: this is the fallback lane, and the request refuses it.
         """
         if self._is_fallback and request.fallback == "error":
             raise ProviderDown(
-                "no lane can embed but that of the fallback model, which the request does not want: start a worker on "
-                "a back end with a model that embeds, or ask without `fallback`",
+                "only the fallback lane can embed, and the request refuses it: start a worker on a back end with a "
+                "model that embeds, or ask without `fallback`",
                 retryable=False,
             )
 
     async def embed(self, request: EmbedRequest, model: str, *, alone: bool = False) -> Vectors:
-        """The vectors of the request's texts, in their order.
+        """Return the vectors of the request's texts, in their order.
 
         Args:
-            alone: share no call with other requests, because this one may have made one fail.
+            alone: share no call with other requests, because this request may have made an earlier call fail.
 
         Raises:
-            BadRequest: the back end cannot embed, or not as asked; or the vectors are too many for one reply.
+            BadRequest: the back end cannot embed, or not as requested; or the vectors are too many for one message.
             LlmError: as the provider raises.
         """
-        vectors = await self._vectors(request, model, alone)
-        return _packed(vectors, len(vectors[0]) // _FLOAT_BYTES)
-
-    async def _vectors(self, request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
-        texts, ask = request.inputs, partial(self._asked, model, dimensions=request.dimensions, alone=alone)
         if self._cache is None:
-            return await ask(texts)
+            vectors = await self._compute(request.inputs, request, model, alone)
+        else:
+            vectors = await self._look_up_or_compute(self._cache, request, model, alone)
+        dimensions = len(vectors[0]) // _FLOAT_BYTES
+        if sum(map(len, vectors)) > MAX_VECTOR_BYTES:
+            most = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
+            raise BadRequest(f"{len(vectors)} vectors of {dimensions} dimensions are too many: request {most} at once.")
+        return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode())
+
+    async def _look_up_or_compute(
+        self, cache: VectorCache, request: EmbedRequest, model: str, alone: bool
+    ) -> Sequence[bytes]:
+        texts = request.inputs
         parameters = "" if request.dimensions is None else json.dumps({"dimensions": request.dimensions})
-        origin = Origin(self._name, model, await self._builds.of(model), parameters)
-        known = await self._cache.get(origin, texts)
-        lacking = list(dict.fromkeys(text for text, vector in zip(texts, known, strict=True) if vector is None))
-        fresh = dict(zip(lacking, await ask(lacking), strict=True))
+        origin = Origin(self._provider_name, model, await self._build(model), parameters)
+        known = await cache.get(origin, texts)
+        missing = list(dict.fromkeys(text for text, vector in zip(texts, known, strict=True) if vector is None))
+        fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
         vectors = [vector or fresh[text] for text, vector in zip(texts, known, strict=True)]
         if len({len(vector) for vector in vectors}) > 1:
-            # Another model goes by this name now, and its server did not tell.
-            lacking = list(dict.fromkeys(texts))
-            fresh = dict(zip(lacking, await ask(lacking), strict=True))
+            # The name stands for another model now, and its server has not reported a new digest.
+            missing = list(dict.fromkeys(texts))
+            fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
             vectors = [fresh[text] for text in texts]
-        self._cache.put(origin, lacking, [fresh[text] for text in lacking])
+        cache.put(origin, missing, [fresh[text] for text in missing])
         return vectors
 
-    async def _asked(self, model: str, texts: Sequence[str], *, dimensions: int | None, alone: bool) -> Sequence[bytes]:
+    async def _compute(self, texts: Sequence[str], request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
+        """Have the back end compute the vectors of the texts."""
         if self._batches is None:
-            raise BadRequest(
-                "Embeddings are not supported by this lane's provider: ask a lane with a model that can embed."
-            )
+            raise BadRequest("This lane's provider cannot embed: choose a lane with a model that can.")
+        dimensions = request.dimensions
         try:
             vectors = await self._batches.vectors(model, texts, dimensions=dimensions, alone=alone)
         except ContextTooLong as error:
@@ -109,38 +119,20 @@ class Embedder:
                 "it, and embed the parts",
                 detail=error.detail,
             ) from None
-        found = {len(vector) // _FLOAT_BYTES for vector in vectors}
-        if dimensions is not None and found - {dimensions}:
-            raise BadRequest(f"The model's vectors have {max(found)} dimensions, not {dimensions}.")
+        sizes = {len(vector) // _FLOAT_BYTES for vector in vectors}
+        if dimensions is not None and sizes - {dimensions}:
+            raise BadRequest(f"The model's vectors have {max(sizes)} dimensions, not {dimensions}.")
         return vectors
 
-
-class _Builds:
-    """Which build of a model the back end has: its digest, else where the back end is. Asked again now and then, since
-    a name may come to stand for another build."""
-
-    def __init__(self, provider: LlmProvider) -> None:
-        self._provider = provider
-        self._digests: dict[str, str] = {}
-        self._asked_at = float("-inf")
-        self._one_at_a_time = asyncio.Lock()
-
-    async def of(self, model: str) -> str:
+    async def _build(self, model: str) -> str:
+        """The digest of the back end's model, or its endpoint where no digest is known. Digests are read again after a
+        minute, since a name may come to stand for another build."""
         clock = asyncio.get_running_loop().time
-        async with self._one_at_a_time:
-            if clock() > self._asked_at + _BUILDS_HOLD_S:
-                self._asked_at = clock()
-                try:
+        async with self._reading_digests:
+            if clock() > self._digests_read_at + _DIGESTS_HOLD_S:
+                self._digests_read_at = clock()
+                with suppress(LlmError):  # the digests known so far hold until the back end answers
                     listed = await self._provider.models()
                     self._digests = {info.name: info.digest for info in listed if info.digest}
-                except LlmError:
-                    pass  # what was known holds until it answers
         name = served_name(model, tuple(self._digests))
         return self._digests[name] if name else self._provider.endpoint
-
-
-def _packed(vectors: Sequence[bytes], dimensions: int) -> Vectors:
-    if sum(map(len, vectors)) > MAX_VECTOR_BYTES:
-        most = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
-        raise BadRequest(f"{len(vectors)} vectors of {dimensions} are too much for one reply: ask for {most} at once.")
-    return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode())

@@ -1,8 +1,8 @@
-"""How a vector is named and written in the cache.
+"""The names and rows of vectors in the cache, sealed with the pool's key if it has one.
 
-A name is the HMAC-SHA-256, under a key made from the pool's, of what made the vector and of the text; in a pool that is
-not sealed it is the SHA-256. A written vector is little-endian float32, sealed with AES-256-GCM under another key made
-from the pool's, or behind a checksum. The name is authenticated, or summed up, with it.
+A name is the HMAC-SHA-256 of the vector's origin and its text, under a key derived from the pool's; in a pool without a
+key it is the SHA-256. A row is the vector as little-endian float32, sealed with AES-256-GCM under another derived key,
+with the name as associated data; in a pool without a key it follows a checksum over name and vector.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ _SUM_BYTES = 4
 
 @dataclass(frozen=True)
 class Origin:
-    """What makes vectors: the same text from the same origin has the same vector.
-
-    `build` tells models of one name apart: the digest, or the back end's endpoint where no digest is known.
-    """
+    """What determines a text's vector besides the text. `build` distinguishes models of one name: the digest, or the
+    back end's endpoint where no digest is known."""
 
     provider: str
     model: str
@@ -39,14 +37,14 @@ class Origin:
 
 
 class Rows:
-    """Names and writes the vectors of one pool. Texts, once named, are not kept."""
+    """Names, writes and reads the vectors of one pool. It keeps no text."""
 
     def __init__(self, key: PoolKey | None) -> None:
         self._naming = _derived(key, b"names") if key else None
         self._sealing = AESGCM(_derived(key, b"vectors")) if key else None
 
     def names(self, origin: Origin) -> Callable[[str], bytes]:
-        """Gives the 32 bytes by which a text's vector of this origin is found."""
+        """Return a function from a text to the 32-byte name of its vector from this origin."""
         head = json.dumps([_FORMAT, origin.provider, origin.model, origin.build, origin.parameters]).encode() + b"\n"
         begun = hashlib.sha256(head) if self._naming is None else hmac.new(self._naming, head, "sha256")
 
@@ -58,14 +56,14 @@ class Rows:
         return name
 
     def write(self, name: bytes, vector: bytes) -> bytes:
-        """The vector as it is stored under that name."""
+        """The row to store under that name."""
         if self._sealing is None:
             return _sum(name, vector) + vector
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._sealing.encrypt(nonce, vector, name)
 
     def read(self, name: bytes, row: bytes) -> bytes | None:
-        """The vector; None if the row is not as it was written under that name."""
+        """The vector in a row; None if the row is not what was written under that name."""
         if self._sealing is None:
             vector = row[_SUM_BYTES:]
             return vector if row[:_SUM_BYTES] == _sum(name, vector) else None

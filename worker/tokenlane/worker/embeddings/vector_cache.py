@@ -1,8 +1,8 @@
-"""Vectors that were computed before, in a SQLite file that all workers of a host share.
+"""A cache of vectors in a SQLite file that all workers on a host share.
 
-Reading writes nothing: what was read is noted, and told to the file with the next write or at the end. Writing happens
-behind the answers, many vectors in one transaction, by one task. What cannot be written in time is dropped.
-A file that cannot be used, for whatever reason, is told of once, and then there is no cache in this process.
+A read writes nothing; the time of use is noted and written with the next write, or when the cache closes. One task
+writes behind the answers, many vectors in one transaction. Vectors that it cannot write in time are dropped. If the
+file cannot be used, for whatever reason, one warning says so and this process goes on without a cache.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _READ_AT_ONCE = 500
 _TOUCHED_AT_ONCE = 1_000
 _TOUCHED_MOST = 20_000
 _TOUCHED_AFTER_S = 60
-"""What was last used so long ago is worth noting when it is used again."""
+"""A use is noted if the one before was longer ago."""
 _UNWRITTEN_BYTES = 16 * 1024 * 1024
 _UNWRITTEN_SHARE = 0.1
 _FULL_SHARE, _KEPT_SHARE = 0.9, 0.8
-"""Of the limit: when room is made, and what is kept then, so that not every write has to."""
+"""Shares of the limit: above the first, vectors are evicted down to the second, so that few writes have to evict."""
 _EVICTED_AT_ONCE = 128
 _PAGE_BYTES = 8192
 _LOG_BYTES = 4 * 1024 * 1024
@@ -57,8 +57,8 @@ SELECT name, vector, used FROM vectors LIMIT 1;
 
 
 class VectorCache:
-    """The cache as one worker sees it; `open_cache` opens it. Vectors are little-endian float32. `hits`, `misses`: how
-    many were asked for that were there, and that were not."""
+    """One worker's access to the cache; `open_cache` opens it. Vectors are little-endian float32. `hits` and `misses`
+    count the vectors it had and lacked."""
 
     def __init__(self, path: Path, limit_bytes: int, rows: Rows) -> None:
         self.hits = self.misses = 0
@@ -72,11 +72,10 @@ class VectorCache:
         self._unwritten_bytes = 0
         self._touched: set[bytes] = set()
         self._work = asyncio.Event()
-        self._closing = False
-        self._told = False
+        self._closing = self._failing = False
 
     async def get(self, origin: Origin, texts: Sequence[str]) -> list[bytes | None]:
-        """The vector of each text, in their order; None where there is none. Never raises for the file's sake."""
+        """Return each text's vector, in their order; None where the cache has none. A failing file raises nothing."""
         name_of = self._rows.names(origin)
         names = [name_of(text) for text in texts]
         found = {name: self._unwritten[name] for name in names if name in self._unwritten}
@@ -87,13 +86,13 @@ class VectorCache:
         except Exception as error:
             self._failed(error)
         vectors = [found.get(name) for name in names]
-        there = sum(vector is not None for vector in vectors)
-        self.hits += there
-        self.misses += len(vectors) - there
+        misses = vectors.count(None)
+        self.hits += len(vectors) - misses
+        self.misses += misses
         return vectors
 
     def put(self, origin: Origin, texts: Sequence[str], vectors: Sequence[bytes]) -> None:
-        """Keep the vectors; they are found by this worker at once, and by the others soon."""
+        """Keep the vectors: this worker has them at once, the others soon."""
         if self._file is None:
             return
         name_of = self._rows.names(origin)
@@ -127,7 +126,7 @@ class VectorCache:
     async def _open(self) -> None:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made here for its mode, which SQLite gives its log as well.
+            # Created here for its mode, which SQLite copies to its log.
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             if os.name == "posix":
                 os.fchmod(handle, 0o600)
@@ -138,12 +137,8 @@ class VectorCache:
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
-    async def _close(self) -> None:
-        if self._opened is not None:
-            await self._opened.close()
-
     async def _run(self) -> None:
-        """Write what there is to write; when closing, the rest."""
+        """Write what waits to be written, and the rest when the cache closes."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -158,7 +153,7 @@ class VectorCache:
 
     async def _write(self, file: aiosqlite.Connection) -> None:
         vectors, touched, now = dict(self._unwritten), list(islice(self._touched, _TOUCHED_AT_ONCE)), int(time.time())
-        # Views, since aiosqlite would write the arguments of each statement into its log, were that on.
+        # Views, because aiosqlite logs the arguments of each statement if its logger is on.
         rows = [(name, memoryview(self._rows.write(name, vector)), now) for name, vector in vectors.items()]
         try:
             await file.execute("BEGIN IMMEDIATE")
@@ -185,34 +180,32 @@ class VectorCache:
                     if deleted.rowcount < 1:
                         break
         if await _number(file, "PRAGMA page_count") > self._limit_pages:
-            await file.executescript("PRAGMA incremental_vacuum")  # which steps to the end
+            await file.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after one page
 
     def _failed(self, error: Exception) -> None:
         if not _busy(error):
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        self._file = None
+        if not self._failing:
+            logger.warning(
+                "the vector cache %s cannot be used: %s. This worker goes on without it. Check the disk and the file's "
+                "owner; if the file is damaged, remove it. Then start the worker again.",
+                self._path,
+                _reason(error),
+            )
+        self._failing, self._file = True, None
         self._unwritten.clear()
         self._touched.clear()
-        if self._told:
-            return
-        self._told = True
-        logger.warning(
-            "the cache of vectors, %s, cannot be used: %s; this worker goes on without. Check the disk and the file's "
-            "owner; if the file is damaged, remove it. Then start the worker again.",
-            self._path,
-            _reason(error),
-        )
 
 
 @asynccontextmanager
 async def open_cache(path: Path, limit_bytes: int, key: PoolKey | None = None) -> AsyncIterator[VectorCache]:
-    """The cache in that file, which is made if need be, with mode 0600. A file that cannot be used is only told of.
+    """Open the cache in that file, created with mode 0600 if needed. If it cannot be used, a warning is logged.
 
     Args:
-        limit_bytes: the most the file is to hold; besides it there is a log of a few megabytes.
-        key: the pool's; without it names can be guessed and vectors be read by whoever has the file.
+        limit_bytes: the most the file may hold; a log of a few megabytes comes on top.
+        key: the pool's. Without one, anybody with the file can read its vectors and guess its texts.
     """
     cache = VectorCache(path, limit_bytes, Rows(key))
     await cache._open()
@@ -225,13 +218,14 @@ async def open_cache(path: Path, limit_bytes: int, key: PoolKey | None = None) -
         await asyncio.wait({writing}, timeout=_CLOSE_S)
         writing.cancel()
         await asyncio.wait({writing})
-        await cache._close()
+        if cache._opened is not None:
+            await cache._opened.close()
         if not writing.cancelled():
             writing.result()
 
 
 async def _prepare(file: aiosqlite.Connection) -> None:
-    # While another process does the same, SQLite does not wait but says at once that the file is locked.
+    # While another process prepares the file, SQLite reports it as locked at once instead of waiting.
     until = time.monotonic() + _OPEN_S
     while True:
         try:
@@ -246,7 +240,7 @@ async def _prepare(file: aiosqlite.Connection) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error that nobody expects is told by its class alone: its text may quote what was to be written."""
+    """The error for people: of an unexpected error only the class, because its text may quote a vector's text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__

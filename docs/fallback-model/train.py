@@ -1,8 +1,9 @@
-"""Makes the fallback model: `python -m tokenlane.worker.embeddings.train FILE`.
+"""Trains the fallback embedding model: `python train.py FILE`. Needs tokenlane[fasttext].
 
-It reads what every Python brings along: docstrings and comments of the standard library, and the language reference
-that `help()` shows: English that may be redistributed under the PSF licence. With one thread, the same Python and
-fastText give the same file; the one that is shipped is of Python 3.11.7 and fasttext-community 0.11.9.
+It reads text that comes with every Python: docstrings and comments of the standard library, and the language reference
+that `help()` shows. All of it is English that may be redistributed under the PSF licence. With one thread, the same
+Python and fastText produce the same file. The shipped one, `english.bin`, was made with Python 3.11.7 and
+fasttext-community 0.11.9.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from pydoc_data.topics import topics
 
 import fasttext
 
-from .tokenize import words_of
+from tokenlane.worker.embeddings.fallback_model import words_of
 
 DIMENSIONS = 32
-_LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
-_SHORTEST = 4
-"""Words; less is seldom a sentence."""
+_EXCLUDED = {"site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
+_SHORTEST_WORDS = 4
+"""A shorter paragraph is seldom a sentence."""
 
 
 def train(target: Path, lines: Iterable[str]) -> None:
-    """Train the model on these lines, of words apart by blanks, and write it."""
+    """Train a model on these lines, whose words are separated by blanks, and write it to `target`."""
     with tempfile.TemporaryDirectory(prefix="tokenlane-") as folder:
         text = Path(folder) / "text"
         with text.open("w", encoding="utf-8") as file:
@@ -52,14 +53,14 @@ def train(target: Path, lines: Iterable[str]) -> None:
         model.save_model(str(target))
 
 
-def own_text() -> Iterator[str]:
-    """The paragraphs of this Python's own text, one a line. One that comes twice is told once."""
-    told = set[str]()
+def python_text() -> Iterator[str]:
+    """The paragraphs of this Python's docstrings, comments and reference, each once and on one line."""
+    seen = set[str]()
     for paragraph in _paragraphs():
         words = list(words_of(paragraph))
         line = " ".join(words)
-        if len(words) >= _SHORTEST and line not in told:
-            told.add(line)
+        if len(words) >= _SHORTEST_WORDS and line not in seen:
+            seen.add(line)
             yield line
 
 
@@ -68,11 +69,11 @@ def _paragraphs() -> Iterator[str]:
         yield from topic.split("\n\n")
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py")):
-        if not _LEFT_OUT & set(path.relative_to(library).parts):
-            yield from _said_in(path)
+        if not _EXCLUDED & set(path.relative_to(library).parts):
+            yield from _paragraphs_in(path)
 
 
-def _said_in(path: Path) -> Iterator[str]:
+def _paragraphs_in(path: Path) -> Iterator[str]:
     """The paragraphs of a module's docstrings and comments."""
     try:
         source = path.read_text(encoding="utf-8")
@@ -92,4 +93,4 @@ def _said_in(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), own_text())
+    train(Path(sys.argv[1]), python_text())
