@@ -17,13 +17,19 @@ from .lanes.offer import LaneView
 
 
 class PolicyChanged(LlmError):
-    """The pool's policy is not the one it was compared with: read it again, and compare anew."""
+    """The pool's policy is not the one it was compared with: read it again, and compare anew.
+
+    Somebody else applied a policy meanwhile. `tokenlane policy diff` shows the difference.
+    """
 
     code = "policy_changed"
 
 
 class PolicyUnreadable(PoolUnavailable):
-    """The pool's policy is none that this version can read."""
+    """The pool's policy is none that this version can read.
+
+    A newer version of tokenlane wrote it, or something else did. Update, or apply a policy with this version.
+    """
 
     code = "policy_unreadable"
 
