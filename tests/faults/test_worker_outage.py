@@ -67,7 +67,7 @@ async def catch_up(pool: Pool, asker: Asker, lane: Lane) -> None:
 
 async def all_slots_work(pool: Pool, hub: Hub, provider: FakeProvider, worker: LaneWorker) -> None:
     """All slots of the worker are free, and can be used at once."""
-    await until(lambda: worker.job_counter == 0)
+    await until(lambda: not worker.tasks)
     provider.hold_after, provider.holding = 0, 0
     provider.go.clear()
     askers = [await ask(pool, hub) for _ in range(SLOTS)]

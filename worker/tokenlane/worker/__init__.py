@@ -1,1 +1,1 @@
-"""What runs beside a GPU: takes the jobs of one lane, calls its back end, streams the answers back."""
+"""The process beside a GPU: it takes the jobs of one lane, calls its back end, and streams the answers back."""

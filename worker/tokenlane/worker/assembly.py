@@ -25,7 +25,7 @@ from .embeddings.fallback_model import FALLBACK, FastText, is_installed
 from .embeddings.vector_cache import VectorCache, open_cache
 from .lane.availability import Availability
 from .lane.control_channel import obey
-from .lane.describe_lane import describe_lane, describe_unreachable_lane
+from .lane.describe_lane import describe_lane
 from .lane.heartbeat import Heartbeat
 from .lane.lane import Lane
 from .lane.publisher import Publisher
@@ -175,11 +175,10 @@ async def _assemble(
 async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
     """What the lane offers at first, and the condition of its back end."""
     condition = await condition_of(backend)
-    if condition == UP:
-        try:
-            return await describe_lane(settings, backend), UP
-        except LlmError as error:
-            condition = condition_after(error)
-            if condition == UP:
-                raise
-    return describe_unreachable_lane(settings, backend), condition
+    try:
+        return await describe_lane(settings, backend, reachable=condition == UP), condition
+    except LlmError as error:
+        condition = condition_after(error)
+        if condition == UP:
+            raise
+    return await describe_lane(settings, backend, reachable=False), condition

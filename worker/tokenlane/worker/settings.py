@@ -1,8 +1,7 @@
-"""What `arq tokenlane.worker.settings.WorkerSettings` runs: the lane that the environment describes.
+"""Serves the lane that the environment describes, under the command `arq tokenlane.worker.settings.WorkerSettings`.
 
-ARQ's command is only the host: its own loop never begins, since its start-up lasts as long as our worker lives. What
-cannot be served ends the command as it does `tokenlane worker`: one message, exit code 2 where something is wrong with
-the settings, else 1.
+ARQ's own loop never begins: its start-up hook lasts as long as our worker lives. An error ends the command as it ends
+`tokenlane worker`: with one message, and exit code 2 if the settings are wrong, else 1.
 """
 
 from __future__ import annotations
@@ -32,31 +31,28 @@ from .run_and_drain import run_worker
 def __getattr__(name: str) -> Any:
     # Made when ARQ asks for it, so that importing this module reads no environment.
     if name == "WorkerSettings":
-        with _ends_with_a_message():
+        with _ending_with_a_message():
             return _worker_settings()
     raise AttributeError(name)
 
 
 @contextmanager
-def _ends_with_a_message() -> Iterator[None]:
+def _ending_with_a_message() -> Iterator[None]:
     try:
         yield
-        return
-    except UserError as error:
-        ending = error
-    except LlmError as error:
-        ending = as_user_error(error)
-    sys.stderr.write(f"tokenlane: {ending}\n")
-    raise SystemExit(ending.exit_code)
+    except (UserError, LlmError) as error:
+        ending = as_user_error(error) if isinstance(error, LlmError) else error
+        sys.stderr.write(f"tokenlane: {ending}\n")
+        raise SystemExit(ending.exit_code) from None
 
 
 def _worker_settings() -> type:
     redis, settings, pool = find_pool(), lane_settings(), pool_name()
-    asyncio.run(_look_at(redis, pool))
+    asyncio.run(_check_pool(redis, pool))
     server = Server.of(redis.url)
 
     async def serve(_: dict[Any, Any]) -> None:
-        with _ends_with_a_message():
+        with _ending_with_a_message():
             await _serve(settings, redis, pool)
         raise asyncio.CancelledError  # ends ARQ's command as its own stop does
 
@@ -70,7 +66,7 @@ def _worker_settings() -> type:
     return type("WorkerSettings", (), options)
 
 
-async def _look_at(redis: RedisSettings, pool: str) -> None:
+async def _check_pool(redis: RedisSettings, pool: str) -> None:
     async with connect(redis.url, pool, keys=redis.keys, opens=True):
         pass
 
@@ -81,12 +77,13 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
         async with cancelled_by(stopping):
             settings = await stack.enter_async_context(with_own_server(settings))
         if not stopping.is_set():
+            cache, transcripts = cache_settings(), debugging("llm")
             await run_worker(
                 settings,
                 redis,
                 pool_name=pool,
-                cache=cache_settings(),
+                cache=cache,
                 fallback=True,
-                transcripts=debugging("llm"),
+                transcripts=transcripts,
                 stopping=stopping,
             )

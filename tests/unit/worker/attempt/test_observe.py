@@ -6,7 +6,7 @@ from tokenlane.worker.lane.running_attempts import AttemptEnded
 
 
 def event(became: str, code: str = "", tokens: int = 0) -> AttemptEnded:
-    return AttemptEnded("id", 1, "chat", "r", "lane1", "m", became, code, "", 1, 0, None, 0, 2 * tokens, tokens)
+    return AttemptEnded("id", 1, "chat", "r", "lane1", "m", became, code, "", 0, None, 0, 2 * tokens, tokens)
 
 
 def test_totals_are_of_all_attempts() -> None:

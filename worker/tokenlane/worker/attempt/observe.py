@@ -32,7 +32,6 @@ def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnd
         became=became,
         code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
         why=str(outcome) if isinstance(outcome, LlmError) else "",
-        starts=run.started.starts,
         waited_ms=run.started.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.ms_until(run.outlet.first_put_at),
         total_ms=usage.total_ms,

@@ -67,16 +67,15 @@ class LaneWorker(arq.worker.Worker):
         self._lane, self._run_request = lane, run_request
         self._answer_s = lane.pool.server.timings.command_s  # ARQ waits for an answer without a bound
         self.kind = kind
-        self._bell = lane.pool.keys.lane_doorbell(lane.name, kind)
         self._woken = asyncio.Event()
-        self._more_queued, self._has_news = True, False
-        self._given_back: set[str] = set()
-        self._failing = False
+        self._more_queued, self._limit_changed, self._failing = True, False, False
+        self._requeued: set[str] = set()
 
     async def listen(self) -> None:
         """Hear the lane's doorbell, and of changes of its limit, from now on."""
         self._lane.heartbeat.on_announced(self._announced)
-        await self._lane.hub.subscribe(self._bell, self.ring, self.wake)
+        bell = self._lane.pool.keys.lane_doorbell(self._lane.name, self.kind)
+        await self._lane.hub.subscribe(bell, self.ring, self.wake)
 
     def wake(self) -> None:
         """Look at the queue now, or as soon as a slot is free."""
@@ -113,7 +112,6 @@ class LaneWorker(arq.worker.Worker):
 
     async def main(self) -> None:
         # ARQ's own asks the server about itself first, and ends if there is no answer.
-        self.ctx["redis"] = self.pool
         while True:
             await self._poll_iteration()
 
@@ -122,10 +120,10 @@ class LaneWorker(arq.worker.Worker):
             async with asyncio.timeout(self._answer_s):
                 if self._more_queued:
                     await self._look_at_queue()
-                await self.heart_beat()
+                await self.record_health()
             self._failing = False
         except (*_BROKEN, LlmError) as error:
-            self._more_queued = self._has_news = True
+            self._more_queued = self._limit_changed = True
             self._complain("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
             # Twice as often as ARQ's health record is due, which expires a second later.
@@ -135,28 +133,27 @@ class LaneWorker(arq.worker.Worker):
 
     async def _look_at_queue(self) -> None:
         """Start the jobs that no worker has started yet; requeue those that exceed the lane's limit by now."""
-        has_news, self._has_news = self._has_news, False
-        if self._limit > 0 and not has_news and not self._has_room():
+        limit_changed, self._limit_changed = self._limit_changed, False
+        if self._limit > 0 and not limit_changed and not self._has_room():
             return
         self._more_queued = False
         jobs = await self._lane.pool.arq_queues.jobs(self.queue_name, begun=self.tasks)
         waiting = [job for job, is_begun in jobs.items() if not is_begun and job not in self.tasks]
-        surplus = len(jobs) - self._limit if has_news or self._limit == 0 else 0
+        surplus = len(jobs) - self._limit if limit_changed or self._limit == 0 else 0
         kept = max(0, len(waiting) - max(0, surplus))
-        self._given_back = {*waiting[kept:]}
+        self._requeued = {*waiting[kept:]}
         self._start_all(waiting[:kept])
         for job_id in waiting[kept:]:
             await self._lane.pool.requests.requeue(*_attempt(job_id), self._lane.worker, counts=False)
 
     def _start_all(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
-            if job_id in self.tasks or job_id in self._given_back:
+            if job_id in self.tasks or job_id in self._requeued:
                 continue
             if not self._has_room():
                 self._more_queued = True
                 return
-            self.job_counter += 1
-            task = self.tasks[job_id] = self.loop.create_task(self.run_job(job_id, 0))
+            task = self.tasks[job_id] = self.loop.create_task(self._run(job_id))
             task.add_done_callback(partial(self._ended, job_id))
 
     @property
@@ -164,15 +161,14 @@ class LaneWorker(arq.worker.Worker):
         return self._lane.availability.limit_of(self.kind) if self.allow_pick_jobs else 0
 
     def _has_room(self) -> bool:
-        return self.job_counter < self._limit
+        return len(self.tasks) < self._limit
 
     def _announced(self) -> None:
-        self._has_news = True
+        self._limit_changed = True
         self.wake()
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self.tasks[job_id]
-        self.job_counter -= 1
         if self._more_queued:
             self._woken.set()
         error = None if task.cancelled() else task.exception()
@@ -181,8 +177,7 @@ class LaneWorker(arq.worker.Worker):
         elif isinstance(error, Exception):
             self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
 
-    async def run_job(self, job_id: str, score: int) -> None:
-        # ARQ's own reads its record of the job first, and deletes it afterwards, as `finish` and `requeue` have done.
+    async def _run(self, job_id: str) -> None:
         await self._run_request(self._lane, *_attempt(job_id))
         self.jobs_complete += 1
 

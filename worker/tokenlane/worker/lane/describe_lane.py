@@ -25,59 +25,42 @@ _TAKES: dict[Kind, type] = {"embed": Embeds}
 """The protocol that a provider must have for a lane to take that kind of work; any provider will do for the others."""
 
 
-async def describe_lane(settings: LaneSettings, provider: LlmProvider) -> Announcement:
+async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reachable: bool = True) -> Announcement:
     """What the lane offers, by its settings or else by its back end, without models that differ from their pins.
+
+    Args:
+        reachable: the back end can be asked; else the settings alone describe the lane.
 
     Raises:
         ModelNotFound: the settings name no model, and the back end neither serves one nor can pull one.
         BadRequest: the settings want models pulled on demand, which the provider cannot.
         LlmError: the back end does not answer.
     """
-    _check_auto_pull(settings, provider)
-    listed = await _listed(settings, provider)
-    models = await _as_pinned(settings, provider, _served(settings, listed), listed)
-    if not models and not _may_start_empty(provider):
-        raise ModelNotFound(
-            "the back end serves no model that can chat: load a model, or name those it will serve with --model",
-            provider=settings.provider,
-            lane=settings.name,
-        )
-    chats = settings.capacity or await provider.capacity()
-    return _announcement(settings, provider, models, _offer(settings, provider, models, listed, chats))
-
-
-def describe_unreachable_lane(settings: LaneSettings, provider: LlmProvider) -> Announcement:
-    """What is known of the lane as long as its back end does not answer.
-
-    Raises:
-        BadRequest: as `describe_lane`.
-    """
-    _check_auto_pull(settings, provider)
-    models = () if settings.auto_pull else settings.models
-    return _announcement(settings, provider, models, _offer(settings, provider, (), (), settings.capacity or 1))
-
-
-def _announcement(settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], offer: Offer) -> Announcement:
-    return Announcement(settings.name, settings.provider, _global_endpoint(provider.endpoint), models, offer)
-
-
-def _check_auto_pull(settings: LaneSettings, provider: LlmProvider) -> None:
     if settings.auto_pull and not _may_start_empty(provider):
         raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
+    try:
+        listed = await provider.models() if reachable else []
+    except LlmError:
+        if not settings.models:
+            raise
+        listed = []  # the back end may start later
+    models, chats = _served(settings, listed), settings.capacity or 1
+    if reachable:
+        models = await _as_pinned(settings, provider, models, listed)
+        if not models and not _may_start_empty(provider):
+            raise ModelNotFound(
+                "the back end serves no model that can chat: load a model, or name those it will serve with --model",
+                provider=settings.provider,
+                lane=settings.name,
+            )
+        chats = settings.capacity or await provider.capacity()
+    offer = _offer(settings, provider, models, listed, chats)
+    return Announcement(settings.name, settings.provider, _global_endpoint(provider.endpoint), models, offer)
 
 
 def _may_start_empty(provider: LlmProvider) -> bool:
     """Whether its server may start without a model and pull models later."""
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
-
-
-async def _listed(settings: LaneSettings, provider: LlmProvider) -> list[ModelInfo]:
-    try:
-        return await provider.models()
-    except LlmError:
-        if settings.models:
-            return []  # the back end may start later
-        raise
 
 
 def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:

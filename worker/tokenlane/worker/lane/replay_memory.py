@@ -29,9 +29,6 @@ class ReplayMemory:
     def __contains__(self, attempt: AttemptKey) -> bool:
         return attempt in self._sent
 
-    def __len__(self) -> int:
-        return len(self._sent)
-
     def open(self, attempt: AttemptKey) -> None:
         """Keep what the attempt will publish."""
         self._sent[attempt] = deque()

@@ -161,7 +161,7 @@ class AttemptEnded:
     that broke it, or why it was stopped; empty if the answer is whole. `why`: the error's text.
 
     `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
-    from that start. `starts`: the request's attempts so far. The back end counts the tokens, or they are 0.
+    from that start. The back end counts the tokens, or they are 0.
     """
 
     request_id: str
@@ -173,7 +173,6 @@ class AttemptEnded:
     became: str
     code: str
     why: str
-    starts: int
     waited_ms: float
     first_token_ms: float | None
     total_ms: float
