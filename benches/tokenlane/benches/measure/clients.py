@@ -14,12 +14,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel
 
+from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
 from tokenlane.routing.support.tasks import background
-from tokenlane.worker.providers.http.client import open_client
 from tokenlane.worker.run_and_drain import run_worker
 
 from .child_process import Tasks
@@ -84,8 +87,11 @@ async def _round(
 
 @asynccontextmanager
 async def bare(endpoint: str) -> AsyncIterator[Tasks]:
-    """The HTTP client that workers use, without anything around it."""
-    async with open_client(LaneSettings(_LANE, _PROVIDER), endpoint) as http:
+    """httpx over aiohttp, the cheapest common client of streams, without anything around it."""
+    # Without a limit: aiohttp's default of 100 connections would bound the streams.
+    connector = aiohttp.UnixConnector(str(socket_of(endpoint)), limit=0)
+    transport = AiohttpTransport(client=aiohttp.ClientSession(connector=connector))
+    async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=None) as http:
 
         async def ask(tokens: int) -> Arrivals:
             arrivals: Arrivals = []

@@ -241,7 +241,7 @@ async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:
 
 async def test_lm_studio(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download is polled to its end, a model is loaded once however often it is asked for, and unloaded whole."""
-    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio_models.POLL_S", 0.01)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio.POLL_S", 0.01)
     shelf = LmStudioShelf("old")
     shelf.catalogue = {"new"}
     shelf.statuses = [
@@ -510,7 +510,7 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
 @pytest.mark.parametrize("api", ["ollama", "lmstudio"])
 async def test_the_simulators_pull_load_and_unload(redis_url: str, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the simulator, which behaves as its original: a pull, chats by it, loading, unloading."""
-    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio_models.POLL_S", 0.01)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.lmstudio.POLL_S", 0.01)
     async with (
         Simulator(api=api, models=["old:1b"], pullable=["new:1b=40MB"], pull_ms=100) as backend,
         lane_of(redis_url, LaneSettings("gpu0", api, backend.url)),

@@ -25,11 +25,8 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.discovery.model_servers import look
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers import default_registry
-from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, posting, send
-from tokenlane.worker.providers.http.provider import read_body
 
 HOST = "models.example"
-CHAT = "/v1/chat/completions"
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -94,31 +91,6 @@ async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:
     assert head.startswith(f"POST http://{HOST}:")
     assert f"Basic {base64.b64encode(b'user:word').decode()}" in head
     assert simulator.log[0].headers["Authorization"] == "Bearer sk-123"
-
-
-async def test_what_is_put_together_once_is_sent_as_what_is_put_together_anew(proxy: Proxy) -> None:
-    """The same lines and content go the same way, and fail alike."""
-    content, headers = b'{"messages":[{"role":"user","content":"q"}]}', {"Accept": "text/event-stream"}
-    lane = LaneSettings("gpu0", "openai", api_key=SecretStr("sk-123"), connect_timeout_s=2)
-    answers, errors = [], []
-    async with Simulator(tokens=2) as simulator:
-        for endpoint in (elsewhere(simulator), "http://127.0.0.1:1"):
-            for once in (False, True):
-                async with open_client(lane, endpoint) as client:
-                    post = posting(client, CHAT, headers) if once else None
-                    request = client.build_request("POST", CHAT, content=content, headers=headers)
-                    try:
-                        response = await (send(client, request) if post is None else post(content))
-                    except TRANSPORT_ERRORS as error:
-                        errors.append((type(error), type(error.__cause__), str(error)))
-                    else:
-                        answers.append((response.status_code, len(await read_body(response, 1000))))
-                        await response.aclose()
-    one, other = (sorted(head.lower().splitlines()) for head in proxy.heads)
-    assert one == other
-    assert answers[0] == answers[1]
-    assert answers[0][0] == 200
-    assert errors[0] == errors[1]
 
 
 async def test_tls_through_a_proxy(proxy: Proxy, secure: Simulator, trusted: None) -> None:

@@ -19,8 +19,7 @@ from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.providers.errors.http_errors import refusal
-from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, open_client, send, transport_error
-from tokenlane.worker.providers.http.provider import read_body
+from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, read_body, transport_error
 from tokenlane.worker.providers.server_names import NAMES
 
 from .detect import PAGES, recognise
@@ -155,7 +154,7 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
         LlmError: not one of them can be had.
     """
     assert lane.endpoint is not None
-    async with open_client(lane, lane.endpoint.rstrip("/").removesuffix("/v1")) as client:
+    async with aclosing(LaneClient(lane, lane.endpoint.rstrip("/").removesuffix("/v1"))) as client:
         answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
     pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
     if not pages:
@@ -167,9 +166,8 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
 
 def _silent(error: Exception) -> LlmError:
     """Why no page can be had: nothing is there, or what is there does not let us in."""
-    cause = error.__cause__
-    nobody = isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause.os_error, PermissionError)
-    if nobody and not isinstance(cause, _ON_THE_WAY):
+    nobody = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
+    if nobody and not isinstance(error, _ON_THE_WAY):
         return ProviderDown("nothing answers there")
     return error if isinstance(error, LlmError) else transport_error(error)
 
@@ -177,13 +175,9 @@ def _silent(error: Exception) -> LlmError:
 async def _page(client: LaneClient, path: str) -> Any:
     """The page; None if it is no JSON, the error if it cannot be had."""
     try:
-        response = await send(client, client.build_request("GET", path), once=True)
-        try:
-            body = await read_body(response, MAX_PAGE_BYTES)
-            status = response.status_code
+        async with await client.send("GET", path, connects_again=False) as response:
+            body, status = await read_body(response, MAX_PAGE_BYTES), response.status
             return refusal(status, body) if 300 <= status < 400 or status == _BY_A_PROXY else from_json(body)
-        finally:
-            await response.aclose()
     except (LlmError, *TRANSPORT_ERRORS) as error:
         return error
     except ValueError:

@@ -8,9 +8,9 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from socket import gaierror
+from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp.client_exceptions import UnixClientConnectorError
 from aiohttp.client_reqrep import ConnectionKey
@@ -33,47 +33,43 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.worker.providers import ProviderRegistry, default_registry
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal, refusal_in_stream, retry_after_s
-from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, open_client, transport_error
+from tokenlane.worker.providers.http.client import LaneClient, transport_error
 from tokenlane.worker.providers.http.proxies import proxy_for
 
-TIMEOUTS = {httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout}
-NOT_WORTH_ANOTHER_TRY = {httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, httpx.DecodingError}
+KEY = ConnectionKey("h", 1, False, True, None, None, None)
+NOT_WORTH_ANOTHER_TRY = (aiohttp.ClientSSLError, aiohttp.ClientResponseError, aiohttp.InvalidURL)
 
 
-def tree(root: type[Exception]) -> list[type[Exception]]:
-    return [root, *(found for child in root.__subclasses__() for found in tree(child))]
+def tree(root: type[Exception]) -> set[type[Exception]]:
+    return {root, *(kind for child in root.__subclasses__() for kind in tree(child))}
 
 
-ALL_OF_HTTPX = sorted(
-    {
-        kind
-        for root in (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError)
-        for kind in tree(root)
-        if kind.__module__.startswith("httpx")
-    },
-    key=lambda kind: kind.__name__,
-)
+ALL_OF_AIOHTTP = sorted((kind for kind in tree(aiohttp.ClientError) if kind.__module__.startswith("aiohttp")), key=str)
 
 
-def test_every_error_of_httpx_is_known() -> None:
-    """httpx has no public exception outside the trees that the provider catches."""
-    public = {value for value in vars(httpx).values() if isinstance(value, type) and issubclass(value, Exception)}
-    assert {kind for kind in public if not issubclass(kind, TRANSPORT_ERRORS)} == set()
-
-
-@pytest.mark.parametrize("kind", ALL_OF_HTTPX)
-def test_every_error_of_httpx_has_a_meaning(kind: type[Exception]) -> None:
+@pytest.mark.parametrize("kind", ALL_OF_AIOHTTP)
+def test_every_error_of_aiohttp_has_a_meaning(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each becomes a time-out or a failed back end, its own words in the detail alone."""
     error = kind.__new__(kind)
     Exception.__init__(error, "secret words")
+    for name, value in {
+        "os_error": OSError(1, "no"),
+        "status": 400,
+        "_conn_key": KEY,
+        "_os_error": OSError(1, "no"),
+    }.items():
+        try:
+            setattr(error, name, value)
+        except AttributeError:  # aiohttp derives it
+            continue
+    monkeypatch.setattr(kind, "__str__", lambda _: "secret words")
     meaning = transport_error(error)
-    assert type(meaning) is (Timeout if kind in TIMEOUTS else ProviderDown)
-    assert meaning.retryable is (kind not in NOT_WORTH_ANOTHER_TRY)
+    late = issubclass(kind, TimeoutError) and not issubclass(kind, aiohttp.ConnectionTimeoutError)
+    assert type(meaning) is (Timeout if late else ProviderDown)
+    gone = issubclass(kind, aiohttp.ClientHttpProxyError)
+    assert meaning.retryable is (gone or not issubclass(kind, NOT_WORTH_ANOTHER_TRY))
     assert "secret" not in f"{meaning!r}{meaning}{meaning.message}"
     assert meaning.detail == "secret words"
-
-
-KEY = ConnectionKey("h", 1, False, True, None, None, None)
 
 
 def because(reason: str) -> ssl.SSLError:
@@ -104,10 +100,8 @@ def because(reason: str) -> ssl.SSLError:
     ],
 )
 def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmError], words: str) -> None:
-    """aiohttp's transport reports most of these as a connect time-out; what happened is in the cause."""
-    error = httpx.ConnectTimeout("misleading")
-    error.__cause__ = cause
-    found = transport_error(error)
+    """Each kind of failure has words that lead to its cause."""
+    found = transport_error(cause)
     assert type(found) is meaning
     assert words in found.message
 
@@ -128,9 +122,7 @@ def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmErr
 )
 def test_who_could_not_be_connected_to_is_down(cause: Exception, reached: bool) -> None:
     """What fails before there is a connection says that of the whole back end; what fails later says nothing of it."""
-    error = httpx.ConnectTimeout("")
-    error.__cause__ = cause
-    assert transport_error(error).back_end == (None if reached else "down")
+    assert transport_error(cause).back_end == (None if reached else "down")
 
 
 @pytest.mark.parametrize(
@@ -246,10 +238,8 @@ def test_a_500_that_is_the_requests(message: str) -> None:
 
 def test_what_is_no_http_stays_so() -> None:
     """A server of another protocol is not asked again and again."""
-    error = httpx.ReadError("x")
     asked = aiohttp.RequestInfo(URL("http://h"), "POST", CIMultiDictProxy(CIMultiDict()))
-    error.__cause__ = aiohttp.ClientResponseError(asked, (), status=400)
-    assert not transport_error(error).retryable
+    assert not transport_error(aiohttp.ClientResponseError(asked, (), status=400)).retryable
 
 
 @pytest.mark.parametrize(
@@ -291,16 +281,14 @@ def test_the_proxy_is_never_used_for_loopback(monkeypatch: pytest.MonkeyPatch) -
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://user:pw@proxy:3128")
-    proxy = proxy_for(httpx.URL("http://gpu1:8000"))
-    assert proxy is not None
-    assert proxy.url.host == "proxy"
+    assert proxy_for(urlsplit("http://gpu1:8000")) == "http://user:pw@proxy:3128"
     for local in ("http://localhost:1", "http://127.0.0.2:1", "http://[::1]:1", "http://a.localhost"):
-        assert proxy_for(httpx.URL(local)) is None
+        assert proxy_for(urlsplit(local)) is None
     monkeypatch.setenv("no_proxy", "gpu1")
-    assert proxy_for(httpx.URL("http://gpu1:8000")) is None
+    assert proxy_for(urlsplit("http://gpu1:8000")) is None
     monkeypatch.setenv("http_proxy", "socks5://proxy:1080")
     with pytest.raises(ConfigError, match="socks5"):
-        proxy_for(httpx.URL("http://gpu2:8000"))
+        proxy_for(urlsplit("http://gpu2:8000"))
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY"])
@@ -331,9 +319,11 @@ def test_a_proxy_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, 
 async def test_the_key_is_in_no_repr() -> None:
     """The API key goes into the header and into no text about the client or the lane."""
     lane = LaneSettings("gpu0", "openai", "http://127.0.0.1:1", api_key=SecretStr("topsecret"))
-    async with open_client(lane, "http://127.0.0.1:1") as client:
-        assert client.headers["authorization"] == "Bearer topsecret"
-        assert "topsecret" not in f"{client!r}{client.headers!r}{lane!r}"
+    client = LaneClient(lane, "http://127.0.0.1:1")
+    with pytest.raises(aiohttp.ClientError) as refused:
+        await client.send("GET", "/", connects_again=False)
+    await client.aclose()
+    assert "topsecret" not in f"{client!r}{vars(client)['_session']!r}{lane!r}{refused.value!r}"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import hypot, inf, isfinite
 from struct import error as NotNumbers
 from struct import unpack
@@ -11,9 +11,30 @@ from typing import Any
 
 from tokenlane.routing.contract.errors import UnreadableAnswer
 from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
+
+from .reader import wrong_model
 
 _CLOSE_TO_1 = 1e-6
 """What is as near as this is left as it came: most servers normalise themselves, in single precision."""
+
+
+def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str], bool]) -> list[list[float]]:
+    """The vectors in a page of OpenAI's dialect or of Ollama's.
+
+    Args:
+        same_model: whether the model a page names is the one that was asked for, in that order.
+
+    Raises:
+        ModelNotFound: another model has made them.
+        UnreadableAnswer: the page does not hold `count` usable vectors.
+    """
+    try:
+        if (answering := page.get("model")) and not same_model(answering, model):
+            raise wrong_model(answering)
+        return listed_vectors(page["data"], count) if "data" in page else unit_vectors(page["embeddings"], count)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise unreadable(wrong_field(page, EMBEDDINGS) or "it holds no vectors") from None
 
 
 def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[float]]:

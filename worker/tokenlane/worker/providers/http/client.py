@@ -1,25 +1,14 @@
-"""The HTTP client of one lane: its transport, its credentials, and what its failures mean.
-
-httpx with aiohttp's transport costs a third to an eighth of the CPU per streamed chunk of httpx's own. That transport
-reports some failures as the wrong httpx error (a refused connection as a connect time-out, and a connection dropped
-after the request was sent as one too) and others not as httpx errors at all, so aiohttp's own error decides first.
-"""
+"""The HTTP client of one lane: its session, its credentials, and what its failures mean."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any
 
 import aiohttp
-import httpx
 from aiohttp.client_exceptions import UnixClientConnectorError
-from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from tokenlane.config.exit_codes import ConfigError
@@ -32,21 +21,14 @@ from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER
 from .certificates import trusting
 from .proxies import proxy_for, web_address
 
-# Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost.
 KEEPALIVE_S = 4.0
+"""Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost."""
 CONNECT_RETRY_S = 0.9
-_READER = "tokenlane.reader"
 _AT_SOCKET = "http://localhost"
-"""What a server at a Unix socket is told as its host."""
+"""The address, and so the `Host` header, of requests to a server at a Unix socket."""
+_CODINGS = ("", "identity", "gzip", "deflate")
 
-TRANSPORT_ERRORS = (
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    httpx.CookieConflict,
-    httpx.StreamError,
-    aiohttp.ClientError,
-    OSError,
-)
+TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
 """All that a request may raise apart from an `LlmError`; `transport_error` maps each."""
 
 _REFUSED = "The back end cannot be reached: is it running, and is the lane's endpoint right?"
@@ -65,71 +47,133 @@ _NO_TLS = "No secure connection to the back end: it does not speak TLS at that p
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (aiohttp.ClientSSLError, ProviderDown, _TLS, False),
     (aiohttp.ConnectionTimeoutError, ProviderDown, _SLOW_CONNECT, True),
-    (aiohttp.ServerTimeoutError, Timeout, _SLOW, True),
     (aiohttp.ClientHttpProxyError, ProviderDown, _PROXY, True),
     (aiohttp.ClientProxyConnectionError, ProviderDown, _PROXY, True),
     (aiohttp.ClientConnectorError, ProviderDown, _REFUSED, True),
     (aiohttp.InvalidURL, ProviderDown, _ADDRESS, False),
     (aiohttp.ClientResponseError, ProviderDown, _NONSENSE, False),
-    (httpx.ConnectTimeout, ProviderDown, _SLOW_CONNECT, True),
-    (httpx.TimeoutException, Timeout, _SLOW, True),
-    (httpx.ConnectError, ProviderDown, _REFUSED, True),
-    (httpx.ProxyError, ProviderDown, _PROXY, True),
-    (httpx.UnsupportedProtocol, ProviderDown, _ADDRESS, False),
-    (httpx.InvalidURL, ProviderDown, _ADDRESS, False),
-    (httpx.LocalProtocolError, ProviderDown, _NONSENSE, False),
-    (httpx.ProtocolError, ProviderDown, _NONSENSE, True),
-    (httpx.DecodingError, ProviderDown, _NONSENSE, False),
     (TimeoutError, Timeout, _SLOW, True),
+    (Exception, ProviderDown, _LOST, True),
 )
+_NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""Raised before there is a connection to the back end."""
 
 
-_NOT_REACHED = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ClientHttpProxyError,
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ProxyError,
-)
-"""What is raised before there is a connection to the back end."""
+class LaneClient:
+    """Sends the requests of one lane. It follows no redirects, so credentials stay with the lane's host.
 
-
-class LaneClient(httpx.AsyncClient):
-    """A client with its transport at hand: `send` has no use for redirects, cookies and authentication in steps, which
-    cost as much as sending."""
-
-    def __init__(self, transport: Transport, **options: Any) -> None:
-        super().__init__(transport=transport, **options)
-        self.transport = transport
-
-
-def open_client(lane: LaneSettings, endpoint: str) -> LaneClient:
-    """The lane's client. Its base URL is `endpoint`, localhost's where that is a Unix socket. Redirects are not
-    followed, so credentials stay with that host.
+    Args:
+        endpoint: what the paths of requests are appended to.
 
     Raises:
         ConfigError: endpoint, API key, proxy or SSL_CERT_FILE cannot be used.
     """
-    socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
-    url = web_address(endpoint if socket is None else _AT_SOCKET)
-    if url is None or url.scheme not in ("http", "https"):
-        raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
-    if url.userinfo and lane.api_key is not None:
-        raise ConfigError(f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them.")
-    tls = trusting(url.scheme)
-    return LaneClient(
-        base_url=url,
-        headers={"Accept-Encoding": "identity", **_credentials(lane)},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        timeout=httpx.Timeout(None, connect=lane.connect_timeout_s),
-        transport=Transport(client=lambda: _session(tls, socket), verify=tls, trust_env=False, proxy=proxy_for(url)),
-        follow_redirects=False,
-        trust_env=False,
-    )
+
+    def __init__(self, lane: LaneSettings, endpoint: str) -> None:
+        socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
+        url = web_address(endpoint if socket is None else _AT_SOCKET)
+        if url is None or url.scheme not in ("http", "https"):
+            raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
+        if "@" in url.netloc and lane.api_key is not None:
+            raise ConfigError(
+                f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them."
+            )
+        headers = {"Accept-Encoding": "identity", **_credentials(lane)}
+        self._base = url.geturl().rstrip("/")
+        self._proxy = proxy_for(url)
+        self._open = partial(_session, headers, lane.connect_timeout_s, trusting(url.scheme), socket)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        connects_again: bool = True,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return the response, its body still unread. Connecting is tried again for under a second.
+
+        A kept connection that the server closes without a word gets one more try: servers such as llama.cpp's close
+        them after a stream, which the next request may race.
+
+        Args:
+            connects_again: False: a server that cannot be connected to is not asked again.
+
+        Raises:
+            ProviderDown: the body is packed in a way that is not unpacked.
+        """
+        session = self._session = self._session or self._open()  # not before: it belongs to the running event loop
+        url, proxy = f"{self._base}{path}", self._proxy
+
+        async def ask() -> aiohttp.ClientResponse:
+            return await session.request(method, url, data=content, headers=headers, allow_redirects=False, proxy=proxy)
+
+        try:
+            response = await ask()
+        except aiohttp.ClientError as error:
+            if _hung_up(error):
+                response = await ask()
+            elif connects_again and _never_connected(error):
+                response = await _connecting(ask)
+            else:
+                raise
+        if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
+            response.close()
+            raise ProviderDown(
+                "The back end, or a proxy before it, packed its answer though it was asked not to.", retryable=False
+            )
+        return response
 
 
-def _session(tls: ssl.SSLContext, socket: Path | None) -> aiohttp.ClientSession:
+async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body up to `limit` bytes."""
+    body = b""
+    while len(body) < limit and (chunk := await response.content.readany()):
+        body += chunk
+    return body[:limit]
+
+
+def transport_error(error: Exception) -> LlmError:
+    """What a failure of the transport means. Its own text goes into `detail`: it may quote what was received."""
+    failure = _meaning(error)
+    failure.detail = str(error)[:2048]
+    if isinstance(error, _NOT_REACHED):
+        failure.back_end = "down"
+    return failure
+
+
+def _meaning(error: Exception) -> LlmError:
+    if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407:
+        return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
+    if isinstance(error, aiohttp.ClientConnectorSSLError) and isinstance(error.os_error, ssl.SSLError):
+        refused = "ALERT" in (error.os_error.reason or "")
+        return ProviderDown(_HANDSHAKE if refused else _NO_TLS, retryable=False)
+    if isinstance(error, UnixClientConnectorError) and isinstance(error.os_error, PermissionError):
+        return ProviderDown(_LOCKED)
+    ours, message, retryable = next(entry[1:] for entry in _MEANINGS if isinstance(error, entry[0]))
+    return ours(_unreached(error) or message, retryable=retryable)
+
+
+def _unreached(error: Exception) -> str:
+    """The sentence about a connection that was not made, where it is clear why."""
+    why = why_unreached(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else ""
+    if not why:
+        return ""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"The proxy to the back end cannot be reached: {why} HTTPS_PROXY and HTTP_PROXY name it."
+    return f"The back end cannot be reached: {why}"
+
+
+def _session(
+    headers: Mapping[str, str], connect_timeout_s: float, tls: ssl.SSLContext, socket: Path | None
+) -> aiohttp.ClientSession:
     """A session that keeps no cookies: a back end's could fill memory, and have no use."""
     # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
     connector = (
@@ -137,183 +181,9 @@ def _session(tls: ssl.SSLContext, socket: Path | None) -> aiohttp.ClientSession:
         if socket is None
         else aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=KEEPALIVE_S)
     )
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-
-class Transport(AiohttpTransport):
-    """Leaves aiohttp's reader of the body with the response: between it and `aiter_raw` lie four generators, which cost
-    as much for each token as reading it."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        assert isinstance(response.stream, AiohttpResponseStream)
-        response.extensions[_READER] = response.stream._aiohttp_response.content
-        return response
-
-    def poster(self, request: httpx.Request) -> Callable[[bytes], Awaitable[httpx.Response]]:
-        """What `handle_async_request` does with POST requests that have another content than this one, and all else
-        alike: what it asks aiohttp for is put together once."""
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        ask = partial(
-            self.client.post,
-            str(request.url),
-            headers={name: value for name, value in request.headers.items() if name != "content-length"},
-            allow_redirects=False,
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
-            proxy=str(self.proxy.url) if self.proxy else None,
-            proxy_headers=self.proxy.headers if self.proxy else None,
-        )
-
-        async def post(content: bytes) -> httpx.Response:
-            try:
-                answer = await ask(data=content)
-            except Exception:
-                with map_aiohttp_exceptions():
-                    raise
-            extensions = {_READER: answer.content}
-            body = AiohttpResponseStream(answer)
-            return httpx.Response(
-                answer.status, headers=answer.raw_headers, stream=body, request=request, extensions=extensions
-            )
-
-        return post
-
-
-@asynccontextmanager
-async def reading(response: httpx.Response) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-    """Read a body: each call gives what has come since the last one, and nothing at the end.
-
-    We ask for no compression; a server that compresses all the same is understood.
-    """
-    reader = response.extensions.get(_READER)
-    if isinstance(reader, aiohttp.StreamReader) and "content-encoding" not in response.headers:
-        yield reader.readany
-        return
-    chunks = response.aiter_bytes()
-    assert isinstance(chunks, AsyncGenerator)
-    async with aclosing(chunks):
-        yield lambda: anext(chunks, b"")
-
-
-def posting(client: LaneClient, path: str, headers: Mapping[str, str]) -> Callable[[bytes], Awaitable[httpx.Response]]:
-    """Sends POST requests that differ in their content alone, as `send` does: putting URL and headers of each together,
-    and apart again for aiohttp, costs half as much as all the rest."""
-    post = client.transport.poster(client.build_request("POST", path, content=b"{}", headers=headers))
-    return lambda content: _sent(partial(post, content))
-
-
-async def send(
-    client: LaneClient, request: httpx.Request, *, once: bool = False, connects_again: bool = True
-) -> httpx.Response:
-    """Send the request and return the response, its body still unread. Connecting is tried again for under a second.
-
-    A connection that was kept and is closed without a word gets one more try: servers such as llama.cpp's close them
-    after a stream, which the next request may race.
-
-    Args:
-        once: nothing is tried again.
-        connects_again: False: who cannot be connected to is not asked again.
-
-    Raises:
-        ProviderDown: the body is packed in a way that is not unpacked.
-    """
-    ask = partial(client.transport.handle_async_request, request)
-    response = await _sent(ask, once=once, connects_again=connects_again)
-    response.request = request
-    return response
-
-
-async def _sent(
-    ask: Callable[[], Awaitable[httpx.Response]], *, once: bool = False, connects_again: bool = True
-) -> httpx.Response:
-    response = await (ask() if once else _answered(ask, connects_again=connects_again))
-    if coding := response.headers.get("content-encoding"):
-        await _bound(response, coding)
-    return response
-
-
-async def _answered(ask: Callable[[], Awaitable[httpx.Response]], *, connects_again: bool) -> httpx.Response:
-    try:
-        return await ask()
-    except TRANSPORT_ERRORS as error:
-        if _hung_up(error):
-            return await ask()
-        if not (connects_again and _never_connected(error)):
-            raise
-    # Set up only when it is needed: it costs as much as sending.
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception(_never_connected),
-        wait=wait_exponential(multiplier=0.05, max=0.4),
-        stop=stop_before_delay(CONNECT_RETRY_S),
-        reraise=True,
-    ):
-        with attempt:
-            return await ask()
-    raise AssertionError("tenacity reraises")
-
-
-async def _bound(response: httpx.Response, coding: str) -> None:
-    """See that unpacking takes little memory. Packed once, a body grows a thousandfold; packed twice, a millionfold."""
-    if coding.strip().lower() not in ("gzip", "deflate", "identity"):
-        await response.aclose()
-        raise ProviderDown(
-            "The back end, or a proxy before it, packed its answer though it was asked not to.", retryable=False
-        )
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    response.stream = _Slices(response.stream)
-
-
-class _Slices(httpx.AsyncByteStream):
-    """A body in pieces so small that each is a megabyte at most when it is unpacked."""
-
-    _BYTES = 1024
-
-    def __init__(self, body: httpx.AsyncByteStream) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        async for chunk in self._body:
-            for start in range(0, len(chunk), self._BYTES):
-                yield chunk[start : start + self._BYTES]
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-
-def transport_error(error: Exception) -> LlmError:
-    """What a failure of the transport means. Its own text goes into `detail`: it may quote what was received."""
-    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    failure = _meaning(cause)
-    if isinstance(cause, _NOT_REACHED):
-        failure.back_end = "down"
-    return failure
-
-
-def _meaning(cause: BaseException) -> LlmError:
-    if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status == 407:
-        return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
-    if isinstance(cause, aiohttp.ClientConnectorSSLError) and isinstance(cause.os_error, ssl.SSLError):
-        told = _HANDSHAKE if "ALERT" in (cause.os_error.reason or "") else _NO_TLS
-        return ProviderDown(told, retryable=False, detail=str(cause)[:2048])
-    if isinstance(cause, UnixClientConnectorError) and isinstance(cause.os_error, PermissionError):
-        return ProviderDown(_LOCKED, detail=str(cause)[:2048])
-    for kind, ours, message, retryable in _MEANINGS:
-        if isinstance(cause, kind):
-            message = _unreached(cause) or message
-            return ours(message, retryable=retryable, detail=str(cause)[:2048])
-    return ProviderDown(_LOST, detail=str(cause)[:2048])
-
-
-def _unreached(cause: Exception) -> str:
-    """What to say of a connection that was not made, where it is clear why."""
-    why = why_unreached(cause.os_error) if isinstance(cause, aiohttp.ClientConnectorError) else ""
-    if not why:
-        return ""
-    if isinstance(cause, aiohttp.ClientProxyConnectionError):
-        return f"The proxy to the back end cannot be reached: {why} HTTPS_PROXY and HTTP_PROXY name it."
-    return f"The back end cannot be reached: {why}"
+    timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, cookie_jar=jar)
 
 
 def _credentials(lane: LaneSettings) -> dict[str, str]:
@@ -325,16 +195,23 @@ def _credentials(lane: LaneSettings) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+async def _connecting(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> aiohttp.ClientResponse:
+    """The response to a request that is tried until it finds the server."""
+    # Set up only when it is needed: it costs as much as sending.
+    again = AsyncRetrying(
+        retry=retry_if_exception(_never_connected),
+        wait=wait_exponential(multiplier=0.05, max=0.4),
+        stop=stop_before_delay(CONNECT_RETRY_S),
+        reraise=True,
+    )
+    return await again(ask)
+
+
 def _never_connected(error: BaseException) -> bool:
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientError):
-        return isinstance(cause, aiohttp.ClientConnectorError) and not isinstance(cause, aiohttp.ClientSSLError)
-    return isinstance(error, httpx.ConnectError)
+    return isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError)
 
 
-def _hung_up(error: BaseException) -> bool:
+def _hung_up(error: Exception) -> bool:
     """The connection was closed before anything of an answer came."""
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return closed and not isinstance(error, aiohttp.ClientConnectorError)

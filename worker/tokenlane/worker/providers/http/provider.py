@@ -1,19 +1,19 @@
-"""What all back ends over HTTP share: pages of JSON, and streams whose every wait has its bound."""
+"""The base of all providers over HTTP: pages of JSON, and streams whose every wait has its bound."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-import httpx
+import aiohttp
 from pydantic_core import from_json, to_json
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import (
     BadRequest,
     LlmError,
@@ -22,17 +22,18 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
+from tokenlane.worker.providers.answers.reader import AnswerReader
 from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
 from tokenlane.worker.providers.errors.unreadable import unreadable
-from tokenlane.worker.providers.parsing.frames import BYTE_ORDER_MARK
+from tokenlane.worker.providers.parsing.frames import BYTE_ORDER_MARK, Frames
 from tokenlane.worker.providers.parsing.ndjson import LineReader
-from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from tokenlane.worker.providers.server_names import NAMES
 
-from .client import TRANSPORT_ERRORS, open_client, posting, reading, send, transport_error
-from .patience import Patience
-from .reading import Reading
-from .time_outs import STOPPED_GRACE_S, next_piece_s, overdue
+from .client import TRANSPORT_ERRORS, LaneClient, read_body, transport_error
+from .stream_timeout import StreamTimeout
+from .time_outs import Deadlines
+
+T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -40,6 +41,7 @@ MAX_ERROR_BYTES = 64 * 1024
 PAGE_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
 REFUSAL_S = 2.0
+_JSON = {"Content-Type": "application/json"}
 
 
 class HttpProvider:
@@ -53,7 +55,9 @@ class HttpProvider:
     stream_type: ClassVar[str]
     """The content type of its streams."""
     health_path: ClassVar[str]
-    """A page that costs the server nothing, and is there only if it can work."""
+    """A page that costs the server nothing, and exists only if the server can work."""
+    version_at: ClassVar[tuple[str, str] | None] = None
+    """The page that holds the server's version, and the field of it."""
     keeps_alive: ClassVar[bool] = True
     """Whether a connection can carry another request after a stream."""
 
@@ -63,8 +67,7 @@ class HttpProvider:
             raise ConfigError(f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, as http://host:port.")
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
         self._lane = lane
-        self._http = open_client(lane, self.endpoint)
-        self._posting = lru_cache(self._posting_to)
+        self._http = LaneClient(lane, self.endpoint)
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,6 +81,19 @@ class HttpProvider:
         """Close all connections."""
         await self._http.aclose()
 
+    async def healthy(self) -> None:
+        """Return if the server says that it can work; see `TellsHealth`."""
+        await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False)
+
+    async def version(self) -> str | None:
+        """The server's version; see `TellsVersion`."""
+        if self.version_at is None:
+            return None
+        path, name = self.version_at
+        page = await self._page(path)
+        version = page.get(name) if isinstance(page, dict) else None
+        return version[:64] if isinstance(version, str) else None
+
     @contextmanager
     def _placed(self, model: str | None = None) -> Iterator[None]:
         """Errors that are raised inside name the lane, its provider and the model."""
@@ -87,72 +103,61 @@ class HttpProvider:
             error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
             raise
 
-    async def healthy(self) -> None:
-        """Return if the server says that it can work; see `TellsHealth`."""
-        response, body = await self._exchange(
-            self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False
-        )
-        if response.status_code != 200:
-            raise self._refused(response, body).at(provider=self._lane.provider, lane=self._lane.name)
+    @contextmanager
+    def _expecting(self, path: str) -> Iterator[None]:
+        """A page that cannot be read as the code inside reads it is the page of another server."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._no_page(path) from None
 
-    async def _stream(self, path: str, content: bytes, answer: Reading) -> AsyncGenerator[bytes, None]:
-        """POST, and the body of the answer as it arrives, each phase in its own time. Once `answer` is whole, a failure
-        is only an early end."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        first_until = start + self._lane.first_token_timeout_s
-        post = self._posting(path)
-        with Patience() as patience:
-            try:
-                response = await patience.wait(post(content), first_until)
-                try:
-                    await patience.wait(self._check_stream(response), first_until)
-                    until, ends_at = first_until, start + self._lane.total_timeout_s
-                    received, events, left_at = 0, 0, 0.0
-                    async with reading(response) as read:
-                        while chunk := await patience.wait(read(), min(until, ends_at)):
-                            received += len(chunk)
-                            if received > MAX_ANSWER_BYTES:
-                                raise _too_long()
-                            yield chunk
-                            if answer.events > events and answer.begun:
-                                events = answer.events
-                                until = loop.time() + next_piece_s(self._lane, answer)
-                                if answer.stopped:
-                                    left_at = left_at or loop.time() + STOPPED_GRACE_S
-                                    ends_at = min(ends_at, left_at)
-                                    if loop.time() >= ends_at:
-                                        break
-                finally:
-                    await response.aclose()
-            except LlmError:
-                raise
-            except TRANSPORT_ERRORS as error:
-                if answer.finish_reason is None:
-                    raise self._failure(error, answer, start) from None
+    async def _deltas(self, path: str, content: bytes, answer: AnswerReader) -> AsyncGenerator[TokenDelta, None]:
+        """POST, and the deltas of the answer as they arrive, each phase in its own time. Once `answer` is whole, a
+        failure is only an early end."""
+        frames, deadlines, received = Frames(), Deadlines(self._lane, answer), 0
+        try:
+            with StreamTimeout() as timeout:
+                post = self._http.send("POST", path, content, self._stream_headers())
+                async with await timeout.wait(post, deadlines.until) as response:
+                    await timeout.wait(self._check_stream(response), deadlines.until)
+                    while chunk := await timeout.wait(response.content.readany(), deadlines.until):
+                        received += len(chunk)
+                        if received > MAX_ANSWER_BYTES:
+                            raise _too_long()
+                        for event in frames.feed(chunk):
+                            delta = answer.take(event)
+                            if delta is not None:
+                                yield delta
+                        deadlines.advance()
+                        if deadlines.leaving():
+                            break
+        except TRANSPORT_ERRORS as error:
+            if answer.finish_reason is None:
+                failure = transport_error(error)
+                raise (deadlines.overdue() if type(failure) is Timeout else failure) from None
+        for delta in answer.end(frames):
+            yield delta
 
-    def _posting_to(self, path: str) -> Callable[[bytes], Awaitable[httpx.Response]]:
-        """Sends what it is given, and asks for a stream."""
-        headers = {"Content-Type": "application/json", "Accept": self.stream_type}
-        if not self.keeps_alive:
-            headers["Connection"] = "close"
-        return posting(self._http, path, headers)
+    def _stream_headers(self) -> dict[str, str]:
+        return {**_JSON, "Accept": self.stream_type, **({} if self.keeps_alive else {"Connection": "close"})}
 
-    async def _check_stream(self, response: httpx.Response) -> None:
+    async def _check_stream(self, response: aiohttp.ClientResponse) -> None:
         """Raise what the response stands for unless it may be an answer. Its content type does not decide: proxies call
         streams anything, and some servers answer with one page of JSON."""
-        if response.status_code != 200:
-            raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
-        kind = response.headers.get("content-type", "").lower()
-        if kind.startswith("text/html"):
+        await self._check_status(response)
+        if response.headers.get("content-type", "").lower().startswith("text/html"):
             page = await read_body(response, MAX_DETAIL_BYTES)
             raise unreadable("it is a page of HTML, as of a web server, a login or a proxy", page)
 
-    def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
+    async def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != 200:
+            raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
+
+    def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
         """What an HTTP answer other than 200 stands for."""
-        error = refusal(response.status_code, body, response.headers.get("retry-after"))
+        error = refusal(response.status, body, response.headers.get("retry-after"))
         if isinstance(error, Unauthorized):
-            error.message = self._unauthorized(response.status_code)
+            error.message = self._unauthorized(response.status)
         return error
 
     def _unauthorized(self, status: int) -> str:
@@ -165,31 +170,39 @@ class HttpProvider:
         source = f"{variable}, the environment variable it comes from" if variable else "the lane's"
         return f"The back end refused the API key (HTTP {status}): check {source}."
 
-    def _failure(self, error: Exception, answer: Reading, start: float) -> LlmError:
-        failure = transport_error(error)
-        if type(failure) is not Timeout:
-            return failure
-        return overdue(self._lane, answer, asyncio.get_running_loop().time() - start)
-
-    async def _page(self, path: str, question: object = None) -> Any:
+    async def _page(
+        self,
+        path: str,
+        question: object = None,
+        *,
+        model: str | None = None,
+        timeout_s: float | None = None,
+        most_bytes: int = MAX_PAGE_BYTES,
+    ) -> Any:
         """GET a page of JSON; with a question, POST that as JSON.
 
+        Args:
+            model: the model that the question is for, which the server may not have.
+
         Raises:
-            ProviderDown: there is no such page, or the back end does not answer.
+            ProviderDown: the server has no such page, does not answer, or answers with something else than JSON.
             LlmError: another refusal.
         """
-        response, body = await self._exchange(path, question, PAGE_TIMEOUT_S, MAX_PAGE_BYTES)
-        try:
-            if response.status_code == 404:
-                raise self._no_page(path)
-            if response.status_code != 200:
-                raise self._refused(response, body)
+        body = await self._exchange(path, question, timeout_s or PAGE_TIMEOUT_S, most_bytes, model=model)
+        with self._expecting(path):
             return from_json(body)
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name)
-            raise
-        except ValueError:
-            raise self._no_page(path) from None
+
+    async def _field(self, path: str, name: str, kind: type[T], question: object = None) -> T:
+        """One field of a page of JSON.
+
+        Raises:
+            LlmError: as `_page`; a page without the field, or with another kind of value, is none.
+        """
+        page = await self._page(path, question)
+        value = page.get(name) if isinstance(page, dict) else None
+        if not isinstance(value, kind):
+            raise self._no_page(path)
+        return value
 
     async def _takes(self, path: str, question: object) -> bool | None:
         """Whether the server takes this question, which is worth a token; None if it fails otherwise than by refusing.
@@ -211,20 +224,12 @@ class HttpProvider:
         Raises:
             LlmError: as a chat; a page that is no JSON is a failed back end.
         """
-        try:
-            response, body = await self._exchange(path, question, self._lane.first_token_timeout_s, MAX_ANSWER_BYTES)
-            if response.status_code != 200:
-                raise self._refused(response, body)
-            try:
-                page = from_json(body)
-            except ValueError:
-                raise self._no_page(path).at(model=model) from None
-            if (said := error_of(page)) is not None:
-                raise refusal_in_stream(said)
+        timeout_s = self._lane.first_token_timeout_s
+        with self._placed(model):
+            page = await self._page(path, question, model=model, timeout_s=timeout_s, most_bytes=MAX_ANSWER_BYTES)
+            if (error := error_of(page)) is not None:
+                raise refusal_in_stream(error)
             return page
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
 
     async def _lines(self, path: str, question: object, stall_s: float) -> AsyncGenerator[dict[str, Any], None]:
         """POST a question; the JSON objects of its answer, one a line, which may take for ever if none is late.
@@ -232,30 +237,24 @@ class HttpProvider:
         Raises:
             LlmError: the back end refused, fell silent, or sent something else.
         """
-        headers = {"Content-Type": "application/json"}
-        request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
-        clock, lines = asyncio.get_running_loop().time, LineReader()
-        with Patience() as patience:
+        lines = LineReader()
+        with self._placed():
             try:
-                response = await patience.wait(send(self._http, request), clock() + stall_s)
-                try:
-                    if response.status_code != 200:
-                        raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
-                    async with reading(response) as read:
-                        while chunk := await patience.wait(read(), clock() + stall_s):
-                            for line in map(from_json, lines.feed(chunk)):
-                                if not isinstance(line, dict):
-                                    raise ValueError
-                                yield line
-                finally:
-                    await response.aclose()
-            except LlmError as error:
-                error.at(provider=self._lane.provider, lane=self._lane.name)
-                raise
+                async with asyncio.timeout(stall_s):
+                    response = await self._http.send("POST", path, to_json(question), _JSON)
+                async with response:
+                    await self._check_status(response)
+                    while True:
+                        async with asyncio.timeout(stall_s):
+                            chunk = await response.content.readany()
+                        if not chunk:
+                            return
+                        for line in lines.feed(chunk):
+                            with self._expecting(path):
+                                page = {**from_json(line)}
+                            yield page
             except TRANSPORT_ERRORS as error:
-                raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
-            except ValueError:
-                raise self._no_page(path) from None
+                raise transport_error(error) from None
 
     async def _exchange(
         self,
@@ -264,39 +263,38 @@ class HttpProvider:
         timeout_s: float,
         most_bytes: int,
         *,
+        model: str | None = None,
         connects_again: bool = True,
-    ) -> tuple[httpx.Response, bytes]:
+    ) -> bytes:
         """One request and the whole body of its answer; a GET if there is no question.
 
-        Raises:
-            LlmError: there was no answer in time, or it is larger than that.
-        """
-        if question is None:
-            request = self._http.build_request("GET", path)
-        else:
-            headers = {"Content-Type": "application/json"}
-            request = self._http.build_request("POST", path, content=to_json(question), headers=headers)
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await send(self._http, request, connects_again=connects_again)
-                try:
-                    body = await read_body(response, most_bytes + 1)
-                finally:
-                    await response.aclose()
-        except TRANSPORT_ERRORS as error:
-            raise transport_error(error).at(provider=self._lane.provider, lane=self._lane.name) from None
-        if len(body) > most_bytes:
-            raise ProviderDown(
-                f"The back end's answer to {path} is larger than {most_bytes} bytes: is the endpoint a model server?",
-                retryable=False,
-                provider=self._lane.provider,
-                lane=self._lane.name,
-            )
-        return response, body.removeprefix(BYTE_ORDER_MARK)
+        Args:
+            model: the model that the question is for. Without one, HTTP 404 means that the server has no such page.
 
-    def _not_vectors(self, page: object, model: str) -> LlmError:
-        wrong = wrong_field(page, EMBEDDINGS) or "it holds no vectors"
-        return unreadable(wrong).at(provider=self._lane.provider, lane=self._lane.name, model=model)
+        Raises:
+            LlmError: the answer did not come in time, is larger than `most_bytes`, or has another status than 200.
+        """
+        method, content, headers = ("GET", None, None) if question is None else ("POST", to_json(question), _JSON)
+        with self._placed(model):
+            try:
+                async with (
+                    asyncio.timeout(timeout_s),
+                    await self._http.send(method, path, content, headers, connects_again=connects_again) as response,
+                ):
+                    body = await read_body(response, most_bytes + 1)
+            except TRANSPORT_ERRORS as error:
+                raise transport_error(error) from None
+            if len(body) > most_bytes:
+                raise ProviderDown(
+                    f"The back end's answer to {path} is larger than {most_bytes} bytes: is the endpoint a model "
+                    "server?",
+                    retryable=False,
+                )
+            if response.status == 404 and model is None:
+                raise self._no_page(path)
+            if response.status != 200:
+                raise self._refused(response, body)
+            return body.removeprefix(BYTE_ORDER_MARK)
 
     def _no_page(self, path: str) -> ProviderDown:
         server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
@@ -310,12 +308,3 @@ class HttpProvider:
 
 def _too_long() -> UnreadableAnswer:
     return UnreadableAnswer(f"The answer is larger than {MAX_ANSWER_BYTES} bytes: ask for less with max_tokens.")
-
-
-async def read_body(response: httpx.Response, limit: int) -> bytes:
-    """The body up to `limit` bytes."""
-    body = b""
-    async with reading(response) as read:
-        while len(body) < limit and (chunk := await read()):
-            body += chunk
-    return body[:limit]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
-
-import httpx
 
 from tokenlane.config.exit_codes import ConfigError
 
 
-def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
+def proxy_for(url: SplitResult) -> str | None:
     """The proxy the environment names for this address; none for loopback, whatever the environment says.
 
     Raises:
-        ConfigError: what it names is no proxy's address, or a proxy that speaks neither HTTP nor HTTPS.
+        ConfigError: the variable holds no proxy's address, or a proxy that speaks neither HTTP nor HTTPS.
     """
-    if _is_loopback(url.host) or proxy_bypass(url.netloc.decode()):
+    if _is_loopback(url.hostname or "") or proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
     proxies = getproxies()
     kind = url.scheme if proxies.get(url.scheme) else "all"
@@ -34,25 +32,18 @@ def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
         )
     if proxy.scheme not in ("http", "https"):
         raise ConfigError(f"{variable} in the environment names a {proxy.scheme} proxy; use an HTTP proxy or NO_PROXY.")
-    return _with_credentials(httpx.Proxy(proxy))
+    return proxy.geturl()
 
 
-def web_address(text: str) -> httpx.URL | None:
-    """The URL, if it is one with a host and a port that there can be."""
+def web_address(text: str) -> SplitResult | None:
+    """The URL in its parts; None unless its host can be looked up, and its port, if it names one, can exist."""
     try:
-        url = httpx.URL(text)
-        url.raw_host.decode().encode("idna")  # as a name is looked up: no label may be empty, or longer than 63 bytes
-        return url if url.host and (url.port is None or 0 < url.port < 1 << 16) else None
-    except (httpx.InvalidURL, ValueError):  # the latter: a name that cannot be one of a host
+        url = urlsplit(text)
+        host = url.hostname or ""
+        host.encode("idna").decode("idna")  # as a name is looked up: no label may be empty, or longer than 63 bytes
+        return url if host and url.port != 0 else None
+    except ValueError:
         return None
-
-
-def _with_credentials(proxy: httpx.Proxy) -> httpx.Proxy:
-    """The proxy with its user and password where aiohttp wants them: as a header, which it gives to the proxy alone."""
-    if proxy.raw_auth is None:
-        return proxy
-    user_and_password = b64encode(b":".join(proxy.raw_auth)).decode()
-    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {user_and_password}"})
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,11 +1,13 @@
-"""How long each part of a back end's streamed answer is waited for. What a lane can set of it is in its settings."""
+"""How long each part of a back end's streamed answer is waited for. A lane's settings hold the rest."""
 
 from __future__ import annotations
 
+import asyncio
+from math import inf
+
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import Timeout
-
-from .reading import Reading
+from tokenlane.worker.providers.answers.reader import AnswerReader
 
 # After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
 # connection be used again. Neither is worth a failure or a long wait.
@@ -15,18 +17,45 @@ CLOSE_GRACE_S = 0.2
 STOPPED_GRACE_S = 1.0
 
 
-def next_piece_s(lane: LaneSettings, answer: Reading) -> float:
-    """How long the next piece of an answer that has begun may take."""
-    if answer.done:
-        return CLOSE_GRACE_S
-    if answer.ending:
-        return min(USAGE_GRACE_S, lane.token_timeout_s)
-    return lane.token_timeout_s
+class Deadlines:
+    """The times of one answer, by the loop's clock. `until`: when the next piece must have come."""
 
+    def __init__(self, lane: LaneSettings, answer: AnswerReader) -> None:
+        self._lane = lane
+        self._answer = answer
+        self._now = asyncio.get_running_loop().time
+        self._start = self._now()
+        self._events = 0
+        self._ends_at = self._start + lane.total_timeout_s
+        self._leave_at = inf
+        self.until = min(self._start + lane.first_token_timeout_s, self._ends_at)
 
-def overdue(lane: LaneSettings, answer: Reading, waited_s: float) -> Timeout:
-    """The error of an answer of which a part did not come in time, so many seconds after it was asked for."""
-    if waited_s >= lane.total_timeout_s:
-        return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
-    what, limit_s = ("next", lane.token_timeout_s) if answer.begun else ("first", lane.first_token_timeout_s)
-    return Timeout(f"The back end sent no {what} token within {limit_s:g} s.")
+    def advance(self) -> None:
+        """Set `until` anew, if the answer has begun and another event has come."""
+        answer = self._answer
+        if answer.events == self._events or not answer.begun:
+            return
+        self._events = answer.events
+        now = self._now()
+        if answer.stopped:
+            self._leave_at = min(self._leave_at, now + STOPPED_GRACE_S)
+        self.until = min(now + self._next_piece_s(), self._ends_at, self._leave_at)
+
+    def leaving(self) -> bool:
+        """Whether the answer was cut at a stop word, and the server has had its time to end it."""
+        return self._answer.stopped and self._now() >= self._leave_at
+
+    def overdue(self) -> Timeout:
+        """The error for an answer of which a part did not come in time."""
+        lane = self._lane
+        if self._now() - self._start >= lane.total_timeout_s:
+            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
+        part, limit_s = ("next", lane.token_timeout_s) if self._answer.begun else ("first", lane.first_token_timeout_s)
+        return Timeout(f"The back end sent no {part} token within {limit_s:g} s.")
+
+    def _next_piece_s(self) -> float:
+        if self._answer.done:
+            return CLOSE_GRACE_S
+        if self._answer.ending:
+            return min(USAGE_GRACE_S, self._lane.token_timeout_s)
+        return self._lane.token_timeout_s

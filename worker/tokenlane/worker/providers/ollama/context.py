@@ -15,7 +15,7 @@ from tokenlane.routing.contract.prompt_size import estimated_tokens, text_bytes
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 
-from .names import full_name
+from .names import same_model
 
 LEAST_CONTEXT = 512
 """Hardly anybody loads a model with less."""
@@ -55,7 +55,7 @@ def given_context(request: ChatRequest) -> int | None:
 def loaded_context(page: Any, model: str) -> int | None:
     """What the model was loaded with, by `/api/ps`; None if it is not loaded, or the server does not say."""
     for entry in page["models"] or ():
-        if full_name(entry["name"]) == full_name(model):
+        if same_model(entry["name"], model):
             size = entry.get("context_length")
             return size if isinstance(size, int) and size > 0 else None
     return None

@@ -16,7 +16,6 @@ STALL_S = 900.0
 LOAD_S = 900.0
 KEEP_LOADED = -1
 """For ever: what was loaded by a command stays until it is unloaded, or Ollama needs its room."""
-MAX_BODY_BYTES = 64 * 1024
 MAX_STATUS = 64
 
 
@@ -27,30 +26,28 @@ class OllamaModels(HttpProvider):
         """Fetch the model; see `Pulls.pull`."""
         layers: dict[str, tuple[int, int]] = {}
         done = False
-        async with aclosing(self._lines("/api/pull", {"model": model}, STALL_S)) as lines:
-            async for line in lines:
-                if "error" in line:
-                    raise self._not_pulled(model, str(line["error"]))
-                status = str(line.get("status", ""))[:MAX_STATUS]
-                done = done or status == "success"
-                if "digest" in line and "total" in line:
-                    layers[line["digest"]] = (int(line.get("completed") or 0), int(line["total"]))
-                yield _progress(status, layers)
-        if not done:
-            raise self._told(
-                Interrupted("Ollama broke the pull off: pull again, it goes on where it was.", retryable=True), model
-            )
+        with self._placed(model):
+            async with aclosing(self._lines("/api/pull", {"model": model}, STALL_S)) as lines:
+                async for line in lines:
+                    if "error" in line:
+                        raise _not_pulled(str(line["error"]))
+                    status = str(line.get("status", ""))[:MAX_STATUS]
+                    done = done or status == "success"
+                    if "digest" in line and "total" in line:
+                        layers[line["digest"]] = (int(line.get("completed") or 0), int(line["total"]))
+                    yield _progress(status, layers)
+            if not done:
+                raise Interrupted("Ollama broke the pull off: pull again, it goes on where it was.", retryable=True)
 
     async def verify(self, model: str) -> str:
         """The digest of the model's manifest, which holds those of its layers; Ollama checked them when they came."""
         page = await self._page("/api/tags")
-        try:
+        with self._expecting("/api/tags"):
             digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
-        except (KeyError, TypeError):
-            raise self._no_page("/api/tags") from None
         digest = digests.get(full_name(model))
         if digest is None:
-            raise self._not_there(model)
+            with self._placed(model):
+                raise ModelNotFound("Ollama does not have this model: pull it first.")
         return f"sha256:{digest.removeprefix('sha256:')}"
 
     async def load(self, model: str) -> None:
@@ -65,29 +62,19 @@ class OllamaModels(HttpProvider):
         # Without a prompt it only loads, or unloads. A model that embeds is no different.
         # `shift` as chats have it: with another one they would load it anew.
         question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
-        response, body = await self._exchange("/api/generate", question, LOAD_S, MAX_BODY_BYTES)
-        if response.status_code != 200:
-            raise self._told(self._refused(response, body), model)
+        await self._page("/api/generate", question, model=model, timeout_s=LOAD_S)
 
-    def _not_pulled(self, model: str, said: str) -> LlmError:
-        error: LlmError
-        if "file does not exist" in said or "not found" in said:
-            error = ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=said)
-        elif "digest mismatch" in said:
-            error = DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=said)
-        else:
-            error = ProviderDown(
-                "Ollama could not pull the model: see the detail for what it says. Pulling again goes on where it was.",
-                retryable=False,
-                detail=said,
-            )
-        return self._told(error, model)
 
-    def _not_there(self, model: str) -> LlmError:
-        return self._told(ModelNotFound("Ollama does not have this model: pull it first."), model)
-
-    def _told(self, error: LlmError, model: str) -> LlmError:
-        return error.at(provider=self._lane.provider, lane=self._lane.name, model=model or None)
+def _not_pulled(said: str) -> LlmError:
+    if "file does not exist" in said or "not found" in said:
+        return ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=said)
+    if "digest mismatch" in said:
+        return DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=said)
+    return ProviderDown(
+        "Ollama could not pull the model: see the detail for what it says. Pulling again goes on where it was.",
+        retryable=False,
+        detail=said,
+    )
 
 
 def _progress(status: str, layers: dict[str, tuple[int, int]]) -> Progress:

@@ -7,3 +7,8 @@ def full_name(model: str) -> str:
     """The model's name in lower case, with its tag: without one, Ollama means `latest`."""
     name = model.lower()
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def same_model(said: str, asked: str) -> bool:
+    """Whether both names are of one model."""
+    return full_name(said) == full_name(asked)

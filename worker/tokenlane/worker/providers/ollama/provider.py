@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, ClassVar
 
-import httpx
+import aiohttp
 from pydantic import JsonValue
 from pydantic_core import from_json
 
@@ -18,12 +18,10 @@ from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmErr
 from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
-from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.answers.vectors import unit_vectors
+from tokenlane.worker.providers.answers.vectors import vectors_in
 from tokenlane.worker.providers.errors.context_errors import context_too_long
-from tokenlane.worker.providers.http.gather import at_once
-from tokenlane.worker.providers.parsing.frames import Frames
+from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from tokenlane.worker.providers.requests.options import cut_stops_of
 from tokenlane.worker.providers.requests.prompt_length import check_length
 from tokenlane.worker.providers.requests.turns import continued, image_urls
@@ -41,7 +39,7 @@ from .context import (
     shown_context,
 )
 from .models import OllamaModels
-from .names import full_name
+from .names import full_name, same_model
 
 _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
@@ -62,6 +60,7 @@ class OllamaProvider(OllamaModels):
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:11434"
     stream_type: ClassVar[str] = "application/x-ndjson"
     health_path: ClassVar[str] = "/api/version"
+    version_at: ClassVar[tuple[str, str] | None] = ("/api/version", "version")
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
@@ -75,24 +74,19 @@ class OllamaProvider(OllamaModels):
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        frames, sent = Frames(), False
+        sent = False
         with self._placed(model):
             try:
                 await check_length(self, self._lane, request, model)
                 cuts, context = await self._cuts(request, model)
                 body, answer = await self._asked(request, model, resume)
                 sent = True
-                async with aclosing(self._stream("/api/chat", body, answer)) as chunks:
-                    async for chunk in chunks:
-                        for event in frames.feed(chunk):
-                            delta = answer.take(event)
-                            if delta is not None:
-                                yield delta
-                for delta in answer.end(frames):
-                    if cuts and delta.finish_reason is not None:
-                        sent = False
-                        refuse_if_cut(request, delta.usage, context, self._is)
-                    yield delta
+                async with aclosing(self._deltas("/api/chat", body, answer)) as deltas:
+                    async for delta in deltas:
+                        if cuts and delta.finish_reason is not None:
+                            sent = False
+                            refuse_if_cut(request, delta.usage, context, self._is)
+                        yield delta
             except ContextTooLong as error:
                 if sent:
                     error.message = (await self._too_long(request, model)).message
@@ -107,34 +101,20 @@ class OllamaProvider(OllamaModels):
             if dimensions is not None:
                 question["dimensions"] = dimensions
             page = await self._work("/api/embed", question, model)
-            try:
-                said = page.get("model")
-                if said and full_name(said) != full_name(model):
-                    raise wrong_model(said)
-                return unit_vectors(page["embeddings"], len(inputs))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise self._not_vectors(page, model) from None
+            return vectors_in(page, len(inputs), model, same_model)
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""
-        tags, running = await at_once(self._page("/api/tags"), self._page("/api/ps"))
+        tags, running = await gather_or_cancel(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
-        try:
+        with self._expecting("/api/tags"):
             loaded = {entry["name"]: loaded_context(running, entry["name"]) for entry in running["models"] or ()}
             await self._learn_of(set(loaded))
-            return await at_once(*(self._model_info(entry, loaded, showing) for entry in tags["models"] or ()))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/api/tags") from None
+            return await gather_or_cancel(*(self._model_info(entry, loaded, showing) for entry in tags["models"] or ()))
 
     async def capacity(self) -> int:
         """1: what Ollama runs at once unless OLLAMA_NUM_PARALLEL says otherwise, which it does not tell."""
         return 1
-
-    async def version(self) -> str | None:
-        """The server's version."""
-        page = await self._page("/api/version")
-        said = page.get("version") if isinstance(page, dict) else None
-        return said[:64] if isinstance(said, str) else None
 
     async def _cuts(self, request: ChatRequest, model: str) -> tuple[bool, int | None]:
         """Whether the server may leave out a part of this prompt without a word; and how much it reads, if it says so.
@@ -154,7 +134,7 @@ class OllamaProvider(OllamaModels):
             return False, None
         wanted = made = loaded = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
-            shown, running = await at_once(self._page("/api/show", {"model": model}), self._page("/api/ps"))
+            shown, running = await gather_or_cancel(self._page("/api/show", {"model": model}), self._page("/api/ps"))
             (wanted, made), loaded = shown_context(shown), loaded_context(running, model)
         context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
         if context is not None:
@@ -227,9 +207,9 @@ class OllamaProvider(OllamaModels):
             with suppress(LlmError):
                 await self._continues(ChatRequest(role="probe", messages=messages), name)
 
-    def _refused(self, response: httpx.Response, body: bytes) -> LlmError:
+    def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
         error = super()._refused(response, body)
-        if response.status_code == 403 and not body:
+        if response.status == 403 and not body:
             return ProviderDown(
                 "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST there.", retryable=False
             )

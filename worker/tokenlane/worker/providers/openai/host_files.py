@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,7 @@ class HubModels(HttpProvider):
     """
 
     kind: ClassVar[Literal["hub", "gguf"]] = "hub"
+    """`gguf`: a model is one GGUF file: in a repository, at a URL, or in a Python package."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch the model; see `Pulls.pull`. Its last step says where it is."""
@@ -64,19 +65,17 @@ class HubModels(HttpProvider):
         )
         child = await spawn(*command, output=asyncio.subprocess.PIPE, errors=asyncio.subprocess.DEVNULL)
         ending = asyncio.create_task(_end_with(child), name="tokenlane files")
+        assert child.process.stdout is not None
         try:
-            assert child.process.stdout is not None
-            async for text in child.process.stdout:
-                line = from_json(text)
-                if "error" in line:
-                    raise LlmError.from_report(ErrorReport.model_validate(line["error"]))
-                yield line
-                if "done" in line:
-                    return
-            raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
+            with self._placed(model):
+                async for text in child.process.stdout:
+                    line = from_json(text)
+                    if "error" in line:
+                        raise LlmError.from_report(ErrorReport.model_validate(line["error"]))
+                    yield line
+                    if "done" in line:
+                        return
+                raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
         finally:
             ending.cancel()
             await asyncio.wait({ending})
@@ -87,13 +86,3 @@ async def _end_with(child: Child) -> None:
     """End what waits beside the process as soon as that has: started by uvloop, it holds the pipe that is read."""
     await child.process.wait()
     await child.end(0)
-
-
-class GgufModels(HubModels):
-    """The same for one GGUF file: of a repository, by URL, or in a Python package."""
-
-    kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
-    instead: ClassVar[Mapping[str, str]] = {
-        "load": "start llama-server with -m FILE, where the pull has put it",
-        "unload": "stop its server",
-    }

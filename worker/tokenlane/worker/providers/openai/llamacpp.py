@@ -16,7 +16,7 @@ from tokenlane.worker.providers.requests.options import as_json, extra_of
 from tokenlane.worker.providers.requests.turns import continued, image_urls
 
 from .body import messages_of, options_of
-from .host_files import GgufModels
+from .host_files import HubModels
 from .provider import Asked, OpenAiProvider
 
 _OF_CHAT_ALONE = {
@@ -32,11 +32,17 @@ _WORDPIECE = 3
 """What llama.cpp calls the vocabulary of BERT and its kin alone, which embed and cannot chat."""
 
 
-class LlamaCppProvider(GgufModels, OpenAiProvider):
+class LlamaCppProvider(HubModels, OpenAiProvider):
     """llama.cpp's server, `llama-server` or the built-in one."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
+    kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
+    instead: ClassVar[Mapping[str, str]] = {
+        "load": "start llama-server with -m FILE, where the pull has put it",
+        "unload": "stop its server",
+    }
     health_path: ClassVar[str] = "/health"
+    version_at: ClassVar[tuple[str, str] | None] = ("/props", "build_info")
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
@@ -57,10 +63,10 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
             if not any(model.chats for model in models):
                 return models
             props = await self._page("/props")
-            told = tuple(self._capabilities(props))
-            asked_of = tuple(props.get(name) for name in ("model_path", "build_info", "chat_template", "total_slots"))
-        except (TypeError, AttributeError):
-            raise self._no_page("/props") from None
+            with self._expecting("/props"):
+                told = tuple(self._capabilities(props))
+                names = ("model_path", "build_info", "chat_template", "total_slots")
+                asked_of = tuple(props.get(name) for name in names)
         except LlmError:
             self._asked_of = ()  # it may come back as another
             raise
@@ -82,26 +88,15 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
 
     async def capacity(self) -> int:
         """The server's slots, from `/props`."""
-        page = await self._page("/props")
-        slots = page.get("total_slots") if isinstance(page, dict) else None
-        if not isinstance(slots, int) or slots < 1:
+        slots = await self._field("/props", "total_slots", int)
+        if slots < 1:
             raise self._no_page("/props")
         return slots
-
-    async def version(self) -> str | None:
-        """The server's build, from `/props`."""
-        page = await self._page("/props")
-        build = page.get("build_info") if isinstance(page, dict) else None
-        return build[:64] if isinstance(build, str) else None
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
         """The length of the prompt; see `CountsTokens.count_tokens`."""
         question = {"content": await self._rendered(request), "add_special": True, "parse_special": True}
-        page = await self._page("/tokenize", question)
-        tokens = page.get("tokens") if isinstance(page, dict) else None
-        if not isinstance(tokens, list):
-            raise self._no_page("/tokenize")
-        return len(tokens)
+        return len(await self._field("/tokenize", "tokens", list, question))
 
     async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
         """A begun answer is continued as bare text behind the rendered prompt: chat repeats it in some versions."""
@@ -136,11 +131,7 @@ class LlamaCppProvider(GgufModels, OpenAiProvider):
         kwargs = (request.extra or {}).get("chat_template_kwargs")
         if kwargs:
             question["chat_template_kwargs"] = kwargs
-        page = await self._page("/apply-template", question)
-        prompt = page.get("prompt") if isinstance(page, dict) else None
-        if not isinstance(prompt, str):
-            raise self._no_page("/apply-template")
-        return prompt
+        return await self._field("/apply-template", "prompt", str, question)
 
     async def _continues(self) -> bool:
         """Whether the model's template leaves a begun answer open."""

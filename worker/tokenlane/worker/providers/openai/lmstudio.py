@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound, ProviderDown, Timeout
 from tokenlane.routing.contract.requests import ChatRequest
-from tokenlane.routing.contract.results import ModelInfo
+from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.worker.providers.answers.model_names import same_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE
 from tokenlane.worker.providers.requests.turns import image_urls
 
 from .answer import OpenAiAnswerReader
-from .lmstudio_models import LmStudioModels
+from .provider import OpenAiProvider
 
+POLL_S = 0.5
+STALL_S = 900.0
+"""Without a byte more. It checks a large model in silence, and has been seen to hang at that."""
+LOAD_S = 900.0
+_MODELS = "/api/v1/models"
+_DOWNLOAD = "/api/v1/models/download"
+_OVER = ("completed", "already_downloaded")
 _AT_ONCE = 4
 _INSTANCE = re.compile(r":\d+")
 
@@ -37,9 +45,16 @@ class _Reader(OpenAiAnswerReader):
         return last
 
 
-class LmStudioProvider(LmStudioModels):
-    """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only a page's content says anything."""
+class LmStudioProvider(OpenAiProvider):
+    """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only a page's content says anything.
 
+    It checks what it downloads, and tells nobody a model's hash. A download is a job of its own that cannot be
+    cancelled: pulling again joins it.
+    """
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "verify": "it tells no digest; compare the files under ~/.lmstudio/models with their publisher's hashes",
+    }
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
     ignored: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -51,31 +66,91 @@ class LmStudioProvider(LmStudioModels):
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been downloaded, by its own list: only that tells what each can do."""
-        page = await self._page("/api/v1/models")
-        try:
-            return [self._listed(entry) for entry in page["models"]]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/api/v1/models") from None
+        entries = await self._field(_MODELS, "models", list)
+        with self._expecting(_MODELS):
+            return [self._listed(entry) for entry in entries]
 
     async def capacity(self) -> int:
         """What each of its loaded models takes at once; 4 where it does not say, its own default since 0.4."""
-        page = await self._page("/api/v1/models")
-        try:
-            told = [
+        entries = await self._field(_MODELS, "models", list)
+        with self._expecting(_MODELS):
+            limits = [
                 instance["config"].get("parallel")
-                for model in page["models"]
+                for model in entries
                 for instance in model.get("loaded_instances") or ()
                 if model["type"] == "llm"
             ]
-        except (KeyError, TypeError, AttributeError):
-            raise self._no_page("/api/v1/models") from None
-        return min((number for number in told if isinstance(number, int) and number > 0), default=_AT_ONCE)
+        return min((number for number in limits if isinstance(number, int) and number > 0), default=_AT_ONCE)
 
     async def healthy(self) -> None:
         """Return if its list is one; see `TellsHealth`. It has no page for health."""
-        page = await self._page("/api/v1/models")
-        if not isinstance(page, dict) or "models" not in page:
-            raise self._no_page("/api/v1/models")
+        await self._field(_MODELS, "models", list)
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
+        """Fetch the model, named as in its catalogue or by its URL at Hugging Face; see `Pulls.pull`."""
+        clock = asyncio.get_running_loop().time
+        moved, moved_at = -1, clock()
+        with self._placed(model):
+            job = await self._do(_DOWNLOAD, {"model": model}, model)
+            while True:
+                state, done = str(job.get("status", "")), int(job.get("downloaded_bytes") or 0)
+                if state in _OVER:
+                    yield Progress(step="success", done_bytes=_total(job) or done, total_bytes=_total(job))
+                    return
+                if state not in ("downloading", "paused") or "job_id" not in job:
+                    raise ProviderDown(
+                        f"LM Studio's download ended as {state[:32]!r}: see its own window for why.", retryable=False
+                    )
+                if done != moved:
+                    moved, moved_at = done, clock()
+                elif clock() - moved_at > STALL_S:
+                    raise Timeout(
+                        f"LM Studio's download did not move for {STALL_S:g} s: restart LM Studio, and pull again.",
+                        retryable=False,
+                    )
+                yield Progress(step=state, done_bytes=done, total_bytes=_total(job))
+                await asyncio.sleep(POLL_S)
+                job = {**job, **await self._do(f"{_DOWNLOAD}/status/{job['job_id']}", None, model)}
+
+    async def load(self, model: str) -> None:
+        """Load the model unless it is; see `Loads.load`. Loading it twice would make a second instance."""
+        if not await self._instances(model):
+            await self._do("/api/v1/models/load", {"model": model}, model, timeout_s=LOAD_S)
+
+    async def unload(self, model: str) -> None:
+        """Unload all instances of the model; see `Loads.unload`."""
+        for instance in await self._instances(model):
+            await self._do("/api/v1/models/unload", {"instance_id": instance}, model)
+
+    async def _instances(self, model: str) -> list[str]:
+        """The ids under which the model is loaded."""
+        entries = await self._field(_MODELS, "models", list)
+        with self._expecting(_MODELS):
+            for entry in entries:
+                if entry["key"] == model:
+                    return [str(instance["id"]) for instance in entry.get("loaded_instances") or ()]
+        with self._placed(model):
+            raise ModelNotFound("LM Studio does not have this model: pull it first.")
+
+    async def _do(self, path: str, question: object, model: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Ask for something to be done, and return the page that the server answers with."""
+        with self._placed(model):
+            page = await self._page(path, question, model=model, timeout_s=timeout_s)
+            if not isinstance(page, dict):
+                raise self._no_page(path)
+            error = page.get("error")
+            if isinstance(error, dict) and error.get("type") == "model_not_found":
+                raise ModelNotFound(
+                    "LM Studio knows no such model: name it as its catalogue does, or by its URL.",
+                    detail=str(error.get("message", ""))[:2048],
+                )
+            if error is not None:
+                raise ProviderDown(
+                    "LM Studio could not do it: see the detail for what it says.",
+                    retryable=False,
+                    detail=str(error)[:2048],
+                )
+            return page
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if request.response_format is not None and request.response_format.get("type") == "json_object":
@@ -104,3 +179,8 @@ class LmStudioProvider(LmStudioModels):
             loaded=bool(instances),
             capabilities=chat if entry["type"] == "llm" else ("embed",),
         )
+
+
+def _total(job: Mapping[str, Any]) -> int | None:
+    total = job.get("total_size_bytes")
+    return int(total) if isinstance(total, int) else None

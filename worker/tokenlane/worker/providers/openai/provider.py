@@ -9,16 +9,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.model_names import same_model
-from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
-from tokenlane.worker.providers.answers.vectors import listed_vectors
+from tokenlane.worker.providers.answers.vectors import vectors_in
 from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from tokenlane.worker.providers.http.provider import HttpProvider
-from tokenlane.worker.providers.parsing.frames import Frames
 from tokenlane.worker.providers.requests.options import cut_stops_of, refuse_ignored
 from tokenlane.worker.providers.requests.prompt_length import check_length
 from tokenlane.worker.providers.requests.turns import continued, retold
@@ -51,33 +49,22 @@ class OpenAiChatProvider(HttpProvider):
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        frames = Frames()
-        try:
+        with self._placed(model):
             refuse_ignored(request, self.ignored, self._lane.provider)
             request = self._adapted(self._retold(request))
             await check_length(self, self._lane, request, model)
             path, body, answer = await self._asked(request, model, resume)
-            async with aclosing(self._stream(path, body, answer)) as chunks:
-                async for chunk in chunks:
-                    for event in frames.feed(chunk):
-                        delta = answer.take(event)
-                        if delta is not None:
-                            yield delta
-            for delta in answer.end(frames):
-                yield delta
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
+            async with aclosing(self._deltas(path, body, answer)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def models(self) -> list[ModelInfo]:
         """The models the server lists."""
         return self._infos(await self._page("/v1/models"))
 
     def _infos(self, page: Any) -> list[ModelInfo]:
-        try:
+        with self._expecting("/v1/models"):
             return [self._model_info(entry) for entry in page["data"]]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/v1/models") from None
 
     async def capacity(self) -> int:
         """How many requests to run at once: a cautious guess, since the dialect has no word for it."""
@@ -163,16 +150,8 @@ class OpenAiProvider(OpenAiChatProvider):
 
     async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:
         page = await self._work("/v1/embeddings", question, model)
-        try:
-            said = page.get("model")
-            if said and not self._same_model(said, model):
-                raise wrong_model(said)
-            return listed_vectors(page["data"], len(inputs))
-        except LlmError as error:
-            error.at(provider=self._lane.provider, lane=self._lane.name, model=model)
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._not_vectors(page, model) from None
+        with self._placed(model):
+            return vectors_in(page, len(inputs), model, self._same_model)
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The dialect's list does not say what a model is for: all there is to tell by is the name.

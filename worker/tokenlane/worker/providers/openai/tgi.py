@@ -37,6 +37,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
+    version_at: ClassVar[tuple[str, str] | None] = ("/info", "version")
     ignored: ClassVar[Mapping[str, str]] = {
         "repetition_penalty": "use presence_penalty",
         **dict.fromkeys(("top_k", "min_p", "logit_bias", "reasoning_effort"), ELSEWHERE),
@@ -49,7 +50,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     async def models(self) -> list[ModelInfo]:
         """The one model, from `/info`: the list knows no limits."""
         info = await self._page("/info")
-        try:
+        with self._expecting("/info"):
             can = ["chat", "schema", "tools"]
             if info.get("model_pipeline_tag") == _SEES:
                 can.append("vision")
@@ -66,18 +67,10 @@ class TgiProvider(HubModels, OpenAiChatProvider):
                     capabilities=tuple(can),
                 )
             ]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page("/info") from None
 
     async def capacity(self) -> int:
         """64, half of what it takes before it refuses."""
         return 64
-
-    async def version(self) -> str | None:
-        """The server's version, from `/info`."""
-        page = await self._page("/info")
-        said = page.get("version") if isinstance(page, dict) else None
-        return said[:64] if isinstance(said, str) else None
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
         """The length of the prompt; see `CountsTokens.count_tokens`."""

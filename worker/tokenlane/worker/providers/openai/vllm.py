@@ -15,7 +15,7 @@ from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.contents import reasoning_of
 from tokenlane.worker.providers.answers.text_filters import Continuation, TextFilter
-from tokenlane.worker.providers.http.gather import at_once
+from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 
 from .answer import OpenAiAnswerReader
 from .body import messages_of
@@ -51,6 +51,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
+    version_at: ClassVar[tuple[str, str] | None] = ("/version", "version")
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     # The template adds a new turn unless it is told not to, and the two together are refused.
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {
@@ -74,9 +75,9 @@ class VllmProvider(HubModels, OpenAiProvider):
         page = await self._page("/v1/models")
         models = self._infos(page)
         try:
-            routes = (await self._page("/openapi.json"))["paths"]
+            routes = await self._field("/openapi.json", "paths", dict)
             chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
-        except (LlmError, KeyError, TypeError):  # it may be told to hide them
+        except LlmError:  # it may be told to hide them
             chats, embeds = True, False
         can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
         if chats and models:
@@ -89,22 +90,12 @@ class VllmProvider(HubModels, OpenAiProvider):
         """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
         return 64
 
-    async def version(self) -> str | None:
-        """The server's version."""
-        page = await self._page("/version")
-        said = page.get("version") if isinstance(page, dict) else None
-        return said[:64] if isinstance(said, str) else None
-
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
         """The length of the prompt; see `CountsTokens.count_tokens`."""
         question = {"model": model, "messages": messages_of(request)}
         if request.tools:
             question["tools"] = [*request.tools]
-        page = await self._page("/tokenize", question)
-        count = page.get("count") if isinstance(page, dict) else None
-        if not isinstance(count, int):
-            raise self._no_page("/tokenize")
-        return count
+        return await self._field("/tokenize", "count", int, question)
 
     async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
         """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
@@ -119,7 +110,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         }
         can = self._can
         unknown = [name for name in questions if name not in can]
-        answers = await at_once(*(self._takes(_CHAT, questions[name]) for name in unknown))
+        answers = await gather_or_cancel(*(self._takes(_CHAT, questions[name]) for name in unknown))
         can |= {name: takes for name, takes in zip(unknown, answers, strict=True) if takes is not None}
         return tuple(name for name in questions if can.get(name))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def at_once(*calls: Coroutine[Any, Any, T]) -> list[T]:
+async def gather_or_cancel(*calls: Coroutine[Any, Any, T]) -> list[T]:
     """Await all of these; what they give, in their order. When one fails, none of the others goes on.
 
     Raises:

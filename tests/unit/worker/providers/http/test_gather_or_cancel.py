@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tokenlane.routing.contract.errors import ProviderDown
-from tokenlane.worker.providers.http.gather import at_once
+from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 
 
 async def after(turns: int, answer: int) -> int:
@@ -18,8 +18,8 @@ async def after(turns: int, answer: int) -> int:
 
 async def test_answers_come_in_the_order_of_the_questions() -> None:
     """Whichever ends first."""
-    assert await at_once(after(3, 1), after(1, 2), after(2, 3)) == [1, 2, 3]
-    assert await at_once() == []
+    assert await gather_or_cancel(after(3, 1), after(1, 2), after(2, 3)) == [1, 2, 3]
+    assert await gather_or_cancel() == []
 
 
 async def test_the_first_failure_stops_the_others() -> None:
@@ -37,5 +37,5 @@ async def test_the_first_failure_stops_the_others() -> None:
         raise ProviderDown("gone")
 
     with pytest.raises(ProviderDown, match="gone"):
-        await at_once(endless(), failing())
+        await gather_or_cancel(endless(), failing())
     assert cancelled.is_set()

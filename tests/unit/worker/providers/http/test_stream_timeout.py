@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tokenlane.worker.providers.http.patience import Patience
+from tokenlane.worker.providers.http.stream_timeout import StreamTimeout
 
 
 def now() -> float:
@@ -17,30 +17,30 @@ async def test_an_overdue_wait_ends() -> None:
     """A wait that is overdue raises TimeoutError and leaves its task as it was."""
     task = asyncio.current_task()
     assert task is not None
-    with Patience() as patience:
+    with StreamTimeout() as timeout:
         with pytest.raises(TimeoutError):
-            await patience.wait(asyncio.Event().wait(), now() + 0.01)
+            await timeout.wait(asyncio.Event().wait(), now() + 0.01)
         assert task.cancelling() == 0
-        assert await patience.wait(asyncio.sleep(0, "next"), now() + 10) == "next"
+        assert await timeout.wait(asyncio.sleep(0, "next"), now() + 10) == "next"
         with pytest.raises(TimeoutError):
-            await patience.wait(asyncio.Event().wait(), now() + 0.01)
+            await timeout.wait(asyncio.Event().wait(), now() + 0.01)
 
 
 async def test_a_later_limit_counts_anew() -> None:
     """The timer of an earlier, shorter wait does not end a longer one."""
     event = asyncio.Event()
-    with Patience() as patience:
-        await patience.wait(asyncio.sleep(0), now() + 0.01)
+    with StreamTimeout() as timeout:
+        await timeout.wait(asyncio.sleep(0), now() + 0.01)
         asyncio.get_running_loop().call_later(0.05, event.set)
-        assert await patience.wait(event.wait(), now() + 10)
+        assert await timeout.wait(event.wait(), now() + 10)
 
 
 async def test_time_between_waits_does_not_count() -> None:
     """While nobody waits for the back end, the time is not its own."""
-    with Patience() as patience:
-        await patience.wait(asyncio.sleep(0), now() + 0.01)
+    with StreamTimeout() as timeout:
+        await timeout.wait(asyncio.sleep(0), now() + 0.01)
         await asyncio.sleep(0.05)
-        assert await patience.wait(asyncio.sleep(0, "here"), now() + 10) == "here"
+        assert await timeout.wait(asyncio.sleep(0, "here"), now() + 10) == "here"
 
 
 async def test_a_cancelled_wait_is_cancelled() -> None:
@@ -48,9 +48,9 @@ async def test_a_cancelled_wait_is_cancelled() -> None:
     started = asyncio.Event()
 
     async def waiting() -> None:
-        with Patience() as patience:
+        with StreamTimeout() as timeout:
             started.set()
-            await patience.wait(asyncio.Event().wait(), now() + 60)
+            await timeout.wait(asyncio.Event().wait(), now() + 60)
 
     task = asyncio.create_task(waiting())
     await started.wait()
