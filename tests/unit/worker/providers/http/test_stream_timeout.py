@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tokenlane.worker.providers.http.stream_timeout import StreamTimeout
+from tokenlane.worker.providers.http.patience import StreamTimeout
 
 
 def now() -> float:
