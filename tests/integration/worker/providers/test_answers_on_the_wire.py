@@ -146,7 +146,7 @@ async def test_the_stop_word_is_kept_where_it_is_asked_for() -> None:
 
 async def test_a_server_that_calls_each_chunk_the_last_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The short wait for a usage behind the end does not hold where the answer goes on behind it."""
-    monkeypatch.setattr("tokenlane.worker.providers.http.time_outs.USAGE_GRACE_S", 0.2)
+    monkeypatch.setattr("tokenlane.worker.providers.http.deadlines.USAGE_GRACE_S", 0.2)
 
     async def slowly(writer: asyncio.StreamWriter) -> None:
         writer.write(piece("openai", "One", end=True) + piece("openai", " two", end=True))

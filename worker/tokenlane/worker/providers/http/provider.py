@@ -30,8 +30,8 @@ from tokenlane.worker.providers.parsing.ndjson import LineReader
 from tokenlane.worker.providers.server_names import NAMES
 
 from .client import TRANSPORT_ERRORS, LaneClient, read_body, transport_error
-from .stream_timeout import StreamTimeout
-from .time_outs import Deadlines
+from .deadlines import Deadlines
+from .wait_timeout import WaitTimeout
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class HttpProvider:
         failure is only an early end."""
         frames, deadlines, received = Frames(), Deadlines(self._lane, answer), 0
         try:
-            with StreamTimeout() as timeout:
+            with WaitTimeout() as timeout:
                 post = self._http.send("POST", path, content, self._stream_headers())
                 async with await timeout.wait(post, deadlines.until) as response:
                     await timeout.wait(self._check_stream(response), deadlines.until)

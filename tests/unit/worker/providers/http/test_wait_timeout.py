@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tokenlane.worker.providers.http.patience import StreamTimeout
+from tokenlane.worker.providers.http.wait_timeout import WaitTimeout
 
 
 def now() -> float:
@@ -17,7 +17,7 @@ async def test_an_overdue_wait_ends() -> None:
     """A wait that is overdue raises TimeoutError and leaves its task as it was."""
     task = asyncio.current_task()
     assert task is not None
-    with StreamTimeout() as timeout:
+    with WaitTimeout() as timeout:
         with pytest.raises(TimeoutError):
             await timeout.wait(asyncio.Event().wait(), now() + 0.01)
         assert task.cancelling() == 0
@@ -29,7 +29,7 @@ async def test_an_overdue_wait_ends() -> None:
 async def test_a_later_limit_counts_anew() -> None:
     """The timer of an earlier, shorter wait does not end a longer one."""
     event = asyncio.Event()
-    with StreamTimeout() as timeout:
+    with WaitTimeout() as timeout:
         await timeout.wait(asyncio.sleep(0), now() + 0.01)
         asyncio.get_running_loop().call_later(0.05, event.set)
         assert await timeout.wait(event.wait(), now() + 10)
@@ -37,7 +37,7 @@ async def test_a_later_limit_counts_anew() -> None:
 
 async def test_time_between_waits_does_not_count() -> None:
     """While nobody waits for the back end, the time is not its own."""
-    with StreamTimeout() as timeout:
+    with WaitTimeout() as timeout:
         await timeout.wait(asyncio.sleep(0), now() + 0.01)
         await asyncio.sleep(0.05)
         assert await timeout.wait(asyncio.sleep(0, "here"), now() + 10) == "here"
@@ -48,7 +48,7 @@ async def test_a_cancelled_wait_is_cancelled() -> None:
     started = asyncio.Event()
 
     async def waiting() -> None:
-        with StreamTimeout() as timeout:
+        with WaitTimeout() as timeout:
             started.set()
             await timeout.wait(asyncio.Event().wait(), now() + 60)
 

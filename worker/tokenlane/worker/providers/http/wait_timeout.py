@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 T = TypeVar("T")
 
 
-class StreamTimeout:
+class WaitTimeout:
     """Bounds each wait of one stream, with one timer for all of them.
 
     `asyncio.timeout` sets and cancels a timer for each wait, which costs as much as parsing a token. Here the timer
