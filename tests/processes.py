@@ -7,9 +7,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["group_is_gone", "is_gone", "until_gone"]
+from tokenlane.config.host.embedded_server import EmbeddedServer
+
+__all__ = ["group_is_gone", "is_gone", "pid_of", "until_gone"]
 
 _PROC = Path("/proc")
+
+
+def pid_of(server: EmbeddedServer) -> int:
+    """The process id of a running embedded server."""
+    assert server._child is not None
+    return server._child.process.pid
 
 
 def is_gone(pid: int) -> bool:

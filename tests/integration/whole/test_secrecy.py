@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import JsonValue
 from tests.integration.farm import EVERY_LOG, Child, Farm, farm
 from tests.integration.life import dump, raw
+from tests.processes import pid_of
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
@@ -230,8 +231,7 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
                     seen += [*await in_server(pool), *on_disk(home)]
                     await worker.kill()
                     assert running.text
-                    assert server.pid is not None
-                    os.kill(server.pid, signal.SIGKILL)
+                    os.kill(pid_of(server), signal.SIGKILL)
                     await server.ended()
                     seen += on_disk(home)
                     await server.revive()

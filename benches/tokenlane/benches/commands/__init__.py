@@ -1,3 +1,1 @@
-"""The bench's verbs on the command line, one module each."""
-
-from __future__ import annotations
+"""The verbs `bench` and `simulate`."""

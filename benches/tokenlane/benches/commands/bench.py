@@ -1,9 +1,10 @@
-"""`tokenlane bench`: one command for each measurement."""
+"""`tokenlane bench`: a command for each measurement."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exception
 
 @bench.callback()
 def _bench() -> None:
-    """Measure tokenlane on this machine. Figures are ratios within one run; what else the machine does is in them."""
+    """Measure tokenlane on this machine. Figures are ratios within one run; other load on the machine changes them."""
 
 
 @bench.command()
@@ -27,11 +28,8 @@ def overhead(
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
 ) -> None:
     """What tokenlane adds to asking a back end directly: time and CPU. Prints the table of benches/README.md."""
-
-    def progress(line: str) -> None:
-        typer.echo(line, err=True)
-
-    found = asyncio.run(measurement.measure(measurement.QUICK if quick else measurement.FULL, progress))
-    sys.stdout.write((found.model_dump_json(indent=2) if as_json else table(found)) + "\n")
-    if check and not all(bar.held for bar in found.bars):
+    plan = measurement.QUICK if quick else measurement.FULL
+    report = asyncio.run(measurement.measure(plan, partial(typer.echo, err=True)))
+    sys.stdout.write((report.model_dump_json(indent=2) if as_json else table(report)) + "\n")
+    if check and not all(bar.held for bar in report.bars):
         raise typer.Exit(FAILED)

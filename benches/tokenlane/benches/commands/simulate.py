@@ -1,4 +1,4 @@
-"""`tokenlane simulate`."""
+"""`tokenlane simulate`: a simulated model server as a process."""
 
 from __future__ import annotations
 
@@ -22,40 +22,38 @@ from tokenlane.config.host.stop_signals import stop_event
 T = TypeVar("T")
 
 
+def _finite(pause_ms: float) -> float:
+    if not math.isfinite(pause_ms):
+        raise typer.BadParameter(f"{pause_ms} is not a number of milliseconds.")
+    return pause_ms
+
+
 def simulate(
     api: Annotated[
-        Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"], typer.Option(help="Whose dialect to speak.")
+        Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"], typer.Option(help="The server to imitate.")
     ] = "openai",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
     socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on, instead of a port.")] = None,
-    ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0)] = 0,
-    itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0)] = 0,
+    ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0, callback=_finite)] = 0,
+    itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0, callback=_finite)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens in an answer.", min=0)] = 16,
     capacity: Annotated[int, typer.Option(help="Requests answered at once.", min=1)] = 4,
     queue: Annotated[
-        int | None, typer.Option(help="Requests that may wait; as the server has it, if unset.", min=0)
+        int | None, typer.Option(help="Requests that may wait; by default as many as the server lets wait.", min=0)
     ] = None,
-    models: Annotated[str, typer.Option(help="Models it has: NAME or NAME=SIZE, separated by commas.")] = "sim",
-    pullable: Annotated[str | None, typer.Option(help="Models it can pull besides, written alike.")] = None,
-    memory: Annotated[str | None, typer.Option(help="What fits in memory, as 8GB; everything if unset.")] = None,
-    load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0)] = 0,
-    pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull one.", min=0)] = 0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the text; words are counted, `w0 w1`, if unset.")] = None,
+    models: Annotated[str, typer.Option(help="Its models: NAME or NAME=SIZE, separated by commas.")] = "sim",
+    pullable: Annotated[str | None, typer.Option(help="More models, which it can pull; written the same way.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory for models, such as 8GB; unlimited if unset.")] = None,
+    load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0, callback=_finite)] = 0,
+    pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull a model.", min=0, callback=_finite)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the text; if unset, it counts words: `w0 w1`.")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key that requests must send.")] = None,
     faults: Annotated[
-        Path | None, typer.Option(help="TOML or JSON file: which requests go wrong, and how (docs/simulator.md).")
+        Path | None, typer.Option(help="TOML or JSON file of requests that go wrong, and how (docs/simulator.md).")
     ] = None,
 ) -> None:
-    """Imitate a model server until Ctrl-C; one line of JSON tells its URL."""
-    for option, pause_ms in (
-        ("--ttft-ms", ttft_ms),
-        ("--itl-ms", itl_ms),
-        ("--load-ms", load_ms),
-        ("--pull-ms", pull_ms),
-    ):
-        if not math.isfinite(pause_ms):
-            raise ConfigError(f"{option}: {pause_ms} is no number of milliseconds.")
+    """Imitate a model server until Ctrl-C; prints its URL as a line of JSON."""
     served = _list("--models", models)
     if not served:
         raise ConfigError("--models names no model.")
@@ -81,13 +79,13 @@ def simulate(
     try:
         asyncio.run(_serve(simulator))
     except (OSError, UnicodeError) as error:
-        if why := _why_not_heard(error, host, port, socket):
-            raise ConfigError(why) from error
+        if reason := _why_not_listening(error, host, port, socket):
+            raise ConfigError(reason) from error
         raise
 
 
-def _why_not_heard(error: OSError | UnicodeError, host: str, port: int, socket: Path | None) -> str | None:
-    if isinstance(error, UnicodeError):  # no name server can be asked for it
+def _why_not_listening(error: OSError | UnicodeError, host: str, port: int, socket: Path | None) -> str | None:
+    if isinstance(error, UnicodeError):  # the name cannot be looked up
         return f"--host {host}: that cannot be the name of a host."
     if socket is not None:
         return f"--socket {socket} cannot be listened on: {error}."

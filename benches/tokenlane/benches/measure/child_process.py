@@ -1,8 +1,8 @@
-"""The processes of a measurement: each does what it is asked, in JSON lines on its standard input and output.
+"""The processes of a measurement, which do tasks for their parent: JSON lines on standard input and output.
 
-What a process can do is an async context manager, named `module:function`, that yields its tasks by name. Every process
-can also tell the CPU seconds it has used. A measurement that is over says goodbye; where standard input just ends, it
-was broken off, if only because the parent died, and the process ends whatever it does.
+A process runs an async context manager that yields its tasks by name. Every process also has the task `cpu`. The parent
+says goodbye at the end of a measurement. If standard input just ends, because the measurement broke off or the parent
+died, the process ends whatever it does.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tokenlane.routing.support.tasks import background
 T = TypeVar("T")
 
 Tasks: TypeAlias = Mapping[str, Callable[..., Awaitable[object]]]
+Opening: TypeAlias = Callable[..., AbstractAsyncContextManager[Tasks]]
 
 _LONGEST_LINE = 64 * 1024 * 1024
 _GOODBYE = b"null\n"
@@ -37,17 +38,17 @@ _DEATH_S = 0.5
 
 
 class ChildProcess:
-    """A process that was started, as its parent sees it. Get one with `child_process`."""
+    """A process as its parent sees it; `child_process` starts it."""
 
     def __init__(self, name: str, process: Process) -> None:
         self._name = name
         self._process = process
 
     async def ask(self, kind: type[T], task: str, **arguments: JsonValue) -> T:
-        """Have the process do a task; its answer, which must be of that kind.
+        """Have the process do a task, and return its result, which must be of this kind.
 
         Raises:
-            UserError: the process has ended; it said on standard error why.
+            UserError: the process ended; standard error has the reason.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -58,20 +59,21 @@ class ChildProcess:
         return TypeAdapter(kind).validate_json(line)
 
     async def cpu_s(self) -> float:
-        """The CPU seconds the process has used."""
+        """Return the CPU seconds that the process has used."""
         return await self.ask(float, "cpu")
 
 
 @asynccontextmanager
-async def child_process(name: str, **arguments: JsonValue) -> AsyncIterator[ChildProcess]:
-    """Start a process for the tasks `name`, `module:function`, and end it with the block."""
+async def child_process(opening: Opening, **arguments: JsonValue) -> AsyncIterator[ChildProcess]:
+    """Run a function of a module, which yields tasks, in a process that ends with the block."""
+    name = f"{opening.__module__}:{opening.__name__}"
     process = await start_or_kill(
         asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
             stdin=PIPE,
             stdout=PIPE,
             limit=_LONGEST_LINE,
-            start_new_session=True,  # the terminal's Ctrl-C is for us
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent
         )
     )
     assert process.stdin is not None
@@ -88,46 +90,38 @@ async def _cpu() -> float:
 
 
 async def _serve(name: str, arguments: str) -> None:
-    lines, asked = asyncio.StreamReader(), asyncio.Queue[bytes]()
+    lines, orders = asyncio.StreamReader(), asyncio.Queue[bytes]()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     try:
         async with background() as tasks:
-            working = tasks.create_task(_work(name, arguments, asked))
+            working = tasks.create_task(_work(name, arguments, orders))
             async for line in lines:
-                asked.put_nowait(line)
+                orders.put_nowait(line)
                 if line == _GOODBYE:
                     await working
                     return
-            _hush()
+            # Broken off: end soon, and log nothing about the processes that ended first.
+            logging.disable()
+            asyncio.get_running_loop().call_later(_BROKEN_OFF_S, os._exit, FAILED)
     except Exception:
-        if not await _ends(lines):
-            raise
+        try:  # if the measurement broke off, other processes ended first, and what failed here does not matter
+            async with asyncio.timeout(_DEATH_S):
+                await lines.read()
+        except TimeoutError:
+            pass
+        else:
+            return
+        raise
 
 
-async def _work(name: str, arguments: str, asked: asyncio.Queue[bytes]) -> None:
+async def _work(name: str, arguments: str, orders: asyncio.Queue[bytes]) -> None:
     module, _, function = name.partition(":")
-    opening: Callable[..., AbstractAsyncContextManager[Tasks]] = getattr(import_module(module), function)
-    async with opening(**json.loads(arguments)) as own:
-        tasks = {"cpu": _cpu, **own}
-        while (line := await asked.get()) != _GOODBYE:
+    opening: Opening = getattr(import_module(module), function)
+    async with opening(**json.loads(arguments)) as tasks:
+        tasks = {"cpu": _cpu, **tasks}
+        while (line := await orders.get()) != _GOODBYE:
             task, given = json.loads(line)
             os.write(sys.stdout.fileno(), json.dumps(await tasks[task](**given)).encode() + b"\n")
-
-
-def _hush() -> None:
-    """The measurement was broken off: end soon, and without a word about what this process now misses."""
-    logging.disable()
-    asyncio.get_running_loop().call_later(_BROKEN_OFF_S, os._exit, FAILED)
-
-
-async def _ends(lines: asyncio.StreamReader) -> bool:
-    """Whether the measurement is broken off, and what failed here only missed what has ended already."""
-    try:
-        async with asyncio.timeout(_DEATH_S):
-            await lines.read()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _main() -> None:

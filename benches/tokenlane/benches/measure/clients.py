@@ -1,8 +1,8 @@
-"""Those who ask, each in a process of its own: a bare HTTP client, an agent of a pool, and the pool's worker.
+"""The processes that ask and serve in a measurement: a bare HTTP client, an agent of a pool, and the pool's worker.
 
-Both clients do the same with what they get. They ask as many questions at once as there are streams, one after another
-in each, and say how long a request took to the back end plus its first token back, and how long each later token took.
-The back end's own time, in between, is no part of it.
+Both clients keep as many questions open as there are streams, one after another in each. They measure how long a
+request took to the back end plus its first token back, and how long each later token took. The time in the back end
+itself does not count.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LANE = "lane1"
 _PROVIDER = "openai"
 
 
-class Heard(BaseModel):
-    """What one client heard in one round. Milliseconds."""
+class RoundTimes(BaseModel):
+    """The times that one client measured in one round, in milliseconds."""
 
     first_ms: list[float]
     delta_ms: list[float]
@@ -47,25 +47,20 @@ Arrivals: TypeAlias = list[tuple[int, str]]
 """When each token of an answer arrived, and its text."""
 
 
-Floor: TypeAlias = Callable[[], Awaitable[float]]
-
-
 async def _round(
     ask: Callable[[int], Awaitable[Arrivals]],
     streams: int,
     answers: int,
     tokens: int,
     spread_s: float,
-    floor: Floor | None = None,
+    floor: Callable[[], Awaitable[float]] | None = None,
 ) -> dict[str, list[float]]:
-    """Keep `streams` questions open, `answers` one after another in each; they begin spread over `spread_s`.
+    """Keep `streams` questions open, `answers` one after another in each. The streams start spread over `spread_s`.
 
     Args:
-        floor: measured before each question, if there is one stream.
+        floor: measures the floor before each question, if there is one stream.
     """
-    first_ms: list[float] = []
-    delta_ms: list[float] = []
-    floor_ms: list[float] = []
+    first_ms, delta_ms, floor_ms = list[float](), list[float](), list[float]()
 
     async def stream(number: int) -> None:
         await asyncio.sleep(spread_s * number / streams)
@@ -87,7 +82,7 @@ async def _round(
 
 @asynccontextmanager
 async def bare(endpoint: str) -> AsyncIterator[Tasks]:
-    """httpx over aiohttp, the cheapest common client of streams, without anything around it."""
+    """The process of the bare client: httpx over aiohttp, the cheapest common client of streams."""
     # Without a limit: aiohttp's default of 100 connections would bound the streams.
     connector = aiohttp.UnixConnector(str(socket_of(endpoint)), limit=0)
     transport = AiohttpTransport(client=aiohttp.ClientSession(connector=connector))
@@ -119,7 +114,7 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def agent(redis: str) -> AsyncIterator[Tasks]:
-    """An agent of the pool, which measures the floor too."""
+    """The process of the agent, which measures the floor too."""
     async with Client(redis) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
@@ -138,7 +133,7 @@ async def agent(redis: str) -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Tasks]:
-    """A worker, which routes too. The task `ready` returns once its lane takes work."""
+    """The process of the worker, which routes too. The task `ready` returns once its lane takes work."""
     settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
 

@@ -1,10 +1,9 @@
-"""What `bench overhead` reports: its figures, the bars they must hold, and both as a table."""
+"""The figures that `bench overhead` reports, the bars they must hold, and both as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import quantiles
-from typing import NamedTuple
 
 from pydantic import BaseModel, computed_field
 
@@ -18,15 +17,15 @@ class Times(BaseModel):
 
     @classmethod
     def of(cls, times_ms: Sequence[float], less: float = 0) -> Times:
-        """The times, each of them less that."""
+        """Return the percentiles of times, each reduced by `less`."""
         cuts = quantiles(times_ms, n=100, method="inclusive")
         return cls(p50=cuts[49] - less, p99=cuts[98] - less, samples=len(times_ms))
 
 
 class Cpu(BaseModel):
-    """Microseconds of CPU for each token, everything a process does counted in: the median of the rounds.
+    """Microseconds of CPU a token, for all that a process does: the median of the rounds.
 
-    `…_over_bare`: of each round, as a multiple of what the bare client took in the round before it.
+    `…_over_bare`: as a multiple of the bare client's in the round before.
     """
 
     bare: float
@@ -39,8 +38,8 @@ class Cpu(BaseModel):
 
 
 class AtStreams(BaseModel):
-    """What was measured at one number of streams. `added_…`: through tokenlane, less the median of directly.
-    `floor_ms`: in the same loop as the requests, one of each by turns."""
+    """The figures at one number of streams. `added_…`: through tokenlane, less the median of direct requests.
+    `floor_ms`: measured in the same loop as the requests, one before each."""
 
     streams: int
     tokens: int
@@ -56,14 +55,14 @@ class AtStreams(BaseModel):
 
 
 class Idle(BaseModel):
-    """CPU while nothing is asked, in percent of a core."""
+    """CPU without requests, in percent of a core."""
 
     worker: float
     server: float
 
 
 class Bar(BaseModel):
-    """A figure that must not be higher than its limit."""
+    """A figure and its limit."""
 
     name: str
     measured: float
@@ -72,12 +71,12 @@ class Bar(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def held(self) -> bool:
-        """Whether it is not."""
+        """Whether the figure is at or below its limit."""
         return self.measured <= self.limit
 
 
 class Overhead(BaseModel):
-    """A whole measurement."""
+    """The report of a whole measurement."""
 
     measured_at: str
     machine: str
@@ -87,55 +86,52 @@ class Overhead(BaseModel):
     bars: list[Bar]
 
 
-class _OfLevel(NamedTuple):
-    """A figure of the level with so many streams."""
-
-    streams: int
-    name: str
-    figure: str
-    limit: float
+def _first_in_floors(percentile: str) -> Callable[[AtStreams], float]:
+    return lambda at: float(getattr(at.added_first_ms, percentile) / getattr(at.floor_ms, percentile))
 
 
-_OF_LEVELS = (
-    _OfLevel(64, "worker's CPU a token, in bare clients", "worker_over_bare", 1.58),
-    _OfLevel(16, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 2.5),
-    _OfLevel(64, "worker's and server's CPU a token, in bare clients", "worker_and_server_over_bare", 1.97),
+_AT_STREAMS: Sequence[tuple[int, str, Callable[[AtStreams], float], float]] = (
+    (1, "added time to first token at 1 stream, in floors, p50", _first_in_floors("p50"), 7.0),
+    (1, "added time to first token at 1 stream, in floors, p99", _first_in_floors("p99"), 10.0),
+    (
+        16,
+        "worker's and server's CPU a token, in bare clients, at 16 streams",
+        lambda at: at.cpu_us.worker_and_server_over_bare,
+        2.5,
+    ),
+    (64, "worker's CPU a token, in bare clients, at 64 streams", lambda at: at.cpu_us.worker_over_bare, 1.58),
+    (
+        64,
+        "worker's and server's CPU a token, in bare clients, at 64 streams",
+        lambda at: at.cpu_us.worker_and_server_over_bare,
+        1.97,
+    ),
+    (256, "added time to a token at 256 streams, p99, in ms", lambda at: at.added_token_ms.p99, 30.0),
 )
-FIRST_P50_FLOORS = 7.0
-FIRST_P99_FLOORS = 10.0
-TOKEN_P99_MS = 30.0
-TOKEN_P99_STREAMS = 256
-IDLE_WORKER_PERCENT = 1.0
-IDLE_SERVER_PERCENT = 0.5
 
 
 def bars_of(levels: Sequence[AtStreams], idle: Idle) -> Iterator[Bar]:
-    """The bars of what was measured, each on one figure."""
-    for at in levels:
-        if (floor := at.floor_ms) is not None:
-            name = f"added time to first token at {at.streams} stream, in floors"
-            added = at.added_first_ms
-            yield Bar(name=f"{name}, p50", measured=added.p50 / floor.p50, limit=FIRST_P50_FLOORS)
-            yield Bar(name=f"{name}, p99", measured=added.p99 / floor.p99, limit=FIRST_P99_FLOORS)
-        for streams, name, figure, limit in _OF_LEVELS:
-            if at.streams == streams:
-                yield Bar(name=f"{name}, at {streams} streams", measured=getattr(at.cpu_us, figure), limit=limit)
-        if at.streams == TOKEN_P99_STREAMS:
-            name = f"added time to a token at {TOKEN_P99_STREAMS} streams, p99, in ms"
-            yield Bar(name=name, measured=at.added_token_ms.p99, limit=TOKEN_P99_MS)
+    """Return the bars, each on one figure."""
+    by_streams = {at.streams: at for at in levels}
+    for streams, name, figure, limit in _AT_STREAMS:
+        yield Bar(name=name, measured=figure(by_streams[streams]), limit=limit)
     name = "CPU of a worker that routes, while nothing is asked, in percent of a core"
-    yield Bar(name=name, measured=idle.worker, limit=IDLE_WORKER_PERCENT)
-    yield Bar(name="the server's, meanwhile", measured=idle.server, limit=IDLE_SERVER_PERCENT)
+    yield Bar(name=name, measured=idle.worker, limit=1.0)
+    yield Bar(name="the server's, meanwhile", measured=idle.server, limit=0.5)
 
 
-def table(found: Overhead) -> str:
-    """The measurement as Markdown, for benches/README.md."""
-    rows = [
+def table(overhead: Overhead) -> str:
+    """Return the report as Markdown, for benches/README.md."""
+    lines = [
+        f"{overhead.measured_at}, {overhead.machine}; {overhead.versions}.",
+        "",
+        "Times are p50 / p99 in milliseconds, CPU is microseconds a token.",
+        "",
         "| streams | answers | tokens at | floor | direct, first | added to first | direct, token | added to token "
         "| bare | worker | agent | server | back end |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for at in found.levels:
+    for at in overhead.levels:
         times = (at.floor_ms, at.direct_first_ms, at.added_first_ms, at.direct_token_ms, at.added_token_ms)
         cpu = at.cpu_us
         cells = [
@@ -145,19 +141,9 @@ def table(found: Overhead) -> str:
             *("" if time is None else f"{time.p50:.2f} / {time.p99:.2f}" for time in times),
             *(f"{used:.0f}" for used in (cpu.bare, cpu.worker, cpu.agent, cpu.server, cpu.backend)),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    bars = [
-        f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {'held' if bar.held else 'FALLS SHORT'}"
-        for bar in found.bars
-    ]
-    return "\n".join(
-        [
-            f"{found.measured_at}, {found.machine}; {found.versions}.",
-            "",
-            "Times are p50 / p99 in milliseconds, CPU is microseconds a token.",
-            "",
-            *rows,
-            "",
-            *bars,
-        ]
-    )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for bar in overhead.bars:
+        verdict = "held" if bar.held else "FALLS SHORT"
+        lines.append(f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {verdict}")
+    return "\n".join(lines)

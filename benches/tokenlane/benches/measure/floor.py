@@ -1,6 +1,6 @@
-"""The floor: the least a queue between two processes costs on this machine, with the library we use.
+"""The floor: the least time that a queue between two processes takes on this machine, with the same Redis library.
 
-One process appends to a stream and waits on a channel; the other reads the stream and publishes. Nothing else.
+A process appends to a stream and waits on a channel; another process reads the stream and publishes. Nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHANNEL = "floor:answers"
 
 @asynccontextmanager
 async def asking(redis: str) -> AsyncIterator[Callable[[], Awaitable[float]]]:
-    """The side that asks: a function that returns the milliseconds from question to answer."""
+    """Yield a function that asks and returns the milliseconds until the answer."""
     async with Redis.from_url(redis) as client, client.pubsub() as answers:
         await answers.subscribe(_CHANNEL)
         await answers.get_message(timeout=None)
@@ -46,7 +46,7 @@ async def _answer(client: Redis) -> None:
 
 @asynccontextmanager
 async def echo(redis: str) -> AsyncIterator[Tasks]:
-    """The side that answers, as a process."""
+    """The process that answers."""
     async with Redis.from_url(redis) as client, background() as tasks:
         task = tasks.create_task(_answer(client))
         yield {}

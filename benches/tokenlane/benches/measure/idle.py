@@ -1,4 +1,4 @@
-"""What tokenlane costs while nobody asks anything: the CPU of a worker that also routes, and of its Redis server."""
+"""Measures tokenlane without requests: the CPU of a worker that also routes, and of its Redis server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeAlias
 from .figures import Idle
 
 Clock: TypeAlias = Callable[[], Awaitable[float]]
-"""The CPU seconds that a process has used."""
+"""Returns the CPU seconds that a process has used."""
 
 _SETTLE_S = 2.0
-"""Just after a request, routers and workers look as often as if there were more."""
+"""Just after a request, routers and workers still poll as often as during it."""
 
 
 async def idle(worker: Clock, server: Clock, for_s: float) -> Idle:
-    """Let so many seconds pass in which nothing is asked."""
+    """Return the CPU that is used in a time without requests."""
     await asyncio.sleep(_SETTLE_S)
     worker_s, server_s = await worker(), await server()
     await asyncio.sleep(for_s)

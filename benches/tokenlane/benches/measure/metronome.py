@@ -1,7 +1,7 @@
 """A back end that costs next to nothing: one clock beats, and with each beat every open stream gets its next token.
 
-So do servers that batch. A token's text is the times at which the request came and the token went, in nanoseconds of
-the machine's monotonic clock: whoever gets it knows how long it was on the way.
+Servers that batch do the same. A token's text is the time when the request came and the time when the token went, in
+nanoseconds of the machine's monotonic clock: its receiver knows how long it took.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-# Put together once, the stamps being of one width: a token costs little more than the system call.
+# Composed once, with stamps of one width: a token costs little more than the system call.
 _PIECE = _chunk(
     b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1760000000,"model":"metronome",'
     b'"choices":[{"index":0,"delta":{"content":"' + b"0" * 20 + b" " + b"0" * 20 + b' "},"finish_reason":null}]}\n\n'
@@ -45,13 +45,13 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 def stamps(text: str) -> tuple[int, int]:
-    """When the request came and when this token went, from the token's text."""
+    """Return when the request came and when this token went, from the token's text."""
     came, went = text.split()
     return int(came), int(went)
 
 
 class _Clock:
-    """Beats for all connections that have an answer under way, and rests while there is none."""
+    """Beats for all connections with an open answer, and rests while there is none."""
 
     def __init__(self) -> None:
         self._first_s = 0.0
@@ -60,16 +60,16 @@ class _Clock:
         self._timer: asyncio.TimerHandle | None = None
         self._beating: dict[_Connection, None] = {}
 
-    def set(self, first_ms: float, spacing_ms: float) -> None:
-        """How long an answer's first token takes from now on, and each later one."""
+    async def set_pace(self, first_ms: float, spacing_ms: float) -> None:
+        """Set the time to an answer's first token, and between its tokens."""
         self._first_s, self._spacing_s = first_ms / 1000, spacing_ms / 1000
 
     def start(self, connection: _Connection) -> None:
-        """An answer begins: its first token goes at its own time, all others with the beat."""
+        """Begin an answer: its first token goes at its time, all others with the beat."""
         asyncio.get_running_loop().call_later(self._first_s, self._first, connection)
 
     def forget(self, connection: _Connection) -> None:
-        """The connection has gone."""
+        """Forget a closed connection."""
         self._beating.pop(connection, None)
 
     def _first(self, connection: _Connection) -> None:
@@ -128,27 +128,23 @@ class _Connection(asyncio.Protocol):
             os.write(self._socket, _PAGE_HEAD % len(_MODELS) + _MODELS)
 
     def beat(self) -> bool:
-        """Send the next token; whether there are more. Who is so far behind that it does not take one is cut off."""
+        """Send the next token, and return whether more follow. A client that is too far behind is cut off."""
         if self._left <= 0:
             return False
+        self._left -= 1
         try:
-            self._say()
+            os.write(self._socket, _PIECE % (self._came, time.monotonic_ns()))
+            if self._left == 0:
+                os.write(self._socket, _chunk(_END % (self._tokens, self._tokens + 8)) + _chunk(b""))
         except OSError:
             self._left = 0
             self._transport.close()
         return self._left > 0
 
-    def _say(self) -> None:
-        self._left -= 1
-        os.write(self._socket, _PIECE % (self._came, time.monotonic_ns()))
-        if self._left == 0:
-            os.write(self._socket, _chunk(_END % (self._tokens, self._tokens + 8)) + _chunk(b""))
-
 
 @asynccontextmanager
 async def metronome() -> AsyncIterator[Tasks]:
-    """The back end, as a process. The task `url` tells where it listens, `pace` sets the clock. An answer has
-    `max_tokens` tokens.
+    """The process of the back end. The task `url` returns its URL, `pace` sets the clock; an answer has `max_tokens`.
 
     It listens at a Unix socket: a write to another process over TCP takes 8 us of CPU at least, mostly the kernel's.
     """
@@ -157,11 +153,8 @@ async def metronome() -> AsyncIterator[Tasks]:
     async def url() -> str:
         return f"unix://{quote(str(at))}"
 
-    async def pace(first_ms: float, spacing_ms: float) -> None:
-        clock.set(first_ms, spacing_ms)
-
     with TemporaryDirectory(prefix="tokenlane-") as directory:
         at = Path(directory) / "metronome.sock"
         server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(clock), at)
-        yield {"url": url, "pace": pace}
+        yield {"url": url, "pace": clock.set_pace}
         server.close()

@@ -1,8 +1,8 @@
-"""What tokenlane adds to asking a back end directly: time to the first token, time a token, CPU a token.
+"""Measures what tokenlane adds to asking a back end directly: time to the first token, time a token, CPU a token.
 
-The same requests go to the same simulated back end, by turns: from a bare HTTP client, and from an agent through an
-embedded server and a worker. Everything has a process of its own. With one stream the agent measures the floor too, one
-before each request, so all figures are of one run, and ratios hold when the machine's speed drifts.
+The same requests go to the same simulated back end by turns: from a bare HTTP client, and from an agent through an
+embedded server and a worker. Each is a process. With one stream the agent also measures the floor, before each request.
+So all figures are of one run, and ratios hold when the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import clients, floor, metronome
 from .child_process import ChildProcess, child_process
-from .clients import Heard
+from .clients import RoundTimes
 from .figures import AtStreams, Cpu, Overhead, Times, bars_of
 from .idle import idle
 
 
 @dataclass(frozen=True)
 class Level:
-    """How much is asked at once: `answers` of `tokens` each, one after another, in each of `streams`; `rounds` times
-    directly and as often through tokenlane, by turns.
+    """The requests of each round: `answers` of `tokens` each, one after another, in each of `streams`. `rounds` rounds
+    are direct and as many go through tokenlane, by turns.
 
     Args:
-        first_ms: when the back end sends its first token.
-        spacing_ms: and each later one.
+        first_ms: the time to the back end's first token.
+        spacing_ms: the time between its tokens.
     """
 
     streams: int
@@ -48,14 +48,13 @@ class Level:
 
     @property
     def spread_s(self) -> float:
-        """The time of one answer."""
+        """The length of one answer."""
         return (self.first_ms + self.spacing_ms * self.tokens) / 1000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is measured: levels, and how long nothing is asked. At one stream the back end answers at once, so that
-    each request follows upon another."""
+    """A whole measurement: its levels, and the seconds without requests. At one stream the back end answers at once."""
 
     levels: tuple[Level, ...]
     idle_s: float
@@ -80,9 +79,7 @@ QUICK = Plan(
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """The processes."""
-
+class _Processes:
     redis: Redis
     backend: ChildProcess
     worker: ChildProcess
@@ -93,79 +90,75 @@ class _Scene:
         used = await self.redis.info("cpu")
         return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
+    async def cpu_s(self) -> dict[str, float]:
+        """The CPU seconds that each process has used so far."""
+        used = {name: await getattr(self, name).cpu_s() for name in ("backend", "worker", "bare", "agent")}
+        return {**used, "server": await self.server_cpu_s()}
+
 
 @asynccontextmanager
-async def _scene(plan: Plan) -> AsyncIterator[_Scene]:
-    most = max(level.streams for level in plan.levels)
+async def _processes(most_streams: int) -> AsyncIterator[_Processes]:
     async with (
         EmbeddedServer() as server,
         Redis.from_url(server.url) as redis,
-        child_process(_name(metronome.metronome)) as backend,
-        child_process(_name(floor.echo), redis=server.url),
+        child_process(metronome.metronome) as backend,
+        child_process(floor.echo, redis=server.url),
     ):
         url = await backend.ask(str, "url")
         async with (
-            child_process(_name(clients.worker), redis=server.url, endpoint=url, capacity=most) as worker,
-            child_process(_name(clients.bare), endpoint=url) as bare,
-            child_process(_name(clients.agent), redis=server.url) as agent,
+            child_process(clients.worker, redis=server.url, endpoint=url, capacity=most_streams) as worker,
+            child_process(clients.bare, endpoint=url) as bare,
+            child_process(clients.agent, redis=server.url) as agent,
         ):
             await worker.ask(type(None), "ready")
-            yield _Scene(redis, backend, worker, bare, agent)
-
-
-def _name(opening: Callable[..., object]) -> str:
-    return f"{opening.__module__}:{opening.__name__}"
+            yield _Processes(redis, backend, worker, bare, agent)
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """One round of one client, and the CPU seconds that the processes named used in it."""
+class _Round:
+    """One round of one client, and the CPU seconds that each process used in it."""
 
-    heard: Heard
+    times: RoundTimes
     cpu_s: dict[str, float]
 
-    def cpu_us(self, who: str) -> float:
-        return 1e6 * self.cpu_s[who] / (len(self.heard.first_ms) + len(self.heard.delta_ms))
+    def cpu_us(self, process: str) -> float:
+        """The microseconds that a process used for each token."""
+        return 1e6 * self.cpu_s[process] / (len(self.times.first_ms) + len(self.times.delta_ms))
 
 
-async def _turn(scene: _Scene, client: str, level: Level) -> _Turn:
-    async def used() -> dict[str, float]:
-        clocks = {name: getattr(scene, name).cpu_s for name in ("backend", "worker", "bare", "agent")}
-        clocks["server"] = scene.server_cpu_s
-        return {name: await clock() for name, clock in clocks.items()}
-
-    asking: ChildProcess = getattr(scene, client)
-    before = await used()
-    heard = await asking.ask(
-        Heard, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=level.spread_s
+async def _round(processes: _Processes, client: ChildProcess, level: Level) -> _Round:
+    before = await processes.cpu_s()
+    times = await client.ask(
+        RoundTimes, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=level.spread_s
     )
-    after = await used()
-    return _Turn(heard, {name: after[name] - before[name] for name in after})
+    after = await processes.cpu_s()
+    return _Round(times, {name: after[name] - before[name] for name in after})
 
 
 async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: None) -> Overhead:
     """Measure everything.
 
     Raises:
-        UserError: a process failed; it said on standard error why.
+        UserError: a process failed; standard error has the reason.
     """
     levels: list[AtStreams] = []
-    async with _scene(plan) as scene:
-        for client in (scene.bare, scene.agent):
-            await client.cpu_s()  # all are up before anything is timed
+    async with _processes(max(level.streams for level in plan.levels)) as processes:
+        for client in (processes.bare, processes.agent):
+            await client.cpu_s()  # both are up before the first round
         for level in plan.levels:
-            await scene.backend.ask(type(None), "pace", first_ms=level.first_ms, spacing_ms=level.spacing_ms)
-            turn = partial(_turn, scene, level=level)
-            await turn("bare")
-            await turn("agent")
+            await processes.backend.ask(type(None), "pace", first_ms=level.first_ms, spacing_ms=level.spacing_ms)
+            ask_directly = partial(_round, processes, processes.bare, level)
+            ask_tokenlane = partial(_round, processes, processes.agent, level)
+            await ask_directly()
+            await ask_tokenlane()
             direct, through = [], []
             for number in range(level.rounds):
                 progress(f"{level.streams} streams, round {number + 1} of {level.rounds}")
-                direct.append(await turn("bare"))
-                through.append(await turn("agent"))
+                direct.append(await ask_directly())
+                through.append(await ask_tokenlane())
             levels.append(_at(level, direct, through))
         progress("idle")
-        at_rest = await idle(scene.worker.cpu_s, scene.server_cpu_s, plan.idle_s)
+        at_rest = await idle(processes.worker.cpu_s, processes.server_cpu_s, plan.idle_s)
     return Overhead(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=_machine(),
@@ -176,17 +169,19 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
     )
 
 
-def _at(level: Level, direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtStreams:
-    def pooled(turns: Sequence[_Turn], kind: str) -> list[float]:
-        return [time_ms for turn in turns for time_ms in getattr(turn.heard, kind)]
+def _at(level: Level, direct: Sequence[_Round], through: Sequence[_Round]) -> AtStreams:
+    def pooled(rounds: Sequence[_Round], kind: str) -> list[float]:
+        return [time_ms for each in rounds for time_ms in getattr(each.times, kind)]
+
+    def cpu(process: str, *rounds: _Round) -> float:
+        return median(each.cpu_us(process) for each in rounds)
+
+    def over_bare(*names: str) -> float:
+        pairs = zip(through, direct, strict=True)
+        return median(sum(map(ours.cpu_us, names)) / bare.cpu_us("bare") for ours, bare in pairs)
 
     direct_first, direct_token = Times.of(pooled(direct, "first_ms")), Times.of(pooled(direct, "delta_ms"))
     floor_ms = pooled(through, "floor_ms")
-
-    def over_bare(*who: str) -> float:
-        pairs = zip(through, direct, strict=True)
-        return median(sum(map(ours.cpu_us, who)) / theirs.cpu_us("bare") for ours, theirs in pairs)
-
     return AtStreams(
         streams=level.streams,
         tokens=level.tokens,
@@ -199,11 +194,11 @@ def _at(level: Level, direct: Sequence[_Turn], through: Sequence[_Turn]) -> AtSt
         direct_token_ms=direct_token,
         added_token_ms=Times.of(pooled(through, "delta_ms"), less=direct_token.p50),
         cpu_us=Cpu(
-            bare=median(turn.cpu_us("bare") for turn in direct),
-            worker=median(turn.cpu_us("worker") for turn in through),
-            agent=median(turn.cpu_us("agent") for turn in through),
-            server=median(turn.cpu_us("server") for turn in through),
-            backend=median(turn.cpu_us("backend") for turn in (*direct, *through)),
+            bare=cpu("bare", *direct),
+            worker=cpu("worker", *through),
+            agent=cpu("agent", *through),
+            server=cpu("server", *through),
+            backend=cpu("backend", *direct, *through),
             worker_over_bare=over_bare("worker"),
             worker_and_server_over_bare=over_bare("worker", "server"),
         ),

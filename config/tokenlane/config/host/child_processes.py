@@ -45,21 +45,15 @@ class Child:
         try:
             if self.process.returncode is None:
                 _send(self.process, signal.SIGTERM)
-                async with asyncio.timeout(within_s):
-                    await self.process.wait()
-        except TimeoutError:
-            pass
+                await wait_or_kill(self.process, within_s)
         finally:
             if self._lifeline is not None:
-                # Kills the waiting shell, and the command if it did not obey. The pipe is still open, so the shell is
-                # alive, and its group's number cannot belong to other processes.
-                try:
+                # Kills the waiting shell, and what the command left. The pipe is still open, so the shell is alive, and
+                # its group's number cannot belong to other processes.
+                with suppress(ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
                     os.killpg(self.process.pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
-                    pass
                 os.close(self._lifeline)
                 self._lifeline = None
-            await self.process.wait()
 
 
 async def spawn(

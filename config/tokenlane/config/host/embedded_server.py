@@ -121,12 +121,6 @@ class EmbeddedServer:
         """The directory of the files that a stop leaves."""
         return self._given if self._given is not None else self.socket.parent
 
-    @property
-    def pid(self) -> int | None:
-        """The server's process id while it runs."""
-        process = self._child and self._child.process
-        return process.pid if process and process.returncode is None else None
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self

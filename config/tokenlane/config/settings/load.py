@@ -1,5 +1,5 @@
 """Reads settings from the command line, the environment and llm.toml. Only command lines, the worker's settings and a
-client without a URL call it; libraries take values.
+client without a URL call it; libraries take values. Every function raises `ConfigError` if a setting is wrong.
 
 Each source wins over the sources below it:
 
@@ -68,7 +68,6 @@ def find_pool(explicit: str | None = None) -> RedisSettings:
 
     Raises:
         NoPool: none of the three names a server.
-        ConfigError: the URL is not that of a Redis server, or a setting is wrong.
     """
     if configured := configured_redis(explicit):
         return configured
@@ -88,7 +87,7 @@ def configured_redis(explicit: str | None = None, *, only_command_line: bool = F
         only_command_line: ignore environment and file.
 
     Raises:
-        ConfigError: as `find_pool`; or `explicit` and `--llm` name different servers.
+        ConfigError: `explicit` and `--llm` name different servers.
     """
     settings = read()
     setting = settings.get("redis", "url")
@@ -100,22 +99,14 @@ def configured_redis(explicit: str | None = None, *, only_command_line: bool = F
 
 
 def pool_keys(settings: Settings | None = None) -> KeyRing:
-    """Return the keys in TOKENLANE_POOL_KEY, else the keys in the file that [redis] names, else no keys.
-
-    Raises:
-        ConfigError: the keys or the file cannot be used.
-    """
+    """Return the keys in TOKENLANE_POOL_KEY, else the keys in the file that [redis] names, else no keys."""
     file = _key_file(settings or read())
     given = given_keys()
     return given if given.keys or file is None else read_key_file(file)
 
 
 def given_keys() -> KeyRing:
-    """Return the keys in TOKENLANE_POOL_KEY; no keys if it is not set.
-
-    Raises:
-        ConfigError: the keys cannot be used. The message does not quote them.
-    """
+    """Return the keys in TOKENLANE_POOL_KEY; no keys if it is not set. Errors do not quote them."""
     text = secret_in(f"{PREFIX}POOL_KEY")
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
@@ -124,11 +115,7 @@ def given_keys() -> KeyRing:
 
 
 def pool_name(explicit: str | None = None) -> str:
-    """Return the pool's name: `explicit`, else the configured name, else `main`.
-
-    Raises:
-        ConfigError: a pool cannot have that name.
-    """
+    """Return the pool's name: `explicit`, else the configured name, else `main`."""
     name = str(read().get("redis", "pool", default="main").value) if explicit is None else explicit
     if not is_name(name):
         raise ConfigError(f"Pool name {name!r}: {NAME_RULE}.")
@@ -136,11 +123,7 @@ def pool_name(explicit: str | None = None) -> str:
 
 
 def cache_settings() -> CacheSettings | None:
-    """Return where this host caches vectors, and how many bytes of them; None if the cache is off.
-
-    Raises:
-        ConfigError: a setting is wrong.
-    """
+    """Return where this host caches vectors, and how many bytes of them; None if the cache is off."""
     megabytes = read().document.embeddings.cache_mb
     if megabytes == 0:
         return None
@@ -160,11 +143,7 @@ class LaneOptions(TypedDict, total=False):
 
 
 def lane_options(**options: Unpack[LaneOptions]) -> dict[str, Setting]:
-    """Return a verb's options as settings of its process's lane.
-
-    Raises:
-        ConfigError: a value is wrong.
-    """
+    """Return a verb's options as settings of its process's lane."""
     given: dict[str, object] = {**options, "models": list(options.get("models", ())) or None}
     given["name"] = given.pop("lane", None)
     sources = {"name": "--lane", "models": "--model"}
@@ -177,7 +156,7 @@ def lane_settings(**options: Unpack[LaneOptions]) -> LaneSettings:
     """Return this process's lane; `options` win over all other sources.
 
     Raises:
-        ConfigError: a setting is wrong, or several lanes are configured and none is named.
+        ConfigError: several lanes are configured and none is named.
     """
     settings = read(lane_options(**options))
     return _lane(settings, settings.lane_name())
@@ -187,7 +166,7 @@ def pool_settings(**options: Unpack[LaneOptions]) -> list[LaneSettings]:
     """Return every lane that this host serves: the named lane, else all configured lanes.
 
     Raises:
-        ConfigError: as `lane_settings`; or `options` describe a lane without its name, and several are configured.
+        ConfigError: several lanes are configured, and `options` describe a lane without its name.
     """
     settings = read(lane_options(**options))
     return _lanes(settings, settings.lanes_served())
@@ -207,7 +186,7 @@ def configured_back_ends() -> list[LaneSettings]:
     provider. TOKENLANE_API_KEY is for this host's only lane, or for the only back end.
 
     Raises:
-        ConfigError: a setting is wrong, or TOKENLANE_API_KEY is set and several lanes are configured.
+        ConfigError: TOKENLANE_API_KEY is set and several lanes are configured.
     """
     settings = read()
     lanes = _lanes(settings, settings.lanes_to_choose())

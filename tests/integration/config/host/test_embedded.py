@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from redis.asyncio import Redis
 from tests.integration.servers import free_port
-from tests.processes import until_gone
+from tests.processes import pid_of, until_gone
 
 from tokenlane.config.exit_codes import USAGE
 from tokenlane.config.host import child_processes
@@ -36,8 +36,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 async def test_a_server_on_a_private_socket_keeps_nothing() -> None:
     """It answers on a socket only the user can open, stores nothing, logs no command, and goes without a trace."""
     async with EmbeddedServer() as server:
-        pid, path = server.pid, server.socket
-        assert pid is not None
+        pid, path = pid_of(server), server.socket
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         async with Redis.from_url(server.url, decode_responses=True) as redis:
@@ -124,8 +123,7 @@ async def test_a_cancelled_start_leaves_nothing(temporary: Path, monkeypatch: py
     async with asyncio.timeout(10):
         start = asyncio.create_task(server.start())
         await waiting.wait()
-        pid = server.pid
-        assert pid is not None
+        pid = pid_of(server)
         assert server.socket.is_relative_to(temporary)
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -195,7 +193,7 @@ from tokenlane.config.host.embedded_server import EmbeddedServer
 
 async def main():
     async with EmbeddedServer() as server:
-        print(server.pid, server.socket, flush=True)
+        print(server._child.process.pid, server.socket, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -302,6 +300,6 @@ async def test_a_child_s_own_children_go_too() -> None:
 async def test_the_terminal_s_interrupt_does_not_reach_it() -> None:
     """The server is in a process group of its own, so Ctrl-C reaches its owner only."""
     async with EmbeddedServer() as server:
-        assert server.pid is not None
-        assert os.getpgid(server.pid) == server.pid
-        assert os.getsid(server.pid) != os.getsid(0)
+        pid = pid_of(server)
+        assert os.getpgid(pid) == pid
+        assert os.getsid(pid) != os.getsid(0)

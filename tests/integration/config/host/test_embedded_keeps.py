@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 from tests.integration import life
 from tests.integration.servers import free_port
+from tests.processes import pid_of
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host import embedded_server as embedded
@@ -25,8 +26,7 @@ from tokenlane.worker.supervision.listen_address import bind_address, known_as
 
 async def kill(server: EmbeddedServer) -> None:
     """Kill the server itself, and wait for its end."""
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
+    os.kill(pid_of(server), signal.SIGKILL)
     await server.ended()
 
 
