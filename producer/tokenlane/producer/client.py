@@ -20,6 +20,7 @@ from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo, Progress
+from tokenlane.routing.contract.wire import new_id
 
 from .compose import Messages, compose, refuse_unknown
 from .embeddings import Embeddings, EmbedOptions, embed
@@ -113,7 +114,7 @@ class Client:
         refuse_unknown(options, ChatOptions)
         who, shape = self._name_of(agent), in_openai_shape(response_format)
         model = response_format if isinstance(response_format, type) else None
-        link, request_id = self.link, self.link.take_id()
+        link, request_id = self.link, new_id()
         composed = partial(compose, request_id, messages, role, options, shape, agent=who, client=link.client)
         submit = partial(link.open, composed, options.get("idempotency_key"))
         return ChatStream(request_id, link, submit, model, options.get("metadata"))

@@ -129,8 +129,6 @@ class ChatStream(Generic[Parsed]):
 
     def __del__(self) -> None:
         request = self._request
-        if request is None:
-            self._link.give_back_id(self._request_id)
         if request is None or self._loop is None or request.ended:
             return
         with suppress(RuntimeError):  # the loop is closed, and everything with it

@@ -57,11 +57,9 @@ class Client(LoopThread[client.Client]):
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream to enter and to iterate over."""
-
-        async def ask() -> stream.ChatStream[Parsed]:  # on the loop, since taking an id wakes a task
-            return self._kept.chat(messages, role=role, agent=agent, response_format=response_format, **options)
-
-        return ChatStream(self, self._call(ask))
+        self._running()
+        inner = self._kept.chat(messages, role=role, agent=agent, response_format=response_format, **options)
+        return ChatStream(self, inner)
 
     complete = _blocking(client.Client.complete)
     embed = _blocking(client.Client.embed)

@@ -42,6 +42,12 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Requests
 
 
+async def subscribers(pool: Pool, request_id: str) -> int:
+    """How many connections listen to the request's channel."""
+    ((_, count),) = await raw(pool).pubsub_numsub(pool.keys.deltas(request_id))
+    return int(count)
+
+
 async def becomes(pool: Pool, request_id: str, *states: str) -> str:
     """Wait until the request is in one of the states; the one it is in."""
     async with asyncio.timeout(20):
@@ -53,6 +59,17 @@ async def becomes(pool: Pool, request_id: str, *states: str) -> str:
 async def texts(stream: ChatStream) -> list[str]:
     """Read the stream to its end."""
     return [delta.text async for delta in stream if delta.text]
+
+
+async def test_a_channel_is_left_when_its_answer_has_ended(client: Client, worker: StandIn, pool: Pool) -> None:
+    """A client listens for a request from its submission to its end, and no longer."""
+    async with client.chat("hello", role="planner") as stream:
+        assert await subscribers(pool, stream.request_id) == 1
+        await (await worker.next_run()).complete()
+        await stream.answer()
+        async with asyncio.timeout(10):
+            while await subscribers(pool, stream.request_id):
+                await asyncio.sleep(0.005)
 
 
 async def test_an_answer_is_streamed(client: Client, worker: StandIn, pool: Pool) -> None:

@@ -27,14 +27,6 @@ class Link(Protocol):
     client: str
     internal_errors: InternalErrors
 
-    def take_id(self) -> str:
-        """An id for a request that is to be opened soon."""
-        ...
-
-    def give_back_id(self, request_id: str) -> None:
-        """The id was taken for a request that was never opened."""
-        ...
-
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
         """Submit a request; returns when the pool has accepted it. If the agent has submitted the idempotency key
         before, it is the request that has it and still runs.

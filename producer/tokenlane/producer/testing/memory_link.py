@@ -36,12 +36,6 @@ class MemoryLink:
         self._answer = answer
         self._requests: dict[str, tuple[OpenRequest, asyncio.Task[None]]] = {}
 
-    def take_id(self) -> str:
-        return new_id()
-
-    def give_back_id(self, request_id: str) -> None:
-        pass
-
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
         envelope, payload = compose()
         request = OpenRequest(envelope.id)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import background, keep_going
@@ -31,18 +30,12 @@ _MOST_AT_ONCE = 500
 """Channels that are asked for and not confirmed yet."""
 
 
-class Listener(NamedTuple):
-    """Who hears a channel: `handler` is given its messages, `on_gap` is told when some may have been lost."""
-
-    handler: Callable[[bytes], None]
-    on_gap: Callable[[], None]
-
-
 @dataclass(eq=False)
 class _Subscription:
     """`refused`: why it will not be confirmed; `confirmed` is set then too."""
 
-    listener: Listener
+    handler: Callable[[bytes], None]
+    on_gap: Callable[[], None]
     asked_at: float
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     refused: LlmError | None = None
@@ -82,27 +75,19 @@ class Hub:
             ValueError: the channel has a handler already.
             PoolUnavailable: the server refuses it for good, or has not answered for as long as the hub waits.
         """
-        await self.subscribe_all({channel: Listener(handler, on_gap)})
-
-    async def subscribe_all(self, listeners: Mapping[str, Listener]) -> None:
-        """Subscribe to many channels at once; see `subscribe`."""
-        taken = self._subscriptions.keys() & listeners.keys()
-        if taken:
-            raise ValueError(f"channels have a handler already: {sorted(taken)}")
-        now = asyncio.get_running_loop().time()
-        fresh = {channel: _Subscription(listener, now) for channel, listener in listeners.items()}
-        self._subscriptions |= fresh
-        self._wanted |= dict.fromkeys(fresh)
+        if channel in self._subscriptions:
+            raise ValueError(f"the channel has a handler already: {channel}")
+        subscription = _Subscription(handler, on_gap, asyncio.get_running_loop().time())
+        self._subscriptions[channel] = subscription
+        self._wanted[channel] = None
         self._apply()
         try:
-            for subscription in fresh.values():
-                await subscription.confirmed.wait()
-                if subscription.refused is not None:
-                    raise subscription.refused
+            await subscription.confirmed.wait()
+            if subscription.refused is not None:
+                raise subscription.refused
         except (asyncio.CancelledError, LlmError):
-            for channel, subscription in fresh.items():
-                if self._subscriptions.get(channel) is subscription:
-                    self.unsubscribe(channel)
+            if self._subscriptions.get(channel) is subscription:
+                self.unsubscribe(channel)
             raise
 
     def unsubscribe(self, channel: str) -> None:
@@ -222,10 +207,10 @@ class Hub:
         if subscription is None:
             return
         if kind == b"message" and isinstance(data, bytes):
-            self._call(subscription.listener.handler, data)
+            self._call(subscription.handler, data)
         elif kind == b"subscribe":
             if subscription.confirmed.is_set():
-                self._call(subscription.listener.on_gap)
+                self._call(subscription.on_gap)
             subscription.confirmed.set()
 
     def _call(self, function: Callable[..., None], *args: bytes) -> None:

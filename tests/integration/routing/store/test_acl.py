@@ -126,7 +126,7 @@ async def test_a_worker_that_waits_for_its_server_can_be_stopped(
         waits.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("tokenlane.routing.store.hub.Hub.subscribe_all", never)
+    monkeypatch.setattr("tokenlane.routing.store.hub.Hub.subscribe", never)
     settings = LaneSettings("lane1", "fake")
     serving = asyncio.create_task(
         run_worker(settings, RedisSettings(redis_url), provider=FakeProvider(), stopping=stopping)

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
-from tests.integration.clients import link_of, quick_client
+from tests.integration.clients import quick_client
 from tests.workshop import FakeProvider
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
 from tokenlane.producer.link.redis.heartbeat import Heartbeat
-from tokenlane.producer.link.redis.ready_channels import ReadyChannels
 from tokenlane.producer.link.redis.worker_messages import WorkerMessages
 from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.decide.policy import Policy
@@ -45,7 +44,6 @@ STEPS: list[tuple[type, str]] = [
     (Publisher, "_collect"),
     (Heartbeat, "_look_until"),
     (WorkerMessages, "_batch"),
-    (ReadyChannels, "_fill"),
 ]
 
 
@@ -98,8 +96,6 @@ async def test_a_bug_in_a_background_task_ends_nothing(
     async with working(redis_url), quick_client(redis_url, agent="agent1") as client:
         with caplog.at_level(logging.ERROR):
             bug = Bug(monkeypatch, owner, name, times=3)
-            if owner is ReadyChannels:
-                link_of(client).ready_channels._few.set()
             async with asyncio.timeout(40):
                 while bug.left:
                     assert (await client.complete("hi", role="planner")).text == "abc"

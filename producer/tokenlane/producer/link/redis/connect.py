@@ -48,7 +48,6 @@ async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: T
         try:
             async with background() as tasks:
                 for name, work in {
-                    "subscriptions": link.ready_channels.run,
                     "messages to workers": link.worker_messages.run,
                     "client beat": heartbeat.run,
                 }.items():

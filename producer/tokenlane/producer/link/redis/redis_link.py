@@ -24,13 +24,12 @@ from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUn
 from tokenlane.routing.contract.messages import channel_message
 from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.store.hub import Hub, Listener
+from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_turns import Turns
 from tokenlane.routing.telemetry import inject, sending
 
 from .pool_view import PoolView
-from .ready_channels import ReadyChannels
 from .redis_request import RedisRequest
 from .request_state import RequestState
 from .timings import Timings
@@ -49,7 +48,6 @@ class RedisLink:
 
     Attributes:
         view: the pool, as the last beat has shown it.
-        ready_channels: `run` it while the link is open.
         worker_messages: `run` them while the link is open.
 
     Args:
@@ -67,7 +65,6 @@ class RedisLink:
         self._clock = asyncio.get_running_loop().time
         self._requests: dict[str, list[RedisRequest]] = {}
         self._kept: dict[OpenRequest, asyncio.Task[None]] = {}
-        self.ready_channels = ReadyChannels(hub, pool.keys.deltas, self._listener)
         self.worker_messages = WorkerMessages(pool, self, self._clock)
         self._turns = Turns(_MOST_BEING_SENT)
         self._closed = False
@@ -85,12 +82,6 @@ class RedisLink:
         return sum(any(request.owned for request in readers) for readers in self._requests.values())
 
     # What makes it a `Link`.
-
-    def take_id(self) -> str:
-        return self.ready_channels.take()
-
-    def give_back_id(self, request_id: str) -> None:
-        self.ready_channels.give_back(request_id)
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> RedisRequest:
         async with self._turn() as asked_at:
@@ -201,8 +192,9 @@ class RedisLink:
         readers = self._requests.setdefault(request.id, [])
         readers.append(request)
         try:
-            if len(readers) == 1 and not self.ready_channels.claim(request.id):
-                await self._hub.subscribe(self._pool.keys.deltas(request.id), *self._listener(request.id))
+            if len(readers) == 1:
+                hear, miss = partial(self._hear, request.id), partial(self._miss, request.id)
+                await self._hub.subscribe(self._pool.keys.deltas(request.id), hear, miss)
             if request.error is not None:
                 raise request.error
             # In a task of its own: if the agent is cancelled meanwhile, the link still learns whether the pool has it.
@@ -267,9 +259,6 @@ class RedisLink:
                 await asyncio.sleep(self._timings.cancel_again_s)
 
     # What comes.
-
-    def _listener(self, request_id: str) -> Listener:
-        return Listener(partial(self._hear, request_id), partial(self._miss, request_id))
 
     def _hear(self, request_id: str, data: bytes) -> None:
         for request in tuple(self._requests.get(request_id, ())):
