@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .carry_out_recovery import recover
 from .contract.errors import LlmError
-from .decide.plan import Placement, Refusal, Survey, Wish, plan
+from .decide.plan import Placement, PullRequest, Refusal, Survey, plan
 from .decide.policy import Policy
 from .store.beats import Swept
 from .store.hub import Hub
@@ -121,7 +121,7 @@ class _Router:
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
-            await self._wish_for(chosen.wishes, survey)
+            await self._request_pulls(chosen.pulls, survey)
             turned_away = [it for it, gone in zip(chosen.placements, done, strict=False) if not gone]
             for placement in turned_away:
                 refused[placement.head.id] = refused.get(placement.head.id, frozenset()) | {placement.lane}
@@ -130,12 +130,11 @@ class _Router:
             if not (turned_away or behind):
                 return self._policy
 
-    async def _wish_for(self, wishes: Sequence[Wish], survey: Survey) -> None:
-        """Tell lanes what to pull, at every turn until they say that they do: a word may be lost."""
-        pulled = {(lane.name, model) for lane in survey.lanes for model in lane.offer.pulling}
-        said = [wish for wish in wishes if (wish.lane, wish.model) not in pulled]
-        if said:
-            await self._pool.publish([(self._pool.keys.lane_wishes(wish.lane), wish.model.encode()) for wish in said])
+    async def _request_pulls(self, pulls: Sequence[PullRequest], survey: Survey) -> None:
+        """Tell lanes which models to pull, on every turn until they announce the pull: a message may be lost."""
+        announced = {PullRequest(lane.name, model) for lane in survey.lanes for model in lane.offer.pulling}
+        if wanted := [pull for pull in pulls if pull not in announced]:
+            await self._pool.publish([(self._pool.keys.lane_pulls(pull.lane), pull.model.encode()) for pull in wanted])
 
     async def _place(self, placement: Placement) -> bool:
         token = secrets.token_hex(8)

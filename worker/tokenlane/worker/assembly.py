@@ -102,13 +102,13 @@ async def _working(lane: Lane) -> AsyncIterator[None]:
     obeying = partial(obey, runs=lane.runs, publisher=lane.publisher)
     await lane.hub.subscribe(keys.control(lane.worker), obeying, lane.heartbeat.hurry)
     await lane.heartbeat.open()
-    await lane.hub.subscribe(keys.lane_wishes(lane.name), lane.models.wish)
+    await lane.hub.subscribe(keys.lane_pulls(lane.name), lane.models.request_pull)
     async with background() as tasks:
         for name, work in {
             "publisher": lane.publisher.run,
             "heartbeat": lane.heartbeat.run,
             "watch of the back end": lane.readiness.run,
-            "pulls": lane.models.grant,
+            "pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
         }.items():
             tasks.create_task(keep_going(name, work, errors), name=f"tokenlane {name}")
@@ -149,7 +149,7 @@ async def _assemble(
     models = LaneModels(settings, backend, availability.announcement, partial(describe_lane, settings, backend), offer)
 
     async def describe() -> None:
-        await models.look_again()
+        await models.announce_again()
         if availability.condition != UP:
             heartbeat.facts = await worker_info(backend)
 

@@ -59,7 +59,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Wish:
+class PullRequest:
     """A model that a lane is to pull for a request that waits."""
 
     lane: str
@@ -72,7 +72,7 @@ class Plan:
 
     placements: tuple[Placement, ...]
     refusals: tuple[Refusal, ...]
-    wishes: tuple[Wish, ...] = ()
+    pulls: tuple[PullRequest, ...] = ()
 
     @property
     def all(self) -> tuple[Placement | Refusal, ...]:
@@ -98,7 +98,7 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     placements: list[Placement] = []
     placed: set[str] = set()
     refusals: list[Refusal] = []
-    wishes: dict[Wish, None] = {}
+    pulls: dict[PullRequest, None] = {}
     for priority in _PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
         while left and (asked := _asked(left, options, credit, refused)):
@@ -112,12 +112,12 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
             if head.more:
                 credit |= {(lane.name, head.queue.kind): 0 for lane, _ in options[head.queue.name]}
             if not options[head.queue.name]:
-                wish = _wish(head, policy, survey.lanes)
-                if isinstance(wish, Wish):
-                    wishes[wish] = None
+                pull = _pull_or_refusal(head, policy, survey.lanes)
+                if isinstance(pull, PullRequest):
+                    pulls[pull] = None
                 elif head.waited_ms >= policy.patience_ms and survey.watched_ms >= all_heard_ms(policy.lease_ms):
-                    refusals.append(Refusal(head, wish))
-    return Plan(tuple(placements), tuple(refusals), tuple(wishes))
+                    refusals.append(Refusal(head, pull))
+    return Plan(tuple(placements), tuple(refusals), tuple(pulls))
 
 
 def _asked(
@@ -160,7 +160,7 @@ def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placem
     return Placement(head, name, model)
 
 
-def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmError:
+def _pull_or_refusal(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> PullRequest | LlmError:
     """What is to be pulled for a head without candidates; why nothing is."""
     queue = head.queue
     if not KINDS[queue.kind].follows_routes:
@@ -168,5 +168,5 @@ def _wish(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> Wish | LlmEr
     found = list(pullers(policy, queue.role, queue.needs, lanes))
     for lane, model in found:
         if model not in lane.offer.unpulled:
-            return Wish(lane.name, model)
+            return PullRequest(lane.name, model)
     return not_pulled(*found[0]) if found else nobody(queue, policy, lanes)

@@ -65,7 +65,7 @@ Cluster. Pub/sub ignores the database number, so channel names carry it.
 |                         |        | it without the prefix (no `arq` in its state): there | after a day              |
 
 Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers: a job), `wishes:L` (of models, to the
+`doorbell:L:KIND` (to the lane's workers: a job), `pulls:L` (of models, to the
 same), `hub:NAME` (to nobody). The scripts build the same names from the prefix: a change here is a change there.
 """
 
@@ -146,9 +146,9 @@ class Keys:
         """Rung when a router may have something to do."""
         return f"{self.channels}doorbell"
 
-    def lane_wishes(self, lane: str) -> str:
+    def lane_pulls(self, lane: str) -> str:
         """Where routers say which model a lane is to pull."""
-        return f"{self.channels}wishes:{lane}"
+        return f"{self.channels}pulls:{lane}"
 
     def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
         """Rung when a lane has a new job of that kind; says the job's id."""

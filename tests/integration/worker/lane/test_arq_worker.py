@@ -89,14 +89,14 @@ async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: 
         await until(lambda: provider.running == 1)
         assert await life.dispatch(pool, second.id) is None
         provider.slots = 3
-        await lane.models.look_again()
+        await lane.models.announce_again()
         await limit_becomes(3)
         await give(pool, second)
         await until(lambda: provider.running == 2)
 
         provider.slots = 1
         async with lane.heartbeat._one_at_a_time:  # no router has heard of it yet
-            await lane.models.look_again()
+            await lane.models.announce_again()
             await give(pool, third)
         async with asyncio.timeout(10):
             while await life.state_of(pool, third.id) != "waiting":

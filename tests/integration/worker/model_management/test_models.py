@@ -437,7 +437,9 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
 
         async def told() -> bool:
             ended = await (await opened.tokenlane("status")).ended()
-            return "pull     lane gpu0: new:1b, pulling: 10 B of 40 B" in ended.out
+            return any(
+                {"new:1b", "gpu0,"} <= {*line.split()} and "10 B of 40 B" in line for line in ended.out.splitlines()
+            )
 
         await eventually(told)
         assert (await pulling.end(signal.SIGINT)).code == 130

@@ -90,7 +90,7 @@ async def test_what_a_lane_has_is_looked_at_in_turn() -> None:
     lane = LaneModels(settings, None, announced, look, lambda it: said.append(it.models))  # type: ignore[arg-type]  # as above
     async with asyncio.TaskGroup() as tasks:
         for _ in looks:
-            tasks.create_task(lane._say_anew())
+            tasks.create_task(lane._try_announce_again())
         await asyncio.sleep(0)
         looks[1].set()
         await asyncio.sleep(0)

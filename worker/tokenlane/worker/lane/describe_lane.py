@@ -16,7 +16,7 @@ from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
-from tokenlane.worker.model_management.pins import check_pin, pin_of
+from tokenlane.worker.model_management.pinned_digests import check_pin, pin_of
 from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 
 logger = logging.getLogger(__name__)

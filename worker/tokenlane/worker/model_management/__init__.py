@@ -1,1 +1,1 @@
-"""What is done with a lane's models: list, pull, verify, load, unload."""
+"""What a lane does with its models: list, pull, verify, load, unload."""

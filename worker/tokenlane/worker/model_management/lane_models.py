@@ -1,4 +1,4 @@
-"""The models of one lane: what is done with them, and what the lane says of them afterwards."""
+"""Carries out what is asked about one lane's models, and announces the models that the lane then has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import NoReturn, assert_never
 
 from tokenlane.config.settings.values import LaneSettings
@@ -18,177 +17,177 @@ from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.worker.providers import Advises, LlmProvider, Loads, Pulls, Verifies
 
-from .pins import check_pin, pin_of
-from .shared_download import Fetch, Tell
+from .pinned_digests import check_pin, pin_of
+from .shared_pull import ReportProgress, SharedPull
 
 logger = logging.getLogger(__name__)
 
 _DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}
 
-_MOST_WISHES = 64
-_SHOW_EVERY_S = 1.0
+_MOST_REQUESTED = 64
+_PROGRESS_EVERY_S = 1.0
 _FAILED_S = 60.0
-"""How long a model that could not be pulled is not tried again for a request."""
+"""A model that could not be pulled is not pulled again on demand for so long."""
 
 
 class LaneModels:
-    """Carries out commands, one download of a model at a time, and pulls what requests wait for.
+    """Carries out model commands, and pulls the models that waiting requests need. A model is pulled once at a time.
 
     Args:
-        announced: what the lane has said of itself.
-        look: finds out what there is to say now; asked after everything that may have changed it.
-        say: lets the pool know.
+        announcement: what the lane offers so far.
+        describe: asks the back end what the lane offers now; called after everything that may have changed it.
+        announce: makes an announcement known to the pool.
     """
 
     def __init__(
         self,
         settings: LaneSettings,
         provider: LlmProvider,
-        announced: Announcement,
-        look: Callable[[], Awaitable[Announcement]],
-        say: Callable[[Announcement], None],
+        announcement: Announcement,
+        describe: Callable[[], Awaitable[Announcement]],
+        announce: Callable[[Announcement], None],
     ) -> None:
         self._settings = settings
         self._provider = provider
-        self._announced = announced
-        self._look = look
-        self._say = say
-        self._fetches: dict[str, Fetch] = {}
-        self._loading = asyncio.Lock()
-        self._looking = asyncio.Lock()
-        self._wishes: asyncio.Queue[str] = asyncio.Queue(_MOST_WISHES)
+        self._announcement = announcement
+        self._describe = describe
+        self._announce = announce
+        self._pulls: dict[str, SharedPull] = {}
+        self._requested: asyncio.Queue[str] = asyncio.Queue(_MOST_REQUESTED)
         self._failed: dict[str, tuple[str, float]] = {}
-        self._shown_at = 0.0
-        self._showing: asyncio.TimerHandle | None = None
+        self._loading = asyncio.Lock()
+        self._describing = asyncio.Lock()
+        self._announced_at = 0.0
+        self._next_announcement: asyncio.TimerHandle | None = None
 
-    async def look_again(self) -> None:
-        """Say what the lane has now: models and adapters come and go beside us too.
+    async def announce_again(self) -> None:
+        """Announce what the lane offers now. Models and adapters also come and go without this worker.
 
         Raises:
-            LlmError: the back end does not say.
+            LlmError: the back end does not answer.
         """
-        async with self._looking:  # or what one saw before a change would come after what another saw behind it
-            self._announced = await self._look()
-        self._show()
+        async with self._describing:  # otherwise a description from before a change could replace one from after it
+            self._announcement = await self._describe()
+        self._announce_now()
 
-    def wish(self, model: bytes) -> None:
-        """Hear which model a request waits for; what is not to be pulled on demand is not."""
-        name, offer = model.decode("utf-8", "replace"), self._announced.offer
-        allowed = offer.pulls and (offer.lacks is None or name in offer.lacks)
-        if allowed and name not in self._fetches and name not in self._failed and not self._wishes.full():
-            self._wishes.put_nowait(name)
+    def request_pull(self, message: bytes) -> None:
+        """Take in the name of a model that a waiting request needs. A model that may not be pulled is ignored."""
+        model, offer = message.decode("utf-8", "replace"), self._announcement.offer
+        allowed = offer.pulls and (offer.lacks is None or model in offer.lacks)
+        if allowed and model not in self._pulls and model not in self._failed and not self._requested.full():
+            self._requested.put_nowait(model)
 
-    async def grant(self) -> None:
-        """Pull what was wished for, one after another, until cancelled."""
+    async def run_pulls(self) -> None:
+        """Pull the requested models, one after another, until cancelled."""
         while True:
-            model = await self._wishes.get()
-            if served_name(model, self._announced.models) is not None or model in self._failed:
+            model = await self._requested.get()
+            if served_name(model, self._announcement.models) is not None or model in self._failed:
                 continue
             try:
-                await self.pull(model, _nobody)
-                if served_name(model, self._announced.models) is None:
-                    raise ModelNotFound("the back end does not list the model that it pulled, or not as one of use")
+                await self._pull(model, _ignore)
+                if served_name(model, self._announcement.models) is None:
+                    raise ModelNotFound("the back end does not list the model it pulled as one that can chat or embed")
             except Exception as error:
-                told = error if isinstance(error, LlmError) else ProviderDown(f"{type(error).__name__} in the provider")
-                logger.warning("lane %r could not pull model %r, which a request asks for: %s", self.name, model, told)
+                known = (
+                    error if isinstance(error, LlmError) else ProviderDown(f"{type(error).__name__} in the provider")
+                )
+                name = self._settings.name
+                logger.warning("lane %r could not pull model %r, which a request needs: %s", name, model, known)
                 loop = asyncio.get_running_loop()
-                self._failed[model] = told.code, loop.time()
-                self._show()
-                loop.call_later(_FAILED_S, self._show)
+                self._failed[model] = known.code, loop.time()
+                self._announce_now()
+                loop.call_later(_FAILED_S, self._announce_now)
 
-    @property
-    def name(self) -> str:
-        """The lane's."""
-        return self._settings.name
-
-    async def carry_out(self, command: ModelCommand, tell: Tell) -> ModelReport:
-        """Do what the command says; the models it was about, as they are then.
+    async def carry_out(self, command: ModelCommand, report: ReportProgress) -> ModelReport:
+        """Carry out a command and return the models concerned, as they are afterwards.
 
         Args:
-            tell: hears how far it has come, a few times a second at most.
+            report: called with the progress, a few times a second at most.
 
         Raises:
-            BadRequest: the provider cannot do that.
-            DigestMismatch: the model is not the one that was pinned.
+            BadRequest: the provider does not support the action.
+            DigestMismatch: the model is not the pinned one.
             LlmError: as the provider raises.
         """
         model = command.model or ""
         match command.action:
             case "list":
-                here = {"provider": self._settings.provider, "lane": self.name}
+                here = {"provider": self._settings.provider, "lane": self._settings.name}
                 models = await self._provider.models()
                 return ModelReport(models=tuple(info.model_copy(update=here) for info in models))
-            case "pull":
-                await self.pull(model, tell)
             case "verify":
-                return await self._verify(model)
+                return ModelReport(models=await self._verify(model))
+            case "pull":
+                await self._pull(model, report)
             case "load":
-                await self._load(model, tell)
+                await self._load(model, report)
             case "unload":
                 await self._unload(model)
             case _:
                 assert_never(command.action)
         return ModelReport(models=tuple(await self._listed(model)))
 
-    async def pull(self, model: str, tell: Tell) -> None:
-        """Have the model fetched; joins a download of it that is under way.
-
-        Cancellation: the download stops if nobody else waits for it.
-        """
+    async def _pull(self, model: str, report: ReportProgress) -> None:
+        """Pull the model, or join a pull of it that is under way. A pull stops when nobody waits for it any more."""
         provider = self._provider
         if not isinstance(provider, Pulls):
             self._unsupported("pull", "put the model where its server loads it from")
-        fetch = self._fetches.get(model)
-        if fetch is None or fetch.over:
-            fetch = self._fetches[model] = Fetch(self._fetching(provider, model))
-        try:
-            await fetch.wait(partial(self._told, tell))
-        finally:
-            if fetch.over and self._fetches.get(model) is fetch:
-                del self._fetches[model]
-                self._show()
 
-    async def _fetching(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch, check and announce the model. A pinned model that has its pinned content already is not fetched: all
+        async def report_and_announce(progress: Progress) -> None:
+            await report(progress)
+            if self._next_announcement is None:
+                due = self._announced_at + _PROGRESS_EVERY_S
+                self._next_announcement = asyncio.get_running_loop().call_at(due, self._announce_now)
+
+        pull = self._pulls.get(model)
+        if pull is None or pull.is_ending:
+            pull = self._pulls[model] = SharedPull(self._pull_and_check(provider, model))
+        try:
+            await pull.wait(report_and_announce)
+        finally:
+            if pull.is_ending and self._pulls.get(model) is pull:
+                del self._pulls[model]
+                self._announce_now()
+
+    async def _pull_and_check(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
+        """Pull, check and announce the model. A pinned model that has its pinned content already is not pulled: all
         that a pull could bring is other content, which its server would serve before anybody could check it."""
         if pin_of(self._settings, model) is not None:
-            if await self._is_as_pinned(model):
+            try:
+                await check_pin(self._settings, self._provider, model)
+            except (DigestMismatch, ModelNotFound):
+                await self._try_announce_again()  # the lane stops serving what does not match the pin, before the pull
+            else:
                 yield Progress(step="already has the pinned content")
                 return
-            await self._say_anew()  # the lane stops serving what does not match the pin, before a pull replaces that
         async with aclosing(provider.pull(model)) as pulling:
             async for progress in pulling:
                 yield progress
         try:
             await check_pin(self._settings, self._provider, model)
         finally:
-            await self._say_anew()
+            await self._try_announce_again()
 
-    async def _is_as_pinned(self, model: str) -> bool:
-        try:
-            await check_pin(self._settings, self._provider, model)
-        except (DigestMismatch, ModelNotFound):
-            return False
-        return True
-
-    async def _verify(self, model: str) -> ModelReport:
+    async def _verify(self, model: str) -> tuple[ModelInfo, ...]:
         provider = self._provider
         if not isinstance(provider, Verifies):
             self._unsupported("verify", "compare its files on the back end's host with their publisher's hashes")
         digest = await provider.verify(model)
-        found = tuple(info.model_copy(update={"digest": digest}) for info in await self._listed(model, or_name=True))
-        await check_pin(self._settings, provider, model, found)
-        return ModelReport(models=found)
+        unlisted = ModelInfo(name=model, provider=self._settings.provider, lane=self._settings.name)
+        listed = await self._listed(model) or [unlisted]
+        models = tuple(info.model_copy(update={"digest": digest}) for info in listed)
+        await check_pin(self._settings, provider, model, models)
+        return models
 
-    async def _load(self, model: str, tell: Tell) -> None:
+    async def _load(self, model: str, report: ReportProgress) -> None:
         provider = self._provider
         if not isinstance(provider, Loads):
             self._unsupported("load", "start its server with the model")
         async with self._loading:
             await check_pin(self._settings, provider, model)
-            await tell(Progress(step="loading"))
+            await report(Progress(step="loading"))
             await provider.load(model)
-        await self._say_anew()
+        await self._try_announce_again()
 
     async def _unload(self, model: str) -> None:
         provider = self._provider
@@ -196,54 +195,41 @@ class LaneModels:
             self._unsupported("unload", "stop its server to free the memory")
         async with self._loading:
             await provider.unload(model)
-        await self._say_anew()
+        await self._try_announce_again()
 
-    async def _listed(self, model: str, *, or_name: bool = False) -> list[ModelInfo]:
-        """What the back end says of the model now; nothing if it does not serve it.
-
-        Args:
-            or_name: then at least its name.
-        """
+    async def _listed(self, model: str) -> list[ModelInfo]:
+        """The model as the back end lists it now; empty if it does not."""
         models = await self._provider.models()
         name = served_name(model, [info.name for info in models])
-        found = [info for info in models if info.name == name]
-        if not found and or_name:
-            found = [ModelInfo(name=model, provider=self._settings.provider, lane=self.name)]
-        return found
+        return [info for info in models if info.name == name]
 
-    async def _told(self, tell: Tell, progress: Progress) -> None:
-        await tell(progress)
-        if self._showing is None:
-            loop = asyncio.get_running_loop()
-            self._showing = loop.call_at(self._shown_at + _SHOW_EVERY_S, self._show)
-
-    async def _say_anew(self) -> None:
+    async def _try_announce_again(self) -> None:
         try:
-            await self.look_again()
+            await self.announce_again()
         except LlmError as error:
-            logger.warning("lane %r cannot say which models it has: %s", self.name, error)
-            self._show()
+            logger.warning("lane %r cannot list its models: %s", self._settings.name, error)
+            self._announce_now()
 
-    def _show(self) -> None:
-        """Let the pool know what the lane has, and what it pulls."""
-        if self._showing is not None:
-            self._showing.cancel()
-            self._showing = None
-        self._shown_at = now = asyncio.get_running_loop().time()
+    def _announce_now(self) -> None:
+        """Announce the lane as it was last described, with the pulls under way and those that failed."""
+        if self._next_announcement is not None:
+            self._next_announcement.cancel()
+            self._next_announcement = None
+        self._announced_at = now = asyncio.get_running_loop().time()
         self._failed = {model: (code, at) for model, (code, at) in self._failed.items() if now < at + _FAILED_S}
-        offer = self._announced.offer.model_copy(
+        offer = self._announcement.offer.model_copy(
             update={
-                "pulling": {model: fetch.progress for model, fetch in self._fetches.items() if not fetch.over},
+                "pulling": {model: pull.progress for model, pull in self._pulls.items() if not pull.is_ending},
                 "unpulled": {model: code for model, (code, _) in self._failed.items()},
             }
         )
-        self._say(replace(self._announced, offer=offer))
+        self._announce(replace(self._announcement, offer=offer))
 
-    def _unsupported(self, action: str, instead: str) -> NoReturn:
+    def _unsupported(self, action: str, advice: str) -> NoReturn:
         if isinstance(self._provider, Advises):
-            instead = self._provider.instead.get(action, instead)
-        raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {instead}.")
+            advice = self._provider.instead.get(action, advice)
+        raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {advice}.")
 
 
-async def _nobody(_: Progress) -> None:
-    """Hears how far a pull is that no command asked for."""
+async def _ignore(_: Progress) -> None:
+    """Report the progress of a pull that no command requested."""

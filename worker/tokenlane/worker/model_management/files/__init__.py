@@ -1,3 +1,1 @@
-"""Models as files on the worker's own host, for servers that load a model when they are started."""
-
-from __future__ import annotations
+"""Downloads a model's files to the worker's host, for servers that load a model when they start."""

@@ -14,66 +14,55 @@ from pathlib import Path
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 
 from .manifest import Manifest
-from .sources import fetch_gguf, fetch_repository
+from .sources import Report, fetch_gguf, fetch_repository
 
-_SAY_EVERY_S = 0.1
+_REPORT_EVERY_S = 0.1
 
 
-class _Teller:
-    def __init__(self) -> None:
-        self._step, self._due = "", 0.0
+def _progress_printer() -> Report:
+    last_step, due = "", 0.0
 
-    def __call__(self, step: str, done: int, total: int | None) -> None:
+    def report(step: str, done: int, total: int | None) -> None:
+        nonlocal last_step, due
         now = time.monotonic()
-        if step != self._step or now >= self._due or done == total:
-            self._step, self._due = step, now + _SAY_EVERY_S
-            _say(step=step, done_bytes=done, total_bytes=total)
+        if step != last_step or now >= due or done == total:
+            last_step, due = step, now + _REPORT_EVERY_S
+            _print(step=step, done_bytes=done, total_bytes=total)
+
+    return report
 
 
-def _say(**line: object) -> None:
+def _print(**line: object) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
-def _pull(kind: str, home: Path, model: str) -> None:
-    tell = _Teller()
-    manifest = fetch_gguf(model, home, tell) if kind == "gguf" else fetch_repository(model, tell)
+def _carry_out(action: str, kind: str, home: Path, model: str) -> None:
+    if action == "verify":
+        manifest = Manifest.read(home, model)
+        manifest.check()
+        _print(done=manifest.digest, path=str(manifest.folder))
+        return
+    report = _progress_printer()
+    manifest = fetch_gguf(model, home, report) if kind == "gguf" else fetch_repository(model, report)
     manifest.write(home)
-    _say(
-        done=manifest.digest,
-        path=str(manifest.folder / next(iter(manifest.files)) if kind == "gguf" else manifest.folder),
-    )
-
-
-def _verify(home: Path, model: str) -> None:
-    manifest = Manifest.read(home, model)
-    manifest.check()
-    _say(done=manifest.digest, path=str(manifest.folder))
+    path = manifest.folder / next(iter(manifest.files)) if kind == "gguf" else manifest.folder
+    _print(done=manifest.digest, path=str(path))
 
 
 def _main() -> None:
     action, kind, home, model = sys.argv[1:]
     try:
-        if action == "pull":
-            _pull(kind, Path(home), model)
-        else:
-            _verify(Path(home), model)
+        return _carry_out(action, kind, Path(home), model)
     except LlmError as error:
-        _say(error=error.report().model_dump())
+        failure = error
     except OSError as error:
-        told = ProviderDown(
-            f"the files cannot be kept or read: {error.strerror or type(error).__name__}",
-            retryable=False,
-            detail=str(error),
-        )
-        _say(error=told.report().model_dump())
+        what = f"the files cannot be written or read: {error.strerror or type(error).__name__}"
+        failure = ProviderDown(what, retryable=False, detail=str(error))
     except Exception as error:
-        told = ProviderDown(
-            f"fetching failed in a way it should not ({type(error).__name__})",
-            retryable=False,
-            detail=str(error)[:2048],
-        )
-        _say(error=told.report().model_dump())
+        what = f"the download failed with an internal error ({type(error).__name__})"
+        failure = ProviderDown(what, retryable=False, detail=str(error)[:2048])
+    _print(error=failure.report().model_dump())
 
 
 if __name__ == "__main__":

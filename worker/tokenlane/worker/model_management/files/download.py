@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, checked, and put in place whole or not at all. Not asynchronous."""
+"""Downloads one file over HTTP: resumes it, verifies it, and puts it in place whole or not at all. Blocking."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import httpx
 from tokenlane.routing.contract.errors import DigestMismatch, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
 Moved = Callable[[int], None]
-"""Hears how many bytes more are there; fewer, if what was there is of no use."""
+"""Called with the number of bytes that were added; negative if bytes were discarded."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to be fetched. `size_bytes`, `sha256` and `git_sha1` (of a small file, as git names it): where known."""
+    """A file to download. `size_bytes`, `sha256` and `git_sha1` (git's hash of a small file): where known."""
 
     url: str
     target: Path
@@ -31,11 +31,11 @@ class Wanted:
 
 
 def fetch(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
-    """Have the file at its target. What is there already is checked, and fetched anew if it is another.
+    """Download the file to its target, unless the target has the announced content already.
 
     Raises:
-        DigestMismatch: what came is not what was announced; it has been removed.
-        ModelNotFound, Unauthorized, ProviderDown: it cannot be had.
+        DigestMismatch: the download is not what was announced; it has been removed.
+        ModelNotFound, Unauthorized, ProviderDown: the file cannot be downloaded.
     """
     target = wanted.target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,14 +48,14 @@ def fetch(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
         if not matches(part, wanted):
             part.unlink()
             raise DigestMismatch(
-                f"{target.name}: what was downloaded is not what was announced; it has been removed: pull again"
+                f"{target.name}: the download is not what its publisher announced, and was removed: pull again"
             )
         part.replace(target)
 
 
 @contextmanager
 def _alone(part: Path) -> Iterator[FileIO]:
-    """The unfinished file, open for this process alone: another that wants it waits."""
+    """Open the unfinished file for this process alone; another process that wants it waits."""
     while True:
         with part.open("ab", buffering=0) as file:
             _lock(file)
@@ -63,7 +63,7 @@ def _alone(part: Path) -> Iterator[FileIO]:
                 is_same = os.path.samestat(part.stat(), os.fstat(file.fileno()))
             except FileNotFoundError:
                 is_same = False
-            if is_same:  # else another has finished it meanwhile
+            if is_same:  # else another process has finished it meanwhile
                 yield file
                 if part.exists() and part.stat().st_size == 0:
                     part.unlink()
@@ -79,31 +79,31 @@ def _lock(file: FileIO) -> None:
 
 
 def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) -> None:
-    there = file.seek(0, 2)
-    if wanted.size_bytes is not None and there >= wanted.size_bytes:
-        if there == wanted.size_bytes:
-            moved(there)
+    have = file.seek(0, 2)
+    if wanted.size_bytes is not None and have >= wanted.size_bytes:
+        if have == wanted.size_bytes:
+            moved(have)
             return
         file.truncate(0)
-        there = 0
-    headers = {**wanted.headers, **({"Range": f"bytes={there}-"} if there else {})}
+        have = 0
+    headers = {**wanted.headers, **({"Range": f"bytes={have}-"} if have else {})}
     try:
         with client.stream("GET", wanted.url, headers=headers) as response:
-            if response.status_code == 416 and there:  # it was whole already
-                moved(there)
+            if response.status_code == 416 and have:  # the file is complete
+                moved(have)
                 return
             if response.status_code not in (200, 206):
                 raise _refused(response.status_code, wanted)
-            if response.status_code == 200 and there:  # the server does not resume
+            if response.status_code == 200 and have:  # the server does not resume
                 file.truncate(0)
-                there = 0
-            moved(there)
+                have = 0
+            moved(have)
             for chunk in response.iter_raw():
                 file.write(chunk)
                 moved(len(chunk))
     except httpx.HTTPError as error:
         raise ProviderDown(
-            f"{wanted.target.name}: the download broke off; pulling again goes on where it was",
+            f"{wanted.target.name}: the download broke off: pull again to resume",
             detail=str(error)[:2048],
         ) from None
 
@@ -111,14 +111,14 @@ def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) 
 def _refused(status: int, wanted: Wanted) -> LlmError:
     name = wanted.target.name
     if status in (401, 403):
-        return Unauthorized(f"{name}: the download is refused (HTTP {status}): set HF_TOKEN on the worker's host")
+        return Unauthorized(f"{name}: download refused (HTTP {status}): set HF_TOKEN on the worker's host")
     if status == 404:
-        return ModelNotFound(f"{name}: nothing is there to be downloaded (HTTP 404): check the model's name")
-    return ProviderDown(f"{name}: the download is refused (HTTP {status})", retryable=status >= 500 or status == 429)
+        return ModelNotFound(f"{name}: the file does not exist (HTTP 404): check the model's name")
+    return ProviderDown(f"{name}: download refused (HTTP {status})", retryable=status >= 500 or status == 429)
 
 
 def matches(path: Path, wanted: Wanted) -> bool:
-    """Whether the file is what was announced, as far as that is known."""
+    """Whether the file is what was announced, as far as its size and hashes are known."""
     if wanted.size_bytes is not None and path.stat().st_size != wanted.size_bytes:
         return False
     if wanted.sha256 is not None:

@@ -1,4 +1,4 @@
-"""What was fetched for a model: which files, and their hashes when they came."""
+"""The manifest of a downloaded model: its files and the hashes they had when they arrived."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .download import digest_of
 
 
 def place_of(home: Path, model: str) -> Path:
-    """The folder that is a model's own; its name is safe whatever the model is called."""
+    """The folder of a model, whose name is safe whatever the model is called."""
     return home / "models" / hashlib.sha256(model.encode()).hexdigest()[:16]
 
 
 class Manifest(BaseModel):
-    """The files of a model, by their path in its folder, with their SHA-256."""
+    """A model's files: the SHA-256 of each, by its path in the folder."""
 
     model: str
     folder: Path
@@ -26,19 +26,19 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, model: str, folder: Path, paths: list[str]) -> Manifest:
-        """The manifest of these files as they are now."""
+        """Make the manifest of these files as they are now."""
         return cls(model=model, folder=folder, files={path: digest_of(folder / path) for path in sorted(paths)})
 
     @property
     def digest(self) -> str:
-        """Of a model of one file the file's; else of the lines that `sha256sum` writes for its files, by path."""
+        """The file's digest if there is one file; else the digest of `sha256sum`'s lines for all files, by path."""
         if len(self.files) == 1:
             return f"sha256:{next(iter(self.files.values()))}"
         lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(self.files.items()))
         return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     def write(self, home: Path) -> None:
-        """Keep it: from now on the model is there."""
+        """Write the manifest, which makes the model available."""
         place = place_of(home, self.model)
         place.mkdir(parents=True, exist_ok=True)
         draft = place / "manifest.json.new"
@@ -47,29 +47,31 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, home: Path, model: str) -> Manifest:
-        """That of a model that was pulled to its end.
+        """Read the manifest of a model that was pulled completely.
 
         Raises:
-            ModelNotFound: it was not.
+            ModelNotFound: no pull of the model was completed on this host.
         """
         try:
             return cls.model_validate_json((place_of(home, model) / "manifest.json").read_bytes())
         except (OSError, ValidationError):
-            raise ModelNotFound("the model was not pulled on this host, or not to its end: pull it") from None
+            raise ModelNotFound("the model was not pulled on this host, or not completely: pull it") from None
 
     def check(self) -> None:
-        """Read all files again.
+        """Read all files again and compare their hashes.
 
         Raises:
-            ModelNotFound: one is missing.
-            DigestMismatch: one is not what it was.
+            ModelNotFound: a file is missing.
+            DigestMismatch: a file has changed.
         """
         missing = [path for path in self.files if not (self.folder / path).exists()]
         if missing:
-            raise ModelNotFound(f"{_listed(missing)} of the model's files are not there any more: pull it again")
+            raise ModelNotFound(f"files of the model are missing: {_listed(missing)}; pull it again")
         changed = [path for path, digest in self.files.items() if digest_of(self.folder / path) != digest]
         if changed:
-            raise DigestMismatch(f"{_listed(changed)} are not what they were when they came: pull the model again")
+            raise DigestMismatch(
+                f"files of the model have changed since the download: {_listed(changed)}; pull it again"
+            )
 
 
 def _listed(paths: list[str]) -> str:

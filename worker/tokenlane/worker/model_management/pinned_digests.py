@@ -1,4 +1,4 @@
-"""Pinned models: what their content must be."""
+"""Pinned models: the digest that the settings require of a model, and the check of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenlane.worker.providers import LlmProvider, Verifies
 
 
 def pin_of(settings: LaneSettings, model: str) -> str | None:
-    """The digest a model must have; None if it is not pinned."""
+    """The digest that the model must have; None if it is not pinned."""
     name = served_name(model, tuple(settings.digests))
     return None if name is None else settings.digests[name]
 
@@ -20,15 +20,15 @@ def pin_of(settings: LaneSettings, model: str) -> str | None:
 async def check_pin(
     settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo] = ()
 ) -> None:
-    """Accept a model that is not pinned, or is as it was pinned.
+    """Accept a model that is not pinned, or whose digest is the pinned one.
 
     Args:
-        listed: models as the back end lists them; where the digest is among that, it is not asked for again.
+        listed: models as the back end lists them. A digest listed there is not read again.
 
     Raises:
-        DigestMismatch: it is another one.
-        ModelNotFound: it is not there.
-        BadRequest: the provider cannot tell.
+        DigestMismatch: the model has another digest.
+        ModelNotFound: the back end does not have the model.
+        BadRequest: the provider cannot read digests.
     """
     pinned = pin_of(settings, model)
     if pinned is None:
@@ -38,15 +38,15 @@ async def check_pin(
     if digest is None or not digest.startswith("sha256:"):
         if not isinstance(provider, Verifies):
             raise BadRequest(
-                f"{settings.provider} does not tell what a model's content is, so none can be pinned there: take "
-                f'[models."{model}"] digest out, or serve it by another provider',
+                f"{settings.provider} cannot verify what a model contains, so its models cannot be pinned: remove "
+                f'[models."{model}"] digest, or serve the model by another provider',
                 lane=settings.name,
                 model=model,
             )
         digest = await provider.verify(model)
     if digest != pinned:
         raise DigestMismatch(
-            f"the model is {digest}, and {pinned} is pinned: pull the pinned one again, or change the digest in "
+            f"the model's digest is {digest}, and {pinned} is pinned: pull the pinned model again, or change digest in "
             f'[models."{model}"]',
             provider=settings.provider,
             lane=settings.name,
