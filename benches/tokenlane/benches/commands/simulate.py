@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from socket import gaierror
 from typing import Annotated, Literal, TypeVar
 
 import typer
@@ -79,21 +78,10 @@ def simulate(
     try:
         asyncio.run(_serve(simulator))
     except (OSError, UnicodeError) as error:
-        if reason := _why_not_listening(error, host, port, socket):
-            raise ConfigError(reason) from error
-        raise
-
-
-def _why_not_listening(error: OSError | UnicodeError, host: str, port: int, socket: Path | None) -> str | None:
-    if isinstance(error, UnicodeError):  # the name cannot be looked up
-        return f"--host {host}: that cannot be the name of a host."
-    if socket is not None:
-        return f"--socket {socket} cannot be listened on: {error}."
-    if error.errno == errno.EADDRINUSE:
-        return f"Port {port} is taken: name another with --port, or 0 for a free one."
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) or isinstance(error, gaierror):
-        return f"--host {host} --port {port} cannot be listened on: {error}."
-    return None
+        where = f"--host {host} --port {port}" if socket is None else f"--socket {socket}"
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        advice = " Name another port with --port, or 0 for a free one." if taken else ""
+        raise ConfigError(f"{where} cannot be listened on: {error}.{advice}") from error
 
 
 def _list(option: str, text: str) -> list[Model]:

@@ -104,14 +104,9 @@ async def _serve(name: str, arguments: str) -> None:
             logging.disable()
             asyncio.get_running_loop().call_later(_BROKEN_OFF_S, os._exit, FAILED)
     except Exception:
-        try:  # if the measurement broke off, other processes ended first, and what failed here does not matter
-            async with asyncio.timeout(_DEATH_S):
-                await lines.read()
-        except TimeoutError:
-            pass
-        else:
-            return
-        raise
+        await asyncio.sleep(_DEATH_S)
+        if not lines.at_eof():  # if the measurement broke off, this failed because other processes ended first
+            raise
 
 
 async def _work(name: str, arguments: str, orders: asyncio.Queue[bytes]) -> None:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeAlias
 
 import aiohttp
@@ -106,10 +107,7 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
                         arrivals.append((time.monotonic_ns(), text))
             return arrivals
 
-        async def load(**how: float) -> dict[str, list[float]]:
-            return await _round(ask, **how)  # type: ignore[arg-type]
-
-        yield {"load": load}
+        yield {"load": partial(_round, ask)}
 
 
 @asynccontextmanager
@@ -125,10 +123,7 @@ async def agent(redis: str) -> AsyncIterator[Tasks]:
                         arrivals.append((time.monotonic_ns(), delta.text))
             return arrivals
 
-        async def load(**how: float) -> dict[str, list[float]]:
-            return await _round(ask, **how, floor=floor)  # type: ignore[arg-type]
-
-        yield {"load": load}
+        yield {"load": partial(_round, ask, floor=floor)}
 
 
 @asynccontextmanager
@@ -137,14 +132,11 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
     settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
 
-    async def ready() -> None:
-        await opened.wait()
-
     async def note(_: object) -> None:
         opened.set()
 
     async with background() as tasks:
         running = tasks.create_task(run_worker(settings, RedisSettings(redis), ready=note, stopping=stopping))
-        yield {"ready": ready}
+        yield {"ready": opened.wait}
         stopping.set()
         await running

@@ -110,7 +110,7 @@ async def _processes(most_streams: int) -> AsyncIterator[_Processes]:
             child_process(clients.bare, endpoint=url) as bare,
             child_process(clients.agent, redis=server.url) as agent,
         ):
-            await worker.ask(type(None), "ready")
+            await worker.ask(bool, "ready")
             yield _Processes(redis, backend, worker, bare, agent)
 
 

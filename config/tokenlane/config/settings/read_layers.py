@@ -14,10 +14,9 @@ from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.paths import DASH
 
 from .merged import Layer, Setting
-from .schema import TEXTS, Lane, document_type, not_a_provider
+from .schema import TEXTS, ProcessLane, document_type
 from .toml_lines import Path, leaves, line_of, lines_of
 from .validation_messages import explained
-from .values import NAME_RULE, is_name
 
 
 def file_layer(file: File) -> Layer:
@@ -73,26 +72,17 @@ def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Pa
 
 
 def lane_layer(given: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Check what is set for a process's lane outside sections: `name`, and a lane's keys, `model` for `models`.
-
-    Any provider is allowed: a process that serves no lane may name a provider that only other hosts have.
+    """Check what is set for a process's lane outside sections; `model` stands for `models`.
 
     Raises:
         ConfigError: a key is unknown, or its value wrong.
     """
     given = {"models" if key == "model" else key: setting for key, setting in given.items()}
-    unchecked = {key: setting for key, setting in given.items() if key in ("name", "provider")}
-    if (name := unchecked.get("name")) and not is_name(str(name.value)):
-        raise ConfigError(f"{name.source}: the lane's name: {NAME_RULE}.")
-    if (provider := unchecked.get("provider")) and not provider.value:
-        raise ConfigError(f"{provider.source}: provider {not_a_provider(provider.value)}")
-    values = {key: setting.value for key, setting in given.items() if key not in unchecked}
     try:
-        lane = Lane.model_validate(values, context=TEXTS)
+        lane = ProcessLane.model_validate({key: setting.value for key, setting in given.items()}, context=TEXTS)
     except ValidationError as error:
-        raise ConfigError(explained(error, Lane, lambda path: given[str(path[0])].source)) from None
-    checked = {key: Setting(value, given[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
-    return checked | unchecked
+        raise ConfigError(explained(error, ProcessLane, lambda path: given[str(path[0])].source)) from None
+    return {key: Setting(value, given[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
 
 
 def _checked(content: dict[str, Any], where: Callable[[Path], str], *, strict: bool = False) -> Layer:

@@ -134,6 +134,13 @@ class Lane(Provider):
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
 
 
+class ProcessLane(Lane):
+    """What a process sets for its own lane, outside sections."""
+
+    name: Name | None = None
+    provider: Text | None = None  # any: a process that serves no lane may name a provider that only other hosts have
+
+
 class Model(Section):
     """`[models."NAME"]`: settings of one model, on every lane of this host."""
 

