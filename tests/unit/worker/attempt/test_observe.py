@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Envelope
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.worker.attempt.observe import AttemptTotals
 from tokenlane.worker.lane.running_attempts import AttemptEnded
 
+ENVELOPE = Envelope(id=new_id(), client="c", agent="a", role="r")
+
 
 def event(became: str, code: str = "", tokens: int = 0) -> AttemptEnded:
-    return AttemptEnded("id", 1, "chat", "r", "lane1", "m", became, code, "", 0, None, 0, 2 * tokens, tokens)
+    usage = Usage(prompt_tokens=2 * tokens, completion_tokens=tokens)
+    return AttemptEnded(ENVELOPE, 1, "lane1", "m", became, code, "", 0, None, usage)
 
 
 def test_totals_are_of_all_attempts() -> None:

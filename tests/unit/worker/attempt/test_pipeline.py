@@ -602,9 +602,9 @@ async def test_each_ending_is_one_event_without_content(
     bench = Bench(provider)
     await bench.run()
     (event,) = bench.events
-    assert (event.became, event.code, event.completion_tokens) == expected
+    assert (event.became, event.code, event.usage.completion_tokens) == expected
     assert (event.first_token_ms is None) == (bench.provider.fail_after == 0 and bench.provider.error is not None)
-    assert event.total_ms >= (event.first_token_ms or 0) >= 0
+    assert event.usage.total_ms >= (event.first_token_ms or 0) >= 0
     assert SECRET not in repr(event) + caplog.text
     assert bench.pool.id in caplog.text
 

@@ -21,12 +21,9 @@ logger = logging.getLogger(__name__)
 
 def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnded:
     """The event of an attempt's end."""
-    usage = outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.ms_until())
     return AttemptEnded(
-        request_id=run.id,
+        envelope=run.started.envelope,
         attempt=run.attempt,
-        kind=run.started.envelope.kind,
-        role=run.started.envelope.role,
         lane=lane,
         model=run.outlet.model,
         became=became,
@@ -34,9 +31,7 @@ def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnd
         why=str(outcome) if isinstance(outcome, LlmError) else "",
         waited_ms=run.started.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.ms_until(run.outlet.first_put_at),
-        total_ms=usage.total_ms,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
+        usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.ms_until()),
     )
 
 
@@ -51,12 +46,13 @@ def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalE
 
 def log_attempt(event: AttemptEnded) -> None:
     """Log the attempt's end."""
+    envelope, usage = event.envelope, event.usage
     first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
     logger.info(
         "attempt %d of %s, %s for %s on %s: %s%s; waited %.0f ms, %s, %.0f ms in all, tokens %d in, %d out",
-        *(event.attempt, event.request_id, event.kind, event.role, event.lane, event.became),
+        *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.became),
         f" ({event.code}{': ' if event.why else ''}{event.why})" if event.code else "",
-        *(event.waited_ms, first, event.total_ms, event.prompt_tokens, event.completion_tokens),
+        *(event.waited_ms, first, usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
     )
 
 
@@ -67,8 +63,8 @@ def attempt_span(span: Span) -> Observer:
         became=event.became,
         error=event.code,
         model=event.model,
-        prompt_tokens=event.prompt_tokens,
-        completion_tokens=event.completion_tokens,
+        prompt_tokens=event.usage.prompt_tokens,
+        completion_tokens=event.usage.completion_tokens,
         first_token_ms=event.first_token_ms,
     )
 
@@ -83,11 +79,11 @@ class AttemptTotals:
 
     def count(self, event: AttemptEnded) -> None:
         """Count an attempt."""
-        self._ended[f"{event.kind}:{event.became}"] += 1
+        self._ended[f"{event.envelope.kind}:{event.became}"] += 1
         if event.code:
             self._errors[event.code] += 1
-        self._prompt_tokens += event.prompt_tokens
-        self._completion_tokens += event.completion_tokens
+        self._prompt_tokens += event.usage.prompt_tokens
+        self._completion_tokens += event.usage.completion_tokens
 
     def report(self) -> AttemptsReport:
         """All counts so far."""

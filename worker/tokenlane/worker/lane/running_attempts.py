@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Handover
-from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
 from tokenlane.routing.store.request_life import Started
@@ -160,14 +161,12 @@ class AttemptEnded:
     """An attempt that is over, without its content. `became`: what became of its request. `code`: the code of the error
     that broke it, or why it was stopped; empty if the answer is whole. `why`: the error's text.
 
-    `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) and `total_ms`
-    from that start. The back end counts the tokens, or they are 0.
+    `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) from that start.
+    `usage`: the time in all, and the tokens if the back end has counted them.
     """
 
-    request_id: str
+    envelope: Envelope
     attempt: int
-    kind: Kind
-    role: str
     lane: str
     model: str
     became: str
@@ -175,9 +174,7 @@ class AttemptEnded:
     why: str
     waited_ms: float
     first_token_ms: float | None
-    total_ms: float
-    prompt_tokens: int
-    completion_tokens: int
+    usage: Usage
 
 
 Observer: TypeAlias = Callable[[AttemptEnded], None]
