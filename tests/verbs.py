@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
+from io import StringIO
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
+from tests.integration.farm import Ended, environment
 
 from tokenlane.config.cli import failure
 from tokenlane.config.cli import root as cli
 from tokenlane.config.cli.strict_options import with_subcommands
 
-__all__ = ["Ended", "Verb", "every_verb", "run"]
+__all__ = ["Verb", "every_verb", "run", "run_in_thread"]
 
 
 class Verb(NamedTuple):
@@ -27,14 +32,6 @@ class Verb(NamedTuple):
     @property
     def takes_json(self) -> bool:
         return any("--json" in param.opts for param in self.command.params)
-
-
-class Ended(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
 
 
 def every_verb() -> Iterator[Verb]:
@@ -60,8 +57,35 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
     """Run the command line in this process."""
     monkeypatch.setattr(sys, "argv", ["tokenlane", *arguments])
     monkeypatch.setattr(failure, "discard_output", lambda: None)  # it is the tests'
-    with _log_levels_kept(), pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    code = ended.value.code
-    return Ended(code if isinstance(code, int) else 0, out, err)
+    code = _exit_code()
+    return Ended(code, *capsys.readouterr())
+
+
+async def run_in_thread(*arguments: str, **variables: str) -> Ended:
+    """Run a command that ends by itself in a thread of this process: a new process takes ten times as long.
+
+    One at a time, and no process is started meanwhile: it changes this process's environment and output.
+    """
+    return await asyncio.to_thread(_run_redirected, arguments, environment() | variables)
+
+
+def _run_redirected(arguments: tuple[str, ...], variables: dict[str, str]) -> Ended:
+    out, error = StringIO(), StringIO()
+    with (
+        patch.dict(os.environ, variables, clear=True),
+        patch.object(sys, "argv", ["tokenlane", *arguments]),
+        patch.object(failure, "discard_output"),  # it is the tests'
+        redirect_stdout(out),
+        redirect_stderr(error),
+    ):
+        code = _exit_code()
+    return Ended(code, out.getvalue(), error.getvalue())
+
+
+def _exit_code() -> int:
+    with _log_levels_kept():
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else 0
+    raise AssertionError("a command line ends its process")

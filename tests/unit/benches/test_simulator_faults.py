@@ -137,7 +137,7 @@ def test_pauses_without_end_are_refused(
 ) -> None:
     """Infinity is no number of milliseconds."""
     ended = run(capsys, monkeypatch, "simulate", option, pause)
-    assert (ended.code, option in ended.err) == (USAGE, True)
+    assert (ended.code, option in ended.error) == (USAGE, True)
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])

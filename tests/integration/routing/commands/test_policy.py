@@ -11,6 +11,7 @@ import pytest
 from tests.integration import life
 from tests.integration.farm import Ended, Farm, farm
 from tests.integration.life import raw
+from tests.verbs import run_in_thread
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import FAILED, OK, USAGE
@@ -44,7 +45,7 @@ def file(tmp_path: Path) -> Path:
 
 
 async def run(site: Farm, *arguments: str, code: int = OK) -> Ended:
-    ended = await (await site.tokenlane("policy", *arguments)).ended()
+    ended = await run_in_thread("policy", *arguments, "--redis", site.url)
     assert ended.code == code, ended
     return ended
 

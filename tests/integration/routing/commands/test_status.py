@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 from tests.integration import life
+from tests.integration.farm import farm
 from tests.integration.life import LANE, PREFIX, WORKER, raw
 from tests.integration.servers import free_port
 from tests.repository import ROOT
+from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.routing.contract.envelope import Needs
@@ -30,17 +31,8 @@ DOCUMENTATION = (ROOT / "docs/status.md").read_text()
 
 async def status(url: str, *arguments: str) -> tuple[int, str, str]:
     """Run the command; exit code, output and errors."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tokenlane.config", "status", "--redis", url, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    async with asyncio.timeout(30):
-        out, error = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), error.decode()
+    ended = await run_in_thread("status", "--redis", url, *arguments)
+    return ended.code, ended.out, ended.error
 
 
 @pytest.fixture
@@ -65,10 +57,12 @@ async def at_work(pool: Pool) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def test_a_pool_at_work(at_work: Pool) -> None:
+async def test_a_pool_at_work(at_work: Pool, tmp_path: Path) -> None:
     """Roles, lanes and workers stand in aligned tables, and nothing but text is written."""
-    code, out, error = await status(at_work.server.url)
-    assert (code, error) == (exits.OK, "")
+    async with farm(tmp_path, at_work.server.url) as opened:
+        ended = await (await opened.tokenlane("status")).ended()
+    out = ended.out
+    assert (ended.code, ended.error) == (exits.OK, "")
     assert "\x1b" not in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.offer.limit_of("chat"))]

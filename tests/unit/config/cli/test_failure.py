@@ -50,7 +50,7 @@ def test_a_failure_is_json_too(verb: Verb, capsys: pytest.CaptureFixture[str], m
         assert list(error) == FIELDS
         assert (ended.code, error["retryable"]) == (exits.USAGE, False)
         assert error["code"] in ("usage", "pool_unavailable")
-        assert ended.err
+        assert ended.error
 
 
 def test_what_follows_two_dashes_is_no_option(
@@ -107,14 +107,14 @@ def test_a_pipe_that_is_closed_ends_as_shells_have_it(
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", 80)
     with closed_pipe(monkeypatch):
         ended = run(capsys, monkeypatch, *arguments)
-    assert (ended.code, ended.err) == (exits.CLOSED_PIPE, "")
+    assert (ended.code, ended.error) == (exits.CLOSED_PIPE, "")
 
 
 def test_nothing_that_steers_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An error may hold what somebody else named."""
     ended = run(capsys, monkeypatch, "chat", "hi", "--json", "--pool", "a\u202eb\x1b[2J")
     assert ended.code == exits.USAGE
-    assert not set("\u202e\x1b") & set(ended.out + ended.err)
+    assert not set("\u202e\x1b") & set(ended.out + ended.error)
 
 
 def test_a_user_error_is_a_document() -> None:

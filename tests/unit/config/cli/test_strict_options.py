@@ -51,7 +51,7 @@ def test_an_empty_value_is_refused_by_name(
         name = max(param.opts, key=len) if option else param.display_name_raw
         ended = run(capsys, monkeypatch, *verb.words, *((name, "") if option else ("",)))
         assert ended.code == exits.USAGE, (name, ended)
-        assert (ended.out, name in ended.err) == ("", True), (name, ended)
+        assert (ended.out, name in ended.error) == ("", True), (name, ended)
 
 
 @pytest.mark.parametrize("verb", VERBS)

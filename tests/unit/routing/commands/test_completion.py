@@ -49,8 +49,8 @@ def test_a_home_that_cannot_be_written_is_told(
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     ended = run(capsys, monkeypatch, "--install-completion", "bash")
-    assert (ended.code, len(ended.err.splitlines())) == (exits.FAILED, 1)
-    assert "--show-completion" in ended.err
+    assert (ended.code, len(ended.error.splitlines())) == (exits.FAILED, 1)
+    assert "--show-completion" in ended.error
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_values_are_completed(
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
     ended = run(capsys, monkeypatch)
-    assert (set(ended.out.split()), ended.err) == (found, "")
+    assert (set(ended.out.split()), ended.error) == (found, "")
 
 
 def test_a_wrong_configuration_completes_nothing() -> None:
