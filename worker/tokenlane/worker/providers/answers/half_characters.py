@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-_ESCAPE = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|.)", re.DOTALL)
+_FIRST, _SECOND = rb"\\u[dD][89abAB][0-9A-Fa-f]{2}", rb"\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
+_ESCAPE = re.compile(b"(?P<first>%b)?(?P<second>%b)|(?P<alone>%b)|\\\\." % (_FIRST, _SECOND, _FIRST), re.DOTALL)
 _NO_CHARACTER = b"\\ufffd"
 
 
@@ -16,36 +17,18 @@ class HalfCharacters:
     """Puts the halves of one answer together."""
 
     def __init__(self) -> None:
-        self._first = b""
+        self._held = b""
         """The escape of a first half that waits for its second."""
 
     def mended(self, data: bytes) -> bytes | None:
-        """The JSON text without halves: a first half goes to the event that has its second. None if it holds none."""
-        found = _ESCAPE.finditer(data)
-        mended, end, first, changed = bytearray(), 0, None, False
-        for escape in found:
-            value = int(escape[1], 16) if escape[1] else 0
-            if first is not None and not (0xDC00 <= value < 0xE000 and escape.start() == end):
-                changed = self._hold(mended, first)
-            mended += data[end : escape.start()]
-            end = escape.end()
-            if 0xD800 <= value < 0xDC00:
-                first = escape[0]
-            elif not 0xDC00 <= value < 0xE000:
-                mended += escape[0]
-            elif first is not None:
-                mended += first + escape[0]
-            else:
-                mended += self._first + escape[0] if self._first else _NO_CHARACTER
-                self._first, changed = b"", True
-            if not 0xD800 <= value < 0xDC00:
-                first = None
-        if first is not None:
-            changed = self._hold(mended, first)
-        return bytes(mended + data[end:]) if changed else None
+        """The JSON text without halves: a first half moves to the event that has its second. None if it holds none."""
+        mended, halves = _ESCAPE.subn(self._mend, data)
+        return mended if halves and mended != data else None
 
-    def _hold(self, mended: bytearray, first: bytes) -> bool:
-        if self._first:
-            mended += _NO_CHARACTER
-        self._first = first
-        return True
+    def _mend(self, escape: re.Match[bytes]) -> bytes:
+        if escape["first"] or not (escape["second"] or escape["alone"]):
+            return escape[0]  # a whole character, or the escape of another
+        held, self._held = self._held, escape["alone"] or b""
+        if escape["second"]:
+            return held + escape[0] if held else _NO_CHARACTER
+        return _NO_CHARACTER if held else b""

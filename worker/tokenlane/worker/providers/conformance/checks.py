@@ -1,4 +1,4 @@
-"""The checks, one function each; what a function's first line says is what is promised."""
+"""The checks of a provider, one function each; its docstring is the promise that it checks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from math import hypot
 
-from tokenlane.routing.contract.errors import ContextTooLong, LlmError, ModelNotFound
+from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound
 from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
 
 from .report import Finding, Outcome, Report
-from .subject import QUESTION, Broken, Subject, is_clear, request, text_of
+from .subject import QUESTION, Broken, Subject, check_error, request, text_of
 
 MOST_AT_ONCE = 8
 LONG = 1000
@@ -44,22 +45,22 @@ PIXEL = (
 Check = Callable[[Subject], Awaitable[tuple[Outcome, str]]]
 
 
-async def models(it: Subject) -> tuple[Outcome, str]:
+async def models(subject: Subject) -> tuple[Outcome, str]:
     """The model is listed, with what it can do."""
-    it.listed = await it.provider.models()
-    names = [info.name for info in it.listed]
-    found = [info for info in it.listed if info.name in (it.model, f"{it.model}:latest")]
+    subject.listed = await subject.provider.models()
+    names = [info.name for info in subject.listed]
+    found = [info for info in subject.listed if info.name in (subject.model, f"{subject.model}:latest")]
     if not found:
-        raise Broken(f"{it.model!r} is not among the models it lists: {names[:5]}")
-    it.info = found[0]
-    if await it.provider.capacity() < 1:
+        raise Broken(f"{subject.model!r} is not among the models it lists: {names[:5]}")
+    subject.info = found[0]
+    if await subject.provider.capacity() < 1:
         raise Broken("its capacity is below 1")
-    return "works", ", ".join(it.info.capabilities) or "says nothing of what it can do"
+    return "works", ", ".join(subject.info.capabilities) or "says nothing of what it can do"
 
 
-async def chat(it: Subject) -> tuple[Outcome, str]:
+async def chat(subject: Subject) -> tuple[Outcome, str]:
     """An answer streams, ends once, by its finish reason, and says what it cost if the server counts."""
-    deltas = await it.answer(max_tokens=16)
+    deltas = await subject.answer(max_tokens=16)
     if not text_of(deltas) and not any(delta.reasoning for delta in deltas):
         raise Broken("the answer holds nothing")
     usage = deltas[-1].usage
@@ -68,62 +69,55 @@ async def chat(it: Subject) -> tuple[Outcome, str]:
     return "works", "with usage" if usage is not None else "without usage"
 
 
-async def limit(it: Subject) -> tuple[Outcome, str]:
+async def limit(subject: Subject) -> tuple[Outcome, str]:
     """`max_tokens` ends an answer, and is its finish reason."""
-    reason = (await it.answer(max_tokens=2))[-1].finish_reason
+    reason = (await subject.answer(max_tokens=2))[-1].finish_reason
     if reason != "length":
         raise Broken(f"an answer cut at max_tokens ends as {reason!r}")
     return "works", ""
 
 
-async def stop(it: Subject) -> tuple[Outcome, str]:
+async def stop(subject: Subject) -> tuple[Outcome, str]:
     """A stop word ends an answer before it appears."""
-    whole = text_of(await it.answer(max_tokens=24))
+    whole = text_of(await subject.answer(max_tokens=24))
     words = [word for word in whole.split() if len(word) > 1]
     if len(words) < 3:
         return "open", "the answer is too short to tell"
-    deltas = await it.answer(max_tokens=24, stop=[words[1]])
+    deltas = await subject.answer(max_tokens=24, stop=[words[1]])
     if words[1] in text_of(deltas):
         raise Broken("the stop word is part of the answer")
     return "works", ""
 
 
-async def cancel(it: Subject) -> tuple[Outcome, str]:
+async def cancel(subject: Subject) -> tuple[Outcome, str]:
     """Leaving an answer frees its slot; cancelling raises CancelledError and nothing else."""
-    slots = min(await it.provider.capacity(), MOST_AT_ONCE)
-    async with asyncio.timeout(it.patience_s), AsyncExitStack() as streams:
+    slots = min(await subject.provider.capacity(), MOST_AT_ONCE)
+    async with asyncio.timeout(subject.patience_s), AsyncExitStack() as streams:
         for _ in range(slots):
-            stream = it.provider.chat(request(max_tokens=LONG), it.model)
+            stream = subject.provider.chat(request(max_tokens=LONG), subject.model)
             await anext(await streams.enter_async_context(aclosing(stream)))
-    reading = asyncio.create_task(_read(it))
+    answering = asyncio.create_task(subject.answer(max_tokens=LONG))
     await asyncio.sleep(0)
-    reading.cancel()
+    answering.cancel()
     try:
-        await reading
+        await answering
     except asyncio.CancelledError:
         pass
     except Exception as error:
         raise Broken(f"a cancelled chat raises {type(error).__name__}") from None
-    if it.busy is not None:
-        async with asyncio.timeout(it.patience_s):
-            while await it.busy():  # noqa: ASYNC110 - a server is asked, which rings nothing
+    if subject.busy is not None:
+        async with asyncio.timeout(subject.patience_s):
+            while await subject.busy():  # noqa: ASYNC110 - a server is asked, which rings nothing
                 await asyncio.sleep(0.02)
-    await it.answer(max_tokens=2)
-    if it.busy is None:
+    await subject.answer(max_tokens=2)
+    if subject.busy is None:
         return "open", "not verified: nothing says whether the server works on; the next answer came"
     return "works", "the server says so"
 
 
-async def _read(it: Subject) -> None:
-    async with aclosing(it.provider.chat(request(max_tokens=LONG), it.model)) as stream:
-        async for _ in stream:
-            pass
-
-
-async def errors(it: Subject) -> tuple[Outcome, str]:
+async def errors(subject: Subject) -> tuple[Outcome, str]:
     """A model that is not there is a ModelNotFound that says where, and nothing of another model is delivered."""
-    wrong = Subject(it.provider, NO_MODEL, it.embedding_model, it.patience_s)
-    error = await wrong.refusal(max_tokens=2)
+    error = await replace(subject, model=NO_MODEL).refusal(max_tokens=2)
     if error is None:
         raise Broken("a model that is not there answers")
     if not isinstance(error, ModelNotFound):
@@ -131,45 +125,45 @@ async def errors(it: Subject) -> tuple[Outcome, str]:
     return "works", ""
 
 
-async def too_long(it: Subject) -> tuple[Outcome, str]:
+async def too_long(subject: Subject) -> tuple[Outcome, str]:
     """A prompt longer than the model's context is a ContextTooLong."""
-    size = it.info.context_length
+    size = subject.info.context_length
     if size is None or size > MOST_TRIED:
         return "open", f"its context is {size or 'not told'}"
-    error = await it.refusal(messages=[{"role": "user", "content": "word " * (size + 100)}], max_tokens=2)
+    error = await subject.refusal(messages=[{"role": "user", "content": "word " * (size + 100)}], max_tokens=2)
     if not isinstance(error, ContextTooLong):
         raise Broken(f"too long a prompt is {type(error).__name__ if error else 'answered'}, not ContextTooLong")
     return "works", ""
 
 
-async def schema(it: Subject) -> tuple[Outcome, str]:
+async def schema(subject: Subject) -> tuple[Outcome, str]:
     """With a JSON schema the answer is JSON of that form."""
     try:
-        said = text_of(await it.answer(response_format=FORM, max_tokens=32))
+        said = text_of(await subject.answer(response_format=FORM, max_tokens=32))
     except LlmError as error:
-        return _not_offered(it, "schema", error)
+        return _not_offered(subject, "schema", error)
     try:
         obeyed = list(json.JSONDecoder().raw_decode(said.strip())[0]) == ["capital"]
     except (ValueError, TypeError):
         obeyed = False
-    if not obeyed and it.declares("schema"):
+    if not obeyed and subject.declares("schema"):
         raise Broken("the answer is not in the form that was asked for")
-    return ("works", "") if it.declares("schema") else ("open", "obeyed" if obeyed else "ignored")
+    return ("works", "") if subject.declares("schema") else ("open", "obeyed" if obeyed else "ignored")
 
 
-async def tools(it: Subject) -> tuple[Outcome, str]:
+async def tools(subject: Subject) -> tuple[Outcome, str]:
     """A call of a tool has its name, arguments that are JSON, and the finish reason `tool_calls`."""
     asked = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
     try:
-        deltas = await it.answer(messages=asked, tools=[TOOL], max_tokens=64)
+        deltas = await subject.answer(messages=asked, tools=[TOOL], max_tokens=64)
     except LlmError as error:
-        return _not_offered(it, "tools", error)
-    if it.declares("tools") and not any(delta.tool_calls for delta in deltas):
+        return _not_offered(subject, "tools", error)
+    if subject.declares("tools") and not any(delta.tool_calls for delta in deltas):
         with suppress(LlmError):  # not all servers can be told to
-            deltas = await it.answer(messages=asked, tools=[TOOL], tool_choice="required", max_tokens=64)
+            deltas = await subject.answer(messages=asked, tools=[TOOL], tool_choice="required", max_tokens=64)
     pieces = [call for delta in deltas for call in delta.tool_calls]
     if not pieces:
-        return "works" if it.declares("tools") else "open", "accepted; this model called none"
+        return "works" if subject.declares("tools") else "open", "accepted; this model called none"
     arguments = "".join(piece.arguments for piece in pieces if piece.index == pieces[0].index)
     if pieces[0].name != "weather":
         raise Broken("the first piece of a call does not name the tool")
@@ -180,45 +174,45 @@ async def tools(it: Subject) -> tuple[Outcome, str]:
             json.loads(arguments or "{}")
         except ValueError:
             raise Broken("the pieces of a call's arguments make no JSON") from None
-    return "works" if it.declares("tools") else "open", f"called, in {len(pieces)} pieces"
+    return "works" if subject.declares("tools") else "open", f"called, in {len(pieces)} pieces"
 
 
-async def vision(it: Subject) -> tuple[Outcome, str]:
+async def vision(subject: Subject) -> tuple[Outcome, str]:
     """An image is taken, or refused: it is never left out without a word."""
     parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
-    error = await it.refusal(messages=[{"role": "user", "content": parts}], max_tokens=2)
+    error = await subject.refusal(messages=[{"role": "user", "content": parts}], max_tokens=2)
     if error is not None:
-        return _not_offered(it, "vision", error)
-    return ("works", "") if it.declares("vision") else ("open", "taken, though the model is not said to see")
+        return _not_offered(subject, "vision", error)
+    return ("works", "") if subject.declares("vision") else ("open", "taken, though the model is not said to see")
 
 
-async def prefill(it: Subject) -> tuple[Outcome, str]:
+async def prefill(subject: Subject) -> tuple[Outcome, str]:
     """A begun answer is continued, and what comes is the continuation alone."""
-    await models(it)  # of some models it is known only once they are loaded
-    if not it.declares("prefill"):
-        error = await it.refusal(resume=BEGUN, max_tokens=8)
+    await models(subject)  # of some models it is known only once they are loaded
+    if not subject.declares("prefill"):
+        error = await subject.refusal(resume=BEGUN, max_tokens=8)
         if error is None:
             raise Broken("it does not declare `prefill`, and takes a begun answer all the same")
-        return _not_offered(it, "prefill", error)
-    said = text_of(await it.answer(resume=BEGUN, max_tokens=8))
+        return _not_offered(subject, "prefill", error)
+    said = text_of(await subject.answer(resume=BEGUN, max_tokens=8))
     if said.startswith((BEGUN.strip(), " ")):
         raise Broken("the begun answer, or the white space at its end, comes again")
     return "works", ""
 
 
-async def embed(it: Subject) -> tuple[Outcome, str]:
+async def embed(subject: Subject) -> tuple[Outcome, str]:
     """Vectors are of one length, of length 1 each, and in the order of their inputs; of nothing, nothing comes."""
-    provider = it.provider
-    able = [info.name for info in it.listed if "embed" in info.capabilities]
+    provider = subject.provider
+    able = [info.name for info in subject.listed if "embed" in info.capabilities]
     if not isinstance(provider, Embeds):
         if able:
             raise Broken(f"{able[0]!r} is said to embed, and the provider has no `embed`")
         return "refused", "it has no `embed`"
-    model = it.embedding_model if not able or it.embedding_model in able else able[0]
+    model = subject.embedding_model if not able or subject.embedding_model in able else able[0]
     try:
         one, two = await provider.embed([QUESTION, "A cat."], model)
     except LlmError as error:
-        it.look_at(error)
+        check_error(error)
         if able:
             raise Broken(f"{model!r} is said to embed, and fails: {error.code}") from None
         return ("refused", error.message) if not error.retryable else ("open", error.message)
@@ -232,21 +226,21 @@ async def embed(it: Subject) -> tuple[Outcome, str]:
     return ("works" if able else "open"), f"{len(one)} dimensions"
 
 
-async def count(it: Subject) -> tuple[Outcome, str]:
+async def count(subject: Subject) -> tuple[Outcome, str]:
     """A prompt's tokens are counted as the model reads them."""
-    provider: object = it.provider
+    provider: object = subject.provider
     if not isinstance(provider, CountsTokens):
         return "refused", "it does not count"
-    counted = await provider.count_tokens(request(), it.model)
-    usage = (await it.answer(max_tokens=2))[-1].usage
+    counted = await provider.count_tokens(request(), subject.model)
+    usage = (await subject.answer(max_tokens=2))[-1].usage
     if usage is not None and usage.prompt_tokens != counted:
         raise Broken(f"{counted} tokens were counted and {usage.prompt_tokens} read")
     return "works", f"{counted} tokens"
 
 
-async def health(it: Subject) -> tuple[Outcome, str]:
+async def health(subject: Subject) -> tuple[Outcome, str]:
     """A server that answers is healthy, and tells its version or not."""
-    provider: object = it.provider
+    provider: object = subject.provider
     version = await provider.version() if isinstance(provider, TellsVersion) else None
     said = f"version {version}" if version else ""
     if not isinstance(provider, TellsHealth):
@@ -274,10 +268,10 @@ CHECKS: dict[str, Check] = {
 """By name, in the order they are run: the first tells the others what is declared."""
 
 
-def _not_offered(it: Subject, ability: str, error: LlmError) -> tuple[Outcome, str]:
-    if it.declares(ability):
+def _not_offered(subject: Subject, ability: str, error: LlmError) -> tuple[Outcome, str]:
+    if subject.declares(ability):
         raise Broken(f"it declares `{ability}`, and refuses it: {error.message}")
-    if not is_clear(error):
+    if not isinstance(error, BadRequest) or error.retryable:
         raise Broken(f"what it does not offer is {type(error).__name__}, which does not say so: {error.message}")
     return "refused", error.message
 
@@ -301,19 +295,19 @@ async def check_provider(
         busy: how many requests the server runs at the moment, if that can be told.
         patience_s: how long any one answer may take.
     """
-    it = Subject(provider, model, embedding_model or model, patience_s, busy)
+    subject = Subject(provider, model, embedding_model or model, patience_s, busy)
     wanted = [check for check in CHECKS if only is None or check in {"models", *only}]
-    findings = [await _find(check, CHECKS[check], it) for check in wanted]
+    findings = [await _find(check, CHECKS[check], subject) for check in wanted]
     return Report(name or type(provider).__name__, model, tuple(findings))
 
 
-async def _find(name: str, check: Check, it: Subject) -> Finding:
+async def _find(name: str, check: Check, subject: Subject) -> Finding:
     try:
-        outcome, said = await check(it)
+        outcome, detail = await check(subject)
     except Broken as broken:
-        return Finding(name, "failed", str(broken))
+        outcome, detail = "failed", str(broken)
     except LlmError as error:
-        return Finding(name, "failed", f"{type(error).__name__}: {error}")
+        outcome, detail = "failed", f"{type(error).__name__}: {error}"
     except Exception as error:
-        return Finding(name, "failed", f"{type(error).__name__} was raised, which is no LlmError")
-    return Finding(name, outcome, said)
+        outcome, detail = "failed", f"{type(error).__name__} was raised, which is no LlmError"
+    return Finding(name, outcome, detail)

@@ -39,24 +39,21 @@ _LIMIT = (
     re.compile(rb"> (\d{1,9}) maximum"),
     re.compile(rb"tokens allowed \((\d{1,9})"),
 )
-_GIVEN = (
-    re.compile(rb"total of( at least)? (\d{1,9})"),
-    re.compile(rb"(?:contains|resulted in)( at least)? (\d{1,9})"),
-    re.compile(rb"requested()? (\d{1,9}) tokens"),
-    re.compile(rb"max_tokens=()?(\d{1,9}) cannot"),
-    re.compile(rb"()?(\d{1,9}) tokens\) exceeds"),
-    re.compile(rb"input ()?\((\d{1,9}) tokens\)"),
-    re.compile(rb"input has()? (\d{1,9})"),
-    re.compile(rb"too long:()? (\d{1,9})"),
-    re.compile(rb"token count()? \((\d{1,9})"),
-)
-"""The first that fits is the nearest to all of the request. vLLM stops counting where it sees that it is too much."""
-_SUMS = (
-    re.compile(rb"Given: (\d{1,9}) `inputs` tokens and (\d{1,9})"),
+_TOKENS = (
+    # TGI and some of vLLM's versions name the prompt and max_tokens each: those are added up.
+    re.compile(rb"Given: (\d{1,9})(?: `inputs` tokens and (\d{1,9}))?"),
     re.compile(rb"is too large: (\d{1,9}).{0,99}your request has (\d{1,9}) input"),
-    re.compile(rb"Given: (\d{1,9})"),
+    re.compile(rb"total of(?: at least)? (\d{1,9})"),
+    re.compile(rb"(?:contains|resulted in)(?: at least)? (\d{1,9})"),
+    re.compile(rb"requested (\d{1,9}) tokens"),
+    re.compile(rb"max_tokens=(\d{1,9}) cannot"),
+    re.compile(rb"(\d{1,9}) tokens\) exceeds"),
+    re.compile(rb"input \((\d{1,9}) tokens\)"),
+    re.compile(rb"input has (\d{1,9})"),
+    re.compile(rb"too long: (\d{1,9})"),
+    re.compile(rb"token count \((\d{1,9})"),
 )
-"""TGI and some of vLLM's versions name the prompt and max_tokens for themselves."""
+"""The first match is the nearest to all of the request. vLLM stops counting where it sees that it is too much."""
 
 
 def too_long(words: bytes) -> ContextTooLong | None:
@@ -64,11 +61,11 @@ def too_long(words: bytes) -> ContextTooLong | None:
     if not any(mark in words for mark in _MARKS):
         return None
     limit = next((int(found[1]) for pattern in _LIMIT if (found := pattern.search(words))), None)
-    if found := next((found for pattern in _SUMS if (found := pattern.search(words))), None):
-        return context_too_long(limit, sum(map(int, found.groups())))
-    if found := next((found for pattern in _GIVEN if (found := pattern.search(words))), None):
-        return context_too_long(limit, int(found[2]), known="at least" if found[1] else "")
-    return context_too_long(limit, None)
+    tokens = next((found for pattern in _TOKENS if (found := pattern.search(words))), None)
+    if tokens is None:
+        return context_too_long(limit, None)
+    known: Literal["", "at least"] = "at least" if b" at least " in tokens[0] else ""
+    return context_too_long(limit, sum(int(number) for number in tokens.groups() if number), known=known)
 
 
 def context_too_long(

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored
+from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored, stops_of
 from tokenlane.worker.providers.requests.turns import with_text
 
 _OPTIONS = {
@@ -44,13 +44,18 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
     if not isinstance(more, dict):
         raise BadRequest("`options` in `extra` must be an object, as in Ollama's own requests.")
     options = {**_options(request), **more}
+    effort = request.reasoning_effort
+    wishes: dict[str, JsonValue] = {
+        "think": _EFFORTS.get(effort, effort) if effort else None,
+        "logprobs": request.logprobs,
+        "top_logprobs": request.top_logprobs,
+    }
     body: dict[str, JsonValue] = {
         "truncate": False,
         "shift": False,
         **_tools(request),
         **_format(request),
-        **_thinking(request),
-        **_logprobs(request),
+        **{name: value for name, value in wishes.items() if value is not None},
         **extra,
         "model": model,
         "messages": list(_messages(request.messages)),
@@ -64,9 +69,7 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
 def _options(request: ChatRequest) -> dict[str, JsonValue]:
     set_here = {theirs: getattr(request, ours) for ours, theirs in _OPTIONS.items()}
     options = {name: value for name, value in set_here.items() if value is not None}
-    if request.stop is not None:
-        options["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
-    return options
+    return options if request.stop is None else {**options, "stop": [*stops_of(request)]}
 
 
 def _tools(request: ChatRequest) -> dict[str, JsonValue]:
@@ -87,16 +90,6 @@ def _format(request: ChatRequest) -> dict[str, JsonValue]:
             return {"format": schema}
         case _:
             raise BadRequest("`response_format` must be of type text, json_object or json_schema with a schema.")
-
-
-def _thinking(request: ChatRequest) -> dict[str, JsonValue]:
-    effort = request.reasoning_effort
-    return {} if effort is None else {"think": _EFFORTS.get(effort, effort)}
-
-
-def _logprobs(request: ChatRequest) -> dict[str, JsonValue]:
-    asked: dict[str, JsonValue] = {"logprobs": request.logprobs, "top_logprobs": request.top_logprobs}
-    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _messages(messages: list[Message]) -> Iterator[JsonValue]:

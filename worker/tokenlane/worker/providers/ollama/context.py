@@ -13,7 +13,6 @@ from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import ContextTooLong
 from tokenlane.routing.contract.prompt_size import estimated_tokens, text_bytes
 from tokenlane.routing.contract.requests import ChatRequest
-from tokenlane.worker.providers.errors.context_errors import context_too_long
 
 from .names import same_model
 
@@ -88,14 +87,3 @@ def refuse_if_cut(
             f"Ollama has read {read} tokens of about {max(read, estimated_tokens(request))} and left out the rest, so "
             f"the answer is not one to the whole prompt: {_ADVICE}."
         )
-
-
-def refuse_if_longer(request: ChatRequest, context: int) -> None:
-    """Compare a prompt, by its size, with what the server reads.
-
-    Raises:
-        ContextTooLong: it is longer.
-    """
-    tokens = estimated_tokens(request)
-    if tokens > context:
-        raise context_too_long(context, tokens, known="about")

@@ -16,7 +16,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
-from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
 from tokenlane.worker.providers.answers.vectors import vectors_in
@@ -24,7 +24,7 @@ from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from tokenlane.worker.providers.requests.options import cut_stops_of
 from tokenlane.worker.providers.requests.prompt_length import check_length
-from tokenlane.worker.providers.requests.turns import continued, image_urls
+from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls
 
 from .answer import OllamaAnswerReader
 from .body import ollama_body
@@ -34,7 +34,6 @@ from .context import (
     given_context,
     loaded_context,
     refuse_if_cut,
-    refuse_if_longer,
     refuses,
     shown_context,
 )
@@ -137,8 +136,8 @@ class OllamaProvider(OllamaModels):
             shown, running = await gather_or_cancel(self._page("/api/show", {"model": model}), self._page("/api/ps"))
             (wanted, made), loaded = shown_context(shown), loaded_context(running, model)
         context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
-        if context is not None:
-            refuse_if_longer(request, context)
+        if context is not None and (tokens := estimated_tokens(request)) > context:
+            raise context_too_long(context, tokens, known="about")
         return True, context
 
     async def _too_long(self, request: ChatRequest, model: str) -> ContextTooLong:
@@ -202,10 +201,9 @@ class OllamaProvider(OllamaModels):
         unknown = {name for name in loaded if full_name(name) not in self._continued}
         if not unknown or not _RENDERS.match(await self.version() or ""):
             return
-        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
         for name in unknown:
             with suppress(LlmError):
-                await self._continues(ChatRequest(role="probe", messages=messages), name)
+                await self._continues(BEGUN, name)
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
         error = super()._refused(response, body)

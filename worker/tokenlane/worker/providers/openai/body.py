@@ -48,16 +48,16 @@ def chat_body(
     Raises:
         BadRequest: `extra` holds what is not its own, or a number is not finite.
     """
-    body: dict[str, JsonValue] = {
-        **options_of(request, names),
-        **extra_of(request),
-        "model": model,
-        "messages": messages_of(request),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **(more or {}),
-    }
-    return as_json(body)
+    messages: dict[str, JsonValue] = {"messages": messages_of(request)}
+    return streamed_body(request, model, options_of(request, names), {**messages, **(more or {})})
+
+
+def streamed_body(
+    request: ChatRequest, model: str, options: Mapping[str, JsonValue], content: Mapping[str, JsonValue]
+) -> bytes:
+    """The body of a request whose answer is streamed, with usage; see `chat_body`."""
+    streaming: dict[str, JsonValue] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+    return as_json({**options, **extra_of(request), **streaming, **content})
 
 
 def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, JsonValue]:

@@ -9,13 +9,12 @@ from pydantic import JsonValue
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation
-from tokenlane.worker.providers.requests.options import as_json, extra_of
-from tokenlane.worker.providers.requests.turns import continued, image_urls
+from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls
 
-from .body import messages_of, options_of
+from .body import messages_of, options_of, streamed_body
 from .host_files import HubModels
 from .provider import Asked, OpenAiProvider
 
@@ -114,15 +113,8 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         options = {
             name: value for name, value in options_of(request, self.option_names).items() if name not in _OF_CHAT_ALONE
         }
-        body: dict[str, JsonValue] = {
-            **options,
-            **extra_of(request),
-            "model": model,
-            "prompt": prompt,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        return "/v1/completions", as_json(body), self._reader(request, model, [Continuation(begun, echoed=False)])
+        body = streamed_body(request, model, options, {"prompt": prompt})
+        return "/v1/completions", body, self._reader(request, model, [Continuation(begun, echoed=False)])
 
     async def _rendered(self, request: ChatRequest) -> str:
         question: dict[str, JsonValue] = {"messages": messages_of(request)}
@@ -135,9 +127,8 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
 
     async def _continues(self) -> bool:
         """Whether the model's template leaves a begun answer open."""
-        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
         try:
-            return (await self._rendered(ChatRequest(role="probe", messages=messages))).endswith("Once upon")
+            return (await self._rendered(BEGUN)).endswith("Once upon")
         except LlmError:
             return False
 

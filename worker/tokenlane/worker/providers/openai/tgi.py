@@ -13,7 +13,7 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
-from tokenlane.worker.providers.requests.turns import continued, image_urls, retold, with_text
+from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls, retold, with_text
 
 from .body import messages_of, thought_and_refusal
 from .host_files import HubModels
@@ -98,9 +98,8 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
     async def _continues(self, model: str) -> bool:
         """Whether the model's template leaves a begun answer open."""
-        messages = [Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
         try:
-            return await self._ends_with(ChatRequest(role="probe", messages=messages), model)
+            return await self._ends_with(BEGUN, model)
         except LlmError:
             return False
 

@@ -9,6 +9,11 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
 
+BEGUN = ChatRequest(
+    role="probe", messages=[Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
+)
+"""A begun answer, to try whether a model's template leaves it open."""
+
 
 def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
     """The request with each turn as `retell` puts it."""
