@@ -1,4 +1,4 @@
-"""What agents import: one door to the client, its messages and its errors."""
+"""All names that agents import: the client, its messages and its errors."""
 
 from __future__ import annotations
 

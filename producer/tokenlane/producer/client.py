@@ -30,7 +30,7 @@ from .models import Models
 from .response_format import Form, in_openai_shape
 from .stream import ChatStream
 
-Keys: TypeAlias = str | Sequence[str] | KeyRing | None
+PoolKeys: TypeAlias = str | Sequence[str] | KeyRing | None
 """Pool keys, the newest first; None: no key."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
@@ -66,7 +66,7 @@ class Client:
         *,
         pool: str | None = None,
         agent: str | None = None,
-        key: Keys = (),
+        key: PoolKeys = (),
         link: OpenLink | None = None,
     ) -> None:
         self.agent = _default_agent() if agent is None else _name(agent)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypedDict
+from typing import Literal
 
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.requests import CommonOptions
 from tokenlane.routing.contract.results import Vectors
-from tokenlane.routing.contract.wire import Priority, new_id
+from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 
 from .compose import compose_embed, refuse_unknown, texts_of
@@ -23,18 +24,12 @@ from .link.link import Link, opened
 from .link.open_request import OpenRequest
 
 
-class EmbedOptions(TypedDict, total=False):
+class EmbedOptions(CommonOptions, total=False):
     """What an agent may set; the back end's defaults apply to the rest. `fallback`: "error" refuses vectors from the
     small fallback model."""
 
-    model: str | None
-    provider: str | None
     dimensions: int | None
     fallback: Literal["error"] | None
-    priority: Priority
-    time_to_live_ms: int
-    idempotency_key: str | None
-    metadata: dict[str, JsonValue] | None
 
 
 @dataclass(frozen=True)

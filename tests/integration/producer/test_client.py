@@ -33,7 +33,7 @@ from tokenlane.producer import (
     ToolCallDelta,
     Unauthorized,
 )
-from tokenlane.producer.client import Keys
+from tokenlane.producer.client import PoolKeys
 from tokenlane.producer.link.redis.pool_view import without_ages
 from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.decide.policy import Policy
@@ -476,7 +476,7 @@ def test_a_url_is_text(url: str) -> None:
 
 
 @pytest.mark.parametrize("key", [7, b"tlk1-secret", [b"tlk1-secret"], {"secret": 1}])
-def test_a_key_is_text(key: Keys) -> None:
+def test_a_key_is_text(key: PoolKeys) -> None:
     """What is no key is refused at once, and not quoted."""
     with pytest.raises(TypeError, match="`key`") as refused:
         Client("redis://127.0.0.1:1", key=key)

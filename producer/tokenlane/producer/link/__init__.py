@@ -1,1 +1,1 @@
-"""The agent's link to a pool: its open requests, what comes back for them, and its sign of life."""
+"""A client's link to its pool: open requests, and their messages put in order."""

@@ -181,9 +181,16 @@ class DeltaBuffer:
 
     def fail(self, error: LlmError) -> None:
         """End it with an error; with `Interrupted` if a part of the answer has come."""
-        if not self.ended:
-            self.error = self._seen_by_agent(error)
-            self._end()
+        if self.ended:
+            return
+        if self.position > 0:
+            error = seen_with_a_part(error)
+        if isinstance(error, Interrupted):
+            error.partial = self.answer.text
+        if isinstance(error, Interrupted | DeadlineExceeded):
+            error.at(lane=self.answer.lane, model=self.answer.model)
+        self.error = error
+        self._end()
 
     def _rise(self, attempt: int) -> None:
         if attempt > self.attempt:
@@ -245,15 +252,6 @@ class DeltaBuffer:
     def _end(self) -> None:
         self.ended = True
         self._held.clear()
-
-    def _seen_by_agent(self, error: LlmError) -> LlmError:
-        if self.position > 0:
-            error = seen_with_a_part(error)
-        if isinstance(error, Interrupted):
-            error.partial = self.answer.text
-        if isinstance(error, Interrupted | DeadlineExceeded):
-            error.at(lane=self.answer.lane, model=self.answer.model)
-        return error
 
 
 def _merge(last: TokenDelta, delta: TokenDelta) -> bool:

@@ -1,4 +1,4 @@
-"""What a client needs of its link to a pool, whatever stands behind the link."""
+"""The protocol of a client's link to a pool, which a Redis link and an in-memory link implement."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .open_request import OpenRequest
 
 Composed: TypeAlias = tuple[Envelope, bytes]
-"""A request as it is submitted: what routers read, and the payload."""
+"""A request to be submitted: the envelope, which routers read, and the payload."""
 
 
 class Link(Protocol):
-    """Takes requests to a pool, and what comes back to the `OpenRequest`s that it gives for them.
+    """Submits requests to a pool, and returns an `OpenRequest` for each, which takes in what comes back.
 
     Attributes:
-        client: the name under which this process is known to the pool, part of every envelope.
-        internal_errors: the bugs that the link's tasks have survived.
+        client: this process's name in the pool; every envelope has it.
+        internal_errors: tokenlane's own bugs that the link's tasks have survived.
     """
 
     client: str
     internal_errors: InternalErrors
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
-        """Submit a request; returns when the pool has accepted it. If the agent has submitted the idempotency key
-        before, it is the request that has it and still runs.
+        """Submit a request; returns once the pool has accepted it. If a request of the same agent with the same
+        idempotency key still runs, that one is returned.
 
         Args:
-            compose: makes the request, once its turn has come: of a burst few are made and sent at once, so that the
-                event loop has time for beats and answers. Its time to live counts from this call.
+            compose: makes the request when its turn has come: of a burst only a few are made and sent at a time, so
+                that the event loop has time for beats and answers. The time to live counts from this call.
 
         Raises:
-            LlmError: it could not be composed, or was refused.
+            LlmError: the request is not valid, or was refused.
 
-        Cancellation: the request is cancelled if it reached the pool.
+        Cancellation: the request is cancelled if it has reached the pool.
         """
         ...
 
     async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
-        """Join a request, from that position of its answer on, and own it from now on.
+        """Join a request from this position of its answer on, and own it.
 
         Raises:
-            RequestLost: the pool does not know it.
+            RequestLost: the pool does not know the request.
             BadRequest: its answer has ended before that position.
             PoolUnavailable: the pool does not answer.
 
@@ -55,7 +55,7 @@ class Link(Protocol):
         ...
 
     async def cancel(self, request_id: str) -> bool:
-        """Cancel a request, whoever reads it; False if it has ended otherwise, or the pool does not know it.
+        """Cancel a request, whoever reads it; False if it ended in another way, or the pool does not know it.
 
         Raises:
             PoolUnavailable: the pool does not answer.
@@ -63,19 +63,18 @@ class Link(Protocol):
         ...
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
-        """Read a request no more: it ends here now, and in the pool soon if this client owns it and nobody else here
-        reads it. May be called again.
+        """Stop reading a request. It ends here now, and in the pool soon if this client owns it and has no other reader
+        of it. A second call changes nothing.
 
         Args:
-            everywhere: end it in the pool even if others read it, or own it.
+            everywhere: end it in the pool even if others read or own it.
         """
         ...
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
-        """Leave a request; returns when the pool has heard it, or after `Timings.goodbye_s`: it is told as soon as it
-        can be.
+        """Leave a request; returns once the pool knows, or after two seconds, while the link goes on trying.
 
-        Cancellation: the pool is told all the same.
+        Cancellation: the link goes on trying.
         """
         ...
 
@@ -89,14 +88,14 @@ class Link(Protocol):
 
 
 OpenLink: TypeAlias = Callable[[], AbstractAsyncContextManager[Link]]
-"""Opens a link for as long as a block runs."""
+"""Opens a link for the time of a block."""
 
 
 @asynccontextmanager
 async def opened(
     link: Link, compose: Callable[[], Composed], idempotency_key: str | None = None
 ) -> AsyncIterator[OpenRequest]:
-    """A request that is open for a block; leaving the block before its end cancels it.
+    """A request that is open during the block; leaving the block before the request's end cancels it.
 
     Raises:
         LlmError: as `Link.open`.

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.support.tasks import InternalErrors
 
-from .mock_messages import Messages
+from .mock_messages import MockMessages
 
 
 class MemoryLink:
@@ -28,7 +28,7 @@ class MemoryLink:
         answer: yields the messages that answer a request.
     """
 
-    def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], Messages]) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], MockMessages]) -> None:
         self.client = new_id()
         self.internal_errors = InternalErrors()
         self.failure: Exception | None = None
@@ -66,7 +66,7 @@ class MemoryLink:
     async def lanes(self) -> tuple[LaneView, ...]:
         return ()
 
-    async def _answering(self, request: OpenRequest, messages: Messages, time_to_live_ms: int) -> None:
+    async def _answering(self, request: OpenRequest, messages: MockMessages, time_to_live_ms: int) -> None:
         deadline = asyncio.timeout(time_to_live_ms / 1000)
         try:
             async with deadline, aclosing(messages):

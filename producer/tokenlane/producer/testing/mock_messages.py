@@ -13,10 +13,10 @@ from tokenlane.routing.contract.results import Vectors
 
 Words: TypeAlias = str | Iterable[str | TokenDelta] | AsyncIterable[str | TokenDelta]
 Numbers: TypeAlias = Sequence[Sequence[float]]
-Messages: TypeAlias = AsyncGenerator[Deltas | Completed, None]
+MockMessages: TypeAlias = AsyncGenerator[Deltas | Completed, None]
 
 
-async def chat_messages(handler: Callable[[], Words | Awaitable[Words]]) -> Messages:
+async def chat_messages(handler: Callable[[], Words | Awaitable[Words]]) -> MockMessages:
     """A message for each piece of the handler's answer, and the end."""
     returned, position = handler(), 0
     words = await returned if isinstance(returned, Awaitable) else returned
@@ -27,7 +27,7 @@ async def chat_messages(handler: Callable[[], Words | Awaitable[Words]]) -> Mess
     yield _end(position, Usage(completion_tokens=position))
 
 
-async def embed_messages(handler: Callable[[], Numbers | Awaitable[Numbers]]) -> Messages:
+async def embed_messages(handler: Callable[[], Numbers | Awaitable[Numbers]]) -> MockMessages:
     """The only message of an embed request: its end, with the vectors."""
     returned = handler()
     vectors = await returned if isinstance(returned, Awaitable) else returned

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.support.tasks import background
 
 from .memory_link import MemoryLink
-from .mock_messages import Messages, Numbers, Words, chat_messages, embed_messages
+from .mock_messages import MockMessages, Numbers, Words, chat_messages, embed_messages
 
 Handler: TypeAlias = Callable[[ChatRequest], Words | Awaitable[Words]]
 EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
@@ -69,7 +69,7 @@ class MockPool(AsyncExitStack):
             raise RuntimeError("the pool is not entered: use `async with MockPool(...) as pool`")
         return self._link
 
-    def _answered(self, envelope: Envelope, payload: bytes) -> Messages:
+    def _answered(self, envelope: Envelope, payload: bytes) -> MockMessages:
         if envelope.kind == "embed":
             self.embed_requests.append(embed := EmbedRequest.model_validate_json(payload))
             return embed_messages(lambda: self.embed(embed))

@@ -56,11 +56,20 @@ class Message(Written):
         ]
 
 
-class ChatOptions(TypedDict, total=False):
-    """What may be asked of the model; what is left out is the back end's default."""
+class CommonOptions(TypedDict, total=False):
+    """What an agent may set for chats and for embeddings; the back end's defaults apply to the rest."""
 
     model: str | None
     provider: str | None
+    priority: Priority
+    time_to_live_ms: int
+    idempotency_key: str | None
+    metadata: dict[str, JsonValue] | None
+
+
+class ChatOptions(CommonOptions, total=False):
+    """What an agent may set for a chat; the back end's defaults apply to the rest."""
+
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -80,10 +89,6 @@ class ChatOptions(TypedDict, total=False):
     reasoning_effort: str | None
     continue_final: bool | None
     extra: dict[str, JsonValue] | None
-    priority: Priority
-    time_to_live_ms: int
-    idempotency_key: str | None
-    metadata: dict[str, JsonValue] | None
 
 
 class Request(Written):
@@ -98,17 +103,23 @@ class Request(Written):
         self.model_fields_set.add("id")  # given or made here, it goes onto the wire
 
 
-class ChatRequest(Request):
+class InferenceRequest(Request):
+    """What chat and embed requests have in common. `metadata` comes back with the reply; no back end sees it."""
+
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    provider: str | None = Field(default=None, min_length=1, max_length=256)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    metadata: JsonObject | None = Field(default=None, repr=False)
+
+
+class ChatRequest(InferenceRequest):
     """A chat request as an agent submits it.
 
-    `extra` goes into the back end's request body as it is.
-    `metadata` comes back with the answer, and no back end sees it. `continue_final`: the last message is an answer that
-    is begun, and what comes is its continuation alone. One answer a request: there is no `n`.
+    `extra` goes into the back end's request body as it is. `continue_final`: the last message is the beginning of an
+    answer, and only its continuation comes. A request has one answer: there is no `n`.
     """
 
     messages: list[Message] = Field(min_length=1, repr=False)
-    model: str | None = Field(default=None, min_length=1, max_length=256)
-    provider: str | None = Field(default=None, min_length=1, max_length=256)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = None
@@ -129,8 +140,6 @@ class ChatRequest(Request):
     reasoning_effort: str | None = None
     continue_final: bool | None = None
     extra: JsonObject | None = Field(default=None, repr=False)
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
-    metadata: JsonObject | None = Field(default=None, repr=False)
 
     @property
     def tool(self) -> str | None:
@@ -145,17 +154,13 @@ class ChatRequest(Request):
         return self.tool is not None or self.tool_choice in ("required", "any")
 
 
-class EmbedRequest(Request):
-    """Texts to be turned into vectors. `dimensions`: how many each is to have, for models that can choose. `fallback`:
-    "error" if the fallback model's vectors are of no use, whatever the pool's policy says."""
+class EmbedRequest(InferenceRequest):
+    """Texts to turn into vectors. `dimensions`: how many each vector must have, for models that can choose. `fallback`:
+    "error" refuses the fallback model's vectors, whatever the pool's policy says."""
 
     inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
-    model: str | None = Field(default=None, min_length=1, max_length=256)
-    provider: str | None = Field(default=None, min_length=1, max_length=256)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     fallback: Literal["error"] | None = None
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
-    metadata: JsonObject | None = Field(default=None, repr=False)
 
 
 class ModelCommand(Request):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from tokenlane.producer import Client
 from tokenlane.producer.testing.memory_link import MemoryLink
-from tokenlane.producer.testing.mock_messages import Messages, chat_messages, embed_messages
+from tokenlane.producer.testing.mock_messages import MockMessages, chat_messages, embed_messages
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.support.tasks import background
 
@@ -15,7 +15,7 @@ async def test_what_crosses_a_link_names_agent_and_client() -> None:
     """Every envelope is of the link's client, and of the agent that the call names, or else the client's."""
     seen: list[Envelope] = []
 
-    def answer(envelope: Envelope, payload: bytes) -> Messages:
+    def answer(envelope: Envelope, payload: bytes) -> MockMessages:
         seen.append(envelope)
         return embed_messages(lambda: [[1.0]]) if envelope.kind == "embed" else chat_messages(lambda: "a")
 

@@ -1,1 +1,1 @@
-"""The link to a pool in Redis: open requests as the pool has them, what workers are asked, the client's heartbeat."""
+"""The link to a pool in Redis: its requests and their states, messages to workers, and the client's heartbeat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -29,13 +30,12 @@ class WorkerMessages:
         self._pool = pool
         self._requests = requests
         self._clock = clock
-        self._handovers: asyncio.Queue[ToWorker] = asyncio.Queue(_MOST)
+        self._handovers: deque[ToWorker] = deque(maxlen=_MOST)
         self._wake = asyncio.Event()
 
     def hand_over(self, handover: ToWorker) -> None:
-        """Send this soon. It is dropped if too many wait, and the worker asks again."""
-        if not self._handovers.full():
-            self._handovers.put_nowait(handover)
+        """Send this soon. If too many wait, the oldest is dropped, and its worker asks again."""
+        self._handovers.append(handover)
         self.hurry()
 
     def hurry(self) -> None:
@@ -61,7 +61,7 @@ class WorkerMessages:
     def _batch(self) -> list[tuple[ToWorker, ReplayRequest | None]]:
         """Messages to send now, each with the replay that it asks for."""
         batch: list[tuple[ToWorker, ReplayRequest | None]] = [
-            (self._handovers.get_nowait(), None) for _ in range(min(self._handovers.qsize(), _BATCH))
+            (self._handovers.popleft(), None) for _ in range(min(len(self._handovers), _BATCH))
         ]
         for request in self._requests:
             if len(batch) < _BATCH and (due := request.due_replay()) is not None:
