@@ -1,3 +1,1 @@
-"""The worker's verbs on the command line, one module each."""
-
-from __future__ import annotations
+"""The commands `worker`, `up` and `probe`."""

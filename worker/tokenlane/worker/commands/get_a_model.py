@@ -1,10 +1,11 @@
-"""What `probe` offers on a terminal when it has found no model server. Nothing is done unseen and unasked."""
+"""Offers ways to get a model, if `probe` finds none on a terminal. Nothing is run or written unless the user agrees."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import subprocess
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -22,18 +23,18 @@ from tokenlane.worker.discovery.targets import Target
 _SCRIPT = "install_ollama.sh"
 _SHOWN_MODELS = 20
 _CHOICES = f"""
-No model server with a model that can chat was found. There are three ways to have one:
-  1  install Ollama on this host, for this user alone (a script, shown first)
+No model server with a model that can chat was found. There are three ways to get one:
+  1  install Ollama on this host, for this user only (by a script, which is shown first)
   2  use a remote OpenAI-compatible endpoint
-  3  use the built-in model, {MODEL_NAME}: a toy, to see things work
+  3  use the built-in model, {MODEL_NAME}: a toy to try things out
   4  none of these
 """
 
 
-def offer() -> int:
-    """Ask, and do what was chosen; the exit code."""
+def get_a_model() -> int:
+    """Ask which way to go, and go it. Returns the exit code."""
     typer.echo(_CHOICES)
-    choices = {"1": _install, "2": _use_remote, "3": _use_builtin, "4": _leave}
+    choices: dict[str, Callable[[], int]] = {"1": _install, "2": _use_remote, "3": _use_builtin, "4": lambda: FAILED}
     chosen = ""
     while chosen not in choices:
         chosen = typer.prompt("Which (1-4)", default="4")
@@ -45,64 +46,66 @@ def _install() -> int:
         typer.echo(f"\n{script.read_text(encoding='utf-8')}")
         if not typer.confirm("Run this script?", default=False):
             return FAILED
-        # Not `subprocess.run`: that kills the script at Ctrl-C, which is to clean up.
+        # Not `subprocess.run`, which kills the script at Ctrl-C before it can clean up.
         with subprocess.Popen(["sh", str(script)]) as process:
             code = process.wait()
     if code != 0:
         raise UserError(
-            f"The script ended with code {code}, and Ollama is not installed: see above for why, or take its own "
-            "installer, https://ollama.com/download."
+            f"The script failed with code {code}, and Ollama is not installed: see its output above, or use the "
+            "installer at https://ollama.com/download."
         )
-    typer.echo("\nOnce it runs and has a model, `tokenlane up` finds it.")
+    typer.echo("\nOnce Ollama runs and has a model, `tokenlane up` finds it.")
     return OK
 
 
 def _use_remote() -> int:
-    endpoint = typer.prompt("The endpoint's URL, as https://HOST")
+    endpoint = typer.prompt("The endpoint's URL, such as https://HOST")
     host = endpoint.partition("://")[2].partition("/")[0]
-    if "@" in host or "?" in endpoint or "#" in endpoint:  # not quoted: it may hold a password or a key
+    if "@" in host or "?" in endpoint or "#" in endpoint:  # the URL is not quoted: it may hold a password or a key
         raise UserError(
-            "That URL names a user or has a query, and llm.toml is no place for a password: give the URL without, and "
-            "the name of the environment variable that holds the endpoint's key. Run `tokenlane probe` again."
+            "That URL has a user name or a query, and llm.toml must hold no password: run `tokenlane probe` again, and "
+            "give the URL without them, and the name of the environment variable that holds the endpoint's key."
         )
-    variable = typer.prompt("The environment variable that holds its key (empty: none)", default="", show_default=False)
-    if variable and not variable.isidentifier():  # not quoted: it may be the key itself
-        raise UserError("That is no variable's name. Put the key into one, and name that: export NAME=…")
+    variable = typer.prompt("The environment variable with its key (empty for none)", default="", show_default=False)
+    if variable and not variable.isidentifier():  # the text is not quoted: it may be the key itself
+        raise UserError("That is not a variable's name. Put the key into a variable, and give its name: export NAME=…")
     key = secret_in(variable) if variable else None
     if variable and key is None:
-        raise UserError(f"{variable} is not set, or empty: export {variable}=… here, and run `tokenlane probe` again.")
+        raise UserError(
+            f"{variable} is not set, or empty: `export {variable}=…` here, and run `tokenlane probe` again."
+        )
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
-    seen = asyncio.run(look(Target(lane, "openai")))
-    if seen.problem:
-        raise UserError(f"{seen.endpoint} cannot be used: {seen.problem}")
-    model = _chosen_model(seen)
+    server = asyncio.run(look(Target(lane, "openai")))
+    if server.problem:
+        raise UserError(f"{server.endpoint} cannot be used: {server.problem}")
+    model = _chosen_model(server)
     typer.echo(f"Asking {one_line(model)} for a token ...")
     try:
         asyncio.run(first_token(lane, model))
     except LlmError as error:
         raise UserError(
-            f"{seen.endpoint} lists its models, but a chat with {one_line(model)} failed: {error.message} "
-            "Nothing is written: run `tokenlane probe` again with another model, or the variable of another key."
+            f"{server.endpoint} lists its models, but a chat with {one_line(model)} failed: {error.message} "
+            "Nothing was written: run `tokenlane probe` again with another model, or the variable of another key."
         ) from None
     text = _llm_toml(endpoint, variable, model)
     file = Path(typer.prompt("Write the configuration to", default="llm.toml")).expanduser()
     if file.exists():
-        typer.echo(f"\n{file} is there already, and stays as it is. Put this into it:\n\n{text}")
+        typer.echo(f"\n{file} already exists and is not changed. Add this to it:\n\n{text}")
         return OK
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{file} cannot be written: {error.strerror or error}. Put this into another:\n\n{text}"
+            f"{file} cannot be written: {error.strerror or error}. Put this into another file:\n\n{text}"
         ) from None
-    typer.echo(f"\n{file} is written. `tokenlane up` uses it from this directory, or with --config {file}.")
+    typer.echo(f"\nWrote {file}. `tokenlane up` uses it from this directory, or with --config {file}.")
     return OK
 
 
-def _chosen_model(seen: ModelServer) -> str:
-    models = {one_line(model): model for model in seen.models}
+def _chosen_model(server: ModelServer) -> str:
+    models = {one_line(model): model for model in server.models}
     shown = [*models]
-    typer.echo(f"It answers, and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
+    typer.echo(f"It answers and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
     model = ""
     while model not in models:
         model = typer.prompt("Which model", default=shown[0])
@@ -110,7 +113,7 @@ def _chosen_model(seen: ModelServer) -> str:
 
 
 def _llm_toml(endpoint: str, variable: str, model: str) -> str:
-    # A JSON string is a TOML string, but for what it would escape in halves.
+    # A JSON string is a TOML string, except that JSON escapes some characters as two halves.
     def text(value: str) -> str:
         return escaped(json.dumps(value, ensure_ascii=False), toml=True)
 
@@ -123,7 +126,3 @@ def _llm_toml(endpoint: str, variable: str, model: str) -> str:
 def _use_builtin() -> int:
     typer.echo("\ntokenlane up --provider builtin")
     return OK
-
-
-def _leave() -> int:
-    return FAILED

@@ -1,4 +1,4 @@
-"""`tokenlane worker`."""
+"""`tokenlane worker`: serves one lane, or, with `--check`, reports whether it could."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import typer
 from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
@@ -31,7 +32,7 @@ from tokenlane.config.settings.load import (
     read,
 )
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error
+from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error, llm_errors_end_command
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
@@ -42,33 +43,35 @@ from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
 from tokenlane.worker.startup.make_report import dry_run, report_on_lane
-from tokenlane.worker.startup.startup_report import Destination, StartupReport, as_line
+from tokenlane.worker.startup.startup_report import Destination, StartupReport
 
 
 def worker(
-    redis: Annotated[str | None, typer.Option(help="The pool's Redis, as redis://HOST:6379.")] = None,
+    redis: RedisUrl = None,
     lane: Annotated[
-        str | None, typer.Option(help="The lane's name; default HOST-PROVIDER.", autocompletion=completion.lanes)
+        str | None, typer.Option(help="The lane's name. Default: HOST-PROVIDER.", autocompletion=completion.lanes)
     ] = None,
     provider: Annotated[
         str | None,
         typer.Option(
-            help="The kind of back end; default: what is found, else builtin.", autocompletion=completion.providers
+            help="The kind of back end. Default: the first found, else builtin.", autocompletion=completion.providers
         ),
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="The back end's URL; builtin starts its own.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The back end's URL; not needed for builtin.")] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model to serve; default all. May be repeated.", autocompletion=completion.models),
+        typer.Option(help="A model to serve; may be repeated. Default: all.", autocompletion=completion.models),
     ] = None,
-    capacity: Annotated[int | None, typer.Option(help="Requests at once; default: the back end's own.", min=1)] = None,
-    drain: Annotated[float, typer.Option(help="Seconds for running requests to end in when stopped.", min=0)] = DRAIN_S,
-    pool: Annotated[str | None, typer.Option(help="The pool's name; default main.")] = None,
-    check: Annotated[bool, typer.Option(help="Only look at back end and pool; exit code 1 if it cannot work.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Say in JSON when ready.")] = False,
+    capacity: Annotated[
+        int | None, typer.Option(help="Requests to serve at once. Default: by provider.", min=1)
+    ] = None,
+    drain: Annotated[float, typer.Option(help="Seconds that requests may still run after a stop.", min=0)] = DRAIN_S,
+    pool: PoolName = None,
+    check: Annotated[bool, typer.Option(help="Check back end and pool only. Exit code 1 on problems.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report in JSON.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
-    """Serve one lane: one back end, usually one GPU. Ctrl-C drains, a second one stops at once."""
+    """Serve one lane: one back end, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen = own(provider=provider, endpoint=endpoint), None
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
@@ -87,7 +90,9 @@ def worker(
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
     serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
-    raise typer.Exit(run(_serve(to, partial(serving, report=report), supervised=supervised, starts=not check)))
+    work = _serve(to, partial(serving, report=report), supervised=supervised, starts=not check)
+    with llm_errors_end_command(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        raise typer.Exit(runner.run(work))
 
 
 def _log(level: int) -> None:
@@ -95,35 +100,35 @@ def _log(level: int) -> None:
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("tokenlane").setLevel(level)
-    logging.getLogger("arq").setLevel(logging.ERROR)  # it warns of every outdated attempt
+    logging.getLogger("arq").setLevel(logging.ERROR)  # its warnings are about outdated attempts
 
 
-def _report(event: str, arrival: StartupReport, *, as_json: bool, **more: object) -> None:
-    note(as_line(event, arrival, **more) if as_json else arrival.text())
+def _report(event: str, startup: StartupReport, *, as_json: bool, **facts: object) -> None:
+    note(startup.json_line(event, **facts) if as_json else startup.text())
 
 
 def _options(redis: str | None, pool: str | None) -> str:
-    """The options that named the pool, for other commands: what else names it, they find by themselves."""
+    """The options that named the pool, for other commands. Those read settings and files themselves."""
     given = {"--redis": redis, "--pool": pool}
     return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
 
 
 async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[..., None]) -> int:
-    arrival = await dry_run(to)
-    report("checked", arrival)
-    return FAILED if arrival.problems else OK
+    startup = await dry_run(to)
+    report("checked", startup)
+    return FAILED if startup.problems else OK
 
 
 async def _work(
     to: Destination, *, stopping: asyncio.Event, report: Callable[..., None], drain_s: float, transcripts: bool
 ) -> int:
-    came = False
+    is_ready = False
 
     async def ready(lane: Lane) -> None:
-        nonlocal came
-        came = True
-        arrival = await report_on_lane(lane, to)
-        report("waiting" if arrival.waits else "ready", arrival, worker=lane.worker)
+        nonlocal is_ready
+        is_ready = True
+        startup = await report_on_lane(lane, to)
+        report("waiting" if startup.waits else "ready", startup, worker=lane.worker)
 
     try:
         return await run_worker(
@@ -140,28 +145,28 @@ async def _work(
     except SET_WRONGLY:
         raise
     except LlmError as error:
-        if came:
+        if is_ready:
             raise
-        where = "its endpoint"
+        endpoint = "its endpoint"
         with suppress(LlmError, ConfigError):  # the first error is the one to report
             async with cancelled_by(stopping):
-                arrival = await dry_run(to)
+                startup = await dry_run(to)
                 first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
-                report("failed", arrival if arrival.problems else replace(arrival, findings=(first, *arrival.findings)))
-                where = arrival.back_end.endpoint
-        raise as_user_error(error, f"The lane cannot be served from {where}. {error}") from error
+                report("failed", startup if startup.problems else replace(startup, findings=(first, *startup.findings)))
+                endpoint = startup.back_end.endpoint
+        raise as_user_error(error, f"The lane cannot be served from {endpoint}. {error}") from error
 
 
 async def _serve(
     to: Destination, serving: Callable[..., Coroutine[object, object, int]], *, supervised: bool, starts: bool
 ) -> int:
-    """Serve the lane, with a model server of its own if it needs one and this is more than a look."""
+    """Serve the lane. `starts`: with a model server of its own, if it needs one."""
     async with AsyncExitStack() as stack:
         stopping = stack.enter_context(stop_event(or_when_input_ends=supervised))
         async with cancelled_by(stopping):
             if starts and needs_server(to.settings):
                 async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):
-                    pass  # a model is not fetched for a pool that is not there, or not ours
+                    pass  # no model is fetched for a pool that does not answer, or has other keys
                 with download_bar(stderr=True) as show:
                     progress = partial(show, f"fetching {MODEL_NAME}")
                     served = await stack.enter_async_context(with_own_server(to.settings, progress))
@@ -169,20 +174,6 @@ async def _serve(
         if stopping.is_set():
             return OK
         return await serving(to, stopping=stopping)
-
-
-def run(serving: Coroutine[object, object, int]) -> int:
-    """Run a worker to its end, on uvloop where it is there.
-
-    Raises:
-        ConfigError: no pool answers, the lane's name is taken, or there is no such provider.
-        UserError: the back end, or the worker itself, failed.
-    """
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(serving)
-    except LlmError as error:
-        raise as_user_error(error) from error
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,3 +1,1 @@
-"""What a worker reports when it comes to a pool."""
-
-from __future__ import annotations
+"""The report that a worker prints when it starts: its lane, its back end, its pool, and what is wrong with them."""

@@ -1,4 +1,4 @@
-"""A look at the back end of a lane: whether it answers, with which models, and which server it is."""
+"""Asks the back end of a lane for its models, and finds out which kind of server it is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOOK_S = 5.0
 
 @dataclass(frozen=True)
 class BackEnd:
-    """How a back end answered when it was asked for its models.
+    """A back end's answer to the question for its models.
 
     Args:
-        endpoint: as this worker reaches it, without a password.
-        after_ms: until it listed its models; None if it did not.
-        error: why not; None also for one that is still to be started.
-        server: the provider for the server that answers, None if that is not recognised.
+        endpoint: where this worker reaches it, without a password.
+        after_ms: how long it took to list its models; None if it did not.
+        error: why it did not list its models; None also for a server that is not started yet.
+        server: the provider for the kind of server that answered, None if it was not recognised.
         condition: whether it can work.
     """
 
@@ -38,34 +38,33 @@ class BackEnd:
     condition: Condition = UP
 
     def __str__(self) -> str:
-        """Where it is, and whether it answered."""
         if isinstance(self.error, Unauthorized):
             return f"{self.endpoint}, refused the key"
         if self.error is not None:
             return f"{self.endpoint}, did not {'answer' if self.error.retryable else 'list its models'}"
-        how = "which the worker starts" if self.after_ms is None else f"answered in {self.after_ms:.0f} ms"
+        how = "started by the worker" if self.after_ms is None else f"answered in {self.after_ms:.0f} ms"
         return f"{self.endpoint}, {how}"
 
     def has(self, model: str) -> bool:
-        """Whether it lists that model."""
+        """Whether it lists the model."""
         return served_name(model, self.models) is not None
 
     def findings(self, settings: LaneSettings) -> Iterator[Finding]:
-        """What is wrong with it, for this lane."""
+        """What keeps it from serving this lane."""
         if self.error is not None:
             yield Finding(Code.BACK_END, "fail", str(self.error), subject=settings.name)
             return
         if self.condition != UP:
-            found = f"the back end is {self.condition.state}: {self.condition.why}"
-            yield Finding(Code.BACK_END, "fail", found, subject=settings.name)
+            observed = f"the back end is {self.condition.state}: {self.condition.why}"
+            yield Finding(Code.BACK_END, "fail", observed, subject=settings.name)
         for model in settings.models:
             if not self.has(model):
-                found = f"the back end does not have model {model!r}; it has {', '.join(self.models) or 'none'}"
-                yield Finding(Code.MODEL_MISSING, "fail", found, subject=settings.name)
+                observed = f"the back end does not have model {model!r}; its models: {', '.join(self.models) or 'none'}"
+                yield Finding(Code.MODEL_MISSING, "fail", observed, subject=settings.name)
 
 
 async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condition: Condition) -> BackEnd:
-    """Ask it for its models, and look which server it is."""
+    """Ask a back end for its models, and meanwhile recognise its kind of server."""
     seen = BackEnd(masked(provider.endpoint), condition=condition)
     if settings.provider not in NAMES:
         return await _listed(seen, provider)

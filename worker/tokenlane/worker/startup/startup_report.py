@@ -1,27 +1,28 @@
-"""What a worker reports when it comes to a pool, in a block or as JSON. `worker --check` reports it and ends."""
+"""The report that a worker prints when it starts, as text or JSON; `worker --check` prints it and exits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.route_coverage import RouteCoverage, lines_to_add, route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
+from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
+from tokenlane.worker.builtin.server import needs_server
 
 from .back_end import BackEnd
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a worker goes, and with what.
+    """A lane, and the pool that its worker joins.
 
     Args:
-        capacity_source: where the lane's capacity comes from, for people.
-        options: those that the commands it advises need to find the pool.
+        capacity_source: where the lane's capacity comes from.
+        options: the options that other commands need to find the pool, with a leading space.
     """
 
     settings: LaneSettings
@@ -33,13 +34,12 @@ class Destination:
 
 @dataclass(frozen=True)
 class StartupReport:
-    """A lane and the pool it comes to.
+    """A lane and its pool when the worker starts.
 
     Args:
-        key_id: of the key that seals its requests, None if none does.
-        lane: what is announced, None if the back end does not say enough.
+        key_id: the key that seals the lane's requests, None if none does.
+        lane: what the worker announces, None if the back end does not say enough.
         seen: the pool, None if it did not answer.
-        own_model: of a model that the worker brings itself, whether it is there.
         waits: the worker waits for its back end.
     """
 
@@ -49,7 +49,6 @@ class StartupReport:
     lane: Announcement | None
     seen: Snapshot | None
     findings: tuple[Finding, ...]
-    own_model: str = ""
     waits: bool = False
 
     @property
@@ -59,12 +58,12 @@ class StartupReport:
 
     @property
     def remarks(self) -> tuple[Finding, ...]:
-        """What does not, and may not be meant so."""
-        return tuple(finding for finding in (*self.findings, *self._shared()) if finding.severity == "warn")
+        """What does not keep it from working, and may be a mistake."""
+        return tuple(finding for finding in self.findings if finding.severity == "warn")
 
     @property
     def coverage(self) -> RouteCoverage | None:
-        """The roles that come here, as far as that is known."""
+        """The roles that are routed to the lane; None if that is not known."""
         if self.seen is None or self.lane is None:
             return None
         settings = self.to.settings
@@ -72,93 +71,80 @@ class StartupReport:
 
     @property
     def to_add(self) -> tuple[str, ...]:
-        """Sections of llm.toml that would send roles here, if no route does and there is a model for them."""
-        found = self.coverage
-        if self.seen is None or self.lane is None or found is None or found.routed:
+        """If no route leads to the lane: sections of llm.toml that would route roles to the models it has."""
+        coverage = self.coverage
+        if self.seen is None or self.lane is None or coverage is None or coverage.routed:
             return ()
         models, provider = self.lane.models, self.to.settings.provider
-        there = tuple(model for model in models if not self.back_end.models or self.back_end.has(model))
-        if models and not there:
+        listed = tuple(model for model in models if not self.back_end.models or self.back_end.has(model))
+        if models and not listed:
             return ()
-        return tuple(lines_to_add(self.seen.policy, role, provider=provider, models=there) for role in found.left_out)
+        return tuple(
+            lines_to_add(self.seen.policy, role, provider=provider, models=listed) for role in coverage.left_out
+        )
 
-    @property
-    def chats(self) -> int | None:
-        """How many the lane takes at once."""
-        return self.lane.offer.limit_of("chat") if self.lane else None
-
-    def document(self) -> dict[str, Any]:
-        """The arrival for programs."""
-        found, lane, settings = self.coverage, self.lane, self.to.settings
-        return {
-            "lane": settings.name,
-            "provider": settings.provider,
-            "endpoint": (lane.endpoint or None) if lane else self.back_end.endpoint,
-            "models": lane.models if lane else (),
-            "capacity": self.chats,
-            "capacity_source": self.to.capacity_source,
-            "server": self.back_end.server,
-            "answered_ms": self.back_end.after_ms,
-            "revision": self.seen.revision if self.seen else None,
-            "key_id": self.key_id,
-            "roles": found.routed if found else (),
-            "roles_left_out": found.left_out if found else (),
-            "to_add": self.to_add,
-            "problems": [problem.document() for problem in self.problems],
-            "remarks": [remark.document() for remark in self.remarks],
-        }
+    def json_line(self, event: str, **facts: object) -> str:
+        """The report as one line of JSON."""
+        coverage, lane, settings = self.coverage, self.lane, self.to.settings
+        return json_text(
+            {
+                "event": event,
+                "pool": self.to.pool,
+                **facts,
+                "lane": settings.name,
+                "provider": settings.provider,
+                "endpoint": (lane.endpoint or None) if lane else self.back_end.endpoint,
+                "models": lane.models if lane else (),
+                "capacity": lane.offer.limit_of("chat") if lane else None,
+                "capacity_source": self.to.capacity_source,
+                "server": self.back_end.server,
+                "answered_ms": self.back_end.after_ms,
+                "revision": self.seen.revision if self.seen else None,
+                "key_id": self.key_id,
+                "roles": coverage.routed if coverage else (),
+                "roles_left_out": coverage.left_out if coverage else (),
+                "to_add": self.to_add,
+                "problems": [problem.document() for problem in self.problems],
+                "remarks": [remark.document() for remark in self.remarks],
+            }
+        )
 
     def text(self) -> str:
-        """The arrival for people."""
+        """The report as a block of text."""
         lane, seen, settings = self.lane, self.seen, self.to.settings
         revision = f", policy revision {seen.revision}" if seen and seen.revision else ""
+        capacity = f"{lane.offer.limit_of('chat')} requests at once, {self.to.capacity_source}" if lane else "unknown"
+        built_in = ""
+        if needs_server(settings):
+            size = f"not downloaded yet ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
+            built_in = f" (built in, {'already downloaded' if downloaded() else size})"
         lines = [
             f"pool      {seen.pool if seen else 'does not answer'} at {self.to.redis.safe_url}{revision}",
             f"key       {self.key_id or 'none: requests are not sealed'}",
             f"lane      {settings.name}, provider {settings.provider}",
             f"endpoint  {self.back_end}",
-            f"models    {', '.join(lane.models) if lane else 'unknown'}{self.own_model}",
-            f"capacity  {f'{self.chats} at once, {self.to.capacity_source}' if lane else 'unknown'}",
+            f"models    {', '.join(lane.models) if lane else 'unknown'}{built_in}",
+            f"capacity  {capacity}",
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),
             *(f"problem   {problem}" for problem in self.problems),
-            *(["waits     until the back end can work; what is asked of this lane waits too"] if self.waits else []),
+            *(["waits     until the back end works; requests for this lane wait, too"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
 
-    def _shared(self) -> list[Finding]:
-        """Other lanes that serve the same back end."""
-        if self.seen is None or self.lane is None or not self.lane.endpoint:
-            return []
-        own = self.lane.endpoint.rstrip("/").lower()
-        others = [
-            repr(lane.name)
-            for lane in self.seen.lanes
-            if lane.name != self.lane.lane and not lane.state.is_away and lane.endpoint.rstrip("/").lower() == own
-        ]
-        if not others:
-            return []
-        found = f"this back end is also that of {', '.join(others)}: each gives it as much as its own capacity says"
-        return [Finding(Code.BACK_END_SHARED, "warn", found, subject=self.lane.lane)]
-
     def _roles(self) -> list[str]:
-        found = self.coverage
-        if found is None:
+        coverage = self.coverage
+        if coverage is None:
             return ["roles     unknown"]
-        if found.routed:
-            return [f"roles     {', '.join(found.routed)}; and every role without a route"]
-        if not found.left_out:
+        if coverage.routed:
+            return [f"roles     {', '.join(coverage.routed)}, and every role without a route"]
+        if not coverage.left_out:
             return ["roles     all: the policy has no routes"]
-        lines = [f"those without a route; the policy's routes ({', '.join(found.left_out)}) leave this lane out."]
-        if self.to_add:  # not into llm.toml, which may be this host's own
+        lines = [f"every role without a route; the routes of {', '.join(coverage.left_out)} do not include this lane."]
+        if self.to_add:  # to the pool's policy, since llm.toml may be this host's own
             lines += [
-                f"To let one come here: `tokenlane policy show{self.to.options} > ops.toml`,",
-                f"change its lines to those below, and `tokenlane policy apply ops.toml{self.to.options}`.",
+                f"To route a role to it, run `tokenlane policy show{self.to.options} > ops.toml`,",
+                f"replace its lines by those below, and run `tokenlane policy apply ops.toml{self.to.options}`.",
                 *(f"  {line}" for section in self.to_add for line in section.splitlines()),
             ]
         return [f"{'' if number else 'roles':10}{line}" for number, line in enumerate(lines)]
-
-
-def as_line(event: str, arrival: StartupReport, **more: object) -> str:
-    """The arrival as one line of JSON."""
-    return json_text({"event": event, "pool": arrival.to.pool, **more, **arrival.document()})

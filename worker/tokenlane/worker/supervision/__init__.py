@@ -1,3 +1,1 @@
-"""What `up` keeps running, and its worker processes."""
-
-from __future__ import annotations
+"""What `tokenlane up` keeps running: its embedded Redis server and its worker processes."""

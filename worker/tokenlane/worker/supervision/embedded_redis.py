@@ -1,14 +1,13 @@
-"""The embedded server of `tokenlane up`: found by the user's other commands, and started again should it die."""
+"""Runs the embedded Redis server of `tokenlane up`, and restarts it if it dies."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from tokenlane.config.cli.output import note
 from tokenlane.config.host.embedded_server import EmbeddedServer
-from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
+from tokenlane.config.host.pool_key_files import read_key_file
 from tokenlane.config.host.up_registry import RunningUp, announced, data_dir, only_up
 from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.support.tasks import background
@@ -16,34 +15,24 @@ from tokenlane.routing.support.tasks import background
 from .listen_address import bind_address, known_as
 
 
-@dataclass(frozen=True)
-class EmbeddedRedis:
-    """Where the server is, for this user and, if it listens, for other machines; and the keys of its pools."""
-
-    here: RedisSettings
-    public: RedisSettings | None = None
-
-    @property
-    def keys(self) -> KeyRing:
-        """The keys in the server's directory."""
-        return self.here.keys
-
-
 @asynccontextmanager
-async def embedded_redis(*, private: bool, listen: str | None) -> AsyncIterator[EmbeddedRedis]:
-    """Run an embedded server for as long as the block lasts.
+async def embedded_redis(
+    *, private: bool, listen: str | None
+) -> AsyncIterator[tuple[RedisSettings, RedisSettings | None]]:
+    """Run an embedded server while the block runs, and restart it if it dies. Yields its address for this user, and the
+    one for other hosts if it listens to them; both come with the keys in its directory.
 
     Args:
-        private: keep nothing, and let nobody find it.
-        listen: HOST or HOST:PORT for other machines.
+        private: keep no data, and hide the server from this user's other commands.
+        listen: HOST or HOST:PORT for other hosts.
 
     Raises:
-        AlreadyRunning: this user has one here.
-        UserError: it cannot be started, or not again.
+        AlreadyRunning: this user already runs one on this host.
+        UserError: it cannot be started, or not be restarted.
     """
     if private:
         async with EmbeddedServer() as server:
-            yield EmbeddedRedis(_here(server))
+            yield _here(server), None
         return
     address = bind_address(listen) if listen is not None else None
     with only_up():
@@ -54,8 +43,8 @@ async def embedded_redis(*, private: bool, listen: str | None) -> AsyncIterator[
                 try:
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
-                        yield EmbeddedRedis(here, public)
-                except ExceptionGroup as failed:  # it cannot be started again
+                        yield here, public
+                except ExceptionGroup as failed:  # it cannot be restarted
                     raise failed.exceptions[0] from None
 
 
@@ -66,5 +55,5 @@ def _here(server: EmbeddedServer) -> RedisSettings:
 async def _keep_alive(server: EmbeddedServer) -> None:
     while True:
         code = await server.ended()
-        note(f"tokenlane: the embedded server ended with code {code}; starting it again", err=True)
+        note(f"tokenlane: the embedded server exited with code {code}; restarting it", err=True)
         await server.revive()

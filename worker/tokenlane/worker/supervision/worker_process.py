@@ -1,4 +1,4 @@
-"""The worker process of `tokenlane up`: started, started again should it die, and drained at the end."""
+"""Runs a worker process of `tokenlane up`: starts it, restarts it if it dies, and drains it at the end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from tokenlane.config.cli.output import note
@@ -26,46 +25,44 @@ _KILL_AFTER_S = 15.0
 _BURY_S = 2.0
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is said to whoever started this: text for a person, or a JSON line for a program."""
-
-    as_json: bool
-
-    def __call__(self, event: str, text: str, **facts: object) -> None:
-        if self.as_json:
-            note(json_text({"event": event, **facts}))
-        elif text:
-            note(text)
+Report = Callable[..., None]
+"""`report`, with `as_json` given."""
 
 
-class KeptWorker:
-    """The worker process: started, started again should it die, and drained at the end."""
+def report(event: str, text: str, *, as_json: bool, **facts: object) -> None:
+    """Print a step of `tokenlane up`: the text, or the facts as a JSON line."""
+    if as_json:
+        note(json_text({"event": event, **facts}))
+    elif text:
+        note(text)
+
+
+class WorkerProcess:
+    """A worker process of one lane, for as long as `run` runs.
+
+    Args:
+        unready: names of the lanes that are not ready yet, shared by the workers of all lanes.
+        llm: what TOKENLANE_LLM holds.
+    """
 
     def __init__(
-        self,
-        settings: LaneSettings,
-        redis: RedisSettings,
-        pool: str,
-        report: Report,
-        unready: set[str],
-        llm: str,
+        self, settings: LaneSettings, redis: RedisSettings, pool: str, report: Report, unready: set[str], llm: str
     ) -> None:
         self._settings = settings
         self._report = report
-        self._unready = unready  # names of the lanes still to come, shared with their workers
+        self._unready = unready
         self._was_ready = False
         self._redis, self._pool = redis, pool
-        self._name: str | None = None  # in the pool, of the process that runs
+        self._name: str | None = None  # of the running process, in the pool
         command = [sys.executable, "-m", "tokenlane.config", "worker", "--json", "--supervised", "--pool", pool]
         command += ["--lane", settings.name, "--provider", settings.provider]
         command += ["--capacity", str(settings.capacity)] if settings.capacity else []
         command += [part for model in settings.models for part in ("--model", model)]
         self._command = command
-        # Arguments show in process lists, and URLs may hold passwords. Keys of a file are read there, again when they
-        # have changed.
+        # Not as arguments, which show in process lists: URLs may hold passwords. The worker reads a key file
+        # itself, and again when they change.
         self._environment = {
-            **os.environ,  # noqa: TID251 - handed on, not read
+            **os.environ,  # noqa: TID251 - passed on, not read
             "TOKENLANE_REDIS__URL": redis.url,
         }
         for variable in ("TOKENLANE_POOL_KEY", "TOKENLANE_REDIS__KEY_FILE"):
@@ -74,17 +71,17 @@ class KeptWorker:
             self._environment["TOKENLANE_REDIS__KEY_FILE"] = str(redis.keys.file)
         elif redis.keys.keys:
             self._environment["TOKENLANE_POOL_KEY"] = redis.keys.reveal()
-        if settings.endpoint:  # of all variables only this one wins over every other; its last word counts
+        if settings.endpoint:  # this variable wins over all others, and in it the last value
             endpoint = shlex.quote(f"endpoint={settings.endpoint}")
             self._environment["TOKENLANE_LLM"] = f"{llm} {endpoint}"
 
     async def run(self) -> int:
-        """Keep it running until this is cancelled, which drains it; its exit code, if it never came to be ready."""
+        """Keep it running until this is cancelled, which drains it. Returns its exit code if it was never ready."""
         while True:
             code = await self._run_once()
             if not self._was_ready:
                 return code or FAILED
-            note(f"tokenlane: the worker ended with code {code}; starting it again", err=True)
+            note(f"tokenlane: the worker exited with code {code}; restarting it", err=True)
             await asyncio.sleep(_RESTART_AFTER_S)
 
     async def _run_once(self) -> int:
@@ -94,7 +91,7 @@ class KeptWorker:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=self._environment,
-                start_new_session=True,  # the terminal's Ctrl-C is for us; we drain it
+                start_new_session=True,  # so that the terminal's Ctrl-C reaches only this process, which drains it
             )
         )
         try:
@@ -108,7 +105,7 @@ class KeptWorker:
                 await self._bury()
 
     async def _bury(self) -> None:
-        """Have what the dead worker ran go on at once. Where that fails its leases lapse by themselves."""
+        """Have the dead worker's requests requeued at once. If that fails, they are when their leases lapse."""
         name, self._name = self._name, None
         if name is None:
             return
@@ -121,7 +118,7 @@ class KeptWorker:
         async for line in _lines(process.stdout):
             try:
                 facts = json.loads(line)
-            except ValueError:  # something of a library's
+            except ValueError:  # printed by a library
                 continue
             if isinstance(facts, dict) and facts.get("event") in ("ready", "waiting"):
                 self._ready(facts)
@@ -131,7 +128,7 @@ class KeptWorker:
         self._name = facts["worker"]
         event = facts.pop("event")
         text = f"lane    {facts['lane']}, "
-        text += f"{facts['capacity']} at once" if event == "ready" else "which waits for its back end"
+        text += f"{facts['capacity']} at once" if event == "ready" else "waiting for its back end"
         facts["problems"] = self._problems(facts)
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
@@ -140,23 +137,23 @@ class KeptWorker:
         self._report(event, text, **facts)
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
-        """What keeps the lane from working, where, and what to do; a line each."""
+        """The problems of the lane, each on one line with its back end and what to do."""
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
-        where = f"{facts['provider']} at {facts['endpoint']}{models}"
-        next_step = "Requests wait until it works; `tokenlane probe` shows what is there."
-        remarks = [_words(remark) for remark in facts["remarks"]]
+        back_end = f"{facts['provider']} at {facts['endpoint']}{models}"
+        next_step = "Requests wait until it works; `tokenlane probe` shows which model servers answer."
+        remarks = [_text(remark) for remark in facts["remarks"]]
         return [
-            one_line(". ".join([f"{where}: {_words(problem)}".rstrip("."), *remarks, next_step]))
+            one_line(". ".join([f"{back_end}: {_text(problem)}".rstrip("."), *remarks, next_step]))
             for problem in facts["problems"]
         ]
 
 
-def _words(finding: dict[str, str]) -> str:
+def _text(finding: dict[str, str]) -> str:
     return "; ".join(filter(None, (finding["found"], finding["advice"])))
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines, without those that are longer than the stream takes."""
+    """The stream's lines, but for those longer than its buffer."""
     while True:
         try:
             line = await stream.readline()
