@@ -126,7 +126,7 @@ def test_up_starts_a_killed_worker_again(home: Path) -> None:
         up.says('"ready"')
         worker = json.loads(next(line for line in up.output.splitlines() if '"ready"' in line))["worker"]
         os.kill(int(worker.split("-")[-2]), signal.SIGKILL)
-        up.says("starting it again")
+        up.says("restarting it")
         answer = chat(home, "Name three primes.", "--max-tokens", "8")
         assert answer.returncode == 0, answer.stderr
         up.process.terminate()

@@ -284,7 +284,7 @@ async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
         # A file that is there stays as it is.
         code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue, keys)
         assert (code, (home / "llm.toml").read_text()) == (OK, text)
-        assert "is there already" in shown
+        assert str(text.splitlines()[0]) in shown
 
 
 def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> None:
@@ -341,7 +341,7 @@ def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
     dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
-    assert "no variable's name" in shown
+    assert "export NAME=" in shown
     assert shown.count("sk-top-secret") == 1  # the terminal's own echo
 
 

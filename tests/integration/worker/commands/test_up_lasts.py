@@ -77,7 +77,7 @@ async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
                         assert (await runs.answer()).text == "onetwo"
                         assert (await waits.answer()).text
                         os.kill(await pid_of(home), signal.SIGKILL)
-                        await asyncio.to_thread(second.says, "starting it again")
+                        await asyncio.to_thread(second.says, "restarting it")
                         assert (await client.complete("after", role="planner")).text
                         second.process.send_signal(signal.SIGINT)
                         assert await asyncio.to_thread(second.ends) == 0, second.output
