@@ -29,7 +29,7 @@ async def test_submit_takes_a_request_in(pool: Pool) -> None:
         envelope = life.envelope()
         accepted = await pool.requests.submit(envelope, b"\x00sealed\xff")
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
-    assert accepted.revision == 0
+    assert accepted == envelope.id
     assert await audit(raw(pool)) == {envelope.id: "waiting"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}role:planner")
     assert entry == {b"envelope": envelope.to_wire(), b"payload": b"\x00sealed\xff"}
@@ -40,8 +40,8 @@ async def test_submit_takes_a_request_in(pool: Pool) -> None:
 @pytest.mark.parametrize("limit", ["depth", "in_flight"])
 async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> None:
     """Over the role's depth or the agent's requests in flight, submit raises QueueFull and changes nothing."""
-    revision = await pool.policies.write(Policy.model_validate({limit: 2}))
-    assert (await pool.requests.submit(life.envelope(), b"")).revision == revision
+    await pool.policies.write(Policy.model_validate({limit: 2}))
+    await life.submit(pool)
     await life.submit(pool)
     before = await life.snapshot(raw(pool))
     with pytest.raises(QueueFull) as refused:
@@ -239,7 +239,7 @@ async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
     """What no lane can serve is failed by a router while it waits."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
-        assert await pool.requests.refuse(asked.id, asked.attempt, life.REFUSAL)
+        assert await pool.requests.fail(asked.id, asked.attempt, life.REFUSAL)
         assert await ear.told(asked.id) == ["failed"]
     assert await audit(raw(pool)) == {asked.id: "failed"}
     ((_, entry),) = await raw(pool).xrange(f"{PREFIX}failed")

@@ -56,9 +56,9 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("requeue what has not lapsed", ("waiting", "dispatched", "running", "flagged", *ENDED),
      lambda pool, it: pool.requests.requeue(it.id, it.attempt, ""), "stale"),
     ("refuse what has not lapsed", ("dispatched", "running", "flagged", *ENDED),
-     lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL, lapsed=True), False),
+     lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, lapsed=True), False),
     ("refuse what has lapsed, by an old attempt", ("lapsed",),
-     lambda pool, it: pool.requests.refuse(it.id, it.attempt - 1, life.REFUSAL, lapsed=True), False),
+     lambda pool, it: pool.requests.fail(it.id, it.attempt - 1, life.REFUSAL, lapsed=True), False),
     ("finish", _STATES[:4], lambda pool, it: life.finish(pool, it), False),
     ("finish old", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, outdated(it))), False),
     ("finish another's", _STATES[1:], lambda pool, it: life.finish(pool, Asked(it.id, it.attempt, "w2")), False),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     (
         "refuse",
         ("dispatched", "running", "flagged", *ENDED),
-        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL),
+        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL),
         False,
     ),
     ("interrupt", ("running", "flagged", *ENDED), lambda pool, it: _interrupt(pool, it), False),
@@ -74,7 +74,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     (
         "interrupt another's",
         _STATES,
-        lambda pool, it: pool.requests.interrupt("w2", it.id, it.attempt, 1, life.REFUSAL),
+        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, owner="w2", end=1),
         False,
     ),
     ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
@@ -86,7 +86,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("cancel another's ended", ENDED[:2], lambda pool, it: pool.requests.cancel(it.id, "client2"), "ended"),
     ("attach", ("flagged", *ENDED), lambda pool, it: _attach(pool, it), CLIENT),
     ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
-    ("submit", _STATES, lambda pool, it: _submit_again(pool, it), 0),
+    ("submit", _STATES, lambda pool, it: _submit_again(pool, it), True),
 ]  # fmt: skip
 
 
@@ -121,11 +121,11 @@ async def _check(pool: Pool, asked: Asked) -> object:
 
 
 async def _interrupt(pool: Pool, asked: Asked) -> object:
-    return await pool.requests.interrupt(CLIENT, asked.id, asked.attempt, 1, life.REFUSAL)
+    return await pool.requests.fail(asked.id, asked.attempt, life.REFUSAL, owner=CLIENT, end=1)
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
-    return (await pool.requests.submit(life.envelope(asked.id), b"other", floor=10**13)).revision
+    return await pool.requests.submit(life.envelope(asked.id), b"other", floor=10**13) == asked.id
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         lambda pool, it: pool.requests.start(it.id, it.attempt, WORKER),
         lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER),
         lambda pool, it: life.finish(pool, it),
-        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL),
+        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL),
         lambda pool, it: pool.requests.cancel(it.id, "client2"),
-        lambda pool, it: pool.requests.interrupt(CLIENT, it.id, it.attempt, 1, life.REFUSAL),
+        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, owner=CLIENT, end=1),
         lambda pool, it: pool.beats.check(CLIENT, [it.id]),
         lambda pool, it: pool.requests.attach(CLIENT, it.id),
     ],
@@ -213,7 +213,7 @@ async def test_a_client_gives_up_only_what_it_has_sent(pool: Pool) -> None:
     """Who attaches to a request that the server has lost, and leaves, keeps nobody from sending or running it again."""
     lost = life.envelope()
     assert await pool.requests.cancel(lost.id, "another") == "unknown"
-    assert (await pool.requests.submit(lost, b"")).id == lost.id
+    assert await pool.requests.submit(lost, b"") == lost.id
     runs = await life.running(pool)
     await raw(pool).flushall()
     assert await pool.requests.cancel(runs.id, "another") == "unknown"
@@ -233,12 +233,12 @@ TWICE: list[tuple[str, str, Call]] = [
     (
         "refuse what has lapsed",
         "lapsed",
-        lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL, lapsed=True),
+        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, lapsed=True),
     ),
     ("requeue flagged", "flagged", lambda pool, it: pool.requests.requeue(it.id, it.attempt, WORKER)),
     *((f"finish {end}", "running", lambda pool, it, end=end: life.finish(pool, it, end)) for end in ENDED),
-    ("refuse", "waiting", lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL)),
-    ("refuse delayed", "delayed", lambda pool, it: pool.requests.refuse(it.id, it.attempt, life.REFUSAL)),
+    ("refuse", "waiting", lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL)),
+    ("refuse delayed", "delayed", lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL)),
     *((f"cancel {state}", state, lambda pool, it: pool.requests.cancel(it.id)) for state in _STATES),
     ("renew", "running", lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
     (
@@ -331,7 +331,7 @@ async def test_a_key_of_a_forgotten_request_is_free(pool: Pool) -> None:
     await pool.requests.submit(first, b"")
     await life.finish(pool, await life.running(pool, first.id))
     await raw(pool).delete(f"{PREFIX}request:{first.id}")
-    assert (await pool.requests.submit(second, b"")).id == second.id
+    assert await pool.requests.submit(second, b"") == second.id
 
 
 async def test_a_start_sent_twice_is_one(pool: Pool) -> None:

@@ -19,7 +19,7 @@ from tokenlane.routing.decide.fairness import order
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Accepted, Ending
+from tokenlane.routing.store.request_life import Ending
 
 LANES = {
     "worker1": LANE,
@@ -144,8 +144,8 @@ class World:
         of = of.model_copy(update={"idempotency": once})
         submissions = (self.pool.requests.submit(of, b"sealed") for _ in range(self.dice.randint(1, 2)))
         accepted = await asyncio.gather(*submissions, return_exceptions=True)
-        assert all(isinstance(one, Duplicate | Accepted) for one in accepted), accepted
-        ids = {one.id for one in accepted if isinstance(one, Accepted)}
+        assert all(isinstance(one, Duplicate | str) for one in accepted), accepted
+        ids = {one for one in accepted if isinstance(one, str)}
         self.accepted.extend(ids - {*self.accepted})
 
     async def route(self) -> None:
@@ -204,7 +204,7 @@ class World:
 
     async def refuse(self) -> None:
         if self.accepted:
-            await self.pool.requests.refuse(self.dice.choice(self.accepted), 0, ModelNotFound())
+            await self.pool.requests.fail(self.dice.choice(self.accepted), 0, ModelNotFound())
 
     async def die(self) -> None:
         runs = self.runs[self._worker()]

@@ -74,7 +74,7 @@ STEPS: Mapping[str, Step] = {
     "finish, failed": lambda pool, asked: life.finish(pool, asked, "failed"),
     "finish, cancelled": lambda pool, asked: life.finish(pool, asked, "cancelled"),
     "finish, expired": lambda pool, asked: life.finish(pool, asked, "expired"),
-    "refuse": lambda pool, asked: pool.requests.refuse(asked.id, asked.attempt, REFUSAL),
+    "refuse": lambda pool, asked: pool.requests.fail(asked.id, asked.attempt, REFUSAL),
 }
 
 

@@ -55,7 +55,7 @@ async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
     decision = decide(lapsed.cause, lapsed.history, policy)
     match decision:
         case End(error):
-            await pool.requests.refuse(lapsed.id, lapsed.attempt, error, lapsed=True)
+            await pool.requests.fail(lapsed.id, lapsed.attempt, error, lapsed=True)
         case TryAgain(needs, due_ms, _, alone):
             queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
             await pool.requests.requeue(lapsed.id, lapsed.attempt, "", due_ms, queue=queue, alone=alone)

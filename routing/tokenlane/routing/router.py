@@ -141,4 +141,4 @@ class _Router:
         return await self._pool.requests.dispatch(placement.head, placement.lane, placement.model, token) is not None
 
     async def _refuse(self, refusal: Refusal) -> bool:
-        return await self._pool.requests.refuse(refusal.head.id, refusal.head.attempt, refusal.error)
+        return await self._pool.requests.fail(refusal.head.id, refusal.head.attempt, refusal.error)

@@ -34,7 +34,7 @@ from tokenlane.routing.contract.messages import Deltas
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.store.request_life import Accepted, Requests
+from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server import Server, Timings
 
 
@@ -328,7 +328,7 @@ async def test_what_is_sent_again_is_what_is_left_of_its_time(
     sent: list[int] = []
     submit = Requests.submit
 
-    async def recorded(self: Requests, envelope: Envelope, *args: Any) -> Accepted:
+    async def recorded(self: Requests, envelope: Envelope, *args: Any) -> str:
         sent.append(envelope.time_to_live_ms)
         return await submit(self, envelope, *args)
 
@@ -349,7 +349,7 @@ async def test_a_request_its_agent_leaves_while_it_is_sent_again_is_cancelled(
     """Whichever the server hears first, the submission or the cancelling: nothing is run for nobody."""
     submit, leaving = Requests.submit, asyncio.Event()
 
-    async def late(self: Requests, envelope: Envelope, *args: Any) -> Accepted:
+    async def late(self: Requests, envelope: Envelope, *args: Any) -> str:
         leaving.set()
         await asyncio.sleep(0.1)
         return await submit(self, envelope, *args)
@@ -371,7 +371,7 @@ async def test_a_submission_that_comes_late_is_not_run(
     submit, cancel = Requests.submit, Requests.cancel
     sent: list[tuple[Requests, Envelope, bytes]] = []
 
-    async def lost(self: Requests, envelope: Envelope, payload: bytes, *_: object) -> Accepted:
+    async def lost(self: Requests, envelope: Envelope, payload: bytes, *_: object) -> str:
         sent.append((self, envelope, payload))
         raise PoolUnavailable
 

@@ -1,6 +1,6 @@
-"""Signs of life: workers renew, clients check, routers sweep; and what becomes of the work of those who give none.
+"""Beats, by which workers, clients and routers show a pool that they live; the reply tells each what it must know.
 
-Every method may be retried: a script sent twice answers as it did the first time.
+Every method may be retried: a script that is sent twice replies as it did the first time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,10 +36,8 @@ _progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 
 @dataclass(frozen=True)
 class Beat:
-    """The answer to a worker's beat. `conflict`: the endpoint that holds the lane's name, if it is another one.
-
-    `registered`: the server has the worker's facts.
-    """
+    """The reply to a worker's beat. `conflict`: another endpoint that has the lane's name. `registered`: the server has
+    the worker's facts."""
 
     conflict: str | None
     lease_ms: int
@@ -49,10 +47,12 @@ class Beat:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to a client's beat. `absent`: lanes that take no work now, since their workers or their back ends are
-    away. `revision`: the policy's. `pulls`: by lane, the models it pulls now. `lease_ms` and `patience_ms`: as the
-    policy has them. `strangers`: ids the server has of this client, if it has more than the client holds: all of them,
-    or some. `lapsed`: attempts of the requests asked about of which nobody has said what becomes of them."""
+    """The reply to a client's beat.
+
+    `absent`: lanes that take no work now, since their workers or their back ends are away. `revision`, `lease_ms` and
+    `patience_ms`: the policy's. `pulls`: the models that each lane pulls now. `strangers`: ids, all or some, that the
+    server has of this client, if it has more than the client holds. `lapsed`: attempts that nobody has recovered yet.
+    """
 
     routers: int
     lanes: int
@@ -68,11 +68,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep did, and what is left to do. Ranks 0 and 1 sweep, the others only ask for their rank.
+    """What is left to do after a sweep. Routers of rank 0 and 1 sweep, the others only ask for their rank.
 
-    `more`: some of it is due already. `lapsed`: what is to be decided. `waits`, `runs`: some request does. `due_ms`:
-    after so many milliseconds something is due of which no doorbell tells: a delay ends, a deadline passes, or a client
-    has not beaten for too long. `revision`: the policy's.
+    `more`: more is due already. `lapsed`: attempts to recover. `waits`, `runs`: some request does. `due_ms`: until
+    something is due that no doorbell announces: a delay ends, a deadline passes, or a client has been silent for too
+    long. `revision`: the policy's.
     """
 
     rank: int
@@ -85,7 +85,7 @@ class Swept:
 
 
 class Beats:
-    """The beats of all who work on a pool."""
+    """The beats of a pool's workers, clients and routers."""
 
     def __init__(self, scripts: Scripts, keychain: Keychain, internal_errors: InternalErrors) -> None:
         self._scripts = scripts
@@ -103,60 +103,62 @@ class Beats:
         fault: Fault | None = None,
         report: WorkerReport = _NO_REPORT,
     ) -> Beat:
-        """A worker's beat: announces its lane, and renews the leases of all it runs.
+        """A worker's beat: announces its lane, and renews the leases of all attempts it runs.
 
         Args:
-            takes_new_work: it does while its back end is up; False: it stops.
+            takes_new_work: while its back end is up; False for a worker that drains.
             condition: of its back end.
-            fault: the newest error of its back end, until an answer says that the worker is registered.
-            report: what it has counted, for those who watch.
+            fault: the newest error of its back end, until a reply says that the worker is registered.
+            report: what it has counted, for operators.
         """
-        told = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
-        held = [
-            part
-            for one in running
-            for part in (one.id, one.attempt, one.client, one.agent, one.role, one.kind, one.left_ms)
-        ]
+        error = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
+        held = (
+            part for it in running for part in (it.id, it.attempt, it.client, it.agent, it.role, it.kind, it.left_ms)
+        )
         reply = await self._scripts.run(
             "renew",
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
             *(lane.offer.limit_of("chat"), lane.offer.model_dump_json()),
-            *(*told, report.model_dump_json(), condition.why, *held),
+            *(*error, report.model_dump_json(), condition.why, *held),
             urgency=Urgency.BEAT,
         )
-        return _beat(reply)
+        status, endpoint, lease_ms, registered, *holds = as_list(reply)
+        return Beat(
+            conflict=as_text(endpoint) if as_text(status) == "conflict" else None,
+            lease_ms=as_int(lease_ms),
+            holds=tuple(cast("Hold", as_text(hold)) for hold in holds),
+            registered=as_int(registered) == 1,
+        )
 
     async def register(self, worker: str, lane: str, facts: Facts) -> None:
-        """Say what does not change while a worker lives, for those who watch the pool."""
-        await self._scripts.run(
-            "register", worker, lane, facts.host, json.dumps(dict(facts.versions)), self._keychain.held
-        )
+        """Store what seldom changes while a worker lives, for operators."""
+        versions = json.dumps(dict(facts.versions))
+        await self._scripts.run("register", worker, lane, facts.host, versions, self._keychain.held)
 
-    async def bury(self, worker: str) -> int:
-        """Give back what a worker ran whose process has surely ended; how many requests that was."""
-        return as_int(await self._scripts.run("bury", worker))
+    async def bury(self, worker: str) -> None:
+        """Let the leases of a worker whose process has ended lapse at once."""
+        await self._scripts.run("bury", worker)
 
     async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
-        """A client's beat, and how those of its streams stand that it asks for (128 at most).
+        """A client's beat, and how these of its requests stand (128 at most).
 
         Args:
-            held: how many requests the client holds; None: it does not ask for `strangers`.
+            held: how many requests the client holds; None if it does not ask for `strangers`.
         """
-        return _checked(
-            await self._scripts.run("check", client, "" if held is None else held, *request_ids, urgency=Urgency.BEAT)
-        )
+        args = (client, "" if held is None else held, *request_ids)
+        return _checked(await self._scripts.run("check", *args, urgency=Urgency.BEAT))
 
     async def leave(self, client: str) -> None:
-        """Forget a client; what it still holds is cancelled by the next sweep."""
+        """A client's last beat: the next sweep cancels the requests that it still holds."""
         await self._scripts.run("leave", client)
 
     async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
-        """Look after leases, delays, deadlines and vanished clients.
+        """A router's beat, and its round of leases, delays, deadlines and vanished clients.
 
         Args:
             router: `host/name`.
-            rank_only: only ask for the rank.
+            rank_only: leave out the round.
             revision: of the policy by which the router decides; None if it decides nothing.
         """
         decides_by = "" if revision is None else revision
@@ -164,22 +166,16 @@ class Beats:
         return _swept(await self._scripts.run("sweep", *args, urgency=Urgency.BEAT))
 
 
-def _beat(reply: Reply) -> Beat:
-    status, endpoint, lease_ms, registered, *holds = as_list(reply)
-    conflict = as_text(endpoint) if as_text(status) == "conflict" else None
-    return Beat(conflict, as_int(lease_ms), tuple(cast("Hold", as_text(it)) for it in holds), as_int(registered) == 1)
-
-
 def _checked(reply: Reply) -> Checked:
-    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, *rest = as_list(reply)
-    lapsed, *standings = rest
+    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, *rest = as_list(reply)
+    standings = ((fields, as_int(lapses_ms)) for *fields, lapses_ms in map(as_list, rest))
     return Checked(
         routers=as_int(routers),
         lanes=as_int(lanes),
         absent=read_lanes(absent),
         revision=as_int(revision),
         pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
-        standings=tuple(_checked_standing(as_list(standing)) for standing in standings),
+        standings=tuple(read_standing(fields, lapses_ms) for fields, lapses_ms in standings),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
         strangers=tuple(map(as_text, as_list(strangers))),
@@ -187,14 +183,8 @@ def _checked(reply: Reply) -> Checked:
     )
 
 
-def _checked_standing(reply: list[Reply]) -> Standing:
-    *standing, lapses_ms = reply
-    lapses = as_int(lapses_ms)
-    return replace(read_standing(standing), lapses_ms=lapses if lapses >= 0 else None)
-
-
 def _pulls_in(document: bytes) -> dict[str, Progress]:
-    """What a lane says that it pulls; of what cannot be read the lane's offer says more, in `status`."""
+    """The models that a lane pulls; {} for a text of another version, which `status` reports with the lane's offer."""
     try:
         return _progress.validate_json(document)
     except ValidationError:

@@ -1,12 +1,12 @@
-"""The life of a request: one method per step, one script each.
+"""The life of a request: one method per step, each of which runs the script in `lua/` that describes it.
 
-What a script does is said in `lua/`; here is only how it is called and what comes back. Every method may be retried: a
-script sent twice answers as it did the first time.
+Every method may be retried: a script that is sent twice replies as it did the first time.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
@@ -26,24 +26,15 @@ from .server import Urgency
 logger = logging.getLogger(__name__)
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]
-State = Literal["missing", "waiting", "delayed", "dispatched", "running", "completed", "failed", "cancelled", "expired"]
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The request is in its role's stream. `id`: the request's, or that of the one that has its idempotency key and has
-    not ended. `revision`: the policy's."""
-
-    id: str
-    revision: int
+State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending]
 
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker is given to run. `starts`: how often the request was started, this time included. `needs`: as they
-    are by now, the envelope's or what recovery has made of them.
+    """An attempt that a worker has claimed.
 
-    `payload` is as the agent sealed it: `Keychain.unseal` opens it.
+    `payload`: as the agent sealed it; `Sealing.unseal` opens it. `starts`: how often the request was started, this time
+    included. `needs`: the envelope's, or what recovery has changed them to.
     """
 
     attempt: int
@@ -59,9 +50,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a request stands. `end`: how many deltas its answer has, once it has ended. `owner`: the client that keeps it
-    alive; '' where the server has learnt of the request from its worker only. `lapses_ms`: how long the lease of its
-    attempt lasts, if it is not renewed; None where there is no lease, or nobody has asked."""
+    """How a request stands.
+
+    `end`: how many deltas the answer of an ended request has. `owner`: the client that keeps it alive; '' if the server
+    has learnt of the request only from its worker. `lapses_ms`: how long the lease of its attempt lasts without being
+    renewed; None without a lease, and outside the reply to a client's beat.
+    """
 
     state: State
     attempt: int
@@ -74,7 +68,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Attachment:
-    """How a request stands that a client has taken over, and what that client must know of it."""
+    """A request that a client has taken over. `left_ms`: to its deadline."""
 
     standing: Standing
     role: str
@@ -88,19 +82,22 @@ class Requests:
         self._scripts = scripts
         self._keychain = keychain
 
-    async def submit(self, envelope: Envelope, payload: bytes, floor: int = 0) -> Accepted:
-        """Take a request in.
+    async def submit(self, envelope: Envelope, payload: bytes, floor: int = 0) -> str:
+        """Put a request into its role's stream.
 
         Args:
             envelope: what routers read.
-            payload: the rest; it is sealed here, under the newest key that the pool and the agent have.
+            payload: the rest, which is sealed here under the newest key that both the pool and the agent have.
             floor: the newest attempt the agent has seen, when a lost request is sent again.
 
+        Returns:
+            The request's id, or that of the agent's live request with the same idempotency key.
+
         Raises:
-            Duplicate: the agent has submitted the idempotency key before, and that request has ended.
-            QueueFull: the role or the agent has too many requests, or the server no memory.
-            PoolKeyMismatch: the pool's keys have changed, and none of them is the agent's.
-            RequestCancelled: it was cancelled before it came.
+            Duplicate: the agent's request with the same idempotency key has ended.
+            QueueFull: the role or the agent has too many requests, or the server has no memory left.
+            PoolKeyMismatch: the agent has none of the pool's keys, which have changed.
+            RequestCancelled: the request was cancelled before it arrived.
         """
         queue = Queue.of(envelope)
         while True:
@@ -122,27 +119,31 @@ class Requests:
             if self._keychain.key in (None, key):
                 raise self._keychain.mismatch()
         if as_text(outcome) == "accepted":
-            self._keychain.learn(as_text(rest[1]))
-            return Accepted(envelope.id, as_int(rest[0]))
+            self._keychain.learn(as_text(rest[0]))
+            return envelope.id
         if as_text(outcome) == "cancelled":
             raise RequestCancelled
         if as_text(outcome) == "known":
-            revision, known, state = rest
-            if as_text(state) in get_args(Ending):
-                raise _duplicate(as_text(known), as_text(state))
-            return Accepted(as_text(known), as_int(revision))
+            known, state = map(as_text, rest)
+            if state in get_args(Ending):
+                raise _duplicate(known, state)
+            return known
         whose = f"role {envelope.role!r}" if as_text(rest[0]) == "role" else f"agent {envelope.agent!r}"
         seconds = as_int(rest[1]) / 1000
         raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
-        """Give the request to the lane; the attempt's number, or None if that was not possible any more."""
+        """Give a request to a lane; the attempt's number, or None if the request or the lane has changed meanwhile.
+
+        Args:
+            token: new for each decision, by which the server knows the same call sent twice.
+        """
         reply = await self._scripts.run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 
     async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
-        """Claim an attempt; None if it is not to be run any more, or by another."""
+        """Claim an attempt; None if it is over, another worker has it, or this version cannot read its envelope."""
         return _started(await self._scripts.run("start", request_id, attempt, worker))
 
     async def requeue(
@@ -156,15 +157,15 @@ class Requests:
         counts: bool = True,
         alone: bool = False,
     ) -> str:
-        """Give an attempt back; the state the request is in now, `stale`, or `lost` if the server has forgotten what it
-        was.
+        """End an attempt and let its request wait again; the request's new state, `stale` if the attempt is not the
+        worker's, or `lost` if the server has forgotten the payload.
 
         Args:
-            worker: that has the attempt; '' if its lease is over.
-            due_ms: how long it waits before any lane may have it.
-            queue: where it waits from now on; None: where it did.
-            counts: the attempt is one of those a request has; False if it never reached its back end.
-            alone: it is to run on a lane that runs nothing else.
+            worker: which has the attempt; '' for a lapsed lease.
+            due_ms: how long the request is delayed before it waits.
+            queue: where it waits from now on; None: in the same queue.
+            counts: False if the attempt never reached its back end, and is no start of the request.
+            alone: it must run on a lane that runs nothing else.
         """
         name = "" if queue is None else queue.name
         args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone))
@@ -173,48 +174,44 @@ class Requests:
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
     ) -> bool:
-        """End a request, and tell its agent; False if the attempt is no longer the worker's.
+        """End a request, and send its agent the message; False if the attempt is no longer the worker's.
 
         Raises:
-            RequestLost: the server has forgotten the request; once the worker has beaten, it is known again.
+            RequestLost: the server has forgotten the request; the worker's next beat makes it known again.
         """
         reply = as_text(await self._scripts.run("finish", request_id, attempt, worker, ending, end, code, message, ""))
         if reply == "unknown":
             raise RequestLost("the server was wiped while the request ran")
         return reply == "done"
 
-    async def refuse(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
-        """Fail a request that waits; False if it no longer does.
+    async def fail(
+        self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False, owner: str = "", end: int = 0
+    ) -> bool:
+        """Fail a request that waits or whose lease has lapsed; False if it has another state, or must end otherwise.
 
         Args:
             attempt: the newest.
-            lapsed: it does not wait, and the lease of that attempt is over.
+            lapsed: the lease of that attempt has lapsed.
+            owner: the client that fails its own request, of whose answer it has a part; '' for a router.
+            end: how many deltas the owner has.
         """
-        args = (request_id, attempt if lapsed else "", "", "failed", 0, error.code, _failed(attempt, error), "")
-        return as_text(await self._scripts.run("finish", *args)) == "done"
-
-    async def interrupt(self, client: str, request_id: str, attempt: int, end: int, error: LlmError) -> bool:
-        """Fail a request that waits although its client has a part of its answer; False if another client owns it, or
-        another attempt has begun.
-
-        Args:
-            attempt: the newest.
-            end: how many deltas the client has.
-        """
-        args = (request_id, attempt, "", "failed", end, error.code, _failed(attempt, error), client)
+        named = attempt if lapsed or owner else ""
+        message = Failed(attempt=attempt, error=error.report()).to_wire()
+        args = (request_id, named, "", "failed", end, error.code, message, owner)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:
         """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, `unknown`, or `kept`.
 
         Args:
-            leaving: the client that has no more use for it; the request is `kept` if another client owns it.
+            leaving: the client that no longer wants it, which is `kept` if another client owns it; '' for any owner.
         """
         return as_text(await self._scripts.run("cancel", request_id, leaving))
 
     async def attach(self, client: str, request_id: str) -> Attachment:
-        """Make the client the request's owner; how it stands, `missing` if the server does not know it."""
-        return _attachment(await self._scripts.run("attach", client, request_id))
+        """Make the client the request's owner; the request is `missing` if the server does not know it."""
+        *standing, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
+        return Attachment(read_standing(standing), as_text(role), as_int(left_ms))
 
 
 def _started(reply: Reply) -> Started | None:
@@ -222,8 +219,10 @@ def _started(reply: Reply) -> Started | None:
     if as_text(outcome) != "run":
         return None
     attempt, document, payload, model, starts, left_ms, waited_ms, cancelled, queue_name = rest
-    envelope = _envelope(as_bytes(document))
-    if envelope is None:
+    try:
+        envelope = Envelope.model_validate_json(as_bytes(document))
+    except ValidationError:
+        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
         return None
     queue = read_queue(queue_name)
     return Started(
@@ -239,14 +238,9 @@ def _started(reply: Reply) -> Started | None:
     )
 
 
-def _attachment(reply: Reply) -> Attachment:
-    *standing, role, left_ms = as_list(reply)
-    return Attachment(read_standing(standing), as_text(role), as_int(left_ms))
-
-
-def read_standing(reply: Reply) -> Standing:
-    """How a request stands, as the scripts say it."""
-    state, attempt, worker, end, code, owner = as_list(reply)
+def read_standing(fields: Sequence[Reply], lapses_ms: int = -1) -> Standing:
+    """Read what `standing` of lua/shared/base.lua returns. A negative `lapses_ms` is none."""
+    state, attempt, worker, end, code, owner = fields
     return Standing(
         state=cast("State", as_text(state)),
         attempt=as_int(attempt),
@@ -254,19 +248,8 @@ def read_standing(reply: Reply) -> Standing:
         end=int(as_text(end)) if as_text(end) else None,
         code=as_text(code),
         owner=as_text(owner),
+        lapses_ms=lapses_ms if lapses_ms >= 0 else None,
     )
-
-
-def _envelope(document: bytes) -> Envelope | None:
-    try:
-        return Envelope.model_validate_json(document)
-    except ValidationError:
-        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
-        return None
-
-
-def _failed(attempt: int, error: LlmError) -> bytes:
-    return Failed(attempt=attempt, error=error.report()).to_wire()
 
 
 def _duplicate(request_id: str, state: str) -> Duplicate:

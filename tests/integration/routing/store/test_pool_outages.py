@@ -51,7 +51,7 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
 
         assert await life.dispatch(pool, waits.id) is not None
         assert await pool.requests.cancel(cancelled.id) == "cancelled"
-        assert await pool.requests.refuse(delayed.id, delayed.attempt, life.REFUSAL)
+        assert await pool.requests.fail(delayed.id, delayed.attempt, life.REFUSAL)
         assert await pool.requests.start(starts.id, starts.attempt, WORKER) is not None
         assert await life.finish(pool, finishes)
         assert await pool.requests.requeue(requeued.id, requeued.attempt, WORKER, 60_000) == "delayed"
@@ -183,7 +183,7 @@ async def test_a_life_on_a_cluster(cluster_url: str) -> None:
         await life.vanish(pool)
         await life.sweep(pool)
         await pool.beats.leave(CLIENT)
-        await pool.requests.refuse(await life.submit(pool), 0, life.REFUSAL)
+        await pool.requests.fail(await life.submit(pool), 0, life.REFUSAL)
         await pool.publish([(pool.keys.deltas(asked.id), b"{}")])
         assert len((await pool.survey()).lanes) == 1
 

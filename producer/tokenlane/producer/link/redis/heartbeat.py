@@ -117,7 +117,8 @@ class Heartbeat:
                 await self._pool.requests.attach(self._link.client, request.id)
             case Interrupt(attempt, position, error):
                 # Refused if another attempt has begun meanwhile: its worker asks how far this client has got.
-                if await self._pool.requests.interrupt(self._link.client, request.id, attempt, position, error):
+                owner = self._link.client
+                if await self._pool.requests.fail(request.id, attempt, error, owner=owner, end=position):
                     request.interrupted(error)
 
     async def _cancel_strangers(self, ids: Sequence[str]) -> None:

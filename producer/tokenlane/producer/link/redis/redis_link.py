@@ -234,7 +234,7 @@ class RedisLink:
             return error
 
     async def _submit(self, request: RedisRequest) -> str:
-        return (await self._pool.requests.submit(*request.to_send())).id
+        return await self._pool.requests.submit(*request.to_send())
 
     async def _take_over(self, request: RedisRequest) -> str:
         request.attached(await self._pool.requests.attach(self.client, request.id), self.view)

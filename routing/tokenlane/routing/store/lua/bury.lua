@@ -3,21 +3,21 @@
 -- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker
--- reply how many requests it ran
+-- reply 'ok'
 
-local worker, count = ARGV[1], 0
+local worker, ran = ARGV[1], false
 begin()
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local state, ran_by, lane = unpack(redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'lane'))
   if state == 'running' and ran_by == worker then
     redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- which `sweep` always takes for lapsed
     redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker)
-    count = count + 1
+    ran = true
   end
 end
 local lane = redis.call('HGET', P .. 'worker:' .. worker, 'lane')
 if lane then redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker) end
 redis.call('ZREM', P .. 'workers', worker)
 redis.call('DEL', P .. 'worker:' .. worker)
-if count > 0 then ring() end
-return count
+if ran then ring() end
+return 'ok'

@@ -5,26 +5,25 @@
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
 --       9 envelope, JSON  10 payload, sealed  11 id of the key it is sealed with, or ''
 --       12 hash of the agent's idempotency key, or ''
--- reply {'accepted', policy revision, ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
+-- reply {'accepted', ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
 --       | {'key', ids of the pool's keys}: the request is sealed with another key
 --       | {'cancelled'}: before it arrived
---       | {'known', policy revision, id, state}: of the agent's request with the same idempotency key
+--       | {'known', id, state}: of the agent's request with the same idempotency key
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
 -- In one command, where rule() would need one each. A role's limits go before the pool's.
-local revision, role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
-  'revision', 'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
-revision = tonumber(revision or 0)
+local role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
+  'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
 local announced, unwanted = unpack(redis.call('MGET', P .. 'key', P .. 'unwanted:' .. id))
 local sealed, keys = ARGV[11], announced or ARGV[11]
-if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', revision, keys } end
+if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', keys } end
 if is_unwanted(unwanted, client) then return { 'cancelled' } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
 local once = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
 local known = once and redis.call('GET', P .. 'idem:' .. once)
 local state = known and redis.call('HGET', P .. 'request:' .. known, 'state')
-if state then return { 'known', revision, known, state } end
+if state then return { 'known', known, state } end
 
 local function full(whose)
   local mean = tonumber(redis.call('HGET', P .. 'drain:' .. role, 'mean') or 1000)
@@ -56,4 +55,4 @@ count(request, 'accepted', now)
 
 enqueue(id, request)
 ring()
-return { 'accepted', revision, keys }
+return { 'accepted', keys }

@@ -27,7 +27,7 @@ from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Accepted, Standing, State
+from tokenlane.routing.store.request_life import Standing, State
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 CLIENT, WORKER, ATTEMPT = "client", "worker", 7
@@ -73,15 +73,15 @@ class LatePool:
         await self._answer(f"cancel {request_id}")
         return "cancelled"
 
-    async def interrupt(self, *_: object) -> bool:
-        await self._answer("interrupt")
+    async def fail(self, *_: object, **__: object) -> bool:
+        await self._answer("fail")
         return True
 
-    async def submit(self, envelope: Envelope, *_: object) -> Accepted:
+    async def submit(self, envelope: Envelope, *_: object) -> str:
         await self._answer("submit")
         if self.refusal is not None:
             raise self.refusal
-        return Accepted(envelope.id, 0)
+        return envelope.id
 
 
 class Deaf:
@@ -229,7 +229,7 @@ async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, cal
         await heartbeat.beat([request])
         assert isinstance(request.error, Interrupted)
         assert request.error.partial == "a"
-        assert pool.calls.count("interrupt") == calls
+        assert pool.calls.count("fail") == calls
         assert not [call for call in pool.calls if call.startswith("cancel")]
 
 
