@@ -1,4 +1,4 @@
-"""The queues of lanes, in ARQ's shape: routers put jobs into them, workers start these."""
+"""Reads the ARQ queues of lanes, into which routers put jobs and from which workers start them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .scripts import Scripts
 
 
 class LaneQueues:
-    """The queues of all lanes of a pool; `Keys.lane_queue` names them."""
+    """The ARQ queues of a pool's lanes."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
         self._scripts = scripts

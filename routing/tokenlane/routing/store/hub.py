@@ -1,7 +1,7 @@
-"""The hub: one pub/sub connection that fans out to many handlers, and says when it may have missed something.
+"""The hub: one pub/sub connection that hands messages to many handlers, and tells when some may be lost.
 
-Pub/sub forgets. After a lost connection the hub subscribes again and tells every handler by calling its `on_gap`: what
-was published in between is gone, and whoever needs it must ask for it.
+Pub/sub keeps nothing: after a lost connection the hub subscribes again and calls `on_gap` of every channel. A caller that
+needs what was published in between must ask for it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _REFUSED_PAUSES_S = (0.2, 1.0, 5.0)
 _UNSUBSCRIBE_AFTER_S = 0.05
 _MOST_AT_ONCE = 500
-"""Channels that are asked for and not confirmed yet."""
+"""Channels that the server has not confirmed yet."""
 
 
 @dataclass(eq=False)
 class _Subscription:
-    """`refused`: why it will not be confirmed; `confirmed` is set then too."""
+    """`refused`: why the server will not confirm it; `confirmed` is set then too."""
 
     handler: Callable[[bytes], None]
     on_gap: Callable[[], None]
@@ -44,8 +44,8 @@ class _Subscription:
 class Hub:
     """Many subscriptions over one connection. Get one with `open_hub`.
 
-    Handlers run inside the reading task, in the order of the messages, and must not block. All subscribing goes
-    through that task too: redis-py's PubSub has no lock of its own.
+    Handlers run in the reading task, in the order of the messages, and must not block. The same task sends all
+    subscriptions, since redis-py's connections have no lock.
     """
 
     def __init__(self, pool: Pool, gives_up_after_s: float | None = None) -> None:
@@ -65,15 +65,15 @@ class Hub:
     async def subscribe(
         self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
     ) -> None:
-        """Hand every message of the channel to `handler`; returns when the server has confirmed it, or when it was
-        taken back meanwhile.
+        """Call `handler` with every message of the channel; returns once the server confirms, or if the channel was
+        unsubscribed in the meantime.
 
-        Guarantee: every message published after the return is handed over, or `on_gap` is called.
-        Cancellation: the subscription is taken back.
+        Guarantee: for every message published after the return `handler` is called, or `on_gap` is.
+        Cancellation: the channel is unsubscribed.
 
         Raises:
             ValueError: the channel has a handler already.
-            PoolUnavailable: the server refuses it for good, or has not answered for as long as the hub waits.
+            PoolUnavailable: the server refuses for good, or has not confirmed in the time that the hub waits.
         """
         if channel in self._subscriptions:
             raise ValueError(f"the channel has a handler already: {channel}")
@@ -91,7 +91,7 @@ class Hub:
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop handing over the channel's messages, at once; the server is told soon, of several at a time."""
+        """Call the channel's handler no more; the server hears of it soon, together with other channels."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is None:
             return
@@ -102,10 +102,10 @@ class Hub:
         self._unwanted[channel] = None
 
     def _apply(self) -> None:
-        """Have the reading task tell the server what is wanted, and what no longer is."""
+        """Have the reading task send the server what has changed."""
         self._pending = bool(self._unwanted) or (bool(self._wanted) and self._unconfirmed < _MOST_AT_ONCE)
         if self._pending and self._wake is not None:
-            if not self._wake.expired():  # one that just ends wakes the task by itself, and cannot be rescheduled
+            if not self._wake.expired():  # a timeout that just ends wakes the task by itself; it cannot be rescheduled
                 self._wake.reschedule(asyncio.get_running_loop().time())
             self._wake = None
 
@@ -129,25 +129,25 @@ class Hub:
             failures += 1
 
     def _lost(self, lost: Lost, failures: int) -> float:
-        """Say why there is no connection, once; how many seconds to wait before the next try."""
+        """Log the reason, once per outage; how many seconds to wait before the next try."""
         why = lost.why
         if failures == 0:
             logger.warning("pub/sub connection lost, connecting again: %s", why)
-        self._tell_waiting(why, for_good=lost.refused and not why.retryable)
+        self._refuse_waiting(why, for_good=lost.refused and not why.retryable)
         pauses = (*_REFUSED_PAUSES_S[:2], why.retry_after_s or _REFUSED_PAUSES_S[2]) if lost.refused else _PAUSES_S
         return pauses[min(failures, len(pauses) - 1)]
 
-    def _tell_waiting(self, why: LlmError, *, for_good: bool) -> None:
-        """End the waiting of those whom the server refuses, and of those who have waited long enough."""
+    def _refuse_waiting(self, why: LlmError, *, for_good: bool) -> None:
+        """Refuse subscriptions that are not confirmed: all of them for good, or those that have waited long enough."""
         now, patience_s = asyncio.get_running_loop().time(), self._gives_up_after_s
         for channel, subscription in tuple(self._subscriptions.items()):
-            tired = patience_s is not None and now - subscription.asked_at >= patience_s
-            if not subscription.confirmed.is_set() and (for_good or tired):
+            overdue = patience_s is not None and now - subscription.asked_at >= patience_s
+            if not subscription.confirmed.is_set() and (for_good or overdue):
                 subscription.refused = LlmError.from_report(why.report())
                 self.unsubscribe(channel)
 
     async def _open(self, connection: PubSub) -> None:
-        """Connect, subscribe to the hub's own channel, and want all others."""
+        """Connect, subscribe to the hub's channel, and then to all others."""
         await connection.open(self._own_channel)
         self._unwanted.clear()
         self._wanted = dict.fromkeys(self._subscriptions)
@@ -166,7 +166,7 @@ class Hub:
             except TimeoutError:
                 pass
             finally:
-                self._wake = None  # a timeout that was left cannot be rescheduled
+                self._wake = None  # a timeout that has ended cannot be rescheduled
             if self._pending:
                 await self._apply_pending(connection)
             elif heard:
@@ -188,7 +188,7 @@ class Hub:
         wanted = list(islice(self._wanted, max(0, _MOST_AT_ONCE - self._unconfirmed)))
         for channel in wanted:
             del self._wanted[channel]
-        # Some that was not wanted may be wanted again.
+        # A channel may have been subscribed to again.
         unwanted = [channel for channel in self._unwanted if channel not in self._subscriptions]
         self._unwanted.clear()
         self._unconfirmed += len(wanted)
@@ -225,7 +225,7 @@ async def open_hub(pool: Pool, gives_up_after_s: float | None = None) -> AsyncIt
     """Open a hub to the pool's server; its reading task lives as long as the block.
 
     Args:
-        gives_up_after_s: who subscribes while the server is away waits so long, and some seconds more; None: for ever.
+        gives_up_after_s: how long a subscription waits for a server that is away, give or take seconds; None: for ever.
     """
     hub = Hub(pool, gives_up_after_s)
     async with background() as tasks:

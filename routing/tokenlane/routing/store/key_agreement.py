@@ -1,4 +1,4 @@
-"""The seal of a pool: its processes agree, over the server, on which keys seal and which open."""
+"""How the processes of a pool agree, through its server, on the keys that seal payloads and the keys that only open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .server import Server
 
 
 class Sealing:
-    """What a pool and this process say to each other of keys."""
+    """The keys of this process and those of its pool, brought together."""
 
     def __init__(self, scripts: Scripts, keys: Keys, keychain: Keychain, server: Server) -> None:
         self._scripts = scripts
@@ -28,11 +28,11 @@ class Sealing:
         self._server = server
 
     async def join(self, ring: KeyRing, *, opens: bool) -> None:
-        """Agree with the pool on its keys; announce them if nobody uses it yet.
+        """Check these keys against the pool's, or make them the pool's if it has none and nobody uses it yet.
 
         Args:
-            ring: the caller's keys; none given, those beside the server's socket.
-            opens: to open what others sealed takes all of the pool's keys; to seal takes one.
+            ring: the caller's keys; an empty ring is replaced by the keys next to the server's socket.
+            opens: the caller opens what others sealed, and needs all of the pool's keys; to seal, one is enough.
 
         Raises:
             PoolKeyMismatch: the pool has other keys, or none and is in use.
@@ -41,28 +41,28 @@ class Sealing:
             self._keychain.ring = ring if ring.keys else socket_keys(self._server.url)
         except ConfigError as error:
             raise PoolKeyMismatch(str(error)) from error
-        outcome, ids, *others = await self._announce(self._keychain.ring)
-        if outcome == "open" and ids:
+        outcome, *ids = await self._announce(self._keychain.ring)
+        if outcome == "open" and ids[0]:
             raise PoolKeyMismatch(
-                f"{self._keychain.pool} is in use without a key, and yours is {ids}: leave it out, or stop the pool's "
-                "workers and agents, and then the first to come with a key seals it"
+                f"{self._keychain.pool} is in use without a key, and yours is {ids[0]}: leave it out, or stop its "
+                "workers and agents, and then the first of them with a key seals it"
             )
-        self._keychain.learn(ids, *others)
+        self._keychain.learn(*ids)
         self._keychain.check(opens=opens)
 
     async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
-        """Have these keys, and no others, be the pool's; those that are prepared seal nothing yet.
+        """Make these keys the pool's only keys. Its prepared keys do not seal yet.
 
         Args:
-            retiring: ids of those that seal no more, and still open what waits.
+            retiring: ids of keys that no longer seal, and still open what waits.
         """
         self._keychain.ring = ring
         _, *ids = await self._announce(ring, "replace", retiring)
         self._keychain.learn(*ids)
 
     async def announce_again(self, ring: KeyRing) -> None:
-        """Have these keys, and no others, be the pool's; those of them that are retiring go on doing so."""
-        *_, retiring, _ = await self._announce(KeyRing())
+        """Make these keys the pool's only keys; those that were retiring still are."""
+        *_, retiring = await self._announce(KeyRing())
         old = [key_id for key_id in retiring.split() if ring.find(key_id) is not None]
         await self.announce(replace(ring, keys=tuple(key for key in ring.keys if key.id not in old)), old)
 
@@ -70,21 +70,19 @@ class Sealing:
         """The payload of a request as its agent wrote it.
 
         Raises:
-            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is; `retryable` if
-                another worker may have that key.
-            BadRequest: it was changed since, or is another request's.
+            PoolKeyMismatch, BadRequest: as `Keychain.unseal`.
         """
         if not self._keychain.has(envelope.key_id):
-            # Keys may have come and gone since this worker joined; what is sealed with one of them was accepted.
+            # The pool may have got and dropped keys since this worker joined, and accepted what they sealed.
             _, *ids = await self._announce(KeyRing())
             self._keychain.learn(*ids)
         return self._keychain.unseal(envelope, payload)
 
     async def check(self, ring: KeyRing) -> None:
-        """Find these keys good enough for a worker, as joining with them would, and leave the pool as it is.
+        """Check that a worker with these keys could join, without joining.
 
         Raises:
-            PoolKeyMismatch: the pool is sealed, and they are not.
+            PoolKeyMismatch: it could not.
         """
         _, *ids = await self._announce(KeyRing())
         keychain = Keychain(ring, self._keychain.pool)
@@ -92,19 +90,19 @@ class Sealing:
         keychain.check(opens=True)
 
     async def key_ids(self) -> tuple[str, ...]:
-        """The ids of the pool's keys, the newest first; none if it is not sealed."""
-        _, ids, *_ = await self._announce(KeyRing())
+        """The ids of the keys that seal the pool, the newest first; none if it is not sealed."""
+        _, ids, _ = await self._announce(KeyRing())
         return tuple(ids.split())
 
     async def sealed_with(self, key_ids: Sequence[str]) -> int:
-        """How many requests that have not ended are sealed with one of these keys."""
+        """How many live requests are sealed with one of these keys."""
         ids = as_list(await self._scripts.ask("ZRANGE", self._keys.deadlines, 0, -1))
         requests = [self._keys.request(as_text(request_id)) for request_id in ids]
         used = await together(*(self._scripts.ask("HGET", request, "key") for request in requests))
         return sum(key is not None and as_text(key) in key_ids for key in used)
 
-    async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str, str]:
+    async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str]:
         prepared = " ".join(key.id for key in ring.prepared)
         reply = await self._scripts.run("announce", " ".join(ring.ids), how, " ".join(retiring), prepared)
-        outcome, ids, old, new = map(as_text, as_list(reply))
-        return outcome, ids, old, new
+        outcome, ids, old = map(as_text, as_list(reply))
+        return outcome, ids, old

@@ -1,7 +1,7 @@
-"""The keys of a pool, as one who uses it knows them: those it has, and the ids of those that the pool announces.
+"""The pool keys this process holds, and the key ids that the pool announces.
 
-A key that the pool announces seals and opens; one that is retiring only opens what waits; one that is prepared only
-opens, until it is rotated to; any other was dropped."""
+An announced key seals and opens. A retiring key only opens what waits, and a prepared key only opens until the pool is
+rotated to it. The pool has dropped any other key."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from tokenlane.routing.contract.seal import fingerprint, unseal
 
 
 class Keychain:
-    """`ring`: the keys one has. `pool`: whose they are, as messages name it."""
+    """`ring`: the keys this process holds. `pool`: its pool, as messages name it."""
 
     def __init__(self, ring: KeyRing, pool: str) -> None:
         self.ring = ring
         self.pool = pool
         self._announced: tuple[str, ...] = ()
         self._retiring: tuple[str, ...] = ()
-        self.prepared: tuple[str, ...] = ()
 
-    def learn(self, ids: str, retiring: str = "", prepared: str = "") -> None:
-        """Hear which keys the pool has now. A ring with a file is read again if the newest is not in it."""
+    def learn(self, ids: str, retiring: str = "") -> None:
+        """Take over the key ids that the pool has now; read the ring's file again, if it has one, for a new key."""
         announced = tuple(ids.split())
         if announced and announced != self._announced and self.ring.find(announced[0]) is None:
             self.ring = self.ring.reread()
-        self._announced, self._retiring, self.prepared = announced, tuple(retiring.split()), tuple(prepared.split())
+        self._announced, self._retiring = announced, tuple(retiring.split())
 
     @property
     def held(self) -> str:
-        """The ids of all keys that this process has, separated by blanks, as a worker announces them."""
+        """The ids of all keys this process holds, separated by blanks, as a worker registers them."""
         return " ".join(self.ring.opening)
 
     def reread(self) -> None:
-        """Read the ring's file again, if it has one: keys may have been added."""
+        """Read the ring's file again, if it has one."""
         self.ring = self.ring.reread()
 
     def check(self, *, opens: bool) -> None:
-        """Find the keys good enough: all of the pool's to open what others sealed, one to seal.
+        """Check that the ring has all of the pool's keys, to open what others sealed, or one of them, to seal.
 
         Raises:
-            PoolKeyMismatch: they are not.
+            PoolKeyMismatch: it has not.
         """
         wanted = (*self._announced, *self._retiring) if opens else self._announced
         missing = [key_id for key_id in wanted if self.ring.find(key_id) is None]
@@ -50,34 +49,34 @@ class Keychain:
 
     @property
     def key_id(self) -> str | None:
-        """The id of the key that seals the pool; None if none does, or it was not asked for when connecting."""
+        """The id of the key that seals the pool; None without one, or if the pool was not asked when connecting."""
         return self._announced[0] if self._announced else None
 
     @property
     def key(self) -> PoolKey | None:
-        """The key that seals what is sent from here: the newest of the pool's that is ours; the newest of ours in a
-        pool that has forgotten its own; None in a pool without one."""
-        found = (self.ring.find(key_id) for key_id in self._announced or self.ring.ids)
-        return next((key for key in found if key is not None), None)
+        """The key that seals what this process sends: the newest that both it and the pool have; its newest in a pool
+        that has forgotten its keys; None in a pool without keys."""
+        keys = (self.ring.find(key_id) for key_id in self._announced or self.ring.ids)
+        return next((key for key in keys if key is not None), None)
 
     def fingerprint(self, idempotency_key: str) -> str:
-        """What an idempotency key is called on the server."""
+        """The name that stands for an idempotency key on the server."""
         return fingerprint(idempotency_key, self.key)
 
     def has(self, key_id: str | None) -> bool:
-        """Whether what is sealed with that key opens here. A ring with a file learns keys that came since."""
+        """Whether the ring has the key; its file, if it has one, is read again for a new key."""
         if key_id is None or self.ring.find(key_id) is not None:
             return True
         self.reread()
         return self.ring.find(key_id) is not None
 
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
-        """The payload of a request as its agent wrote it, by what was last heard of the pool's keys.
+        """The payload of a request as its agent wrote it.
 
         Raises:
-            PoolKeyMismatch: it was sealed under a key that is not ours, or not sealed in a pool that is; `retryable` if
-                the pool still has that key.
-            BadRequest: it was changed since, or is another request's.
+            PoolKeyMismatch: it is sealed with a key that this process does not have, which is `retryable` if the pool
+                still has that key; or it is not sealed, in a pool that is.
+            BadRequest: it has been changed, or belongs to another request.
         """
         if envelope.key_id is None:
             if not self.ring.keys:
@@ -97,7 +96,7 @@ class Keychain:
         return unseal(payload, envelope.id, key)
 
     def mismatch(self, wanted: tuple[str, ...] = ()) -> PoolKeyMismatch:
-        """The error that says which keys are whose, and what to do. `wanted`: more than those that seal."""
+        """The error that names the keys of both sides. `wanted`: the ids needed, if more than those that seal."""
         yours = f"yours is {', '.join(self.ring.opening)}" if self.ring.keys else "you gave none"
         return PoolKeyMismatch(
             f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, and {yours}: set "

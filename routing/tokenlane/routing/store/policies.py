@@ -1,4 +1,4 @@
-"""The policy of a pool: kept in Redis, with a revision."""
+"""Reads and writes the policy of a pool, which Redis keeps with a revision."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .scripts import RULES, Scripts
 
 
 class Policies:
-    """The revisions of a pool's policy, of which Redis keeps the newest."""
+    """The policy of one pool, of which Redis keeps the newest revision."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
         self._scripts = scripts
         self._keys = keys
 
     async def read(self) -> Policy:
-        """The pool's policy; the default with revision 0 if none was written.
+        """The pool's policy; without one, the default with revision 0.
 
         Raises:
-            PolicyUnreadable: what is stored is none that this version can read.
+            PolicyUnreadable: this version cannot read what is stored.
         """
         revision, document = as_list(await self._scripts.ask("HMGET", self._keys.policy, "revision", "document"))
         if document is None:
@@ -37,13 +37,13 @@ class Policies:
         return policy.model_copy(update={"revision": int(as_text(revision))})
 
     async def write(self, policy: Policy, *, expected: int | None = None) -> int:
-        """Write the pool's policy; its revision, a new one unless it was there already.
+        """Write the pool's policy; its revision, which is new unless the policy is the same.
 
         Args:
             expected: write only if the pool's policy has this revision.
 
         Raises:
-            PolicyChanged: it has another one.
+            PolicyChanged: it has another revision.
         """
         fields = {rule: getattr(policy, rule) for rule in RULES}
         for name, role in policy.roles.items():

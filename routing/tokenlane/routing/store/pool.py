@@ -1,4 +1,4 @@
-"""The pool: what is done in it, each subject in an object of its own, over one connection to its server."""
+"""A connected pool: one object for each subject of its life, over shared connections to its server."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from .survey import read_survey
 class Pool:
     """A connected pool. Get one with `connect`.
 
-    All methods of it and its parts raise `PoolUnavailable` when the server does not answer, and `QueueFull` when it has
-    no memory left.
+    All methods of the pool and its parts raise `PoolUnavailable` when the server does not answer, and `QueueFull` when
+    it has no memory left.
 
-    `keys`: the names of all that it has in Redis. `internal_errors`: those of the tasks that work for this pool; beats
-    tell their number.
+    `internal_errors`: of the tasks that work for this pool; beats report their number.
     """
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
@@ -46,14 +45,14 @@ class Pool:
 
     @property
     def server(self) -> Server:
-        """The server it lives on."""
+        """The server that the pool lives on."""
         return self.commands.server
 
     def __repr__(self) -> str:
         return f"<{self}>"
 
     def __str__(self) -> str:
-        """The pool for people, where messages name it."""
+        """The pool as messages name it."""
         return f"pool {self.keys.pool!r} at {self.server}"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -64,11 +63,11 @@ class Pool:
             await self.scripts.run("publish", *(part for message in messages for part in message))
 
     async def survey(self) -> Survey:
-        """Read the heads of all queues, and all lanes."""
+        """The heads of all queues, and all lanes, at one moment."""
         return read_survey(await self.scripts.run("survey"))
 
     async def snapshot_reply(self) -> Reply:
-        """All that operators look at, of one moment, as lua/snapshot.lua describes it."""
+        """All that operators look at, at one moment, as lua/snapshot.lua describes it."""
         return await self.scripts.run("snapshot")
 
 
@@ -79,12 +78,12 @@ async def connect(
     """Connect to the pool on a server, or at a Redis URL (`redis://`, `rediss://` or `unix://`); disconnect at the end.
 
     Args:
-        keys: those of an agent or, with `opens`, of a worker; an empty ring is filled with what is beside the server's
-            socket. None: the payloads of requests are not the caller's business, and it needs no key.
+        keys: of an agent or, with `opens`, of a worker; an empty ring is replaced by the keys next to the server's
+            socket. None for a caller that neither seals nor opens payloads.
 
     Raises:
-        PoolUnavailable: nothing answers there, or not a Redis server, or it wants a password.
-        PoolKeyMismatch: the pool is sealed with another key, or the caller has one and the pool has none.
+        PoolUnavailable: no Redis server answers, or it refuses.
+        PoolKeyMismatch: the pool is sealed with another key, or is in use without a key and the caller has one.
     """
     server = Server.of(where) if isinstance(where, str) else where
     server = await server.primary_of(pool)

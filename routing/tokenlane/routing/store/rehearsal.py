@@ -1,4 +1,4 @@
-"""A rehearsal: what a server would refuse of all that scripts and workers do, found out before they do it."""
+"""Tries every Redis command that scripts and workers use, to report what the server would refuse."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from .replies.values import as_list, as_text
 
 
 async def rehearse(pool: Pool) -> tuple[str, ...]:
-    """Try everything that scripts and workers do, in a way that leaves nothing behind: what the server refuses.
+    """Try all commands on a key that is gone afterwards; a message for each that the server refuses.
 
     Raises:
-        LlmError: it refuses scripts altogether, or does not answer.
+        LlmError: the server refuses scripts altogether, or does not answer.
     """
     name = secrets.token_hex(8)
     key = pool.keys.rehearsal(name)
     failed = as_list(await pool.scripts.run("rehearse", name, pool.keys.hub(name)))
-    said = [as_text(error) for _, error in map(as_list, failed)]
-    problems = [pool.server.refusal(text).message for text in said]
+    problems = [pool.server.refusal(as_text(error)).message for _, error in map(as_list, failed)]
     for command in (("PSETEX", key, 1000, "1"), ("MGET", key), ("DEL", key), ("ZRANGE", key, 0, -1)):
         try:
             await pool.scripts.ask(*command)

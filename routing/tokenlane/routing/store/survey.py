@@ -1,4 +1,4 @@
-"""The survey: the heads of all queues and all lanes, as routers decide on them."""
+"""Reads a survey out of the reply of lua/survey.lua: the heads of all queues, and all lanes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from .replies.values import Reply, as_int, as_list, as_text, read_queue
 
 
 def read_survey(reply: Reply) -> Survey:
-    """The survey in the reply of its script."""
-    now_ms, revision, heads, lanes, told, watched_ms = as_list(reply)
-    turns = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(told))}
-    known = (head for head in (_head(head, turns) for head in as_list(heads)) if head is not None)
-    return Survey(
-        as_int(now_ms),
-        as_int(revision),
-        tuple(known),
-        read_lanes(lanes),
-        as_int(watched_ms),
-    )
+    """The survey in this reply; heads whose queue this version cannot name are left out."""
+    now_ms, revision, heads, lanes, turns, watched_ms = as_list(reply)
+    turn_of = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(turns))}
+    known = tuple(head for head in (_head(head, turn_of) for head in as_list(heads)) if head is not None)
+    return Survey(as_int(now_ms), as_int(revision), known, read_lanes(lanes), as_int(watched_ms))
 
 
 def _turn(fields: list[Reply]) -> Turn:
@@ -32,8 +26,7 @@ def _turn(fields: list[Reply]) -> Turn:
     return Turn(began, {it: (values.get(f"served:{it}", began), values.get(f"used:{it}", 0)) for it in lanes})
 
 
-def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
-    """A queue's head; None if this version cannot read the queue's name."""
+def _head(reply: Reply, turn_of: Mapping[str, Turn]) -> Head | None:
     name, agent, request_id, attempt, more, served, waited_ms, place, suspect = as_list(reply)
     queue = read_queue(name)
     if queue is None:
@@ -47,6 +40,6 @@ def _head(reply: Reply, turns: Mapping[str, Turn]) -> Head | None:
         served=as_int(served),
         waited_ms=as_int(waited_ms),
         place=as_int(place),
-        turn=turns.get(queue.turn, Turn()),
+        turn=turn_of.get(queue.turn, Turn()),
         suspect=as_int(suspect) == 1,
     )

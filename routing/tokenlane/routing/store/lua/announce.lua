@@ -5,26 +5,23 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 ids of the caller's keys  2 'replace' | ''
 --       3 with 'replace', ids of keys that no longer seal and still open what waits  4 and of keys that do not seal yet
--- reply {'sealed', ids, ids that no longer seal, ids that do not seal yet}
---       | {'open', ids, '', ''}: the pool has no key, and gets none: no ids were given, or the pool is in use
+-- reply {'sealed', ids, ids that no longer seal}
+--       | {'open', ids, ''}: the pool has no key, and gets none: no ids were given, or the pool is in use
 
 local ids, replace, retiring, prepared = ARGV[1], ARGV[2] == 'replace', ARGV[3], ARGV[4]
-local function put(name, value)
-  if value == '' then redis.call('DEL', P .. name) else redis.call('SET', P .. name, value) end
+local function put(key, value)
+  if value == '' then redis.call('DEL', key) else redis.call('SET', key, value) end
 end
 
 local announced = redis.call('GET', P .. 'key')
-if announced and not replace then
-  return { 'sealed', announced, redis.call('GET', P .. 'retiring') or '', redis.call('GET', P .. 'prepared') or '' }
-end
-if ids == '' then return { 'open', ids, '', '' } end
+if announced and not replace then return { 'sealed', announced, redis.call('GET', P .. 'retiring') or '' } end
 
 local since = int(now_ms() - rule('orphan_ms'))
 local used = redis.call('EXISTS', P .. 'deadlines') == 1
   or redis.call('ZCOUNT', P .. 'clients', since, '+inf') > 0
   or redis.call('ZCOUNT', P .. 'workers', since, '+inf') > 0
-if used and not replace then return { 'open', ids, '', '' } end
+if ids == '' or (used and not replace) then return { 'open', ids, '' } end
 redis.call('SET', P .. 'key', ids)
-put('retiring', retiring)
-put('prepared', prepared)
-return { 'sealed', ids, retiring, prepared }
+put(P .. 'retiring', retiring)
+put(P .. 'prepared', prepared)
+return { 'sealed', ids, retiring }

@@ -1,1 +1,1 @@
-"""What scripts reply, as types."""
+"""Reads the replies of scripts into types."""

@@ -1,4 +1,4 @@
-"""The Redis server a pool lives on: the one object that knows where it is, and all that redis-py is used for."""
+"""The Redis server that a pool lives on, and all use of redis-py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Turns: how many commands one process has in flight at once, which of those that wait goes next, and for how long.
+"""Turns: how many commands a process has in flight at once, which command goes next, and how long its reply may take.
 
-What waits for its turn has not been sent, and no time-out of its runs. Beats go first, so that nobody is taken for dead
-behind what it asks; what brings new work goes last.
+A command that waits for its turn has not been sent, and its time-out does not run. Beats go first, so that no process
+is taken for dead because of its other commands; commands that bring new work go last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = 5
 
 
 class Urgency(IntEnum):
-    """Who goes first of those that wait: the lower number."""
+    """The lower number goes first."""
 
     BEAT = 0
     USUAL = 1
@@ -24,9 +24,9 @@ class Urgency(IntEnum):
 
 
 class Turns:
-    """At most `most` at once.
+    """At most `most` turns at once.
 
-    Guarantee: a turn that was given to somebody who was cancelled meanwhile goes to the next.
+    Guarantee: the turn of a task that is cancelled meanwhile goes to the next.
     """
 
     def __init__(self, most: int) -> None:
@@ -34,7 +34,7 @@ class Turns:
         self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Urgency)
 
     def take_now(self) -> bool:
-        """Take a turn that nobody waits for; False if there is none."""
+        """Take a free turn; False if there is none."""
         if self._free:
             self._free -= 1
             return True
@@ -44,7 +44,7 @@ class Turns:
         """Wait for a turn; `give_back` it in the end.
 
         Raises:
-            Exception: what `give_up` was told.
+            Exception: the reason that `give_up` was called with.
         """
         if self.take_now():
             return
@@ -59,7 +59,7 @@ class Turns:
             raise
 
     def give_back(self) -> None:
-        """End a turn, and begin that of the next who waits."""
+        """End a turn, and begin the next one."""
         for waiting in self._waiting:
             while waiting:
                 _, turn = waiting.popleft()
@@ -69,7 +69,7 @@ class Turns:
         self._free += 1
 
     def give_up(self, since: float, reason: Callable[[], Exception]) -> None:
-        """End the waiting of all who came before `since`: a command sent then has found nobody who answers."""
+        """Fail all that wait since before `since`, when a command was sent that got no answer."""
         for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
                 _, turn = waiting.popleft()
@@ -78,8 +78,8 @@ class Turns:
 
 
 class patience:  # used as `asyncio.timeout` is
-    """A time-out of so many seconds, in steps of a fifth of them. A step begins when the event loop has seen the end
-    of the one before: a loop that was held up for long uses up one, and what has come meanwhile is read first.
+    """A time-out in five steps, each of which begins when the event loop has seen the end of the one before: a loop
+    that was held up uses up one step, and first reads what has arrived meanwhile.
 
     `since`: when it began.
 

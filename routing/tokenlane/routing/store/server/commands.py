@@ -1,11 +1,11 @@
-"""Asking a Redis server: commands that end in time, each in its turn, and errors of ours."""
+"""Sends commands to a Redis server, each in its turn and with a time-out; redis-py's errors become tokenlane's."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     from .server import Server
 
 
-class Script(NamedTuple):
-    """A script in Lua. `sha`: by which the server knows it."""
+class Script:
+    """A script in Lua, and the digest by which the server knows it."""
 
-    text: str
-    sha: str
-
-    @classmethod
-    def of(cls, text: str) -> Script:
-        return cls(text, hashlib.sha1(text.encode()).hexdigest())
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode()).hexdigest()
 
 
 class Commands:
@@ -36,7 +33,7 @@ class Commands:
     All methods raise `PoolUnavailable` when the server does not answer or refuses, and `QueueFull` when it has no
     memory left.
 
-    `connections`: for a client of redis-py's kind; each of its commands waits for its turn too.
+    `connections`: a connection pool for redis-py's client, whose commands wait for their turns too.
     """
 
     def __init__(self, server: Server, connections: Connections) -> None:
@@ -44,11 +41,7 @@ class Commands:
         self.connections = connections
 
     async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Send one command when its turn has come; it has an end from then on.
-
-        Args:
-            urgency: who else that waits for a turn goes before it.
-        """
+        """Send one command when its turn has come; its time-out runs from then on."""
         turns = self.connections.turns
         if not turns.take_now():
             await turns.take(urgency)
@@ -67,15 +60,14 @@ class Commands:
             turns.give_back()
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Run a script with this key; the server is sent its text if it does not have it."""
+        """Run a script with this key; its text is sent only to a server that does not have it."""
         try:
             return await self.ask("EVALSHA", script.sha, 1, key, *args, urgency=urgency)
         except redis_errors.NoScriptError:
             return await self.ask("EVAL", script.text, 1, key, *args, urgency=urgency)
 
     async def ask_about(self, *command: str) -> object | None:
-        """What the server says to a command that touches no keys, as redis-py reads it: INFO as a mapping. None if it
-        lets this user not ask."""
+        """The reply to a command without keys, as redis-py parses it: INFO as a mapping. None if the server refuses."""
         try:
             async with patience(self.server.timings.command_s):
                 redis = Redis(connection_pool=self.connections)

@@ -1,4 +1,4 @@
-"""What the errors of redis-py mean: errors of ours, which say what to do."""
+"""Translates redis-py's errors into tokenlane's, which say what to do."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
 from .redis_py import LOST
 from .refusals import refused
-from .tls import tls_trouble
+from .tls import causes, tls_trouble
 
 
 def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
-    """What a Redis error means."""
+    """The error of tokenlane's that a Redis error means."""
     where = masked(url)
     if isinstance(error, LOST) and isinstance(error.__cause__, redis_errors.RedisError):
-        return as_ours(error.__cause__, url)  # how redis-py tells of a unix socket what the server said
+        return as_ours(error.__cause__, url)  # as redis-py wraps what a server on a unix socket has answered
     if (ours := refused(error, where)) is not None:
         return ours
     if isinstance(error, redis_errors.InvalidResponse):
@@ -40,15 +40,14 @@ def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
 
 
 def _why_unreached(error: BaseException) -> str:
-    """What kept a connection from being made, where redis-py's error came of that; nothing if it is not clear."""
-    before = error.__cause__ or error.__context__
-    if isinstance(before, OSError) and not isinstance(before, TimeoutError):  # a command's time may have passed
-        return why_unreached(before)
-    return _why_unreached(before) if before is not None else ""
+    """Why no connection could be made, if that is where the error came from; '' if it is not clear."""
+    _, *earlier = causes(error)
+    reasons = (it for it in earlier if isinstance(it, OSError) and not isinstance(it, TimeoutError))
+    return next(map(why_unreached, reasons), "")  # a TimeoutError may be of the command itself
 
 
 def _hung_up(error: BaseException) -> bool:
-    """Whether somebody was there, and hung up."""
-    before = error.__cause__ or error.__context__
-    words = "closed by server" in str(error) or isinstance(error, ConnectionResetError | BrokenPipeError)
-    return words or (before is not None and _hung_up(before))
+    """Whether something accepted the connection, and closed it."""
+    return any(
+        "closed by server" in str(it) or isinstance(it, ConnectionResetError | BrokenPipeError) for it in causes(error)
+    )

@@ -1,4 +1,4 @@
-"""A connection for pub/sub: one try each, no waiting without an end, and one error for its loss."""
+"""A pub/sub connection, which tries everything once, with a time-out, and has one error for its loss."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class Lost(Exception):
-    """A pub/sub connection is no more, or could not be made. `why`: as others say it. `refused`: the server has
-    answered, and that was no."""
+    """A pub/sub connection is lost, or could not be made. `refused`: the server has answered with an error."""
 
     def __init__(self, why: LlmError, *, refused: bool) -> None:
         super().__init__(why.code)
@@ -29,7 +28,7 @@ class Lost(Exception):
 
 
 class PubSub:
-    """A connection for pub/sub. Get one with `Server.pubsub`; all methods raise `Lost`."""
+    """A pub/sub connection. Get one with `Server.pubsub`; all methods raise `Lost`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -48,17 +47,17 @@ class PubSub:
             raise self.lost(error) from error
 
     async def send(self, *command: str) -> None:
-        """Send a command; what it is answered with is among what `read` gives."""
+        """Send a command; `read` returns its reply among the messages."""
         assert self._connection is not None
         try:
-            # What nobody reads fills up, and then cannot be sent.
+            # Sending blocks if the server does not read.
             async with patience(self._server.timings.pubsub_connect_s):
                 await self._connection.send_command(*command)
         except (redis_errors.RedisError, OSError) as error:
             raise self.lost(error) from error
 
     async def read(self) -> Reply:
-        """What the server says next. Cancellation: nothing of it is lost."""
+        """The server's next message or reply. Cancellation: nothing of it is lost."""
         assert self._connection is not None
         try:
             return cast("Reply", await self._connection.read_response(disconnect_on_error=False))
@@ -66,7 +65,7 @@ class PubSub:
             raise self.lost(error) from error
 
     def lost(self, error: redis_errors.RedisError | OSError) -> Lost:
-        """The connection's loss for that reason."""
+        """The loss of the connection for this reason."""
         refused = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
         return Lost(self._server.as_ours(error), refused=refused)
 

@@ -1,15 +1,15 @@
-"""redis-py as this project uses it: its private ways, and all that differs between version 5 and the newest.
+"""All that differs between redis-py 5 and the newest, and all use of its private names.
 
-ARQ keeps workers on version 5; an agent's base install gets the newest. Both are run by `make test-redis`.
+ARQ keeps workers on version 5; an agent's base install gets the newest. `make test-redis` runs both.
 
-- The newest speaks RESP3 unless it is told otherwise, in which a PING on a pub/sub connection is not answered by a
-  message; version 5 does if the URL says so. Here both speak RESP2, whatever the URL says.
-- The newest has a `socket_timeout` of 5 s. With one, redis-py sends through `asyncio.wait_for`, which swallows
-  cancellations in Python 3.11. Here nothing has one: whoever asks bounds the call.
-- Its pools lock, measure and dispatch events around each command. Here only what both versions share is used: the
-  lists of free and of used connections.
-- A transport may raise what it likes: uvloop a RuntimeError once its handle is closed. Whatever is raised while a
-  connection is written to or read from, and is none of redis-py's errors, is a lost connection, which is tried again.
+- By default the newest speaks RESP3, in which the reply to PING on a pub/sub connection is no message; version 5 does
+  if the URL says so. Here both speak RESP2.
+- The newest has a `socket_timeout` of 5 s, with which redis-py sends through `asyncio.wait_for`, which swallows
+  cancellations in Python 3.11. Here no connection has one: each caller bounds its call.
+- The newest locks, measures and dispatches events around each command. Here only the lists of free and used connections
+  are used, which both versions have.
+- A transport may raise any error, as uvloop does once its handle is closed. An error that is not redis-py's is a lost
+  connection, and the command is tried again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ else:
 T = TypeVar("T")
 
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
-"""What redis-py raises when it has no connection any more, or never had one."""
+"""What redis-py raises without a connection."""
 
 MOST_CONNECTIONS = 32
 _ARQ_RETRIES = 10
@@ -84,22 +84,22 @@ def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNE
     """
     with _redis_url(url):
         options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
-        options.pop("timeout", None)  # of a kind of pool that this is none of
+        options.pop("timeout", None)  # for another kind of connection pool
         options["connection_class"] = _lasting(options.get("connection_class"))
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
         pool = Connections(**{"max_connections": most, **options})
-        pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; only this tells options it does not know
+        pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; raises for unknown options
     return pool
 
 
 def pubsub_connection(url: str, timings: Timings) -> AbstractConnection:
-    """A connection for pub/sub, yet to be made; one try each time. Raises as `connections`."""
+    """A pub/sub connection that is not made yet, and does not retry. Raises as `connections`."""
     pool = connections(url, 0, timings)
     return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
 def arq_settings(url: str) -> ArqRedisSettings:
-    """Where ARQ's own client finds the server; it rides over a short outage."""
+    """The settings with which ARQ's client reaches the server, and retries during a short outage."""
     from arq.connections import RedisSettings  # agents have no ARQ
 
     found = RedisSettings.from_dsn(url)
@@ -124,10 +124,8 @@ def _redis_url(url: str) -> Iterator[None]:
 
 
 class Connections(ConnectionPool):
-    """A connection for each turn. One that is connected is used as it is: redis-py would first try to read from it, to
-    find out whether it was cut meanwhile; asking finds that out too, and is tried again.
-
-    redis-py tries again to connect and to ask, but not to greet: a connection cut in between would end a command.
+    """A connection for each turn. A connected one is used without redis-py's check for a cut connection: a command on
+    it fails then, and is tried again. So is connecting, where redis-py does not retry its greeting.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -135,9 +133,9 @@ class Connections(ConnectionPool):
         self.turns = Turns(self.max_connections)
 
     async def exchange(self, *parts: bytes | str | int) -> Reply:
-        """Ask in a turn that was taken. The reply is as it comes, for half of what redis-py's own way costs.
+        """Send a command in a turn that was taken; its raw reply, at half the cost of redis-py's way.
 
-        A connection that has been cut meanwhile costs none of the client's tries.
+        A connection that has been cut meanwhile costs none of the retries.
         """
         connection = self.get()
         try:
@@ -166,11 +164,11 @@ class Connections(ConnectionPool):
         self.turns.give_back()
 
     def get(self) -> AbstractConnection:
-        """A connection for who has a turn; `put` it back before the turn ends."""
+        """A connection for a turn; `put` it back before the turn ends."""
         return cast("AbstractConnection", self.get_available_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
     def put(self, connection: AbstractConnection) -> None:
-        """Keep the connection for the next."""
+        """Keep the connection for the next turn."""
         self._in_use_connections.remove(connection)
         self._available_connections.append(connection)
 
@@ -186,7 +184,7 @@ async def _retried(connection: AbstractConnection, do: Callable[[], Awaitable[T]
 
 
 class _Retry(Retry):
-    """As redis-py's, but what a server has refused is not asked again: it has answered."""
+    """redis-py's, without retries of what the server has answered with an error."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> Any:
         refused: list[Exception] = []
@@ -197,7 +195,7 @@ class _Retry(Retry):
             except (redis_errors.AuthenticationError, redis_errors.AuthorizationError) as error:
                 refused.append(error)
             except redis_errors.ConnectionError as error:
-                if not isinstance(error.__cause__, redis_errors.RedisError):  # as redis-py tells it of a unix socket
+                if not isinstance(error.__cause__, redis_errors.RedisError):  # as redis-py wraps it for a unix socket
                     raise
                 refused.append(error)
             raise _Refused
@@ -208,12 +206,11 @@ class _Retry(Retry):
 
 
 class _Refused(Exception):
-    """The server has answered with an error that redis-py takes for one of the connection."""
+    """The server has answered with an error that redis-py takes for a lost connection."""
 
 
 class _Lasting:
-    """Part of a connection class: whatever its transport raises is a lost connection, and what its URL names for TLS is
-    read with bounds."""
+    """A mixin: an error of the transport is a lost connection, and files for TLS are read with bounds."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**with_files_read(options))
@@ -245,6 +242,6 @@ class _Lasting:
 
 @cache
 def _lasting(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
-    """The connection class of a URL, or that of plain TCP, made to last."""
+    """The connection class for a URL, or for plain TCP, with `_Lasting`."""
     base = kind or Connection
     return type(base.__name__, (_Lasting, base), {})

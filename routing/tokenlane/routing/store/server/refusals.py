@@ -15,8 +15,8 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFu
 class Refusal:
     """One kind of refusal.
 
-    `words`: follow "the Redis server at URL "; `{}` is what the server names: a command or a node. `pause_s`: when to
-    ask again; None: asking again changes nothing before somebody has done something.
+    `words`: follow "the Redis server at URL "; `{}` is the command or node that the server names. `pause_s`: when to
+    retry; None if that is no use before an operator has acted.
     """
 
     words: str
@@ -76,7 +76,7 @@ _CLASSES: Mapping[type[Exception], str] = {
     redis_errors.ClusterCrossSlotError: "CROSSSLOT",
     redis_errors.MasterDownError: "MASTERDOWN",
 }
-"""Those of which redis-py cuts the code off the text; the newest does so with more of them than version 5."""
+"""Errors from whose text redis-py cuts off the code, the newest from more of them than version 5."""
 
 _CODE = re.compile(r"[A-Z][A-Z]+(?= |$)")
 _IN_SCRIPT = re.compile(r": -([A-Z]+ )")  # servers before 7.0: "ERR Error running script (call to f_…): …: -OOM …"
@@ -85,31 +85,31 @@ _NODE = re.compile(r"\d+ (\S+)")
 
 
 def refused(error: BaseException, where: str) -> LlmError | None:
-    """The error of ours for what a server has refused; None where it refused nothing: nobody answers.
+    """The error of tokenlane's for a refusal; None if the error is not one, since no server has answered.
 
     Args:
         where: the URL without its password.
     """
-    if (found := refusal_of(error)) is None:
+    if (refusal := refusal_of(error)) is None:
         if not isinstance(error, redis_errors.ResponseError):
             return None
         # Redis quotes arguments only of commands that it does not know.
         return PoolUnavailable(f"the Redis server at {where} refused: {error}")
     text = str(error)
     named = _NODE.search(text) if code_of(error) == "MOVED" else _COMMAND.search(text)
-    words = found.words.replace("{}", named[1] if named else "a command of tokenlane's")
-    return found.error(
-        f"the Redis server at {where} {words}", retryable=found.pause_s is not None, retry_after_s=found.pause_s
+    words = refusal.words.replace("{}", named[1] if named else "a command of tokenlane's")
+    return refusal.error(
+        f"the Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
     )
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """The kind of refusal that an error of redis-py's is; None if it is none that is known."""
+    """The kind of refusal that an error of redis-py's is; None if the table has none."""
     return REFUSALS.get(code_of(error))
 
 
 def code_of(error: BaseException) -> str:
-    """The name of the refusal in the table: the server's code for most; '' where the error is no refusal."""
+    """The refusal's name in the table, for most the server's code; '' if the error is not a refusal."""
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
         return "NOAUTH" if "required" in text else "WRONGPASS"
@@ -126,7 +126,7 @@ def code_of(error: BaseException) -> str:
 
 
 def _finer(code: str, text: str) -> str:
-    """Some codes say too little."""
+    """The name for a code that stands for several refusals; other codes as they are."""
     low = text.lower()
     if code == "NOPERM" or "acl failure in script" in low or "no permission" in low:
         return "NOPERM channel" if "channel" in low else "NOPERM key" if " key" in low else "NOPERM command"

@@ -1,4 +1,4 @@
-"""Where Redis is, and every way to reach it: commands, pub/sub, ARQ's own client, the primary of a pool."""
+"""A Redis server, and every way to reach it: commands, pub/sub, ARQ's client, the primary of a pool."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ USUAL = Timings()
 class Server:
     """One Redis server. Get it with `of`.
 
-    `url` holds the password, so it appears in no text; `str(server)` is without. `database`: its number. `most`: how
-    many commands it is sent at once.
+    `url` holds the password, which `str(server)` leaves out. `most`: how many commands are in flight at once.
     """
 
     url: str
@@ -42,7 +41,7 @@ class Server:
         """The server at a URL: `redis://`, `rediss://` or `unix://`.
 
         Raises:
-            PoolUnavailable: the URL is none of a Redis server.
+            PoolUnavailable: this is no URL of a Redis server.
         """
         return cls(url, database_of(url), timings or USUAL)
 
@@ -57,21 +56,20 @@ class Server:
         return self
 
     async def greet(self) -> None:
-        """Find out at once whether a Redis server answers.
+        """Check that a Redis server answers. Does not retry, so that a wrong URL is reported at once.
 
         Raises:
-            PoolUnavailable: none does, or it wants a password.
+            PoolUnavailable: no server answers, or it wants a password.
         """
-        # Not through the patient client: a wrong URL should be reported at once.
-        async with self.commands(retries=0) as impatient:
-            await impatient.ask("PING")
+        async with self.commands(retries=0) as commands:
+            await commands.ask("PING")
 
     @asynccontextmanager
     async def commands(self, *, retries: int = 5) -> AsyncIterator[Commands]:
-        """A client that rides over a server's restart: `retries` tries with growing pauses, for 5 a few seconds in all.
+        """A client that survives a server's restart: it retries with growing pauses, 5 times in a few seconds.
 
         Raises:
-            PoolUnavailable: an option or a file that the URL names is none.
+            PoolUnavailable: an option or a file in the URL is wrong.
         """
         try:
             opened = connections(self.url, retries, self.timings, self.most)
@@ -84,17 +82,17 @@ class Server:
             await commands.aclose()
 
     def pubsub(self) -> PubSub:
-        """A connection for pub/sub, yet to be opened."""
+        """A pub/sub connection that is not opened yet."""
         return PubSub(self)
 
     def arq(self) -> ArqRedisSettings:
-        """Where ARQ's own client finds the server."""
+        """The settings for ARQ's client."""
         return arq_settings(self.url)
 
     def as_ours(self, error: redis_errors.RedisError | OSError) -> LlmError:
-        """What an error of redis-py means."""
+        """The error of tokenlane's that an error of redis-py's means."""
         return as_ours(error, self.url)
 
     def refusal(self, text: str) -> LlmError:
-        """What an error that the server has answered with means."""
+        """The error of tokenlane's that an error reply of the server means."""
         return self.as_ours(redis_errors.ResponseError(text))

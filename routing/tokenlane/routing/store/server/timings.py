@@ -1,4 +1,4 @@
-"""How long a server is waited for."""
+"""How long to wait for a Redis server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ class Timings:
     """In seconds; tests have shorter ones.
 
     Attributes:
-        connect_s: for a connection to be made.
-        command_s: for the answer to a command, from its sending.
-        pubsub_connect_s: for a pub/sub connection to be made and its first channel confirmed, and for what is sent on
-            it to go.
-        silence_s: on a pub/sub connection, after which it is asked whether it lives.
-        silences: so many times in a row without an answer, and it does not.
+        connect_s: to make a connection.
+        command_s: from sending a command to its reply.
+        pubsub_connect_s: to make a pub/sub connection and confirm its first channel, and to send a command on it.
+        silence_s: of a pub/sub connection, after which the hub sends PING.
+        silences: in a row, after which the connection is lost.
     """
 
     connect_s: float = 5.0

@@ -1,18 +1,19 @@
-"""TLS to a Redis server: the files that its URL names, and what is wrong where it cannot be reached so."""
+"""TLS to a Redis server: reads the files that its URL names, and explains a failure to connect."""
 
 from __future__ import annotations
 
 import errno
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from tokenlane.config.host.bounded_files import read_file
 
 _OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
-"""The parts of OpenSSL that read files and what was read of them, as its errors name them."""
+"""How OpenSSL's errors name its parts that read files."""
 
 
 class UnreadableFile(OSError):
@@ -20,8 +21,7 @@ class UnreadableFile(OSError):
 
 
 def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a connection with what OpenSSL would read by itself: without an end, where a name leads to a
-    device or to a pipe.
+    """The options of a connection, with its files read or checked here: OpenSSL would read a device or a pipe for ever.
 
     Raises:
         UnreadableFile: a file cannot be read, or is too long.
@@ -29,7 +29,7 @@ def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
     read = dict(options)
     try:
         if authority := read.pop("ssl_ca_certs", None):
-            # In PEM, of which all but comments is ASCII.
+            # PEM is ASCII, but for its comments.
             read["ssl_ca_data"] = read_file(Path(authority)).decode("ascii", "ignore")
         for name in ("ssl_certfile", "ssl_keyfile"):
             if file := read.get(name):
@@ -40,21 +40,23 @@ def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_file(path: Path) -> None:
-    """OpenSSL takes no content for these two."""
+    """OpenSSL reads this file by itself, and takes no content instead."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}, it is no regular file")
     read_file(path)
 
 
 def tls_trouble(error: BaseException, where: str) -> str | None:
-    """What this failure to connect to a `rediss://` URL says of TLS; None if it says nothing of it.
+    """The message for a failure to connect to a `rediss://` URL; None if TLS is not the reason.
 
     Args:
         where: the URL without its password.
     """
     if isinstance(error, UnreadableFile):
         return _unreadable(where, error.strerror or "it cannot be read")
-    match _first(error):
+    _, *earlier = causes(error)
+    *_, first = error, *takewhile(lambda it: isinstance(it, OSError), earlier)
+    match first:
         case ssl.SSLCertVerificationError() as refused:
             return (
                 f"the certificate of the Redis server at {where} is not accepted ({refused.verify_message}): name the "
@@ -80,7 +82,9 @@ def _unreadable(where: str, why: str) -> str:
     return f"TLS to {where} cannot begin: {why}: check the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name"
 
 
-def _first(error: BaseException) -> BaseException:
-    """What redis-py made its own error of; it keeps that as the context alone."""
-    before = error.__cause__ or error.__context__
-    return _first(before) if isinstance(before, OSError) else error
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, then the error that it was made from, and so on."""
+    before: BaseException | None = error
+    while before is not None:
+        yield before
+        before = before.__cause__ or before.__context__
