@@ -1,7 +1,7 @@
 """The hub: one pub/sub connection that hands messages to many handlers, and tells when some may be lost.
 
-Pub/sub keeps nothing: after a lost connection the hub subscribes again and calls `on_gap` of every channel. A caller that
-needs what was published in between must ask for it.
+Pub/sub keeps nothing: after a lost connection the hub subscribes again and calls `on_gap` for every channel. A caller
+that needs what was published in between must ask for it.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Keys:
         return f"{self.channels}doorbell"
 
     def lane_pulls(self, lane: str) -> str:
-        """Where routers say which model a lane is to pull."""
+        """Where routers name a model that a lane must pull."""
         return f"{self.channels}pulls:{lane}"
 
     def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
