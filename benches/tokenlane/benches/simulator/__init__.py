@@ -1,4 +1,4 @@
-"""A model server without a model: a real one's dialect, deterministic text, and faults on demand.
+"""A simulated model server: a real server's dialect, deterministic text instead of a model, and faults on demand.
 
 Used by tests, benchmarks and agents' authors, in process (`async with Simulator(api="ollama") as simulator`) or as
 `tokenlane simulate`.

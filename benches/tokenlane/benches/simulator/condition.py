@@ -1,4 +1,4 @@
-"""Waiting for something to change."""
+"""A condition variable for one event loop: tasks wait until a predicate holds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class Condition:
-    """Notified after each change; whoever waits looks again."""
+    """Tasks wait for a predicate, which is checked again after each `notify`."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
 
     def notify(self) -> None:
-        """Something has changed."""
+        """Let every waiting task check its predicate again."""
         waiting, self._waiting = self._waiting, []
         for notified in waiting:
             if not notified.done():

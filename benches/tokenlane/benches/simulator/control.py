@@ -1,4 +1,4 @@
-"""What checkers ask of the simulator itself, under `/simulator/`."""
+"""The pages under `/simulator/`, by which tests watch and control the simulator."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PATIENCE_S = 30
 def control_pages(
     log: Log, engine: Engine, release: Callable[[int | None], None]
 ) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
-    """The pages, by method and path."""
+    """Return the pages, by method and path."""
 
     async def show_log(request: web.Request) -> web.Response:
-        """All requests, or those from number `?since=` on."""
+        """All requests, or the requests from number `?since=` on."""
         since = _number(request, "since")
         return web.json_response([received.summary() for received in log if received.index >= since])
 
     async def show_state(_: web.Request) -> web.Response:
-        """What is going on now."""
+        """Slots, waiting requests and models."""
         return web.json_response(
             {
                 "running": engine.running,
@@ -35,7 +35,7 @@ def control_pages(
         )
 
     async def wait_for(request: web.Request) -> web.Response:
-        """Answers once as many as the query says were `received`, are `held` or have `ended`; 408 after 30 s."""
+        """Answers when the query's numbers of requests are `received`, `held` and `ended`; with 408 after 30 s."""
         count, held, ended = (_number(request, name) for name in ("received", "held", "ended"))
         try:
             await log.wait_for(
@@ -51,7 +51,7 @@ def control_pages(
         return await show_log(request)
 
     async def let_go(request: web.Request) -> web.Response:
-        """Releases request `?index=`, or all."""
+        """Releases the held request `?index=`, or all held requests."""
         release(_number(request, "index") if "index" in request.query else None)
         return web.Response(status=204)
 

@@ -1,4 +1,4 @@
-"""The engine behind every dialect: slots and their queue, models in memory, and what the model says."""
+"""The engine behind every dialect: slots and their queue, loading of models, and the text of answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pace:
 
 @dataclass
 class Counts:
-    """What a server's metrics tell."""
+    """The counters of a server's metrics."""
 
     prompt_tokens: int = 0
     tokens: int = 0
@@ -48,7 +48,7 @@ class Counts:
 
     @property
     def answers(self) -> int:
-        """How many have ended."""
+        """The number of answers that ended."""
         return sum(self.finished.values())
 
 
@@ -80,7 +80,7 @@ class Engine:
 
     @contextmanager
     def playing(self, player: Player) -> Iterator[None]:
-        """While it is, `abort` ends it."""
+        """Let `abort` end this player while the block runs."""
         self._players[player] = None
         try:
             yield
@@ -88,12 +88,12 @@ class Engine:
             del self._players[player]
 
     def abort(self) -> None:
-        """End all answers under way."""
+        """End all running answers."""
         for player in self._players:
             player.stop("abort")
 
-    def tell(self, answer: Answer, sent: int) -> None:
-        """Count an answer that is over."""
+    def count_answer(self, answer: Answer, sent: int) -> None:
+        """Count a finished answer."""
         counts = self.counts
         counts.prompt_tokens += answer.prompt_tokens
         counts.tokens += sent
@@ -162,7 +162,7 @@ class Engine:
 
 
 def _shorter(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Without the oldest turn that is no instruction; empty if there is but one."""
+    """Return the turns without the oldest that is no instruction; empty if only that one is left."""
     places = [place for place, turn in enumerate(turns) if turn.role != "system"]
     return turns[: places[0]] + turns[places[0] + 1 :] if len(places) > 1 else ()
 

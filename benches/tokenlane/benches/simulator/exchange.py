@@ -1,4 +1,4 @@
-"""A request that is served, and how to answer it step by step."""
+"""One request that the simulator serves: its fault script, and how its answer is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .log import Log, Received
 
 @dataclass(frozen=True)
 class Exchange:
-    """The request, what is remembered of it, and what goes wrong with it."""
+    """A request, its entry in the log, and its fault script."""
 
     request: web.Request
     received: Received
@@ -48,8 +48,8 @@ class Exchange:
         headers = {"Content-Type": kind, **encoded.headers()}
         return web.Response(body=json.dumps(encoded.whole()).encode(), headers=headers)
 
-    def say_all(self, kind: str, events: Iterable[bytes]) -> web.StreamResponse:
-        """A stream of no more than these."""
+    def send_events(self, kind: str, events: Iterable[bytes]) -> web.StreamResponse:
+        """Send a stream of these events."""
         wire = self._wire()
         wire.head(200, {"Content-Type": kind})
         for data in events:

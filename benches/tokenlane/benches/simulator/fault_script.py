@@ -1,4 +1,4 @@
-"""What goes wrong with one request to the simulated back end."""
+"""The fault script of one request: what goes wrong with it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class FaultScript(BaseModel):
     """What is pulled does not have the hash it should."""
 
     def places(self) -> list[int]:
-        """The tokens before which something happens, in order."""
+        """Return the tokens before which something happens, in order."""
         return sorted({value for name in _PLACES if (value := getattr(self, name)) is not None})
 
 

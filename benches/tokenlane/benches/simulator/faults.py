@@ -1,4 +1,4 @@
-"""Faults in a file: which requests they meet, and what happens to these. docs/simulator.md lists the keys."""
+"""Faults in a file: which requests they hit, and what happens to these requests. docs/simulator.md lists the keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TABLE = "fault"
 
 
 class Fault(FaultScript):
-    """A script, and the requests it is for."""
+    """A fault script, and the requests it hits."""
 
     request: int = Field(1, ge=1)
     """The first it meets, of those that fit `path` and `model`."""
@@ -37,20 +37,20 @@ class Fault(FaultScript):
     """Those for this model, `*` for any part of its name."""
 
     def fits(self, path: str, model: str, *, chats: bool) -> bool:
-        """Whether it is for requests like this."""
-        there = chats if self.path is None else fnmatchcase(path, self.path)
-        return there and (self.model is None or fnmatchcase(model, self.model))
+        """Whether the fault matches this request."""
+        path_fits = chats if self.path is None else fnmatchcase(path, self.path)
+        return path_fits and (self.model is None or fnmatchcase(model, self.model))
 
 
 class Faults:
-    """Counts the requests that fit each fault."""
+    """Counts the requests that match each fault."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self._faults = tuple(faults)
         self._met: Counter[int] = Counter()
 
     def due(self, path: str, model: str, *, chats: bool) -> Fault | None:
-        """The first fault this request is to meet; every one that it fits counts it."""
+        """Return the first fault that hits this request; every fault that matches it counts it."""
         due: Fault | None = None
         for place, fault in enumerate(self._faults):
             if not fault.fits(path, model, chats=chats):
@@ -144,7 +144,7 @@ def _at(name: str, text: str, place: int, key: str | None, *, as_json: bool) -> 
 
 
 def _json_line(text: str, place: int, key: str | None) -> int:
-    """The line of an element of the list, or of a key in it. The text is valid."""
+    """Return the line of an element of the list, or of a key in it. The text must be valid."""
     decoder = json.JSONDecoder()
     start = end = text.index("[") + 1
     for _ in range(place + 1):

@@ -1,4 +1,4 @@
-"""What a simulated server remembers of the requests it got."""
+"""The log of received requests, which tests read."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ class Received:
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     cut: Callable[[], None] = field(default=lambda: None, repr=False)
     """Closes its connection."""
-    said: Sequence[str | Part] = field(default=(), repr=False)
+    parts: Sequence[str | Part] = field(default=(), repr=False)
     """The tokens there are to send."""
     prefill: str = field(default="", repr=False)
     """What its answer begins with already."""
 
     @property
     def text(self) -> str:
-        """All it has been sent so far: text, reasoning and arguments of calls, as they came."""
-        return "".join(part if isinstance(part, str) else part.text for part in self.said[: self.sent])
+        """All that was sent so far: text, reasoning and arguments of tool calls, in order."""
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts[: self.sent])
 
     def end(self, how: Ending) -> None:
-        """It is over."""
+        """Record how the request ended."""
         self.ended = how
-        self.said = self.said[: self.sent]
+        self.parts = self.parts[: self.sent]
 
     def summary(self) -> dict[str, JsonValue]:
-        """What `/simulator/log` tells of it. Credentials are not told."""
+        """Return the entry of `/simulator/log`, without credentials."""
         return {
             "index": self.index,
             "path": self.path,

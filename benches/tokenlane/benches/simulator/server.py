@@ -1,4 +1,4 @@
-"""A model server without a model: a real one's dialect, deterministic text, and faults on demand."""
+"""A simulated model server: a real server's dialect, deterministic text instead of a model, and faults on demand."""
 
 from __future__ import annotations
 
@@ -162,13 +162,13 @@ class Simulator:
         return self.engine.running
 
     def release(self, index: int | None = None) -> None:
-        """Let a held answer go on: that of request `index`, or all."""
+        """Let a held answer continue: that of request `index`, or all."""
         for received in self.log:
             if index is None or received.index == index:
                 received.released.set()
 
     def cut(self) -> None:
-        """Close the connections of all answers under way."""
+        """Close the connections of all running answers."""
         for received in self.log:
             if received.ended is None:
                 received.cut()
@@ -186,14 +186,14 @@ class Simulator:
         await self.wait_for(lambda: sum(received.held for received in self.log) >= count)
 
     async def ended(self, count: int = 1) -> None:
-        """Wait until `count` requests have ended and every slot is free of them."""
+        """Wait until `count` requests have ended and their slots are free."""
         await self.wait_for(lambda: sum(received.ended is not None for received in self.log) >= count)
 
     # What comes before any page.
 
     @web.middleware
     async def _meet(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Pick what goes wrong with a request, and do what does not depend on the page."""
+        """Pick the fault of a request, log it, and answer it by its page."""
         if request.path.startswith("/simulator/"):
             return await handler(request)
         body = await request.read()
@@ -205,7 +205,7 @@ class Simulator:
         except ValidationError as error:
             return web.json_response(self._dialect.error(400, str(error)), status=400)
         if not chats and f"{request.method} {request.path}" not in self._works:
-            return await self._told(request, handler, script)
+            return await self._inform(request, handler, script)
         received = Received(self._count, body, dict(request.headers), model, _peer(request), request.path)
         received.cut = partial(close, request)
         self._count += 1
@@ -228,12 +228,12 @@ class Simulator:
     def _pick_fault(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> FaultScript:
         if "simulate" in parsed:
             return FaultScript.model_validate(parsed["simulate"])
-        if (found := self._scripted.due(path, model, chats=chats)) is not None:
-            return found
+        if (fault := self._scripted.due(path, model, chats=chats)) is not None:
+            return fault
         return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
-    async def _told(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
-        """A page that only tells: it is not logged."""
+    async def _inform(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
+        """Answer by a page that only informs; it is not logged."""
         if self._locked(request):
             return self._dialect.refusal(Refused("unauthorized"))
         await asyncio.sleep((script.ttft_ms or 0) / 1000)
@@ -301,7 +301,7 @@ class Simulator:
             if events is None:
                 raise
             exchange.received.end("refused")
-            return exchange.say_all(encoder.stream_type, events)
+            return exchange.send_events(encoder.stream_type, events)
 
     async def _speak(self, encoder: Encoder, exchange: Exchange, ask: Ask) -> web.StreamResponse:
         dialect, engine, script, received = self._dialect, self.engine, exchange.script, exchange.received
@@ -320,14 +320,14 @@ class Simulator:
                 answer.request_id = exchange.request.headers.get("X-Request-Id", "")
                 answer.load_s, answer.queued_s = loaded - came, loop.time() - loaded
                 encoded = EncodedChat(encoder, answer)
-                received.said, received.prefill = answer.parts, ask.prefill
+                received.parts, received.prefill = answer.parts, ask.prefill
                 pace = engine.pace
                 try:
                     response = await exchange.perform(encoded, pace.first_s, pace.next_s, stream=ask.stream)
                     if received.ended is None:  # before its slot is free
                         received.end("completed")
                 finally:
-                    engine.tell(answer, received.sent)
+                    engine.count_answer(answer, received.sent)
         dialect.done_with(ask, instance)
         return response
 

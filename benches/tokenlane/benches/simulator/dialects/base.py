@@ -1,4 +1,4 @@
-"""What a dialect must say."""
+"""The base of all dialects: what a kind of server serves, and how it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Work = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Dialect(ABC):
-    """One kind of server."""
+    """A kind of server."""
 
     preloads: ClassVar[bool] = True
     """Its models are in memory from the start, and stay."""
@@ -42,15 +42,15 @@ class Dialect(ABC):
 
     @abstractmethod
     def encoders(self) -> Mapping[str, Encoder]:
-        """How it chats, by path."""
+        """Return its encoders of chats, by path."""
 
     def works(self) -> Mapping[str, Work]:
-        """Pages that do more than tell, by method and path: they are logged."""
+        """Return the pages that do work and are logged, by method and path."""
         return {}
 
     @abstractmethod
     def pages(self) -> Mapping[str, Page]:
-        """The others, by method and path."""
+        """Return the pages that only inform, by method and path."""
 
     @abstractmethod
     def error(self, status: int, error: JsonValue) -> JsonValue:
@@ -62,14 +62,14 @@ class Dialect(ABC):
 
     @abstractmethod
     def refusal(self, refused: Refused) -> web.Response:
-        """A refusal in the server's own words."""
+        """Return a refusal in the server's words."""
 
     def guards(self, path: str) -> bool:
-        """Whether this path wants the API key, if there is one."""
+        """Whether this path requires the API key, if the server has one."""
         return True
 
     def no_route(self, request: web.Request) -> web.Response:
-        """What a path that is not there answers."""
+        """Answer a request to an unknown path."""
         return web.json_response({"detail": "Not Found"}, status=404)
 
     def parsed(self, body: bytes) -> dict[str, JsonValue]:
@@ -83,7 +83,7 @@ class Dialect(ABC):
     def instead(
         self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
     ) -> Awaitable[web.StreamResponse] | None:
-        """What a request gets that asks for no answer."""
+        """Answer a request that wants no generation, such as loading a model; None if it wants one."""
         return None
 
     def chosen(self, ask: Ask) -> Model:
@@ -118,12 +118,12 @@ class Dialect(ABC):
         return replace(ask, think=bool(model.thinks and ask.think is not False))
 
     def named(self, ask: Ask, model: Model) -> str:
-        """How the model is called in the answer."""
+        """Return the model's name in the answer."""
         return model.name
 
     def context(self, instance: Instance) -> int:
-        """How many tokens prompt and answer may have together."""
+        """Return the limit of tokens for prompt and answer together."""
         return instance.context_length
 
     def done_with(self, ask: Ask, instance: Instance) -> None:  # noqa: B027 - most servers do nothing then
-        """An answer has ended."""
+        """Called after each answer."""

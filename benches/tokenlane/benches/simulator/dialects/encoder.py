@@ -1,4 +1,4 @@
-"""How a server encodes an answer."""
+"""The base of encoders, which turn an answer into a server's bytes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _MARK = "\0"
 
 
 class Encoder(ABC):
-    """One way to chat with a server. It makes bytes; when, and whether, they are sent is not its business."""
+    """A path for chats. It makes bytes; a `Player` decides when, and whether, they are sent."""
 
     stream_type: ClassVar[str]
     late_head: ClassVar[bool] = False
     """Not even the headers are sent before the first token."""
     ping: ClassVar[bytes]
-    """Keeps a connection open and says nothing."""
+    """The bytes that keep a connection open without content."""
     malformed: ClassVar[bytes]
     """A piece that is no JSON."""
     huge_start: ClassVar[bytes]
-    """How a line without end begins."""
+    """The start of an endless line."""
 
     @abstractmethod
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
@@ -38,19 +38,19 @@ class Encoder(ABC):
         """
 
     def opening(self, answer: Answer) -> bytes:
-        """What goes before the first piece."""
+        """Return the bytes before the first piece."""
         return b""
 
     def first(self, answer: Answer, part: str | Part) -> bytes:
-        """The first piece, and what goes before it."""
+        """Return the first piece, with the bytes before it."""
         return self.opening(answer) + self.piece(answer, part)
 
     def piece(self, answer: Answer, part: str | Part) -> bytes:
-        """A piece of the answer; nothing if it is held back until later ones."""
+        """Return a piece of the answer; empty if it waits for later pieces."""
         return self.frame(answer, Part(part) if isinstance(part, str) else part)
 
     def around(self, answer: Answer) -> tuple[bytes, bytes]:
-        """What is before and after each piece of text."""
+        """Return the bytes before and after each piece of text."""
         before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
         return before, after
 
@@ -60,11 +60,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def ending(self, answer: Answer) -> Iterator[bytes]:
-        """All that follows the last piece."""
+        """Return all bytes after the last piece."""
 
     @abstractmethod
     def whole(self, answer: Answer) -> JsonValue:
-        """The answer that is not streamed."""
+        """Return the answer to a request without a stream."""
 
     @abstractmethod
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
@@ -75,21 +75,21 @@ class Encoder(ABC):
         """
 
     def departed(self, answer: Answer) -> Iterator[bytes]:
-        """The model was taken away in the middle of an answer."""
+        """Return the bytes of a stream whose model was unloaded."""
         return self.failing(500, None)
 
     def headers(self, answer: Answer) -> dict[str, str]:
-        """Of the answer that is not streamed."""
+        """Return the headers of an answer without a stream."""
         return {}
 
     def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """A refusal inside a stream; None where the server has a true status for it."""
+        """Return a refusal inside a stream; None where the server sends a status instead."""
         return None
 
 
 @lru_cache(maxsize=8192)
 def quoted(text: str) -> bytes:
-    """Text as a JSON string."""
+    """Return text as a JSON string."""
     try:
         return json.dumps(text, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a pair

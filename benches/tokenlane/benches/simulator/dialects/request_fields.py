@@ -1,4 +1,4 @@
-"""Reading requests: what OpenAI's and Ollama's dialects have in common, checked as servers check it."""
+"""Reads and checks the fields of requests that several dialects share."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def stops(value: JsonValue, most: int | None = None) -> tuple[str, ...]:
     """
     if value is None:
         return ()
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(stop, str) for stop in found):
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(stop, str) for stop in strings):
         raise Refused("bad_request", "stop must be a string or a list of strings", parameter="stop")
-    if most is not None and len(found) > most:
-        raise Refused("bad_request", f"`stop` supports up to {most} stop sequences. Given: {len(found)}")
-    return tuple(str(stop) for stop in found)
+    if most is not None and len(strings) > most:
+        raise Refused("bad_request", f"`stop` supports up to {most} stop sequences. Given: {len(strings)}")
+    return tuple(str(stop) for stop in strings)
 
 
 def text_of(content: JsonValue) -> tuple[str, int]:
-    """A message's text, and how many images it has."""
+    """Return a message's text and its number of images."""
     if isinstance(content, str):
         return content, 0
     texts: list[str] = []
@@ -124,7 +124,7 @@ def tools_of(value: JsonValue) -> tuple[Tool, ...]:
 
 
 def texts(value: JsonValue) -> Sequence[str] | None:
-    """The inputs of an embedding request; None if they are none."""
+    """Return the inputs of an embedding request; None if they are not texts."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
@@ -152,7 +152,7 @@ def _total(found: Iterable[re.Match[str]]) -> float:
 
 
 def json_object(body: bytes) -> dict[str, JsonValue]:
-    """The body as an object; empty if it is none."""
+    """Return the body as a JSON object; empty if it is not one."""
     try:
         parsed = json.loads(body)
     except ValueError:
@@ -161,7 +161,7 @@ def json_object(body: bytes) -> dict[str, JsonValue]:
 
 
 def model_named(body: dict[str, JsonValue]) -> str:
-    """The model a request names, wherever a dialect has that; empty if it names none."""
+    """Return the model that a request names in any dialect; empty if it names none."""
     for name in ("model", "name", "instance_id"):
         if isinstance(found := body.get(name), str):
             return found

@@ -1,1 +1,1 @@
-"""How an answer goes onto a connection: its pace, its bytes, and what breaks on the way."""
+"""How an answer is sent over HTTP: its pace, its bytes, and connections that break."""

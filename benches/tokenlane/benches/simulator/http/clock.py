@@ -86,5 +86,5 @@ class Clock:
 
 
 def _next(now: float, pace_s: float) -> float:
-    """The next multiple of the pace."""
+    """Return the next multiple of the pace."""
     return (math.floor(now / pace_s + _NEARLY) + 1) * pace_s if pace_s else now

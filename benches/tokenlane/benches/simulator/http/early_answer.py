@@ -1,4 +1,4 @@
-"""What a fault puts in place of a page, whatever the page would have been."""
+"""Answers that a fault script gives in place of any page, such as a status or a closed connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wire import Wire
 
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
-    """The answer that the script has in place of the page; None if the page is to answer."""
+    """Return the script's answer in place of the page; None if the page answers."""
     if script.drop:
         close(request)
         return web.Response()
@@ -33,6 +33,6 @@ async def early_answer(request: web.Request, script: FaultScript, dialect: Diale
 
 
 def close(request: web.Request) -> None:
-    """Close the connection it came on."""
+    """Close the request's connection."""
     if request.transport is not None:
         request.transport.close()

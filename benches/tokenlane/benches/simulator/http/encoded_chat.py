@@ -1,4 +1,4 @@
-"""A chat answer, encoded as a server of a dialect sends it."""
+"""A chat answer in a dialect's encoding, for a `Player`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenlane.benches.simulator.model.answer import Answer
 
 
 class EncodedChat:
-    """What a `Player` wants, from an answer and an encoder."""
+    """Joins an answer and an encoder for a `Player`."""
 
     def __init__(self, encoder: Encoder, answer: Answer) -> None:
         self._encoder, self._answer, self._parts = encoder, answer, answer.parts
@@ -24,18 +24,18 @@ class EncodedChat:
         """Its tokens."""
         return len(self._parts)
 
-    def say(self) -> Iterator[bytes]:
-        """Its tokens. Around text there is always the same."""
+    def frames(self) -> Iterator[bytes]:
+        """Return the answer's tokens. The bytes around text are always the same."""
         encoder, answer = self._encoder, self._answer
         yield encoder.first(answer, self._parts[0])
         before, after = encoder.around(answer)
         for part in islice(self._parts, 1, None):
             yield before + quoted(part) + after if isinstance(part, str) else encoder.frame(answer, part)
 
-    def stop(self, finish: str, said: int) -> None:
-        """End it here, for this reason."""
+    def stop(self, finish: str, sent: int) -> None:
+        """End the answer here, for this reason."""
         self._answer.finish = finish
-        del self._parts[said:]
+        del self._parts[sent:]
 
     def ending(self) -> Iterator[bytes]:
         """See `Encoder`."""
@@ -54,5 +54,5 @@ class EncodedChat:
         return self._encoder.whole(self._answer)
 
     def headers(self) -> dict[str, str]:
-        """Of the answer that is not streamed."""
+        """Return the headers of an answer without a stream."""
         return self._encoder.headers(self._answer)

@@ -1,4 +1,4 @@
-"""Answers that no honest server gives. They end when the client goes, and at a bound of their own."""
+"""Hostile answers, such as endless headers; they end when the client leaves, or at a size limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ZEROS = bytes(1 << 20)
 
 
 async def endless_headers(wire: Wire) -> web.StreamResponse:
-    """A status line, and headers without end."""
+    """Send a status line, and headers without end."""
     wire.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
     block = b"".join(b"X-Simulated-%d: %b\r\n" % (number, b"x" * 200) for number in range(64))
     for _ in range(_HEADERS_BYTES // len(block)):
@@ -25,7 +25,7 @@ async def endless_headers(wire: Wire) -> web.StreamResponse:
 
 
 async def bomb(wire: Wire, size: int, kind: str) -> web.StreamResponse:
-    """A compressed body a thousandth of the size it grows to."""
+    """Send a compressed body that grows a thousandfold."""
     packer = zlib.compressobj(9, wbits=31)
     wire.head(200, {"Content-Type": kind, "Content-Encoding": "gzip"})
     for start in range(0, size, len(_ZEROS)):

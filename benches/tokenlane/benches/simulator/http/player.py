@@ -1,4 +1,4 @@
-"""Sends an encoded answer to one client step by step, with the faults that its script has in store."""
+"""Sends an encoded answer to one client step by step, with the faults of its script."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BLOCK = b"x" * 65_536
 
 
 class Encoded(Protocol):
-    """What is said, in a server's own framing."""
+    """An answer in a server's framing."""
 
     @property
     def steps(self) -> int:
-        """How many there are."""
+        """The number of steps."""
         ...
 
     @property
@@ -35,55 +35,55 @@ class Encoded(Protocol):
 
     @property
     def late_head(self) -> bool:
-        """Not even the headers are sent before the first step."""
+        """Whether the headers wait for the first step."""
         ...
 
     @property
     def ping(self) -> bytes:
-        """Keeps a connection open and says nothing."""
+        """The bytes that keep a connection open without content."""
         ...
 
     @property
     def malformed(self) -> bytes:
-        """A step that is no JSON."""
+        """A step with invalid JSON."""
         ...
 
     @property
     def huge_start(self) -> bytes:
-        """How a line without end begins."""
+        """The start of an endless line."""
         ...
 
-    def say(self) -> Iterator[bytes]:
-        """The steps; nothing for one that is held back."""
+    def frames(self) -> Iterator[bytes]:
+        """Return the steps; empty for a step that waits for later ones."""
         ...
 
     def ending(self) -> Iterator[bytes]:
-        """All that follows the last step."""
+        """Return all bytes after the last step."""
         ...
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """An error in the middle, to the stream's end."""
+        """Return an error inside a stream, up to the stream's end."""
         ...
 
     def departed(self) -> Iterator[bytes]:
-        """The model has been taken out of memory."""
+        """Return the bytes of a stream whose model was unloaded."""
         ...
 
-    def stop(self, finish: str, said: int) -> None:
-        """There will be no more steps than have been said."""
+    def stop(self, finish: str, sent: int) -> None:
+        """End the answer after the steps that were sent."""
         ...
 
     def whole(self) -> JsonValue:
-        """What it comes to, where it is not streamed."""
+        """Return the answer to a request without a stream."""
         ...
 
     def headers(self) -> dict[str, str]:
-        """Of that."""
+        """Return the headers of an answer without a stream."""
         ...
 
 
 class Broken(Exception):
-    """Nothing has been sent yet, and the answer is this refusal."""
+    """The answer failed before anything was sent: send this error instead."""
 
     def __init__(self, status: int, error: JsonValue) -> None:
         super().__init__(status)
@@ -91,15 +91,15 @@ class Broken(Exception):
 
 
 class Cut(Exception):
-    """Nothing has been sent yet, and the connection is to be closed."""
+    """The answer failed before anything was sent: close the connection."""
 
 
 class Silence(Exception):
-    """Nothing more is said, and the connection is left as it is."""
+    """Send no more, and leave the connection open."""
 
 
 class _Over(Exception):
-    """The script ends it here, unfinished."""
+    """The script ends the answer here, unfinished."""
 
     def __init__(self, *, cut: bool = False) -> None:
         super().__init__()
@@ -122,22 +122,22 @@ class Player:
         self._received, self._script, self._encoded, self._wire = received, script, encoded, wire
         self._at = 0
         self._stopped = False
-        self._said = encoded.say()
+        self._frames = encoded.frames()
         self._last = b""
 
     def stop(self, finish: str) -> None:
-        """Say no more steps; the ending follows with the next beat."""
+        """Send no more steps; the ending follows with the next beat."""
         self._stopped = True
         self._encoded.stop(finish, self._at)
 
-    def _say(self, until: int) -> Iterator[bool]:
-        """Say the steps up to this one, each when it is asked for; False if the client is behind."""
-        wire, received, said, plain = self._wire, self._received, self._said, self._script.split_bytes is None
+    def _send_until(self, until: int) -> Iterator[bool]:
+        """Send the steps up to `until`, one each time the iterator advances; yield False if the client is behind."""
+        wire, received, frames, plain = self._wire, self._received, self._frames, self._script.split_bytes is None
         while not self._stopped:
             if wire is not None and wire.blocked:
                 yield False
                 continue
-            data = next(said)
+            data = next(frames)
             self._at = received.sent = self._at + 1
             if wire is not None and data:
                 self._last = data
@@ -188,11 +188,11 @@ class Player:
 
     async def _play(self, until: int, first_s: float, next_s: float) -> None:
         if not self._script.split_ms:
-            await self._clock.play(self._say(until), first_s, next_s)
+            await self._clock.play(self._send_until(until), first_s, next_s)
             return
         await asyncio.sleep(first_s)
         while self._at < until and not self._stopped:
-            data = next(self._said)
+            data = next(self._frames)
             await self._drip(data)
             self._last = data or self._last
             self._at += 1
@@ -216,7 +216,7 @@ class Player:
             self._wire.chunk(data[start : start + size])
 
     async def _drip(self, data: bytes) -> None:
-        """Write it in the pieces and with the pauses the script wants."""
+        """Write data in the pieces and with the pauses of the script."""
         if self._wire is None or not data:
             return
         if not self._script.split_ms:
@@ -229,7 +229,7 @@ class Player:
             await asyncio.sleep(self._script.split_ms / 1000)
 
     async def _happen(self, place: int) -> None:
-        """What the script has in store before step `place`."""
+        """Do what the script wants before step `place`."""
         script, encoded = self._script, self._encoded
         if script.stall_after == place:
             await asyncio.sleep(script.stall_ms / 1000)
@@ -246,7 +246,7 @@ class Player:
         await self._end_at(place)
 
     async def _end_at(self, place: int) -> None:
-        """The ways to end here."""
+        """End the answer here in the script's way."""
         script, encoded = self._script, self._encoded
         if place in (script.error_after, script.unload_after):
             if self._wire is not None and not self._wire.begun:

@@ -1,4 +1,4 @@
-"""One HTTP answer, written past aiohttp: a token costs little more than a system call, and protocols can be broken."""
+"""Writes one HTTP answer past aiohttp: a token costs little more than a system call, and protocols can be broken."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BLOCKED_BYTES = 64 * 1024
 
 
 class Wire:
-    """The answer to one request. What is written once the connection is gone is dropped: its handler is cancelled."""
+    """The answer to one request. Writes to a lost connection are dropped: its handler is cancelled."""
 
     def __init__(self, request: web.Request) -> None:
         assert request.transport is not None
         self._transport = request.transport
         plain = self._transport.get_extra_info("ssl_object") is None
-        found = self._transport.get_extra_info("socket") if plain else None
-        self._file: int | None = None if found is None else found.fileno()
+        plain_socket = self._transport.get_extra_info("socket") if plain else None
+        self._file: int | None = None if plain_socket is None else plain_socket.fileno()
         self._chunked = request.version >= HttpVersion11
         self.keeps = self._chunked and request.keep_alive
         """Whether the connection carries another request."""
@@ -32,22 +32,22 @@ class Wire:
 
     @property
     def blocked(self) -> bool:
-        """Whether the reader is behind."""
+        """Whether the client reads too slowly."""
         return self._waits and self._transport.get_write_buffer_size() > _BLOCKED_BYTES
 
     @property
     def closing(self) -> bool:
-        """The client has gone, or it is hung up on."""
+        """Whether the connection is closed or closing."""
         return self._transport.is_closing()
 
     async def drained(self) -> None:
-        """Wait until the reader has caught up."""
+        """Wait until the client has caught up."""
         await asyncio.sleep(0)
         while self.blocked and not self.closing:  # noqa: ASYNC110 - a transport rings no event
             await asyncio.sleep(0.005)
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Status and headers of a body whose length is not known yet."""
+        """Write status and headers of a body of unknown length."""
         framing = {"Transfer-Encoding": "chunked"} if self._chunked else {"Connection": "close"}
         lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
         lines += [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
@@ -55,7 +55,7 @@ class Wire:
         self.raw("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
 
     def chunk(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Write a piece of the body."""
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._waits or self._file is None or self._transport.is_closing():
@@ -69,7 +69,7 @@ class Wire:
             self.raw(data[sent:])
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are. Straight to the socket where that can take them: by the transport it costs twice that."""
+        """Write bytes, straight to the socket if possible: the transport costs twice as much."""
         transport = self._transport
         if transport.is_closing():  # the number of its file may be another's by now
             return
@@ -88,19 +88,19 @@ class Wire:
         transport.write(data)
 
     def end(self) -> web.StreamResponse:
-        """The body is whole. Returns what aiohttp wants to see."""
+        """End the body, and return a response for aiohttp."""
         if self._chunked:
             self.raw(b"0\r\n\r\n")
         return _Written(keep=self.keeps)
 
     def cut(self) -> web.StreamResponse:
-        """Close the connection here."""
+        """Close the connection in mid-body, and return a response for aiohttp."""
         self._transport.close()
         return _Written(keep=False)
 
 
 class _Written(web.StreamResponse):
-    """A response that has been written already."""
+    """A response that is already written."""
 
     def __init__(self, *, keep: bool) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The model that is none: what it answers, which models a server has, and what it refuses."""
+"""The simulated model: its answers, its vectors, the models of a server, and refusals."""

@@ -1,4 +1,4 @@
-"""A chat request as any dialect means it, and the answer that is to be given, token by token."""
+"""A chat request independent of its dialect, and the answer to it, token by token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Turn(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """A tool the model may call."""
+    """A tool that the model may call."""
 
     name: str
     parameters: JsonValue
@@ -89,18 +89,18 @@ class Ask:
 
     @property
     def prompt(self) -> str:
-        """All of it, with what the answer begins with."""
+        """The conversation and the begun answer."""
         return f"{self.conversation}{BEGIN}{self.prefill}"
 
     @property
     def prompt_tokens(self) -> int:
-        """Of the prompt and its images."""
+        """The number of tokens of the prompt and its images."""
         return count_tokens(self.prompt) + 256 * sum(turn.images for turn in self.turns)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool, in all its pieces."""
+    """A tool call, in all its pieces."""
 
     index: int
     id: str
@@ -121,7 +121,7 @@ class Part(NamedTuple):
 
 @dataclass
 class Answer:
-    """What is said to one request, and how far it has been said."""
+    """The answer to one request."""
 
     index: int
     ask: Ask
@@ -140,23 +140,23 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All its text."""
+        """The answer's text."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
     def reasoning(self) -> str:
-        """All its reasoning."""
+        """The answer's reasoning."""
         return "".join(part.text for part in self.parts if not isinstance(part, str) and part.channel == "reasoning")
 
     @property
     def calls(self) -> list[Call]:
-        """The calls in it."""
+        """The answer's tool calls."""
         parts = [part for part in self.parts if not isinstance(part, str)]
         return [part.call for part in parts if part.call is not None and part.last]
 
     @property
     def tokens(self) -> int:
-        """How many it has."""
+        """The number of tokens."""
         return len(self.parts)
 
 
@@ -204,14 +204,14 @@ def _said(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
 
 
 def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:
-    """Cut before the first stop string, wherever it lies in the pieces."""
+    """Cut the pieces before the first stop string, which may span pieces."""
     if not ask.stop:
         return pieces, None
     text = "".join(pieces)
-    found = [(text.find(stop), stop) for stop in ask.stop if stop and stop in text]
-    if not found:
+    hits = [(text.find(stop), stop) for stop in ask.stop if stop and stop in text]
+    if not hits:
         return pieces, None
-    end, stop = min(found)
+    end, stop = min(hits)
     if ask.keeps_stop:
         end += len(stop)
     kept: list[str] = []
@@ -224,7 +224,7 @@ def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:
 
 
 def _calls(ask: Ask) -> list[Call]:
-    """The calls to make: of the tools the last message names, else of the first one; none after a tool's result."""
+    """Return the calls: of tools that the last message names, else of the first tool; none after a tool's result."""
     if not ask.tools or ask.prefill or (ask.turns and ask.turns[-1].role == "tool" and not ask.must_call):
         return []
     if ask.tool is not None:

@@ -1,4 +1,4 @@
-"""The models of a simulated server: what can be pulled, what is on its disk, what is in its memory."""
+"""The models of a simulated server: in the registry, on disk, and in memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueError: it is no size.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
         raise ValueError(f"{text!r} is no size, as 400MB or 4GB is.")
-    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Model:
 
     @property
     def layers(self) -> list[tuple[str, int]]:
-        """Digest and size of what it is made of: weights, template, configuration."""
+        """Digest and size of its layers: weights, template, configuration."""
         small = min(1000, self.size_bytes // 4)
         sizes = [self.size_bytes - small * 2, small, small]
         return [(hashlib.sha256(f"{self.digest}{n}".encode()).hexdigest(), size) for n, size in enumerate(sizes)]
@@ -101,32 +101,32 @@ class Instance:
 
 @dataclass
 class Download:
-    """How much of a model has come. It is kept when a pull breaks off, and the next goes on from there."""
+    """The progress of a pull. An interrupted pull keeps it, and the next continues."""
 
     model: Model
     steps: int = 0
 
     @property
     def whole(self) -> bool:
-        """Nothing is missing."""
+        """Whether nothing is missing."""
         return self.steps >= PULL_STEPS
 
     def completed(self) -> list[int]:
-        """Bytes of each layer: they come in turns."""
+        """The bytes of each layer, which come by turns."""
         layers = self.model.layers
         turns, extra = divmod(self.steps, len(layers))
         last = PULL_STEPS // len(layers)
         return [size * (turns + (place < extra)) // last for place, (_, size) in enumerate(layers)]
 
     def step(self) -> int:
-        """Another piece comes; the layer it is of."""
+        """Receive another piece, and return its layer."""
         layer = self.steps % len(self.model.layers)
         self.steps += 1
         return layer
 
     @property
     def left(self) -> int:
-        """Steps that are missing."""
+        """The number of missing steps."""
         return max(PULL_STEPS - self.steps, 0)
 
 
@@ -167,11 +167,11 @@ class Models:
         return {model.name: model for model in named}
 
     def find(self, name: str) -> Model | None:
-        """The model of this name on the disk."""
+        """Return the model with this name on disk, or None."""
         return self._named(self.on_disk, name)
 
     def in_registry(self, name: str) -> Model | None:
-        """The model of this name, if it can be pulled."""
+        """Return the model with this name if it can be pulled."""
         return self._named(self.registry, name)
 
     def _named(self, models: dict[str, Model], name: str) -> Model | None:
@@ -181,7 +181,7 @@ class Models:
         return next((model for model in models.values() if _tagged(model.name) == wanted), None)
 
     def loaded(self) -> list[Instance]:
-        """What is in memory now, oldest first; what has expired goes."""
+        """Unload expired models, and return the others in memory, oldest first."""
         now = time.time()
         for instance in list(self._instances.values()):
             expired = instance.expires_at is not None and instance.expires_at <= now
@@ -190,16 +190,16 @@ class Models:
         return list(self._instances.values())
 
     def instance(self, instance_id: str) -> Instance | None:
-        """What is in memory under this id."""
+        """Return the instance with this id, or None."""
         return next((instance for instance in self.loaded() if instance.id == instance_id), None)
 
     def instances_of(self, model: Model) -> list[Instance]:
-        """All that is in memory of a model, under whatever name it was loaded."""
-        there = (instance for instance in self.loaded() if not instance.leaving)
-        return [instance for instance in there if instance.model.digest == model.digest]
+        """Return all instances of a model, under whatever name it was loaded."""
+        staying = (instance for instance in self.loaded() if not instance.leaving)
+        return [instance for instance in staying if instance.model.digest == model.digest]
 
     def put(self, model: Model, context_length: int | None = None) -> Instance:
-        """Load at once, whatever fits: what a server has when it starts."""
+        """Load a model at once and without a check of memory, as at a server's start."""
         known = {instance.id for instance in self.loaded()}
         name, number = model.name, 1
         while name in known:
@@ -230,7 +230,7 @@ class Models:
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Stop what is loading."""
+        """Cancel all loading."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
@@ -252,7 +252,7 @@ class Models:
         return self.put(model, context_length)
 
     def _make_room(self, model: Model) -> bool:
-        """Whether it fits, after the idle ones that were used longest ago have gone."""
+        """Whether the model fits, after unloading idle models, the longest unused first."""
         while not self._fits(model):
             idle = [instance for instance in self.loaded() if not instance.users]
             if not idle:
@@ -261,21 +261,21 @@ class Models:
         return True
 
     def _fits(self, model: Model) -> bool:
-        there = [*(instance.model for instance in self.loaded()), *self._coming]
-        taken = sum(other.size_bytes for other in there) + model.size_bytes
+        models = [*(instance.model for instance in self.loaded()), *self._coming]
+        taken = sum(other.size_bytes for other in models) + model.size_bytes
         return (self.memory_bytes is None or taken <= self.memory_bytes) and (
-            self.most is None or len(there) < self.most
+            self.most is None or len(models) < self.most
         )
 
     def unload(self, instance: Instance) -> None:
-        """Take it out of memory, once nobody uses it."""
+        """Unload an instance once no request uses it."""
         instance.leaving = True
         self.loaded()
         self._freed.notify()
 
     @contextmanager
     def using(self, instance: Instance) -> Iterator[None]:
-        """While it is used it stays."""
+        """Keep an instance in memory while the block runs."""
         instance.users += 1
         try:
             yield
@@ -286,7 +286,7 @@ class Models:
             self._freed.notify()
 
     def download(self, name: str) -> Download | None:
-        """The pull of this name, begun or taken up again; None if there is no such model."""
+        """Begin or continue the pull of this name; None if the registry has no such model."""
         model = self.in_registry(name)
         if model is None:
             return None
@@ -296,7 +296,7 @@ class Models:
         return self.downloads.setdefault(model.name, Download(model))
 
     def arrived(self, download: Download, *, corrupt: bool = False) -> bool:
-        """It has come whole: whether its hash is right, and so whether it is on the disk now."""
+        """Finish a pull; return whether its hash is right, and so whether the model is on disk now."""
         self.downloads.pop(download.model.name, None)
         if corrupt or download.model.corrupt:
             return False
@@ -304,7 +304,7 @@ class Models:
         return True
 
     def delete(self, model: Model) -> None:
-        """Remove it from the disk; from memory too, if that was the last name it had."""
+        """Remove a model from disk, and from memory too if that was its last name."""
         del self.on_disk[model.name]
         if any(other.digest == model.digest for other in self.on_disk.values()):
             return
@@ -313,7 +313,7 @@ class Models:
 
 
 def _tagged(name: str) -> str:
-    """With its tag, in the one case, as Ollama takes names."""
+    """Return the name in lower case with its tag, as Ollama compares names."""
     return _with_tag(name.lower())
 
 

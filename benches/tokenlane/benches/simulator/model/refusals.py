@@ -1,4 +1,4 @@
-"""What a model server refuses, before any dialect has words for it."""
+"""Refusals, independent of a dialect, and the tables of servers' words for them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 class Words(NamedTuple):
-    """How a server puts a refusal. `message` may hold {model}, {tokens}, {limit} and {message}."""
+    """A server's words for a refusal. `message` may hold {model}, {tokens}, {limit} and {message}."""
 
     status: int
     kind: str
@@ -61,7 +61,7 @@ class Words(NamedTuple):
 
 
 def worded(refused: Refused, table: Mapping[Reason, Words]) -> Words:
-    """The server's words for this refusal, filled in; those for a bad request where it has none."""
+    """Return the server's words for this refusal; those for a bad request if it has none."""
     words = table.get(refused.reason, table["bad_request"])
     message = words.message.format(
         model=refused.model, tokens=refused.tokens, limit=refused.limit, message=refused.message

@@ -1,4 +1,4 @@
-"""What the simulated model says: a pure function of the seed and the conversation, so that anybody can continue it."""
+"""The simulated model's text: a pure function of the seed and the conversation, so that any server can continue it."""
 
 from __future__ import annotations
 
@@ -62,32 +62,32 @@ def after(prefix: str, pieces: Iterable[str], whole: int) -> Iterator[str]:
     return _left(len(prefix), islice(pieces, whole))
 
 
-def _left(said: int, pieces: Iterable[str]) -> Iterator[str]:
+def _left(skip: int, pieces: Iterable[str]) -> Iterator[str]:
     for piece in pieces:
-        if said >= len(piece):
-            said -= len(piece)
+        if skip >= len(piece):
+            skip -= len(piece)
             continue
-        yield piece[said:]
-        said = 0
+        yield piece[skip:]
+        skip = 0
 
 
 def pieces_of(text: str) -> list[str]:
-    """Text that is no prose, JSON for one, in tokens."""
+    """Return the tokens of text that is no prose, such as JSON."""
     return _PIECE.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """How many tokens the simulated tokenizer makes of it: one a word."""
+    """Return the number of tokens in a text: one a word."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
 def split_tokens(text: str) -> list[str]:
-    """The tokens themselves."""
+    """Return the tokens of a text."""
     return [found[0] for found in _TOKEN.finditer(text)]
 
 
 def token_ids(text: str) -> list[int]:
-    """The same as numbers."""
+    """Return the tokens of a text as numbers."""
     return [_token_id(token) for token in split_tokens(text)]
 
 
@@ -97,7 +97,7 @@ def _token_id(token: str) -> int:
 
 
 class _NoneFitsError(Exception):
-    """No JSON fits this part of a schema, or none that ends."""
+    """No finite JSON fits this part of a schema."""
 
 
 def example(schema: JsonValue) -> str:

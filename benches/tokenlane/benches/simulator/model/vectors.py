@@ -1,4 +1,4 @@
-"""Embeddings of a model that is none: the same text gives the same vector, and texts that share words lie closer."""
+"""Simulated embeddings: equal texts get equal vectors, and texts that share words are closer."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def embedding(model: str, text: str, dimensions: int, kept: int | None = None) -
 
 @lru_cache(maxsize=4096)
 def _direction(model: str, word: str, dimensions: int) -> tuple[float, ...]:
-    """Numbers between -1 and 1, odd multiples of 1/255, so that none is 0."""
+    """Return numbers between -1 and 1, odd multiples of 1/255, so that none is 0."""
     name = f"{model}\0{word}".encode("utf-8", "surrogatepass")
     return tuple((2 * byte - 255) / 255 for byte in hashlib.shake_128(name).digest(dimensions))

@@ -1,4 +1,4 @@
-"""As llama.cpp's server answers."""
+"""The dialect of llama.cpp's server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's `llama-server`."""
+"""llama.cpp's `llama-server`: OpenAI's dialect for one model, with additions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 
 
 class LlamaCppEncoder(OpenAiEncoder):
-    """It continues a last assistant message, and says it again: in one chunk with the first new token."""
+    """Continues a last assistant message, and repeats it in one chunk with the first new token."""
 
     fingerprint: ClassVar[str | None] = "b0-simulator"
     limit_names: ClassVar[Sequence[str]] = ("max_tokens", "n_predict", "max_completion_tokens")
@@ -65,25 +65,25 @@ class LlamaCppEncoder(OpenAiEncoder):
         return turns, ""
 
     def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """It always does."""
+        """Always."""
         return bool(prefill)
 
     def first(self, answer: Answer, part: str | Part) -> bytes:
-        """The role, and the first token with what it continues."""
+        """The role, and the continued text with the first token."""
         if answer.ask.echo and isinstance(part, str):
             part = answer.ask.prefill + part
         return super().first(answer, part)
 
     def ending(self, answer: Answer) -> Iterator[bytes]:
-        """What it continues comes even if nothing follows."""
+        """The continued text comes even if no token follows."""
         if answer.ask.echo and not answer.parts:
             yield self.frame(answer, Part(answer.ask.prefill))
         yield from super().ending(answer)
 
     def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """Its own shape."""
-        said: JsonValue = {"code": status, "message": "simulated", "type": "server_error"}
-        return {"error": said if error is None else error}
+        """The server's shape."""
+        document: JsonValue = {"code": status, "message": "simulated", "type": "server_error"}
+        return {"error": document if error is None else error}
 
 
 class LlamaCppDialect(OpenAiDialect):
@@ -97,7 +97,7 @@ class LlamaCppDialect(OpenAiDialect):
         return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
     def pages(self) -> Mapping[str, Page]:
-        """Its own pages besides OpenAI's."""
+        """The server's pages and OpenAI's."""
         return {
             **super().pages(),
             "GET /props": self._props,
@@ -114,16 +114,16 @@ class LlamaCppDialect(OpenAiDialect):
         return path not in ("/health", "/v1/health", "/v1/models", "/models", "/")
 
     def chosen(self, ask: Ask) -> Model:
-        """The one asked for if there is such, else the first."""
+        """The requested model if it exists, else the first."""
         return self.models.find(ask.model) or next(iter(self.models.on_disk.values()))
 
     def refusal(self, refused: Refused) -> web.Response:
-        """Its own words."""
+        """The server's words."""
         words = worded(refused, _REFUSALS)
-        said: dict[str, JsonValue] = {"code": words.status, "message": words.message, "type": words.kind}
+        document: dict[str, JsonValue] = {"code": words.status, "message": words.message, "type": words.kind}
         if refused.reason == "too_long":
-            said |= {"n_prompt_tokens": refused.tokens, "n_ctx": refused.limit}
-        return web.json_response({"error": said}, status=words.status)
+            document |= {"n_prompt_tokens": refused.tokens, "n_ctx": refused.limit}
+        return web.json_response({"error": document}, status=words.status)
 
     def error(self, status: int, error: JsonValue) -> JsonValue:
         """An `error` object."""
@@ -131,7 +131,7 @@ class LlamaCppDialect(OpenAiDialect):
         return {"error": plain if error is None else error}
 
     def embedder(self, name: str) -> Model:
-        """The model, if it makes embeddings."""
+        """Return the model, if it makes embeddings."""
         model = self.chosen(Ask(name))
         if not model.embeds:
             raise Refused("cannot_embed", model=name)
@@ -142,12 +142,12 @@ class LlamaCppDialect(OpenAiDialect):
         return None
 
     def no_route(self, request: web.Request) -> web.Response:
-        """Its own words for a path that is not there."""
-        said: JsonValue = {"code": 404, "message": "File Not Found", "type": "not_found_error"}
-        return web.json_response({"error": said}, status=404)
+        """The server's words for an unknown path."""
+        document: JsonValue = {"code": 404, "message": "File Not Found", "type": "not_found_error"}
+        return web.json_response({"error": document}, status=404)
 
     def listed(self, model: Model) -> JsonValue:
-        """With the facts of the file."""
+        """With the file's metadata."""
         meta: JsonValue = {
             "vocab_type": _WORDPIECE if model.embeds else _BPE,
             "n_vocab": VOCABULARY,

@@ -1,4 +1,4 @@
-"""As LM Studio answers."""
+"""The dialect of LM Studio."""
 
 from __future__ import annotations
 

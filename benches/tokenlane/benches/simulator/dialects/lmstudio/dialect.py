@@ -1,4 +1,4 @@
-"""LM Studio: OpenAI's dialect for chats, its own for models."""
+"""LM Studio: OpenAI's dialect for chats, and an API of its kind for models."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ class LmStudioEncoder(OpenAiEncoder):
         return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
 
     def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """It takes schemas and text only, and says so in a string."""
+        """It takes schemas and text only; the error is a string."""
         if isinstance(wanted, dict) and wanted.get("type") not in ("json_schema", "text"):
             raise Refused("wrong_format", "'response_format.type' must be 'json_schema' or 'text'")
         return super().format_of(wanted)
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
         """The message twice."""
-        said: JsonValue = {"message": "simulated"} if error is None else error
-        message = said.get("message") if isinstance(said, dict) else said
-        yield event({"error": said, "message": message}, "error")
+        document: JsonValue = {"message": "simulated"} if error is None else error
+        message = document.get("message") if isinstance(document, dict) else document
+        yield event({"error": document, "message": message}, "error")
 
     def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """A prompt that is too long is told in the stream."""
+        """A prompt that is too long is refused in the stream."""
         if refused.reason != "too_long":
             return None
         return self.failing(400, {"message": worded(refused, _REFUSALS).message})
@@ -90,7 +90,7 @@ class LmStudioEncoder(OpenAiEncoder):
 
 
 class LmStudioDialect(OpenAiDialect):
-    """Models are downloaded, loaded by name or by the first request; a request for an unknown one may get another."""
+    """Models are downloaded, and loaded by name or by the first request; an unknown name may get another model."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = LmStudioEncoder
     preloads: ClassVar[bool] = False
@@ -120,7 +120,7 @@ class LmStudioDialect(OpenAiDialect):
         }
 
     def pages(self) -> Mapping[str, Page]:
-        """Its own lists of models besides OpenAI's."""
+        """The native lists of models and OpenAI's."""
         return {
             **super().pages(),
             "GET /lmstudio-greeting": self._greeting,
@@ -135,10 +135,10 @@ class LmStudioDialect(OpenAiDialect):
         return {"error": plain if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """Its own words, in one of three shapes."""
+        """The server's words, in one of three shapes."""
         if refused.reason == "unauthorized":
-            said: JsonValue = {"type": "invalid_request", "code": "invalid_api_key", "message": _KEY_WANTED}
-            return web.json_response({"error": said}, status=401)
+            document: JsonValue = {"type": "invalid_request", "code": "invalid_api_key", "message": _KEY_WANTED}
+            return web.json_response({"error": document}, status=401)
         words = worded(refused, _REFUSALS)
         if refused.reason == "wrong_format":
             return web.json_response({"error": words.message}, status=400)
@@ -147,11 +147,11 @@ class LmStudioDialect(OpenAiDialect):
         return web.json_response({"error": known}, status=words.status)
 
     def no_route(self, request: web.Request) -> web.Response:
-        """200, whatever was asked."""
+        """Status 200, whatever the path."""
         return web.json_response({"error": f"Unexpected endpoint or method. ({request.method} {request.path})"})
 
     def chosen(self, ask: Ask) -> Model:
-        """An unknown name gets the loaded model, if there is just one."""
+        """An unknown name gets the loaded model, if exactly one is loaded."""
         chatting = [instance for instance in self.models.loaded() if not instance.model.embeds]
         for instance in chatting:
             if ask.model == instance.id:
@@ -163,7 +163,7 @@ class LmStudioDialect(OpenAiDialect):
         raise Refused("model_missing" if chatting else "not_loaded", model=ask.model)
 
     async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
-        """A request loads the model; the one that another request loaded goes."""
+        """A request loads its model and unloads the model of an earlier request."""
         if present := self.models.instances_of(model):
             if script.unloaded or script.out_of_memory:
                 await super().ready(ask, model, script)
@@ -176,7 +176,7 @@ class LmStudioDialect(OpenAiDialect):
         return instance
 
     def done_with(self, ask: Ask, instance: Instance) -> None:
-        """What a request loaded goes after an hour."""
+        """A model that a request loaded is unloaded after an hour."""
         if instance.on_demand:
             instance.expires_at = time.time() + _KEPT_S
 
@@ -234,7 +234,7 @@ class LmStudioDialect(OpenAiDialect):
         return web.json_response({"object": "list", "data": listed})
 
     async def _load(self, exchange: Exchange) -> web.StreamResponse:
-        """Loads the model, once more if it is there already."""
+        """Loads the model, a second time if it is loaded."""
         body = parse(await exchange.request.read())
         name = str(body.get("model") or "")
         model = self.models.find(name)
@@ -248,18 +248,18 @@ class LmStudioDialect(OpenAiDialect):
             instance = await self.models.load(model, context, another=True)
         except Refused as refused:
             return _native(500, "internal_error", f'Failed to load model "{name}". Error: {refused.message}')
-        said: dict[str, JsonValue] = {
+        document: dict[str, JsonValue] = {
             "type": "embedding" if model.embeds else "llm",
             "instance_id": instance.id,
             "load_time_seconds": round(time.monotonic() - start, 3),
             "status": "loaded",
         }
         if body.get("echo_load_config"):
-            said["load_config"] = {"context_length": instance.context_length}
-        return web.json_response(said)
+            document["load_config"] = {"context_length": instance.context_length}
+        return web.json_response(document)
 
     async def _unload(self, exchange: Exchange) -> web.StreamResponse:
-        """By the id of the instance, not by the model's name."""
+        """Unloads an instance by its id, not by the model's name."""
         body = parse(await exchange.request.read())
         wanted = str(body.get("instance_id") or "")
         instance = self.models.instance(wanted)
@@ -281,17 +281,17 @@ class LmStudioDialect(OpenAiDialect):
         job = running[0] if running else _Job(f"job_{len(self._jobs) + 1}", download, corrupt=exchange.script.corrupt)
         self._jobs[job.id] = job
         exchange.received.sent = 1
-        return web.json_response(job.told())
+        return web.json_response(job.state())
 
     async def _download_status(self, request: web.Request) -> web.Response:
         self._advance()
         job = self._jobs.get(request.match_info["job"])
         if job is None:
             return _native(404, "job_not_found", "Download job not found.")
-        return web.json_response(job.told(self.engine.pace.pull_s))
+        return web.json_response(job.state(self.engine.pace.pull_s))
 
     def _advance(self) -> None:
-        """Bring the downloads to where they are by now: they need no one who watches."""
+        """Advance the downloads to where they are by now: they go on without requests."""
         for job in self._jobs.values():
             if job.status != "downloading":
                 continue
@@ -314,25 +314,25 @@ class _Job:
     started_at: str = field(default_factory=lambda: _moment())
     ended_at: str | None = None
 
-    def told(self, pull_s: float | None = None) -> dict[str, JsonValue]:
-        """What its status page says, if it takes so long; without, what its start does."""
+    def state(self, pull_s: float | None = None) -> dict[str, JsonValue]:
+        """Return the download's state; without `pull_s`, the state at its start."""
         total = self.download.model.size_bytes
-        said: dict[str, JsonValue] = {
+        document: dict[str, JsonValue] = {
             "job_id": self.id,
             "status": self.status,
             "total_size_bytes": total,
             "started_at": self.started_at,
         }
         if pull_s is not None:
-            said |= {
+            document |= {
                 "downloaded_bytes": min(sum(self.download.completed()), total),
                 "bytes_per_second": int(total / pull_s) if pull_s else total,
             }
-        return {**said, "completed_at": self.ended_at} if self.ended_at else said
+        return {**document, "completed_at": self.ended_at} if self.ended_at else document
 
 
 def _native(status: int, kind: str, message: str) -> web.Response:
-    """An error of its own API."""
+    """Return an error of the native API."""
     return web.json_response({"error": {"type": kind, "message": message}}, status=status)
 
 

@@ -1,4 +1,4 @@
-"""As Ollama answers."""
+"""The dialect of Ollama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ollama, by its own API and by the OpenAI-compatible one it has besides."""
+"""Ollama, with its native API and its OpenAI-compatible API."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 
 
 class OllamaDialect(OpenAiDialect):
-    """Models are pulled, loaded when asked for, and leave when nobody has asked for a while."""
+    """Models are pulled, loaded by requests, and unloaded after a while without requests."""
 
     preloads: ClassVar[bool] = False
     exact_names: ClassVar[bool] = False
@@ -55,7 +55,7 @@ class OllamaDialect(OpenAiDialect):
     owner: ClassVar[str] = "library"
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Three ways to chat."""
+        """Chats by three paths."""
         return {
             "/api/chat": ChatEncoder(),
             "/api/generate": GenerateEncoder(),
@@ -63,7 +63,7 @@ class OllamaDialect(OpenAiDialect):
         }
 
     def works(self) -> Mapping[str, Work]:
-        """Embeddings, pulls, and what changes the models there are."""
+        """Embeddings, pulls, copies and deletions."""
         return {
             **super().works(),
             "POST /api/embed": self._embed,
@@ -74,7 +74,7 @@ class OllamaDialect(OpenAiDialect):
         }
 
     def pages(self) -> Mapping[str, Page]:
-        """Version, models, and what is loaded."""
+        """Version, models, and loaded models."""
         return {
             **super().pages(),
             "GET /": self._greeting,
@@ -86,15 +86,15 @@ class OllamaDialect(OpenAiDialect):
         }
 
     def guards(self, path: str) -> bool:
-        """It knows no keys; a proxy in front of it may."""
+        """It knows no keys; a proxy in front of it may require one."""
         return True
 
     def error(self, status: int, error: JsonValue) -> JsonValue:
-        """Its errors are plain text."""
+        """Errors are plain text."""
         return {"error": "simulated" if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """Its own words."""
+        """The server's words."""
         words = worded(refused, _REFUSALS)
         return web.json_response({"error": words.message}, status=words.status)
 
@@ -103,7 +103,7 @@ class OllamaDialect(OpenAiDialect):
         return web.Response(text="404 page not found", status=404)
 
     def settled(self, ask: Ask, model: Model) -> Ask:
-        """It refuses to think where the model cannot."""
+        """It refuses to think with a model that cannot."""
         if ask.think and not model.thinks:
             raise Refused("cannot_think", model=model.name)
         if model.embeds and not ask.turns:  # loading it is not chatting with it
@@ -111,11 +111,11 @@ class OllamaDialect(OpenAiDialect):
         return super().settled(ask, model)
 
     def named(self, ask: Ask, model: Model) -> str:
-        """As it was asked for."""
+        """As in the request."""
         return ask.model
 
     async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
-        """Another context length than the loaded one is a reload."""
+        """A context length other than the loaded one reloads the model."""
         wanted = ask.context_length
         for instance in self.models.instances_of(model):
             if wanted is not None and instance.context_length != wanted:
@@ -123,13 +123,13 @@ class OllamaDialect(OpenAiDialect):
         return await super().ready(ask, model, script)
 
     def done_with(self, ask: Ask, instance: Instance) -> None:
-        """Each request says how long the model stays."""
+        """Each request sets how long the model stays loaded."""
         self._keep(instance, ask.keep_alive)
 
     def instead(
         self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
     ) -> Awaitable[web.StreamResponse] | None:
-        """Without messages or prompt the model is only loaded, or unloaded; and a prompt may only be shown."""
+        """Without messages or prompt the model is loaded or unloaded; a request to render gets the prompt."""
         if ask.render_only:
             return self._show_prompt(ask)
         if ask.turns or ask.prefill or not isinstance(encoder, ChatEncoder):
@@ -187,7 +187,7 @@ class OllamaDialect(OpenAiDialect):
         )
 
     async def _embed_one(self, exchange: Exchange) -> web.StreamResponse:
-        """The older way: one text, and the vector as it is."""
+        """The older path: one text, and its vector."""
         body = parse(await exchange.request.read())
         text = str(body.get("prompt") or "")
         model = self._embedder(body, [text])
@@ -260,8 +260,8 @@ class OllamaDialect(OpenAiDialect):
 
     async def _blob(self, request: web.Request) -> web.Response:
         wanted = request.match_info["digest"].removeprefix("sha256:")
-        there = {digest for model in self.models.on_disk.values() for digest, _ in model.layers}
-        return web.Response(status=200 if wanted in there else 404)
+        in_use = {digest for model in self.models.on_disk.values() for digest, _ in model.layers}
+        return web.Response(status=200 if wanted in in_use else 404)
 
     async def _pull(self, exchange: Exchange) -> web.StreamResponse:
         body = parse(await exchange.request.read())
@@ -270,7 +270,7 @@ class OllamaDialect(OpenAiDialect):
             raise Refused("bad_request", "model is required")
         stream = boolean(body, "stream", True)
         encoded = EncodedPull(self.models, name, exchange.script)
-        exchange.received.said = encoded.lines
+        exchange.received.parts = encoded.lines
         response = await exchange.perform(encoded, 0, self.engine.pace.pull_s / PULL_STEPS, stream=stream)
         if encoded.failed is None:
             return response
@@ -328,7 +328,7 @@ def _details(model: Model) -> dict[str, JsonValue]:
 
 
 def _expiry(instance: Instance) -> str:
-    """A model that stays expires in three centuries."""
+    """Return the time of expiry; a model that stays expires in three centuries."""
     if instance.expires_at is None:
         return "2318-01-01T00:00:00Z"
     return datetime.fromtimestamp(instance.expires_at, UTC).isoformat().replace("+00:00", "Z")

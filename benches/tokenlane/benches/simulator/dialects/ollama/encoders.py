@@ -1,4 +1,4 @@
-"""How Ollama puts answers."""
+"""Ollama's encoders: lines of JSON, and its OpenAI-compatible stream."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LEVELS = ("low", "medium", "high", "max")
 
 
 def line(value: JsonValue) -> bytes:
-    """A line of JSON."""
+    """Return a line of JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def moment() -> str:
-    """Now, as it writes times."""
+    """Return the current time in Ollama's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -66,7 +66,7 @@ class ChatEncoder(Encoder):
         )
 
     def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
-        """The messages, and how the answer begins."""
+        """Return the messages, and the begun answer."""
         messages = body.get("messages") or []
         turns = openai_turns(messages)
         assert isinstance(messages, list)
@@ -76,8 +76,8 @@ class ChatEncoder(Encoder):
             return turns[:-1], turns[-1].content
         return turns, ""
 
-    def said(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
-        """Where a line has what is said."""
+    def fields(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
+        """Return the fields of a line that hold the text."""
         message: dict[str, JsonValue] = {"role": "assistant", "content": text}
         if thinking:
             message["thinking"] = thinking
@@ -86,26 +86,26 @@ class ChatEncoder(Encoder):
         return {"message": message}
 
     def moved(self, ask: Ask, reason: str) -> JsonValue:
-        """The model was only loaded, or unloaded."""
-        return {"model": ask.model, "created_at": moment(), **self.said(""), "done": True, "done_reason": reason}
+        """Return the answer to a request that loaded or unloaded the model."""
+        return {"model": ask.model, "created_at": moment(), **self.fields(""), "done": True, "done_reason": reason}
 
     def frame(self, answer: Answer, part: Part) -> bytes:
-        """A line that is not the last. A call is told once it is whole."""
+        """A line before the last. A tool call comes once it is complete."""
         if part.call is not None:
-            return self._line(answer, self.said("", calls=[_called(answer, part.call.index)])) if part.last else b""
+            return self._line(answer, self.fields("", calls=[_called(answer, part.call.index)])) if part.last else b""
         if part.channel == "reasoning":
-            return self._line(answer, self.said("", thinking=part.text))
-        return self._line(answer, self.said(part.text))
+            return self._line(answer, self.fields("", thinking=part.text))
+        return self._line(answer, self.fields(part.text))
 
-    def _line(self, answer: Answer, said: dict[str, JsonValue]) -> bytes:
-        return line({"model": answer.model, "created_at": moment(), **said, "done": False})
+    def _line(self, answer: Answer, fields: dict[str, JsonValue]) -> bytes:
+        return line({"model": answer.model, "created_at": moment(), **fields, "done": False})
 
     def ending(self, answer: Answer) -> Iterator[bytes]:
-        """The line with `done`, if there is a finish reason."""
+        """The line with `done`, if the answer has a finish reason."""
         if answer.finish is not None:
-            yield line(self._last(answer, self.said("")))
+            yield line(self._last(answer, self.fields("")))
 
-    def _last(self, answer: Answer, said: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _last(self, answer: Answer, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
         counts: dict[str, JsonValue] = {}
         if answer.script.usage:
             counts = {"prompt_eval_count": answer.prompt_tokens, "eval_count": answer.tokens}
@@ -113,7 +113,7 @@ class ChatEncoder(Encoder):
         return {
             "model": answer.model,
             "created_at": moment(),
-            **said,
+            **fields,
             "done": True,
             "done_reason": reason,
             "total_duration": int((answer.load_s + answer.queued_s) * 1e9) + 1,
@@ -126,14 +126,14 @@ class ChatEncoder(Encoder):
     def whole(self, answer: Answer) -> JsonValue:
         """The answer in one object."""
         calls = [_called(answer, call.index) for call in answer.calls]
-        return self._last(answer, self.said(answer.text, thinking=answer.reasoning, calls=calls))
+        return self._last(answer, self.fields(answer.text, thinking=answer.reasoning, calls=calls))
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
         """One line, and nothing after it."""
         yield line({"error": "simulated" if error is None else error})
 
     def departed(self, answer: Answer) -> Iterator[bytes]:
-        """The runner is gone: the stream just ends."""
+        """The runner died: the stream just ends."""
         return iter(())
 
 
@@ -145,8 +145,8 @@ class GenerateEncoder(ChatEncoder):
         prompt = body.get("prompt")
         return ((Turn("user", prompt, _images(dict(body))),) if isinstance(prompt, str) and prompt else ()), ""
 
-    def said(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
-        """Beside the rest."""
+    def fields(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
+        """At the top level of the line."""
         return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
 
@@ -165,11 +165,11 @@ class CompatibleEncoder(OpenAiEncoder):
         return ask
 
     def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
-        """As by the other API."""
+        """As in the native API."""
         return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
 
     def identity(self, answer: Answer) -> str:
-        """Not unique."""
+        """The id, which is not unique."""
         return f"chatcmpl-{answer.index % 999}"
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
@@ -209,7 +209,7 @@ def _images(message: JsonValue) -> int:
 
 
 def _called(answer: Answer, index: int) -> JsonValue:
-    """A call, its arguments as an object."""
+    """Return a tool call with its arguments as an object."""
     call = answer.calls[index]
     arguments: JsonValue = json.loads(call.arguments)
     return {"id": call.id, "function": {"index": call.index, "name": call.name, "arguments": arguments}}

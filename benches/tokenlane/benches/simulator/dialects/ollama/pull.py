@@ -1,4 +1,4 @@
-"""A pull as Ollama tells it, line by line."""
+"""Ollama's progress of a pull, line by line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .encoders import line
 
 
 class EncodedPull:
-    """The manifest, then the layers in turns, each by its own count; what has come stays when the pull breaks off.
+    """The manifest, then the layers by turns, each with its count. An interrupted pull keeps what it has.
 
     A failure is a line too: the first one has been sent by then, with status 200.
     """
@@ -33,14 +33,14 @@ class EncodedPull:
         self.failed: str | None = None
         self.steps = 1 + (self._download.left if self._download else 0)
 
-    def say(self) -> Iterator[bytes]:
+    def frames(self) -> Iterator[bytes]:
         """Lines of progress."""
         yield self._line({"status": "pulling manifest"})
         while self._download is not None:
             yield self._line(self._progress(self._download.step()))
 
     def ending(self) -> Iterator[bytes]:
-        """The check, and whether it has come whole."""
+        """The check, and its result."""
         download = self._download
         if download is None:
             yield from self.failing(500, "pull model manifest: file does not exist")
@@ -66,18 +66,18 @@ class EncodedPull:
         yield line({"error": self.failed})
 
     def departed(self) -> Iterator[bytes]:
-        """A pull has no model to lose."""
+        """A pull has no loaded model: nothing."""
         return self.failing(500, None)
 
-    def stop(self, finish: str, said: int) -> None:
-        """Nothing stops it but its client."""
+    def stop(self, finish: str, sent: int) -> None:
+        """Only its client stops a pull."""
 
     def whole(self) -> JsonValue:
-        """The last word alone."""
+        """The last line."""
         return {"status": "success"} if self.failed is None else {"error": self.failed}
 
     def headers(self) -> dict[str, str]:
-        """None of its own."""
+        """No headers."""
         return {}
 
     def _progress(self, layer: int) -> dict[str, JsonValue]:

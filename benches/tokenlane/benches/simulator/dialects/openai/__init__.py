@@ -1,4 +1,4 @@
-"""As a server that speaks OpenAI's dialect and no more answers."""
+"""OpenAI's dialect, without additions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's older way: a prompt that the client has rendered, and the text that follows it."""
+"""OpenAI's older completions: the client sends a rendered prompt, and gets the text that follows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CompletionEncoder(OpenAiEncoder):
         self.refused = chat.refused  # type: ignore[method-assign] # the same
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The prompt, as one text."""
+        """The prompt as one text."""
         prompt = body.get("prompt")
         if not isinstance(prompt, str):
             raise Refused("bad_request", "prompt must be a string", parameter="prompt")
@@ -45,7 +45,7 @@ class CompletionEncoder(OpenAiEncoder):
         return self._event(answer, part.text, None)
 
     def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
-        """The last of them."""
+        """The last chunk."""
         return self._event(answer, "", finish)
 
     def _event(self, answer: Answer, text: str, finish: str | None) -> bytes:
@@ -53,11 +53,11 @@ class CompletionEncoder(OpenAiEncoder):
         return event({**self.envelope(answer), "choices": [choice]})
 
     def identity(self, answer: Answer) -> str:
-        """Another prefix."""
+        """The id, with another prefix."""
         return f"cmpl-{answer.index}"
 
     def envelope(self, answer: Answer) -> dict[str, JsonValue]:
-        """Of another kind."""
+        """With another `object`."""
         return {**super().envelope(answer), "object": "text_completion"}
 
     def whole(self, answer: Answer) -> JsonValue:

@@ -1,4 +1,4 @@
-"""OpenAI's dialect, which most servers speak in their own way: theirs are subclasses."""
+"""OpenAI's dialect; the dialects of most other servers are subclasses."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ _REFUSALS: Mapping[Reason, Words] = {
 
 
 class OpenAiDialect(Dialect):
-    """A remote endpoint that speaks OpenAI's dialect and no more."""
+    """A remote endpoint with OpenAI's dialect and no additions."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = OpenAiEncoder
     owner: ClassVar[str] = "simulator"
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chat; servers of one's own complete prompts too."""
+        """Chats; self-hosted servers complete prompts too."""
         return {"/v1/chat/completions": self.encoder()}
 
     def works(self) -> Mapping[str, Work]:
@@ -78,15 +78,15 @@ class OpenAiDialect(Dialect):
         return {"error": plain if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """OpenAI's own words."""
+        """OpenAI's words."""
         words = worded(refused, _REFUSALS)
-        said: JsonValue = {
+        document: JsonValue = {
             "message": words.message,
             "type": words.kind,
             "param": refused.parameter,
             "code": words.code,
         }
-        return web.json_response({"error": said}, status=words.status)
+        return web.json_response({"error": document}, status=words.status)
 
     async def list_models(self, _: web.Request) -> web.Response:
         """`/v1/models`."""
@@ -94,7 +94,7 @@ class OpenAiDialect(Dialect):
         return web.json_response({"object": "list", "data": listed})
 
     def listed(self, model: Model) -> JsonValue:
-        """A model in the list."""
+        """Return a model's entry in the list."""
         return {"id": model.name, "object": "model", "created": 1_760_000_000, "owned_by": self.owner}
 
     async def embeddings(self, exchange: Exchange) -> web.StreamResponse:
@@ -133,7 +133,7 @@ class OpenAiDialect(Dialect):
     """`encoding_format` is ignored."""
 
     def stamp(self) -> dict[str, JsonValue]:
-        """What else a list of embeddings has."""
+        """Return the other fields of a list of embeddings."""
         return {}
 
     def embedder(self, name: str) -> Model:
@@ -151,5 +151,5 @@ class OpenAiDialect(Dialect):
 
 
 def _base64(vector: Sequence[float]) -> str:
-    """As little-endian floats of 32 bits."""
+    """Return a vector as little-endian 32-bit floats in base64."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

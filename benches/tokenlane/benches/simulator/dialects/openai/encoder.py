@@ -1,4 +1,4 @@
-"""How OpenAI encodes an answer, and servers that follow it."""
+"""OpenAI's encoder of chats, which most other servers' encoders extend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(value: JsonValue, name: str = "") -> bytes:
-    """A server-sent event with this JSON."""
+    """Return a server-sent event with this JSON."""
     data = b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
     return f"event: {name}\n".encode() + data if name else data
 
@@ -69,22 +69,22 @@ class OpenAiEncoder(Encoder):
         )
 
     def limit(self, body: Mapping[str, JsonValue]) -> int | None:
-        """How many tokens the answer may have."""
+        """Return the limit of tokens in the answer."""
         limit = integer(body, *self.limit_names)
         if limit is not None and limit < 1:
             raise Refused("bad_request", f"max_tokens must be at least 1, got {limit}.", parameter="max_tokens")
         return limit
 
     def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
-        """The conversation, and how the answer begins: here nothing, a last assistant message is one like others."""
+        """Return the conversation, and the begun answer: here none, a last assistant message is a turn like others."""
         return turns, ""
 
     def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """Whether the answer repeats what it begins with."""
+        """Whether the answer repeats the text that it continues."""
         return False
 
     def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """The schema the answer is to fit, and whether it is to be JSON at all."""
+        """Return the schema of the answer, and whether it must be JSON."""
         match wanted:
             case None | {"type": "text"}:
                 return None, False
@@ -95,7 +95,7 @@ class OpenAiEncoder(Encoder):
         raise Refused("bad_request", "response_format is not supported", parameter="response_format")
 
     def choice_of(self, body: Mapping[str, JsonValue]) -> tuple[str | None, bool, bool]:
-        """The tool that must be called, whether any must, and whether any may."""
+        """Return the tool that must be called, whether any tool must be, and whether any may be."""
         match body.get("tool_choice"):
             case None | "auto":
                 return None, False, True
@@ -108,7 +108,7 @@ class OpenAiEncoder(Encoder):
         raise Refused("bad_request", "tool_choice is not supported", parameter="tool_choice")
 
     def opening(self, answer: Answer) -> bytes:
-        """The chunk that has only the role."""
+        """A chunk with the role alone."""
         return b"" if self.role_in_each else self.chunk(answer, {"role": "assistant", "content": ""})
 
     def frame(self, answer: Answer, part: Part) -> bytes:
@@ -123,13 +123,13 @@ class OpenAiEncoder(Encoder):
         return self.chunk(answer, {**delta, "content": part.text})
 
     def inline(self, answer: Answer, part: Part) -> str:
-        """Reasoning as text."""
+        """Return reasoning as text."""
         thoughts = [each for each in answer.parts if not isinstance(each, str)]
         before = "<think>" if part is thoughts[0] else ""
         return before + part.text + ("</think>" if part is thoughts[-1] else "")
 
     def call_piece(self, part: Part) -> JsonValue:
-        """A piece of a call: the first has its name."""
+        """Return a piece of a tool call; the first piece has its name."""
         call = part.call
         assert call is not None
         if part.first:
@@ -138,11 +138,11 @@ class OpenAiEncoder(Encoder):
         return {"index": call.index, "function": {"arguments": part.text}}
 
     def finish(self, answer: Answer) -> str | None:
-        """The finish reason as the server says it."""
+        """Return the finish reason in the server's words."""
         return answer.finish
 
     def ending(self, answer: Answer) -> Iterator[bytes]:
-        """The finish mark, the usage if it was asked for, `[DONE]`."""
+        """The finish reason, the usage if requested, and `[DONE]`."""
         script = answer.script
         if not answer.parts:
             yield self.opening(answer)
@@ -163,20 +163,20 @@ class OpenAiEncoder(Encoder):
         }
 
     def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
-        """A chunk of the stream."""
+        """Return a chunk of the stream."""
         choice: dict[str, JsonValue] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return event({**self.envelope(answer), "choices": [{**choice, **self.more(answer, finish)}]})
 
     def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
-        """What else a choice has."""
+        """Return the other fields of a choice."""
         return {}
 
     def identity(self, answer: Answer) -> str:
-        """The answer's id."""
+        """Return the answer's id."""
         return f"chatcmpl-{answer.request_id or answer.index}"
 
     def envelope(self, answer: Answer) -> dict[str, JsonValue]:
-        """What every chunk has."""
+        """Return the fields of every chunk."""
         known: dict[str, JsonValue] = {
             "id": self.identity(answer),
             "object": "chat.completion.chunk",
@@ -209,9 +209,9 @@ class OpenAiEncoder(Encoder):
         }
 
     def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """The event of an error."""
-        said: JsonValue = {"message": "simulated", "type": "server_error", "param": None, "code": status}
-        return {"error": said if error is None else error}
+        """Return the error of an event."""
+        document: JsonValue = {"message": "simulated", "type": "server_error", "param": None, "code": status}
+        return {"error": document if error is None else error}
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
         """An event with the error."""

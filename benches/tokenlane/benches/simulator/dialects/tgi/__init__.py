@@ -1,4 +1,4 @@
-"""As Text Generation Inference answers."""
+"""The dialect of Text Generation Inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face's text-generation-inference."""
+"""Hugging Face's text-generation-inference: OpenAI's dialect, and its `/generate` paths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GUARDED = {"/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/c
 
 
 class TgiEncoder(OpenAiEncoder):
-    """Every chunk has the role, no answer an id; what goes wrong in a stream has status 200."""
+    """Every chunk has the role, no answer has an id, and errors in a stream come with status 200."""
 
     role_in_each: ClassVar[bool] = True
     reasoning_field: ClassVar[str | None] = None
@@ -48,7 +48,7 @@ class TgiEncoder(OpenAiEncoder):
     fingerprint: ClassVar[str | None] = "3.3.7-simulator"
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """A format and tools together are too much."""
+        """It refuses a format together with tools."""
         if body.get("response_format") is not None and body.get("tools"):
             raise Refused("wrong_format", "Grammar and tools are mutually exclusive")
         return replace(super().read(body), keeps_stop=True)
@@ -60,7 +60,7 @@ class TgiEncoder(OpenAiEncoder):
         return turns, ""
 
     def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """The schema stands in `value`."""
+        """The schema is in `value`."""
         match wanted:
             case None:
                 return None, False
@@ -71,11 +71,11 @@ class TgiEncoder(OpenAiEncoder):
         raise Refused("misshapen", "response_format: data did not match any variant")
 
     def frame(self, answer: Answer, part: Part) -> bytes:
-        """One call only."""
+        """One tool call only."""
         return b"" if part.call is not None and part.call.index else super().frame(answer, part)
 
     def finish(self, answer: Answer) -> str | None:
-        """A call ends as `stop`, a stop string in a word of its own."""
+        """A tool call ends as `stop`, a stop string as `stop_sequence`."""
         if answer.stopped_by is not None and answer.finish == "stop":
             return "stop_sequence"
         return "stop" if answer.finish == "tool_calls" else answer.finish
@@ -85,11 +85,11 @@ class TgiEncoder(OpenAiEncoder):
         return ""
 
     def envelope(self, answer: Answer) -> dict[str, JsonValue]:
-        """The usage is said to be none until it is told."""
+        """The usage is null until the last chunk."""
         return {**super().envelope(answer), "usage": None}
 
     def headers(self, answer: Answer) -> dict[str, str]:
-        """Its measurements."""
+        """The server's measurements."""
         return {
             "x-queue-time": str(int(answer.queued_s * 1000)),
             "x-prompt-tokens": str(answer.prompt_tokens),
@@ -97,19 +97,19 @@ class TgiEncoder(OpenAiEncoder):
         }
 
     def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """Always with 422, whatever it was."""
-        said: JsonValue = {"message": "Request failed during generation: simulated", "http_status_code": 422}
-        return {"error": said if error is None else error}
+        """Always with 422."""
+        document: JsonValue = {"message": "Request failed during generation: simulated", "http_status_code": 422}
+        return {"error": document if error is None else error}
 
     def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """All but what is wrong with templates, tools and the JSON itself."""
+        """In the stream, except errors of templates, tools and JSON."""
         if refused.reason in ("wrong_format", "misshapen", "unauthorized"):
             return None
         message = worded(refused, _REFUSALS).message
         return self.failing(422, {"message": message, "http_status_code": 422})
 
     def departed(self, answer: Answer) -> Iterator[bytes]:
-        """The shard is gone."""
+        """The shard died."""
         message = "Request failed during generation: Server error: transport error"
         return self.failing(422, {"message": message, "http_status_code": 422})
 
@@ -166,7 +166,7 @@ class GenerateEncoder(Encoder):
         return {"generated_text": answer.text, **({"details": details} if details else {})}
 
     def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """An event in the shape of a refusal."""
+        """An event with the body of a refusal."""
         message: JsonValue = "Request failed during generation: simulated" if error is None else error
         yield event({"error": message, "error_type": "generation"})
 
@@ -195,7 +195,7 @@ class TgiDialect(OpenAiDialect):
     encoder: ClassVar[type[OpenAiEncoder]] = TgiEncoder
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """OpenAI's way, and its own two."""
+        """OpenAI's path and the native two."""
         return {
             "/v1/chat/completions": TgiEncoder(),
             "/v1/completions": CompletionEncoder(TgiEncoder()),
@@ -208,7 +208,7 @@ class TgiDialect(OpenAiDialect):
         return {}
 
     def pages(self) -> Mapping[str, Page]:
-        """Its own pages besides OpenAI's."""
+        """The server's pages and OpenAI's."""
         return {
             **super().pages(),
             "GET /": self._health,
@@ -221,15 +221,15 @@ class TgiDialect(OpenAiDialect):
         }
 
     def guards(self, path: str) -> bool:
-        """Only what generates, and the tokenizer."""
+        """Only the paths that generate, and the tokenizer."""
         return path in _GUARDED
 
     def error(self, status: int, error: JsonValue) -> JsonValue:
-        """Text and a type beside it."""
+        """A text and a type."""
         return {"error": "simulated" if error is None else error, "error_type": "simulated"}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """Its own words; what is no request at all is told in plain text."""
+        """The server's words; plain text for a body that is not a request."""
         if refused.reason == "unauthorized":
             return web.Response(status=401)
         if refused.reason == "misshapen":
@@ -239,7 +239,7 @@ class TgiDialect(OpenAiDialect):
         return web.json_response({"error": words.message, "error_type": words.kind}, status=words.status)
 
     def parsed(self, body: bytes) -> dict[str, JsonValue]:
-        """JSON that is none is told in plain text, with 400."""
+        """Invalid JSON is refused in plain text, with 400."""
         try:
             return parse(body)
         except Refused as refused:
@@ -251,7 +251,7 @@ class TgiDialect(OpenAiDialect):
         return web.Response(status=404)
 
     def chosen(self, ask: Ask) -> Model:
-        """The one there is; and there is no room for more than 128 requests."""
+        """The only model; more than 128 requests are refused."""
         if self.engine.running + self.engine.waiting >= _MOST_AT_ONCE:
             self.engine.counts.refused += 1
             raise Refused("overloaded")
@@ -261,11 +261,11 @@ class TgiDialect(OpenAiDialect):
         return next(iter(self.models.on_disk.values()))
 
     def named(self, ask: Ask, model: Model) -> str:
-        """Whatever was asked for."""
+        """The name in the request."""
         return ask.model or model.name
 
     def listed(self, model: Model) -> JsonValue:
-        """It was made at no time."""
+        """With `created` 0."""
         return {"id": model.name, "object": "model", "created": 0, "owned_by": model.name}
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -322,10 +322,10 @@ def _token(text: str) -> dict[str, JsonValue]:
 
 
 def _tokens(text: str) -> list[JsonValue]:
-    """The tokens of a text, and where in it they are."""
-    found: list[JsonValue] = []
+    """Return the tokens of a text and their places."""
+    entries: list[JsonValue] = []
     place = 0
     for piece in split_tokens(text):
-        found.append({"id": token_ids(piece)[0], "text": piece, "start": place, "stop": place + len(piece)})
+        entries.append({"id": token_ids(piece)[0], "text": piece, "start": place, "stop": place + len(piece)})
         place += len(piece)
-    return found
+    return entries

@@ -1,4 +1,4 @@
-"""As vLLM answers."""
+"""The dialect of vLLM."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _REFUSALS: Mapping[Reason, Words] = {
 
 
 class VllmEncoder(OpenAiEncoder):
-    """The first chunk has only the role, errors in the stream are followed by `[DONE]`."""
+    """The first chunk has the role alone, and `[DONE]` follows errors in a stream."""
 
     reasoning_field: ClassVar[str | None] = "reasoning"
     done_after_error: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class VllmEncoder(OpenAiEncoder):
         return super().read(body)
 
     def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
-        """The last message, if the request says that it is to be continued."""
+        """The last message, if the request wants it continued."""
         if not boolean(body, "continue_final_message", False):
             return turns, ""
         if boolean(body, "add_generation_prompt", True):
@@ -65,64 +65,64 @@ class VllmEncoder(OpenAiEncoder):
         return turns[:-1], turns[-1].content if turns else ""
 
     def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """If asked to."""
+        """If requested."""
         return bool(prefill) and boolean(body, "echo", False)
 
     def opening(self, answer: Answer) -> bytes:
-        """The role, and what is continued, if asked for."""
+        """The role, and the continued text if requested."""
         role = super().opening(answer)
         return role + self.chunk(answer, {"content": answer.ask.prefill}) if answer.ask.echo else role
 
     def finish(self, answer: Answer) -> str | None:
-        """A call of a tool that was named ends as `stop`."""
+        """A call of a required tool ends as `stop`."""
         return "stop" if answer.finish == "tool_calls" and answer.ask.tool is not None else answer.finish
 
     def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
-        """The stop string, where one ended it."""
+        """The stop string that ended the answer, if any."""
         return {} if finish is None else {"stop_reason": answer.stopped_by}
 
     def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """Its own shape."""
-        said: JsonValue = {
+        """The server's shape."""
+        document: JsonValue = {
             "message": "Internal server error",
             "type": "InternalServerError",
             "param": None,
             "code": status,
         }
-        return {"error": said if error is None else error}
+        return {"error": document if error is None else error}
 
     def departed(self, answer: Answer) -> Iterator[bytes]:
-        """What is dropped ends as `abort`."""
+        """A dropped answer ends as `abort`."""
         yield self.chunk(answer, {"content": ""}, "abort")
         yield DONE
 
 
 class VllmDialect(OpenAiDialect):
-    """One model, which either chats or makes embeddings; it batches what it gets and queues without bound."""
+    """One model, which either chats or makes embeddings. It batches requests, and its queue has no limit."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = VllmEncoder
     owner: ClassVar[str] = "vllm"
 
     def _serves(self, path: str) -> bool:
-        """What the model cannot do has no route."""
+        """Refuses paths that the model cannot serve as unknown."""
         embeds = [model.embeds for model in self.models.on_disk.values()]
         if path == "/v1/embeddings":
             return any(embeds)
         return not all(embeds)
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chat and prompts, unless all it has are embeddings."""
+        """Chats and prompts, unless the model makes embeddings."""
         if not self._serves("/v1/chat/completions"):
             return {}
         return {**super().encoders(), "/v1/completions": CompletionEncoder(VllmEncoder())}
 
     def works(self) -> Mapping[str, Work]:
-        """Embeddings, if it makes them, sleeping and waking."""
+        """Embeddings if the model makes them, sleeping and waking."""
         work: dict[str, Work] = {"POST /sleep": self._sleep, "POST /wake_up": self._wake_up}
         return {**work, **super().works()} if self._serves("/v1/embeddings") else work
 
     def pages(self) -> Mapping[str, Page]:
-        """Its own pages besides OpenAI's."""
+        """The server's pages and OpenAI's."""
         return {
             **super().pages(),
             "GET /health": self._health,
@@ -136,11 +136,11 @@ class VllmDialect(OpenAiDialect):
         }
 
     def guards(self, path: str) -> bool:
-        """Only what begins with `/v1`."""
+        """Only paths under `/v1`."""
         return path.startswith("/v1")
 
     def kept(self, model: Model, wanted: int | None) -> int | None:
-        """As many as are wanted, of models that are made for it."""
+        """The requested number, for models that support it."""
         if wanted is not None and not model.shortens:
             message = (
                 f'Model "{model.name}" does not support matryoshka representation, changing output dimensions will '
@@ -161,20 +161,20 @@ class VllmDialect(OpenAiDialect):
         return {"error": plain if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """Its own words."""
+        """The server's words."""
         if refused.reason == "unauthorized":
             return web.json_response({"error": "Unauthorized"}, status=401)
         words = worded(refused, _REFUSALS)
-        said: JsonValue = {
+        document: JsonValue = {
             "message": words.message,
             "type": words.kind,
             "param": words.code or refused.parameter,
             "code": words.status,
         }
-        return web.json_response({"error": said}, status=words.status)
+        return web.json_response({"error": document}, status=words.status)
 
     def listed(self, model: Model) -> JsonValue:
-        """With the longest context; `created` is now."""
+        """With the context length; `created` is the current time."""
         return {
             "id": model.name,
             "object": "model",
@@ -209,7 +209,7 @@ class VllmDialect(OpenAiDialect):
         return web.json_response({"is_sleeping": self.engine.sleeping})
 
     async def _sleep(self, exchange: Exchange) -> web.StreamResponse:
-        """Running requests are aborted unless it is to wait for them."""
+        """Puts the server to sleep; running requests are aborted unless it waits for them."""
         query = exchange.request.query
         self.engine.sleeping = True
         if query.get("mode", "abort") == "abort":
