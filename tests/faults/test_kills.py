@@ -61,9 +61,7 @@ async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, mo
     async with Server(tmp_path) as server, background() as tasks:
         serving = asyncio.create_task(
             run_worker(
-                LaneSettings("gpu0", "fake"),
-                RedisSettings(server.url),
-                provider=provider,
+                open_lane(LaneSettings("gpu0", "fake"), RedisSettings(server.url), provider=provider),
                 drain_s=0.1,
                 ready=ready.put,
                 stopping=stopping,

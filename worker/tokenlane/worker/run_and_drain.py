@@ -7,21 +7,19 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.config.host.stop_signals import cancelled_by, on_stop_signals
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.lanes.state import UP
 from tokenlane.routing.router import run_router
 from tokenlane.routing.support.tasks import background, keep_going
 
-from .assembly import open_fallback, open_lane
+from .assembly import open_fallback
 from .attempt.pipeline import run_request
 from .lane.arq_worker import LaneWorker, poll
 from .lane.lane import Lane
-from .providers import LlmProvider
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +30,10 @@ _CLOSE_S = 10.0
 
 
 async def run_worker(
-    settings: LaneSettings,
-    redis: RedisSettings,
+    opening: AbstractAsyncContextManager[Lane],
     *,
-    pool_name: str = "main",
-    provider: LlmProvider | None = None,
-    cache: CacheSettings | None = None,
     fallback: bool = False,
     drain_s: float = DRAIN_S,
-    transcripts: bool = False,
     ready: Callable[[Lane], Awaitable[None]] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> int:
@@ -49,7 +42,7 @@ async def run_worker(
     SIGTERM, SIGINT or SIGHUP drains: no new work, and `drain_s` for what runs. A second SIGINT ends the drain.
 
     Args:
-        cache: where vectors are kept; None: nowhere.
+        opening: the lane, by `open_lane`.
         fallback: serve the pool's fallback lane too.
         ready: awaited when the lane is announced, and again when its back end is up, if that was not so at first.
 
@@ -69,12 +62,9 @@ async def run_worker(
         stopping.set()
 
     with on_stop_signals(stop):
-        opened = open_lane(
-            settings, redis, pool_name=pool_name, provider=provider, cache=cache, transcripts=transcripts
-        )
         async with AsyncExitStack() as stack:
             async with cancelled_by(stopping):
-                lane = await stack.enter_async_context(opened)
+                lane = await stack.enter_async_context(opening)
                 fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None
                 tasks = await stack.enter_async_context(background())
                 for each in filter(None, (lane, fallback_lane)):

@@ -23,6 +23,7 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
 
+from .assembly import open_lane
 from .builtin.server import with_own_server
 from .lane.arq_worker import NO_FUNCTIONS
 from .run_and_drain import run_worker
@@ -78,12 +79,5 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
             settings = await stack.enter_async_context(with_own_server(settings))
         if not stopping.is_set():
             cache, transcripts = cache_settings(), debugging("llm")
-            await run_worker(
-                settings,
-                redis,
-                pool_name=pool,
-                cache=cache,
-                fallback=True,
-                transcripts=transcripts,
-                stopping=stopping,
-            )
+            lane = open_lane(settings, redis, pool_name=pool, cache=cache, transcripts=transcripts)
+            await run_worker(lane, fallback=True, stopping=stopping)

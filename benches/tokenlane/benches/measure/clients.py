@@ -24,6 +24,7 @@ from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
 from tokenlane.routing.support.tasks import background
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.run_and_drain import run_worker
 
 from .child_process import Tasks
@@ -136,7 +137,9 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
         opened.set()
 
     async with background() as tasks:
-        running = tasks.create_task(run_worker(settings, RedisSettings(redis), ready=note, stopping=stopping))
+        running = tasks.create_task(
+            run_worker(open_lane(settings, RedisSettings(redis)), ready=note, stopping=stopping)
+        )
         yield {"ready": opened.wait}
         stopping.set()
         await running

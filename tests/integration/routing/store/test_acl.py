@@ -24,6 +24,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.rehearsal import rehearse
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.run_and_drain import run_worker
 
 TEXT = "".join(f"w{number} " for number in range(16))
@@ -129,7 +130,7 @@ async def test_a_worker_that_waits_for_its_server_can_be_stopped(
     monkeypatch.setattr("tokenlane.routing.store.hub.Hub.subscribe", never)
     settings = LaneSettings("lane1", "fake")
     serving = asyncio.create_task(
-        run_worker(settings, RedisSettings(redis_url), provider=FakeProvider(), stopping=stopping)
+        run_worker(open_lane(settings, RedisSettings(redis_url), provider=FakeProvider()), stopping=stopping)
     )
     async with asyncio.timeout(20):
         await waits.wait()

@@ -25,6 +25,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server.refusals import REFUSALS
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.run_and_drain import run_worker
@@ -72,7 +73,8 @@ async def working(url: str) -> AsyncIterator[None]:
         ready.set()
 
     settings = LaneSettings("lane1", "fake")
-    serving = run_worker(settings, RedisSettings(url), provider=FakeProvider(), ready=is_ready, stopping=stopping)
+    lane = open_lane(settings, RedisSettings(url), provider=FakeProvider())
+    serving = run_worker(lane, ready=is_ready, stopping=stopping)
     async with asyncio.TaskGroup() as tasks:
         worker = tasks.create_task(serving)
         await ready.wait()

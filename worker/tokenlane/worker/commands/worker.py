@@ -36,6 +36,7 @@ from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error, 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
@@ -131,17 +132,8 @@ async def _work(
         report("waiting" if startup.waits else "ready", startup, worker=lane.worker)
 
     try:
-        return await run_worker(
-            to.settings,
-            to.redis,
-            pool_name=to.pool,
-            cache=cache_settings(),
-            fallback=True,
-            drain_s=drain_s,
-            transcripts=transcripts,
-            ready=ready,
-            stopping=stopping,
-        )
+        lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
+        return await run_worker(lane, fallback=True, drain_s=drain_s, ready=ready, stopping=stopping)
     except SET_WRONGLY:
         raise
     except LlmError as error:
