@@ -24,7 +24,7 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.fairness import order
+from tokenlane.routing.decide.fairness import fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
@@ -193,7 +193,7 @@ class StandIn:
 
     async def _take_in(self) -> None:
         survey = await self._pool.survey()
-        for head in order(survey.heads, {}, self._lane.lane):
+        for head in fair_order(survey.heads, {}, self._lane.lane):
             if head.queue.needs.model not in (None, *self._lane.models):
                 continue
             attempt = await self._pool.requests.dispatch(head, self._lane.lane, MODEL, new_id())

@@ -15,7 +15,7 @@ from tests.lanes import chats
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import Duplicate, ModelNotFound
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.fairness import order
+from tokenlane.routing.decide.fairness import fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
@@ -149,7 +149,7 @@ class World:
         self.accepted.extend(ids - {*self.accepted})
 
     async def route(self) -> None:
-        heads = order((await self.pool.survey()).heads, {}, "lane1")
+        heads = fair_order((await self.pool.survey()).heads, {}, "lane1")
         for head in heads:
             lane, token = self.dice.choice(["lane1", "lane2"]), new_id()
             times = self.dice.randint(1, 2)

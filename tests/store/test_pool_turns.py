@@ -13,10 +13,11 @@ from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.wire import Priority, new_id
-from tokenlane.routing.decide.fairness import Head, Queue, order
+from tokenlane.routing.decide.fairness import Head, fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy, RolePolicy
+from tokenlane.routing.decide.queues import Queue
 from tokenlane.routing.store.pool import Pool
 
 WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10_000))
@@ -27,7 +28,7 @@ async def serve(pool: Pool, times: int, weights: Mapping[str, int] | None = None
     await life.beat(pool, WORKER, WIDE)
     served = []
     for _ in range(times):
-        head = next(order((await pool.survey()).heads, weights or {}, WIDE.lane))
+        head = next(fair_order((await pool.survey()).heads, weights or {}, WIDE.lane))
         attempt = await pool.requests.dispatch(head, WIDE.lane, "m1", new_id())
         assert attempt is not None
         served.append((head, attempt))
@@ -63,14 +64,16 @@ async def test_the_heads_of_one_survey_come_in_the_order_of_many(pool: Pool) -> 
         for agent, times in (("a", 9), ("b", 1), ("c", 30), ("d", 4)):
             await ask(pool, agent, times, role=role)
     at_once: list[str] = []
-    while heads := [head for head in order((await pool.survey()).heads, {}, WIDE.lane) if head.queue.role == "at-once"]:
+    while heads := [
+        head for head in fair_order((await pool.survey()).heads, {}, WIDE.lane) if head.queue.role == "at-once"
+    ]:
         assert len(heads) == min(16, 44 - len(at_once))
         assert {head.more for head in heads} == {len(at_once) + len(heads) < 44}
         for head in heads:
             assert await pool.requests.dispatch(head, WIDE.lane, "m1", new_id()) is not None
             at_once.append(head.agent)
     one_by_one: list[str] = []
-    while heads := list(order((await pool.survey()).heads, {}, WIDE.lane)):
+    while heads := list(fair_order((await pool.survey()).heads, {}, WIDE.lane)):
         assert await pool.requests.dispatch(heads[0], WIDE.lane, "m1", new_id()) is not None
         one_by_one.append(heads[0].agent)
     assert at_once == one_by_one
@@ -215,7 +218,7 @@ async def test_all_heads_at_once_are_ordered_as_one_by_one(pool: Pool) -> None:
         for role, times in (("planner", 12), ("coder", 5), ("critic", 9)):
             await ask(pool, "a", times, role=role)
         served: list[str] = []
-        while heads := list(order((await pool.survey()).heads, weights, WIDE.lane)):
+        while heads := list(fair_order((await pool.survey()).heads, weights, WIDE.lane)):
             for head in heads if at_once else heads[:1]:
                 assert await pool.requests.dispatch(head, WIDE.lane, "m1", new_id()) is not None
                 served.append(head.queue.role)

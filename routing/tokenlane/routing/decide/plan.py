@@ -1,4 +1,4 @@
-"""The plan: which lane takes which of the requests that wait. Decides on a survey, and does nothing about it."""
+"""The plan: which lane gets which of the waiting requests, decided from a survey."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.contract.wire import Kind, Priority
+from tokenlane.routing.contract.wire import Kind
 
 from .candidates import candidates, pullers
-from .fairness import Head, order
+from .fairness import Head, fair_order
 from .lanes.gates import why_not
 from .lanes.offer import LaneView
-from .no_candidate import nobody, not_pulled
+from .no_candidate import no_candidate_error, not_pulled
 from .policy import Policy, all_heard_ms
-
-_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-
-_NOBODY: frozenset[str] = frozenset()
+from .queues import PRIORITIES
 
 _Slots: TypeAlias = tuple[str, Kind]
 _Options: TypeAlias = list[tuple[LaneView, str]]
@@ -31,8 +28,8 @@ _Options: TypeAlias = list[tuple[LaneView, str]]
 
 @dataclass(frozen=True)
 class Survey:
-    """What routers decide on, all of one moment. `watched_ms`: for how long the pool has been looked at without a gap:
-    lanes that live may not have been heard of since a server came back or was wiped."""
+    """The heads of all queues and all lanes at one moment. `watched_ms`: for how long routers have watched the pool
+    without a gap; live lanes may not have beaten yet since the server came back or was wiped."""
 
     now_ms: int
     revision: int
@@ -43,7 +40,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Placement:
-    """A request that a lane is to have, and the model to use there."""
+    """A request for a lane, and the model to use there."""
 
     head: Head
     lane: str
@@ -60,7 +57,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class PullRequest:
-    """A model that a lane is to pull for a request that waits."""
+    """A model for a lane to pull, because a waiting request needs it."""
 
     lane: str
     model: str
@@ -83,12 +80,12 @@ class Plan:
 def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Plan:
     """Choose lanes for the heads of all queues, those of the highest priority first.
 
-    Each asks for the best of its lanes that all gates let it start on. A lane takes as many as it has credit for, in
-    the order of `order`; who is left asks again. A lane for which more of a priority waits than could be chosen now is
-    left alone by lower ones of that kind.
+    Each head asks for the best of its lanes whose gates it passes. A lane takes as many heads as it has credit for, in
+    the order of `fair_order`; the others ask again. If more requests of a priority wait for a lane than are heads now,
+    lower priorities of that kind do not get the lane.
 
     Args:
-        refused: by request, the lanes that refused it at dispatch; it asks the others.
+        refused: by request, the lanes that refused it at dispatch, which it does not ask.
     """
     weights = {name: role.weight for name, role in policy.roles.items()}
     options: dict[str, _Options] = {}
@@ -99,11 +96,11 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     placed: set[str] = set()
     refusals: list[Refusal] = []
     pulls: dict[PullRequest, None] = {}
-    for priority in _PRIORITIES:
+    for priority in PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
         while left and (asked := _asked(left, options, credit, refused)):
             for slots, those in asked.items():
-                taken = list(islice(order(those, weights, slots[0]), credit[slots]))
+                taken = list(islice(fair_order(those, weights, slots[0]), credit[slots]))
                 placements += [_placement(head, slots[0], options) for head in taken]
                 credit[slots] -= len(taken)
                 placed |= {head.id for head in taken}
@@ -126,11 +123,11 @@ def _asked(
     credit: dict[_Slots, int],
     refused: Mapping[str, frozenset[str]],
 ) -> dict[_Slots, list[Head]]:
-    """The heads by what each asks for; without those that wait for all of their lanes."""
+    """The heads by the lane and kind each asks for, without heads that must wait for all of their lanes."""
     asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
     best: dict[tuple[str, frozenset[str], str], _Slots | None] = {}
     for head in heads:
-        name, refusers = head.queue.name, refused.get(head.id, _NOBODY)
+        name, refusers = head.queue.name, refused.get(head.id, frozenset())
         key = name, refusers, head.id if head.suspect else ""
         if key not in best:
             options_left = [lane for lane, _ in options[name] if lane.name not in refusers]
@@ -141,7 +138,7 @@ def _asked(
 
 
 def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int]) -> _Slots | None:
-    """The first lane that all gates let it start on; for a suspect else one that `dispatch` then keeps free for it."""
+    """The first lane whose gates the head passes; for a suspect, otherwise a lane that `dispatch` keeps free for it."""
     to_empty = None
     for lane in lanes:
         slots = lane.name, head.queue.kind
@@ -161,12 +158,12 @@ def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placem
 
 
 def _pull_or_refusal(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> PullRequest | LlmError:
-    """What is to be pulled for a head without candidates; why nothing is."""
+    """The model to pull for a head without candidates, or the error that refuses it."""
     queue = head.queue
     if not KINDS[queue.kind].follows_routes:
-        return nobody(queue, policy, lanes)
+        return no_candidate_error(queue, policy, lanes)
     found = list(pullers(policy, queue.role, queue.needs, lanes))
     for lane, model in found:
         if model not in lane.offer.unpulled:
             return PullRequest(lane.name, model)
-    return not_pulled(*found[0]) if found else nobody(queue, policy, lanes)
+    return not_pulled(*found[0]) if found else no_candidate_error(queue, policy, lanes)

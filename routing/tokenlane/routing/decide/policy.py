@@ -17,7 +17,7 @@ from .lanes.offer import LaneView
 
 
 class PolicyChanged(LlmError):
-    """The pool's policy is not the one it was compared with: read it again, and compare anew.
+    """The pool's policy has changed meanwhile: read and compare it again.
 
     Somebody else applied a policy meanwhile. `tokenlane policy diff` shows the difference.
     """
@@ -26,7 +26,7 @@ class PolicyChanged(LlmError):
 
 
 class PolicyUnreadable(PoolUnavailable):
-    """The pool's policy is none that this version can read.
+    """This version cannot read the pool's policy.
 
     A newer version of tokenlane wrote it, or something else did. Update, or apply a policy with this version.
     """
@@ -39,26 +39,26 @@ class _Frozen(BaseModel):
 
 
 class Candidate(_Frozen):
-    """A place a role may be served. What is None may be anything."""
+    """A place in a route. None matches anything."""
 
     provider: str | None = None
     model: str | None = None
     lane: str | None = None
 
     def is_place_of(self, lane: LaneView) -> bool:
-        """Whether the lane is of the provider and the name that are asked for, whatever it serves."""
+        """Whether the lane has this provider and name, whatever models it serves."""
         return self.lane in (None, lane.name) and self.provider in (None, lane.provider)
 
 
 class Limits(_Frozen):
-    """A role's own limits; None: those of the policy. `in_flight` counts all of an agent's requests, of every role."""
+    """Limits of one role; None: the policy's. `in_flight` counts all requests of an agent, in every role."""
 
     depth: int | None = Field(default=None, ge=1)
     in_flight: int | None = Field(default=None, ge=1)
 
 
 class RolePolicy(_Frozen):
-    """What holds for one role. `weight`: how many of its requests are served where roles of weight 1 have one each."""
+    """The policy for one role. `weight`: how many of its requests are served per request of a role with weight 1."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
@@ -68,14 +68,12 @@ class RolePolicy(_Frozen):
 class Policy(_Frozen):
     """The pool's policy. `revision` counts changes; 0 is the built-in default.
 
-    `depth`: requests a role may hold at once, waiting and running. `in_flight`: the same for an agent.
-    `start_lease_ms`: how long a lane may take to start what it was given. `lease_ms`: how long a running request
-    survives without a beat of its worker. `orphan_ms`: the same for a request whose client has gone; clients
-    beat every 2 s.
-    `patience_ms`: how long a request waits for a lane nobody has heard of; longer, where the pool is new, or was away
-    or lost just before, and workers that live may not have beaten since. `max_crashes`: workers a request may take down
-    before it is given up. `max_starts`: times a request may be started in all.
-    `fallback`: who embeds where no candidate can: the fallback lane, or nobody.
+    `depth`, `in_flight`: requests that a role, and an agent, may have at once, waiting and running. `start_lease_ms`:
+    how long a lane may take to start a request. `lease_ms`: how long a running request survives without a beat from its
+    worker; `orphan_ms`: without a beat from its client, which beats every 2 s. `patience_ms`: how long a request waits
+    for a lane that nobody has heard of; longer if live workers may not have beaten since the pool started or came back.
+    `max_crashes`: workers that may die while they run a request before it fails. `max_starts`: how often a request may
+    be started in all. `fallback`: which lane embeds if no candidate can: the fallback lane, or none.
     """
 
     revision: int = 0
@@ -92,6 +90,6 @@ class Policy(_Frozen):
 
 
 def all_heard_ms(lease_ms: int) -> int:
-    """Within so many milliseconds of its first sight of a pool everybody has heard of all workers that live: they beat
-    three times a lease, and are given a second more."""
+    """How long after its first look at a pool a router or client has heard of all live workers, in milliseconds: they
+    beat three times per lease, and get a second more."""
     return lease_ms // 3 + 1000

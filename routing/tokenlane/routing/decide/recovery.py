@@ -1,6 +1,6 @@
-"""What becomes of a request whose attempt broke: it ends, is tried again, or is continued. Nothing else decides that.
+"""Decides what becomes of a request whose attempt broke: it ends or is tried again. Nothing else decides that.
 
-Workers ask when an attempt of theirs fails or they shut down, routers and agents when a worker died. Pure: whoever asks
+Workers ask when one of their attempts fails or they shut down; routers and agents ask when a worker died. The caller
 carries the decision out.
 """
 
@@ -21,13 +21,13 @@ _CAP_MS = 30_000
 _MOST_AVOIDED = 8
 
 _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
-"""Errors that break off an answer which has begun, besides those worth another try."""
+"""Errors that interrupt an answer, besides retryable ones."""
 
 
 @dataclass(frozen=True)
 class AttemptFailed:
-    """The attempt ended with an error. `reached`: it got as far as its back end. One that did not is no try: its lane
-    was not ready, and takes no new work by now."""
+    """The attempt ended with an error. `reached`: it reached its back end. Otherwise it does not count as a start: its
+    lane was not ready, and has stopped taking new work."""
 
     error: LlmError
     reached: bool = True
@@ -35,14 +35,14 @@ class AttemptFailed:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """The worker died, or was cut off, while it ran the request. `alone`: it ran nothing else."""
+    """The worker died or lost its connection while it ran the request. `alone`: it ran nothing else."""
 
     alone: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerDraining:
-    """The worker shuts down."""
+    """The worker is shutting down."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | P
 
 @dataclass(frozen=True)
 class History:
-    """What was tried so far, as far as who asks knows it.
+    """The attempts so far, as far as the caller knows them.
 
-    `lane`: of the attempt that broke. `starts`: how often the request was started, that attempt included. `crashes`:
-    how many workers died while they ran it, before that. `delivered`: deltas its agent may have.
+    `lane`: where the attempt broke. `starts`: how often the request was started, this attempt included. `crashes`: how
+    many workers died while they ran it, before this attempt. `delivered`: deltas that its agent may have received.
+    `left_ms`: until the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
@@ -83,8 +84,8 @@ class End:
 
 @dataclass(frozen=True)
 class TryAgain:
-    """Run it anew, on a lane that meets these needs, after `due_ms`. `counts`: the attempt that broke is one of its
-    starts. `alone`: on a lane that runs nothing else, for the request may be what kills workers."""
+    """Start the request again, on a lane that meets these needs, after `due_ms`. `counts`: the broken attempt counts as
+    a start. `alone`: on a lane that runs nothing else, because the request may be what kills workers."""
 
     needs: Needs
     due_ms: int = 0
@@ -96,10 +97,10 @@ Decision: TypeAlias = End | TryAgain
 
 
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
-    """Choose for one broken attempt.
+    """Decide about one broken attempt.
 
-    Of what the agent has seen a part a second attempt would say something else: the request ends. What is tried again
-    since its lane failed is for another lane, if one has credit.
+    If the agent has a part of the answer, the request ends: a second attempt would give another answer. If the lane
+    failed, the request is tried on another lane, as long as one has credit.
     """
     if history.delivered > 0:
         return End(_interruption(cause, history.lane))
@@ -119,11 +120,9 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
 
 
 def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
-    """Pauses double with every start, with full jitter; a `retry_after_s` is a lower bound. What could not start again
-    before its deadline ends now. What did not reach its back end waits again at once, as if it had not been started.
-
-    That a back end could not be connected to is an attempt's failure only after its client has tried again for under a
-    second.
+    """Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. A request that could not
+    start again before its deadline ends now. A request that did not reach its back end waits again at once, and that attempt
+    does not count.
     """
     if not error.retryable:
         return End(error)
@@ -139,29 +138,27 @@ def _after_error(error: LlmError, history: History, policy: Policy, *, reached: 
 
 
 def _elsewhere(history: History) -> Needs:
-    """The request's needs, to be met by another lane than the one that failed, if one can."""
-    needs = history.needs
-    others = [lane for lane in needs.avoid if lane != history.lane]
-    return needs.model_copy(update={"avoid": (*others, history.lane)[-_MOST_AVOIDED:]})
+    """The request's needs, with the lane that failed among the lanes to avoid."""
+    others = [lane for lane in history.needs.avoid if lane != history.lane]
+    return history.needs.model_copy(update={"avoid": (*others, history.lane)[-_MOST_AVOIDED:]})
 
 
 def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:
-    """All that a dying worker runs is counted as crashed, so before its last try a request runs alone: who dies then is
-    to blame."""
+    """A crash counts against every request that the worker ran. So the last try of a request is alone on its lane: if
+    that worker dies too, the request is to blame."""
     crashes = history.crashes + 1
     if crashes < policy.max_crashes:
         return TryAgain(history.needs, alone=crashes + 1 >= policy.max_crashes)
     blame = (
         ", the last of them while it ran nothing else"
         if alone
-        else "; it was not alone there, and another request may be to blame: send it again"
+        else "; they also ran others, and another request may be to blame: send it again"
     )
-    return End(Interrupted(f"given up: {crashes} workers died while running it{blame}"))
+    return End(Interrupted(f"{crashes} workers died while they ran this request{blame}"))
 
 
 def _interruption(cause: Cause, lane: str) -> LlmError:
-    """What ends a request of which a part was delivered. Where that is an error, agents see it as
-    `seen_with_a_part`."""
+    """The error that ends a request of which a part was delivered."""
     match cause:
         case AttemptFailed(error):
             if isinstance(error, Interrupted) and error.retryable:
@@ -178,9 +175,9 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
             assert_never(cause)
 
 
-def seen_with_a_part(error: LlmError) -> LlmError:
-    """How an agent that has a part of the answer sees the error the request ended with: as `Interrupted`, where it says
-    nothing of the request itself."""
+def error_with_a_part(error: LlmError) -> LlmError:
+    """The error that an agent raises if it has a part of the answer: `Interrupted`, unless the request itself is to
+    blame."""
     broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
     if isinstance(error, Interrupted) or not broke_off:
         return error
@@ -191,19 +188,19 @@ def seen_with_a_part(error: LlmError) -> LlmError:
 
 
 _LOST = {
-    "begun anew": "the answer was begun anew, for another client that is attached to it: ask again",
-    "part": "a part of the answer was lost and its worker does not have it: ask again",
+    "begun anew": "the answer was started again for another client that is attached to it: ask again",
+    "part": "a part of the answer was lost, and its worker no longer has it: ask again",
     "worker": "the worker that ran it went away after a part of the answer was delivered: send it again",
-    "end": "the end of the answer was lost and no worker has it any more: ask again",
+    "end": "the end of the answer was lost, and no worker has it any more: ask again",
 }
 
 
 def answer_lost(what: Literal["begun anew", "part", "worker", "end"]) -> Interrupted:
-    """The error of an agent that cannot get the answer whole any more, though no attempt broke."""
+    """The error of an agent that can no longer get the whole answer."""
     return Interrupted(_LOST[what])
 
 
 def may_submit_again(has_copy: bool, delivered: int) -> bool:
-    """Whether an agent submits a request that the server has lost again, under its id. It is the last copy; but of an
-    answer that has begun, a second attempt would say something else."""
+    """Whether an agent submits a request again that the server has lost. The agent has the last copy; but after a part
+    of the answer, a second attempt would give another answer."""
     return has_copy and delivered == 0

@@ -16,7 +16,8 @@ from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.seal import seal
-from tokenlane.routing.decide.fairness import Head, Queue
+from tokenlane.routing.decide.fairness import Head
+from tokenlane.routing.decide.queues import Queue
 
 from .keychain import Keychain
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text, read_queue

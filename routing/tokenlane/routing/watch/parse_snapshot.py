@@ -18,11 +18,11 @@ from pydantic import TypeAdapter
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.fairness import Queue
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.queues import Queue
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.lane import lane_of
 

@@ -18,9 +18,9 @@ from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _details, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
-from tokenlane.routing.decide.fairness import Queue
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.no_candidate import nobody
+from tokenlane.routing.decide.no_candidate import no_candidate_error
+from tokenlane.routing.decide.queues import Queue
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
@@ -86,7 +86,7 @@ async def readers(pool: Pool, capsys: pytest.CaptureFixture[str]) -> Snapshot:
             LANE.endpoint,
         )
         assert "bad" in [lane.name for lane in lanes]
-        str(nobody(Queue.of(life.envelope(model="none")), seen.policy, lanes))
+        str(no_candidate_error(Queue.of(life.envelope(model="none")), seen.policy, lanes))
         for lane in lanes:
             route_coverage(seen.policy, lane=lane.name, provider=lane.provider, models=lane.models)
     return seen

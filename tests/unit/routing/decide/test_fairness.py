@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.wire import Kind, Priority, new_id
-from tokenlane.routing.decide.fairness import Head, Queue, Turn, order
+from tokenlane.routing.decide.fairness import Head, Turn, fair_order
+from tokenlane.routing.decide.queues import Queue
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
@@ -79,7 +80,7 @@ def test_order() -> None:
         head("low", 0, 1000),
     ]
     shuffled = random.Random(1).sample(ordered, len(ordered))
-    assert list(order(shuffled, {}, "lane1")) == ordered
+    assert list(fair_order(shuffled, {}, "lane1")) == ordered
 
 
 def of_role(role: str, ended: int, used: int, place: int) -> Head:
@@ -93,7 +94,7 @@ def test_a_role_that_has_had_less_than_its_turn_goes_on() -> None:
     heads = [of_role("planner", 5, 1, place) for place in range(6)]
     heads += [of_role("coder", 7, 0, place) for place in range(3)]
     shuffled = random.Random(1).sample(heads, len(heads))
-    told = [head.queue.role for head in order(shuffled, {"planner": 3}, "lane1")]
+    told = [head.queue.role for head in fair_order(shuffled, {"planner": 3}, "lane1")]
     assert told == ["planner"] * 2 + ["coder"] + ["planner"] * 3 + ["coder"] + ["planner"] + ["coder"]
 
 

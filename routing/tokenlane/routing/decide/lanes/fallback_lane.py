@@ -1,5 +1,7 @@
-"""The fallback lane embeds where no back end's lane can. Every worker serves it beside its own, and only `candidates`
-chooses it: what is shown of lanes, and said of them, is of back ends."""
+"""The fallback lane, which embeds where no back end's lane can.
+
+Every worker may serve it next to its own lane. Only `candidates` chooses it; lists of lanes and messages leave it out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from .offer import LaneView
 
 
 def is_fallback(name: str) -> bool:
-    """Whether that is the fallback lane's name, which no other lane may have."""
+    """Whether this is the name of the fallback lane, which no other lane may have."""
     return name == FALLBACK_LANE
 
 

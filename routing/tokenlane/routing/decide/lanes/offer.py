@@ -1,4 +1,4 @@
-"""What a lane offers: as its workers announce it, and as routers know it."""
+"""What a lane offers, as its workers announce it and as routers see it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _models = TypeAdapter(tuple[str, ...])
 
 
 class Offer(BaseModel):
-    """What a lane takes, how much of it at once, and what its models can do.
+    """The kinds of work a lane takes, how many requests at once, and what its models can do.
 
-    `limits`: requests at once, by kind; a kind that is not named is not served. `abilities`: by model, as far as the
-    back end says; a model that is not named can chat. `max_input_tokens`: the longest prompt, None if any will do.
-    `pulls`: it pulls what it lacks and a request asks for; `lacks`: that alone, None for anything. `pulling`: what it
-    pulls now; `unpulled`: what it lately tried to in vain, with the error's code.
+    `limits`: requests at once, by kind; other kinds are not served. `abilities`: by model, where the back end reports
+    them; a model without an entry can chat. `max_input_tokens`: the longest prompt; None: no limit. `pulls`: whether
+    the lane pulls models that requests need; `lacks`: only these, None: any. `pulling`: pulls under way, by model.
+    `unpulled`: models that it recently failed to pull, with the error's code.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,7 +36,7 @@ class Offer(BaseModel):
     unpulled: dict[str, str] = {}
 
     def can(self, model: str, ability: str) -> bool:
-        """Whether a model of the lane can do that."""
+        """Whether a model of the lane has that ability."""
         return ability in self.abilities.get(model, ("chat",))
 
     def limit_of(self, kind: Kind) -> int:
@@ -45,8 +45,8 @@ class Offer(BaseModel):
 
 
 @lru_cache(maxsize=256)
-def offer_in(document: str) -> Offer | None:
-    """The offer that a worker has announced, as JSON; None if that is not what it is."""
+def parse_offer(document: str) -> Offer | None:
+    """Parse an announced offer; None if it is not one."""
     try:
         return Offer.model_validate_json(document)
     except ValidationError:
@@ -54,8 +54,8 @@ def offer_in(document: str) -> Offer | None:
 
 
 @lru_cache(maxsize=256)
-def models_in(document: str) -> tuple[str, ...] | None:
-    """The models that a worker has announced, as JSON; None if that is not what it is."""
+def parse_models(document: str) -> tuple[str, ...] | None:
+    """Parse an announced list of models; None if it is not one."""
     try:
         return _models.validate_json(document)
     except ValidationError:
@@ -64,7 +64,7 @@ def models_in(document: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a worker says of its lane with every beat."""
+    """What a worker announces about its lane with every beat."""
 
     lane: str
     provider: str
@@ -75,7 +75,7 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Running:
-    """A request a worker runs, with what the server needs to know it again should it have forgotten it."""
+    """A request that a worker runs, with all that the server needs to restore it after losing it."""
 
     id: str
     attempt: int
@@ -88,7 +88,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Facts:
-    """What does not change while a worker lives, said once. `versions`: of `tokenlane`, `python`, `arq` and so on."""
+    """What does not change while a worker lives. `versions`: by name, of `tokenlane`, `python`, `arq` and so on."""
 
     host: str
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Fault:
-    """The newest error of a worker's back end: the error's code, never its text. `at`: by the loop's clock, in s."""
+    """The latest error of a worker's back end: its code, never its text. `at`: seconds on the loop's clock."""
 
     code: str
     at: float
@@ -104,15 +104,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class LaneView:
-    """A lane as routers and clients know it.
+    """A lane as routers and clients see it.
 
     Args:
-        queued: requests that were given to it and have not ended, by kind.
+        queued: dispatched and running requests, by kind.
         facts: what is known of its workers.
-        beat_ms: since the last beat of one of them.
-        why: what keeps its back end from working.
-        kept_for: the request that runs there alone or is next to, since workers died under it; '' if there is none.
-        unread: those of `models`, `limit` and `offer` that cannot be read as they were announced.
+        beat_ms: time since the last beat of any of them.
+        why: why its back end cannot work, if so.
+        kept_for: the request that runs alone on the lane or is next to, because workers died under it; '' if none.
+        unread: which of `models`, `limit` and `offer` were announced in a form that cannot be read.
     """
 
     name: str
@@ -129,23 +129,23 @@ class LaneView:
 
     @cached_property
     def state(self) -> LaneState:
-        """Its state."""
+        """The lane's state."""
         return lane_state(self.facts)
 
     @property
     def is_coming(self) -> bool:
-        """Whether a worker waits for its back end, and does not know yet what that serves."""
+        """Whether a worker waits for its back end and does not know its models yet."""
         return self.state.is_unready and not self.models
 
     @property
     def has_left(self) -> bool:
-        """Whether it was stopped in order, and not just to be restarted."""
+        """Whether it was shut down, and not just for a restart."""
         return has_left(self.state, self.beat_ms)
 
     def credit_for(self, kind: Kind) -> int:
-        """How many more requests of that kind it takes now."""
+        """How many more requests of that kind the lane takes now."""
         return max(0, self.offer.limit_of(kind) - self.queued.get(kind, 0)) if self.state.takes_work else 0
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:
-        """Those of its models that can do that kind of work."""
+        """The lane's models that can do that kind of work."""
         return tuple(model for model in self.models if self.offer.can(model, kind))

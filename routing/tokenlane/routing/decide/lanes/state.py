@@ -1,4 +1,4 @@
-"""The state of a lane: decided here, from what is known of its workers, for all who plan, watch or explain."""
+"""The state of a lane, computed from what is known of its workers. Plans, status, health and metrics all use it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ RESTART_MS = 60_000
 class LaneState(StrEnum):
     """The state of a lane.
 
-    `up`, `degraded`: it takes new work, with all of its workers or with some. `loading`: its back end loads a model.
-    `draining`: its workers stop. `down`: its back end cannot work, or its worker did not start what it was given.
-    `left`, `gone`: no worker beats, for it was stopped, or it vanished.
+    `up`, `degraded`: it takes new work, with all or some of its workers. `loading`: its back end loads a model.
+    `draining`: its workers are stopping. `down`: its back end cannot work, or its worker did not start a request.
+    `left`, `gone`: no worker beats, because it was stopped, or because it vanished.
     """
 
     UP = "up"
@@ -32,18 +32,18 @@ class LaneState(StrEnum):
 
     @property
     def is_unready(self) -> bool:
-        """Whether its workers beat, and it takes no work: its back end cannot, or they do not start what they get."""
+        """Whether its workers beat but take no work: the back end cannot work, or they do not start requests."""
         return self in (LaneState.LOADING, LaneState.DOWN)
 
     @property
     def is_away(self) -> bool:
-        """Whether none of its workers beats: they were stopped, or have vanished."""
+        """Whether none of its workers beats: they were stopped or have vanished."""
         return self in (LaneState.LEFT, LaneState.GONE)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a worker finds its back end: up, loading or down. `why`: what keeps it from being up, for people."""
+    """The back end's state as its worker sees it: up, loading or down. `why`: why it is not up, for people."""
 
     state: LaneState = LaneState.UP
     why: str = ""
@@ -54,13 +54,13 @@ UP = Condition()
 
 @dataclass(frozen=True)
 class LaneFacts:
-    """What is known of the workers of a lane.
+    """What is known of a lane's workers.
 
     Args:
-        announced: the state in the newest beat, a word of `LaneState`; '' of a worker that said none.
-        beats: some worker was heard of within a lease.
-        takers: workers that were, and take new work.
-        unready: workers that were, and take none since their back ends cannot; counted only where each is looked at.
+        announced: the state in the newest beat, a word of `LaneState`; '' if the worker announced none.
+        beats: whether a worker has beaten within a lease.
+        takers: workers that have, and take new work.
+        unready: workers that have, and take no work because their back ends cannot; counted in snapshots only.
     """
 
     announced: str = ""
@@ -70,7 +70,7 @@ class LaneFacts:
 
 
 def lane_state(facts: LaneFacts) -> LaneState:
-    """The state of the lane."""
+    """The state of the lane with these workers."""
     if facts.takers:
         return LaneState.DEGRADED if facts.unready else LaneState.UP
     if not facts.beats:
@@ -80,9 +80,5 @@ def lane_state(facts: LaneFacts) -> LaneState:
 
 
 def has_left(state: LaneState, beat_ms: int) -> bool:
-    """Whether the lane was stopped in order, and not just to be restarted.
-
-    Args:
-        beat_ms: since its last beat.
-    """
+    """Whether the lane was shut down, and not just for a restart. `beat_ms`: time since its last beat."""
     return state is LaneState.LEFT and beat_ms > RESTART_MS

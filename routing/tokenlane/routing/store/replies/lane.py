@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.decide.lanes.offer import LaneView, Offer, models_in, offer_in
+from tokenlane.routing.decide.lanes.offer import LaneView, Offer, parse_models, parse_offer
 from tokenlane.routing.decide.lanes.state import LaneFacts
 
 from .values import Reply, as_list, as_text
@@ -40,7 +40,7 @@ def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
     pairs = list(zip(names, row, strict=True))
     texts = {name: value for name, value in pairs if isinstance(value, str)}
     counts = {name: value for name, value in pairs if isinstance(value, int)}
-    models, offer = models_in(texts.get("models", "")), offer_in(texts.get("offer", ""))
+    models, offer = parse_models(texts.get("models", "")), parse_offer(texts.get("offer", ""))
     limit = texts.get("limit", "")
     chats = int(limit) if _NUMBER.fullmatch(limit) else None
     offered = offer or Offer()

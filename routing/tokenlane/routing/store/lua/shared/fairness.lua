@@ -1,5 +1,5 @@
 -- The order in which waiting requests are served: agents take turns within a queue, by tags; the queues of a role, kind and
--- priority take turns at each lane. decide/order.py compares queues by what is counted here.
+-- priority take turns at each lane. decide/fairness.py compares queues by what is counted here.
 -- uses base
 
 -- An agent's place in its queue: its finish tag, or the queue's clock if that is later.

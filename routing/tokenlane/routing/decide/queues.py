@@ -1,0 +1,72 @@
+"""Queues: all requests of one queue have the same role, kind, priority and needs, so the same lanes may serve them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import get_args
+from urllib.parse import quote, unquote
+
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.wire import Kind, Priority
+
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""The highest first."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What all requests of one queue have in common."""
+
+    role: str
+    kind: Kind
+    priority: Priority
+    needs: Needs
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> Queue:
+        """The queue of a request."""
+        return cls(envelope.role, envelope.kind, envelope.priority, envelope.needs)
+
+    @cached_property
+    def name(self) -> str:
+        """The queue's name in keys: `role:kind:priority:size:provider:model`, followed by `:input:lane:can` and
+        `:avoid` if the needs have any of these. Provider and model are percent-encoded, lists are joined with `+`."""
+        needs = self.needs
+        provider, model = quote(needs.provider or "", safe=""), quote(needs.model or "", safe="")
+        name = f"{self.role}:{self.kind}:{self.priority}:{needs.size}:{provider}:{model}"
+        if needs.input or needs.lane or needs.can or needs.avoid:
+            name += f":{needs.input}:{needs.lane or ''}:{'+'.join(needs.can)}"
+        if needs.avoid:
+            name += f":{'+'.join(needs.avoid)}"
+        return name
+
+    @cached_property
+    def turn(self) -> str:
+        """The queues that share a turn: all of one role, kind and priority."""
+        return f"{self.role}:{self.kind}:{self.priority}"
+
+    @classmethod
+    @lru_cache(maxsize=1024)  # routers parse the same few again and again
+    def parse(cls, name: str) -> Queue:
+        """The queue with this name.
+
+        Raises:
+            ValueError: it is not a queue's name.
+        """
+        role, kind, priority, size, provider, model, *more = name.split(":")
+        if kind not in KINDS or priority not in PRIORITIES:
+            raise ValueError(f"not a queue: {name!r}")
+        tokens, lane, can, *rest = more or ("0", "", "")
+        (avoid,) = rest or ("",)
+        needs = Needs(
+            model=unquote(model) or None,
+            provider=unquote(provider) or None,
+            size=int(size),
+            input=int(tokens),
+            lane=lane or None,
+            can=tuple(can.split("+")) if can else (),
+            avoid=tuple(avoid.split("+")) if avoid else (),
+        )
+        return cls(role, kind, priority, needs)
