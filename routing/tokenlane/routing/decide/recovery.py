@@ -121,8 +121,8 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
 
 def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
     """Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. A request that could not
-    start again before its deadline ends now. A request that did not reach its back end waits again at once, and that attempt
-    does not count.
+    start again before its deadline ends now. A request that did not reach its back end waits again at once, and that
+    attempt does not count.
     """
     if not error.retryable:
         return End(error)
