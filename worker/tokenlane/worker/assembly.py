@@ -61,8 +61,8 @@ async def open_lane(
         PoolUnavailable: no pool answers.
         PoolKeyMismatch: the pool is sealed with another key.
         LaneConflict: workers for another endpoint use the lane's name.
-        LlmError: the back end answers, but not what it serves. A back end that does not answer is waited for: the lane
-            takes work once it does.
+        LlmError: the back end answers, but cannot list its models. A back end that does not answer is no error: the
+            lane takes work once it does.
     """
     async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
         opening: AbstractAsyncContextManager[VectorCache | None] = nullcontext()

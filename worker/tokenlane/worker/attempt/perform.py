@@ -87,7 +87,7 @@ def _no_call(finish_reason: FinishReason) -> NoToolCall:
         )
     return NoToolCall(
         "The answer calls no tool, though `tool_choice` requires it: the back end does not enforce it, or its model "
-        "knows no tools. Route this role to one that does, or ask with tool_choice auto and look at `tool_calls`."
+        "knows no tools. Route this role to a model that does, or use tool_choice auto and look at `tool_calls`."
     )
 
 

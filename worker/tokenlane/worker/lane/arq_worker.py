@@ -182,7 +182,7 @@ class LaneWorker(arq.worker.Worker):
         self.jobs_complete += 1
 
     def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
-        """Log it, once until the queue can be read again."""
+        """Log the error, unless one was logged since the queue could last be read."""
         if not self._failing:
             logger.warning("lane %r: %s: %s", self._lane.name, what, self._translated(error))
         self._failing = True

@@ -59,7 +59,7 @@ class Heartbeat:
         if beat.conflict is not None:
             raise LaneConflict(
                 f"the lane's name is in use for {beat.conflict}, and this worker would serve "
-                f"{lane.endpoint}: choose another name with --lane, or stop the other worker (one that "
+                f"{lane.endpoint}: choose another name with --lane, or stop the other worker (a worker that "
                 f"was killed holds the name for another {beat.lease_ms / 1000:g} s)",
                 provider=lane.provider,
                 lane=lane.lane,
