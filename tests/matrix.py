@@ -48,7 +48,7 @@ def agrees(provider: str, against: Against, *reports: Report) -> None:
     what only their servers can do."""
     for report in reports:
         assert report.passed, report.table()
-    outcomes, *others = [{each.check: str(each.outcome) for each in report.findings} for report in reports]
+    outcomes, *others = [{each.check: str(each.outcome) for each in report.results} for report in reports]
     for other in others:
         outcomes |= {check: outcome for check, outcome in other.items() if outcome == "works"}
     if os.environ.get("TOKENLANE_RECORD"):

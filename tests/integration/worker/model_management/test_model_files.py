@@ -262,7 +262,7 @@ def _wheel(path: Path, files: dict[str, bytes]) -> None:
 def test_what_to_do_instead() -> None:
     """Each of these providers says what takes the place of loading and unloading."""
     for name in ("vllm", "tgi", "llamacpp"):
-        instead = default_registry()._factory(name).instead  # type: ignore[attr-defined]  # these are classes
+        instead = default_registry()._factory(name).alternatives  # type: ignore[attr-defined]  # these are classes
         assert instead.keys() == {"load", "unload"}
 
 

@@ -96,7 +96,7 @@ async def test_a_broken_promise_is_found(provider: type[OpenAiProvider], failed:
         async with provider(LaneSettings("gpu0", "openai", simulator.url)) as lying:
             report = await check_provider(lying, "sim", patience_s=20)
     assert not report.passed
-    assert {finding.check for finding in report.findings if finding.outcome == "failed"} == failed
+    assert {finding.check for finding in report.results if finding.outcome == "failed"} == failed
 
 
 async def test_cancelling_is_not_said_to_work_unseen() -> None:
@@ -104,7 +104,7 @@ async def test_cancelling_is_not_said_to_work_unseen() -> None:
     async with Simulator(api="vllm", models=("sim",)) as simulator:
         async with default_registry().create(LaneSettings("gpu0", "vllm", simulator.url)) as provider:
             report = await check_provider(provider, "sim", patience_s=20, only=["cancel"])
-    assert [finding.outcome for finding in report.findings if finding.check == "cancel"] == ["open"]
+    assert [finding.outcome for finding in report.results if finding.check == "cancel"] == ["open"]
 
 
 @pytest.mark.parametrize(("model", "code"), [("sim", 0), ("nosuch", 1)])

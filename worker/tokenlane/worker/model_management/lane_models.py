@@ -227,7 +227,7 @@ class LaneModels:
 
     def _unsupported(self, action: str, advice: str) -> NoReturn:
         if isinstance(self._provider, Advises):
-            advice = self._provider.instead.get(action, advice)
+            advice = self._provider.alternatives.get(action, advice)
         raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {advice}.")
 
 

@@ -121,9 +121,9 @@ class Pulls(Protocol):
 
 @runtime_checkable
 class Advises(Protocol):
-    """A provider that knows what to do in place of what it cannot: `instead`, by action, in the imperative."""
+    """A provider that names what to do in place of actions that it does not offer, in the imperative."""
 
-    instead: ClassVar[Mapping[str, str]]
+    alternatives: ClassVar[Mapping[str, str]]
 
 
 @runtime_checkable

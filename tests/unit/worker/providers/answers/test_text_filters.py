@@ -119,7 +119,7 @@ def test_only_what_may_be_a_stop_word_is_held() -> None:
     """Pieces pass as they come, but for an end that may begin a stop word."""
     each = StopWords(["END"])
     assert [each.feed(piece)[0] for piece in ("a", "bE", "c", "N", "EN", "D", "d")] == ["a", "b", "Ec", "N", "", "", ""]
-    assert each.found
+    assert each.reached
     assert each.rest() == ("", "")
 
 

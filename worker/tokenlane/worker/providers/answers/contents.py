@@ -24,10 +24,9 @@ def text_of(piece: dict[str, Any]) -> tuple[str, str]:
 
 def reasoning_of(piece: dict[str, Any]) -> str:
     """Reasoning in a field of its own; where servers send it in several, each holds the same."""
-    said = piece.get("reasoning") or piece.get("reasoning_content") or piece.get("thinking")
-    if said:
-        reasoning: str = said
-        return reasoning
+    thought: str | None = piece.get("reasoning") or piece.get("reasoning_content") or piece.get("thinking")
+    if thought:
+        return thought
     details = piece.get("reasoning_details")
     return "".join(part.get("text") or part.get("summary") or "" for part in details) if details else ""
 
@@ -59,5 +58,5 @@ def _parts(parts: list[dict[str, Any]]) -> tuple[str, str]:
     return text, thought
 
 
-def _thought(said: str | list[dict[str, Any]]) -> str:
-    return said if isinstance(said, str) else "".join(_parts(said))
+def _thought(thought: str | list[dict[str, Any]]) -> str:
+    return thought if isinstance(thought, str) else "".join(_parts(thought))

@@ -12,39 +12,40 @@ _NEVER = -9999.0
 """OpenAI's number for a token that could not be; some servers send an infinite one, which no JSON carries on."""
 
 
-def logprobs_of(said: Any) -> tuple[TokenLogprob, ...]:
+def logprobs_of(logprobs: Any) -> tuple[TokenLogprob, ...]:
     """The tokens of one piece: OpenAI's `logprobs` of a choice, of its chat or its completions, or Ollama's list.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: it is none of them.
     """
-    if not said:
+    if not logprobs:
         return ()
-    if isinstance(said, list):
-        return tuple(map(_token, said))
-    if "tokens" in said:
-        return tuple(_completed(said))
-    return tuple(_token(entry) for name in ("content", "refusal") for entry in said.get(name) or ())
+    if isinstance(logprobs, list):
+        return tuple(map(_token, logprobs))
+    if "tokens" in logprobs:
+        return tuple(_completed(logprobs))
+    return tuple(_token(entry) for name in ("content", "refusal") for entry in logprobs.get(name) or ())
 
 
 def _token(entry: dict[str, Any]) -> TokenLogprob:
     top = entry.get("top_logprobs")
-    token = TokenLogprob(**_said(entry))
-    return token.model_copy(update={"top_logprobs": tuple(TopLogprob(**_said(each)) for each in top)}) if top else token
+    token = TokenLogprob(**_fields(entry))
+    others = tuple(TopLogprob(**_fields(each)) for each in top or ())
+    return token.model_copy(update={"top_logprobs": others}) if others else token
 
 
-def _said(entry: dict[str, Any]) -> dict[str, Any]:
-    said = {"token": entry["token"], "logprob": _finite(entry["logprob"])}
-    return said if entry.get("bytes") is None else {**said, "bytes": entry["bytes"]}
+def _fields(entry: dict[str, Any]) -> dict[str, Any]:
+    fields = {"token": entry["token"], "logprob": _finite(entry["logprob"])}
+    return fields if entry.get("bytes") is None else {**fields, "bytes": entry["bytes"]}
 
 
-def _completed(said: dict[str, Any]) -> Iterator[TokenLogprob]:
-    tokens, values = said["tokens"], said["token_logprobs"]
-    tops = said.get("top_logprobs") or [None] * len(tokens)
+def _completed(logprobs: dict[str, Any]) -> Iterator[TokenLogprob]:
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
     for token, value, top in zip(tokens, values, tops, strict=True):
-        found = TokenLogprob(token=token, logprob=_finite(value))
+        entry = TokenLogprob(token=token, logprob=_finite(value))
         others = tuple(TopLogprob(token=other, logprob=_finite(much)) for other, much in (top or {}).items())
-        yield found.model_copy(update={"top_logprobs": others}) if others else found
+        yield entry.model_copy(update={"top_logprobs": others}) if others else entry
 
 
 def _finite(value: Any) -> float:

@@ -13,18 +13,18 @@ _VARIANT = re.compile(r":(?:exacto|extended|floor|free|latest|nitro|online|think
 """Ways to run one model: OpenRouter's, and Ollama's word for no tag."""
 
 
-def same_model(said: str, asked: str) -> bool:
-    """Servers may say more than they were asked: a revision, a dated snapshot, whose model it is; or less: not whose,
-    and in what way it was run."""
-    if said == asked:
+def same_model(named: str, asked: str) -> bool:
+    """Whether both names are of one model. Servers may add a revision, a dated snapshot or the owner, and may leave out
+    the owner and the variant."""
+    if named == asked:
         return True
-    said, asked = said.casefold(), _VARIANT.sub("", asked.casefold())
-    whose, _, name = said.rpartition("/")
+    named, asked = named.casefold(), _VARIANT.sub("", asked.casefold())
+    whose, _, name = named.rpartition("/")
     if whose and "/" not in asked:
-        said = name
+        named = name
     elif not whose:
         asked = asked.rpartition("/")[2]
-    if said.startswith(asked):
-        return said == asked or _MORE.fullmatch(said, len(asked)) is not None
+    if named.startswith(asked):
+        return named == asked or _MORE.fullmatch(named, len(asked)) is not None
     newest = asked.removesuffix("-latest")
-    return newest != asked and said.startswith(newest) and re.fullmatch(r"-\d{4}.*", said[len(newest) :]) is not None
+    return newest != asked and named.startswith(newest) and re.fullmatch(r"-\d{4}.*", named[len(newest) :]) is not None

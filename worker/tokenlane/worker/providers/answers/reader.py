@@ -197,7 +197,7 @@ class AnswerReader:
             reasoning += thought
         self._filters = [each for each in self._filters if not each.over]
         self._passes = not (self._filters or self._wants_logprobs or self.finish_reason)
-        if self._stops is not None and self._stops.found:
+        if self._stops is not None and self._stops.reached:
             self.stopped, self.finish_reason, self._goes_on = True, "stop", False
         return text, reasoning
 
@@ -230,10 +230,10 @@ class AnswerReader:
             extra=call.get("extra_content"),
         )
 
-    def _logprobs(self, said: Any) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, value: Any) -> tuple[TokenLogprob, ...]:
         """Those of a piece. What nobody asked for costs no answer, whatever its form."""
         try:
-            return logprobs_of(said)
+            return logprobs_of(value)
         except _MISREAD:
             if self._wants_logprobs:
                 raise
@@ -309,9 +309,9 @@ class AnswerReader:
         return Interrupted(message, retryable=not (self.done and self.begun))
 
 
-def wrong_model(said: str) -> ModelNotFound:
+def wrong_model(named: str) -> ModelNotFound:
     """The error for an answer that comes from another model."""
     return ModelNotFound(
         "The back end answered with another model than the one asked for: check the lane's models.",
-        detail=f"it answered with {said[:256]!r}",
+        detail=f"it answered with {named[:256]!r}",
     )

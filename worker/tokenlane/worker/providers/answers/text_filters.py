@@ -90,22 +90,22 @@ class StopWords:
     """Ends the text before the first stop word in it, where servers leave the one that ended it, or know none.
 
     The first is the one that is complete first, as for a server that looks after each token; of several that end at one
-    place it is the longest. `found`: one has come, and nothing passes any more.
+    place it is the longest. `reached`: one has come, and nothing passes any more.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.over = False
-        self.found = False
+        self.reached = False
         self._words = tuple(filter(None, words))
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
-        if self.found:
+        if self.reached:
             return "", ""
         text = self._held + text
         places = [(at + len(word), at) for word in self._words if (at := text.find(word)) >= 0]
         if places:
-            self.found, self._held = True, ""
+            self.reached, self._held = True, ""
             return text[: min(places)[1]], ""
         held = _begun_at_end(text, self._words)
         self._held = text[len(text) - held :]

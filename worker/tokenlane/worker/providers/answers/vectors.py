@@ -9,7 +9,6 @@ from struct import error as NotNumbers
 from struct import unpack
 from typing import Any
 
-from tokenlane.routing.contract.errors import UnreadableAnswer
 from tokenlane.worker.providers.errors.unreadable import unreadable
 from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 
@@ -30,8 +29,8 @@ def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str
         UnreadableAnswer: the page does not hold `count` usable vectors.
     """
     try:
-        if (answering := page.get("model")) and not same_model(answering, model):
-            raise wrong_model(answering)
+        if (named := page.get("model")) and not same_model(named, model):
+            raise wrong_model(named)
         return listed_vectors(page["data"], count) if "data" in page else unit_vectors(page["embeddings"], count)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise unreadable(wrong_field(page, EMBEDDINGS) or "it holds no vectors") from None
@@ -46,16 +45,16 @@ def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[floa
     """
     places = [entry.get("index", place) for place, entry in enumerate(data)]
     if sorted(places) != list(range(count)):
-        raise _not_usable(f"{len(data)} vectors for {count} inputs, or not one for each")
+        raise unreadable(f"it holds {len(data)} vectors for {count} inputs, or not one for each")
     vectors = dict(zip(places, (_numbers(entry["embedding"]) for entry in data), strict=True))
     return unit_vectors([vectors[place] for place in range(count)], count)
 
 
-def _numbers(said: str | Sequence[float]) -> Sequence[float]:
+def _numbers(vector: str | Sequence[float]) -> Sequence[float]:
     """The numbers of one vector: some servers send base64 whatever they are asked for, of float32, little-endian."""
-    if not isinstance(said, str):
-        return said
-    data = b64decode(said, validate=True)
+    if not isinstance(vector, str):
+        return vector
+    data = b64decode(vector, validate=True)
     try:
         return unpack(f"<{len(data) // 4}f", data)
     except NotNumbers:
@@ -70,10 +69,10 @@ def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[fl
         TypeError: they are no vectors at all.
     """
     if len(vectors) != count:
-        raise _not_usable(f"{len(vectors)} vectors for {count} inputs")
+        raise unreadable(f"it holds {len(vectors)} vectors for {count} inputs")
     dimensions = {len(vector) for vector in vectors}
     if len(dimensions) > 1 or 0 in dimensions:
-        raise _not_usable(f"vectors of {sorted(dimensions)[:8]} dimensions")
+        raise unreadable(f"it holds vectors of {sorted(dimensions)[:8]} dimensions")
     return [_unit(vector) for vector in vectors]
 
 
@@ -83,11 +82,7 @@ def _unit(vector: Sequence[float]) -> list[float]:
     except OverflowError:  # a whole number too large to be another
         length = inf
     if not isfinite(length) or length == 0:
-        raise _not_usable("a vector without direction: all of it is zero, or some of it is no finite number")
+        raise unreadable("it holds a vector without direction: all of it is zero, or some of it is no finite number")
     if abs(length - 1) < _CLOSE_TO_1:
         return list(vector)
     return [part / length for part in vector]
-
-
-def _not_usable(what: str) -> UnreadableAnswer:
-    return unreadable(f"it holds {what}")

@@ -1,4 +1,4 @@
-"""Checks that a provider keeps its promises, for who writes one: against a real server, or a stand-in for it.
+"""Checks that a provider keeps its promises, for the author of one, against a real server or a stand-in for it.
 
     python -m tokenlane.worker.providers.conformance --provider NAME --endpoint URL --model NAME
 
@@ -13,7 +13,6 @@ decides; what a server makes of an option it does not know is shown and decides 
 
 from __future__ import annotations
 
-from .checks import CHECKS, check_provider
-from .report import Finding, Outcome, Report
+from .checks import CHECKS, CheckResult, Outcome, Report, check_provider
 
-__all__ = ["CHECKS", "Finding", "Outcome", "Report", "check_provider"]
+__all__ = ["CHECKS", "CheckResult", "Outcome", "Report", "check_provider"]

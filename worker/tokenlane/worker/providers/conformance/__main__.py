@@ -14,8 +14,7 @@ from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.registry import default_registry
 
-from .checks import CHECKS, check_provider
-from .report import Report
+from .checks import CHECKS, Report, check_provider
 
 _LONGEST_KEY = 65536
 

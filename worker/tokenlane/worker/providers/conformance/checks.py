@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import hypot
+from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound
 from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
 
-from .report import Finding, Outcome, Report
 from .subject import QUESTION, Broken, Subject, check_error, request, text_of
 
 MOST_AT_ONCE = 8
@@ -41,6 +41,39 @@ PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
+
+Outcome = Literal["works", "refused", "open", "failed"]
+"""It works; the provider refuses it, and says so; the server decides, or nothing shows it; a promise is broken."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check, with a detail for people."""
+
+    check: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of all checks for one model of a provider."""
+
+    provider: str
+    model: str
+    results: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No promise is broken."""
+        return all(result.outcome != "failed" for result in self.results)
+
+    def table(self) -> str:
+        """A line for each check."""
+        width = max((len(result.check) for result in self.results), default=0)
+        lines = [f"{each.check:<{width}}  {each.outcome:<7}  {each.detail}".rstrip() for each in self.results]
+        return "\n".join([f"provider {self.provider}, model {self.model}", *lines])
+
 
 Check = Callable[[Subject], Awaitable[tuple[Outcome, str]]]
 
@@ -297,11 +330,11 @@ async def check_provider(
     """
     subject = Subject(provider, model, embedding_model or model, patience_s, busy)
     wanted = [check for check in CHECKS if only is None or check in {"models", *only}]
-    findings = [await _find(check, CHECKS[check], subject) for check in wanted]
-    return Report(name or type(provider).__name__, model, tuple(findings))
+    results = [await _find(check, CHECKS[check], subject) for check in wanted]
+    return Report(name or type(provider).__name__, model, tuple(results))
 
 
-async def _find(name: str, check: Check, subject: Subject) -> Finding:
+async def _find(name: str, check: Check, subject: Subject) -> CheckResult:
     try:
         outcome, detail = await check(subject)
     except Broken as broken:
@@ -310,4 +343,4 @@ async def _find(name: str, check: Check, subject: Subject) -> Finding:
         outcome, detail = "failed", f"{type(error).__name__}: {error}"
     except Exception as error:
         outcome, detail = "failed", f"{type(error).__name__} was raised, which is no LlmError"
-    return Finding(name, outcome, detail)
+    return CheckResult(name, outcome, detail)

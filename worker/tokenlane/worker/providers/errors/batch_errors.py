@@ -33,9 +33,9 @@ _MARKS = (
 
 def too_many(words: bytes) -> TooManyTexts | None:
     """The error, if that is what the server's words say."""
-    found = next((match for each in _SAYS if (match := each.search(words))), None)
-    if found is None and not any(mark in words for mark in _MARKS):
+    match = next(filter(None, (pattern.search(words) for pattern in _SAYS)), None)
+    if match is None and not any(mark in words for mark in _MARKS):
         return None
     error = TooManyTexts()
-    error.most = int(found[1]) or None if found else None
+    error.most = int(match[1]) or None if match else None
     return error

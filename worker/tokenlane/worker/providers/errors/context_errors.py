@@ -60,8 +60,8 @@ def too_long(words: bytes) -> ContextTooLong | None:
     """The error, with the numbers that the server names, if that is what its words say."""
     if not any(mark in words for mark in _MARKS):
         return None
-    limit = next((int(found[1]) for pattern in _LIMIT if (found := pattern.search(words))), None)
-    tokens = next((found for pattern in _TOKENS if (found := pattern.search(words))), None)
+    limit = next((int(match[1]) for pattern in _LIMIT if (match := pattern.search(words))), None)
+    tokens = next(filter(None, (pattern.search(words) for pattern in _TOKENS)), None)
     if tokens is None:
         return context_too_long(limit, None)
     known: Literal["", "at least"] = "at least" if b" at least " in tokens[0] else ""

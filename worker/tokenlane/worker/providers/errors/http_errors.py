@@ -129,11 +129,11 @@ def refusal_in_stream(error: object) -> LlmError:
 
 def _status_of(error: Mapping[str, object]) -> int | None:
     for name in _STATUS_FIELDS:
-        said = error.get(name)
-        if isinstance(said, str) and len(said) == 3 and said.isascii() and said.isdigit():  # LiteLLM's
-            said = int(said)
-        if isinstance(said, int) and 400 <= said <= 599:
-            return said
+        status = error.get(name)
+        if isinstance(status, str) and len(status) == 3 and status.isascii() and status.isdigit():  # LiteLLM's
+            status = int(status)
+        if isinstance(status, int) and 400 <= status <= 599:
+            return status
     return None
 
 

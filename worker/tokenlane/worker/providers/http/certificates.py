@@ -31,8 +31,8 @@ def _trusting(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
     Args:
         paths: where they are now; a host that has none gets Mozilla's.
     """
-    found = paths.cafile or paths.capath
-    return ssl.create_default_context(cafile=None if found else certifi.where())
+    trusted = paths.cafile or paths.capath
+    return ssl.create_default_context(cafile=None if trusted else certifi.where())
 
 
 def _check_certificates(variable: str) -> None:

@@ -131,18 +131,18 @@ def _content(content: str | list[dict[str, JsonValue]] | None) -> tuple[str, lis
             case {"type": "text", "text": str(text)} if len(part) == 2:
                 texts.append(text)
             case {"type": "image_url", "image_url": {"url": str(url), **hints}} if len(part) == 2:
-                found = _IMAGE.match(url)
-                if found is None:
+                match = _IMAGE.match(url)
+                if match is None:
                     raise BadRequest("Ollama fetches no images: send them as data:image/...;base64,... URLs.")
                 if hints not in ({}, {"detail": "auto"}):
-                    raise BadRequest("Ollama takes the `url` of an image and nothing beside it: leave the rest out.")
-                images.append(url[found.end() :])
+                    raise BadRequest("Ollama takes the `url` of an image and nothing else: leave the rest out.")
+                images.append(url[match.end() :])
             case {"type": "image_url"} if len(part) == 2:
                 raise BadRequest('The image of a part of type image_url is an object: {"url": "data:image/..."}.')
             case _:
                 raise BadRequest(
                     "Ollama takes parts of `type` text, with their `text`, and image_url, with their `image_url`, and "
-                    "nothing beside these."
+                    "nothing else."
                 )
     return "\n".join(texts), images
 

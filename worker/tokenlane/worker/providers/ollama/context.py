@@ -32,10 +32,10 @@ _ADVICE = (
 )
 
 
-def as_version(said: str | None) -> tuple[int, ...] | None:
+def as_version(text: str | None) -> tuple[int, ...] | None:
     """A version as numbers; None if it is none, or that of a build of its own."""
-    found = _VERSION.match(said or "")
-    numbers = tuple(map(int, found.groups())) if found else (0, 0, 0)
+    match = _VERSION.match(text or "")
+    numbers = tuple(map(int, match.groups())) if match else (0, 0, 0)
     return numbers if any(numbers) else None
 
 

@@ -65,15 +65,15 @@ class OllamaModels(HttpProvider):
         await self._page("/api/generate", question, model=model, timeout_s=LOAD_S)
 
 
-def _not_pulled(said: str) -> LlmError:
-    if "file does not exist" in said or "not found" in said:
-        return ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=said)
-    if "digest mismatch" in said:
-        return DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=said)
+def _not_pulled(words: str) -> LlmError:
+    if "file does not exist" in words or "not found" in words:
+        return ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=words)
+    if "digest mismatch" in words:
+        return DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=words)
     return ProviderDown(
         "Ollama could not pull the model: see the detail for what it says. Pulling again goes on where it was.",
         retryable=False,
-        detail=said,
+        detail=words,
     )
 
 

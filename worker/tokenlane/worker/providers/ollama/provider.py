@@ -78,7 +78,7 @@ class OllamaProvider(OllamaModels):
             try:
                 await check_length(self, self._lane, request, model)
                 cuts, context = await self._cuts(request, model)
-                body, answer = await self._asked(request, model, resume)
+                body, answer = await self._prepared(request, model, resume)
                 sent = True
                 async with aclosing(self._deltas("/api/chat", body, answer)) as deltas:
                     async for delta in deltas:
@@ -149,24 +149,23 @@ class OllamaProvider(OllamaModels):
         tokens = estimated_tokens(request)
         return context_too_long(limit, tokens if limit is None or tokens > limit else None, known="about")
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
+    async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
         if any(image_urls(request)) and not await self._sees(model):
             raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
         if request.logprobs:
             await self._check_logprobs()
         stops = [StopWords(words)] if (words := cut_stops_of(request)) else []
         filters: list[TextFilter] = [Thinking(), *stops]
-        if resume is None:
-            return ollama_body(request, model), OllamaAnswerReader(model, filters, logprobs=bool(request.logprobs))
-        request, begun = continued(request, resume)
-        if request.reasoning_effort is None:
-            request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun, so that was over
-        if not await self._continues(request, model):
-            raise BadRequest(
-                "Continuing a begun answer is not supported by this model's template, or by a version of Ollama that "
-                "does not tell: send the request again without."
-            )
-        filters = [Continuation(begun), *stops]
+        if resume is not None:
+            request, begun = continued(request, resume)
+            if request.reasoning_effort is None:
+                request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun after it
+            if not await self._continues(request, model):
+                raise BadRequest(
+                    "Continuing a begun answer is not supported by this model's template, or by a version of Ollama "
+                    "that does not tell: send the request again without."
+                )
+            filters = [Continuation(begun), *stops]
         return ollama_body(request, model), OllamaAnswerReader(model, filters, logprobs=bool(request.logprobs))
 
     async def _check_logprobs(self) -> None:

@@ -16,7 +16,7 @@ from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_ur
 
 from .body import messages_of, options_of, streamed_body
 from .host_files import HubModels
-from .provider import Asked, OpenAiProvider
+from .provider import OpenAiProvider, Prepared
 
 _OF_CHAT_ALONE = {
     "tools",
@@ -36,7 +36,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
     kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
-    instead: ClassVar[Mapping[str, str]] = {
+    alternatives: ClassVar[Mapping[str, str]] = {
         "load": "start llama-server with -m FILE, where the pull has put it",
         "unload": "stop its server",
     }
@@ -48,14 +48,14 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
-        self._asked_of: tuple[object, ...] = ()
+        self._probed: tuple[object, ...] = ()
         self._more: tuple[str, ...] = ()
-        """What was found out of that model by having the server work."""
+        """The abilities of that model which only show when the server works."""
 
     async def models(self) -> list[ModelInfo]:
-        """The one model. What it was started for is told by its pages, and of embeddings by asking for one.
+        """The one model. Its pages tell what it was started for; whether it embeds shows by asking for a vector.
 
-        That is asked once: a server that sleeps while nothing is to be done would never get to.
+        That is asked once: else a server that sleeps while it has no work would never get to.
         """
         try:
             models = await super().models()
@@ -63,27 +63,26 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
                 return models
             props = await self._page("/props")
             with self._expecting("/props"):
-                told = tuple(self._capabilities(props))
+                declared = tuple(self._capabilities(props))
                 names = ("model_path", "build_info", "chat_template", "total_slots")
-                asked_of = tuple(props.get(name) for name in names)
+                server = tuple(props.get(name) for name in names)
         except LlmError:
-            self._asked_of = ()  # it may come back as another
+            self._probed = ()  # it may come back as another
             raise
-        if not any(asked_of) or asked_of != self._asked_of:
-            await self._find_out(asked_of)
+        if not any(server) or server != self._probed:
+            await self._probe(server)
         return [
-            model.model_copy(update={"capabilities": (*model.capabilities, *told, *self._more)})
+            model.model_copy(update={"capabilities": (*model.capabilities, *declared, *self._more)})
             if model.chats
             else model
             for model in models
         ]
 
-    async def _find_out(self, asked_of: tuple[object, ...]) -> None:
+    async def _probe(self, server: tuple[object, ...]) -> None:
         continues = await self._continues()
         embeds = await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"})
-        found = {"prefill": continues, "embed": embeds}
-        self._more = tuple(name for name, can in found.items() if can)
-        self._asked_of = () if embeds is None else asked_of
+        self._more = tuple(name for name, can in {"prefill": continues, "embed": embeds}.items() if can)
+        self._probed = () if embeds is None else server
 
     async def capacity(self) -> int:
         """The server's slots, from `/props`."""
@@ -97,10 +96,10 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         question = {"content": await self._rendered(request), "add_special": True, "parse_special": True}
         return len(await self._field("/tokenize", "tokens", list, question))
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+    async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         """A begun answer is continued as bare text behind the rendered prompt: chat repeats it in some versions."""
         if resume is None:
-            return await super()._asked(request, model, resume)
+            return await super()._prepared(request, model, resume)
         if any(image_urls(request)):
             raise self._cannot_continue(" behind images")
         if request.tools or request.logprobs:
@@ -133,29 +132,29 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             return False
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
-        told: dict[str, object] = {}
+        changes: dict[str, object] = {}
         # Of a JSON object without a schema it makes nothing.
         if request.response_format == {"type": "json_object"}:
-            told["response_format"] = {"type": "json_object", "schema": {"type": "object"}}
+            changes["response_format"] = {"type": "json_object", "schema": {"type": "object"}}
         # A choice that is no word is none to it. With one tool, to require a call is to name it.
         if request.tool is not None:
-            told["tool_choice"] = "required"
-            told["tools"] = [tool for tool in request.tools or () if _named(tool) == request.tool]
+            changes["tool_choice"] = "required"
+            changes["tools"] = [tool for tool in request.tools or () if _named(tool) == request.tool]
         # Builds before b10434 know it as a matter of the template alone.
         if request.reasoning_effort is not None:
             extra = request.extra or {}
             given, effort = extra.get("chat_template_kwargs"), request.reasoning_effort
             kwargs = {"enable_thinking": effort != "none", "reasoning_effort": effort}
             if given is None or isinstance(given, dict):
-                told["extra"] = {**extra, "chat_template_kwargs": {**kwargs, **(given or {})}}
-        return request.model_copy(update=told) if told else request
+                changes["extra"] = {**extra, "chat_template_kwargs": {**kwargs, **(given or {})}}
+        return request.model_copy(update=changes) if changes else request
 
     def _capabilities(self, props: dict[str, Any]) -> list[str]:
-        told = {
+        abilities = {
             "tools": (props.get("chat_template_caps") or {}).get("supports_tool_calls"),
             "vision": (props.get("modalities") or {}).get("vision"),
         }
-        return [name for name, can in told.items() if can]
+        return [name for name, can in abilities.items() if can]
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         # The server names the context of one slot n_ctx, and answers only once the model is loaded.

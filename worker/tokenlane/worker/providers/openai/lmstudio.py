@@ -32,12 +32,12 @@ _INSTANCE = re.compile(r":\d+")
 
 
 class _Reader(OpenAiAnswerReader):
-    """It may end an answer at once, with nothing said, where the prompt does not fit."""
+    """It may end an answer at once, with nothing named, where the prompt does not fit."""
 
     def last(self) -> TokenDelta:
         last = super().last()
-        said = self.delivered or last.text or last.reasoning
-        if not said and (last.usage is None or last.usage.completion_tokens == 0):
+        spoken = self.delivered or last.text or last.reasoning
+        if not spoken and (last.usage is None or last.usage.completion_tokens == 0):
             raise ContextTooLong(
                 "LM Studio ended the answer before its first token, as it does where a prompt does not fit the context "
                 "the model was loaded with: shorten the messages, or load it with more."
@@ -52,7 +52,7 @@ class LmStudioProvider(OpenAiProvider):
     cancelled: pulling again joins it.
     """
 
-    instead: ClassVar[Mapping[str, str]] = {
+    alternatives: ClassVar[Mapping[str, str]] = {
         "verify": "it tells no digest; compare the files under ~/.lmstudio/models with their publisher's hashes",
     }
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
@@ -159,9 +159,11 @@ class LmStudioProvider(OpenAiProvider):
             raise BadRequest("LM Studio fetches no images: send them as data:image/...;base64,... URLs.")
         return request
 
-    def _same_model(self, said: str, asked: str) -> bool:
+    def _same_model(self, named: str, asked: str) -> bool:
         # A model that is loaded twice answers as the second of its name.
-        return same_model(said, asked) or (said.startswith(asked) and _INSTANCE.fullmatch(said, len(asked)) is not None)
+        return same_model(named, asked) or (
+            named.startswith(asked) and _INSTANCE.fullmatch(named, len(asked)) is not None
+        )
 
     def _listed(self, entry: dict[str, Any]) -> ModelInfo:
         instances = entry.get("loaded_instances") or []

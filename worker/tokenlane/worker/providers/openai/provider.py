@@ -19,12 +19,12 @@ from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from tokenlane.worker.providers.http.provider import HttpProvider
 from tokenlane.worker.providers.requests.options import cut_stops_of, refuse_ignored
 from tokenlane.worker.providers.requests.prompt_length import check_length
-from tokenlane.worker.providers.requests.turns import continued, retold
+from tokenlane.worker.providers.requests.turns import continued, with_turns
 
 from .answer import OpenAiAnswerReader
 from .body import chat_body, thought_and_refusal
 
-Asked = tuple[str, bytes, OpenAiAnswerReader]
+Prepared = tuple[str, bytes, OpenAiAnswerReader]
 """Where a request goes, what is sent there, and who reads the answer."""
 
 
@@ -51,9 +51,9 @@ class OpenAiChatProvider(HttpProvider):
         """Stream the answer; see `LlmProvider.chat`."""
         with self._placed(model):
             refuse_ignored(request, self.ignored, self._lane.provider)
-            request = self._adapted(self._retold(request))
+            request = self._adapted(self._with_known_turns(request))
             await check_length(self, self._lane, request, model)
-            path, body, answer = await self._asked(request, model, resume)
+            path, body, answer = await self._prepared(request, model, resume)
             async with aclosing(self._deltas(path, body, answer)) as deltas:
                 async for delta in deltas:
                     yield delta
@@ -70,7 +70,7 @@ class OpenAiChatProvider(HttpProvider):
         """How many requests to run at once: a cautious guess, since the dialect has no word for it."""
         return 4
 
-    def _retold(self, request: ChatRequest) -> ChatRequest:
+    def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
         """The request with its turns in the words that this server knows.
 
         Raises:
@@ -78,7 +78,7 @@ class OpenAiChatProvider(HttpProvider):
         """
         if (thoughts := self.thoughts) is None:
             return request
-        return retold(request, lambda message: thought_and_refusal(message, thoughts))
+        return with_turns(request, lambda message: thought_and_refusal(message, thoughts))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         """The request as this server wants it, where more differs than the names of options.
@@ -88,7 +88,7 @@ class OpenAiChatProvider(HttpProvider):
         """
         return request
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+    async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         """What to send.
 
         Raises:
@@ -110,9 +110,9 @@ class OpenAiChatProvider(HttpProvider):
             filters = [*filters, StopWords(stops)]
         return self.reader(model, filters, self._same_model, logprobs=bool(request.logprobs))
 
-    def _same_model(self, said: str, asked: str) -> bool:
+    def _same_model(self, named: str, asked: str) -> bool:
         """Whether an answer that names the one is of the other."""
-        return same_model(said, asked)
+        return same_model(named, asked)
 
     def _cannot_continue(self, why: str = "") -> BadRequest:
         return BadRequest(
@@ -125,7 +125,8 @@ class OpenAiChatProvider(HttpProvider):
             provider=self._lane.provider,
             lane=self._lane.name,
             context_length=entry.get("max_model_len"),
-            capabilities=("chat",),
+            # The list does not say what a model is for: nothing but its name tells.
+            capabilities=("embed",) if "embed" in entry["id"].lower() else ("chat",),
         )
 
 
@@ -136,7 +137,7 @@ class OpenAiProvider(OpenAiChatProvider):
         """The vectors of the inputs; see `Embeds.embed`."""
         if not inputs:
             return []
-        # OpenAI's own client asks for base64 unless told, which LM Studio does not know.
+        # Without this word OpenAI's own client gets base64, which LM Studio does not know.
         question: dict[str, JsonValue] = {"model": model, "input": [*inputs], "encoding_format": "float"}
         if dimensions is None:
             return await self._embedded(question, inputs, model)
@@ -145,15 +146,10 @@ class OpenAiProvider(OpenAiChatProvider):
         except (ContextTooLong, TooManyTexts):
             raise
         except BadRequest:
-            # A model that cannot choose is often not to be told, not even what it has.
+            # A model with one size often refuses the option, even with that size.
             return await self._embedded(question, inputs, model)
 
     async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:
         page = await self._work("/v1/embeddings", question, model)
         with self._placed(model):
             return vectors_in(page, len(inputs), model, self._same_model)
-
-    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
-        # The dialect's list does not say what a model is for: all there is to tell by is the name.
-        found = super()._model_info(entry)
-        return found.model_copy(update={"capabilities": ("embed",)}) if "embed" in found.name.lower() else found

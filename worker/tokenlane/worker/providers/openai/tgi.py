@@ -13,11 +13,11 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
-from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls, retold, with_text
+from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls, with_text, with_turns
 
 from .body import messages_of, thought_and_refusal
 from .host_files import HubModels
-from .provider import Asked, OpenAiChatProvider
+from .provider import OpenAiChatProvider, Prepared
 
 _LOOK_AGAIN_S = 5.0
 _MOST_STOPS = 4
@@ -32,7 +32,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
-    instead: ClassVar[Mapping[str, str]] = {
+    alternatives: ClassVar[Mapping[str, str]] = {
         "load": "start its server with --model-id MODEL; mount this host's Hugging Face cache to use what was pulled",
         "unload": "stop its server",
     }
@@ -76,14 +76,14 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         """The length of the prompt; see `CountsTokens.count_tokens`."""
         return len((await self._rendered(request, model))["tokenize_response"])
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+    async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         await self._check_model(request, model)
         if resume is not None:
             begun, _ = continued(request, resume)
             # Where its template alters the text, it would begin a new turn without a word.
             if not await self._ends_with(begun, model):
                 raise self._cannot_continue(" with this model's template")
-        return await super()._asked(request, model, resume)
+        return await super()._prepared(request, model, resume)
 
     async def _check_model(self, request: ChatRequest, model: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -116,8 +116,8 @@ class TgiProvider(HubModels, OpenAiChatProvider):
             raise self._no_page("/chat_tokenize")
         return page
 
-    def _retold(self, request: ChatRequest) -> ChatRequest:
-        return retold(request, _turn)
+    def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
+        return with_turns(request, _turn)
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if len(stops_of(request)) > _MOST_STOPS:

@@ -20,7 +20,7 @@ from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from .answer import OpenAiAnswerReader
 from .body import messages_of
 from .host_files import HubModels
-from .provider import Asked, OpenAiProvider
+from .provider import OpenAiProvider, Prepared
 
 _CHAT = "/v1/chat/completions"
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -46,7 +46,7 @@ class VllmProvider(HubModels, OpenAiProvider):
     """A vLLM server: one model and its adapters, which batches what it is given."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
-    instead: ClassVar[Mapping[str, str]] = {
+    alternatives: ClassVar[Mapping[str, str]] = {
         "load": "start its server with the model, `vllm serve MODEL`; what was pulled on its host is not fetched again",
         "unload": "stop its server",
     }
@@ -64,7 +64,7 @@ class VllmProvider(HubModels, OpenAiProvider):
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
-        self._asked_of: tuple[object, ...] = ()
+        self._probed: tuple[object, ...] = ()
         self._can: dict[str, bool] = {}
         """What is known of that model."""
         self._roots: dict[str, str | None] = {}
@@ -84,7 +84,7 @@ class VllmProvider(HubModels, OpenAiProvider):
             can += await self._more(page["data"][0])
         if embeds:
             can += ("embed",)
-        return [model.model_copy(update={"capabilities": can}) for model in models]
+        return [model.model_copy(update={"capabilities": can, "loaded": True}) for model in models]
 
     async def capacity(self) -> int:
         """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
@@ -101,8 +101,8 @@ class VllmProvider(HubModels, OpenAiProvider):
         """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
         is asked once of a model."""
         model = tuple(base.get(name) for name in ("id", "root", "max_model_len"))
-        if model != self._asked_of:
-            self._asked_of, self._can = model, {}
+        if model != self._probed:
+            self._probed, self._can = model, {}
         words: JsonValue = {"type": "text", "text": "a"}
         questions = {
             "tools": {**_short(base["id"], [words]), "tools": [_A_TOOL]},
@@ -126,25 +126,21 @@ class VllmProvider(HubModels, OpenAiProvider):
             answer.continues = any(isinstance(each, Continuation) for each in filters)
         return answer
 
-    async def _asked(self, request: ChatRequest, model: str, resume: str | None) -> Asked:
+    async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         if model not in self._roots:  # the lane's models were not listed since it was given this name
             with suppress(LlmError):
                 self._infos(await self._page("/v1/models"))
-        return await super()._asked(request, model, resume)
+        return await super()._prepared(request, model, resume)
 
-    def _same_model(self, said: str, asked: str) -> bool:
+    def _same_model(self, named: str, asked: str) -> bool:
         # A model may be served under several names, and answers by the first.
         root = self._roots.get(asked)
-        return super()._same_model(said, asked) or (root is not None and self._roots.get(said) == root)
+        return super()._same_model(named, asked) or (root is not None and self._roots.get(named) == root)
 
     def _infos(self, page: Any) -> list[ModelInfo]:
         models = super()._infos(page)
         self._roots = {entry["id"]: entry.get("root") for entry in page["data"]}
         return models
-
-    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
-        found = super()._model_info(entry)
-        return found.model_copy(update={"loaded": True})
 
 
 def _short(model: str, content: list[JsonValue]) -> dict[str, JsonValue]:

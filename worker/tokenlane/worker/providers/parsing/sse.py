@@ -101,11 +101,7 @@ class SseReader:
     def _with_lf(self, chunk: bytes) -> bytes:
         if not chunk:
             return chunk
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-            self._after_cr = False
-            if not chunk:
-                return chunk
+        chunk = chunk.removeprefix(b"\n") if self._after_cr else chunk
         self._after_cr = chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 

@@ -8,7 +8,7 @@ from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_token
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
-from tokenlane.worker.providers.requests.turns import retold
+from tokenlane.worker.providers.requests.turns import with_turns
 
 
 async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
@@ -37,7 +37,7 @@ async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> i
     if not isinstance(provider, CountsTokens):
         return None
     try:
-        return await provider.count_tokens(retold(request, _text_alone), model) + MEDIA_TOKENS * media(request)
+        return await provider.count_tokens(with_turns(request, _text_alone), model) + MEDIA_TOKENS * media(request)
     except BadRequest:
         raise
     except LlmError:

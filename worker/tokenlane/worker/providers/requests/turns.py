@@ -1,4 +1,4 @@
-"""The turns of a conversation, retold for a server that knows less, and the begun answer among them."""
+"""The turns of a conversation in the words of a server that knows fewer, and the begun answer among them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BEGUN = ChatRequest(
 """A begun answer, to try whether a model's template leaves it open."""
 
 
-def retold(request: ChatRequest, retell: Callable[[Message], Message]) -> ChatRequest:
-    """The request with each turn as `retell` puts it."""
-    turns = [retell(message) for message in request.messages]
+def with_turns(request: ChatRequest, adapt: Callable[[Message], Message]) -> ChatRequest:
+    """The request with each turn as `adapt` returns it."""
+    turns = [adapt(message) for message in request.messages]
     same = all(turn is message for turn, message in zip(turns, request.messages, strict=True))
     return request if same else request.model_copy(update={"messages": turns})
 
