@@ -19,6 +19,7 @@ from tests.integration.farm import Ended, environment
 from tokenlane.config.cli import failure
 from tokenlane.config.cli import root as cli
 from tokenlane.config.cli.strict_options import with_subcommands
+from tokenlane.config.host import stop_signals
 
 __all__ = ["Verb", "every_verb", "run", "run_in_thread"]
 
@@ -75,6 +76,7 @@ def _run_redirected(arguments: tuple[str, ...], variables: dict[str, str]) -> En
         patch.dict(os.environ, variables, clear=True),
         patch.object(sys, "argv", ["tokenlane", *arguments]),
         patch.object(failure, "discard_output"),  # it is the tests'
+        patch.object(stop_signals, "stop_signals", return_value=()),  # the main thread alone hears them
         redirect_stdout(out),
         redirect_stderr(error),
     ):

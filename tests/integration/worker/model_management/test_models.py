@@ -18,6 +18,7 @@ from tests.integration.lanes import lane_of
 from tests.integration.life import raw
 from tests.integration.shelves import LmStudioShelf, OllamaShelf, digest_of
 from tests.loopback import served
+from tests.verbs import run_in_thread
 from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
@@ -415,7 +416,7 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
         await worker(opened, url)
 
         async def run(*words: str, code: int = 0) -> str:
-            ended = await (await opened.tokenlane("models", *words)).ended()
+            ended = await run_in_thread("models", *words, "--redis", redis_url)
             assert ended.code == code, ended
             return ended.error if code else ended.out
 
@@ -436,7 +437,7 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
         await eventually(shown)
 
         async def told() -> bool:
-            ended = await (await opened.tokenlane("status")).ended()
+            ended = await run_in_thread("status", "--redis", redis_url)
             return any(
                 {"new:1b", "gpu0,"} <= {*line.split()} and "10 B of 40 B" in line for line in ended.out.splitlines()
             )

@@ -16,6 +16,7 @@ from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.life import raw
 from tests.integration.servers import free_port
 from tests.lanes import chats
+from tests.verbs import run_in_thread
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config import exit_codes as exits
@@ -54,7 +55,7 @@ async def redis_port(tmp_path: Path) -> AsyncIterator[int]:
 async def check(processes: Farm, endpoint: str, *more: str) -> Ended:
     """Run `worker --check` to its end."""
     serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", endpoint)
-    return await (await processes.tokenlane("worker", "--check", *serving, *more)).ended()
+    return await run_in_thread("worker", "--check", *serving, *more, "--redis", processes.url)
 
 
 async def arrive_at(pool: Pool, endpoint: str, *models: str, keys: KeyRing | None = None) -> StartupReport:
@@ -101,7 +102,7 @@ async def test_a_models_name_cannot_draw(processes: Farm, pool: Pool) -> None:
     drawing = "\x1b[2Jm\x07\nproblem   none"
     async with Simulator(models=(drawing,)) as backend:
         arrival = await arrive_at(pool, backend.url, "other")
-        found = await (await processes.tokenlane("worker", "--check", "--endpoint", backend.url)).ended()
+        found = await run_in_thread("worker", "--check", "--endpoint", backend.url, "--redis", processes.url)
     for told in (arrival.text(), found.out):
         assert "?[2Jm??problem   none" in told
         assert not set(told) & {"\x1b", "\x07"}
@@ -206,9 +207,9 @@ async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path
     config = tmp_path / "llm.toml"
     async with Simulator(api="vllm", api_key="right") as backend:
         config.write_text(f'[lanes.gpu0]\nprovider = "vllm"\nendpoint = "{backend.url}"\napi_key_env = "GPU_KEY"\n')
-        worker = ("worker", "--check", "--lane", "gpu0")
-        named = await (await processes.tokenlane(*worker, "--config", str(config), GPU_KEY="wrong-key")).ended()
-        lacking = await (await processes.tokenlane(*worker, "--provider", "vllm", "--endpoint", backend.url)).ended()
+        worker = ("worker", "--check", "--lane", "gpu0", "--redis", processes.url)
+        named = await run_in_thread(*worker, "--config", str(config), GPU_KEY="wrong-key")
+        lacking = await run_in_thread(*worker, "--provider", "vllm", "--endpoint", backend.url)
     for ended in (named, lacking):
         assert (ended.code, ended.error) == (exits.FAILED, "")
         assert block(ended.out)["endpoint"] == f"{backend.url}, refused the key"
@@ -276,9 +277,8 @@ async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend:
 async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: Pool, tmp_path: Path) -> None:
     """Nothing is downloaded and no server started; it tells what would be, and whether the model is there already."""
     home = tmp_path / "home"
-    checking = ("worker", "--check", "--lane", "gpu0", "--provider", "builtin")
-    started = await processes.tokenlane(*checking, "--capacity", "2", TOKENLANE_HOME=str(home))
-    ended = await started.ended()
+    checking = ("worker", "--check", "--lane", "gpu0", "--provider", "builtin", "--redis", processes.url)
+    ended = await run_in_thread(*checking, "--capacity", "2", TOKENLANE_HOME=str(home))
     assert (ended.code, ended.error) == (exits.OK, "")
     said = block(ended.out)
     assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles"]
@@ -289,10 +289,10 @@ async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: P
     file = home / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     file.parent.mkdir(parents=True)
     file.touch()
-    ended = await (await processes.tokenlane(*checking, "--json", TOKENLANE_HOME=str(home))).ended()
+    ended = await run_in_thread(*checking, "--json", TOKENLANE_HOME=str(home))
     document = json.loads(ended.out)
     assert (document["models"], document["capacity"], document["problems"]) == (["smollm2-135m-instruct"], 4, [])
-    ended = await (await processes.tokenlane(*checking, TOKENLANE_HOME=str(home))).ended()
+    ended = await run_in_thread(*checking, TOKENLANE_HOME=str(home))
     assert "93 MB" not in block(ended.out)["models"]
     assert await life.dump(raw(pool)) == {}
 
