@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from io import StringIO
@@ -21,7 +21,7 @@ from tokenlane.config.cli import root as cli
 from tokenlane.config.cli.strict_options import with_subcommands
 from tokenlane.config.host import stop_signals
 
-__all__ = ["Verb", "every_verb", "run", "run_in_thread"]
+__all__ = ["Verb", "every_verb", "run", "run_in_thread", "run_redirected"]
 
 
 class Verb(NamedTuple):
@@ -67,10 +67,11 @@ async def run_in_thread(*arguments: str, **variables: str) -> Ended:
 
     One at a time, and no process is started meanwhile: it changes this process's environment and output.
     """
-    return await asyncio.to_thread(_run_redirected, arguments, environment() | variables)
+    return await asyncio.to_thread(run_redirected, arguments, environment() | variables)
 
 
-def _run_redirected(arguments: tuple[str, ...], variables: dict[str, str]) -> Ended:
+def run_redirected(arguments: Sequence[str], variables: Mapping[str, str]) -> Ended:
+    """Run the command line in this process and this environment."""
     out, error = StringIO(), StringIO()
     with (
         patch.dict(os.environ, variables, clear=True),

@@ -306,6 +306,11 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
         await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu1", "ollama", there)))
         client = await staying.enter_async_context(Client(redis_url))
         await going.aclose()
+
+        async def is_down() -> bool:
+            return any(lane.state.is_unready for lane in (await pool.survey()).lanes)
+
+        await eventually(is_down)
         found = {(info.name, info.lane): info.digest for info in await client.models()}
         assert found == {("a:1b", "gpu0"): None, ("b:1b", "gpu1"): f"sha256:{digest_of('b')}"}
         assert "lane 'gpu0' does not list its models" in caplog.text

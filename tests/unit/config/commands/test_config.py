@@ -9,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from tests.integration.farm import Ended
 from tests.repository import ROOT
+from tests.verbs import run_redirected
 
 from tokenlane.config.cli import root as cli
 from tokenlane.config.exit_codes import OK, USAGE
@@ -39,19 +42,17 @@ def surroundings(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "NO_COLOR": "1", "TERMINAL_WIDTH": "200", **places, **more}
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, **environment: str) -> Ended:
     """Run the command line in a folder."""
-    command = [sys.executable, "-m", "tokenlane.config", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=surroundings(folder, **environment), capture_output=True, text=True, check=False
-    )
+    with chdir(folder):
+        return run_redirected(arguments, surroundings(folder, **environment))
 
 
 def settings(folder: Path, *arguments: str, **environment: str) -> dict[str, tuple[object, str]]:
     """What `config --json` says: value and source by key."""
     result = run(folder, "config", "--json", *arguments, **environment)
-    assert result.returncode == OK, result.stderr
-    return {row["key"]: (row["value"], row["source"]) for row in json.loads(result.stdout)["settings"]}
+    assert result.code == OK, result.error
+    return {row["key"]: (row["value"], row["source"]) for row in json.loads(result.out)["settings"]}
 
 
 def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
@@ -59,16 +60,16 @@ def test_what_holds_is_shown_with_its_source(tmp_path: Path) -> None:
     (tmp_path / "llm.toml").write_text(FILE, encoding="utf-8")
     key = PoolKey.new().reveal()
     result = run(tmp_path, "config", TOKENLANE_REDIS__POOL="blue", TOKENLANE_POOL_KEY=key)
-    assert result.returncode == OK, result.stderr
-    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert result.code == OK, result.error
+    lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
     assert lines["redis.url"] == ["redis://:***@gpu-hub:6379", "llm.toml:2"]
     assert lines["redis.pool"] == ["blue", "TOKENLANE_REDIS__POOL"]
     assert lines["lanes.gpu0.endpoint"] == ["http://me:***@localhost:8000", "llm.toml:5"]
     assert lines["lanes.gpu1.capacity"] == ["4", "llm.toml:7"]
     assert lines["lanes.gpu0.capacity"] == ["auto", "default"]
     assert lines["TOKENLANE_POOL_KEY"] == ["***", "environment"]
-    assert "hunter2" not in result.stdout + result.stderr
-    assert key not in result.stdout + result.stderr
+    assert "hunter2" not in result.out + result.error
+    assert key not in result.out + result.error
 
 
 def test_a_pool_key_that_is_none_is_told(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_pool_key_that_is_none_is_told(tmp_path: Path) -> None:
     for options in ((), ("--json",)):
         result = run(tmp_path, "config", *options, TOKENLANE_POOL_KEY="tlk1-hunter2")
         refused(result, "TOKENLANE_POOL_KEY holds no pool key")
-        assert "hunter2" not in result.stdout + result.stderr
+        assert "hunter2" not in result.out + result.error
 
 
 def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
@@ -95,15 +96,15 @@ def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
         "TOKENLANE_EMPTY": "",
     }
     result = run(tmp_path, "config", **environment)
-    assert (result.returncode, result.stderr) == (OK, "")
-    assert [line for line in result.stdout.splitlines() if line.startswith("unknown")] == [
+    assert (result.code, result.error) == (OK, "")
+    assert [line for line in result.out.splitlines() if line.startswith("unknown")] == [
         "unknown: TOKENLANE_COLOUR_SCHEME, which nothing reads.",
         "unknown: TOKENLANE_OLLAMA_ENDPOINT, which nothing reads. Did you mean 'TOKENLANE_OLLAMA__ENDPOINT'?",
         "unknown: TOKENLANE_REDIS, which nothing reads. Did you mean 'TOKENLANE_REDIS_URL'?",
         "unknown: TOKENLANE_capacity, which nothing reads. Did you mean 'TOKENLANE_CAPACITY'?",
     ]
-    assert "hunter2" not in result.stdout
-    document = json.loads(run(tmp_path, "config", "--json", **environment).stdout)
+    assert "hunter2" not in result.out
+    document = json.loads(run(tmp_path, "config", "--json", **environment).out)
     assert document["unknown"] == [
         *("TOKENLANE_COLOUR_SCHEME", "TOKENLANE_OLLAMA_ENDPOINT", "TOKENLANE_REDIS", "TOKENLANE_capacity")
     ]
@@ -152,14 +153,14 @@ def test_init_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 def test_init_writes_a_file_that_changes_nothing_and_is_never_overwritten(tmp_path: Path) -> None:
     """The file is valid and sets nothing; a second `init` is refused and leaves it."""
-    assert run(tmp_path, "config", "init").returncode == OK
+    assert run(tmp_path, "config", "init").code == OK
     file = tmp_path / "llm.toml"
     assert not any(setting.value for setting in Settings([file_layer(file)], {}, file).leaves.values())
     file.write_text("# mine", encoding="utf-8")
     again = run(tmp_path, "config", "init")
-    assert (again.returncode, file.read_text()) == (USAGE, "# mine")
-    assert "llm.toml" in again.stderr
-    assert "already" in again.stderr
+    assert (again.code, file.read_text()) == (USAGE, "# mine")
+    assert "llm.toml" in again.error
+    assert "already" in again.error
 
 
 def test_every_example_in_the_written_file_is_valid(tmp_path: Path) -> None:
@@ -189,17 +190,17 @@ def test_what_is_wrong_in_the_options_is_told(tmp_path: Path) -> None:
     """A file that is not there, and what is no key=value, end a verb with 2."""
     for arguments, said in {("--config", "nix.toml"): "nix.toml", ("--llm", "--json"): "key=value"}.items():
         result = run(tmp_path, "chat", "why", *arguments, TOKENLANE_REDIS_URL="redis://127.0.0.1:1")
-        assert result.returncode == USAGE, result.stderr
-        assert said in result.stderr
+        assert result.code == USAGE, result.error
+        assert said in result.error
 
 
 @pytest.mark.parametrize("arguments", [("--llm", "a=b", "config"), ("--llm",), ("--config=f", "config")])
 def test_options_of_verbs_follow_the_verb(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Without a verb in front of them they are refused."""
-    assert run(tmp_path, *arguments).returncode == USAGE
+    assert run(tmp_path, *arguments).code == USAGE
 
 
-def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: str) -> Ended:
     """Run the command line as somebody whom a directory's mode stops, after a shell's script."""
     plain = []
     if os.geteuid() == 0:
@@ -207,7 +208,7 @@ def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: st
             pytest.skip("root may enter every directory, and there is no setpriv")
         plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     command = [*plain, sys.executable, "-m", "tokenlane.config", *arguments]
-    return subprocess.run(
+    ran = subprocess.run(
         ["sh", "-c", f'{script}\nexec "$@"', "sh", *command],
         cwd=folder,
         env=surroundings(folder, **environment),
@@ -215,14 +216,15 @@ def as_a_user(folder: Path, *arguments: str, script: str = "", **environment: st
         text=True,
         check=False,
     )
+    return Ended(ran.returncode, ran.stdout, ran.stderr)
 
 
-def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
+def refused(result: Ended, *said: str) -> None:
     """One line says what is wrong."""
-    assert result.returncode == USAGE, result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.code == USAGE, result.error
+    assert len(result.error.splitlines()) == 1, result.error
     for part in said:
-        assert part in result.stderr
+        assert part in result.error
 
 
 def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
     refused(as_a_user(tmp_path, "config"), f"llm.toml cannot be looked for in {users}: Permission denied", "--config")
     refused(as_a_user(tmp_path, "status"), str(users))
     (tmp_path / "llm.toml").touch()
-    assert as_a_user(tmp_path, "config").returncode == OK
+    assert as_a_user(tmp_path, "config").code == OK
     here = tmp_path / "here"
     here.mkdir()
     closed = as_a_user(here, "config", script="chmod 000 .", XDG_CONFIG_HOME=str(tmp_path / "none"))
@@ -242,7 +244,7 @@ def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
     named = as_a_user(here, "config", "--config", str(tmp_path / "llm.toml"))
     here.chmod(0o700)
     users.chmod(0o700)
-    assert named.returncode == OK, named.stderr
+    assert named.code == OK, named.error
 
 
 def test_a_directory_that_leads_nowhere_is_told(tmp_path: Path) -> None:
