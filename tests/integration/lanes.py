@@ -10,14 +10,15 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.router import run_router
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
+from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.run_and_drain import drain, start_workers
 
 
 @asynccontextmanager
-async def lane_of(redis_url: str, settings: LaneSettings) -> AsyncIterator[None]:
+async def lane_of(redis_url: str, settings: LaneSettings, timings: Timings = TIMINGS) -> AsyncIterator[None]:
     """A lane at work, with a router."""
     async with (
-        open_lane(settings, RedisSettings(redis_url)) as lane,
+        open_lane(settings, RedisSettings(redis_url), timings=timings) as lane,
         background() as tasks,
     ):
         workers = await start_workers(lane, tasks)

@@ -40,6 +40,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
+from tokenlane.worker.lane.timings import Timings
 from tokenlane.worker.providers import Loads, Pulls, default_registry
 
 
@@ -301,7 +302,9 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
     one, two = OllamaShelf(**{"a:1b": "a"}), OllamaShelf(**{"b:1b": "b"})
     async with AsyncExitStack() as going, AsyncExitStack() as staying:
         gone = await going.enter_async_context(served(one.app))
-        await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu0", "ollama", gone)))
+        await staying.enter_async_context(
+            lane_of(redis_url, LaneSettings("gpu0", "ollama", gone), Timings(check_s=0.1))
+        )
         there = await staying.enter_async_context(served(two.app))
         await staying.enter_async_context(lane_of(redis_url, LaneSettings("gpu1", "ollama", there)))
         client = await staying.enter_async_context(Client(redis_url))
