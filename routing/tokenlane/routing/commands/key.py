@@ -29,11 +29,11 @@ _HAND_OUT = (
     "the output of `tokenlane key show --reveal` and restart them, workers first. `tokenlane status --check` lists "
     "workers without the key."
 )
-
-
-class _NoKey(ConfigError):
-    """No key was given, and this host has none."""
-
+_NO_KEY = "This host has no pool key. `tokenlane up` creates one for its pool; for another server: `tokenlane key new`."
+_GET_KEY = (
+    "Run `tokenlane key show --reveal` on a host that has the key, and set TOKENLANE_POOL_KEY to its output here; or "
+    "save the output in a file of mode 0600, and name that as key_file in the section [redis] of llm.toml."
+)
 
 key = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -51,21 +51,21 @@ def show(
     pool: PoolName = None,
 ) -> None:
     """Print the ids of this host's keys, and of the keys that seal the pool."""
-    try:
-        ring = _ring(file, redis)
-    except _NoKey as error:
-        raise _with_ids_of_pool(error, redis, pool) from None
-    if reveal and not as_json:
+    ring = _ring(file, redis)
+    if ring.keys and reveal and not as_json:
         typer.echo(ring.reveal())
         return
-    prepared = [key.id for key in ring.prepared]
-    source = str(ring.file or "TOKENLANE_POOL_KEY")
     announced: Sequence[str] | None = None
     not_asked = None
     try:
-        announced = _announced(redis, pool)
+        announced = pool_session(redis, pool, lambda opened: opened.sealing.key_ids())
     except ConfigError as error:
         not_asked = str(error)
+    if not ring.keys:
+        hint = f" Pool {pool_name(pool)} is sealed with {_listed(announced)}. {_GET_KEY}" if announced else ""
+        raise ConfigError(_NO_KEY + hint)
+    prepared = [key.id for key in ring.prepared]
+    source = str(ring.file or "TOKENLANE_POOL_KEY")
     if as_json:
         of_host = {"ids": ring.ids, "prepared": prepared, "source": source}
         of_pool = {"pool": pool_name(pool), "sealed_with": announced, "not_asked": not_asked}
@@ -138,6 +138,8 @@ def _change(
     reads the file when it starts."""
     ring = _ring(file, redis)
     path = ring.file
+    if not ring.keys:
+        raise ConfigError(_NO_KEY)
     if path is None:
         raise ConfigError("The keys come from TOKENLANE_POOL_KEY: change them there, or name their file with --file.")
     try:
@@ -231,31 +233,7 @@ def _ring(file: Path | None, redis: str | None) -> KeyRing:
         ring = socket_keys(find_pool(redis).url)
     except NoPool:
         ring = read_key_file(_file_of_up()) if _file_of_up().exists() else ring
-    if not ring.keys:
-        raise _NoKey(
-            "This host has no pool key. `tokenlane up` creates one for its pool; for another Redis server run: "
-            "tokenlane key new --file PATH"
-        )
     return ring
-
-
-def _with_ids_of_pool(error: _NoKey, redis: str | None, pool: str | None) -> ConfigError:
-    """The error, with advice if the pool is sealed."""
-    try:
-        announced = _announced(redis, pool)
-    except UserError:
-        return error
-    if not announced:
-        return error
-    return ConfigError(
-        f"This host has no pool key, and pool {pool_name(pool)} is sealed with {_listed(announced)}. Run `tokenlane "
-        "key show --reveal` on a host that has the key, and set TOKENLANE_POOL_KEY to its output here; or write the "
-        "output to a file of mode 0600 and name it as key_file in the section [redis] of llm.toml."
-    )
-
-
-def _announced(redis: str | None, pool: str | None) -> Sequence[str]:
-    return pool_session(redis, pool, lambda opened: opened.sealing.key_ids())
 
 
 def _file_of_up() -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import TypeAdapter
@@ -19,6 +20,8 @@ from tokenlane.routing.watch.pool_health import problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
 from .pool_session import pool_session
+
+_Row = TypeVar("_Row")
 
 _LOOKS = {
     "up": "green",
@@ -74,16 +77,16 @@ def _lines(wrong: tuple[Finding, ...]) -> str:
 def _parts(seen: Snapshot, wrong: tuple[Finding, ...]) -> list[str | Table]:
     parts: list[str | Table] = [_summary(seen)]
     if seen.roles:
-        parts.append(_roles(seen.roles))
+        parts.append(_table(_ROLE_COLUMNS, seen.roles))
     if seen.lanes:
         left = [lane for lane in seen.lanes if has_left(lane.state, lane.beat_ms)]
-        parts.append(_lanes([lane for lane in seen.lanes if lane not in left]))
+        parts.append(_table(_LANE_COLUMNS, [lane for lane in seen.lanes if lane not in left]))
         if left:
             parts.append(f"left     {', '.join(f'{lane.name} {age(lane.beat_ms)} ago' for lane in left)}")
         pulls = [(lane.name, *pull) for lane in seen.lanes for pull in lane.offer.pulling.items()]
         if pulls:
             parts.append("\n".join(f"pull     {model} to lane {lane}, {progress}" for lane, model, progress in pulls))
-        parts.append(_workers([worker for lane in seen.lanes for worker in lane.workers]))
+        parts.append(_table(_WORKER_COLUMNS, [worker for lane in seen.lanes for worker in lane.workers]))
     return [*parts, _lines(wrong)] if wrong else parts
 
 
@@ -115,61 +118,45 @@ def _work(seen: Snapshot) -> str:
     return f"{waiting} waiting{delayed}, {sum(role.running for role in seen.roles)} running"
 
 
-def _roles(roles: tuple[RoleStatus, ...]) -> Table:
-    headings = ("ROLE", "PRIORITY", "WAITING", "OLDEST", "RUNNING", "IN/S", "DONE/S", "FAILED/S")
-    rows = [
-        (
-            role.role,
-            role.priority,
-            str(role.waiting),
-            age(role.oldest_ms),
-            str(role.running),
-            *tuple(f"{rate:.2f}" for rate in (role.rates.accepted, role.rates.completed, role.rates.failed)),
-        )
-        for role in roles
-    ]
-    return Table(headings, rows, {})
+_ROLE_COLUMNS: dict[str, Callable[[RoleStatus], str]] = {
+    "ROLE": lambda role: role.role,
+    "PRIORITY": lambda role: role.priority,
+    "WAITING": lambda role: str(role.waiting),
+    "OLDEST": lambda role: age(role.oldest_ms),
+    "RUNNING": lambda role: str(role.running),
+    "IN/S": lambda role: f"{role.rates.accepted:.2f}",
+    "DONE/S": lambda role: f"{role.rates.completed:.2f}",
+    "FAILED/S": lambda role: f"{role.rates.failed:.2f}",
+}
+_LANE_COLUMNS: dict[str, Callable[[LaneStatus], str]] = {
+    "LANE": lambda lane: lane.name,
+    "STATE": lambda lane: lane.state,
+    "RUNNING": lambda lane: str(lane.chats.running),
+    "QUEUED": lambda lane: str(lane.chats.queued),
+    "LIMIT": lambda lane: str(lane.chats.limit),
+    "BEAT": lambda lane: age(lane.beat_ms),
+    "PROVIDER": lambda lane: lane.provider,
+    "ENDPOINT": lambda lane: lane.endpoint,
+    "MODELS": lambda lane: ", ".join(lane.models),
+    "LAST ERROR": lambda lane: _error(lane.error),
+}
+_WORKER_COLUMNS: dict[str, Callable[[WorkerStatus], str]] = {
+    "WORKER": lambda worker: worker.name,
+    "LANE": lambda worker: worker.lane,
+    "STATE": lambda worker: worker.state,
+    "RUNNING": lambda worker: str(worker.running),
+    "BEAT": lambda worker: age(worker.beat_ms),
+    "POLICY": lambda worker: "-" if worker.revision is None else str(worker.revision),
+    "CACHE": lambda worker: _share(worker.report.cache),
+    "HOST": lambda worker: worker.host or "-",
+    "TOKENLANE": lambda worker: worker.versions.get("tokenlane", "-"),
+    "SERVER": lambda worker: worker.versions.get("server", "-"),
+    "LAST ERROR": lambda worker: _error(worker.error),
+}
 
 
-def _lanes(lanes: list[LaneStatus]) -> Table:
-    headings = ("LANE", "STATE", "RUNNING", "QUEUED", "LIMIT", "BEAT", "PROVIDER", "ENDPOINT", "MODELS", "LAST ERROR")
-    rows = [
-        (
-            lane.name,
-            lane.state,
-            str(lane.chats.running),
-            str(lane.chats.queued),
-            str(lane.chats.limit),
-            age(lane.beat_ms),
-            lane.provider,
-            lane.endpoint,
-            ", ".join(lane.models),
-            _error(lane.error),
-        )
-        for lane in lanes
-    ]
-    return Table(headings, rows, _LOOKS)
-
-
-def _workers(workers: list[WorkerStatus]) -> Table:
-    headings = ["WORKER", "LANE", "STATE", "RUNNING", "BEAT", "POLICY", "CACHE", "HOST", "TOKENLANE", "SERVER"]
-    rows = [
-        (
-            worker.name,
-            worker.lane,
-            worker.state,
-            str(worker.running),
-            age(worker.beat_ms),
-            "-" if worker.revision is None else str(worker.revision),
-            _share(worker.report.cache),
-            worker.host or "-",
-            worker.versions.get("tokenlane", "-"),
-            worker.versions.get("server", "-"),
-            _error(worker.error),
-        )
-        for worker in workers
-    ]
-    return Table((*headings, "LAST ERROR"), rows, _LOOKS)
+def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:
+    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _LOOKS)
 
 
 def _error(error: LastError | None) -> str:

@@ -1,3 +1,1 @@
-"""How a lane that names no back end finds one: which model servers answer, and which of them is used."""
-
-from __future__ import annotations
+"""Finds the back end of a lane that names none: which model servers answer, and which of them to use."""

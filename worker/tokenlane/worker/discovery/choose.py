@@ -1,4 +1,4 @@
-"""What `up` serves where nothing says which provider: a model server that is found, else the built-in model."""
+"""Chooses a model server for a lane without a provider."""
 
 from __future__ import annotations
 
@@ -15,34 +15,29 @@ from .model_servers import ModelServer, look, look_at_all
 from .targets import Target
 
 
-def choose(lane: LaneSettings, among: Iterable[Target]) -> ModelServer | None:
-    """The model server for a lane without a provider: that at its endpoint if it has one, else the first that is found
-    with the models it is to serve.
+def choose(lane: LaneSettings, targets: Iterable[Target]) -> ModelServer | None:
+    """The model server at the lane's endpoint, or, if it has none, the first target that has the lane's models.
 
     Raises:
-        ConfigError: what is at the lane's endpoint cannot be used.
+        ConfigError: the server at the lane's endpoint cannot be used.
     """
     if lane.endpoint is None:
-        return asyncio.run(find(lane, among))
-    seen = asyncio.run(look(Target(lane)))
-    if seen.problem:
-        raise ConfigError(
-            f"{seen.endpoint} cannot be used: {seen.problem}. Name its provider with --provider if you know it."
-        )
-    return seen
+        return asyncio.run(find(lane, targets))
+    server = asyncio.run(look(Target(lane)))
+    if server.problem:
+        raise ConfigError(f"{server.endpoint} cannot be used: {server.problem}. Set --provider if you know it.")
+    return server
 
 
-async def find(lane: LaneSettings, among: Iterable[Target], avoids: Collection[str] = ()) -> ModelServer | None:
-    """The first model server that is found with the models that the lane is to serve, but at these endpoints."""
-    wanted = [Target(replace(place.lane, models=lane.models), place.provider) for place in among]
+async def find(lane: LaneSettings, targets: Iterable[Target], avoids: Collection[str] = ()) -> ModelServer | None:
+    """The first target, except at endpoints in `avoids`, that is a model server with the lane's models."""
+    wanted = [Target(replace(target.lane, models=lane.models), target.provider) for target in targets]
     servers = await look_at_all(wanted)
-    return next((seen for seen in servers if not seen.problem and seen.endpoint not in avoids), None)
+    return next((server for server in servers if not server.problem and server.endpoint not in avoids), None)
 
 
-def reason(seen: ModelServer) -> str:
-    """Which model server was chosen, and why, for a person."""
-    assert seen.provider is not None
-    model = seen.lane.models[0] if seen.lane.models else seen.models[0]
-    return one_line(
-        f"{model}, of {NAMES[seen.provider]} at {seen.endpoint}, which was found there; no provider is configured"
-    )
+def reason(server: ModelServer) -> str:
+    """The chosen model server, and why it was chosen."""
+    assert server.provider is not None
+    model = server.lane.models[0] if server.lane.models else server.models[0]
+    return one_line(f"{model}, of {NAMES[server.provider]} at {server.endpoint}, found since no provider is configured")

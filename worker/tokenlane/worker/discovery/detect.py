@@ -1,6 +1,6 @@
-"""Which kind of model server answers, told by pages that only that kind has; status codes and ports tell nothing.
+"""Recognises the kind of a model server by the contents of pages that only that kind serves.
 
-LM Studio answers 200 to any path, and many servers speak OpenAI's dialect, so what a page holds is looked at.
+Status codes and ports are no evidence: LM Studio answers any path with 200, and many servers speak OpenAI's dialect.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ PAGES = (
     "/props",
     "/openapi.json",
 )
-"""What to ask for. A refusal's body is a page too: that a key is wanted is said in each server's own words."""
-
+"""The pages to request. The body of a refusal counts, too: each kind of server asks for a key in its own words."""
 
 _CHAT = "/v1/chat/completions"
 
 
 def recognise(pages: Mapping[str, Any]) -> str | None:
-    """The provider for the server with these pages of JSON; `openai` if it only speaks that dialect, None if not even
+    """The provider for the server with these JSON pages: `openai` if it only speaks that dialect, None if not even
     that."""
     for kind, fits in _KINDS.items():
         try:
@@ -47,8 +46,8 @@ def _lm_studio(pages: Mapping[str, Any]) -> bool:
 
 
 def _ollama(pages: Mapping[str, Any]) -> bool:
-    said = pages["/api/tags"]["models"]  # null where it has none
-    return isinstance(pages["/api/version"]["version"], str) and isinstance(said, list | type(None))
+    models = pages["/api/tags"]["models"]  # null if it has none
+    return isinstance(pages["/api/version"]["version"], str) and isinstance(models, list | type(None))
 
 
 def _tgi(pages: Mapping[str, Any]) -> bool:
@@ -66,7 +65,7 @@ def _llama_cpp(pages: Mapping[str, Any]) -> bool:
 
 
 def _openai(pages: Mapping[str, Any]) -> bool:
-    """By its list, by a refusal of that in OpenAI's shape, or by its routes: not all servers have a list."""
+    """By its list of models, a refusal in OpenAI's format, or its routes, since not every server has a list."""
     if _CHAT in ((pages.get("/openapi.json") or {}).get("paths") or ()):
         return True
     listed = pages["/v1/models"]
@@ -87,4 +86,4 @@ _KINDS = {
     "llamacpp": _llama_cpp,
     "openai": _openai,
 }
-"""In the order they are tried: each tells itself from those after it."""
+"""In the order of trial: each test rules out the kinds after it."""

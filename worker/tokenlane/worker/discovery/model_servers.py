@@ -1,4 +1,4 @@
-"""Looks for model servers: which kind each is, and whether it has a model that can chat."""
+"""Looks at endpoints for model servers: which kind of server answers, and whether it has a model that can chat."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _BY_A_PROXY = 407
-"""The status of a proxy that wants to know who asks."""
+"""The status of a proxy that requires authentication."""
 _ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
-"""Failures to connect that tell more than that nobody is there."""
+"""Failures to connect whose cause is worth reporting."""
 _NO_MODEL = {
-    "ollama": "it has no model that can chat: `ollama pull MODEL` gets one",
+    "ollama": "it has no model that can chat: run `ollama pull MODEL`",
     "lmstudio": "it has no model that can chat: download one in LM Studio",
 }
 
 
 @dataclass(frozen=True)
 class ModelServer:
-    """What answers at one place.
+    """The result of looking at one target.
 
     Args:
-        lane: as it would be served; its provider is the one that was recognised.
-        models: those that can chat.
-        problem: why it cannot be used as it is; None if it can.
+        lane: the lane that would serve it, with the recognised provider.
+        models: its models that can chat.
+        problem: why it cannot be used; None if it can.
     """
 
     lane: LaneSettings
@@ -55,17 +55,17 @@ class ModelServer:
 
     @property
     def endpoint(self) -> str:
-        """Where it is, without a password."""
+        """Its URL, without a password."""
         return masked(self.lane.endpoint or "")
 
 
-async def look_at_all(places: Iterable[Target]) -> list[ModelServer]:
-    """Look at all places at once; what was seen, in their order. It takes a few seconds at most."""
-    return list(await asyncio.gather(*map(look, places)))
+async def look_at_all(targets: Iterable[Target]) -> list[ModelServer]:
+    """Look at all targets at once, in a few seconds at most. The results are in the order of the targets."""
+    return list(await asyncio.gather(*map(look, targets)))
 
 
 async def look(place: Target) -> ModelServer:
-    """Look at one place."""
+    """Look at one target."""
     lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -82,7 +82,7 @@ def _problem(code: Code, found: str, place: Target) -> Finding:
 
 
 async def kind_at(lane: LaneSettings) -> str | None:
-    """The provider for the server at the lane's endpoint; None if it is not recognised, or does not answer in time."""
+    """The provider for the server at the lane's endpoint; None if it is not recognised or does not answer in time."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return recognise(await _pages(lane))
@@ -91,16 +91,16 @@ async def kind_at(lane: LaneSettings) -> str | None:
 
 
 async def first_token(lane: LaneSettings, model: str) -> None:
-    """Have the model say a token: that a server lists its models does not mean that it lets us chat.
+    """Generate one token: a server that lists its models may still refuse to chat.
 
     Raises:
-        LlmError: it did not.
+        LlmError: it failed.
     """
     question = ChatRequest(role="probe", messages=[Message(role="user", content="Hello")], max_tokens=1)
     async with default_registry().create(lane) as backend:
         try:
             await _begin(backend, question, model)
-        except BadRequest:  # some models of OpenAI's take no such limit
+        except BadRequest:  # some of OpenAI's models reject `max_tokens`
             await _begin(backend, question.model_copy(update={"max_tokens": None}), model)
 
 
@@ -134,13 +134,13 @@ async def _seen(place: Target, lane: LaneSettings) -> ModelServer:
 
 
 def _not_expected(kind: str | None, expected: str | None) -> str:
-    """Why a server of this kind is not what was looked for; empty if it is."""
+    """Why a server of this kind is not the expected one; empty if it is."""
     if kind is None and expected == "openai":
-        return ""  # it says itself what it wants, a key perhaps
+        return ""  # listing its models tells what it wants, such as a key
     if kind is None and expected in (None, *NAMES):
-        return f"what answers there is none of {', '.join(list(NAMES.values())[:-1])}"
+        return f"the server that answers is not {', '.join(list(NAMES.values())[:-2])} or {list(NAMES.values())[-2]}"
     if expected is None and kind == "openai":
-        return "it is OpenAI-compatible, and none of those known: use provider openai, --provider openai --endpoint URL"
+        return "it is an unknown OpenAI-compatible server: use --provider openai --endpoint URL"
     if expected in NAMES and expected not in (kind, "openai"):
         assert kind is not None
         return f"it is {NAMES[kind]}, not {NAMES[expected]}: set its provider to {kind!r}"
@@ -148,10 +148,10 @@ def _not_expected(kind: str | None, expected: str | None) -> str:
 
 
 async def _pages(lane: LaneSettings) -> dict[str, Any]:
-    """What it answers to each of `PAGES`, as far as that is JSON.
+    """The JSON that the server answers for each of `PAGES`; None for a page that is not JSON.
 
     Raises:
-        LlmError: not one of them can be had.
+        LlmError: no page could be fetched.
     """
     assert lane.endpoint is not None
     async with aclosing(LaneClient(lane, lane.endpoint.rstrip("/").removesuffix("/v1"))) as client:
@@ -165,15 +165,15 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
 
 
 def _silent(error: Exception) -> LlmError:
-    """Why no page can be had: nothing is there, or what is there does not let us in."""
-    nobody = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
-    if nobody and not isinstance(error, _ON_THE_WAY):
+    """Why no page could be fetched: nothing listens, or the server or a proxy refuses."""
+    nobody_listens = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
+    if nobody_listens and not isinstance(error, _ON_THE_WAY):
         return ProviderDown("nothing answers there")
     return error if isinstance(error, LlmError) else transport_error(error)
 
 
 async def _page(client: LaneClient, path: str) -> Any:
-    """The page; None if it is no JSON, the error if it cannot be had."""
+    """The page; None if it is not JSON, the error if it cannot be fetched."""
     try:
         async with await client.send("GET", path, connects_again=False) as response:
             body, status = await read_body(response, MAX_PAGE_BYTES), response.status

@@ -1,4 +1,4 @@
-"""Where to look for model servers."""
+"""The endpoints at which to look for model servers: those that are configured, and the usual ports of this host."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from tokenlane.worker.providers.server_names import NAMES
 
 @dataclass(frozen=True)
 class Target:
-    """Where to look. `lane` has an endpoint; `provider` is what should be there, None if that is to be found out."""
+    """An endpoint to look at, that of `lane`. `provider`: the expected one; None to find out."""
 
     lane: LaneSettings
     provider: str | None = None
 
 
 def search_targets(configured: Iterable[LaneSettings]) -> list[Target]:
-    """The configured back ends, then this host's usual ports, each endpoint once."""
-    found: dict[str, Target] = {}
+    """The configured back ends, then the usual targets, each endpoint once."""
+    targets: dict[str, Target] = {}
     for lane in configured:
         provider = None if lane.provider == "builtin" else lane.provider
         endpoint = lane.endpoint or default_registry().default_endpoint(lane.provider)
         if endpoint is not None:
-            found[_key(endpoint)] = Target(replace(lane, endpoint=endpoint), provider)
-    for place in usual_targets():
-        found.setdefault(_key(place.lane.endpoint or ""), place)
-    return list(found.values())
+            targets[_normalised(endpoint)] = Target(replace(lane, endpoint=endpoint), provider)
+    for target in usual_targets():
+        targets.setdefault(_normalised(target.lane.endpoint or ""), target)
+    return list(targets.values())
 
 
 def usual_targets() -> list[Target]:
-    """The ports of this host where model servers listen unless they are told otherwise."""
+    """The default ports of model servers on this host."""
     registry = default_registry()
     endpoints = dict.fromkeys(registry.default_endpoint(name) for name in NAMES)
     return [Target(LaneSettings("probe", "openai", endpoint)) for endpoint in endpoints if endpoint]
 
 
-def _key(endpoint: str) -> str:
-    """What is the same for two ways to write one endpoint."""
+def _normalised(endpoint: str) -> str:
+    """The endpoint in one of the ways to write it."""
     return endpoint.rstrip("/").removesuffix("/v1").replace("://localhost", "://127.0.0.1")
