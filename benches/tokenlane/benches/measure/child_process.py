@@ -16,9 +16,11 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TypeAlias, TypeVar
 
+import uvloop
 from pydantic import JsonValue, TypeAdapter
 
 from tokenlane.config.exit_codes import FAILED, UserError
@@ -37,12 +39,12 @@ _BROKEN_OFF_S = 2.0
 _DEATH_S = 0.5
 
 
+@dataclass(frozen=True)
 class ChildProcess:
     """A process as its parent sees it; `child_process` starts it."""
 
-    def __init__(self, name: str, process: Process) -> None:
-        self._name = name
-        self._process = process
+    name: str
+    process: Process
 
     async def ask(self, kind: type[T], task: str, **arguments: JsonValue) -> T:
         """Have the process do a task, and return its result, which must be of this kind.
@@ -50,12 +52,12 @@ class ChildProcess:
         Raises:
             UserError: the process ended; standard error has the reason.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([task, arguments]).encode() + b"\n")
-        line = await self._process.stdout.readline()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([task, arguments]).encode() + b"\n")
+        line = await self.process.stdout.readline()
         if not line:
-            raise UserError(f"the benchmark's process {self._name} ended while it was asked for {task!r}")
+            raise UserError(f"the benchmark's process {self.name} ended while it was asked for {task!r}")
         return TypeAdapter(kind).validate_json(line)
 
     async def cpu_s(self) -> float:
@@ -119,14 +121,5 @@ async def _work(name: str, arguments: str, orders: asyncio.Queue[bytes]) -> None
             os.write(sys.stdout.fileno(), json.dumps(await tasks[task](**given)).encode() + b"\n")
 
 
-def _main() -> None:
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(_serve(*sys.argv[1:]))
-    else:
-        uvloop.run(_serve(*sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    _main()
+    uvloop.run(_serve(*sys.argv[1:]))

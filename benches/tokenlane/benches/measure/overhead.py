@@ -46,11 +46,6 @@ class Level:
     first_ms: float = 10
     spacing_ms: float = 20
 
-    @property
-    def spread_s(self) -> float:
-        """The length of one answer."""
-        return (self.first_ms + self.spacing_ms * self.tokens) / 1000
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -127,9 +122,10 @@ class _Round:
 
 
 async def _round(processes: _Processes, client: ChildProcess, level: Level) -> _Round:
+    answer_s = (level.first_ms + level.spacing_ms * level.tokens) / 1000
     before = await processes.cpu_s()
     times = await client.ask(
-        RoundTimes, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=level.spread_s
+        RoundTimes, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=answer_s
     )
     after = await processes.cpu_s()
     return _Round(times, {name: after[name] - before[name] for name in after})

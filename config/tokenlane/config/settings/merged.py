@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as File
-from typing import Any
 
 from tokenlane.config.exit_codes import ConfigError
 
 from .schema import Document, Lane, document_type, not_a_provider
-from .toml_lines import Path
+from .toml_lines import Path, nested
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
 
@@ -70,7 +69,7 @@ class Settings:
     @cached_property
     def document(self) -> Document:
         """All layers as one file; only keys that a layer sets are set."""
-        return document_type().model_validate(_nested(self.leaves))
+        return document_type().model_validate(nested((path, setting.value) for path, setting in self.leaves.items()))
 
     def get(self, *path: str, default: object = None) -> Setting:
         """Return the setting at a path."""
@@ -186,14 +185,3 @@ class Settings:
 
 def _merged(layers: Iterable[Layer]) -> dict[Path, Setting]:
     return {path: setting for layer in layers for path, setting in layer.items()}
-
-
-def _nested(leaves: Layer) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for path, setting in leaves.items():
-        *tables, key = map(str, path)
-        table = content
-        for name in tables:
-            table = table.setdefault(name, {})
-        table[key] = {**table.get(key, {})} if setting.value == {} else setting.value
-    return content

@@ -15,7 +15,7 @@ from tokenlane.config.host.paths import DASH
 
 from .merged import Layer, Setting
 from .schema import TEXTS, ProcessLane, document_type
-from .toml_lines import Path, leaves, line_of, lines_of
+from .toml_lines import Path, leaves, line_of, lines_of, nested
 from .validation_messages import explained
 
 
@@ -50,7 +50,7 @@ def file_layer(file: File) -> Layer:
     return _checked(tables, where, strict=True)
 
 
-def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Path], str]) -> Layer:
+def text_layer(texts: Iterable[tuple[Path, str]], where: Callable[[Path], str]) -> Layer:
     """Make a layer of texts by path, such as environment variables.
 
     Args:
@@ -59,16 +59,11 @@ def text_layer(texts: Iterable[tuple[tuple[str, ...], str]], where: Callable[[Pa
     Raises:
         ConfigError: a path is unknown, or its value wrong.
     """
-    content: dict[str, Any] = {}
-    for path, text in texts:
-        *tables, key = path
-        table: Any = content
-        for name in tables:
-            table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise ConfigError(f"{where(path)}: {'.'.join(tables)} is set as a whole already.")
-        table[key] = text
-    return _checked(content, where)
+    try:
+        return _checked(nested(texts), where)
+    except KeyError as error:
+        *path, _ = error.args[0]
+        raise ConfigError(f"{where(error.args[0])}: {'.'.join(path)} is set as a whole already.") from None
 
 
 def lane_layer(given: Mapping[str, Setting]) -> dict[str, Setting]:

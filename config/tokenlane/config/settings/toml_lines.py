@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 Path = tuple[str | int, ...]
 
@@ -51,3 +52,21 @@ def leaves(content: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
             yield from leaves(value, (*path, key))
     else:
         yield path, content
+
+
+def nested(values: Iterable[tuple[Path, object]]) -> dict[str, Any]:
+    """Return the tables that hold these values at their paths, the reverse of `leaves`.
+
+    Raises:
+        KeyError: a path leads through another value.
+    """
+    content: dict[str, Any] = {}
+    for path, value in values:
+        *tables, key = map(str, path)
+        table: Any = content
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise KeyError(path)
+        table[key] = {**table.get(key, {})} if value == {} else value
+    return content
