@@ -55,7 +55,7 @@ def check_shared_back_end(lane: Announcement | None, seen: Snapshot) -> list[Fin
     ]
     if not others:
         return []
-    observed = f"{', '.join(others)} also serves this back end; each lane sends it as many requests as its capacity"
+    observed = f"{', '.join(others)} also serves this back end; each lane sends it requests up to its own capacity"
     return [Finding(Code.BACK_END_SHARED, "warn", observed, subject=lane.lane)]
 
 

@@ -113,7 +113,7 @@ class StartupReport:
         """The report as a block of text."""
         lane, seen, settings = self.lane, self.seen, self.to.settings
         revision = f", policy revision {seen.revision}" if seen and seen.revision else ""
-        capacity = f"{lane.offer.limit_of('chat')} requests at once, {self.to.capacity_source}" if lane else "unknown"
+        capacity = f"{lane.offer.limit_of('chat')} at once, {self.to.capacity_source}" if lane else "unknown"
         built_in = ""
         if needs_server(settings):
             size = f"not downloaded yet ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
