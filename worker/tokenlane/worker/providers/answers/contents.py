@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.errors.http_errors import unreadable
 
 _NOT_SUPPORTED = ("audio", "images")
 _NO_TEXT = {"reference", "tool_reference", "citation"}

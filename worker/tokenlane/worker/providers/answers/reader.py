@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from tokenlane.routing.contract.answers import FinishReason, TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, ModelNotFound
 from tokenlane.routing.contract.tool_calls import ToolCalls
-from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.errors.http_errors import unreadable
 from tokenlane.worker.providers.parsing.frames import Frames
 from tokenlane.worker.providers.parsing.shape import Shape, kind_of, wrong_field
 from tokenlane.worker.providers.parsing.sse import Event

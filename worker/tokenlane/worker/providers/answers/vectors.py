@@ -9,7 +9,7 @@ from struct import error as NotNumbers
 from struct import unpack
 from typing import Any
 
-from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.errors.http_errors import unreadable
 from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 
 from .reader import wrong_model

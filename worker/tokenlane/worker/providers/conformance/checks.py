@@ -12,6 +12,7 @@ from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound
 from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
+from tokenlane.worker.providers.requests.turns import PIXEL
 
 from .subject import QUESTION, Broken, Subject, check_error, request, text_of
 
@@ -37,10 +38,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
-PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
-    "gg=="
-)
 
 Outcome = Literal["works", "refused", "open", "failed"]
 """It works; the provider refuses it, and says so; the server decides, or nothing shows it; a promise is broken."""

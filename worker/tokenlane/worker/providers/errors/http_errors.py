@@ -91,6 +91,20 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     return error
 
 
+def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
+    """The error for an answer that cannot be read. The next answer would have the same form, so it is not worth another
+    try.
+
+    Args:
+        why: where and how it is unlike what was expected, in words that quote nothing.
+        data: what came, for the detail.
+    """
+    return UnreadableAnswer(
+        f"The back end's answer cannot be read: {why}. Is it a server that the lane's provider can talk to?",
+        detail=_bounded(data),
+    )
+
+
 def error_of(page: object) -> object | None:
     """What a page of JSON, or an event, reports as an error, in the shape of OpenAI, Ollama, vLLM, FastAPI or Gemini.
 

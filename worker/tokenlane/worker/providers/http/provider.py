@@ -22,8 +22,13 @@ from tokenlane.routing.contract.errors import (
     UnreadableAnswer,
 )
 from tokenlane.worker.providers.answers.reader import AnswerReader
-from tokenlane.worker.providers.errors.http_errors import MAX_DETAIL_BYTES, error_of, refusal, refusal_in_stream
-from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.errors.http_errors import (
+    MAX_DETAIL_BYTES,
+    error_of,
+    refusal,
+    refusal_in_stream,
+    unreadable,
+)
 from tokenlane.worker.providers.parsing.frames import BYTE_ORDER_MARK, Frames
 from tokenlane.worker.providers.parsing.ndjson import LineReader
 from tokenlane.worker.providers.server_names import NAMES

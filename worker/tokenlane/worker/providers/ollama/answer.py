@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta, Usage
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
-from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream
-from tokenlane.worker.providers.errors.unreadable import unreadable
+from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream, unreadable
 from tokenlane.worker.providers.parsing.shape import OLLAMA_LINE, Shape, count_of, names_of
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
-from .names import same_model
+from .names import same_tag
 
 _NO_ANSWER = {"load", "unload"}
 """Of a line with `done`: the model was only moved."""
@@ -42,7 +41,7 @@ class OllamaAnswerReader(AnswerReader):
             if error is not None:
                 raise refusal_in_stream(error)
         model = line.get("model")
-        if model and model != self._asked and not same_model(model, self._asked):
+        if model and model != self._asked and not same_tag(model, self._asked):
             raise wrong_model(model)
         if message is None and not done:
             raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import ContextTooLong
 from tokenlane.routing.contract.prompt_size import estimated_tokens, text_bytes
 from tokenlane.routing.contract.requests import ChatRequest
 
-from .names import same_model
+from .names import same_tag
 
 LEAST_CONTEXT = 512
 """Hardly anybody loads a model with less."""
@@ -54,7 +54,7 @@ def given_context(request: ChatRequest) -> int | None:
 def loaded_context(page: Any, model: str) -> int | None:
     """What the model was loaded with, by `/api/ps`; None if it is not loaded, or the server does not say."""
     for entry in page["models"] or ():
-        if same_model(entry["name"], model):
+        if same_tag(entry["name"], model):
             size = entry.get("context_length")
             return size if isinstance(size, int) and size > 0 else None
     return None

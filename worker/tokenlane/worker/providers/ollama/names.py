@@ -9,6 +9,6 @@ def full_name(model: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def same_model(named: str, asked: str) -> bool:
+def same_tag(named: str, asked: str) -> bool:
     """Whether both names are of one model."""
     return full_name(named) == full_name(asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, ClassVar
@@ -38,12 +37,12 @@ from .context import (
     shown_context,
 )
 from .models import OllamaModels
-from .names import full_name, same_model
+from .names import full_name, same_tag
 
 _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
-_RENDERS = re.compile(r"0\.(1[2-9]|[2-9]\d|\d{3,})\.|[1-9]\d*\.")
-"""The versions that tell how they render a prompt: 0.12 and newer."""
+_RENDERS_SINCE = (0, 12, 0)
+"""The first version that tells how it renders a prompt."""
 _LOGPROBS_SINCE = (0, 12, 11)
 _CAPABILITIES = {
     "completion": ("chat", "schema"),
@@ -100,7 +99,7 @@ class OllamaProvider(OllamaModels):
             if dimensions is not None:
                 question["dimensions"] = dimensions
             page = await self._work("/api/embed", question, model)
-            return vectors_in(page, len(inputs), model, same_model)
+            return vectors_in(page, len(inputs), model, same_tag)
 
     async def models(self) -> list[ModelInfo]:
         """The models that have been pulled, those that cannot chat among them."""
@@ -198,7 +197,7 @@ class OllamaProvider(OllamaModels):
     async def _learn_of(self, loaded: set[str]) -> None:
         """Ask of the loaded models which can continue a begun answer; of others, loading them would be the price."""
         unknown = {name for name in loaded if full_name(name) not in self._continued}
-        if not unknown or not _RENDERS.match(await self.version() or ""):
+        if not unknown or (as_version(await self.version()) or (0,)) < _RENDERS_SINCE:
             return
         for name in unknown:
             with suppress(LlmError):

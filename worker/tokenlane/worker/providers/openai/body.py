@@ -66,6 +66,12 @@ def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, Json
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("tools", [])}
 
 
+def prompt_of(request: ChatRequest) -> dict[str, JsonValue]:
+    """What the model reads: the messages and the tools."""
+    messages = messages_of(request)
+    return {"messages": messages, "tools": [*request.tools]} if request.tools else {"messages": messages}
+
+
 def messages_of(request: ChatRequest) -> list[JsonValue]:
     """The messages in OpenAI's shape."""
     turns = [message.model_dump(exclude_unset=True) for message in request.messages]

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation
 from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls
 
-from .body import messages_of, options_of, streamed_body
+from .body import options_of, prompt_of, streamed_body
 from .host_files import HubModels
 from .provider import OpenAiProvider, Prepared
 
@@ -116,9 +116,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         return "/v1/completions", body, self._reader(request, model, [Continuation(begun, echoed=False)])
 
     async def _rendered(self, request: ChatRequest) -> str:
-        question: dict[str, JsonValue] = {"messages": messages_of(request)}
-        if request.tools:
-            question["tools"] = [*request.tools]
+        question = prompt_of(request)
         kwargs = (request.extra or {}).get("chat_template_kwargs")
         if kwargs:
             question["chat_template_kwargs"] = kwargs

@@ -15,7 +15,7 @@ from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
 from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls, with_text, with_turns
 
-from .body import messages_of, thought_and_refusal
+from .body import prompt_of, thought_and_refusal
 from .host_files import HubModels
 from .provider import OpenAiChatProvider, Prepared
 
@@ -108,10 +108,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         return str((await self._rendered(begun, model))["templated_text"]).rstrip().endswith(text)
 
     async def _rendered(self, request: ChatRequest, model: str) -> Mapping[str, Any]:
-        question: dict[str, JsonValue] = {"model": model, "messages": messages_of(request)}
-        if request.tools:
-            question["tools"] = [*request.tools]
-        page = await self._page("/chat_tokenize", question)
+        page = await self._page("/chat_tokenize", {"model": model, **prompt_of(request)})
         if not isinstance(page, dict) or not {"tokenize_response", "templated_text"} <= page.keys():
             raise self._no_page("/chat_tokenize")
         return page

@@ -16,18 +16,15 @@ from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.contents import reasoning_of
 from tokenlane.worker.providers.answers.text_filters import Continuation, TextFilter
 from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
+from tokenlane.worker.providers.requests.turns import PIXEL
 
 from .answer import OpenAiAnswerReader
-from .body import messages_of
+from .body import prompt_of
 from .host_files import HubModels
 from .provider import OpenAiProvider, Prepared
 
 _CHAT = "/v1/chat/completions"
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-_PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
-    "gg=="
-)
 
 
 class _Reader(OpenAiAnswerReader):
@@ -92,10 +89,7 @@ class VllmProvider(HubModels, OpenAiProvider):
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
         """The length of the prompt; see `CountsTokens.count_tokens`."""
-        question = {"model": model, "messages": messages_of(request)}
-        if request.tools:
-            question["tools"] = [*request.tools]
-        return await self._field("/tokenize", "count", int, question)
+        return await self._field("/tokenize", "count", int, {"model": model, **prompt_of(request)})
 
     async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
         """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
@@ -106,7 +100,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         words: JsonValue = {"type": "text", "text": "a"}
         questions = {
             "tools": {**_short(base["id"], [words]), "tools": [_A_TOOL]},
-            "vision": _short(base["id"], [words, {"type": "image_url", "image_url": {"url": _PIXEL}}]),
+            "vision": _short(base["id"], [words, {"type": "image_url", "image_url": {"url": PIXEL}}]),
         }
         can = self._can
         unknown = [name for name in questions if name not in can]

@@ -15,6 +15,13 @@ BEGUN = ChatRequest(
 """A begun answer, to try whether a model's template leaves it open."""
 
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
+"""An image, to try whether a model takes any."""
+
+
 def with_turns(request: ChatRequest, adapt: Callable[[Message], Message]) -> ChatRequest:
     """The request with each turn as `adapt` returns it."""
     turns = [adapt(message) for message in request.messages]
