@@ -46,7 +46,7 @@ class Heartbeat:
             batches = [silent[i : i + _BATCH] for i in range(0, len(silent), _BATCH)] or [[]]
             for number, batch in enumerate(batches):
                 await self._try_beat(batch, counting=number == 0)
-                pause_s = self._timings.beat_again_s if self._link.view.is_away else period_s / len(batches)
+                pause_s = self._timings.again_s if self._link.view.is_away else period_s / len(batches)
                 await self._look_until(self._clock() + pause_s)
 
     async def beat(self, requests: Sequence[RedisRequest] = (), *, counting: bool = False) -> None:

@@ -256,7 +256,7 @@ class RedisLink:
                     self.internal_errors.note("cancelling of a request", error)
                 if request.deadline is not None and self._clock() > request.deadline:
                     return  # the pool ends it by itself
-                await asyncio.sleep(self._timings.cancel_again_s)
+                await asyncio.sleep(self._timings.again_s)
 
     # What comes.
 

@@ -15,7 +15,7 @@ class Timings:
     Attributes:
         beat_every_s: between two beats, and the silence after which the client asks how a request stands; at most a
             third of a lease counts, since agents notice a worker's death within a lease and a second.
-        beat_again_s: between two beats while the pool is away.
+        again_s: between two beats, or two tries to cancel a request, while the pool is away.
         replay_again_s: until the client asks a worker again for messages that are known to be missing.
         gap_replay_again_s: the same for messages that may be missing.
         last_message_s: how long a request's last message may still be under way when no worker can repeat it.
@@ -27,12 +27,11 @@ class Timings:
         deadline_grace_s: how long the pool has to end a request whose time to live has passed.
         ended_left_s: the least time in which to collect the answer of a request that had ended before it was attached.
         goodbye_s: how long leaving a request waits for the pool to learn of it.
-        cancel_again_s: until a cancellation that did not reach the pool is sent again.
         server_patience_s: how long a subscription waits for a server that is away.
     """
 
     beat_every_s: float = 2.0
-    beat_again_s: float = 0.5
+    again_s: float = 0.5
     replay_again_s: float = 0.5
     gap_replay_again_s: float = 2.0
     last_message_s: float = 0.1
@@ -43,5 +42,4 @@ class Timings:
     deadline_grace_s: float = 2.0
     ended_left_s: float = 30.0
     goodbye_s: float = 2.0
-    cancel_again_s: float = 0.5
     server_patience_s: float = 10.0
