@@ -269,9 +269,7 @@ def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
     """The URL, name and keys of the pool."""
     if url is not None and not (isinstance(url, str) and url):
         given = "empty" if isinstance(url, str) else f"of type {type(url).__name__}"
-        raise TypeError(
-            f"`url` is {given}: give a URL such as redis://HOST:6379, or leave it out to use the pool of `tokenlane up`"
-        )
+        raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to look for a pool")
     keys = _keys(key)
     if isinstance(url, str):
         return url, _name("main" if pool is None else pool), keys
