@@ -1,7 +1,7 @@
-"""Recovers requests whose worker or lane has let the lease lapse, as decide/recovery says.
+"""Requeues or fails requests whose lease has lapsed, as decide/recovery.py decides.
 
-A router does it, or where none is left, the agent itself. Two at once do no harm, and what one of them leaves undone is
-reported to the next.
+Routers do this, or the agent if no router is left. Two at once do no harm, and a request that is left out is reported
+again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .support.tasks import together
 
 
 async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
-    """Requeue or fail each of these.
+    """Requeue or fail the request of each attempt.
 
     Raises:
-        PoolUnavailable: the server does not answer; what was not done is found again.
+        PoolUnavailable: the server does not answer. Requests left out are reported again.
     """
     if lapsed:
         policy = await known_policy(pool)
@@ -30,7 +30,7 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
 
 
 async def known_policy(pool: Pool) -> Policy:
-    """The pool's policy; the default where this version cannot read it.
+    """Read the pool's policy; the default if this version cannot read it.
 
     Raises:
         PoolUnavailable: the server does not answer.
@@ -42,7 +42,7 @@ async def known_policy(pool: Pool) -> Policy:
 
 
 async def _survive(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
-    """Recover one, so that a bug met there keeps no other request, and no router, from going on."""
+    """Recover one request. A bug is noted and stops neither other requests nor the router."""
     try:
         await _recover(pool, lapsed, policy)
     except LlmError:

@@ -1,7 +1,7 @@
-"""The dispatcher: reads what waits and which lanes have room, has `decide/plan.py` choose, and gives requests to lanes.
+"""The router: reads which requests wait and which lanes have room, and dispatches as `decide/plan.py` chooses.
 
-Routers run as tasks inside worker processes, or alone. There is no leader: two that choose the same head are told
-apart by the `dispatch` script. Those of rank 0 and 1 work; the others only ask for their rank.
+Routers run as tasks inside worker processes, or alone. They need no leader: if two choose the same head, the `dispatch`
+script accepts one of them. Routers of rank 0 and 1 work; the others only ask for their rank.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _WORKING_RANKS = 2
 
 @dataclass(frozen=True)
 class Timings:
-    """How often a router looks by itself, in seconds. What happens rings its doorbell; a ring may be lost.
+    """How often a router sweeps without its doorbell, whose ring may be lost.
 
-    `sweep_every_s`: while anything waits or runs. `rest_s`: while nothing does, at most; less where something is due
-    sooner. `second_waits_s`: what a router of the second rank gives the first.
+    `sweep_every_s`: while requests wait or run. `rest_s`: while none do, at most. `second_waits_s`: the head start that
+    a router of the second rank gives the first.
     """
 
     sweep_every_s: float = 0.25
@@ -42,7 +42,7 @@ class Timings:
 
 
 async def run_router(pool: Pool, hub: Hub, *, host: str, timings: Timings = Timings()) -> None:
-    """Sweep and dispatch until cancelled. `host` is part of the router's name: ranks go to different hosts first."""
+    """Sweep and dispatch until cancelled. `host`: part of the router's name; ranks prefer different hosts."""
     router = _Router(pool, f"{host}/{secrets.token_hex(4)}", timings)
     await keep_going("router", lambda: router.run(hub), pool.internal_errors)
 
@@ -73,7 +73,7 @@ class _Router:
             hub.unsubscribe(self._pool.keys.doorbell)
 
     async def _turn(self) -> None:
-        """Sweep once, and dispatch what waits; then dispatch at each ring of the doorbell until the next sweep."""
+        """Sweep once and dispatch; then dispatch at each ring of the doorbell until the next sweep is due."""
         clock = asyncio.get_running_loop().time
         swept_at, ranks_only = clock(), self._rank >= _WORKING_RANKS
         revision = None if ranks_only or self._policy is None else self._policy.revision
@@ -81,7 +81,7 @@ class _Router:
         self._rank = swept.rank
         await recover(self._pool, swept.lapsed)
         if self._rank >= _WORKING_RANKS:
-            # The jitter keeps idle routers of many hosts from asking all at once.
+            # The jitter keeps idle routers on many hosts from asking at the same time.
             await asyncio.sleep(random.uniform(1, 2))
             return
         policy = self._policy
@@ -95,8 +95,8 @@ class _Router:
             await self._dispatch_all()
 
     def _rest_s(self, swept: Swept, policy: Policy) -> float:
-        """How long after a sweep the next one is due, if nothing rings. Whoever has not looked for a lease has every
-        lease last for another one, so it is less than that."""
+        """How long after a sweep the next one is due, if nothing rings. It is less than a lease: after a lease without
+        sweeps, the pool extends every lease by another."""
         if swept.waits or swept.runs:
             return self._timings.sweep_every_s
         return min(self._timings.rest_s, policy.lease_ms / 2000, swept.due_ms / 1000)
@@ -110,7 +110,7 @@ class _Router:
         return rung
 
     async def _dispatch_all(self) -> Policy:
-        """Give lanes what waits until nothing more can be given; the policy that says to which."""
+        """Dispatch until no more waiting request can be placed; returns the pool's policy."""
         refused: dict[str, frozenset[str]] = {}
         while True:
             survey = await self._pool.survey()
@@ -122,10 +122,10 @@ class _Router:
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
             await self._request_pulls(chosen.pulls, survey)
-            turned_away = [it for it, gone in zip(chosen.placements, done, strict=False) if not gone]
+            turned_away = [placement for placement, gone in zip(chosen.placements, done, strict=False) if not gone]
             for placement in turned_away:
                 refused[placement.head.id] = refused.get(placement.head.id, frozenset()) | {placement.lane}
-            # What comes later rings; only what waited behind a head that has gone is to be looked at now.
+            # New requests ring; only requests behind a dispatched head need another look now.
             behind = any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True))
             if not (turned_away or behind):
                 return self._policy

@@ -1,7 +1,7 @@
-"""Names over opentelemetry-api: spans, and the trace context that travels in a request's envelope.
+"""OpenTelemetry spans of requests, and the trace context in a request's envelope.
 
-Prompts and output are never attributes. Queue spans use the messaging conventions, model spans the GenAI ones; both
-are still in development, so their names stand here only.
+Prompts and output are never attributes. Names follow the messaging and GenAI conventions, which may still change, so
+they are used in this module only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from tokenlane.routing.contract.envelope import Envelope
@@ -24,7 +23,7 @@ def tracer() -> Tracer:
 
 
 def _untraced() -> bool:
-    """Nothing records spans, and there is none that comes from others: making some costs as much as sending them."""
+    """Whether no SDK records spans and the caller has none. Creating spans costs as much as sending them."""
     return isinstance(tracer(), trace.ProxyTracer) and trace.get_current_span() is trace.INVALID_SPAN
 
 
@@ -52,17 +51,12 @@ def inject(span: Span) -> dict[str, str]:
     return {name: value for name, value in carrier.items() if name in ("traceparent", "tracestate")}
 
 
-def context_of(envelope: Envelope) -> Context:
-    """The trace context an envelope carries."""
-    return propagate.extract(envelope.trace)
-
-
 def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> AbstractContextManager[Span]:
-    """The span around one attempt on a lane: child of the sender's span, and linked to it. It records no exception: the
-    text of one may quote a prompt."""
+    """The span around one attempt on a lane: a child of the sender's span, and linked to it. It records no exception,
+    since its text may quote a prompt."""
     if not envelope.trace and _untraced():
         return nullcontext(trace.INVALID_SPAN)
-    parent = context_of(envelope)
+    parent = propagate.extract(envelope.trace)
     sender = trace.get_current_span(parent).get_span_context()
     attributes: dict[str, str | int] = {
         "messaging.system": _SYSTEM,
@@ -92,7 +86,7 @@ def describe_attempt(
     completion_tokens: int,
     first_token_ms: float | None,
 ) -> None:
-    """Put into an attempt's span how it ended. `error`: a code, or empty."""
+    """Add to an attempt's span how it ended. `error`: an error code, or empty."""
     attributes: dict[str, str | int | float] = {
         "tokenlane.became": became,
         "gen_ai.response.model": model,

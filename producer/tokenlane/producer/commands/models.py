@@ -19,7 +19,7 @@ from tokenlane.producer.client import Client
 from tokenlane.producer.models import Models
 from tokenlane.routing.commands import completion
 from tokenlane.routing.contract.results import ModelInfo, Progress
-from tokenlane.routing.support.byte_sizes import sized
+from tokenlane.routing.support.byte_sizes import format_bytes
 
 from .client_session import client_session
 
@@ -153,7 +153,7 @@ def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: flo
         return str(progress)
     line = f"{progress}, {100 * done // total} %"
     speed = (done - bytes_before) / (now - began_at) if now > began_at else 0.0
-    return f"{line}, {sized(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
+    return f"{line}, {format_bytes(speed)}/s, {(total - done) / speed:.0f} s left" if speed > 0 else line
 
 
 def _table(listed: list[ModelInfo]) -> Table:
@@ -164,7 +164,7 @@ def _table(listed: list[ModelInfo]) -> Table:
             info.lane,
             info.provider,
             {True: "yes", False: "no", None: "-"}[info.loaded],
-            "-" if info.size_bytes is None else sized(info.size_bytes),
+            "-" if info.size_bytes is None else format_bytes(info.size_bytes),
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",

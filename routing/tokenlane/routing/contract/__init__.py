@@ -1,1 +1,1 @@
-"""What agents and workers exchange: requests, messages, errors, the seal. Imports nothing else of routing."""
+"""What agents and workers exchange: requests, messages, errors and the seal. It imports nothing else from routing."""

@@ -1,7 +1,4 @@
-"""The answer to a chat: the pieces in which it comes, what it cost, and the whole.
-
-Nothing that may hold what a model said is part of a `repr`.
-"""
+"""The answer to a chat: its deltas, its usage, and the whole answer. No `repr` contains output of a model."""
 
 from __future__ import annotations
 
@@ -20,18 +17,24 @@ Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
 
 
 class ToolCall(Value):
-    """A call the model asks for. `arguments` is the JSON text as the model wrote it. `extra_content` is what the server
-    wants to see again with the call, as Gemini its `thought_signature`; most send none."""
+    """A tool call that the model requests. `arguments` is the JSON text as the model wrote it. `extra_content` must be
+    sent back with the call; few servers use it, such as Gemini for its `thought_signature`."""
 
     id: str
     name: str
     arguments: str = Field(default="", repr=False)
     extra_content: dict[str, JsonValue] | None = Field(default=None, repr=False)
 
+    def as_openai(self) -> dict[str, object]:
+        """The call in OpenAI's nested form."""
+        function = {"name": self.name, "arguments": self.arguments or "{}"}
+        extra = {} if self.extra_content is None else {"extra_content": self.extra_content}
+        return {"id": self.id, "type": "function", "function": function, **extra}
+
 
 class ToolCallDelta(Value):
-    """A piece of a tool call; pieces with the same `index` belong together, `arguments` are concatenated. Of other
-    providers that need not be so clear: `routing.tool_calls` says which piece belongs where."""
+    """A piece of a tool call. Pieces with the same `index` belong together, and their `arguments` are concatenated.
+    Back ends number pieces less clearly: `tool_calls` puts them in order."""
 
     index: int = 0
     id: str | None = None
@@ -41,8 +44,8 @@ class ToolCallDelta(Value):
 
 
 class TopLogprob(Value):
-    """A token the model might have said at this place. `logprob`: the natural logarithm of its probability, -9999 where
-    that is 0. `bytes`: its UTF-8, which need not be whole characters; None where the server does not say."""
+    """A possible token at one place of the output. `logprob`: the natural logarithm of its probability, -9999 for 0.
+    `bytes`: its UTF-8, which may be part of a character; None if the server does not send it."""
 
     token: str = Field(repr=False)
     logprob: float
@@ -50,14 +53,14 @@ class TopLogprob(Value):
 
 
 class TokenLogprob(TopLogprob):
-    """A token the model said, how likely it was, and the likeliest at its place if they were asked for."""
+    """A token of the output with its probability, and the most likely tokens at its place if they were requested."""
 
     top_logprobs: tuple[TopLogprob, ...] = Field(default=(), repr=False)
 
 
 class Usage(Value):
-    """What a request cost. Times are milliseconds; `queue_ms` runs from acceptance to the start on a lane,
-    `first_token_ms` and `total_ms` from the start on the lane."""
+    """What a request cost. Times are milliseconds: `queue_ms` from acceptance to the start on a lane, `first_token_ms`
+    and `total_ms` from that start."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -71,9 +74,9 @@ class Usage(Value):
 class TokenDelta(Wire):
     """One piece of streamed output.
 
-    `position` counts the deltas of an answer from 0, across attempts. `usage` comes with the last piece only,
-    from the provider. `logprobs`, if they were asked for, are those of the tokens the back end sent with this piece;
-    text that is held back for a moment, to look for reasoning or a stop word in it, may come a piece later.
+    `position` counts the deltas of an answer from 0, across attempts. The provider sends `usage` with the last delta
+    only. `logprobs`, if requested, belong to the tokens that the back end sent with this delta; a filter that looks for
+    reasoning or a stop word may hold back their text until the next delta.
     """
 
     request_id: str = ""
@@ -90,9 +93,8 @@ class TokenDelta(Wire):
 
 
 class Answer(Value, Generic[Parsed]):
-    """A whole answer. `parsed`: what it says, if it was asked for in the form of a model; None if it calls tools.
-    `logprobs`: of its tokens in their order, if they were asked for. `metadata`: the request's, if this agent sent
-    it."""
+    """A whole answer. `parsed`: its text as the `response_format` that was requested, if the answer calls no tool.
+    `logprobs`: of all tokens in order, if requested. `metadata`: the request's, for the agent that sent it."""
 
     request_id: str
     text: str = Field(default="", repr=False)
@@ -108,20 +110,11 @@ class Answer(Value, Generic[Parsed]):
 
     @property
     def message(self) -> Message:
-        """The answer as a turn of the conversation, to be sent again with what follows: what it said, the calls it asks
-        for, and what it thought before, which many models want to see again with the results of their calls."""
-        calls = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments or "{}"},
-                **({} if call.extra_content is None else {"extra_content": call.extra_content}),
-            }
-            for call in self.tool_calls
-        ]
+        """The answer as a turn of the conversation, to send with the next request: text, tool calls, and the reasoning,
+        which many models need again together with the results of their calls."""
         turn: dict[str, object] = {"role": "assistant", "content": self.text}
-        if calls:
-            turn |= {"content": self.text or None, "tool_calls": calls}
+        if self.tool_calls:
+            turn |= {"content": self.text or None, "tool_calls": [call.as_openai() for call in self.tool_calls]}
         if self.reasoning:
             turn["reasoning_content"] = self.reasoning
         return Message.model_validate(turn)

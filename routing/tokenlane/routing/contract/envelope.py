@@ -1,4 +1,4 @@
-"""The part of a request that scripts and routers read. All else is the payload, which only agent and worker open."""
+"""The envelope: the part of a request that scripts and routers read. Only agent and worker open the payload."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Needs(Value):
     """What a lane must offer to serve a request. All requests of one queue have the same needs.
 
     `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
-    rounded up a little; 0 if few. `lane`: the only one that will do. `can`: what the model should be able to do beside
-    the kind of work itself, such as `tools`, sorted. `avoid`: lanes on which it failed, the newest last: one of them
-    serves it only while no other candidate has credit.
+    rounded up a little; 0 if few. `lane`: the only lane that may serve it. `can`: abilities of the model that the
+    request uses besides its kind of work, such as `tools`; sorted. `avoid`: lanes on which it failed, the latest last;
+    they serve it only while no other candidate has credit.
     """
 
     model: str | None = None
@@ -30,7 +30,7 @@ class Needs(Value):
 
 
 class Envelope(Versioned):
-    """What scripts and routers read of a request."""
+    """The fields of a request that scripts and routers read."""
 
     id: RequestId
     client: Name

@@ -1,6 +1,6 @@
-"""The kinds of work, in one table: a new kind is a new row, and what the worker does for it.
+"""The kinds of work, in one table. A new kind is a new row here and the code in the worker that does the work.
 
-A kind has slots of its own on every lane that serves it, so one kind's work never holds another's.
+On every lane each kind has its separate slots, so work of one kind never blocks another.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from .wire import Kind
 
 @dataclass(frozen=True)
 class KindOfWork:
-    """What distinguishes a kind of work from the others.
+    """What distinguishes one kind of work.
 
     Args:
-        request: what an agent asks for; the payload of its requests.
-        result: what comes of it as one; None: the answer is a stream of deltas.
+        request: the class of its requests.
+        result: the class of its result; None: the answer is a stream of deltas.
         operation: `gen_ai.operation.name` of its spans.
         slots: requests that a lane serves at once; None: as many as its back end can.
-        follows_routes: lanes are chosen by the role's route and by model. Otherwise any lane that takes this kind will
-            do, or the one that the request names.
-        falls_back: the fallback lane serves it where no other lane can.
-        is_long: it may take hours. It reports progress, and a request that must run alone does not wait for its end.
-        to_pull: a model that a lane can pull to serve it, as advice to people; "" where there is none to recommend.
+        follows_routes: the role's route and the model choose the lane. Otherwise it is the lane that the request names,
+            or any lane that takes this kind.
+        falls_back: the fallback lane serves it if no other lane can.
+        is_long: it may take hours. It reports progress, and a request that must run alone does not wait for it to end.
+        to_pull: a model to recommend for this kind; "" for none.
     """
 
     request: type[Request]
@@ -44,19 +44,19 @@ KINDS: dict[Kind, KindOfWork] = {
     "embed": KindOfWork(EmbedRequest, Vectors, "embeddings", slots=32, falls_back=True, to_pull="nomic-embed-text"),
     "command": KindOfWork(ModelCommand, ModelReport, "command", slots=1, follows_routes=False, is_long=True),
 }
-"""By name. A name is part of key names and of the wire: lower-case letters."""
+"""By name, which is part of key names and of the wire: lower-case letters."""
 
 
 def kind_of(request: Request) -> Kind:
-    """The kind that a request is of."""
+    """The kind of a request."""
     return next(name for name, kind in KINDS.items() if kind.request is type(request))
 
 
 def known_kind(name: Kind) -> Kind:
-    """The name, if it is one of a kind.
+    """Return the name if this version knows that kind of work.
 
     Raises:
-        ValueError: this version knows no such kind.
+        ValueError: it does not.
     """
     if name not in KINDS:
         raise ValueError("not a kind of work that this version knows")
@@ -70,10 +70,10 @@ def queue_suffix(name: Kind) -> str:
 
 
 def read_result(document: object) -> object:
-    """A result as its own class, told apart by its `type`.
+    """Parse a result as the class that its `type` names.
 
     Raises:
-        ValueError: no kind has such a result.
+        ValueError: no kind of work has such a result.
     """
     if not isinstance(document, Mapping):
         return document

@@ -1,7 +1,7 @@
-"""What agent and worker tell each other while a request runs: deltas and one ending, and what each asks of the other.
+"""The messages between agent and worker while a request runs: deltas, an ending, and what each asks of the other.
 
-All of it is JSON and carries the version `v`. Readers ignore fields they do not know. Nothing that may hold what an
-agent said or was told (messages, text, tool arguments) is part of a `repr`, and validation errors do not quote input.
+All messages are JSON and carry the version `v`; readers ignore unknown fields. No `repr` contains prompts or output,
+and validation errors do not quote their input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _FromAttempt(Versioned):
 
 
 class Deltas(_FromAttempt):
-    """Consecutive deltas, the first at position `first`. Fields common to all of them stand here once."""
+    """Consecutive deltas, the first at position `first`. Fields that they share are sent once."""
 
     type: Literal["deltas"] = "deltas"
     worker: str
@@ -57,14 +57,14 @@ def delta_piece(delta: TokenDelta) -> bytes:
 
 
 class Resume(_FromAttempt):
-    """A later attempt asks how far the agent has got. The agent answers `worker` with a `Handover`."""
+    """A later attempt asks which deltas the agent has. The agent answers `worker` with a `Handover`."""
 
     type: Literal["resume"] = "resume"
     worker: str
 
 
 class Progressed(_FromAttempt):
-    """How far the work has come that the request waits for. The newest counts: one that is lost is not sent again."""
+    """The progress of long work. Only the latest counts, so a lost message is not sent again."""
 
     type: Literal["progressed"] = "progressed"
     worker: str
@@ -73,8 +73,8 @@ class Progressed(_FromAttempt):
 
 
 class Completed(_FromAttempt):
-    """The answer is whole: it has `end` deltas, the last of which are here, from position `first`. A `result` is one
-    more, the last."""
+    """The answer is complete with `end` deltas; this message contains the last ones, from position `first`. A `result`
+    counts as one more position, the last."""
 
     type: Literal["completed"] = "completed"
     worker: str
@@ -88,7 +88,7 @@ class Completed(_FromAttempt):
 
 
 class Failed(_FromAttempt):
-    """The request failed; `end` deltas were produced before, the last of which are here, from position `first`."""
+    """The request failed after `end` deltas; this message contains the last ones, from position `first`."""
 
     type: Literal["failed"] = "failed"
     worker: str = ""
@@ -113,7 +113,7 @@ class Expired(_FromAttempt):
 
 
 class Attached(_FromAttempt):
-    """`client` has made the request its own: the others on the channel only listen now."""
+    """`client` owns the request now; other clients on the channel only listen."""
 
     type: Literal["attached"] = "attached"
     client: str
@@ -131,14 +131,14 @@ class _ForAttempt(Versioned):
 
 
 class Cancel(_ForAttempt):
-    """Stop: the request was cancelled, or its deadline has passed."""
+    """Stop the attempt: the request was cancelled, or its deadline has passed."""
 
     type: Literal["cancel"] = "cancel"
     reason: Literal["cancelled", "expired"] = "cancelled"
 
 
 class Replay(_ForAttempt):
-    """The agent lacks everything from position `after` on: publish it again, and the ending if there was one."""
+    """Publish everything from position `after` on again, and the ending if there is one: the agent lacks it."""
 
     type: Literal["replay"] = "replay"
     after: int
@@ -166,18 +166,18 @@ _control: TypeAdapter[ControlMessage] = TypeAdapter(
 
 
 def channel_message(data: bytes) -> ChannelMessage:
-    """Read a message of a delta channel.
+    """Parse a message from a delta channel.
 
     Raises:
-        pydantic.ValidationError: it is none; the error does not quote it.
+        pydantic.ValidationError: it is not such a message. The error does not quote it.
     """
     return _channel.validate_json(data)
 
 
 def control_message(data: bytes) -> ControlMessage:
-    """Read a message of a control channel.
+    """Parse a message from a control channel.
 
     Raises:
-        pydantic.ValidationError: it is none; the error does not quote it.
+        pydantic.ValidationError: it is not such a message. The error does not quote it.
     """
     return _control.validate_json(data)

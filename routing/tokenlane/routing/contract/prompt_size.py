@@ -1,6 +1,6 @@
-"""How long a prompt is, told by its size: the same for an agent, which sends it, and a worker, which may refuse it.
+"""Estimates the tokens of a prompt from its size, alike for the agent that sends it and the worker that may refuse it.
 
-A picture has as many tokens as its pixels make, however many characters its base64 has.
+The tokens of a picture depend on its pixels, and not on the length of its base64.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from .requests import ChatRequest
 
 BYTES_PER_TOKEN = 4
 MEDIA_TOKENS = 1024
-"""Of a picture, or anything else that is no text. OpenAI's and Qwen's models make 800 to 1,300 of one megapixel."""
+"""For a picture, or any other part that is not text. OpenAI's and Qwen's models use 800 to 1,300 for one megapixel."""
 _MESSAGE_TOKENS = 8
-"""What a chat template adds to a message, its role and separators; at most four times as much."""
+"""What a chat template usually adds to a message: its role and separators. It may add four times as much."""
 
 
 def estimated_tokens(request: ChatRequest) -> int:
-    """About how many tokens its prompt has: messages, calls and results of tools, and the tools themselves."""
-    beside = _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
-    return text_bytes(request) // BYTES_PER_TOKEN + beside
+    """Estimate the tokens of the prompt: messages, tool calls and their results, and the tools."""
+    extra = _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
+    return text_bytes(request) // BYTES_PER_TOKEN + extra
 
 
 def most_tokens(request: ChatRequest) -> int:
-    """As many as its prompt can have however it is cut, but for its pictures: no token is less than a byte."""
-    beside = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
-    return text_bytes(request) + beside
+    """The most tokens that the prompt can have with any tokenizer, pictures aside: a token is at least a byte."""
+    extra = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
+    return text_bytes(request) + extra
 
 
 def media(request: ChatRequest) -> int:
-    """How many of its parts are no text: pictures, sound, files."""
+    """The number of parts that are not text: pictures, sound, files."""
     return sum(1 for part in parts_of(request) if not isinstance(part.get("text"), str))
 
 
 def text_bytes(request: ChatRequest) -> int:
-    """The size of all its text, in UTF-8."""
+    """The size of the prompt's text in UTF-8."""
     return sum(map(bytes_of, _texts(request)))
 
 
@@ -46,7 +46,7 @@ def bytes_of(text: str) -> int:
 
 
 def parts_of(request: ChatRequest) -> Iterator[Mapping[str, JsonValue]]:
-    """The parts of all messages that come in parts."""
+    """The parts of all messages whose content is a list of parts."""
     for message in request.messages:
         yield from message.content if isinstance(message.content, list) else ()
 
@@ -65,7 +65,7 @@ def _texts(request: ChatRequest) -> Iterator[str]:
 
 
 def _within(value: object) -> Iterator[str]:
-    """All text in a JSON value, the keys of its objects among it."""
+    """All strings in a JSON value, including the keys of its objects."""
     match value:
         case str():
             yield value

@@ -1,7 +1,4 @@
-"""What an agent asks for: a chat, vectors, something to do with models.
-
-Nothing that may hold what an agent said (messages, texts, tool arguments) is part of a `repr`.
-"""
+"""The requests that agents submit: chats, texts to embed, model commands. No `repr` contains their content."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from .wire import Name, Priority, RequestId, new_id
 DEFAULT_TIME_TO_LIVE_MS = 600_000
 COMMAND_TIME_TO_LIVE_MS = 6 * 3_600_000
 EMBED_INPUTS = 2048
-"""Texts in one embed request, at most."""
+"""The most texts in one embed request."""
 
 ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 
@@ -25,9 +22,8 @@ class Message(Written):
 
     `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
     `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` keep OpenAI's nested shape and go to the back end
-    as they are. `reasoning_content` is what the model thought before it answered, `reasoning` the same under the other
-    of the two names that servers have for it (Ollama's, `thinking`, is taken for that too). `refusal` is what it said
-    in place of an answer.
+    as they are. `reasoning_content` is the model's reasoning before its answer. `reasoning` is the same: servers use
+    either name, and Ollama's `thinking` is accepted for it. `refusal` is the text of a refusal to answer.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -41,13 +37,13 @@ class Message(Written):
 
     @property
     def thought(self) -> str | None:
-        """What the model thought, by whichever name."""
+        """The reasoning, under either name."""
         return self.reasoning_content or self.reasoning
 
     @field_validator("content")
     @classmethod
     def _addresses_in_objects(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
-        """An image may be given as its URL alone, as some libraries do."""
+        """Accept an image given as a bare URL, as some libraries do."""
         if not isinstance(content, list):
             return content
         return [
@@ -92,7 +88,7 @@ class ChatOptions(CommonOptions, total=False):
 
 
 class Request(Written):
-    """What every kind of request has. `time_to_live_ms` counts from when the pool accepts it."""
+    """The fields of every request. `time_to_live_ms` counts from the moment the pool accepts it."""
 
     id: RequestId = Field(default_factory=new_id)
     role: Name
@@ -100,7 +96,7 @@ class Request(Written):
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
 
     def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("id")  # given or made here, it goes onto the wire
+        self.model_fields_set.add("id")  # so that a generated id is sent too
 
 
 class InferenceRequest(Request):
@@ -150,7 +146,7 @@ class ChatRequest(InferenceRequest):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must call a tool: that one, or any."""
+        """Whether the answer must call a tool, a particular one or any."""
         return self.tool is not None or self.tool_choice in ("required", "any")
 
 
@@ -164,7 +160,7 @@ class EmbedRequest(InferenceRequest):
 
 
 class ModelCommand(Request):
-    """Something to do with a lane's models. `model`: None for `list` alone. `lane`: None where any will do."""
+    """An action on a lane's models. `model`: None for `list` only. `lane`: None for any lane."""
 
     role: Name = "models"
     action: ModelAction

@@ -1,4 +1,4 @@
-"""What comes of requests that are no chats: what is known of models, how far a command is, vectors."""
+"""The results of embed requests and model commands: vectors, models, progress."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenlane.routing.support.byte_sizes import sized
+from tokenlane.routing.support.byte_sizes import format_bytes
 
 from .wire import Value
 
 
 class ModelInfo(Value):
-    """A model as a back end lists it. Sizes are bytes, `context_length` is tokens; None where it does not say."""
+    """A model as a back end lists it; None for what the back end omits. `context_length` is in tokens."""
 
     name: str
     provider: str = ""
@@ -26,31 +26,31 @@ class ModelInfo(Value):
 
     @property
     def chats(self) -> bool:
-        """Whether it can chat; a back end that says nothing of its models has such as can."""
+        """Whether the model can chat. Models without reported capabilities are assumed to chat."""
         return not self.capabilities or "chat" in self.capabilities
 
     @property
     def embeds(self) -> bool:
-        """Whether it turns texts into vectors."""
+        """Whether the model can embed."""
         return "embed" in self.capabilities
 
 
 class Progress(Value):
-    """How far a model command has come. `step`: what is being done, for people; `total_bytes`: None where unknown."""
+    """The progress of a model command. `step`: the current step, for people; `total_bytes`: None if unknown."""
 
     step: str
     done_bytes: int = 0
     total_bytes: int | None = None
 
     def __str__(self) -> str:
-        """The progress for people, on a part of a line."""
+        """The progress as part of a line, for people."""
         if not self.total_bytes:
             return self.step
-        return f"{self.step}: {sized(self.done_bytes)} of {sized(self.total_bytes)}"
+        return f"{self.step}: {format_bytes(self.done_bytes)} of {format_bytes(self.total_bytes)}"
 
 
 class Result(Value):
-    """What comes of a request that is no chat, as one."""
+    """The result of a request whose answer is no stream."""
 
     type: str
 
@@ -59,7 +59,7 @@ class Result(Value):
 
 
 class Vectors(Result):
-    """What texts were turned into, in their order. `data`: float32, little-endian, vector after vector, in base64."""
+    """The vectors of texts, in their order. `data`: little-endian float32, vector after vector, in base64."""
 
     type: Literal["vectors"] = "vectors"
     dimensions: int
@@ -67,7 +67,7 @@ class Vectors(Result):
 
 
 class ModelReport(Result):
-    """The models a command was about, as they are now."""
+    """The models that a command concerned, as they are now."""
 
     type: Literal["models"] = "models"
     models: tuple[ModelInfo, ...] = ()

@@ -1,7 +1,7 @@
-"""What an agent writes, as opposed to what a peer sends: nothing of it is left out without a word.
+"""Strict reading of what agents write: an unknown field is an error and is never dropped silently.
 
-A peer of a newer version may send fields that we do not know, and they are ignored. An agent that writes one has
-mistyped it, or expects something of it, and is told. The two differ in how they come: a peer's words are JSON.
+A peer of a newer version may send unknown fields, which are ignored; an agent that writes one has mistyped it or
+expects an effect. Input from a peer is JSON and input from an agent is Python, which is how the two are distinguished.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _T = TypeVar("_T")
 
 
 class Written(Value):
-    """Something that an agent writes. Of an unknown field only its name is told, if it looks like one; those that are
-    null or empty say nothing, and are let pass: OpenAI's own answers hold some."""
+    """A model that an agent fills in. The error about an unknown field quotes its name only, if it looks like a name.
+    Unknown fields that are null or empty are accepted: OpenAI's own answers contain some."""
 
-    # Taken in first, so that only what has any is looked at: a validator before would have JSON turned into objects.
+    # Unknown fields are kept at first: a validator before validation would make pydantic turn JSON into Python objects.
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
@@ -41,9 +41,9 @@ class Written(Value):
 
 
 def unknown(name: object, names: Mapping[str, object]) -> str:
-    """What to tell of a name that is none of these. One that is no name may be content, and is not repeated."""
+    """The error about an unknown name. A string that does not look like a name may be content, and is not quoted."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "it has a field whose name is none"
+        return "it has a field without a valid name"
     return f"it has no field {name!r}.{did_you_mean(name, list(names)) or ' There are: ' + ', '.join(names)}"
 
 
@@ -52,7 +52,7 @@ def _finite(value: _T) -> _T:
     while waiting:
         match waiting.pop():
             case float() as number if not isfinite(number):
-                raise PydanticCustomError("not_finite", "NaN and Infinity are no numbers that JSON can carry")
+                raise PydanticCustomError("not_finite", "JSON cannot represent NaN and Infinity")
             case dict() as inner:
                 waiting.extend(inner.values())
             case list() as inner:
@@ -61,4 +61,4 @@ def _finite(value: _T) -> _T:
 
 
 JsonObject: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
-"""A JSON object, whose numbers are finite: pydantic would write others as null."""
+"""A JSON object with finite numbers: pydantic would write others as null."""

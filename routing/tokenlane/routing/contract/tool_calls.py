@@ -1,15 +1,15 @@
-"""Which tool call a piece of one belongs to: the rules, for who reads a back end and for who puts an answer together.
+"""Assembles tool calls from pieces: the rules for which call a piece belongs to.
 
-Servers number the calls of an answer, give them ids, do both or neither, and some number all of them 0. So no field
-alone says where a piece belongs:
+Servers number the calls of an answer, give them ids, do both or neither, and some number all calls 0. So no single
+field identifies a piece's call:
 
-- a piece with the number of a call, or without a number the id of one, else any piece, continues that call or the last,
-- unless it begins another: by a name with another id; by a name without an id if it is another name, or if the
-  arguments so far are whole; or by arguments that came whole where there are some already;
-- a piece that says again all that its call has said, by its id, is dropped;
-- a name or an id that comes late is the call's, one that comes again or changes on the way is not.
+- A piece continues the call with its number; without a number, the call with its id; otherwise the last call.
+- A piece begins a new call if it has a name and another id; a name but no id, where the name differs or the arguments
+  so far are complete; or complete arguments where the call already has some.
+- A piece with a call's id that repeats all of its arguments is dropped.
+- A late name or id is added to the call; a repeated or changed one is ignored.
 
-Applied to what they have put in order they change nothing, so a worker and an agent may both apply them.
+Ordered pieces stay as they are, so worker and agent may both apply the rules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Call:
     arguments: StringIO = field(default_factory=StringIO, repr=False)
     extra: dict[str, JsonValue] | None = field(default=None, repr=False)
     end: str = field(default="", repr=False)
-    """The last character that is not blank."""
+    """The last character that is not a blank."""
 
     def write(self, arguments: str) -> None:
         self.arguments.write(arguments)
@@ -40,15 +40,15 @@ class _Call:
 
     @property
     def whole(self) -> bool:
-        """The arguments so far are a JSON object, after which nothing can come."""
+        """Whether the arguments so far are a complete JSON object."""
         return self.end == "}" and isinstance(_json(self.arguments.getvalue()), dict)
 
     def repeated_by(self, arguments: str) -> bool:
-        """The arguments say all of it again, some servers' once more as a JSON string."""
+        """Whether the arguments repeat the call's, which some servers do in a JSON string."""
         if len(arguments) < self.arguments.tell() or not self.whole:
             return False
-        said = self.arguments.getvalue()
-        return arguments == said or (arguments.startswith('"') and _json(arguments) == said)
+        known = self.arguments.getvalue()
+        return arguments == known or (arguments.startswith('"') and _json(arguments) == known)
 
 
 class ToolCalls:
@@ -64,7 +64,7 @@ class ToolCalls:
 
     @property
     def nameless(self) -> bool:
-        """Whether a call has no name, which no agent can carry out."""
+        """Whether a call has no name, so that no agent can carry it out."""
         return not all(call.name for call in self._calls)
 
     def add(
@@ -77,15 +77,15 @@ class ToolCalls:
         whole: bool = False,
         extra: dict[str, JsonValue] | None = None,
     ) -> ToolCallDelta | None:
-        """Put the next piece in its place.
+        """Add the next piece to its call.
 
         Args:
-            number: the call's, as the server counts.
-            whole: the server sent the arguments as an object, so they have no other pieces.
-            extra: what the server wants to see again with the call.
+            number: the server's number for the call.
+            whole: the server sent the arguments as an object, so no more pieces follow.
+            extra: what must be sent back with the call.
 
         Returns:
-            The piece as its place is told by `index` alone, which counts the calls from 0; None if it repeats another.
+            The piece with the call's `index`, counted from 0; None if it repeats earlier pieces.
         """
         id, name = id or "", name or ""
         call = self._nearest(number, id, name)
@@ -98,19 +98,19 @@ class ToolCalls:
                 id = f"call_{call.index}"
         if number is not None:
             self._by_number[number] = call
-        said: dict[str, object] = {"index": call.index, "arguments": arguments}
+        piece: dict[str, object] = {"index": call.index, "arguments": arguments}
         if id and not call.id:
-            call.id = said["id"] = id
+            call.id = piece["id"] = id
             self._by_id[id] = call
         if name and not call.name:
-            call.name = said["name"] = name
+            call.name = piece["name"] = name
         if extra:
-            call.extra = said["extra_content"] = extra
+            call.extra = piece["extra_content"] = extra
         call.write(arguments)
-        return ToolCallDelta.model_validate(said)
+        return ToolCallDelta.model_validate(piece)
 
     def calls(self) -> tuple[ToolCall, ...]:
-        """All of them, once nothing more comes; one that the server gave no id is named by its number."""
+        """All calls, after the last piece. A call without an id gets one from its index."""
         return tuple(
             ToolCall(
                 id=call.id or f"call_{call.index}",

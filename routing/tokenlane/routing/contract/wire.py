@@ -1,4 +1,4 @@
-"""What all messages share: names, ids, and how they are written."""
+"""The base of everything that travels as JSON: names, ids, and the classes of messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind: TypeAlias = str
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
 """A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
 Ability: TypeAlias = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
-"""Something a model can do: chat, embed, tools, schema, vision, prefill."""
+"""An ability of a model: chat, embed, tools, schema, vision, prefill."""
 
 RequestId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -29,23 +29,23 @@ CONFIG = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 
 class Wire(BaseModel):
-    """Something that travels as JSON. Readers ignore fields they do not know; errors do not quote input."""
+    """A model that travels as JSON. Readers ignore unknown fields; errors do not quote input."""
 
     model_config = CONFIG
 
     def to_wire(self) -> bytes:
-        """The message as JSON: the fields that were set; of a versioned message always its version and type."""
+        """The message as JSON: the fields that were set, and always a versioned message's version and type."""
         return self.model_dump_json(exclude_unset=True).encode()
 
 
 class Value(Wire):
-    """A part of a message, which does not change."""
+    """An immutable part of a message."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Versioned(Wire):
-    """A message for itself, with the version of the contract."""
+    """A message of its type, with the version of the contract."""
 
     v: int = WIRE_VERSION
 

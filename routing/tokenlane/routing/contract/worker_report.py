@@ -1,4 +1,4 @@
-"""What a worker tells of itself with every beat, for those who watch the pool. No script looks inside."""
+"""The counters that a worker sends with every beat, for status and metrics. No script reads them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Hits(Value):
-    """What a cache of vectors was asked for: vectors that were there, and in all."""
+    """Vectors that the cache was asked for, and those it had (`found`)."""
 
     found: Count = 0
     asked: Count = 0
 
 
 class AttemptsReport(Value):
-    """How attempts ended: by `KIND:WHAT BECAME OF THE REQUEST`, and those that broke by the code of why."""
+    """How attempts ended. `ended`: by `KIND:STATE OF THE REQUEST`; `errors`: broken attempts by error code."""
 
     ended: Mapping[str, Count] = {}
     errors: Mapping[str, Count] = {}
@@ -29,7 +29,7 @@ class AttemptsReport(Value):
 
 
 class DeliveryReport(Value):
-    """How output was published: flushes, the messages in them, and what agents asked for again."""
+    """How output was published: flushes, messages in them, and replays for agents that lacked some."""
 
     flushes: Count = 0
     messages: Count = 0
@@ -38,8 +38,8 @@ class DeliveryReport(Value):
 
 
 class WorkerReport(Value):
-    """Counts since the worker started. A counter to come is a field here, and what fills it: every field has a default,
-    since workers of other versions send fewer."""
+    """Counters since the worker started. A new counter is a field here and the code that fills it. Every field has a
+    default, since workers of other versions may not send it."""
 
     v: int = WIRE_VERSION
     cache: Hits = Hits()

@@ -1,1 +1,1 @@
-"""What all components build on: owned tasks, and numbers of bytes."""
+"""Helpers for all components: tasks with an owner, and sizes in bytes as text."""

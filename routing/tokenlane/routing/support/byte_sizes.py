@@ -1,9 +1,9 @@
-"""Numbers of bytes for people."""
+"""Formats sizes in bytes for people."""
 
 from __future__ import annotations
 
 
-def sized(number: float) -> str:
+def format_bytes(number: float) -> str:
     """`12.3 MB`, in powers of a thousand."""
     for unit in ("B", "kB", "MB", "GB"):
         digits = 0 if unit == "B" else 1

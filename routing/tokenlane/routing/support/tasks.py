@@ -1,4 +1,4 @@
-"""Tasks that live beside a block of code and no longer, that outlive bugs, or that are awaited together."""
+"""Runs tasks: for the duration of a block, again after a bug, or several until all have ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WELL_AFTER_S = 10.0
 
 
 class InternalErrors:
-    """The errors that nobody expected, which the process has survived. `count`: how many there were."""
+    """Counts and logs the unexpected errors that the process survived."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -28,25 +28,27 @@ class InternalErrors:
     def note(self, what: str, error: Exception) -> None:
         """Count an error, and log where it was raised.
 
-        Of errors that are alike the first is logged, the second, the fourth, the eighth and so on. Their texts are
-        never logged: they may quote a prompt or an answer.
+        Of equal errors the first, second, fourth, eighth and so on are logged. Their texts never are: they may quote a
+        prompt or an answer.
 
         Args:
-            what: the task or the step that failed, for people.
+            what: the task or step that failed, for people.
         """
         self.count += 1
         self._alike[what, type(error)] += 1
         alike = self._alike[what, type(error)]
         if alike & (alike - 1) == 0:
-            logger.error("internal error in the %s, it goes on (%d like it so far):\n%s", what, alike, _traced(error))
+            logger.error(
+                "internal error in the %s, which continues (%d such errors so far):\n%s", what, alike, _traced(error)
+            )
 
 
 async def keep_going(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
-    """Do endless work. After an error that it did not expect, which is noted, it begins anew after a short pause.
+    """Run endless work. After an unexpected error, which is noted, start it again after a short pause.
 
     Args:
         what: the task, for people.
-        work: called for each beginning; what it returns is awaited.
+        work: called and awaited for each start.
     """
     clock = asyncio.get_running_loop().time
     failures = 0
@@ -63,7 +65,7 @@ async def keep_going(what: str, work: Callable[[], Awaitable[None]], errors: Int
 
 
 def _traced(error: BaseException) -> str:
-    """Where an error and those before it were raised, and their types."""
+    """The types of an error and its causes, and where they were raised."""
     return "\n".join(
         "".join(traceback.format_tb(each.__traceback__)) + f"{type(each).__module__}.{type(each).__qualname__}"
         for each in _chain(error)
@@ -73,9 +75,9 @@ def _traced(error: BaseException) -> str:
 def _chain(error: BaseException, *later: BaseException) -> Iterator[BaseException]:
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    for one in (before, *members):
-        if one is not None and one not in later:  # an error may be its own cause's context
-            yield from _chain(one, error, *later)
+    for each in (before, *members):
+        if each is not None and each not in later:  # an error may be the context of its cause
+            yield from _chain(each, error, *later)
     yield error
 
 
@@ -92,25 +94,25 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
     Raises:
         ExceptionGroup: a task failed; the block was cancelled for it.
     """
-    own: Exception | None = None
+    raised: Exception | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             try:
                 yield tasks
             except Exception as error:
-                own = error
+                raised = error
             raise _Over
     except* _Over:
         pass
-    if own is not None:
-        raise own
+    if raised is not None:
+        raise raised
 
 
 async def together(*calls: Awaitable[T]) -> list[T]:
-    """Await all of these at once, each to its end, also if others fail; what they give, in their order.
+    """Await all calls concurrently, each to its end even if others fail; return their results in order.
 
     Raises:
-        Exception: the first of theirs, once all have ended.
+        Exception: the first call's that failed, once all have ended.
     """
     results: list[T] = []
     for result in await asyncio.gather(*calls, return_exceptions=True):

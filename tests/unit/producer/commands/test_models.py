@@ -13,7 +13,7 @@ from tokenlane.producer.commands.models import ProgressLines, _table
 from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.support.byte_sizes import sized
+from tokenlane.routing.support.byte_sizes import format_bytes
 from tokenlane.worker.model_management.lane_models import LaneModels
 
 
@@ -49,7 +49,7 @@ def test_a_list_fits_a_screen() -> None:
 )
 def test_sizes(number: float, text: str) -> None:
     """What rounds to a thousand of a unit is one of the next."""
-    assert sized(number) == text
+    assert format_bytes(number) == text
 
 
 async def test_a_list_says_where_its_models_are() -> None:
