@@ -1,4 +1,4 @@
-"""Which provider a lane's `provider` names."""
+"""The providers by name, as a lane's `provider` gives it."""
 
 from __future__ import annotations
 

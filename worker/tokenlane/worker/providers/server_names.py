@@ -1,4 +1,4 @@
-"""What the servers of the providers are called."""
+"""The names of the servers, for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message, or a piece of one, says: servers of both dialects use these fields for it, each some of them."""
+"""Reads text and reasoning from the fields that servers of both dialects use for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Characters that a server cut in two.
+"""Puts characters together that a server cut in two.
 
 JSON writes those beyond the first 65,536 as a pair of escapes, and a server that counts in UTF-16 may send the halves
 in two events. No UTF-8 text can hold a half.

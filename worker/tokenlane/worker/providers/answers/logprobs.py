@@ -1,4 +1,4 @@
-"""Reading how likely the tokens of an answer were, in each way that servers say so."""
+"""Reads the log probabilities of tokens, in each form that servers send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the model that an answer names is the one that was asked for."""
+"""Compares the model that an answer names with the model that was asked for."""
 
 from __future__ import annotations
 

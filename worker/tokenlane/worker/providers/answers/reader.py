@@ -1,5 +1,5 @@
-"""What the readers of all dialects share: what a piece says, when an answer is whole, whose it is, and what is said of
-one that cannot be read."""
+"""The base of the answer readers of all dialects: pieces, the end, the usage, and what is wrong with an answer that
+cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to an answer's text on its way, wherever it was cut into pieces.
+"""Filters for an answer's text: reasoning in tags, stop words, the echo of a begun answer.
 
 A filter holds text back only while it cannot be told yet what that text is.
 """

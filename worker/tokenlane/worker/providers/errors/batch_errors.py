@@ -1,4 +1,4 @@
-"""How each server says that it embeds fewer texts in one call than it was given, and how many it does."""
+"""Recognises each server's words for too many texts in one embedding call, and reads how many it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each server says that a request does not fit its model's context, and what numbers it names."""
+"""Recognises each server's words for a request that does not fit the context, and reads the numbers in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a back end's error answer means, whether it came as an HTTP status or inside a stream.
+"""Turns a back end's error answer into an `LlmError`, whether it came as an HTTP status or inside a stream.
 
 The back end's own words may quote the prompt, so they go into `detail` and nowhere else.
 """

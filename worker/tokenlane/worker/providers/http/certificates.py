@@ -1,4 +1,4 @@
-"""Whose certificates a back end may have."""
+"""Which certificates a lane accepts from its back end."""
 
 from __future__ import annotations
 

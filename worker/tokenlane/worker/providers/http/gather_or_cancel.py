@@ -1,4 +1,4 @@
-"""Several questions to a server at once."""
+"""Asks a server several questions at once, and stops asking when one of them fails."""
 
 from __future__ import annotations
 

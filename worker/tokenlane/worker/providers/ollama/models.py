@@ -1,4 +1,4 @@
-"""What Ollama is told to do with models."""
+"""Pulls, verifies, loads and unloads models on Ollama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Providers whose models are files of the worker's host: fetched and checked by a process that can be stopped."""
+"""Pulls and verifies models in files of the worker's host, in a process that can be stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's own server."""
+"""The provider for llama.cpp's server."""
 
 from __future__ import annotations
 

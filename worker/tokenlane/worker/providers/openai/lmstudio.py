@@ -1,4 +1,4 @@
-"""LM Studio's server."""
+"""The provider for LM Studio."""
 
 from __future__ import annotations
 

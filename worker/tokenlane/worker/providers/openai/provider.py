@@ -1,4 +1,4 @@
-"""Back ends that speak OpenAI's HTTP dialect."""
+"""The provider for any server with OpenAI's dialect, and the base of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face's text-generation-inference."""
+"""The provider for Hugging Face's text-generation-inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server."""
+"""The provider for vLLM's OpenAI-compatible server."""
 
 from __future__ import annotations
 

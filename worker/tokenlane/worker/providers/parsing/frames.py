@@ -1,4 +1,4 @@
-"""The events of a stream, told by what it is and not by what it is called: server-sent events, or JSON without framing.
+"""Splits a stream into events by its content, not its content type: server-sent events, or JSON without framing.
 
 Proxies, and servers that fail early, send the one under the other's name; a server that does not stream answers with
 one page of JSON. All hold the same values.

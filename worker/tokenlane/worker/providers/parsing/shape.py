@@ -1,4 +1,4 @@
-"""Says which field of what a server sent is not as it should be: where it stands, and its type, never its value."""
+"""Names the field of a server's JSON that has a wrong type: its place and its type, never its value."""
 
 from __future__ import annotations
 
