@@ -178,10 +178,8 @@ class Hub:
                 raise connection.lost(TimeoutError("no answer to PING"))
 
     async def _deliver_next(self, connection: PubSub) -> None:
-        heard = await connection.read()
-        if isinstance(heard, list) and len(heard) == 3:
-            kind, channel, data = heard
-            if isinstance(kind, bytes) and isinstance(channel, bytes):
+        match await connection.read():
+            case [bytes(kind), bytes(channel), data]:
                 self._deliver(kind, channel, data)
 
     async def _apply_pending(self, connection: PubSub) -> None:

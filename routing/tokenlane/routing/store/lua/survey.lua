@@ -20,7 +20,9 @@ local most_of = {}
 local function most_heads(kind)
   if not most_of[kind] then
     local room = 0
-    for _, name in ipairs(names) do room = room + credit(name, kind, now) end
+    for _, name in ipairs(names) do
+      if takers(name, now, lease) > 0 then room = room + math.max(0, credit(name, kind)) end
+    end
     most_of[kind] = math.max(1, math.min(MOST_HEADS, room))
   end
   return most_of[kind]

@@ -1,6 +1,6 @@
-"""Reads what scripts know of a lane, as LANE_FACTS of lua/shared/lanes.lua names it.
+"""Reads a lane out of a reply, by the names in LANE_FACTS of lua/shared/lanes.lua.
 
-A worker of any version, or anybody, has written most of it. What cannot be read is named in `LaneView.unread`.
+A worker of any version, or any other client, has written most of it. `LaneView.unread` names the unreadable parts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
-    """The lanes that `survey` and `check` reply, below the names of what is known of each.
-
-    That a part of one cannot be read is logged once.
-    """
+    """The lanes in a reply of `survey` or `check`, whose first row is LANE_FACTS. Unreadable parts are logged once."""
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
     lanes = tuple(lane_of(names, [_decoded(part) for part in as_list(row)]) for row in rows)
@@ -36,7 +33,7 @@ def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
 
 
 def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
-    """The lane of which this is known: a value for each name."""
+    """The lane with this value for each name."""
     pairs = list(zip(names, row, strict=True))
     texts = {name: value for name, value in pairs if isinstance(value, str)}
     counts = {name: value for name, value in pairs if isinstance(value, int)}
@@ -44,9 +41,8 @@ def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
     limit = texts.get("limit", "")
     chats = int(limit) if _NUMBER.fullmatch(limit) else None
     offered = offer or Offer()
-    if offered.limits.get("chat") != chats:  # scripts read this one by itself, and an older worker offers no other
-        offered = _with_chats(offered, chats or 0)
-    unread = models is None or chats is None or offer is None
+    if offered.limits.get("chat") != chats:  # scripts read this limit alone, and an older worker offers no other
+        offered = offered.model_copy(update={"limits": {**offered.limits, "chat": chats or 0}})
     return LaneView(
         name=texts.get("name", ""),
         provider=texts.get("provider", ""),
@@ -58,20 +54,12 @@ def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
         beat_ms=counts.get("beat_ms", 0),
         why=texts.get("why", ""),
         kept_for=texts.get("kept_for", ""),
-        unread=_parts(models=models, limit=chats, offer=offer) if unread else (),
+        unread=tuple(part for part, read in (("models", models), ("limit", chats), ("offer", offer)) if read is None),
     )
 
 
 def _decoded(part: Reply) -> object:
     return part.decode("utf-8", "replace") if isinstance(part, bytes) else part
-
-
-def _with_chats(offer: Offer, chats: int) -> Offer:
-    return offer.model_copy(update={"limits": {**offer.limits, "chat": chats}})
-
-
-def _parts(**read: object) -> tuple[str, ...]:
-    return tuple(what for what, value in read.items() if value is None)
 
 
 @lru_cache(maxsize=256)

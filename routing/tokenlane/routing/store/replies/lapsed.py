@@ -1,4 +1,4 @@
-"""Attempts whose lease is over, as sweeps and checks report them."""
+"""Reads lapsed attempts, which a worker or lane let go, out of the replies of `sweep` and `check`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from .values import Reply, as_int, as_list, as_text, read_queue
 
 @dataclass(frozen=True)
 class LapsedAttempt:
-    """An attempt whose lease is over: nobody has said what becomes of its request. `queue`: where that waited; None if
-    this version cannot read its name."""
+    """An attempt whose lease has lapsed. `queue`: where its request waited; None if its name cannot be read."""
 
     id: str
     attempt: int
@@ -24,7 +23,7 @@ class LapsedAttempt:
 
 
 def read_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
-    """Lapsed attempts as scripts report them: `lapsed_attempt` of lua/shared/leases.lua."""
+    """Read what `lapsed_attempt` of lua/shared/leases.lua returns for each attempt."""
     return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
 
 

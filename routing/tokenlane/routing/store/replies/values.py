@@ -1,4 +1,4 @@
-"""Replies of Redis as types."""
+"""Narrows replies of Redis to the types that a script promises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_bytes(reply: Reply) -> bytes:
 
 
 def as_text(reply: Reply) -> str:
-    return as_bytes(reply).decode("utf-8", "replace")  # names may be anybody's
+    return as_bytes(reply).decode("utf-8", "replace")  # any client may have written a name
 
 
 def as_int(reply: Reply) -> int:
@@ -27,7 +27,7 @@ def as_int(reply: Reply) -> int:
 
 
 def read_queue(reply: Reply) -> Queue | None:
-    """The queue of that name; None if a newer version has made it and this one cannot read it."""
+    """The queue of this name; None for a name of another version that this one cannot read."""
     try:
         return Queue.parse(as_text(reply))
     except ValueError:

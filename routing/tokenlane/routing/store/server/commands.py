@@ -76,7 +76,3 @@ class Commands:
             return None
         except (redis_errors.RedisError, OSError) as error:
             raise self.server.as_ours(error) from error
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self.connections.disconnect()

@@ -187,26 +187,20 @@ class _Retry(Retry):
     """redis-py's, without retries of what the server has answered with an error."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> Any:
-        refused: list[Exception] = []
-
-        async def attempt() -> T:
+        async def attempt() -> T | redis_errors.ConnectionError:
             try:
                 return await do()
             except (redis_errors.AuthenticationError, redis_errors.AuthorizationError) as error:
-                refused.append(error)
+                return error
             except redis_errors.ConnectionError as error:
                 if not isinstance(error.__cause__, redis_errors.RedisError):  # as redis-py wraps it for a unix socket
                     raise
-                refused.append(error)
-            raise _Refused
+                return error
 
-        with suppress(_Refused):
-            return await super().call_with_retry(attempt, *args, **options)
-        raise refused[0]
-
-
-class _Refused(Exception):
-    """The server has answered with an error that redis-py takes for a lost connection."""
+        outcome = await super().call_with_retry(attempt, *args, **options)
+        if isinstance(outcome, redis_errors.ConnectionError):
+            raise outcome
+        return outcome
 
 
 class _Lasting:

@@ -75,11 +75,10 @@ class Server:
             opened = connections(self.url, retries, self.timings, self.most)
         except OSError as error:
             raise self.as_ours(error) from error
-        commands = Commands(self, opened)
         try:
-            yield commands
+            yield Commands(self, opened)
         finally:
-            await commands.aclose()
+            await opened.disconnect()
 
     def pubsub(self) -> PubSub:
         """A pub/sub connection that is not opened yet."""

@@ -7,7 +7,7 @@ local KEPT_FREE_MS = 2000
 local GATES = {
   -- A worker of the lane takes new work, and the lane serves this kind.
   function(lane, _, request)
-    if takers(lane, now_ms()) == 0 or lane_limit(lane, request.kind) == 0 then return 'closed' end
+    if takers(lane, now_ms(), rule('lease_ms')) == 0 or lane_limit(lane, request.kind) == 0 then return 'closed' end
   end,
   -- No other request runs on the lane alone, or is to.
   function(lane, id)
@@ -16,7 +16,7 @@ local GATES = {
   end,
   -- The lane has credit for this kind.
   function(lane, _, request)
-    if credit(lane, request.kind, now_ms()) == 0 then return 'full' end
+    if credit(lane, request.kind) <= 0 then return 'full' end
   end,
   -- A suspect takes an empty lane. It does not wait for long work, such as a pull, which goes on from where it was once its
   -- worker is back.

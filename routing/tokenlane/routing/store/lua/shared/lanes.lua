@@ -11,15 +11,14 @@ local function lane_limit(lane, kind)
   return type(limit) == 'number' and whole(limit) or 0
 end
 
--- How many workers of a lane take new work and have beaten within a lease.
-local function takers(lane, now)
-  return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - rule('lease_ms')), '+inf')
+-- How many more requests of a kind a lane takes while it has workers.
+local function credit(lane, kind)
+  return lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind))
 end
 
--- How many more requests of a kind a lane takes.
-local function credit(lane, kind, now)
-  if takers(lane, now) == 0 then return 0 end
-  return math.max(0, lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind)))
+-- How many workers of a lane take new work and have beaten within a lease. lease: the policy's, ms.
+local function takers(lane, now, lease)
+  return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - lease), '+inf')
 end
 
 -- The suspect that runs on a lane alone, or for which the lane is kept free. The mark of a suspect that runs may outlive
@@ -40,14 +39,14 @@ local LANE_FACTS = { 'provider', 'endpoint', 'models', 'limit', 'offer', 'told',
   'kept_for' }
 for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind end
 
--- The values for LANE_FACTS; nil for a lane of which only the name is left. lease: the policy's, ms.
+-- The values for LANE_FACTS; nil for a lane of which only the name is left.
 local function lane_facts(name, now, lease)
   local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
     'told', 'why', 'seen')
   if not (facts[1] or facts[8]) then return nil end
   local seen = whole(facts[8])
   facts[8], facts[9], facts[10], facts[11], facts[12] = name, seen >= now - lease and 1 or 0, now - seen,
-    redis.call('ZCOUNT', P .. 'lane:' .. name .. ':workers', int(now - lease), '+inf'), kept_for(name) or ''
+    takers(name, now, lease), kept_for(name) or ''
   for i, kind in ipairs(KINDS) do facts[12 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
   return facts
 end
