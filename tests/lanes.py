@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
-from tokenlane.routing.decide.lanes.state import LaneFacts
+from tokenlane.routing.decide.lanes.state import LaneWorkers
 
 
 def chats(limit: int, **more: Any) -> Offer:
@@ -14,11 +14,11 @@ def chats(limit: int, **more: Any) -> Offer:
     return Offer(limits={"chat": limit}, **more)
 
 
-def in_state(state: str) -> LaneFacts:
+def in_state(state: str) -> LaneWorkers:
     """What is known of the workers of a lane in that state."""
     if state in ("up", "degraded"):
-        return LaneFacts("up", unready=int(state == "degraded"))
-    return LaneFacts("draining" if state == "left" else state, beats=state not in ("left", "gone"), takers=0)
+        return LaneWorkers("up", unready=int(state == "degraded"))
+    return LaneWorkers("draining" if state == "left" else state, beats=state not in ("left", "gone"), takers=0)
 
 
 def lane_view(

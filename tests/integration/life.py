@@ -21,7 +21,7 @@ from tokenlane.routing.contract.errors import ModelNotFound
 from tokenlane.routing.contract.messages import Completed
 from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.fairness import Head
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Running
+from tokenlane.routing.decide.lanes.offer import Announcement, Running, WorkerInfo
 from tokenlane.routing.decide.queues import Queue
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.pool import Pool
@@ -32,7 +32,7 @@ ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1",
 LANE = Announcement(lane="lane1", provider="sim", endpoint="http://gpu1:8080", models=("m1", "m2"), offer=chats(2))
 PAYLOAD = b'{"messages":[]}'
 
-FACTS = Facts("gpu1", {"tokenlane": "0.1.0", "arq": "0.28.0"})
+FACTS = WorkerInfo("gpu1", {"tokenlane": "0.1.0", "arq": "0.28.0"})
 
 LIVE = ("waiting", "delayed", "dispatched", "running")
 ENDED = ("completed", "failed", "cancelled", "expired")

@@ -11,7 +11,7 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, a
 from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
-from tokenlane.routing.decide.lanes.state import Condition, LaneState
+from tokenlane.routing.decide.lanes.state import BackEndCondition, LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending
@@ -333,7 +333,7 @@ async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
 async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None:
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
     back end takes nothing back of what another says of it."""
-    unseen, down = replace(LANE, models=(), offer=chats(1)), Condition(LaneState.DOWN, "it is off")
+    unseen, down = replace(LANE, models=(), offer=chats(1)), BackEndCondition(LaneState.DOWN, "it is off")
     await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)
     named = replace(LANE, models=("m9",), offer=chats(1))
     for worker, lane in (("worker2", unseen), ("worker2", named)):

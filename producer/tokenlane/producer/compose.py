@@ -15,9 +15,9 @@ from tokenlane.routing.contract.answers import Answer
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.kinds import KINDS, kind_of
-from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, bytes_of, estimated_tokens, parts_of
+from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, estimated_tokens, parts_of, utf8_size
 from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, EmbedRequest, Message, ModelCommand, Request
-from tokenlane.routing.contract.strict_input import unknown
+from tokenlane.routing.contract.strict_input import unknown_field_message
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
@@ -83,7 +83,7 @@ def compose(
 def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
     """The envelope and the payload of an `EmbedRequest` with these fields. Raises as `compose`."""
     request, payload = _validated(EmbedRequest, fields, "send fewer or shorter texts at once")
-    sizes = [bytes_of(text) for text in request.inputs]
+    sizes = [utf8_size(text) for text in request.inputs]
     tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
     needs = Needs(model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest))
     return _envelope(request, needs, agent, client), payload
@@ -205,6 +205,6 @@ def _explained(error: ValidationError) -> str:
         # The agent may have given a missing field under a similar name.
         if wrong["type"] == "missing" and isinstance(wrong["input"], Mapping) and "messages" in wrong["loc"]:
             others = wrong["input"].keys() - Message.model_fields.keys()
-            words = "; ".join([words, *(unknown(name, Message.model_fields) for name in others)])
+            words = "; ".join([words, *(unknown_field_message(name, Message.model_fields) for name in others)])
         complaints.append(f"{where}: {words}" if where else words)
     return "the request is not valid: " + "; ".join(dict.fromkeys(complaints))

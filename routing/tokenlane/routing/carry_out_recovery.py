@@ -15,7 +15,7 @@ from .decide.policy import Policy, PolicyUnreadable
 from .decide.recovery import End, TryAgain, decide
 from .store.pool import Pool
 from .store.replies.lapsed import LapsedAttempt
-from .support.tasks import together
+from .support.tasks import gather_to_end
 
 
 async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
@@ -26,7 +26,7 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
     """
     if lapsed:
         policy = await known_policy(pool)
-        await together(*(_survive(pool, attempt, policy) for attempt in lapsed))
+        await gather_to_end(*(_survive(pool, attempt, policy) for attempt in lapsed))
 
 
 async def known_policy(pool: Pool) -> Policy:

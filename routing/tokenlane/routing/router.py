@@ -21,7 +21,7 @@ from .decide.policy import Policy
 from .store.beats import Swept
 from .store.hub import Hub
 from .store.pool import Pool
-from .support.tasks import keep_going, together
+from .support.tasks import gather_to_end, restart_on_error
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Timings:
 async def run_router(pool: Pool, hub: Hub, *, host: str, timings: Timings = Timings()) -> None:
     """Sweep and dispatch until cancelled. `host`: part of the router's name; ranks prefer different hosts."""
     router = _Router(pool, f"{host}/{secrets.token_hex(4)}", timings)
-    await keep_going("router", lambda: router.run(hub), pool.internal_errors)
+    await restart_on_error("router", lambda: router.run(hub), pool.internal_errors)
 
 
 class _Router:
@@ -117,7 +117,7 @@ class _Router:
             if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policies.read()
             chosen = plan(survey, self._policy, refused)
-            done = await together(
+            done = await gather_to_end(
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )

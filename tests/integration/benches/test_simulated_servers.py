@@ -156,7 +156,10 @@ async def test_ollama_moves_models() -> None:
 async def test_lm_studio_keeps_instances() -> None:
     """A second load is a second instance; unloading wants its id; unknown routes are 200; downloads are jobs."""
     native = "/api/v1/models"
-    async with served("lmstudio", models=["m"], pullable=["new", Model("bad", corrupt=True)]) as (simulator, client):
+    async with served("lmstudio", models=["m"], pullable=["new", Model("bad", corrupt=True)]) as (
+        simulator,
+        client,
+    ):
         ids = [(await client.post(f"{native}/load", json={"model": "m"})).json()["instance_id"] for _ in range(2)]
         assert ids == ["m", "m:2"]
         assert (await client.post(f"{native}/unload", json={"instance_id": "m:2"})).status_code == 200

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.fault_script import FaultScript
-from tokenlane.benches.simulator.model.answer import Ask, Part, Tool, Turn, compose
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, Tool, simulate_answer
 from tokenlane.benches.simulator.model.text import after, count_tokens, example, split_tokens, token_ids
 from tokenlane.benches.simulator.model.vectors import embedding
 
@@ -43,14 +43,14 @@ ROOM = 10_000
 
 def said(ask: Ask, tokens: int = 40, seed: int | None = None, script: FaultScript | None = None) -> list[str]:
     """The tokens of an answer that is all text."""
-    parts, _, _ = compose(ask, script or FaultScript(), tokens, seed, ROOM)
+    parts, _, _ = simulate_answer(ask, script or FaultScript(), tokens, seed, ROOM)
     return [part for part in parts if isinstance(part, str)]
 
 
 @given(seed=SEEDS, question=st.text(max_size=20), cut=st.integers(0, 400), data=st.data())
 def test_any_prefix_is_continued(seed: int | None, question: str, cut: int, data: st.DataObject) -> None:
     """However an answer is cut, even in the middle of a token, its rest follows; and so after a second cut."""
-    ask = Ask("m", (Turn("user", question),))
+    ask = Ask("m", (ConversationTurn("user", question),))
     whole = "".join(said(ask, seed=seed))
     prefix = whole[: min(cut, len(whole))]
     again = Ask("m", ask.turns, prefill=prefix)
@@ -71,11 +71,11 @@ def test_a_scripted_answer_is_continued(pieces: list[str], cut: int) -> None:
 
 def test_seeds() -> None:
     """Without a seed words are counted; the same seed and question give the same text, others another."""
-    ask = Ask("m", (Turn("user", "q"),))
+    ask = Ask("m", (ConversationTurn("user", "q"),))
     assert said(ask, 3) == ["w0 ", "w1 ", "w2 "]
     assert said(ask, seed=1) == said(ask, seed=1)
     assert said(ask, seed=1) != said(ask, seed=2)
-    assert said(ask, seed=1) != said(Ask("m", (Turn("user", "other"),)), seed=1)
+    assert said(ask, seed=1) != said(Ask("m", (ConversationTurn("user", "other"),)), seed=1)
     assert said(Ask("m", ask.turns, seed=1), seed=2) == said(ask, seed=1)
 
 
@@ -90,11 +90,11 @@ def test_after_counts_by_length(prefix: str, cut: int, whole: int) -> None:
 @pytest.mark.parametrize("stop", ["w3", "2 w3", " w3 ", "3"])
 def test_stop_strings(stop: str) -> None:
     """An answer ends before a stop string, wherever that lies in its tokens; or after it, where a server keeps it."""
-    parts, finish, by = compose(Ask("m", stop=("never", stop)), FaultScript(), 16, None, ROOM)
+    parts, finish, by = simulate_answer(Ask("m", stop=("never", stop)), FaultScript(), 16, None, ROOM)
     whole = "".join(f"w{number} " for number in range(16))
     assert "".join(str(part) for part in parts) == whole[: whole.index(stop)]
     assert (finish, by) == ("stop", stop)
-    kept, _, _ = compose(Ask("m", stop=(stop,), keeps_stop=True), FaultScript(), 16, None, ROOM)
+    kept, _, _ = simulate_answer(Ask("m", stop=(stop,), keeps_stop=True), FaultScript(), 16, None, ROOM)
     assert "".join(str(part) for part in kept) == whole[: whole.index(stop) + len(stop)]
 
 
@@ -103,7 +103,7 @@ def test_stop_strings(stop: str) -> None:
 )
 def test_limits(limit: int | None, room: int, tokens: int, finish: str) -> None:
     """`max_tokens` and what is left of the context end an answer, and it says so only if there was more to say."""
-    parts, why, _ = compose(Ask("m", max_tokens=limit), FaultScript(), 16, None, room)
+    parts, why, _ = simulate_answer(Ask("m", max_tokens=limit), FaultScript(), 16, None, room)
     assert (len(parts), why) == (tokens, finish)
 
 
@@ -112,8 +112,10 @@ def test_calls() -> None:
     schema: JsonValue = {"type": "object", "properties": {"city": {"type": "string"}}}
     tools = (Tool("weather", schema), Tool("clock", {"type": "object"}))
 
-    def called(*turns: Turn, **more: str) -> list[str]:
-        parts, finish, _ = compose(Ask("m", turns, tools=tools, tool=more.get("tool")), FaultScript(), 4, None, ROOM)
+    def called(*turns: ConversationTurn, **more: str) -> list[str]:
+        parts, finish, _ = simulate_answer(
+            Ask("m", turns, tools=tools, tool=more.get("tool")), FaultScript(), 4, None, ROOM
+        )
         calls = [part.call for part in parts if isinstance(part, Part) and part.last and part.call]
         assert finish == ("tool_calls" if calls else "stop")
         for call in calls:
@@ -122,11 +124,11 @@ def test_calls() -> None:
             assert isinstance(json.loads(call.arguments), dict)
         return [call.name for call in calls]
 
-    assert called(Turn("user", "hi")) == ["weather"]
-    assert called(Turn("user", "the clock please")) == ["clock"]
-    assert called(Turn("user", "clock and weather")) == ["weather", "clock"]
-    assert called(Turn("user", "hi"), tool="clock") == ["clock"]
-    assert called(Turn("user", "hi"), Turn("tool", "sunny")) == []
+    assert called(ConversationTurn("user", "hi")) == ["weather"]
+    assert called(ConversationTurn("user", "the clock please")) == ["clock"]
+    assert called(ConversationTurn("user", "clock and weather")) == ["weather", "clock"]
+    assert called(ConversationTurn("user", "hi"), tool="clock") == ["clock"]
+    assert called(ConversationTurn("user", "hi"), ConversationTurn("tool", "sunny")) == []
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisS
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.support.tasks import background, keep_going
+from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
@@ -111,7 +111,7 @@ async def _working(lane: Lane) -> AsyncIterator[None]:
             "pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
         }.items():
-            tasks.create_task(keep_going(name, work, errors), name=f"tokenlane {name}")
+            tasks.create_task(restart_on_error(name, work, errors), name=f"tokenlane {name}")
         yield
 
 
@@ -172,7 +172,7 @@ async def _assemble(
     )
 
 
-async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, Condition]:
+async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, BackEndCondition]:
     """What the lane offers at first, and the condition of its back end."""
     condition = await condition_of(backend)
     try:

@@ -14,7 +14,7 @@ from tokenlane.config.host.stop_signals import cancelled_by, on_stop_signals
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.lanes.state import UP
 from tokenlane.routing.router import run_router
-from tokenlane.routing.support.tasks import background, keep_going
+from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .assembly import open_fallback
 from .attempt.pipeline import run_request
@@ -96,10 +96,10 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
     workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if offer.limit_of(kind)]
     for worker in workers:
         await worker.listen()
-        main = keep_going("worker's loop", worker.main, errors)
+        main = restart_on_error("worker's loop", worker.main, errors)
         tasks.create_task(main, name=f"tokenlane worker of {worker.queue_name}")
     if workers:
-        polling = keep_going("polling of a lane's queues", lambda: poll(lane.pool, workers), errors)
+        polling = restart_on_error("polling of a lane's queues", lambda: poll(lane.pool, workers), errors)
         tasks.create_task(polling, name=f"tokenlane polls lane {lane.name}")
     return workers
 

@@ -17,7 +17,7 @@ from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
-from tokenlane.routing.commands.pool_session import as_user_error
+from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
@@ -42,7 +42,7 @@ def _ending_with_a_message() -> Iterator[None]:
     try:
         yield
     except (UserError, LlmError) as error:
-        ending = as_user_error(error) if isinstance(error, LlmError) else error
+        ending = error_for_user(error) if isinstance(error, LlmError) else error
         sys.stderr.write(f"tokenlane: {ending}\n")
         raise SystemExit(ending.exit_code) from None
 

@@ -48,14 +48,14 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """A whole measurement: its levels, and the seconds without requests. At one stream the back end answers at once."""
 
     levels: tuple[Level, ...]
     idle_s: float
 
 
-FULL = Plan(
+FULL = MeasurementPlan(
     (
         Level(1, 2, 100, 10, first_ms=0, spacing_ms=1),
         Level(16, 128, 3, 4),
@@ -64,7 +64,7 @@ FULL = Plan(
     ),
     idle_s=20,
 )
-QUICK = Plan(
+QUICK = MeasurementPlan(
     (
         Level(1, 2, 5, 1, first_ms=0, spacing_ms=1),
         *(Level(streams, 8, 1, 1, first_ms=1, spacing_ms=2) for streams in (16, 64, 256)),
@@ -131,7 +131,7 @@ async def _round(processes: _Processes, client: ChildProcess, level: Level) -> _
     return _Round(times, {name: after[name] - before[name] for name in after})
 
 
-async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: None) -> Overhead:
+async def measure(plan: MeasurementPlan, progress: Callable[[str], None] = lambda line: None) -> Overhead:
     """Measure everything.
 
     Raises:

@@ -12,8 +12,8 @@ from .fault_script import FaultScript
 from .http.clock import Clock
 from .http.player import Player
 from .log import Received
-from .model.answer import Answer, Ask, Turn, compose
-from .model.models import Instance, Model, Models
+from .model.answer import Ask, ConversationTurn, SimulatedAnswer, simulate_answer
+from .model.models import Instance, Model, SimulatedModels
 from .model.refusals import Refused
 
 
@@ -61,7 +61,7 @@ class Engine:
     """
 
     def __init__(
-        self, models: Models, pace: Pace, *, capacity: int, queue: int | None, tokens: int, seed: int | None
+        self, models: SimulatedModels, pace: Pace, *, capacity: int, queue: int | None, tokens: int, seed: int | None
     ) -> None:
         self.models, self.pace = models, pace
         self.capacity, self.queue, self.tokens, self.seed = capacity, queue, tokens, seed
@@ -92,7 +92,7 @@ class Engine:
         for player in self._players:
             player.stop("abort")
 
-    def count_answer(self, answer: Answer, sent: int) -> None:
+    def count_answer(self, answer: SimulatedAnswer, sent: int) -> None:
         """Count a finished answer."""
         counts = self.counts
         counts.prompt_tokens += answer.prompt_tokens
@@ -142,7 +142,7 @@ class Engine:
             raise Refused("load_failed", "CUDA error: out of memory", model=model.name)
         return await self.models.load(model, context_length)
 
-    def answer(self, index: int, ask: Ask, model: str, context_length: int, script: FaultScript) -> Answer:
+    def answer(self, index: int, ask: Ask, model: str, context_length: int, script: FaultScript) -> SimulatedAnswer:
         """What the model says to this.
 
         Raises:
@@ -154,14 +154,14 @@ class Engine:
             prompt_tokens = ask.prompt_tokens
         if prompt_tokens >= context_length:
             raise Refused("too_long", model=model, tokens=prompt_tokens, limit=context_length)
-        parts, finish, stopped_by = compose(ask, script, self.tokens, self.seed, context_length - prompt_tokens)
+        parts, finish, stopped_by = simulate_answer(ask, script, self.tokens, self.seed, context_length - prompt_tokens)
         named = script.answers_as or model
-        return Answer(
+        return SimulatedAnswer(
             index, ask, named, script, parts, _finish(script, finish), stopped_by, prompt_tokens, int(time.time())
         )
 
 
-def _shorter(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+def _shorter(turns: tuple[ConversationTurn, ...]) -> tuple[ConversationTurn, ...]:
     """Return the turns without the oldest that is no instruction; empty if only that one is left."""
     places = [place for place, turn in enumerate(turns) if turn.role != "system"]
     return turns[: places[0]] + turns[places[0] + 1 :] if len(places) > 1 else ()

@@ -11,7 +11,7 @@ from aiohttp import web
 from .engine import Engine
 from .fault_script import FaultScript
 from .http.player import Encoded, Player
-from .http.wire import Wire
+from .http.wire import HttpAnswer
 from .log import Log, Received
 
 
@@ -56,7 +56,7 @@ class Exchange:
             wire.chunk(data)
         return wire.end()
 
-    def _wire(self) -> Wire:
-        wire = Wire(self.request)
+    def _wire(self) -> HttpAnswer:
+        wire = HttpAnswer(self.request)
         wire.keeps = wire.keeps and self.keeps_alive
         return wire

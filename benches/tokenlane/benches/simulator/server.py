@@ -27,10 +27,10 @@ from .fault_script import FaultScript
 from .faults import Fault, Faults
 from .http.early_answer import close, early_answer
 from .http.encoded_chat import EncodedChat
-from .http.player import Broken, Cut, Silence
+from .http.player import CloseConnection, SendError, StaySilent
 from .log import Log, Received
 from .model.answer import Ask
-from .model.models import Model, Models
+from .model.models import Model, SimulatedModels
 from .model.refusals import Refused
 
 _BODY_BYTES = 64 * 1024 * 1024
@@ -93,7 +93,7 @@ class Simulator:
         self._host, self._port, self._tls, self._key = host, port, tls, api_key
         self._socket = socket
         kind = DIALECTS[api]
-        self.models = Models(
+        self.models = SimulatedModels(
             map(_model, models),
             map(_model, pullable),
             memory_bytes=memory_bytes,
@@ -259,14 +259,14 @@ class Simulator:
         except Refused as refused:
             received.end("refused")
             return self._dialect.refusal(refused)
-        except Broken as broken:
+        except SendError as broken:
             received.end("failed")
             return web.json_response(self._dialect.error(broken.status, broken.error), status=broken.status)
-        except Cut:
+        except CloseConnection:
             received.end("failed")
             close(request)
             return web.Response()
-        except Silence:
+        except StaySilent:
             received.end("failed")
             self.log.changed.notify()
             await received.released.wait()

@@ -16,7 +16,7 @@ from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import PREFIX, SECRETS, secret_in, unknown_variables
 from tokenlane.config.settings.load import NoPool, find_pool, given_keys, lane_options, read
 from tokenlane.config.settings.merged import Setting, Settings
-from tokenlane.config.settings.values import masked
+from tokenlane.config.settings.values import masked_url
 
 config = typer.Typer(add_completion=False, invoke_without_command=True, pretty_exceptions_enable=False)
 
@@ -101,7 +101,7 @@ def _rows(settings: Settings) -> Iterator[_Row]:
 
 def _row(key: str, setting: Setting) -> _Row:
     value = setting.value
-    return _Row(key, masked(value) if isinstance(value, str) and "://" in value else value, setting.source)
+    return _Row(key, masked_url(value) if isinstance(value, str) and "://" in value else value, setting.source)
 
 
 def _text(value: object) -> str:

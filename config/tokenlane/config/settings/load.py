@@ -31,7 +31,7 @@ from .llm_option import OPTION as _LLM
 from .llm_option import parse_assignment
 from .merged import DEFAULT, Layer, Setting, Settings
 from .read_layers import file_layer, lane_layer, text_layer
-from .schema import Lane, provider_names
+from .schema import LaneSection, provider_names
 from .values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, default_lane, is_name
 
 _CACHE_MB = 256
@@ -220,7 +220,7 @@ def _lanes(settings: Settings, names: Sequence[str]) -> list[LaneSettings]:
 
 
 def _lane(settings: Settings, name: str) -> LaneSettings:
-    lane = Lane.model_validate({key: setting.value for key, setting in settings.lane(name).items()})
+    lane = LaneSection.model_validate({key: setting.value for key, setting in settings.lane(name).items()})
     assert lane.provider is not None
     key, source = _api_key(lane.api_key_env, name)
     return LaneSettings(

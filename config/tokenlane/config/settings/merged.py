@@ -13,7 +13,7 @@ from pathlib import Path as File
 
 from tokenlane.config.exit_codes import ConfigError
 
-from .schema import Document, Lane, document_type, not_a_provider
+from .schema import Document, LaneSection, document_type, not_a_provider
 from .toml_lines import Path, nested
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
@@ -122,7 +122,7 @@ class Settings:
         provider = self._provider(name)
         sections: tuple[Path, ...] = (("lanes", name), (str(provider.value),))
         settings = {"provider": provider}
-        for key in (key for key in Lane.model_fields if key != "provider"):
+        for key in (key for key in LaneSection.model_fields if key != "provider"):
             paths = [(*section, key) for section in sections]
             if key == "models" and (*sections[0], "provider") not in self.leaves:
                 paths.append(("defaults", "model"))

@@ -14,7 +14,7 @@ from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.paths import DASH
 
 from .merged import Layer, Setting
-from .schema import TEXTS, ProcessLane, document_type
+from .schema import TEXTS, ProcessLaneSection, document_type
 from .toml_lines import Path, leaves, line_of, lines_of, nested
 from .validation_messages import explained
 
@@ -74,9 +74,9 @@ def lane_layer(given: Mapping[str, Setting]) -> dict[str, Setting]:
     """
     given = {"models" if key == "model" else key: setting for key, setting in given.items()}
     try:
-        lane = ProcessLane.model_validate({key: setting.value for key, setting in given.items()}, context=TEXTS)
+        lane = ProcessLaneSection.model_validate({key: setting.value for key, setting in given.items()}, context=TEXTS)
     except ValidationError as error:
-        raise ConfigError(explained(error, ProcessLane, lambda path: given[str(path[0])].source)) from None
+        raise ConfigError(explained(error, ProcessLaneSection, lambda path: given[str(path[0])].source)) from None
     return {key: Setting(value, given[key].source) for key, value in lane.model_dump(exclude_unset=True).items()}
 
 

@@ -119,7 +119,7 @@ class Provider(Section):
     api_key_env: Variable | None = None
 
 
-class Lane(Provider):
+class LaneSection(Provider):
     """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
 
     provider: ProviderName | None = None
@@ -134,14 +134,14 @@ class Lane(Provider):
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
 
 
-class ProcessLane(Lane):
+class ProcessLaneSection(LaneSection):
     """What a process sets for its own lane, outside sections."""
 
     name: Name | None = None
     provider: Text | None = None  # any: a process that serves no lane may name a provider that only other hosts have
 
 
-class Model(Section):
+class ModelSection(Section):
     """`[models."NAME"]`: settings of one model, on every lane of this host."""
 
     digest: Digest | None = None
@@ -155,20 +155,20 @@ class Redis(Section):
     key_file: Text | None = Field(None, description=f"{_TEXT}: a path, from the file's own folder")
 
 
-class Embeddings(Section):
+class EmbeddingsSection(Section):
     """`[embeddings]`: the cache of vectors on this host."""
 
     cache_mb: Annotated[int, Field(ge=0, le=1_048_576, description="megabytes, 0 for no cache")] | None = None
 
 
-class Limits(Section):
+class LimitsSection(Section):
     """`limits` of a role; they replace those of `[policy]`."""
 
     depth: Count | None = None
     in_flight: Count | None = None
 
 
-class Candidate(Section):
+class RouteEntry(Section):
     """An entry of a route; a key that is not set matches anything."""
 
     provider: Text | None = Field(None, description=f"{_TEXT}: a provider")
@@ -181,7 +181,7 @@ class Role(Section):
 
     route: (
         Annotated[
-            list[Text | Candidate],
+            list[Text | RouteEntry],
             BeforeValidator(_split),
             Field(
                 min_length=1,  # an empty list would mean every lane, and look like none
@@ -191,7 +191,7 @@ class Role(Section):
         ]
         | None
     ) = None
-    limits: Limits | None = Field(None, description="a table with depth and in_flight")
+    limits: LimitsSection | None = Field(None, description="a table with depth and in_flight")
     weight: Count | None = None
 
 
@@ -214,9 +214,9 @@ class Document(Section):
 
     defaults: Defaults = Defaults()
     redis: Redis = Redis()
-    models: dict[Text, Model] = {}
-    embeddings: Embeddings = Embeddings()
-    lanes: dict[Name, Lane] = {}
+    models: dict[Text, ModelSection] = {}
+    embeddings: EmbeddingsSection = EmbeddingsSection()
+    lanes: dict[Name, LaneSection] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()
 

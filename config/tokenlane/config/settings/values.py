@@ -36,7 +36,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def masked(url: str) -> str:
+def masked_url(url: str) -> str:
     """Return `url` with *** for every password and key in it: safe to print and to log."""
     shown, end = "", 0
     for start, stop in sorted(match.span(1) for secret in _SECRETS for match in secret.finditer(url)):
@@ -80,16 +80,16 @@ class RedisSettings:
     def __post_init__(self) -> None:
         if self.url.partition("://")[0] not in _SCHEMES:
             raise ConfigError(
-                f"{masked(self.url)!r} is not a Redis URL. "
+                f"{masked_url(self.url)!r} is not a Redis URL. "
                 "Use redis://host:6379, rediss://host:6379 (TLS) or unix:///path/to/socket."
             )
         if no_port(self.url):
-            raise ConfigError(f"{masked(self.url)!r} has an impossible port: use one from 1 to 65535.")
+            raise ConfigError(f"{masked_url(self.url)!r} has an impossible port: use one from 1 to 65535.")
 
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
-        return masked(self.url)
+        return masked_url(self.url)
 
     def __repr__(self) -> str:
         return f"RedisSettings({self.safe_url!r})"

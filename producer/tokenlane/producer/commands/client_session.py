@@ -17,7 +17,7 @@ from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.link.redis.pool_view import without_ages
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.pool_session import as_user_error
+from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import DEFAULT_TIME_TO_LIVE_MS
 from tokenlane.routing.support.tasks import background
@@ -61,7 +61,7 @@ def client_session(
     try:
         return run_until_signal(session())
     except LlmError as error:
-        raise as_user_error(error, f"{error}\n{error.detail}".rstrip()) from None
+        raise error_for_user(error, f"{error}\n{error.detail}".rstrip()) from None
 
 
 def run_until_signal(work: Coroutine[object, object, _Answer]) -> _Answer:

@@ -22,7 +22,7 @@ from tokenlane.routing.decide.unknown_places import unknown_places
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
-from .pool_session import as_user_error, pool_session
+from .pool_session import error_for_user, pool_session
 
 policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -88,7 +88,7 @@ def apply(
                 raise PolicyChanged(f"the pool's policy has revision {current.revision}, not {revision}")
             now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
-            raise as_user_error(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
+            raise error_for_user(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
         return current, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
 
     current, now, unknown = pool_session(redis, pool, compare_and_set)

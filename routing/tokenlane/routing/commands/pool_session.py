@@ -43,10 +43,10 @@ def llm_errors_end_command() -> Iterator[None]:
     try:
         yield
     except LlmError as error:
-        raise as_user_error(error) from error
+        raise error_for_user(error) from error
 
 
-def as_user_error(error: LlmError, message: str = "") -> UserError:
+def error_for_user(error: LlmError, message: str = "") -> UserError:
     """The error that ends a command. With `--json` its code is written, and whether and when to try again.
 
     Args:

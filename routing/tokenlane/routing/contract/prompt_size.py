@@ -20,27 +20,27 @@ _MESSAGE_TOKENS = 8
 
 def estimated_tokens(request: ChatRequest) -> int:
     """Estimate the tokens of the prompt: messages, tool calls and their results, and the tools."""
-    extra = _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
+    extra = _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * count_media(request)
     return text_bytes(request) // BYTES_PER_TOKEN + extra
 
 
 def most_tokens(request: ChatRequest) -> int:
     """The most tokens that the prompt can have with any tokenizer, pictures aside: a token is at least a byte."""
-    extra = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * media(request)
+    extra = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * count_media(request)
     return text_bytes(request) + extra
 
 
-def media(request: ChatRequest) -> int:
+def count_media(request: ChatRequest) -> int:
     """The number of parts that are not text: pictures, sound, files."""
     return sum(1 for part in parts_of(request) if not isinstance(part.get("text"), str))
 
 
 def text_bytes(request: ChatRequest) -> int:
     """The size of the prompt's text in UTF-8."""
-    return sum(map(bytes_of, _texts(request)))
+    return sum(map(utf8_size, _texts(request)))
 
 
-def bytes_of(text: str) -> int:
+def utf8_size(text: str) -> int:
     """The size of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
@@ -60,11 +60,11 @@ def _texts(request: ChatRequest) -> Iterator[str]:
         if isinstance(message.content, str):
             yield message.content
         yield message.thought or ""
-        yield from _within(message.tool_calls)
-    yield from _within(request.tools)
+        yield from _strings_in(message.tool_calls)
+    yield from _strings_in(request.tools)
 
 
-def _within(value: object) -> Iterator[str]:
+def _strings_in(value: object) -> Iterator[str]:
     """All strings in a JSON value, including the keys of its objects."""
     match value:
         case str():
@@ -72,7 +72,7 @@ def _within(value: object) -> Iterator[str]:
         case dict():
             for name, inner in value.items():
                 yield name
-                yield from _within(inner)
+                yield from _strings_in(inner)
         case list():
             for inner in value:
-                yield from _within(inner)
+                yield from _strings_in(inner)

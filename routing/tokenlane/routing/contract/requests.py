@@ -6,7 +6,7 @@ from typing import Literal, Self, TypedDict
 
 from pydantic import AliasChoices, Field, FiniteFloat, JsonValue, field_validator, model_validator
 
-from .strict_input import JsonObject, Written
+from .strict_input import JsonObject, StrictInput
 from .wire import Name, Priority, RequestId, new_id
 
 DEFAULT_TIME_TO_LIVE_MS = 600_000
@@ -17,7 +17,7 @@ EMBED_INPUTS = 2048
 ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 
 
-class Message(Written):
+class Message(StrictInput):
     """One turn of a conversation, in OpenAI's shape.
 
     `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
@@ -87,7 +87,7 @@ class ChatOptions(CommonOptions, total=False):
     extra: dict[str, JsonValue] | None
 
 
-class Request(Written):
+class Request(StrictInput):
     """The fields of every request. `time_to_live_ms` counts from the moment the pool accepts it."""
 
     id: RequestId = Field(default_factory=new_id)

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _T = TypeVar("_T")
 
 
-class Written(Value):
+class StrictInput(Value):
     """A model that an agent fills in. The error about an unknown field quotes its name only, if it looks like a name.
     Unknown fields that are null or empty are accepted: OpenAI's own answers contain some."""
 
@@ -34,13 +34,13 @@ class Written(Value):
         if more := self.__pydantic_extra__:
             if info.mode == "python" and (wrong := [name for name in more if more[name] not in (None, [], {})]):
                 known = type(self).model_fields
-                raise PydanticCustomError("unknown_field", "{what}", {"what": unknown(wrong[0], known)})
+                raise PydanticCustomError("unknown_field", "{what}", {"what": unknown_field_message(wrong[0], known)})
             self.__pydantic_fields_set__.difference_update(more)
             more.clear()
         return self
 
 
-def unknown(name: object, names: Mapping[str, object]) -> str:
+def unknown_field_message(name: object, names: Mapping[str, object]) -> str:
     """The error about an unknown name. A string that does not look like a name may be content, and is not quoted."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "it has a field without a valid name"

@@ -16,7 +16,7 @@ from .queues import PRIORITIES, Queue
 
 
 @dataclass(frozen=True)
-class Turn:
+class RoleTurn:
     """How far a role is with its turns, of one kind and priority.
 
     `began`: when it began to wait, as a dispatch sequence. `lanes`: for each that has served it since, when its turn
@@ -48,7 +48,7 @@ class Head:
     served: int
     waited_ms: int
     place: int = 0
-    turn: Turn = Turn()
+    turn: RoleTurn = RoleTurn()
     suspect: bool = False
 
 

@@ -51,8 +51,8 @@ def as_toml(policy: Policy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _candidate(entry: str | schema.Candidate, source: str) -> Candidate:
-    if isinstance(entry, schema.Candidate):
+def _candidate(entry: str | schema.RouteEntry, source: str) -> Candidate:
+    if isinstance(entry, schema.RouteEntry):
         return Candidate(**entry.model_dump())
     place, slash, model = entry.partition("/")
     lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, LaneView, Running
-from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, LaneView, Running, WorkerInfo
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .keychain import Keychain
@@ -99,8 +99,8 @@ class Beats:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
-        condition: Condition = UP,
-        fault: Fault | None = None,
+        condition: BackEndCondition = UP,
+        fault: BackEndFailure | None = None,
         report: WorkerReport = _NO_REPORT,
     ) -> Beat:
         """A worker's beat: announces its lane, and renews the leases of all attempts it runs.
@@ -131,7 +131,7 @@ class Beats:
             registered=as_int(registered) == 1,
         )
 
-    async def register(self, worker: str, lane: str, facts: Facts) -> None:
+    async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
         """Store what seldom changes while a worker lives, for operators."""
         versions = json.dumps(dict(facts.versions))
         await self._scripts.run("register", worker, lane, facts.host, versions, self._keychain.held)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.support.tasks import background, keep_going
+from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .pool import Pool
 from .replies.values import Reply
@@ -227,5 +227,5 @@ async def open_hub(pool: Pool, gives_up_after_s: float | None = None) -> AsyncIt
     """
     hub = Hub(pool, gives_up_after_s)
     async with background() as tasks:
-        tasks.create_task(keep_going("hub", hub._run, pool.internal_errors), name="tokenlane hub")
+        tasks.create_task(restart_on_error("hub", hub._run, pool.internal_errors), name="tokenlane hub")
         yield hub

@@ -9,7 +9,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing, socket_keys
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.support.tasks import together
+from tokenlane.routing.support.tasks import gather_to_end
 
 from .keychain import Keychain
 from .keys import Keys
@@ -98,7 +98,7 @@ class Sealing:
         """How many live requests are sealed with one of these keys."""
         ids = as_list(await self._scripts.ask("ZRANGE", self._keys.deadlines, 0, -1))
         requests = [self._keys.request(as_text(request_id)) for request_id in ids]
-        used = await together(*(self._scripts.ask("HGET", request, "key") for request in requests))
+        used = await gather_to_end(*(self._scripts.ask("HGET", request, "key") for request in requests))
         return sum(key is not None and as_text(key) in key_ids for key in used)
 
     async def _announce(self, ring: KeyRing, how: str = "", retiring: Sequence[str] = ()) -> tuple[str, str, str]:

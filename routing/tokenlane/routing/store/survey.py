@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenlane.routing.decide.fairness import Head, Turn
+from tokenlane.routing.decide.fairness import Head, RoleTurn
 from tokenlane.routing.decide.plan import Survey
 
 from .replies.lane import read_lanes
@@ -19,14 +19,14 @@ def read_survey(reply: Reply) -> Survey:
     return Survey(as_int(now_ms), as_int(revision), known, read_lanes(lanes), as_int(watched_ms))
 
 
-def _turn(fields: list[Reply]) -> Turn:
+def _turn(fields: list[Reply]) -> RoleTurn:
     values = {as_text(name): int(as_text(value)) for name, value in zip(fields[::2], fields[1::2], strict=True)}
     began = values.get("served", 0)
     lanes = {name.partition(":")[2] for name in values if ":" in name}
-    return Turn(began, {it: (values.get(f"served:{it}", began), values.get(f"used:{it}", 0)) for it in lanes})
+    return RoleTurn(began, {it: (values.get(f"served:{it}", began), values.get(f"used:{it}", 0)) for it in lanes})
 
 
-def _head(reply: Reply, turn_of: Mapping[str, Turn]) -> Head | None:
+def _head(reply: Reply, turn_of: Mapping[str, RoleTurn]) -> Head | None:
     name, agent, request_id, attempt, more, served, waited_ms, place, suspect = as_list(reply)
     queue = read_queue(name)
     if queue is None:
@@ -40,6 +40,6 @@ def _head(reply: Reply, turn_of: Mapping[str, Turn]) -> Head | None:
         served=as_int(served),
         waited_ms=as_int(waited_ms),
         place=as_int(place),
-        turn=turn_of.get(queue.turn, Turn()),
+        turn=turn_of.get(queue.turn, RoleTurn()),
         suspect=as_int(suspect) == 1,
     )

@@ -43,7 +43,7 @@ class InternalErrors:
             )
 
 
-async def keep_going(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
+async def restart_on_error(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
     """Run endless work. After an unexpected error, which is noted, start it again after a short pause.
 
     Args:
@@ -81,7 +81,7 @@ def _chain(error: BaseException, *later: BaseException) -> Iterator[BaseExceptio
     yield error
 
 
-class _Over(Exception):
+class _BlockEnded(Exception):
     """The block has ended; so do the tasks."""
 
 
@@ -101,14 +101,14 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
                 yield tasks
             except Exception as error:
                 raised = error
-            raise _Over
-    except* _Over:
+            raise _BlockEnded
+    except* _BlockEnded:
         pass
     if raised is not None:
         raise raised
 
 
-async def together(*calls: Awaitable[T]) -> list[T]:
+async def gather_to_end(*calls: Awaitable[T]) -> list[T]:
     """Await all calls concurrently, each to its end even if others fail; return their results in order.
 
     Raises:

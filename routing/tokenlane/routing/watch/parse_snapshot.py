@@ -20,7 +20,7 @@ from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.decide.lanes.state import LaneFacts, lane_state
+from tokenlane.routing.decide.lanes.state import LaneWorkers, lane_state
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queues import Queue
 from tokenlane.routing.store.pool import Pool
@@ -167,7 +167,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state = lane_state(LaneFacts(worker.condition, takers=int(worker.takes_new_work)))
+        state = lane_state(LaneWorkers(worker.condition, takers=int(worker.takes_new_work)))
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,

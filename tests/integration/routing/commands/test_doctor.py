@@ -14,7 +14,7 @@ from tests.integration.servers import free_port, valkey
 from tests.lanes import chats
 
 from tokenlane.config import exit_codes as exits
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts
+from tokenlane.routing.decide.lanes.offer import Announcement, WorkerInfo
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
@@ -82,7 +82,7 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         listening.listen()
         host = socket.gethostname()
         lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), chats(1))
-        await pool.beats.register("w1", "gpu0", Facts(host))
+        await pool.beats.register("w1", "gpu0", WorkerInfo(host))
         await pool.beats.renew("w1", lane, [], takes_new_work=True)
         endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
         assert (endpoint.severity, "answers" in endpoint.observed) == ("ok", True)

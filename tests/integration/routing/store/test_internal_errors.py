@@ -15,7 +15,7 @@ from tests.workshop import FakeProvider
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import Client
-from tokenlane.producer.link.redis.heartbeat import Heartbeat
+from tokenlane.producer.link.redis.heartbeat import ClientHeartbeat
 from tokenlane.producer.link.redis.worker_messages import WorkerMessages
 from tokenlane.routing.commands.status import _summary
 from tokenlane.routing.decide.policy import Policy
@@ -43,7 +43,7 @@ STEPS: list[tuple[type, str]] = [
     (Hub, "_deliver"),
     (LaneWorker, "_poll_iteration"),
     (Publisher, "_collect"),
-    (Heartbeat, "_look_until"),
+    (ClientHeartbeat, "_look_until"),
     (WorkerMessages, "_batch"),
 ]
 

@@ -19,7 +19,7 @@ from tokenlane.config import exit_codes as exits
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts
+from tokenlane.routing.decide.lanes.offer import Announcement, WorkerInfo
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
@@ -95,7 +95,7 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
 async def doctors_finding(pool: Pool, host: str, path: Path) -> Finding:
     """What the doctor says of a lane whose back end is at a socket of that host."""
     lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), chats(1))
-    await pool.beats.register("w1", "gpu0", Facts(host))
+    await pool.beats.register("w1", "gpu0", WorkerInfo(host))
     await pool.beats.renew("w1", lane, [], takes_new_work=True)
     return next(finding for finding in await examine(pool) if finding.code == Code.ENDPOINT)
 

@@ -16,7 +16,7 @@ from typer import rich_utils
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.cli.failure import as_user_error
 from tokenlane.config.exit_codes import ConfigError, UserError
-from tokenlane.routing.commands.pool_session import as_user_error as failing
+from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable, QueueFull, RateLimited
 
 VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]
@@ -63,7 +63,9 @@ def test_what_follows_two_dashes_is_no_option(
 
 def test_an_error_of_the_pool_keeps_what_it_knows() -> None:
     """Code, place, and whether and when to try again; words for people are added to those of the message alone."""
-    error = failing(RateLimited("slow down", retry_after_s=2.5, provider="vllm", lane="gpu0", model="m"), "told: wait")
+    error = error_for_user(
+        RateLimited("slow down", retry_after_s=2.5, provider="vllm", lane="gpu0", model="m"), "told: wait"
+    )
     assert (str(error), error.exit_code) == ("told: wait", exits.FAILED)
     assert error.document() == dict(
         zip(FIELDS, ["rate_limited", "slow down", True, 2.5, "vllm", "gpu0", "m"], strict=True)
@@ -75,7 +77,7 @@ def test_an_error_of_the_pool_keeps_what_it_knows() -> None:
 )
 def test_what_another_try_cannot_help_is_wrong_use(error: BadRequest | PoolUnavailable | QueueFull, code: int) -> None:
     """The exit code says which it is."""
-    assert failing(error).exit_code == code
+    assert error_for_user(error).exit_code == code
 
 
 def test_an_error_in_groups_is_taken_out() -> None:

@@ -13,7 +13,7 @@ from tokenlane.config.exit_codes import USAGE, ConfigError
 from tokenlane.config.host.socket_urls import socket_of, socket_url
 from tokenlane.config.host.up_registry import AlreadyRunning, RunningUp, announced, data_dir, only_up, running_up
 from tokenlane.config.settings.load import NoPool, find_pool, lane_settings, pool_name
-from tokenlane.config.settings.values import masked
+from tokenlane.config.settings.values import masked_url
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_a_sockets_url(name: str) -> None:
     assert socket_of(url) == path
     read = parse_url(url)
     assert (read["path"], read["password"], read["db"]) == (str(path), "se/same?", 0)
-    assert "same" not in masked(url)
+    assert "same" not in masked_url(url)
 
 
 def test_a_lane_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

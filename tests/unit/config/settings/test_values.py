@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings.values import LaneSettings, RedisSettings, default_lane, masked, no_host
+from tokenlane.config.settings.values import LaneSettings, RedisSettings, default_lane, masked_url, no_host
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings, defaul
 )
 def test_masked_url(url: str, shown: str) -> None:
     """A URL is shown whole but for its passwords."""
-    assert masked(url) == shown
+    assert masked_url(url) == shown
 
 
 _ODD = st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1)
@@ -54,7 +54,7 @@ def test_no_password_is_ever_shown(password: str) -> None:
 )
 def test_no_password_is_shown_beside_an_odd_user(start: str, user: str, password: str) -> None:
     """Nor does it matter whose password it is, and whether the URL begins as one."""
-    assert password not in masked(f"{start}{user}:{password}@host:6379/0")
+    assert password not in masked_url(f"{start}{user}:{password}@host:6379/0")
 
 
 def test_a_url_of_another_protocol_is_refused_without_its_password() -> None:

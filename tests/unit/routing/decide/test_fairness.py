@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.wire import Kind, Priority, new_id
-from tokenlane.routing.decide.fairness import Head, Turn, fair_order
+from tokenlane.routing.decide.fairness import Head, RoleTurn, fair_order
 from tokenlane.routing.decide.queues import Queue
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
@@ -85,7 +85,7 @@ def test_order() -> None:
 
 def of_role(role: str, ended: int, used: int, place: int) -> Head:
     """A head of a role that has had so much of its turn at a lane."""
-    queue, turn = Queue(role, "chat", "normal", Needs()), Turn(0, {"lane1": (ended, used), "lane2": (1, 2)})
+    queue, turn = Queue(role, "chat", "normal", Needs()), RoleTurn(0, {"lane1": (ended, used), "lane2": (1, 2)})
     return Head(queue, "a", new_id(), 0, more=False, served=0, waited_ms=0, place=place, turn=turn)
 
 

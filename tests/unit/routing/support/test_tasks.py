@@ -7,7 +7,7 @@ import pytest
 from tests.waiting import until
 
 from tokenlane.routing.support import tasks as tasks_module
-from tokenlane.routing.support.tasks import InternalErrors, background, keep_going
+from tokenlane.routing.support.tasks import InternalErrors, background, restart_on_error
 
 SECRET = "what an agent has asked"
 
@@ -40,7 +40,7 @@ async def test_work_goes_on_after_errors(caplog: pytest.LogCaptureFixture) -> No
     work, errors = Work(failures=5), InternalErrors()
     with caplog.at_level(logging.ERROR):
         async with background() as tasks:
-            task = tasks.create_task(keep_going("work", work, errors))
+            task = tasks.create_task(restart_on_error("work", work, errors))
             await until(lambda: work.runs == 6)
             assert not task.done()
     assert errors.count == 5
@@ -59,8 +59,8 @@ async def test_work_ends_when_it_is_cancelled_or_done() -> None:
     async def done() -> None:
         pass
 
-    await keep_going("work", done, errors)
-    task = asyncio.create_task(keep_going("work", Work(failures=0), errors))
+    await restart_on_error("work", done, errors)
+    task = asyncio.create_task(restart_on_error("work", Work(failures=0), errors))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

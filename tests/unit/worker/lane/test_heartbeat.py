@@ -15,8 +15,8 @@ from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault, Running
-from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, Running, WorkerInfo
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
 from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
@@ -28,7 +28,7 @@ from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs, Stopped
 
-FACTS = Facts("host1", {"tokenlane": "1"})
+FACTS = WorkerInfo("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))
 
 
@@ -43,7 +43,7 @@ class FakePool:
         self.renewals: list[tuple[bool, list[str]]] = []
         self.beats = self
         self.refused = 0
-        self.facts: Facts | None = None
+        self.facts: WorkerInfo | None = None
         self.faults: list[str] = []
         self.keychain = Keychain(KeyRing(), "pool")
         self.announced: list[str] = []
@@ -55,8 +55,8 @@ class FakePool:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
-        condition: Condition = UP,
-        fault: Fault | None = None,
+        condition: BackEndCondition = UP,
+        fault: BackEndFailure | None = None,
         report: WorkerReport | None = None,
     ) -> Beat:
         if self.failing:
@@ -66,7 +66,7 @@ class FakePool:
         self.faults += [fault.code] if fault else []
         return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
 
-    async def register(self, worker: str, lane: str, facts: Facts) -> None:
+    async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
         assert self.facts is None or self.announced[-1] != self.keychain.held, "sent only when they are missing"
         self.facts = facts
         self.announced.append(self.keychain.held)
@@ -187,10 +187,10 @@ async def test_facts_are_sent_when_the_server_lacks_them() -> None:
 
 async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
     """What the worker has learnt of its back end while the server took in the facts before goes with the next beat."""
-    newer = Facts("host1", {"tokenlane": "1", "back end": "2"})
+    newer = WorkerInfo("host1", {"tokenlane": "1", "back end": "2"})
 
     class Slow(FakePool):
-        async def register(self, worker: str, lane: str, facts: Facts) -> None:
+        async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
             self.facts = facts
             lease.facts = newer
 

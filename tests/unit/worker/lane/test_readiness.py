@@ -23,7 +23,7 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
 )
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
@@ -31,7 +31,7 @@ from tokenlane.worker.lane.readiness import Readiness, condition_of
 from tokenlane.worker.lane.running_attempts import Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 
-DOWN = Condition(LaneState.DOWN, "gone")
+DOWN = BackEndCondition(LaneState.DOWN, "gone")
 LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
 
 
@@ -61,7 +61,7 @@ class Announced:
 
     def __init__(self, availability: Availability) -> None:
         self.availability = availability
-        self.log: list[Condition] = []
+        self.log: list[BackEndCondition] = []
 
     async def beat(self) -> None:
         self.log.append(self.availability.condition)
@@ -70,7 +70,7 @@ class Announced:
 class Ward:
     """A back end under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
 
-    def __init__(self, condition: Condition, timings: Timings = TIMINGS) -> None:
+    def __init__(self, condition: BackEndCondition, timings: Timings = TIMINGS) -> None:
         self.provider, self.said = Patient(), Availability(LANE, condition)
         self.announced = Announced(self.said)
         self.looks = 0
@@ -85,7 +85,7 @@ class Ward:
 
 
 @asynccontextmanager
-async def watched(condition: Condition = UP, timings: Timings = TIMINGS) -> AsyncIterator[Ward]:
+async def watched(condition: BackEndCondition = UP, timings: Timings = TIMINGS) -> AsyncIterator[Ward]:
     """A ward whose watch runs; `timings`: as `Readiness` has them."""
     ward = Ward(condition, timings)
     async with background() as tasks:
@@ -206,7 +206,7 @@ async def test_models_that_come_and_go_are_said() -> None:
         await until(lambda: ward.looks > looks + 1)
         assert ward.said.condition == UP
         ward.blind = Unauthorized("the key was changed")
-        await until(lambda: ward.said.condition == Condition(LaneState.DOWN, "the key was changed"))
+        await until(lambda: ward.said.condition == BackEndCondition(LaneState.DOWN, "the key was changed"))
 
 
 async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_more_slowly() -> None:

@@ -32,7 +32,7 @@ from tokenlane.config.settings.load import (
     read,
 )
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.pool_session import SET_WRONGLY, as_user_error, llm_errors_end_command
+from tokenlane.routing.commands.pool_session import SET_WRONGLY, error_for_user, llm_errors_end_command
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
@@ -146,7 +146,7 @@ async def _work(
                 first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
                 report("failed", startup if startup.problems else replace(startup, findings=(first, *startup.findings)))
                 endpoint = startup.back_end.endpoint
-        raise as_user_error(error, f"The lane cannot be served from {endpoint}. {error}") from error
+        raise error_for_user(error, f"The lane cannot be served from {endpoint}. {error}") from error
 
 
 async def _serve(

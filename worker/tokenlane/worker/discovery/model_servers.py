@@ -12,7 +12,7 @@ import aiohttp
 from pydantic_core import from_json
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings.values import LaneSettings, masked
+from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.candidates import served_name
@@ -56,7 +56,7 @@ class ModelServer:
     @property
     def endpoint(self) -> str:
         """Its URL, without a password."""
-        return masked(self.lane.endpoint or "")
+        return masked_url(self.lane.endpoint or "")
 
 
 async def look_at_all(targets: Iterable[Target]) -> list[ModelServer]:
@@ -78,7 +78,7 @@ async def look(place: Target) -> ModelServer:
 
 
 def _problem(code: Code, found: str, place: Target) -> Finding:
-    return Finding(code, "fail", found, subject=masked(place.lane.endpoint or ""))
+    return Finding(code, "fail", found, subject=masked_url(place.lane.endpoint or ""))
 
 
 async def kind_at(lane: LaneSettings) -> str | None:

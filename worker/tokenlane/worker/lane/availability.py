@@ -6,7 +6,7 @@ import asyncio
 
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
 
 
 class Availability:
@@ -15,19 +15,19 @@ class Availability:
     `announcement`: the lane's names, models, abilities and limits. `draining`: it takes no new work, for good.
     """
 
-    def __init__(self, announcement: Announcement, condition: Condition = UP) -> None:
+    def __init__(self, announcement: Announcement, condition: BackEndCondition = UP) -> None:
         self.announcement = announcement
         self.draining = False
         self._up = asyncio.Event()
         self.condition = condition
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> BackEndCondition:
         """How the lane's back end is."""
         return self._condition
 
     @condition.setter
-    def condition(self, condition: Condition) -> None:
+    def condition(self, condition: BackEndCondition) -> None:
         self._condition = condition
         if condition == UP:
             self._up.set()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from tokenlane.config.host.socket_urls import socket_of
-from tokenlane.config.settings.values import LaneSettings, masked
+from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.results import ModelInfo
@@ -117,10 +117,10 @@ def _global_endpoint(endpoint: str) -> str:
     """An endpoint as other hosts can tell it from theirs: with this host's name for a loopback address or a socket."""
     parts = urlsplit(endpoint)
     if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):
-        return masked(endpoint)
+        return masked_url(endpoint)
     user, at, _ = parts.netloc.rpartition("@")
     port = f":{parts.port}" if parts.port is not None else ""
-    return masked(urlunsplit(parts._replace(netloc=f"{user}{at}{socket.gethostname()}{port}")))
+    return masked_url(urlunsplit(parts._replace(netloc=f"{user}{at}{socket.gethostname()}{port}")))
 
 
 def _is_loopback(host: str) -> bool:

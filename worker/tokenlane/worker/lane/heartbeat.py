@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, Facts, Fault
+from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, WorkerInfo
 from tokenlane.routing.decide.lanes.state import UP, LaneState
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
@@ -31,15 +31,15 @@ class Heartbeat:
         pool: Pool,
         worker: str,
         availability: Availability,
-        facts: Facts,
+        facts: WorkerInfo,
         runs: Runs,
         report: Callable[[], WorkerReport] = WorkerReport,
     ) -> None:
         self.facts = facts
         self._pool, self._worker, self._availability = pool, worker, availability
         self._runs, self._report = runs, report
-        self._registered: tuple[Facts, str] | None = None  # the pool has these facts and ids of keys
-        self._fault: Fault | None = None
+        self._registered: tuple[WorkerInfo, str] | None = None  # the pool has these facts and ids of keys
+        self._fault: BackEndFailure | None = None
         self._announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._pause_s = 0.0
@@ -84,7 +84,7 @@ class Heartbeat:
 
     def note(self, code: str) -> None:
         """Report with the next beat that the back end failed with this error code; the newest counts."""
-        self._fault = Fault(code, asyncio.get_running_loop().time())
+        self._fault = BackEndFailure(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
         """Announce the lane as it is now, and renew all that runs; an outage is logged."""

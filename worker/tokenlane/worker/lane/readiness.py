@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
-from tokenlane.routing.decide.lanes.state import UP, Condition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
 from .availability import Availability
@@ -28,7 +28,7 @@ _SHARE = 0.25
 _MOST_CHARACTERS = 300
 
 
-def condition_after(error: LlmError) -> Condition:
+def condition_after(error: LlmError) -> BackEndCondition:
     """The condition of a back end whose check failed with this error.
 
     Only an answer that a working server cannot give makes it loading or down. A server that refuses us, or has no
@@ -37,10 +37,10 @@ def condition_after(error: LlmError) -> Condition:
     state = error.back_end
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
         state = "down"
-    return UP if state is None else Condition(LaneState(state), error.message[:_MOST_CHARACTERS])
+    return UP if state is None else BackEndCondition(LaneState(state), error.message[:_MOST_CHARACTERS])
 
 
-async def condition_of(provider: LlmProvider) -> Condition:
+async def condition_of(provider: LlmProvider) -> BackEndCondition:
     """How the back end is, by its health page, or by its list of models if the provider knows no such page."""
     try:
         if isinstance(provider, TellsHealth):
@@ -153,7 +153,7 @@ class Readiness:
             self._away_since = None
         await self._become(condition)
 
-    async def _condition_described(self) -> Condition:
+    async def _condition_described(self) -> BackEndCondition:
         """Read anew what the lane serves; the condition of the back end that this shows."""
         self._described_at = self._clock()
         lane = self._availability.announcement
@@ -164,11 +164,11 @@ class Readiness:
             if not serves_nothing:
                 logger.warning("the models of lane %r cannot be listed: %s", lane.lane, error)
             if serves_nothing or not (self._is_up or lane.models):
-                return Condition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
+                return BackEndCondition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
             return UP if self._is_up else condition_after(error)
         return UP
 
-    async def _become(self, condition: Condition) -> None:
+    async def _become(self, condition: BackEndCondition) -> None:
         if condition == self._availability.condition:
             return
         self._heard_at = self._clock()

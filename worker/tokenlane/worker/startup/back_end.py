@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tokenlane.config.settings.values import LaneSettings, masked
+from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.decide.candidates import served_name
-from tokenlane.routing.decide.lanes.state import UP, Condition
+from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import kind_at
 from tokenlane.worker.providers import LlmProvider
@@ -35,7 +35,7 @@ class BackEnd:
     models: tuple[str, ...] = ()
     error: LlmError | None = None
     server: str | None = None
-    condition: Condition = UP
+    condition: BackEndCondition = UP
 
     def __str__(self) -> str:
         if isinstance(self.error, Unauthorized):
@@ -63,9 +63,9 @@ class BackEnd:
                 yield Finding(Code.MODEL_MISSING, "fail", observed, subject=settings.name)
 
 
-async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condition: Condition) -> BackEnd:
+async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condition: BackEndCondition) -> BackEnd:
     """Ask a back end for its models, and meanwhile recognise its kind of server."""
-    seen = BackEnd(masked(provider.endpoint), condition=condition)
+    seen = BackEnd(masked_url(provider.endpoint), condition=condition)
     if settings.provider not in NAMES:
         return await _listed(seen, provider)
     async with asyncio.TaskGroup() as tasks:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part
+from tokenlane.benches.simulator.model.answer import Ask, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.refusals import Refused
 
 _MARK = "\0"
@@ -37,33 +37,33 @@ class Encoder(ABC):
             Refused: it is not fit to be served.
         """
 
-    def opening(self, answer: Answer) -> bytes:
+    def opening(self, answer: SimulatedAnswer) -> bytes:
         """Return the bytes before the first piece."""
         return b""
 
-    def first(self, answer: Answer, part: str | Part) -> bytes:
+    def first(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
         """Return the first piece, with the bytes before it."""
         return self.opening(answer) + self.piece(answer, part)
 
-    def piece(self, answer: Answer, part: str | Part) -> bytes:
+    def piece(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
         """Return a piece of the answer; empty if it waits for later pieces."""
         return self.frame(answer, Part(part) if isinstance(part, str) else part)
 
-    def around(self, answer: Answer) -> tuple[bytes, bytes]:
+    def around(self, answer: SimulatedAnswer) -> tuple[bytes, bytes]:
         """Return the bytes before and after each piece of text."""
         before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
         return before, after
 
     @abstractmethod
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """A piece."""
 
     @abstractmethod
-    def ending(self, answer: Answer) -> Iterator[bytes]:
+    def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """Return all bytes after the last piece."""
 
     @abstractmethod
-    def whole(self, answer: Answer) -> JsonValue:
+    def whole(self, answer: SimulatedAnswer) -> JsonValue:
         """Return the answer to a request without a stream."""
 
     @abstractmethod
@@ -74,11 +74,11 @@ class Encoder(ABC):
             error: what a script says; None for the server's own words.
         """
 
-    def departed(self, answer: Answer) -> Iterator[bytes]:
+    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """Return the bytes of a stream whose model was unloaded."""
         return self.failing(500, None)
 
-    def headers(self, answer: Answer) -> dict[str, str]:
+    def headers(self, answer: SimulatedAnswer) -> dict[str, str]:
         """Return the headers of an answer without a stream."""
         return {}
 

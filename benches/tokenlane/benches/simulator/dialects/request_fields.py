@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.model.answer import Tool, Turn
+from tokenlane.benches.simulator.model.answer import ConversationTurn, Tool
 from tokenlane.benches.simulator.model.refusals import Refused
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -90,7 +90,7 @@ def text_of(content: JsonValue) -> tuple[str, int]:
     return "\n".join(texts), images
 
 
-def openai_turns(messages: JsonValue) -> tuple[Turn, ...]:
+def openai_turns(messages: JsonValue) -> tuple[ConversationTurn, ...]:
     """The conversation.
 
     Raises:
@@ -98,13 +98,13 @@ def openai_turns(messages: JsonValue) -> tuple[Turn, ...]:
     """
     if not isinstance(messages, list):
         raise Refused("bad_request", "messages must be a list", parameter="messages")
-    turns: list[Turn] = []
+    turns: list[ConversationTurn] = []
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise Refused("bad_request", "a message needs a role", parameter="messages")
         text, images = text_of(message.get("content"))
         calls = message.get("tool_calls")
-        turns.append(Turn(str(message["role"]), text + (json.dumps(calls) if calls else ""), images))
+        turns.append(ConversationTurn(str(message["role"]), text + (json.dumps(calls) if calls else ""), images))
     return tuple(turns)
 
 

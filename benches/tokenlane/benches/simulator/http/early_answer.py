@@ -8,7 +8,7 @@ from tokenlane.benches.simulator.dialects.base import Dialect
 from tokenlane.benches.simulator.fault_script import FaultScript
 
 from .hostile import bomb, endless_headers
-from .wire import Wire
+from .wire import HttpAnswer
 
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
@@ -17,10 +17,10 @@ async def early_answer(request: web.Request, script: FaultScript, dialect: Diale
         close(request)
         return web.Response()
     if script.endless_headers:
-        return await endless_headers(Wire(request))
+        return await endless_headers(HttpAnswer(request))
     if script.gzip_bomb_bytes is not None:
         stream_type = script.content_type or next(iter(dialect.encoders().values())).stream_type
-        return await bomb(Wire(request), script.gzip_bomb_bytes, stream_type)
+        return await bomb(HttpAnswer(request), script.gzip_bomb_bytes, stream_type)
     status = script.status or (307 if script.location else None)
     if status is None:
         return None

@@ -8,13 +8,13 @@ from itertools import islice
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.dialects.encoder import Encoder, quoted
-from tokenlane.benches.simulator.model.answer import Answer
+from tokenlane.benches.simulator.model.answer import SimulatedAnswer
 
 
 class EncodedChat:
     """Joins an answer and an encoder for a `Player`."""
 
-    def __init__(self, encoder: Encoder, answer: Answer) -> None:
+    def __init__(self, encoder: Encoder, answer: SimulatedAnswer) -> None:
         self._encoder, self._answer, self._parts = encoder, answer, answer.parts
         self.stream_type, self.late_head = encoder.stream_type, encoder.late_head
         self.ping, self.malformed, self.huge_start = encoder.ping, encoder.malformed, encoder.huge_start

@@ -6,13 +6,13 @@ import zlib
 
 from aiohttp import web
 
-from .wire import Wire
+from .wire import HttpAnswer
 
 _HEADERS_BYTES = 256 * 1024 * 1024
 _ZEROS = bytes(1 << 20)
 
 
-async def endless_headers(wire: Wire) -> web.StreamResponse:
+async def endless_headers(wire: HttpAnswer) -> web.StreamResponse:
     """Send a status line, and headers without end."""
     wire.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
     block = b"".join(b"X-Simulated-%d: %b\r\n" % (number, b"x" * 200) for number in range(64))
@@ -24,7 +24,7 @@ async def endless_headers(wire: Wire) -> web.StreamResponse:
     return wire.cut()
 
 
-async def bomb(wire: Wire, size: int, kind: str) -> web.StreamResponse:
+async def bomb(wire: HttpAnswer, size: int, kind: str) -> web.StreamResponse:
     """Send a compressed body that grows a thousandfold."""
     packer = zlib.compressobj(9, wbits=31)
     wire.head(200, {"Content-Type": kind, "Content-Encoding": "gzip"})

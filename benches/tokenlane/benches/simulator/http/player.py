@@ -14,7 +14,7 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.log import Received
 
 from .clock import Clock
-from .wire import Wire
+from .wire import HttpAnswer
 
 _ENDLESS_BYTES = 1 << 30
 _BLOCK = b"x" * 65_536
@@ -82,7 +82,7 @@ class Encoded(Protocol):
         ...
 
 
-class Broken(Exception):
+class SendError(Exception):
     """The answer failed before anything was sent: send this error instead."""
 
     def __init__(self, status: int, error: JsonValue) -> None:
@@ -90,15 +90,15 @@ class Broken(Exception):
         self.status, self.error = status, error
 
 
-class Cut(Exception):
+class CloseConnection(Exception):
     """The answer failed before anything was sent: close the connection."""
 
 
-class Silence(Exception):
+class StaySilent(Exception):
     """Send no more, and leave the connection open."""
 
 
-class _Over(Exception):
+class _EndHere(Exception):
     """The script ends the answer here, unfinished."""
 
     def __init__(self, *, cut: bool = False) -> None:
@@ -115,7 +115,7 @@ class Player:
         received: Received,
         script: FaultScript,
         encoded: Encoded,
-        wire: Wire | None,
+        wire: HttpAnswer | None,
         changed: Callable[[], None],
     ) -> None:
         self._clock, self._changed = clock, changed
@@ -163,10 +163,10 @@ class Player:
             await self._steps(first_s, next_s)
             for data in self._encoded.ending():
                 await self._drip(data)
-        except _Over as over:
+        except _EndHere as over:
             self._received.end("failed")
             if self._wire is None:
-                raise (Cut() if over.cut else Broken(500, self._script.error)) from None
+                raise (CloseConnection() if over.cut else SendError(500, self._script.error)) from None
             self._head()
             return self._wire.cut() if over.cut else self._wire.end()
         self._head()
@@ -250,15 +250,15 @@ class Player:
         script, encoded = self._script, self._encoded
         if place in (script.error_after, script.unload_after):
             if self._wire is not None and not self._wire.begun:
-                raise Broken(500, script.error)
+                raise SendError(500, script.error)
             unloaded = script.unload_after == place
             for data in encoded.departed() if unloaded else encoded.failing(500, script.error):
                 await self._drip(data)
-            raise _Over
+            raise _EndHere
         if script.half_open_after == place:
-            raise Silence
+            raise StaySilent
         if script.cut_after == place:
-            raise _Over(cut=True)
+            raise _EndHere(cut=True)
 
     async def _hold(self) -> None:
         received, ping_ms = self._received, self._script.ping_ms
@@ -274,11 +274,11 @@ class Player:
 
     async def _endless(self, start: bytes) -> None:
         if self._wire is None:
-            raise _Over(cut=True)
+            raise _EndHere(cut=True)
         self._head()
         if start:  # an empty chunk would be the last
             self._wire.chunk(start)
         for _ in range(_ENDLESS_BYTES // len(_BLOCK)):
             self._wire.chunk(_BLOCK)
             await self._wire.drained()
-        raise _Over(cut=True)
+        raise _EndHere(cut=True)

@@ -14,7 +14,7 @@ _BLOCKED_BYTES = 64 * 1024
 """A reader that lets so much pile up is waited for."""
 
 
-class Wire:
+class HttpAnswer:
     """The answer to one request. Writes to a lost connection are dropped: its handler is cancelled."""
 
     def __init__(self, request: web.Request) -> None:

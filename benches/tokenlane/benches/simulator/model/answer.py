@@ -22,7 +22,7 @@ _THOUGHTS = 4
 Finish = Literal["stop", "length", "tool_calls", "abort"]
 
 
-class Turn(NamedTuple):
+class ConversationTurn(NamedTuple):
     """A message of the conversation."""
 
     role: str
@@ -59,7 +59,7 @@ class Ask:
     """
 
     model: str
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[ConversationTurn, ...] = ()
     prefill: str = ""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class Part(NamedTuple):
 
 
 @dataclass
-class Answer:
+class SimulatedAnswer:
     """The answer to one request."""
 
     index: int
@@ -160,7 +160,7 @@ class Answer:
         return len(self.parts)
 
 
-def compose(
+def simulate_answer(
     ask: Ask, script: FaultScript, tokens: int, seed: int | None, room: int
 ) -> tuple[list[str | Part], str, str | None]:
     """The answer's parts, why it ends, and the stop string that ended it.

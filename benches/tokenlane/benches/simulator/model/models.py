@@ -130,7 +130,7 @@ class Download:
         return max(PULL_STEPS - self.steps, 0)
 
 
-class Models:
+class SimulatedModels:
     """What the server has.
 
     Args:

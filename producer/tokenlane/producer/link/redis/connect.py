@@ -13,9 +13,9 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
-from tokenlane.routing.support.tasks import background, keep_going
+from tokenlane.routing.support.tasks import background, restart_on_error
 
-from .heartbeat import Heartbeat
+from .heartbeat import ClientHeartbeat
 from .redis_link import RedisLink
 from .timings import Timings
 
@@ -43,7 +43,7 @@ async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: T
         background() as requests,
     ):
         link = RedisLink(pool, hub, requests, new_id(), timings)
-        heartbeat = Heartbeat(pool, link, timings)
+        heartbeat = ClientHeartbeat(pool, link, timings)
         await heartbeat.beat()
         try:
             async with background() as tasks:
@@ -51,7 +51,7 @@ async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: T
                     "messages to workers": link.worker_messages.run,
                     "client beat": heartbeat.run,
                 }.items():
-                    tasks.create_task(keep_going(name, work, pool.internal_errors), name=f"tokenlane {name}")
+                    tasks.create_task(restart_on_error(name, work, pool.internal_errors), name=f"tokenlane {name}")
                 yield link
         finally:
             # A client that could not cancel all its requests stays listed: routers then cancel them as orphans.

@@ -16,7 +16,7 @@ from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Standing
-from tokenlane.routing.support.tasks import together
+from tokenlane.routing.support.tasks import gather_to_end
 
 from .redis_link import RedisLink
 from .redis_request import RedisRequest
@@ -29,7 +29,7 @@ _BEATS_PER_LEASE = 3
 _BATCH = 128
 
 
-class Heartbeat:
+class ClientHeartbeat:
     """The heartbeat of one client."""
 
     def __init__(self, pool: Pool, link: RedisLink, timings: Timings) -> None:
@@ -75,7 +75,7 @@ class Heartbeat:
             self._judge(request, standing, asked_at)
             for request, standing in zip(requests, checked.standings, strict=True)
         ]
-        await together(*judged, self._cancel_strangers(checked.strangers))
+        await gather_to_end(*judged, self._cancel_strangers(checked.strangers))
 
     async def _try_beat(self, requests: Sequence[RedisRequest], *, counting: bool = False) -> None:
         try:
@@ -125,4 +125,4 @@ class Heartbeat:
         """Cancel requests that the pool has under this client's name and the client does not hold: one was submitted
         too late, or an older snapshot of the server brought it back."""
         unwanted = [request_id for request_id in ids if request_id not in self._link]
-        await together(*(self._pool.requests.cancel(request_id, self._link.client) for request_id in unwanted))
+        await gather_to_end(*(self._pool.requests.cancel(request_id, self._link.client) for request_id in unwanted))

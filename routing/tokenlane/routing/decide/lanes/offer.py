@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.wire import Kind
 
-from .state import LaneFacts, LaneState, has_left, lane_state
+from .state import LaneState, LaneWorkers, has_left, lane_state
 
 _models = TypeAdapter(tuple[str, ...])
 
@@ -87,7 +87,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Facts:
+class WorkerInfo:
     """What does not change while a worker lives. `versions`: by name, of `tokenlane`, `python`, `arq` and so on."""
 
     host: str
@@ -95,7 +95,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Fault:
+class BackEndFailure:
     """The latest error of a worker's back end: its code, never its text. `at`: seconds on the loop's clock."""
 
     code: str
@@ -121,7 +121,7 @@ class LaneView:
     models: tuple[str, ...]
     offer: Offer
     queued: Mapping[Kind, int] = field(default_factory=dict)
-    facts: LaneFacts = field(default_factory=LaneFacts)
+    facts: LaneWorkers = field(default_factory=LaneWorkers)
     beat_ms: int = 0
     why: str = ""
     kept_for: str = ""

@@ -42,18 +42,18 @@ class LaneState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Condition:
+class BackEndCondition:
     """The back end's state as its worker sees it: up, loading or down. `why`: why it is not up, for people."""
 
     state: LaneState = LaneState.UP
     why: str = ""
 
 
-UP = Condition()
+UP = BackEndCondition()
 
 
 @dataclass(frozen=True)
-class LaneFacts:
+class LaneWorkers:
     """What is known of a lane's workers.
 
     Args:
@@ -69,7 +69,7 @@ class LaneFacts:
     unready: int = 0
 
 
-def lane_state(facts: LaneFacts) -> LaneState:
+def lane_state(facts: LaneWorkers) -> LaneState:
     """The state of the lane with these workers."""
     if facts.takers:
         return LaneState.DEGRADED if facts.unready else LaneState.UP

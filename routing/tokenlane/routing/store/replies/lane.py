@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer, parse_models, parse_offer
-from tokenlane.routing.decide.lanes.state import LaneFacts
+from tokenlane.routing.decide.lanes.state import LaneWorkers
 
 from .values import Reply, as_list, as_text
 
@@ -50,7 +50,7 @@ def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
         models=models or (),
         offer=offered,
         queued={kind: counts.get(f"queued:{kind}", 0) for kind in KINDS},
-        facts=LaneFacts(texts.get("told", ""), counts.get("beats", 0) > 0, counts.get("takers", 0)),
+        facts=LaneWorkers(texts.get("told", ""), counts.get("beats", 0) > 0, counts.get("takers", 0)),
         beat_ms=counts.get("beat_ms", 0),
         why=texts.get("why", ""),
         kept_for=texts.get("kept_for", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis import exceptions as redis_errors
 
 from tokenlane.config.host.connection_errors import why_unreached
-from tokenlane.config.settings.values import masked
+from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
 from .redis_py import LOST
@@ -15,7 +15,7 @@ from .tls import causes, tls_trouble
 
 def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
     """The error of tokenlane's that a Redis error means."""
-    where = masked(url)
+    where = masked_url(url)
     if isinstance(error, LOST) and isinstance(error.__cause__, redis_errors.RedisError):
         return as_ours(error.__cause__, url)  # as redis-py wraps what a server on a unix socket has answered
     if (ours := refused(error, where)) is not None:

@@ -27,7 +27,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from tokenlane.config.settings.values import masked
+from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.replies.values import Reply
 
@@ -119,7 +119,7 @@ def _redis_url(url: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, redis_errors.RedisError) as error:
         raise PoolUnavailable(
-            f"{masked(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+            f"{masked_url(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error
 
 

@@ -12,7 +12,7 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFu
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ServerRefusal:
     """One kind of refusal.
 
     `words`: follow "the Redis server at URL "; `{}` is the command or node that the server names. `pause_s`: when to
@@ -24,42 +24,52 @@ class Refusal:
     error: type[LlmError] = PoolUnavailable
 
 
-REFUSALS: Mapping[str, Refusal] = {
-    "NOAUTH": Refusal("wants a password: put it into the URL, redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"),
-    "WRONGPASS": Refusal("does not accept this user and password: check both in the URL, redis://USER:PASSWORD@HOST"),
-    "NOPERM command": Refusal("does not let this user run {}: allow it with ACL SETUSER (docs/security.md has a rule)"),
-    "NOPERM key": Refusal(
+REFUSALS: Mapping[str, ServerRefusal] = {
+    "NOAUTH": ServerRefusal(
+        "wants a password: put it into the URL, redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
+    ),
+    "WRONGPASS": ServerRefusal(
+        "does not accept this user and password: check both in the URL, redis://USER:PASSWORD@HOST"
+    ),
+    "NOPERM command": ServerRefusal(
+        "does not let this user run {}: allow it with ACL SETUSER (docs/security.md has a rule)"
+    ),
+    "NOPERM key": ServerRefusal(
         "does not let this user touch the pool's keys: allow them with ACL SETUSER, ~{main}:* for the pool 'main'"
     ),
-    "NOPERM channel": Refusal(
+    "NOPERM channel": ServerRefusal(
         "does not let this user use the pool's channels: allow them with ACL SETUSER, &{main}:* for the pool 'main'; "
         "without a rule a new user may use none"
     ),
-    "DENIED": Refusal("is in protected mode and serves its own host alone: give it a password, or bind it to one"),
-    "MAXCLIENTS": Refusal(
+    "DENIED": ServerRefusal(
+        "is in protected mode and serves its own host alone: give it a password, or bind it to one"
+    ),
+    "MAXCLIENTS": ServerRefusal(
         "takes no more clients: raise its maxclients, or close some (CLIENT LIST shows them)", pause_s=1.0
     ),
-    "OOM": Refusal(
+    "OOM": ServerRefusal(
         "is out of memory: send again later; its maxmemory says how much it may use", pause_s=1.0, error=QueueFull
     ),
-    "READONLY": Refusal("is a replica, which takes no writes: give the URL of its master", pause_s=5.0),
-    "LOADING": Refusal("is loading its data from disk: it answers when that is done", pause_s=1.0),
-    "BUSY": Refusal("is busy with a script or function that runs for long: SCRIPT KILL ends it", pause_s=1.0),
-    "MASTERDOWN": Refusal("is a replica that has lost its master: give the master's URL", pause_s=1.0),
-    "CLUSTERDOWN": Refusal("is a node of a cluster that is down: CLUSTER INFO says why", pause_s=1.0),
-    "MOVED": Refusal("is a node of a cluster that does not hold this pool: {} does, give its URL", pause_s=5.0),
-    "ASK": Refusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
-    "TRYAGAIN": Refusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
-    "CROSSSLOT": Refusal("was asked for keys of two slots of its cluster at once: please report this"),
-    "MISCONF": Refusal(
+    "READONLY": ServerRefusal("is a replica, which takes no writes: give the URL of its master", pause_s=5.0),
+    "LOADING": ServerRefusal("is loading its data from disk: it answers when that is done", pause_s=1.0),
+    "BUSY": ServerRefusal("is busy with a script or function that runs for long: SCRIPT KILL ends it", pause_s=1.0),
+    "MASTERDOWN": ServerRefusal("is a replica that has lost its master: give the master's URL", pause_s=1.0),
+    "CLUSTERDOWN": ServerRefusal("is a node of a cluster that is down: CLUSTER INFO says why", pause_s=1.0),
+    "MOVED": ServerRefusal("is a node of a cluster that does not hold this pool: {} does, give its URL", pause_s=5.0),
+    "ASK": ServerRefusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
+    "TRYAGAIN": ServerRefusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
+    "CROSSSLOT": ServerRefusal("was asked for keys of two slots of its cluster at once: please report this"),
+    "MISCONF": ServerRefusal(
         "takes no writes since it cannot save to its disk: see its log, and whether the disk is full", pause_s=5.0
     ),
-    "NOREPLICAS": Refusal("takes no writes while its replicas are away: see min-replicas-to-write", pause_s=1.0),
-    "EXECABORT": Refusal("refused a transaction, for one of its commands: its log or ACL LOG says which", pause_s=5.0),
-    "UNKNOWN": Refusal(
+    "NOREPLICAS": ServerRefusal("takes no writes while its replicas are away: see min-replicas-to-write", pause_s=1.0),
+    "EXECABORT": ServerRefusal(
+        "refused a transaction, for one of its commands: its log or ACL LOG says which", pause_s=5.0
+    ),
+    "UNKNOWN": ServerRefusal(
         "does not know {}: a Sentinel's port, or a proxy, cannot hold a pool; give the URL of the Redis server itself"
     ),
-    "SELECT": Refusal("does not have the database that the URL names: in a cluster there is only 0"),
+    "SELECT": ServerRefusal("does not have the database that the URL names: in a cluster there is only 0"),
 }
 
 _CLASSES: Mapping[type[Exception], str] = {
@@ -103,7 +113,7 @@ def refused(error: BaseException, where: str) -> LlmError | None:
     )
 
 
-def refusal_of(error: BaseException) -> Refusal | None:
+def refusal_of(error: BaseException) -> ServerRefusal | None:
     """The kind of refusal that an error of redis-py's is; None if the table has none."""
     return REFUSALS.get(code_of(error))
 

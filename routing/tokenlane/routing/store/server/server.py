@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from redis import exceptions as redis_errors
 
-from tokenlane.config.settings.values import masked
+from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError
 
 from .commands import Commands
@@ -49,7 +49,7 @@ class Server:
         return f"<Server {self}>"
 
     def __str__(self) -> str:
-        return masked(self.url)
+        return masked_url(self.url)
 
     async def primary_of(self, pool: str) -> Server:
         """The server that takes the writes of the pool of this name: this one."""

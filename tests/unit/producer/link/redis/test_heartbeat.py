@@ -11,7 +11,7 @@ from typing import cast, get_args
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.producer.link.redis.heartbeat import Heartbeat
+from tokenlane.producer.link.redis.heartbeat import ClientHeartbeat
 from tokenlane.producer.link.redis.redis_link import RedisLink
 from tokenlane.producer.link.redis.redis_request import RedisRequest
 from tokenlane.producer.link.redis.request_state import RequestState
@@ -102,11 +102,11 @@ class Clock:
 
 
 @asynccontextmanager
-async def beating(pool: LatePool, clock: Clock | None = None) -> AsyncIterator[tuple[Heartbeat, RedisLink]]:
+async def beating(pool: LatePool, clock: Clock | None = None) -> AsyncIterator[tuple[ClientHeartbeat, RedisLink]]:
     """A client's link and heartbeat."""
     async with background() as tasks:
         link = RedisLink(cast("Pool", pool), cast("Hub", Deaf()), tasks, CLIENT, Timings())
-        heartbeat = Heartbeat(cast("Pool", pool), link, Timings())
+        heartbeat = ClientHeartbeat(cast("Pool", pool), link, Timings())
         link._clock = heartbeat._clock = clock or Clock()
         yield heartbeat, link
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.routing.decide.lanes.state import LaneFacts, LaneState, lane_state
+from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_state
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ from tokenlane.routing.decide.lanes.state import LaneFacts, LaneState, lane_stat
 )
 def test_the_state_of_a_lane(told: str, takes_new_work: bool, beats: bool, state: str) -> None:
     """Whoever takes work is up, whatever another of its workers said last; only who stops in order has left."""
-    assert lane_state(LaneFacts(told, beats, takers=int(takes_new_work))) is LaneState(state)
+    assert lane_state(LaneWorkers(told, beats, takers=int(takes_new_work))) is LaneState(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, LlmError
-from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, estimated_tokens, media, most_tokens
+from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, count_media, estimated_tokens, most_tokens
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
@@ -37,7 +37,9 @@ async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> i
     if not isinstance(provider, CountsTokens):
         return None
     try:
-        return await provider.count_tokens(with_turns(request, _text_alone), model) + MEDIA_TOKENS * media(request)
+        return await provider.count_tokens(with_turns(request, _text_alone), model) + MEDIA_TOKENS * count_media(
+            request
+        )
     except BadRequest:
         raise
     except LlmError:

@@ -14,7 +14,7 @@ from tokenlane.benches.simulator.dialects.openai.completions import CompletionEn
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
 from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder
 from tokenlane.benches.simulator.dialects.request_fields import integer, parse
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import VOCABULARY, token_ids
@@ -56,7 +56,9 @@ class LlamaCppEncoder(OpenAiEncoder):
         limit = integer(body, *self.limit_names)
         return None if limit is not None and limit < 0 else limit
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """The last message, if it is the assistant's."""
         if [turn.role for turn in turns[-2:]] == ["assistant", "assistant"]:
             raise Refused("bad_request", "Cannot have 2 or more assistant messages at the end of the list.")
@@ -68,13 +70,13 @@ class LlamaCppEncoder(OpenAiEncoder):
         """Always."""
         return bool(prefill)
 
-    def first(self, answer: Answer, part: str | Part) -> bytes:
+    def first(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
         """The role, and the continued text with the first token."""
         if answer.ask.echo and isinstance(part, str):
             part = answer.ask.prefill + part
         return super().first(answer, part)
 
-    def ending(self, answer: Answer) -> Iterator[bytes]:
+    def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """The continued text comes even if no token follows."""
         if answer.ask.echo and not answer.parts:
             yield self.frame(answer, Part(answer.ask.prefill))

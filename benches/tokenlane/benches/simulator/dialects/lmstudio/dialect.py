@@ -20,7 +20,7 @@ from tokenlane.benches.simulator.dialects.request_fields import integer, parse
 from tokenlane.benches.simulator.engine import Engine
 from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.fault_script import FaultScript
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Download, Instance, Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 
@@ -60,7 +60,9 @@ class LmStudioEncoder(OpenAiEncoder):
         limit = integer(body, "max_tokens")
         return None if limit is not None and limit < 0 else limit
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """The last message, if it is the assistant's."""
         if [turn.role for turn in turns[-2:]] == ["assistant", "assistant"]:
             raise Refused("bad_request", "Multi-part or consecutive assistant responses are not supported")
@@ -84,7 +86,7 @@ class LmStudioEncoder(OpenAiEncoder):
             return None
         return self.failing(400, {"message": worded(refused, _REFUSALS).message})
 
-    def departed(self, answer: Answer) -> Iterator[bytes]:
+    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """It was unloaded."""
         return self.failing(500, {"message": "Model unloaded."})
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, event
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, openai_turns, stops, tools_of
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.refusals import Refused
 
 _LEVELS = ("low", "medium", "high", "max")
@@ -65,7 +65,7 @@ class ChatEncoder(Encoder):
             render_only=boolean(body, "_debug_render_only", False),
         )
 
-    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[ConversationTurn, ...], str]:
         """Return the messages, and the begun answer."""
         messages = body.get("messages") or []
         turns = openai_turns(messages)
@@ -89,7 +89,7 @@ class ChatEncoder(Encoder):
         """Return the answer to a request that loaded or unloaded the model."""
         return {"model": ask.model, "created_at": moment(), **self.fields(""), "done": True, "done_reason": reason}
 
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """A line before the last. A tool call comes once it is complete."""
         if part.call is not None:
             return self._line(answer, self.fields("", calls=[_called(answer, part.call.index)])) if part.last else b""
@@ -97,15 +97,15 @@ class ChatEncoder(Encoder):
             return self._line(answer, self.fields("", thinking=part.text))
         return self._line(answer, self.fields(part.text))
 
-    def _line(self, answer: Answer, fields: dict[str, JsonValue]) -> bytes:
+    def _line(self, answer: SimulatedAnswer, fields: dict[str, JsonValue]) -> bytes:
         return line({"model": answer.model, "created_at": moment(), **fields, "done": False})
 
-    def ending(self, answer: Answer) -> Iterator[bytes]:
+    def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """The line with `done`, if the answer has a finish reason."""
         if answer.finish is not None:
             yield line(self._last(answer, self.fields("")))
 
-    def _last(self, answer: Answer, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _last(self, answer: SimulatedAnswer, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
         counts: dict[str, JsonValue] = {}
         if answer.script.usage:
             counts = {"prompt_eval_count": answer.prompt_tokens, "eval_count": answer.tokens}
@@ -123,7 +123,7 @@ class ChatEncoder(Encoder):
             "eval_duration": 1,
         }
 
-    def whole(self, answer: Answer) -> JsonValue:
+    def whole(self, answer: SimulatedAnswer) -> JsonValue:
         """The answer in one object."""
         calls = [_called(answer, call.index) for call in answer.calls]
         return self._last(answer, self.fields(answer.text, thinking=answer.reasoning, calls=calls))
@@ -132,7 +132,7 @@ class ChatEncoder(Encoder):
         """One line, and nothing after it."""
         yield line({"error": "simulated" if error is None else error})
 
-    def departed(self, answer: Answer) -> Iterator[bytes]:
+    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """The runner died: the stream just ends."""
         return iter(())
 
@@ -140,10 +140,12 @@ class ChatEncoder(Encoder):
 class GenerateEncoder(ChatEncoder):
     """`/api/generate`: a prompt instead of messages."""
 
-    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[ConversationTurn, ...], str]:
         """The prompt as one turn."""
         prompt = body.get("prompt")
-        return ((Turn("user", prompt, _images(dict(body))),) if isinstance(prompt, str) and prompt else ()), ""
+        return (
+            (ConversationTurn("user", prompt, _images(dict(body))),) if isinstance(prompt, str) and prompt else ()
+        ), ""
 
     def fields(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
         """At the top level of the line."""
@@ -164,11 +166,13 @@ class CompatibleEncoder(OpenAiEncoder):
             raise Refused("bad_request", "[] is too short - 'messages'")
         return ask
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """As in the native API."""
         return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
 
-    def identity(self, answer: Answer) -> str:
+    def identity(self, answer: SimulatedAnswer) -> str:
         """The id, which is not unique."""
         return f"chatcmpl-{answer.index % 999}"
 
@@ -208,7 +212,7 @@ def _images(message: JsonValue) -> int:
     return len(images) if isinstance(images, list) else 0
 
 
-def _called(answer: Answer, index: int) -> JsonValue:
+def _called(answer: SimulatedAnswer, index: int) -> JsonValue:
     """Return a tool call with its arguments as an object."""
     call = answer.calls[index]
     arguments: JsonValue = json.loads(call.arguments)

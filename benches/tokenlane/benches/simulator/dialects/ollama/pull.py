@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.fault_script import FaultScript
-from tokenlane.benches.simulator.model.models import Models
+from tokenlane.benches.simulator.model.models import SimulatedModels
 
 from .encoders import line
 
@@ -25,7 +25,7 @@ class EncodedPull:
     malformed = b'{"status": \n'
     huge_start = b'{"status": "'
 
-    def __init__(self, models: Models, name: str, script: FaultScript) -> None:
+    def __init__(self, models: SimulatedModels, name: str, script: FaultScript) -> None:
         self._models, self._script = models, script
         self._download = models.download(name)
         self.lines: list[str] = []

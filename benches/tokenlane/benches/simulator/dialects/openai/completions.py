@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.model.answer import BEGIN, Answer, Ask, Part
+from tokenlane.benches.simulator.model.answer import BEGIN, Ask, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.refusals import Refused
 
 from .encoder import OpenAiEncoder, event
@@ -36,31 +36,31 @@ class CompletionEncoder(OpenAiEncoder):
         rendered, prefill = (before, after) if begun else (prompt, "")
         return replace(ask, rendered=rendered, prefill=prefill, think=False)
 
-    def opening(self, answer: Answer) -> bytes:
+    def opening(self, answer: SimulatedAnswer) -> bytes:
         """Nothing: there are no roles."""
         return b""
 
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """A piece of text."""
         return self._event(answer, part.text, None)
 
-    def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
+    def chunk(self, answer: SimulatedAnswer, delta: JsonValue, finish: str | None = None) -> bytes:
         """The last chunk."""
         return self._event(answer, "", finish)
 
-    def _event(self, answer: Answer, text: str, finish: str | None) -> bytes:
+    def _event(self, answer: SimulatedAnswer, text: str, finish: str | None) -> bytes:
         choice: JsonValue = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
         return event({**self.envelope(answer), "choices": [choice]})
 
-    def identity(self, answer: Answer) -> str:
+    def identity(self, answer: SimulatedAnswer) -> str:
         """The id, with another prefix."""
         return f"cmpl-{answer.index}"
 
-    def envelope(self, answer: Answer) -> dict[str, JsonValue]:
+    def envelope(self, answer: SimulatedAnswer) -> dict[str, JsonValue]:
         """With another `object`."""
         return {**super().envelope(answer), "object": "text_completion"}
 
-    def whole(self, answer: Answer) -> JsonValue:
+    def whole(self, answer: SimulatedAnswer) -> JsonValue:
         """The text that follows."""
         reason = self.finish(answer)
         choice: JsonValue = {"index": 0, "text": answer.text, "logprobs": None, "finish_reason": reason}

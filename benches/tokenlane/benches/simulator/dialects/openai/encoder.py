@@ -16,7 +16,7 @@ from tokenlane.benches.simulator.dialects.request_fields import (
     stops,
     tools_of,
 )
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.refusals import Refused
 
 DONE = b"data: [DONE]\n\n"
@@ -75,7 +75,9 @@ class OpenAiEncoder(Encoder):
             raise Refused("bad_request", f"max_tokens must be at least 1, got {limit}.", parameter="max_tokens")
         return limit
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """Return the conversation, and the begun answer: here none, a last assistant message is a turn like others."""
         return turns, ""
 
@@ -107,11 +109,11 @@ class OpenAiEncoder(Encoder):
                 return name, True, True
         raise Refused("bad_request", "tool_choice is not supported", parameter="tool_choice")
 
-    def opening(self, answer: Answer) -> bytes:
+    def opening(self, answer: SimulatedAnswer) -> bytes:
         """A chunk with the role alone."""
         return b"" if self.role_in_each else self.chunk(answer, {"role": "assistant", "content": ""})
 
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """A chunk with one delta."""
         delta: dict[str, JsonValue] = {"role": "assistant"} if self.role_in_each else {}
         if part.call is not None:
@@ -122,7 +124,7 @@ class OpenAiEncoder(Encoder):
             return self.chunk(answer, {**delta, self.reasoning_field: part.text})
         return self.chunk(answer, {**delta, "content": part.text})
 
-    def inline(self, answer: Answer, part: Part) -> str:
+    def inline(self, answer: SimulatedAnswer, part: Part) -> str:
         """Return reasoning as text."""
         thoughts = [each for each in answer.parts if not isinstance(each, str)]
         before = "<think>" if part is thoughts[0] else ""
@@ -137,11 +139,11 @@ class OpenAiEncoder(Encoder):
             return {"index": call.index, "id": call.id, "type": "function", "function": function}
         return {"index": call.index, "function": {"arguments": part.text}}
 
-    def finish(self, answer: Answer) -> str | None:
+    def finish(self, answer: SimulatedAnswer) -> str | None:
         """Return the finish reason in the server's words."""
         return answer.finish
 
-    def ending(self, answer: Answer) -> Iterator[bytes]:
+    def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """The finish reason, the usage if requested, and `[DONE]`."""
         script = answer.script
         if not answer.parts:
@@ -154,7 +156,7 @@ class OpenAiEncoder(Encoder):
         if script.done and not script.no_end:
             yield DONE
 
-    def usage(self, answer: Answer) -> JsonValue:
+    def usage(self, answer: SimulatedAnswer) -> JsonValue:
         """The counts."""
         return {
             "prompt_tokens": answer.prompt_tokens,
@@ -162,20 +164,20 @@ class OpenAiEncoder(Encoder):
             "total_tokens": answer.prompt_tokens + answer.tokens,
         }
 
-    def chunk(self, answer: Answer, delta: JsonValue, finish: str | None = None) -> bytes:
+    def chunk(self, answer: SimulatedAnswer, delta: JsonValue, finish: str | None = None) -> bytes:
         """Return a chunk of the stream."""
         choice: dict[str, JsonValue] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return event({**self.envelope(answer), "choices": [{**choice, **self.more(answer, finish)}]})
 
-    def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
+    def more(self, answer: SimulatedAnswer, finish: str | None) -> dict[str, JsonValue]:
         """Return the other fields of a choice."""
         return {}
 
-    def identity(self, answer: Answer) -> str:
+    def identity(self, answer: SimulatedAnswer) -> str:
         """Return the answer's id."""
         return f"chatcmpl-{answer.request_id or answer.index}"
 
-    def envelope(self, answer: Answer) -> dict[str, JsonValue]:
+    def envelope(self, answer: SimulatedAnswer) -> dict[str, JsonValue]:
         """Return the fields of every chunk."""
         known: dict[str, JsonValue] = {
             "id": self.identity(answer),
@@ -185,7 +187,7 @@ class OpenAiEncoder(Encoder):
         }
         return known if self.fingerprint is None else {**known, "system_fingerprint": self.fingerprint}
 
-    def whole(self, answer: Answer) -> JsonValue:
+    def whole(self, answer: SimulatedAnswer) -> JsonValue:
         """The answer as one object."""
         text = (answer.ask.prefill if answer.ask.echo else "") + answer.text
         message: dict[str, JsonValue] = {"role": "assistant", "content": text or None if answer.calls else text}

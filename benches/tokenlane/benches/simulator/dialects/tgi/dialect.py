@@ -15,7 +15,7 @@ from tokenlane.benches.simulator.dialects.openai.completions import CompletionEn
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
 from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, event
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, stops
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Part, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import split_tokens, token_ids
@@ -53,7 +53,9 @@ class TgiEncoder(OpenAiEncoder):
             raise Refused("wrong_format", "Grammar and tools are mutually exclusive")
         return replace(super().read(body), keeps_stop=True)
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """The last message, if it is the assistant's, without the blanks at its end."""
         if turns and turns[-1].role == "assistant":
             return turns[:-1], turns[-1].content.rstrip()
@@ -70,25 +72,25 @@ class TgiEncoder(OpenAiEncoder):
                 return schema, True
         raise Refused("misshapen", "response_format: data did not match any variant")
 
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """One tool call only."""
         return b"" if part.call is not None and part.call.index else super().frame(answer, part)
 
-    def finish(self, answer: Answer) -> str | None:
+    def finish(self, answer: SimulatedAnswer) -> str | None:
         """A tool call ends as `stop`, a stop string as `stop_sequence`."""
         if answer.stopped_by is not None and answer.finish == "stop":
             return "stop_sequence"
         return "stop" if answer.finish == "tool_calls" else answer.finish
 
-    def identity(self, answer: Answer) -> str:
+    def identity(self, answer: SimulatedAnswer) -> str:
         """None."""
         return ""
 
-    def envelope(self, answer: Answer) -> dict[str, JsonValue]:
+    def envelope(self, answer: SimulatedAnswer) -> dict[str, JsonValue]:
         """The usage is null until the last chunk."""
         return {**super().envelope(answer), "usage": None}
 
-    def headers(self, answer: Answer) -> dict[str, str]:
+    def headers(self, answer: SimulatedAnswer) -> dict[str, str]:
         """The server's measurements."""
         return {
             "x-queue-time": str(int(answer.queued_s * 1000)),
@@ -108,7 +110,7 @@ class TgiEncoder(OpenAiEncoder):
         message = worded(refused, _REFUSALS).message
         return self.failing(422, {"message": message, "http_status_code": 422})
 
-    def departed(self, answer: Answer) -> Iterator[bytes]:
+    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """The shard died."""
         message = "Request failed during generation: Server error: transport error"
         return self.failing(422, {"message": message, "http_status_code": 422})
@@ -134,7 +136,7 @@ class GenerateEncoder(Encoder):
         parameters = given if isinstance(given, dict) else {}
         return Ask(
             model="tgi",
-            turns=(Turn("user", inputs),),
+            turns=(ConversationTurn("user", inputs),),
             max_tokens=integer(parameters, "max_new_tokens"),
             stop=stops(parameters.get("stop"), 4),
             seed=integer(parameters, "seed"),
@@ -143,11 +145,11 @@ class GenerateEncoder(Encoder):
             usage=boolean(parameters, "details", False),
         )
 
-    def frame(self, answer: Answer, part: Part) -> bytes:
+    def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
         """A token."""
         return event({"index": 1, "token": _token(part.text), "generated_text": None, "details": None})
 
-    def ending(self, answer: Answer) -> Iterator[bytes]:
+    def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """An event with the whole text."""
         if answer.finish is not None:
             token: JsonValue = {**_token("</s>"), "special": True}
@@ -160,7 +162,7 @@ class GenerateEncoder(Encoder):
                 }
             )
 
-    def whole(self, answer: Answer) -> JsonValue:
+    def whole(self, answer: SimulatedAnswer) -> JsonValue:
         """The text."""
         details = self._details(answer)
         return {"generated_text": answer.text, **({"details": details} if details else {})}
@@ -177,7 +179,7 @@ class GenerateEncoder(Encoder):
         words = worded(refused, _REFUSALS)
         return iter((event({"error": words.message, "error_type": words.kind}),))
 
-    def _details(self, answer: Answer) -> JsonValue:
+    def _details(self, answer: SimulatedAnswer) -> JsonValue:
         if not answer.ask.usage:
             return None
         reasons = {"length": "length", "stop": "stop_sequence" if answer.stopped_by else "eos_token"}

@@ -16,7 +16,7 @@ from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
 from tokenlane.benches.simulator.dialects.openai.encoder import DONE, OpenAiEncoder
 from tokenlane.benches.simulator.dialects.request_fields import boolean, parse
 from tokenlane.benches.simulator.exchange import Exchange
-from tokenlane.benches.simulator.model.answer import Answer, Ask, Turn
+from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Model
 from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
 from tokenlane.benches.simulator.model.text import token_ids
@@ -55,7 +55,9 @@ class VllmEncoder(OpenAiEncoder):
             raise Refused("bad_request", "tools must not be an empty list", parameter="tools")
         return super().read(body)
 
-    def prefilled(self, turns: tuple[Turn, ...], body: Mapping[str, JsonValue]) -> tuple[tuple[Turn, ...], str]:
+    def prefilled(
+        self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
+    ) -> tuple[tuple[ConversationTurn, ...], str]:
         """The last message, if the request wants it continued."""
         if not boolean(body, "continue_final_message", False):
             return turns, ""
@@ -68,16 +70,16 @@ class VllmEncoder(OpenAiEncoder):
         """If requested."""
         return bool(prefill) and boolean(body, "echo", False)
 
-    def opening(self, answer: Answer) -> bytes:
+    def opening(self, answer: SimulatedAnswer) -> bytes:
         """The role, and the continued text if requested."""
         role = super().opening(answer)
         return role + self.chunk(answer, {"content": answer.ask.prefill}) if answer.ask.echo else role
 
-    def finish(self, answer: Answer) -> str | None:
+    def finish(self, answer: SimulatedAnswer) -> str | None:
         """A call of a required tool ends as `stop`."""
         return "stop" if answer.finish == "tool_calls" and answer.ask.tool is not None else answer.finish
 
-    def more(self, answer: Answer, finish: str | None) -> dict[str, JsonValue]:
+    def more(self, answer: SimulatedAnswer, finish: str | None) -> dict[str, JsonValue]:
         """The stop string that ended the answer, if any."""
         return {} if finish is None else {"stop_reason": answer.stopped_by}
 
@@ -91,7 +93,7 @@ class VllmEncoder(OpenAiEncoder):
         }
         return {"error": document if error is None else error}
 
-    def departed(self, answer: Answer) -> Iterator[bytes]:
+    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """A dropped answer ends as `abort`."""
         yield self.chunk(answer, {"content": ""}, "abort")
         yield DONE
