@@ -1,7 +1,7 @@
 """Requeues or fails requests whose lease has lapsed, as decide/recovery.py decides.
 
-Routers do this, or the agent if no router is left. Two at once do no harm, and a request that is left out is reported
-again.
+A router does this, or the agent if no router is left. If two do it at once, the second changes nothing. The store
+reports a request again until it is recovered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
     """Requeue or fail the request of each attempt.
 
     Raises:
-        PoolUnavailable: the server does not answer. Requests left out are reported again.
+        PoolUnavailable: the server does not answer. The store will report the remaining requests again.
     """
     if lapsed:
         policy = await known_policy(pool)
@@ -30,7 +30,7 @@ async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
 
 
 async def known_policy(pool: Pool) -> Policy:
-    """Read the pool's policy; the default if this version cannot read it.
+    """Read the pool's policy; return the default policy if this version cannot read the pool's.
 
     Raises:
         PoolUnavailable: the server does not answer.
@@ -42,7 +42,7 @@ async def known_policy(pool: Pool) -> Policy:
 
 
 async def _survive(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
-    """Recover one request. A bug is noted and stops neither other requests nor the router."""
+    """Recover one request. An unexpected error is noted and stops neither other recoveries nor the router."""
     try:
         await _recover(pool, lapsed, policy)
     except LlmError:

@@ -1,7 +1,8 @@
-"""The router: reads which requests wait and which lanes have room, and dispatches as `decide/plan.py` chooses.
+"""The router: gives waiting requests to lanes with free slots, as `decide/plan.py` chooses.
 
-Routers run as tasks inside worker processes, or alone. They need no leader: if two choose the same head, the `dispatch`
-script accepts one of them. Routers of rank 0 and 1 work; the others only ask for their rank.
+Every worker process runs a router as a task; `tokenlane router` runs a router alone. Routers need no leader: if two
+choose a lane for the same request, the `dispatch` script accepts only one choice. Routers of rank 0 and 1 route; the
+others stand by and only ask for their rank.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _WORKING_RANKS = 2
 
 @dataclass(frozen=True)
 class Timings:
-    """How often a router sweeps without its doorbell, whose ring may be lost.
+    """How often a router sweeps if its doorbell does not ring. Pub/sub may lose a ring.
 
-    `sweep_every_s`: while requests wait or run. `rest_s`: while none do, at most. `second_waits_s`: the head start that
-    a router of the second rank gives the first.
+    `sweep_every_s`: the pause while requests wait or run. `rest_s`: the longest pause while none do. `second_waits_s`:
+    how long the router of rank 1 waits after a ring, so that the router of rank 0 goes first.
     """
 
     sweep_every_s: float = 0.25
@@ -42,7 +43,11 @@ class Timings:
 
 
 async def run_router(pool: Pool, hub: Hub, *, host: str, timings: Timings = Timings()) -> None:
-    """Sweep and dispatch until cancelled. `host`: part of the router's name; ranks prefer different hosts."""
+    """Sweep and dispatch until cancelled.
+
+    Args:
+        host: a part of the router's name. The pool ranks the first router of each host before any host's second.
+    """
     router = _Router(pool, f"{host}/{secrets.token_hex(4)}", timings)
     await restart_on_error("router", lambda: router.run(hub), pool.internal_errors)
 
@@ -73,7 +78,7 @@ class _Router:
             hub.unsubscribe(self._pool.keys.doorbell)
 
     async def _turn(self) -> None:
-        """Sweep once and dispatch; then dispatch at each ring of the doorbell until the next sweep is due."""
+        """Sweep once and dispatch. Then dispatch whenever the doorbell rings, until the next sweep is due."""
         clock = asyncio.get_running_loop().time
         swept_at, ranks_only = clock(), self._rank >= _WORKING_RANKS
         revision = None if ranks_only or self._policy is None else self._policy.revision
@@ -89,14 +94,14 @@ class _Router:
             policy = await self._dispatch_all()
         until = swept_at + self._rest_s(swept, policy)
         while not swept.more and clock() < until and await self._is_rung(until):
-            until = min(until, clock() + self._timings.sweep_every_s)  # it may wait or run now
+            until = min(until, clock() + self._timings.sweep_every_s)  # the new request waits or runs
             if self._rank > 0:
                 await asyncio.sleep(self._timings.second_waits_s)
             await self._dispatch_all()
 
     def _rest_s(self, swept: Swept, policy: Policy) -> float:
-        """How long after a sweep the next one is due, if nothing rings. It is less than a lease: after a lease without
-        sweeps, the pool extends every lease by another."""
+        """How long after this sweep the next is due, if the doorbell does not ring. It must be less than a lease: if
+        nobody sweeps for a lease, the pool extends all leases."""
         if swept.waits or swept.runs:
             return self._timings.sweep_every_s
         return min(self._timings.rest_s, policy.lease_ms / 2000, swept.due_ms / 1000)
@@ -110,7 +115,7 @@ class _Router:
         return rung
 
     async def _dispatch_all(self) -> Policy:
-        """Dispatch until no more waiting request can be placed; returns the pool's policy."""
+        """Dispatch until no waiting request can be placed any more; return the pool's policy."""
         refused: dict[str, frozenset[str]] = {}
         while True:
             survey = await self._pool.survey()
@@ -125,13 +130,13 @@ class _Router:
             turned_away = [placement for placement, gone in zip(chosen.placements, done, strict=False) if not gone]
             for placement in turned_away:
                 refused[placement.head.id] = refused.get(placement.head.id, frozenset()) | {placement.lane}
-            # New requests ring; only requests behind a dispatched head need another look now.
+            # New requests ring the doorbell. Another survey is needed only for requests behind a dispatched head.
             behind = any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True))
             if not (turned_away or behind):
                 return self._policy
 
     async def _request_pulls(self, pulls: Sequence[PullRequest], survey: Survey) -> None:
-        """Tell lanes which models to pull, on every turn until they announce the pull: a message may be lost."""
+        """Ask lanes to pull models, again on every turn until they announce the pull, since a message may be lost."""
         announced = {PullRequest(lane.name, model) for lane in survey.lanes for model in lane.offer.pulling}
         if wanted := [pull for pull in pulls if pull not in announced]:
             await self._pool.publish([(self._pool.keys.lane_pulls(pull.lane), pull.model.encode()) for pull in wanted])

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of requests, and the trace context in a request's envelope.
+"""OpenTelemetry spans for requests, and the trace context in a request's envelope.
 
-Prompts and output are never attributes. Names follow the messaging and GenAI conventions, which may still change, so
-they are used in this module only.
+Prompts and output are never attributes. Attribute names follow OpenTelemetry's messaging and GenAI conventions, which
+may still change, so only this module uses them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _SYSTEM = "tokenlane"
 
 
 def tracer() -> Tracer:
-    """The tracer of all components; records nothing until an SDK is configured."""
+    """The tracer of all components. It records nothing until an SDK is configured."""
     return trace.get_tracer("tokenlane")
 
 
 def _untraced() -> bool:
-    """Whether no SDK records spans and the caller has none. Creating spans costs as much as sending them."""
+    """Whether no SDK records spans and the caller has no span. Creating a span costs as much as sending it."""
     return isinstance(tracer(), trace.ProxyTracer) and trace.get_current_span() is trace.INVALID_SPAN
 
 
 def sending(role: str, request_id: str) -> AbstractContextManager[Span]:
-    """The span around submitting a request; its context travels with the request."""
+    """A span around submitting a request. Its context travels with the request."""
     if _untraced():
         return nullcontext(trace.INVALID_SPAN)
     attributes = {
@@ -43,7 +43,7 @@ def sending(role: str, request_id: str) -> AbstractContextManager[Span]:
 
 
 def inject(span: Span) -> dict[str, str]:
-    """The W3C trace context of a span, as `traceparent` and, if there is any, `tracestate`."""
+    """The W3C trace context of a span: `traceparent`, and `tracestate` if the span has it."""
     if span is trace.INVALID_SPAN:
         return {}
     carrier: dict[str, str] = {}
@@ -52,8 +52,8 @@ def inject(span: Span) -> dict[str, str]:
 
 
 def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> AbstractContextManager[Span]:
-    """The span around one attempt on a lane: a child of the sender's span, and linked to it. It records no exception,
-    since its text may quote a prompt."""
+    """A span around one attempt on a lane: a child of the sender's span, and linked to that span. It records no
+    exceptions, since their messages may quote a prompt."""
     if not envelope.trace and _untraced():
         return nullcontext(trace.INVALID_SPAN)
     parent = propagate.extract(envelope.trace)
@@ -86,7 +86,12 @@ def describe_attempt(
     completion_tokens: int,
     first_token_ms: float | None,
 ) -> None:
-    """Add to an attempt's span how it ended. `error`: an error code, or empty."""
+    """Record on an attempt's span how the attempt ended.
+
+    Args:
+        became: the request's state after the attempt.
+        error: the error code; empty if there was no error.
+    """
     attributes: dict[str, str | int | float] = {
         "tokenlane.became": became,
         "gen_ai.response.model": model,

@@ -1,1 +1,1 @@
-"""What agents and workers exchange: requests, messages, errors and the seal. It imports nothing else from routing."""
+"""The data that agents and workers exchange: requests, answers, messages, errors and sealed payloads."""

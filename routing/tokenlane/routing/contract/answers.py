@@ -1,4 +1,4 @@
-"""The answer to a chat: its deltas, its usage, and the whole answer. No `repr` contains output of a model."""
+"""The answer to a chat: its deltas, its usage, and the complete answer. No `repr` contains model output."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .wire import Value, Wire
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel, default=BaseModel)
-"""The model an answer was asked for as `response_format`."""
+"""The pydantic model that the agent passed as `response_format`."""
 
 
 class ToolCall(Value):
-    """A tool call that the model requests. `arguments` is the JSON text as the model wrote it. `extra_content` must be
-    sent back with the call; few servers use it, such as Gemini for its `thought_signature`."""
+    """A tool call that the model requests. `arguments` is the JSON text as the model wrote it. Send `extra_content`
+    back with the call: some servers require it, such as Gemini's for its `thought_signature`."""
 
     id: str
     name: str
@@ -33,8 +33,8 @@ class ToolCall(Value):
 
 
 class ToolCallDelta(Value):
-    """A piece of a tool call. Pieces with the same `index` belong together, and their `arguments` are concatenated.
-    Back ends number pieces less clearly: `tool_calls` puts them in order."""
+    """A piece of a tool call. To assemble a call, concatenate the `arguments` of all pieces with the same `index`.
+    The module `tool_calls` assigns the index, since back ends number pieces in different ways."""
 
     index: int = 0
     id: str | None = None
@@ -44,8 +44,8 @@ class ToolCallDelta(Value):
 
 
 class TopLogprob(Value):
-    """A possible token at one place of the output. `logprob`: the natural logarithm of its probability, -9999 for 0.
-    `bytes`: its UTF-8, which may be part of a character; None if the server does not send it."""
+    """A possible token at one place in the output. `logprob`: the natural logarithm of its probability; -9999 for a
+    probability of 0. `bytes`: its UTF-8 bytes, which may be part of a character; None if the server sends none."""
 
     token: str = Field(repr=False)
     logprob: float
@@ -53,14 +53,14 @@ class TopLogprob(Value):
 
 
 class TokenLogprob(TopLogprob):
-    """A token of the output with its probability, and the most likely tokens at its place if they were requested."""
+    """A token in the output with its probability. `top_logprobs`: the most likely tokens at its place, if requested."""
 
     top_logprobs: tuple[TopLogprob, ...] = Field(default=(), repr=False)
 
 
 class Usage(Value):
-    """What a request cost. Times are milliseconds: `queue_ms` from acceptance to the start on a lane, `first_token_ms`
-    and `total_ms` from that start."""
+    """The tokens and the time that a request took. `queue_ms` runs from acceptance to the start on a lane;
+    `first_token_ms` and `total_ms` run from that start."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -74,9 +74,9 @@ class Usage(Value):
 class TokenDelta(Wire):
     """One piece of streamed output.
 
-    `position` counts the deltas of an answer from 0, across attempts. The provider sends `usage` with the last delta
-    only. `logprobs`, if requested, belong to the tokens that the back end sent with this delta; a filter that looks for
-    reasoning or a stop word may hold back their text until the next delta.
+    `position` counts the deltas of an answer from 0, across attempts. Only the last delta has `usage`. `logprobs`, if
+    requested, describe the tokens that the back end sent with this delta; a filter that looks for reasoning or a stop
+    word may hold back the text of these tokens until the next delta.
     """
 
     request_id: str = ""
@@ -93,8 +93,8 @@ class TokenDelta(Wire):
 
 
 class Answer(Value, Generic[Parsed]):
-    """A whole answer. `parsed`: its text as the `response_format` that was requested, if the answer calls no tool.
-    `logprobs`: of all tokens in order, if requested. `metadata`: the request's, for the agent that sent it."""
+    """A complete answer. `parsed`: the text parsed as the requested `response_format`, unless the answer calls a tool.
+    `logprobs`: all tokens in order, if requested. `metadata`: a copy of the request's metadata."""
 
     request_id: str
     text: str = Field(default="", repr=False)
@@ -110,8 +110,8 @@ class Answer(Value, Generic[Parsed]):
 
     @property
     def message(self) -> Message:
-        """The answer as a turn of the conversation, to send with the next request: text, tool calls, and the reasoning,
-        which many models need again together with the results of their calls."""
+        """The answer as a message to append to the conversation: text, tool calls and reasoning. Many models need their
+        reasoning again together with the results of their tool calls."""
         turn: dict[str, object] = {"role": "assistant", "content": self.text}
         if self.tool_calls:
             turn |= {"content": self.text or None, "tool_calls": [call.as_openai() for call in self.tool_calls]}

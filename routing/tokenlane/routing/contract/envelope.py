@@ -1,4 +1,4 @@
-"""The envelope: the part of a request that scripts and routers read. Only agent and worker open the payload."""
+"""The envelope of a request: the fields that scripts and routers read. Only agents and workers read the payload."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned
 
 
 class Needs(Value):
-    """What a lane must offer to serve a request. All requests of one queue have the same needs.
+    """What a request requires from a lane. All requests in a queue have the same needs.
 
     `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
-    rounded up a little; 0 if few. `lane`: the only lane that may serve it. `can`: abilities of the model that the
-    request uses besides its kind of work, such as `tools`; sorted. `avoid`: lanes on which it failed, the latest last;
-    they serve it only while no other candidate has credit.
+    rounded up a little; 0 for a short prompt. `lane`: the only lane that may serve the request; None: any. `can`: the
+    model's abilities that the request uses, such as `tools`, without its kind of work; sorted. `avoid`: lanes on which
+    the request failed, the latest last; they may serve it only while no other candidate has credit.
     """
 
     model: str | None = None
@@ -44,4 +44,4 @@ class Envelope(Versioned):
     idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
     """The agent's idempotency key, as a keyed hash."""
     trace: dict[str, str] = Field(default_factory=dict)
-    """W3C trace context: `traceparent` and, if any, `tracestate`."""
+    """The W3C trace context: `traceparent`, and `tracestate` if the sender set it."""

@@ -1,10 +1,10 @@
-"""Every error a request can end in, as one tree.
+"""Every error that can end a request, as one class hierarchy.
 
-The first paragraph of a class's docstring is its default message, the second is advice: docs/errors.md has both.
+The first paragraph of a class's docstring is the error's default message, the second is advice; docs/errors.md quotes
+both.
 
-Two kinds of text are kept apart. `message` is ours and safe to log: what happened, where, what to do. `detail` is what
-the back end said, which may quote a prompt; it travels to the agent on the request's channel, and is in neither `str`
-nor `repr`.
+`message` is tokenlane's text and safe to log: what happened, where, and what to do. `detail` is the back end's text,
+which may quote a prompt: it reaches the agent over the request's channel, and `str` and `repr` leave it out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ErrorReport(BaseModel):
-    """An `LlmError` as it crosses the wire. `code` names the class; readers ignore what they do not know."""
+    """An `LlmError` as JSON. `code` names the class. Readers ignore unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -32,8 +32,8 @@ class ErrorReport(BaseModel):
 class LlmError(Exception):
     """The request failed.
 
-    `back_end`: what the failure says of the whole back end, and not of one request: it is `loading` a model, or `down`,
-    since it could not be reached. None: nothing. It stays with the worker.
+    `back_end`: `loading` or `down` if the error shows that the whole back end is loading a model or cannot be reached;
+    None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
     """
 
     code: ClassVar[str] = "error"
@@ -66,26 +66,26 @@ class LlmError(Exception):
         return f"{self.message} ({where})" if where else self.message
 
     def at(self, *, provider: str | None = None, lane: str | None = None, model: str | None = None) -> Self:
-        """Fill in where it happened, as far as that is not known yet, and return the error itself."""
+        """Set the provider, lane and model that are still None, and return the error itself."""
         self.provider = self.provider or provider
         self.lane = self.lane or lane
         self.model = self.model or model
         return self
 
     def report(self) -> ErrorReport:
-        """The error as it crosses the wire."""
+        """The error in the form that is sent to the agent."""
         return ErrorReport.model_validate(self, from_attributes=True)
 
     @staticmethod
     def from_report(report: ErrorReport) -> LlmError:
-        """The error a report describes; an unknown code becomes a plain `LlmError`."""
+        """The error that a report describes; an unknown code becomes a plain `LlmError`."""
         return _CLASSES.get(report.code, LlmError)(**report.model_dump(exclude={"code"}))
 
 
 class BadRequest(LlmError):
     """The request is not valid.
 
-    Correct what the message names. Sending the same request again fails in the same way.
+    Correct the field that the message names. Sending the same request again fails in the same way.
     """
 
     code = "bad_request"
@@ -104,7 +104,7 @@ class ContextTooLong(BadRequest):
 class Unauthorized(LlmError):
     """The back end refused the credentials: check the lane's API key.
 
-    Set the variable that `api_key_env` of the lane or its provider names, in the environment of the lane's worker.
+    In the environment of the lane's worker, set the variable that the lane's or provider's `api_key_env` names.
     """
 
     code = "unauthorized"
@@ -114,7 +114,7 @@ class ModelNotFound(LlmError):
     """No lane serves that model.
 
     Check the model's name with `tokenlane models ls`, and the role's route with `tokenlane policy show`. A lane with
-    `auto_pull` pulls what it lacks.
+    `auto_pull` pulls missing models.
     """
 
     code = "model_not_found"
@@ -133,35 +133,36 @@ class DigestMismatch(LlmError):
 class RequestCancelled(LlmError):
     """The request was cancelled.
 
-    The agent cancelled it, another reader of the request did, or the client sent no beat for `orphan_ms`.
+    The agent or another client attached to the request cancelled it, or its client sent no beat for `orphan_ms`.
     """
 
     code = "cancelled"
 
 
 class DeadlineExceeded(LlmError):
-    """The request's time to live passed before it ended: give it more (time_to_live_ms), or ask for less.
+    """The request did not complete within its time to live: raise time_to_live_ms, or ask for a shorter answer.
 
-    If it waited for all of that time, `tokenlane status` shows why: add a lane, or shorten the queue.
+    If the request never started, `tokenlane status` shows why: add a lane, or shorten the queue.
     """
 
     code = "deadline_exceeded"
 
 
 class UnreadableAnswer(LlmError):
-    """The answer has a form that cannot be read: is this a server that the lane's provider can talk to?
+    """The back end's answer cannot be parsed: check that the lane's provider supports this server.
 
-    The message names the field that is not as it should be. Check with `tokenlane probe` which server answers at the
-    lane's endpoint. The next answer would have the same form, so it is not tried again.
+    The message names the invalid field. `tokenlane probe` shows which server answers at the lane's endpoint. The
+    request is not retried, since the next answer would have the same form.
     """
 
     code = "unreadable_answer"
 
 
 class Interrupted(LlmError):
-    """The answer broke off after some of it was delivered; `partial` holds that text.
+    """The answer broke off after part of it was delivered; `partial` holds that part.
 
-    Show `partial`, or ask again. With `partial` as the last message and `continue_final=True`, a model continues it.
+    Show `partial`, or send the request again. To have a model continue the text, send `partial` as the last message,
+    with `continue_final=True`.
     """
 
     code = "interrupted"
@@ -178,27 +179,28 @@ class RequestLost(LlmError):
 
 
 class EntryDeleted(RequestLost):
-    """Somebody else deleted the request's entry from its role's stream: send it again.
+    """The request's entry was deleted from its role's stream, and not by tokenlane: send the request again.
 
-    Something other than tokenlane deletes keys of the pool: an eviction policy other than `noeviction`, or a person.
+    Find out what deletes the pool's keys: an eviction policy other than `noeviction`, another program, or a person.
     """
 
     code = "entry_deleted"
 
 
 class NoToolCall(LlmError):
-    """The answer calls no tool, though `tool_choice` requires a call.
+    """The answer calls no tool, although `tool_choice` requires a call.
 
-    Not every server enforces `tool_choice`. Ask again, or use a model or server that does.
+    Some servers do not enforce `tool_choice`. Send the request again, or use a server that does.
     """
 
     code = "no_tool_call"
 
 
 class SchemaMismatch(LlmError):
-    """The answer does not fit the `response_format` that was asked for; `text` holds what it says.
+    """The answer does not match the requested `response_format`; `text` holds the answer.
 
-    Ask again, raise `max_tokens` if the answer was cut off, or use a server that enforces schemas: docs/providers.md.
+    Send the request again, raise `max_tokens` if the answer was cut off, or use a server that enforces schemas
+    (docs/providers.md lists them).
     """
 
     code = "schema_mismatch"
@@ -208,7 +210,7 @@ class SchemaMismatch(LlmError):
 class Duplicate(LlmError):
     """A request with this idempotency key has already ended; `request_id` names that request.
 
-    Attach to `request_id` within a minute of its end to read its answer, or ask with another key.
+    To read its answer, attach to `request_id` within a minute of its end. To get a new answer, use another key.
     """
 
     code = "duplicate"
@@ -218,7 +220,7 @@ class Duplicate(LlmError):
 class PoolUnavailable(LlmError):
     """No pool answers at this Redis URL.
 
-    Check the URL, and that the Redis server runs. `tokenlane doctor` finds out more.
+    Check the URL, and that the Redis server is running. `tokenlane doctor` diagnoses the connection.
     """
 
     code = "pool_unavailable"
@@ -227,16 +229,16 @@ class PoolUnavailable(LlmError):
 class PoolKeyMismatch(LlmError):
     """The pool is sealed with a key that this process does not have.
 
-    Give this process the key: `tokenlane key show --reveal` on a host that has it, then `TOKENLANE_POOL_KEY` here.
+    Run `tokenlane key show --reveal` on a host that has the key, and set `TOKENLANE_POOL_KEY` here to its output.
     """
 
     code = "pool_key_mismatch"
 
 
 class LaneConflict(LlmError):
-    """The lane's name is in use for another endpoint: choose another name or stop its workers.
+    """The lane's name is in use for another endpoint: choose another name, or stop the workers that use it.
 
-    A lane is one endpoint. Workers that name the same endpoint may share a lane.
+    A lane is one endpoint. Only workers with the same endpoint may share a lane.
     """
 
     code = "lane_conflict"
@@ -263,9 +265,9 @@ class ProviderDown(LlmError):
 
 
 class RateLimited(LlmError):
-    """The back end asks to slow down.
+    """The back end limits its rate of requests.
 
-    Send again after `retry_after_s`, or lower the lane's `capacity`.
+    Send the request again after `retry_after_s`, or lower the lane's `capacity`.
     """
 
     code = "rate_limited"
@@ -273,9 +275,9 @@ class RateLimited(LlmError):
 
 
 class QueueFull(LlmError):
-    """The queue is full: send again after `retry_after_s`.
+    """The queue is full: send the request again after `retry_after_s`.
 
-    The role or the agent has as many requests as the policy allows, or the Redis server has no memory left.
+    The role or the agent already has as many requests as the policy allows, or the Redis server has no memory left.
     """
 
     code = "queue_full"
@@ -283,7 +285,7 @@ class QueueFull(LlmError):
 
 
 def _descendants(root: type[LlmError]) -> list[type[LlmError]]:
-    return [root, *(found for child in root.__subclasses__() for found in _descendants(child))]
+    return [root, *(error for child in root.__subclasses__() for error in _descendants(child))]
 
 
 _CLASSES = {error.code: error for error in _descendants(LlmError)}

@@ -1,6 +1,6 @@
-"""The kinds of work, in one table. A new kind is a new row here and the code in the worker that does the work.
+"""The table of the kinds of work: chat, embed and command. To add a kind, add a row here and the worker's code for it.
 
-On every lane each kind has its separate slots, so work of one kind never blocks another.
+Each kind has separate slots on every lane, so one kind of work never blocks another.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from .wire import Kind
 
 @dataclass(frozen=True)
 class KindOfWork:
-    """What distinguishes one kind of work.
+    """The properties of one kind of work.
 
     Args:
         request: the class of its requests.
-        result: the class of its result; None: the answer is a stream of deltas.
-        operation: `gen_ai.operation.name` of its spans.
-        slots: requests that a lane serves at once; None: as many as its back end can.
-        follows_routes: the role's route and the model choose the lane. Otherwise it is the lane that the request names,
-            or any lane that takes this kind.
-        falls_back: the fallback lane serves it if no other lane can.
-        is_long: it may take hours. It reports progress, and a request that must run alone does not wait for it to end.
-        to_pull: a model to recommend for this kind; "" for none.
+        result: the class of its results; None if the answer is a stream of deltas.
+        operation: the value of `gen_ai.operation.name` in its spans.
+        slots: how many requests a lane serves at once; None: as many as the back end can.
+        follows_routes: whether the role's route and the model determine the lane. If False, the request names the
+            lane, or any lane that takes this kind may serve it.
+        falls_back: whether the fallback lane serves requests that no other lane can serve.
+        is_long: whether the work may take hours. Long work reports its progress, and a request that must run alone
+            does not wait for long work to end.
+        recommended_model: a model that error messages recommend for this kind; "" for none.
     """
 
     request: type[Request]
@@ -36,15 +37,17 @@ class KindOfWork:
     follows_routes: bool = True
     falls_back: bool = False
     is_long: bool = False
-    to_pull: str = ""
+    recommended_model: str = ""
 
 
 KINDS: dict[Kind, KindOfWork] = {
     "chat": KindOfWork(ChatRequest, None, "chat", slots=None),
-    "embed": KindOfWork(EmbedRequest, Vectors, "embeddings", slots=32, falls_back=True, to_pull="nomic-embed-text"),
+    "embed": KindOfWork(
+        EmbedRequest, Vectors, "embeddings", slots=32, falls_back=True, recommended_model="nomic-embed-text"
+    ),
     "command": KindOfWork(ModelCommand, ModelReport, "command", slots=1, follows_routes=False, is_long=True),
 }
-"""By name, which is part of key names and of the wire: lower-case letters."""
+"""Keyed by name: lower-case letters, since the name is part of Redis keys and of messages."""
 
 
 def kind_of(request: Request) -> Kind:
@@ -56,7 +59,7 @@ def known_kind(name: Kind) -> Kind:
     """Return the name if this version knows that kind of work.
 
     Raises:
-        ValueError: it does not.
+        ValueError: this version does not know it.
     """
     if name not in KINDS:
         raise ValueError("not a kind of work that this version knows")
@@ -64,8 +67,8 @@ def known_kind(name: Kind) -> Kind:
 
 
 def queue_suffix(name: Kind) -> str:
-    """The end of the names of a lane's queue and doorbell for this kind. Chats have none: workers of an earlier version
-    look there."""
+    """The suffix for this kind in the names of a lane's queue and doorbell. It is empty for chats, as in earlier
+    versions, which knew no other kind."""
     return "" if name == "chat" else f":{name}"
 
 
@@ -73,7 +76,7 @@ def read_result(document: object) -> object:
     """Parse a result as the class that its `type` names.
 
     Raises:
-        ValueError: no kind of work has such a result.
+        ValueError: no kind of work has a result of that type.
     """
     if not isinstance(document, Mapping):
         return document

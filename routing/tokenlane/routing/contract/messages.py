@@ -1,7 +1,7 @@
-"""The messages between agent and worker while a request runs: deltas, an ending, and what each asks of the other.
+"""The messages between agent and worker while a request runs: deltas, endings, cancellation and replay.
 
-All messages are JSON and carry the version `v`; readers ignore unknown fields. No `repr` contains prompts or output,
-and validation errors do not quote their input.
+All messages are JSON with the version in `v`; readers ignore unknown fields. No `repr` contains prompts or output, and
+validation errors do not quote their input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .kinds import read_result
 from .results import Progress, Result
 from .wire import CONFIG, Versioned
 
-# On a request's delta channel, from worker or script to agent.
+# Messages on a request's delta channel, from a worker or a script to the agent.
 
 
 class _FromAttempt(Versioned):
@@ -26,7 +26,7 @@ class _FromAttempt(Versioned):
 
 
 class Deltas(_FromAttempt):
-    """Consecutive deltas, the first at position `first`. Fields that they share are sent once."""
+    """Consecutive deltas, the first at position `first`. `worker`, `lane` and `model` apply to all of them."""
 
     type: Literal["deltas"] = "deltas"
     worker: str
@@ -37,34 +37,34 @@ class Deltas(_FromAttempt):
 
 
 def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, Iterable[bytes]], bytes]:
-    """Return a function that writes the `Deltas` messages of one attempt, given `first` and its deltas as `delta_piece`
-    wrote them. Building a `Deltas` for every message would cost three times as much."""
+    """Return a function that writes `Deltas` messages for one attempt. It takes `first` and deltas serialized by
+    `delta_piece`. Building a `Deltas` object for each message would cost three times as much."""
     empty = Deltas(attempt=attempt, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
     head = empty.removesuffix(b'0,"deltas":[]}')
     return lambda first, pieces: b'%b%d,"deltas":[%b]}' % (head, first, b",".join(pieces))
 
 
 def delta_piece(delta: TokenDelta) -> bytes:
-    """Write one delta of a `Deltas` message.
+    """Serialize one delta for a `Deltas` message.
 
     Raises:
-        ValueError: JSON cannot represent its text, which holds half a surrogate pair.
+        ValueError: the text contains half a surrogate pair, which JSON cannot represent.
     """
-    # Nearly every delta is text alone, which takes a third of the time this way.
+    # Nearly every delta has only text. This path takes a third of the time.
     if delta.model_fields_set == {"text"}:
         return b'{"text":%b}' % to_json(delta.text)
     return delta.to_wire()
 
 
 class Resume(_FromAttempt):
-    """A later attempt asks which deltas the agent has. The agent answers `worker` with a `Handover`."""
+    """A later attempt asks which deltas the agent has received. The agent replies to `worker` with a `Handover`."""
 
     type: Literal["resume"] = "resume"
     worker: str
 
 
 class Progressed(_FromAttempt):
-    """The progress of long work. Only the latest counts, so a lost message is not sent again."""
+    """The progress of long work. Only the latest progress matters, so a lost message is not sent again."""
 
     type: Literal["progressed"] = "progressed"
     worker: str
@@ -73,8 +73,8 @@ class Progressed(_FromAttempt):
 
 
 class Completed(_FromAttempt):
-    """The answer is complete with `end` deltas; this message contains the last ones, from position `first`. A `result`
-    counts as one more position, the last."""
+    """The answer is complete and has `end` deltas; this message contains those from position `first`. A `result` takes
+    the last position, after the deltas."""
 
     type: Literal["completed"] = "completed"
     worker: str
@@ -88,7 +88,7 @@ class Completed(_FromAttempt):
 
 
 class Failed(_FromAttempt):
-    """The request failed after `end` deltas; this message contains the last ones, from position `first`."""
+    """The request failed after `end` deltas; this message contains those from position `first`."""
 
     type: Literal["failed"] = "failed"
     worker: str = ""
@@ -113,7 +113,7 @@ class Expired(_FromAttempt):
 
 
 class Attached(_FromAttempt):
-    """`client` owns the request now; other clients on the channel only listen."""
+    """`client` owns the request now; other clients that read the channel only listen."""
 
     type: Literal["attached"] = "attached"
     client: str
@@ -122,7 +122,7 @@ class Attached(_FromAttempt):
 ChannelMessage = Deltas | Resume | Progressed | Completed | Failed | Cancelled | Expired | Attached
 
 
-# On a worker's control channel, from script or agent to worker.
+# Messages on a worker's control channel, from a script or an agent to the worker.
 
 
 class _ForAttempt(Versioned):
@@ -138,16 +138,17 @@ class Cancel(_ForAttempt):
 
 
 class Replay(_ForAttempt):
-    """Publish everything from position `after` on again, and the ending if there is one: the agent lacks it."""
+    """The agent missed messages: publish the deltas from position `after` again, and the ending if the attempt has
+    ended."""
 
     type: Literal["replay"] = "replay"
     after: int
 
 
 class Handover(_ForAttempt):
-    """The agent's answer to `Resume`: it has all deltas before `position`.
+    """The agent's reply to `Resume`: the agent has all deltas before `position`.
 
-    `done`: the request has already ended for the agent. `stale`: the agent knows a newer attempt.
+    `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
     """
 
     type: Literal["handover"] = "handover"
@@ -169,7 +170,7 @@ def channel_message(data: bytes) -> ChannelMessage:
     """Parse a message from a delta channel.
 
     Raises:
-        pydantic.ValidationError: it is not such a message. The error does not quote it.
+        pydantic.ValidationError: it is not a `ChannelMessage`. The error does not quote the message.
     """
     return _channel.validate_json(data)
 
@@ -178,6 +179,6 @@ def control_message(data: bytes) -> ControlMessage:
     """Parse a message from a control channel.
 
     Raises:
-        pydantic.ValidationError: it is not such a message. The error does not quote it.
+        pydantic.ValidationError: it is not a `ControlMessage`. The error does not quote the message.
     """
     return _control.validate_json(data)

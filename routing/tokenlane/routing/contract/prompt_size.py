@@ -1,6 +1,6 @@
-"""Estimates the tokens of a prompt from its size, alike for the agent that sends it and the worker that may refuse it.
+"""Estimates how many tokens a prompt has from its size in bytes. Agents and workers use the same estimate.
 
-The tokens of a picture depend on its pixels, and not on the length of its base64.
+An image counts as a fixed number of tokens, since its tokens depend on its pixels and not on the length of its base64.
 """
 
 from __future__ import annotations
@@ -13,40 +13,42 @@ from .requests import ChatRequest
 
 BYTES_PER_TOKEN = 4
 MEDIA_TOKENS = 1024
-"""For a picture, or any other part that is not text. OpenAI's and Qwen's models use 800 to 1,300 for one megapixel."""
+"""The estimate for an image or any other part that is not text. OpenAI's and Qwen's models use 800 to 1,300 tokens per
+megapixel."""
 _MESSAGE_TOKENS = 8
-"""What a chat template usually adds to a message: its role and separators. It may add four times as much."""
+"""The tokens that a chat template usually adds to a message for its role and separators. Some add four times as much."""
 
 
 def estimated_tokens(request: ChatRequest) -> int:
-    """Estimate the tokens of the prompt: messages, tool calls and their results, and the tools."""
+    """Estimate how many tokens the prompt has: messages, tool calls and their results, and tool definitions."""
     extra = _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * count_media(request)
     return text_bytes(request) // BYTES_PER_TOKEN + extra
 
 
 def most_tokens(request: ChatRequest) -> int:
-    """The most tokens that the prompt can have with any tokenizer, pictures aside: a token is at least a byte."""
+    """The most tokens that the text of the prompt can have with any tokenizer, since a token is at least one byte, plus
+    the estimate for its images."""
     extra = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * count_media(request)
     return text_bytes(request) + extra
 
 
 def count_media(request: ChatRequest) -> int:
-    """The number of parts that are not text: pictures, sound, files."""
+    """The number of parts that are not text: images, audio, files."""
     return sum(1 for part in parts_of(request) if not isinstance(part.get("text"), str))
 
 
 def text_bytes(request: ChatRequest) -> int:
-    """The size of the prompt's text in UTF-8."""
+    """The size of the prompt's text in UTF-8 bytes."""
     return sum(map(utf8_size, _texts(request)))
 
 
 def utf8_size(text: str) -> int:
-    """The size of a text in UTF-8."""
+    """The size of a text in UTF-8 bytes."""
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def parts_of(request: ChatRequest) -> Iterator[Mapping[str, JsonValue]]:
-    """The parts of all messages whose content is a list of parts."""
+    """All parts of the messages whose content is a list of parts."""
     for message in request.messages:
         yield from message.content if isinstance(message.content, list) else ()
 

@@ -1,4 +1,4 @@
-"""The requests that agents submit: chats, texts to embed, model commands. No `repr` contains their content."""
+"""The requests that agents submit: chat, embed and model commands. No `repr` contains their content."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 
 
 class Message(StrictInput):
-    """One turn of a conversation, in OpenAI's shape.
+    """One message of a conversation, in OpenAI's format.
 
     `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
-    `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` keep OpenAI's nested shape and go to the back end
-    as they are. `reasoning_content` is the model's reasoning before its answer. `reasoning` is the same: servers use
-    either name, and Ollama's `thinking` is accepted for it. `refusal` is the text of a refusal to answer.
+    `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` are passed to the back end unchanged, in OpenAI's
+    nested format. `reasoning_content` and `reasoning` both hold the model's reasoning before its answer, since servers
+    use either name; Ollama's `thinking` is read as `reasoning`. `refusal` is the model's text if it refuses to answer.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -37,13 +37,13 @@ class Message(StrictInput):
 
     @property
     def thought(self) -> str | None:
-        """The reasoning, under either name."""
+        """The model's reasoning, from either field."""
         return self.reasoning_content or self.reasoning
 
     @field_validator("content")
     @classmethod
     def _addresses_in_objects(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
-        """Accept an image given as a bare URL, as some libraries do."""
+        """Accept an image that is given as a bare URL, as some libraries send it."""
         if not isinstance(content, list):
             return content
         return [
@@ -53,7 +53,7 @@ class Message(StrictInput):
 
 
 class CommonOptions(TypedDict, total=False):
-    """What an agent may set for chats and for embeddings; the back end's defaults apply to the rest."""
+    """The options for both chats and embeddings. The back end's defaults apply to options that are not set."""
 
     model: str | None
     provider: str | None
@@ -64,7 +64,7 @@ class CommonOptions(TypedDict, total=False):
 
 
 class ChatOptions(CommonOptions, total=False):
-    """What an agent may set for a chat; the back end's defaults apply to the rest."""
+    """The options for a chat. The back end's defaults apply to options that are not set."""
 
     temperature: float | None
     top_p: float | None
@@ -88,7 +88,7 @@ class ChatOptions(CommonOptions, total=False):
 
 
 class Request(StrictInput):
-    """The fields of every request. `time_to_live_ms` counts from the moment the pool accepts it."""
+    """The fields of every request. `time_to_live_ms` counts from the moment the pool accepts the request."""
 
     id: RequestId = Field(default_factory=new_id)
     role: Name
@@ -96,11 +96,11 @@ class Request(StrictInput):
     time_to_live_ms: int = Field(default=DEFAULT_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
 
     def model_post_init(self, context: object, /) -> None:
-        self.model_fields_set.add("id")  # so that a generated id is sent too
+        self.model_fields_set.add("id")  # to_wire sends only fields that were set; a generated id must be sent too
 
 
 class InferenceRequest(Request):
-    """What chat and embed requests have in common. `metadata` comes back with the reply; no back end sees it."""
+    """The fields that chat and embed requests share. `metadata` comes back with the answer; no back end sees it."""
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = Field(default=None, min_length=1, max_length=256)
@@ -111,8 +111,8 @@ class InferenceRequest(Request):
 class ChatRequest(InferenceRequest):
     """A chat request as an agent submits it.
 
-    `extra` goes into the back end's request body as it is. `continue_final`: the last message is the beginning of an
-    answer, and only its continuation comes. A request has one answer: there is no `n`.
+    `extra` is merged into the back end's request body unchanged. With `continue_final` the model continues the last
+    message, and the answer contains only the continuation. A request has one answer: OpenAI's `n` is not supported.
     """
 
     messages: list[Message] = Field(min_length=1, repr=False)
@@ -139,20 +139,20 @@ class ChatRequest(InferenceRequest):
 
     @property
     def tool(self) -> str | None:
-        """The tool that the answer must call, if one is named."""
+        """The tool that the answer must call; None if `tool_choice` names no tool."""
         function = self.tool_choice.get("function") if isinstance(self.tool_choice, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         return name if isinstance(name, str) else None
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must call a tool, a particular one or any."""
+        """Whether the answer must call a tool: a particular tool, or any."""
         return self.tool is not None or self.tool_choice in ("required", "any")
 
 
 class EmbedRequest(InferenceRequest):
-    """Texts to turn into vectors. `dimensions`: how many each vector must have, for models that can choose. `fallback`:
-    "error" refuses the fallback model's vectors, whatever the pool's policy says."""
+    """A request to turn texts into vectors. `dimensions`: the length of each vector, for models that support a choice.
+    `fallback`: "error" refuses vectors from the fallback model, whatever the pool's policy allows."""
 
     inputs: list[str] = Field(min_length=1, max_length=EMBED_INPUTS, repr=False)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
@@ -160,7 +160,7 @@ class EmbedRequest(InferenceRequest):
 
 
 class ModelCommand(Request):
-    """An action on a lane's models. `model`: None for `list` only. `lane`: None for any lane."""
+    """A request to manage a lane's models. `model` is None only for `list`. `lane`: None for any lane."""
 
     role: Name = "models"
     action: ModelAction

@@ -1,4 +1,4 @@
-"""The results of embed requests and model commands: vectors, models, progress."""
+"""The results of embed requests and model commands: vectors, lists of models, progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wire import Value
 
 
 class ModelInfo(Value):
-    """A model as a back end lists it; None for what the back end omits. `context_length` is in tokens."""
+    """A model as a back end lists it; fields that the back end omits are None. `context_length` is in tokens."""
 
     name: str
     provider: str = ""
@@ -26,7 +26,7 @@ class ModelInfo(Value):
 
     @property
     def chats(self) -> bool:
-        """Whether the model can chat. Models without reported capabilities are assumed to chat."""
+        """Whether the model can chat. A model whose capabilities the back end does not report is assumed to chat."""
         return not self.capabilities or "chat" in self.capabilities
 
     @property
@@ -36,21 +36,21 @@ class ModelInfo(Value):
 
 
 class Progress(Value):
-    """The progress of a model command. `step`: the current step, for people; `total_bytes`: None if unknown."""
+    """The progress of a model command. `step`: the current step, in words; `total_bytes`: None if unknown."""
 
     step: str
     done_bytes: int = 0
     total_bytes: int | None = None
 
     def __str__(self) -> str:
-        """The progress as part of a line, for people."""
+        """The progress in words, such as `downloading: 1.2 GB of 4.0 GB`."""
         if not self.total_bytes:
             return self.step
         return f"{self.step}: {format_bytes(self.done_bytes)} of {format_bytes(self.total_bytes)}"
 
 
 class Result(Value):
-    """The result of a request whose answer is no stream."""
+    """The result of a request that is not answered by a stream of deltas."""
 
     type: str
 
@@ -59,7 +59,8 @@ class Result(Value):
 
 
 class Vectors(Result):
-    """The vectors of texts, in their order. `data`: little-endian float32, vector after vector, in base64."""
+    """One vector for each text, in the order of the texts. `data`: the vectors as little-endian float32, concatenated,
+    in base64."""
 
     type: Literal["vectors"] = "vectors"
     dimensions: int
@@ -67,7 +68,7 @@ class Vectors(Result):
 
 
 class ModelReport(Result):
-    """The models that a command concerned, as they are now."""
+    """The models that a command listed or changed, in their state after the command."""
 
     type: Literal["models"] = "models"
     models: tuple[ModelInfo, ...] = ()

@@ -1,9 +1,10 @@
-"""Seals a request's payload in the agent, so that only a worker with the pool's key can open it.
+"""Encrypts (seals) the payload of a request, so that only workers with the pool's key can read it.
 
     1 byte version (1) | 12 bytes random nonce | AES-256-GCM ciphertext and tag
 
-The request's id is the associated data, so a payload that was moved to another request does not open. The key's id is
-in the envelope. Random nonces allow about four billion requests under one key: run `tokenlane key rotate` before that.
+The agent seals and the worker unseals. The request's id is the associated data, so a payload that was moved to another
+request cannot be unsealed. The envelope names the key's id. Random nonces allow about four billion requests with one
+key: run `tokenlane key rotate` before that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _cipher(secret: bytes) -> AESGCM:
 
 
 def fingerprint(text: str, key: PoolKey | None) -> str:
-    """A keyed hash that identifies a text. Without the key nobody can guess the text from it."""
+    """A keyed hash that identifies a text. Without the key, the hash cannot be compared with guesses of the text."""
     return hashlib.blake2b(
         text.encode(), key=key.secret if key else b"", digest_size=16, person=b"fingerprint"
     ).hexdigest()
@@ -42,10 +43,10 @@ def seal(payload: bytes, request_id: str, key: PoolKey) -> bytes:
 
 
 def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
-    """Open a sealed payload.
+    """Decrypt a sealed payload.
 
     Raises:
-        BadRequest: a newer version sealed it, or it was changed, or it belongs to another request.
+        BadRequest: a newer version sealed it, it was changed, or it belongs to another request.
     """
     if not sealed.startswith(_VERSION):
         raise BadRequest("the request is sealed in a format unknown to this worker: update tokenlane on the worker")

@@ -1,7 +1,8 @@
-"""Strict reading of what agents write: an unknown field is an error and is never dropped silently.
+"""Validates requests from agents strictly: an unknown field is an error, since the agent mistyped it or expects an
+effect.
 
-A peer of a newer version may send unknown fields, which are ignored; an agent that writes one has mistyped it or
-expects an effect. Input from a peer is JSON and input from an agent is Python, which is how the two are distinguished.
+The same models also read JSON from peers. A newer peer may send unknown fields, and those are ignored. Pydantic's
+validation mode tells the two apart: agents pass Python objects, peers send JSON.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _T = TypeVar("_T")
 
 
 class StrictInput(Value):
-    """A model that an agent fills in. The error about an unknown field quotes its name only, if it looks like a name.
-    Unknown fields that are null or empty are accepted: OpenAI's own answers contain some."""
+    """A model that agents fill in. The error for an unknown field quotes the field's name, never its value. Unknown
+    fields that are null or empty are ignored: OpenAI's answers contain such fields, and agents send answers back."""
 
-    # Unknown fields are kept at first: a validator before validation would make pydantic turn JSON into Python objects.
+    # Unknown fields are kept until they are checked below: with a validator in mode "before", pydantic would turn JSON
+    # into Python objects first.
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
@@ -41,10 +43,10 @@ class StrictInput(Value):
 
 
 def unknown_field_message(name: object, names: Mapping[str, object]) -> str:
-    """The error about an unknown name. A string that does not look like a name may be content, and is not quoted."""
+    """The message for an unknown field. A string that does not look like a name may be content, so it is not quoted."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "it has a field without a valid name"
-    return f"it has no field {name!r}.{did_you_mean(name, list(names)) or ' There are: ' + ', '.join(names)}"
+        return "there is a field whose name is not valid"
+    return f"there is no field {name!r}.{did_you_mean(name, list(names)) or ' The fields are: ' + ', '.join(names)}"
 
 
 def _finite(value: _T) -> _T:
@@ -61,4 +63,4 @@ def _finite(value: _T) -> _T:
 
 
 JsonObject: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
-"""A JSON object with finite numbers: pydantic would write others as null."""
+"""A JSON object in which all numbers are finite: pydantic would write NaN and Infinity as null."""

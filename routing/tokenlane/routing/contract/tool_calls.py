@@ -1,15 +1,15 @@
-"""Assembles tool calls from pieces: the rules for which call a piece belongs to.
+"""Assembles tool calls from the pieces that a server streams, and decides which call each piece belongs to.
 
-Servers number the calls of an answer, give them ids, do both or neither, and some number all calls 0. So no single
-field identifies a piece's call:
+Some servers number the calls of an answer, some give them ids, some do both or neither, and some number all calls 0.
+So no single field identifies the call:
 
-- A piece continues the call with its number; without a number, the call with its id; otherwise the last call.
-- A piece begins a new call if it has a name and another id; a name but no id, where the name differs or the arguments
-  so far are complete; or complete arguments where the call already has some.
-- A piece with a call's id that repeats all of its arguments is dropped.
-- A late name or id is added to the call; a repeated or changed one is ignored.
+- A piece continues the call with the same number; without a number, the call with the same id; otherwise the last call.
+- A piece begins a new call if it has a name and a different id; if it has a name but no id, and the name differs or
+  the call's arguments are already complete; or if it has complete arguments and the call already has arguments.
+- A piece that has a call's id and repeats all of its arguments is dropped.
+- A name or id that arrives late is added to the call; a repeated or changed name or id is ignored.
 
-Ordered pieces stay as they are, so worker and agent may both apply the rules.
+Applying the rules twice gives the same pieces, so both the worker and the agent apply them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Call:
     arguments: StringIO = field(default_factory=StringIO, repr=False)
     extra: dict[str, JsonValue] | None = field(default=None, repr=False)
     end: str = field(default="", repr=False)
-    """The last character that is not a blank."""
+    """The last character of the arguments that is not white space."""
 
     def write(self, arguments: str) -> None:
         self.arguments.write(arguments)
@@ -44,7 +44,7 @@ class _Call:
         return self.end == "}" and isinstance(_json(self.arguments.getvalue()), dict)
 
     def repeated_by(self, arguments: str) -> bool:
-        """Whether the arguments repeat the call's, which some servers do in a JSON string."""
+        """Whether these arguments repeat all of the call's arguments, as they are or as a JSON string."""
         if len(arguments) < self.arguments.tell() or not self.whole:
             return False
         known = self.arguments.getvalue()
@@ -52,7 +52,7 @@ class _Call:
 
 
 class ToolCalls:
-    """The tool calls of one answer as they grow."""
+    """The tool calls of one answer, assembled piece by piece."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -64,7 +64,7 @@ class ToolCalls:
 
     @property
     def nameless(self) -> bool:
-        """Whether a call has no name, so that no agent can carry it out."""
+        """Whether some call has no name, so that the agent cannot carry it out."""
         return not all(call.name for call in self._calls)
 
     def add(
@@ -80,12 +80,12 @@ class ToolCalls:
         """Add the next piece to its call.
 
         Args:
-            number: the server's number for the call.
-            whole: the server sent the arguments as an object, so no more pieces follow.
-            extra: what must be sent back with the call.
+            number: the server's number for the call; None if it sent none.
+            whole: whether the server sent the arguments as a JSON object, so that the call has no more pieces.
+            extra: data that the agent must send back with the call.
 
         Returns:
-            The piece with the call's `index`, counted from 0; None if it repeats earlier pieces.
+            The piece with the call's `index`, counted from 0; None if the piece repeats earlier pieces.
         """
         id, name = id or "", name or ""
         call = self._nearest(number, id, name)
@@ -110,7 +110,7 @@ class ToolCalls:
         return ToolCallDelta.model_validate(piece)
 
     def calls(self) -> tuple[ToolCall, ...]:
-        """All calls, after the last piece. A call without an id gets one from its index."""
+        """The assembled calls, after the last piece. A call without an id gets an id made from its index."""
         return tuple(
             ToolCall(
                 id=call.id or f"call_{call.index}",

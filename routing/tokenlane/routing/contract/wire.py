@@ -1,4 +1,4 @@
-"""The base of everything that travels as JSON: names, ids, and the classes of messages."""
+"""The base classes of all models that travel as JSON, and the types of names and ids in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Priority = Literal["high", "normal", "low"]
 Kind: TypeAlias = str
 """The name of a kind of work, one of `kinds.KINDS`."""
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$")]
-"""A role, agent, lane or client: part of key names, so letters, digits and `_ . @ -` only, 128 at most."""
+"""The name of a role, agent, lane or client. It is part of Redis keys: at most 128 letters, digits and `_ . @ -`."""
 Ability: TypeAlias = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
 """An ability of a model: chat, embed, tools, schema, vision, prefill."""
 
@@ -21,7 +21,7 @@ RequestId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 def new_id() -> str:
-    """A request id: 128 random bits as 32 hexadecimal digits."""
+    """A new request id: 128 random bits as 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
@@ -29,23 +29,23 @@ CONFIG = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 
 class Wire(BaseModel):
-    """A model that travels as JSON. Readers ignore unknown fields; errors do not quote input."""
+    """A model that travels as JSON. Readers ignore unknown fields; validation errors do not quote the input."""
 
     model_config = CONFIG
 
     def to_wire(self) -> bytes:
-        """The message as JSON: the fields that were set, and always a versioned message's version and type."""
+        """Serialize to JSON. Fields that were not set are left out, except a versioned message's `v` and `type`."""
         return self.model_dump_json(exclude_unset=True).encode()
 
 
 class Value(Wire):
-    """An immutable part of a message."""
+    """An immutable model, as a part of messages."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Versioned(Wire):
-    """A message of its type, with the version of the contract."""
+    """A message with the version of the contract in `v`."""
 
     v: int = WIRE_VERSION
 

@@ -1,4 +1,4 @@
-"""The counters that a worker sends with every beat, for status and metrics. No script reads them."""
+"""The counters that a worker sends with every beat, for `tokenlane status` and metrics. No script reads them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Hits(Value):
-    """Vectors that the cache was asked for, and those it had (`found`)."""
+    """How many vectors were looked up in the cache (`asked`), and how many of them were in it (`found`)."""
 
     found: Count = 0
     asked: Count = 0
 
 
 class AttemptsReport(Value):
-    """How attempts ended. `ended`: by `KIND:STATE OF THE REQUEST`; `errors`: broken attempts by error code."""
+    """How many attempts ended in which way. `ended`: keyed by `KIND:STATE`, the state being the request's after the
+    attempt; `errors`: failed attempts, keyed by error code."""
 
     ended: Mapping[str, Count] = {}
     errors: Mapping[str, Count] = {}
@@ -29,7 +30,8 @@ class AttemptsReport(Value):
 
 
 class DeliveryReport(Value):
-    """How output was published: flushes, messages in them, and replays for agents that lacked some."""
+    """How output was published: flushes, the messages in them, replays for agents that missed messages, and the bytes
+    kept for replays."""
 
     flushes: Count = 0
     messages: Count = 0
@@ -38,8 +40,7 @@ class DeliveryReport(Value):
 
 
 class WorkerReport(Value):
-    """Counters since the worker started. A new counter is a field here and the code that fills it. Every field has a
-    default, since workers of other versions may not send it."""
+    """Counters since the worker started. Every field has a default, since workers of other versions may not send it."""
 
     v: int = WIRE_VERSION
     cache: Hits = Hits()

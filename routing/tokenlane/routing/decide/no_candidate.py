@@ -108,9 +108,9 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
         {name for lane in open_to for name in lane.models_for(queue.kind) if may_use(policy, queue.role, lane, name)}
     )
     kind = KINDS[queue.kind]
-    if kind.to_pull and not served:
+    if kind.recommended_model and not served:
         return ProviderDown(
-            f"no lane{which} can {queue.kind}: pull a model that can, `tokenlane models pull {kind.to_pull} "
+            f"no lane{which} can {queue.kind}: pull a model that can, `tokenlane models pull {kind.recommended_model} "
             f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {_names(open_to)}",
             retryable=False,
             model=needs.model,

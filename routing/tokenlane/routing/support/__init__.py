@@ -1,1 +1,1 @@
-"""Helpers for all components: tasks with an owner, and sizes in bytes as text."""
+"""Helpers for all components: owned asyncio tasks, and sizes in bytes as text."""

@@ -1,10 +1,10 @@
-"""Formats sizes in bytes for people."""
+"""Formats sizes in bytes as text, such as `12.3 MB`."""
 
 from __future__ import annotations
 
 
 def format_bytes(number: float) -> str:
-    """`12.3 MB`, in powers of a thousand."""
+    """The size as text in powers of a thousand, such as `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         digits = 0 if unit == "B" else 1
         if round(number, digits) < 1000:

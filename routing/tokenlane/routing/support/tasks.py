@@ -1,4 +1,4 @@
-"""Runs tasks: for the duration of a block, again after a bug, or several until all have ended."""
+"""Runs asyncio tasks: for the duration of a block, with a restart after unexpected errors, or several concurrently."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _WELL_AFTER_S = 10.0
 
 
 class InternalErrors:
-    """Counts and logs the unexpected errors that the process survived."""
+    """Counts and logs the unexpected errors that this process survived."""
 
     def __init__(self) -> None:
         self.count = 0
         self._alike: Counter[tuple[str, type[Exception]]] = Counter()
 
     def note(self, what: str, error: Exception) -> None:
-        """Count an error, and log where it was raised.
+        """Count an error, and log its type and where it was raised.
 
-        Of equal errors the first, second, fourth, eighth and so on are logged. Their texts never are: they may quote a
-        prompt or an answer.
+        Of errors with the same type and task, the first, second, fourth, eighth and so on are logged. An error's
+        message is never logged, since it may quote a prompt or an answer.
 
         Args:
-            what: the task or step that failed, for people.
+            what: the task or step that failed, as the log names it.
         """
         self.count += 1
         self._alike[what, type(error)] += 1
@@ -44,11 +44,11 @@ class InternalErrors:
 
 
 async def restart_on_error(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
-    """Run endless work. After an unexpected error, which is noted, start it again after a short pause.
+    """Run endless work. If it raises an unexpected error, note the error and start the work again after a short pause.
 
     Args:
-        what: the task, for people.
-        work: called and awaited for each start.
+        what: the task, as the log names it.
+        work: called and awaited at each start.
     """
     clock = asyncio.get_running_loop().time
     failures = 0
@@ -76,23 +76,23 @@ def _chain(error: BaseException, *later: BaseException) -> Iterator[BaseExceptio
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     for each in (before, *members):
-        if each is not None and each not in later:  # an error may be the context of its cause
+        if each is not None and each not in later:  # an error can also be the context of its cause
             yield from _chain(each, error, *later)
     yield error
 
 
 class _BlockEnded(Exception):
-    """The block has ended; so do the tasks."""
+    """The block has ended, so its tasks are cancelled."""
 
 
 @asynccontextmanager
 async def background() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group whose tasks are cancelled and awaited when the block ends, however it ends.
+    """A task group whose tasks are cancelled and awaited when the block ends, with or without an error.
 
-    The block's own error is raised as itself, not inside an exception group.
+    An error that the block raises is re-raised as it is, not inside an exception group.
 
     Raises:
-        ExceptionGroup: a task failed; the block was cancelled for it.
+        ExceptionGroup: a task failed, and so the block was cancelled.
     """
     raised: Exception | None = None
     try:
@@ -109,10 +109,10 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def gather_to_end(*calls: Awaitable[T]) -> list[T]:
-    """Await all calls concurrently, each to its end even if others fail; return their results in order.
+    """Await all calls concurrently, each to its end even if others fail, and return their results in order.
 
     Raises:
-        Exception: the first call's that failed, once all have ended.
+        Exception: the error of the first call that failed, once all calls have ended.
     """
     results: list[T] = []
     for result in await asyncio.gather(*calls, return_exceptions=True):
