@@ -89,7 +89,7 @@ def describe_attempt(
     """Record on an attempt's span how the attempt ended.
 
     Args:
-        became: the request's state after the attempt.
+        became: how the request ended, or `requeued`, or `left` to another worker.
         error: the error code; empty if there was no error.
     """
     attributes: dict[str, str | int | float] = {

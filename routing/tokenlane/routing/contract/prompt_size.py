@@ -16,7 +16,7 @@ MEDIA_TOKENS = 1024
 """The estimate for an image or any other part that is not text. OpenAI's and Qwen's models use 800 to 1,300 tokens per
 megapixel."""
 _MESSAGE_TOKENS = 8
-"""The tokens that a chat template usually adds to a message for its role and separators. Some add four times as much."""
+"""Tokens that a chat template usually adds to a message for its role and separators; some add four times as much."""
 
 
 def estimated_tokens(request: ChatRequest) -> int:

@@ -1,1 +1,1 @@
-"""Redis and nothing but Redis: connections, keys, scripts, typed replies."""
+"""All access to Redis: connections, keys and channels, Lua scripts, and their replies as types."""

@@ -1,4 +1,4 @@
-"""Reads the ARQ queues of lanes, into which routers put jobs and from which workers start them."""
+"""Reads the ARQ queues of lanes. Routers put jobs into these queues, and workers start the jobs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LaneQueues:
         self._keys = keys
 
     async def jobs(self, queue: str, begun: Container[str] = ()) -> Mapping[str, bool]:
-        """The ids of all jobs in the queue, the oldest first, and whether a worker has begun with each.
+        """The ids of all jobs in the queue, the oldest first, each with whether a worker has begun it.
 
         Args:
-            begun: ids of jobs that the caller has begun with, about which it need not ask.
+            begun: ids of jobs that the caller knows to be begun, so that Redis is not asked about them.
         """
         job_ids = [as_text(job_id) for job_id in as_list(await self._scripts.ask("ZRANGE", queue, 0, -1))]
         if not (others := [job_id for job_id in job_ids if job_id not in begun]):
@@ -30,5 +30,5 @@ class LaneQueues:
         return {job_id: marked.get(job_id, True) for job_id in job_ids}
 
     async def any(self, queues: Sequence[str]) -> bool:
-        """Whether something is in one of these queues."""
+        """Whether any of these queues holds a job."""
         return await self._scripts.ask("EXISTS", *queues) != 0

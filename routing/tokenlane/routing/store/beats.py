@@ -1,6 +1,6 @@
-"""Beats, by which workers, clients and routers show a pool that they live; the reply tells each what it must know.
+"""The beats by which workers, clients and routers show that they are alive, and the replies to these beats.
 
-Every method may be retried: a script that is sent twice replies as it did the first time.
+Every method may be retried: a script that is sent twice gives the same reply twice.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ _progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 
 @dataclass(frozen=True)
 class Beat:
-    """The reply to a worker's beat. `conflict`: another endpoint that has the lane's name. `registered`: the server has
-    the worker's facts."""
+    """The reply to a worker's beat.
+
+    `conflict`: another endpoint that uses the lane's name; None if none does. `holds`: for each attempt in the beat,
+    whether the worker still holds it. `registered`: whether the server has the worker's `WorkerInfo`.
+    """
 
     conflict: str | None
     lease_ms: int
@@ -49,9 +52,10 @@ class Beat:
 class Checked:
     """The reply to a client's beat.
 
-    `absent`: lanes that take no work now, since their workers or their back ends are away. `revision`, `lease_ms` and
-    `patience_ms`: the policy's. `pulls`: the models that each lane pulls now. `strangers`: ids, all or some, that the
-    server has of this client, if it has more than the client holds. `lapsed`: attempts that nobody has recovered yet.
+    `routers`, `lanes`: how many are alive. `absent`: lanes that take no work now because their workers are gone or
+    their back ends cannot work. `revision`, `lease_ms` and `patience_ms`: from the policy. `pulls`: the models that
+    each lane is pulling. `strangers`: ids of this client's requests on the server, all or some, if the server has more
+    of them than the client. `lapsed`: attempts whose lease has lapsed and whose request is not recovered yet.
     """
 
     routers: int
@@ -68,11 +72,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Swept:
-    """What is left to do after a sweep. Routers of rank 0 and 1 sweep, the others only ask for their rank.
+    """The reply to a router's beat. Routers of rank 0 and 1 sweep; the others only ask for their rank.
 
-    `more`: more is due already. `lapsed`: attempts to recover. `waits`, `runs`: some request does. `due_ms`: until
-    something is due that no doorbell announces: a delay ends, a deadline passes, or a client has been silent for too
-    long. `revision`: the policy's.
+    `more`: whether the next sweep already has work to do. `lapsed`: attempts to recover. `waits`, `runs`: whether any
+    request waits, or runs. `due_ms`: time until an event for which no doorbell rings: a delay ends, a deadline passes,
+    or a client has been silent for too long. `revision`: the policy's.
     """
 
     rank: int
@@ -103,13 +107,14 @@ class Beats:
         fault: BackEndFailure | None = None,
         report: WorkerReport = _NO_REPORT,
     ) -> Beat:
-        """A worker's beat: announces its lane, and renews the leases of all attempts it runs.
+        """Send a worker's beat: announce its lane, and renew the leases of all attempts that it runs.
 
         Args:
-            takes_new_work: while its back end is up; False for a worker that drains.
-            condition: of its back end.
-            fault: the newest error of its back end, until a reply says that the worker is registered.
-            report: what it has counted, for operators.
+            running: the requests that the worker runs.
+            takes_new_work: False for a worker that is draining.
+            condition: the condition of its back end.
+            fault: the latest error from its back end; None if a reply with `registered` has confirmed it.
+            report: the worker's counters, for operators.
         """
         error = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
         held = (
@@ -131,35 +136,36 @@ class Beats:
             registered=as_int(registered) == 1,
         )
 
-    async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
-        """Store what seldom changes while a worker lives, for operators."""
-        versions = json.dumps(dict(facts.versions))
-        await self._scripts.run("register", worker, lane, facts.host, versions, self._keychain.held)
+    async def register(self, worker: str, lane: str, info: WorkerInfo) -> None:
+        """Store a worker's host, versions and key ids, for operators."""
+        versions = json.dumps(dict(info.versions))
+        await self._scripts.run("register", worker, lane, info.host, versions, self._keychain.held)
 
     async def bury(self, worker: str) -> None:
-        """Let the leases of a worker whose process has ended lapse at once."""
+        """Report that a worker's process has ended, so that its leases lapse at once."""
         await self._scripts.run("bury", worker)
 
     async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
-        """A client's beat, and how these of its requests stand (128 at most).
+        """Send a client's beat, and ask for the state of some of its requests.
 
         Args:
-            held: how many requests the client holds; None if it does not ask for `strangers`.
+            request_ids: the requests to ask about, at most 128.
+            held: how many requests the client holds; None if the client does not ask for `strangers`.
         """
         args = (client, "" if held is None else held, *request_ids)
         return _checked(await self._scripts.run("check", *args, urgency=Urgency.BEAT))
 
     async def leave(self, client: str) -> None:
-        """A client's last beat: the next sweep cancels the requests that it still holds."""
+        """Send a client's last beat: the next sweep cancels the requests that the client still owns."""
         await self._scripts.run("leave", client)
 
     async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
-        """A router's beat, and its round of leases, delays, deadlines and vanished clients.
+        """Send a router's beat, and sweep: check all leases, delays, deadlines and vanished clients.
 
         Args:
-            router: `host/name`.
-            rank_only: leave out the round.
-            revision: of the policy by which the router decides; None if it decides nothing.
+            router: the router's name, `host/name`.
+            rank_only: ask for the rank, and do not sweep.
+            revision: the revision of the policy that the router follows; None for a router that stands by.
         """
         decides_by = "" if revision is None else revision
         args = (router, 0 if rank_only else 1, decides_by, self._internal_errors.count)
@@ -184,7 +190,8 @@ def _checked(reply: Reply) -> Checked:
 
 
 def _pulls_in(document: bytes) -> dict[str, Progress]:
-    """The models that a lane pulls; {} for a text of another version, which `status` reports with the lane's offer."""
+    """The models that a lane is pulling. {} if this version cannot read the document: `status` reports that for the
+    lane's offer, which contains the same pulls."""
     try:
         return _progress.validate_json(document)
     except ValidationError:

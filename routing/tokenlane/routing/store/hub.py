@@ -1,7 +1,7 @@
-"""The hub: one pub/sub connection that hands messages to many handlers, and tells when some may be lost.
+"""The hub: one pub/sub connection, shared by many subscribers.
 
-Pub/sub keeps nothing: after a lost connection the hub subscribes again and calls `on_gap` for every channel. A caller
-that needs what was published in between must ask for it.
+Pub/sub keeps no messages. After a lost connection the hub subscribes again and calls `on_gap` for every channel, so
+that the subscriber can ask for the messages it may have missed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _REFUSED_PAUSES_S = (0.2, 1.0, 5.0)
 _UNSUBSCRIBE_AFTER_S = 0.05
 _MOST_AT_ONCE = 500
-"""Channels that the server has not confirmed yet."""
+"""How many subscriptions may wait for the server's confirmation at once."""
 
 
 @dataclass(eq=False)
 class _Subscription:
-    """`refused`: why the server will not confirm it; `confirmed` is set then too."""
+    """A subscription to one channel. `refused`: the error if the subscription failed; then `confirmed` is set, too."""
 
     handler: Callable[[bytes], None]
     on_gap: Callable[[], None]
@@ -42,16 +42,16 @@ class _Subscription:
 
 
 class Hub:
-    """Many subscriptions over one connection. Get one with `open_hub`.
+    """Many subscriptions over one connection. Get a hub from `open_hub`.
 
-    Handlers run in the reading task, in the order of the messages, and must not block. The same task sends all
-    subscriptions, since redis-py's connections have no lock.
+    Handlers run in the task that reads the connection, in the order of the messages, and must not block. The same task
+    sends all SUBSCRIBE commands, since redis-py's connections have no lock.
     """
 
     def __init__(self, pool: Pool, gives_up_after_s: float | None = None) -> None:
         self._server = pool.server
         self._errors = pool.internal_errors
-        self._own_channel = pool.keys.hub(secrets.token_hex(8))
+        self._hub_channel = pool.keys.hub(secrets.token_hex(8))
         self._gives_up_after_s = gives_up_after_s
         self._subscriptions: dict[str, _Subscription] = {}
         self._wanted: dict[str, None] = {}
@@ -65,18 +65,18 @@ class Hub:
     async def subscribe(
         self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
     ) -> None:
-        """Call `handler` with every message of the channel; returns once the server confirms, or if the channel was
-        unsubscribed in the meantime.
+        """Call `handler` with every message of the channel. Returns once the server confirms the subscription, or if
+        the channel was unsubscribed in the meantime.
 
-        Guarantee: for every message published after the return `handler` is called, or `on_gap` is.
+        Guarantee: for every message that is published after the return, either `handler` or `on_gap` is called.
         Cancellation: the channel is unsubscribed.
 
         Raises:
-            ValueError: the channel has a handler already.
-            PoolUnavailable: the server refuses for good, or has not confirmed in the time that the hub waits.
+            ValueError: the channel already has a handler.
+            PoolUnavailable: the server refuses for good, or has not confirmed within `gives_up_after_s`.
         """
         if channel in self._subscriptions:
-            raise ValueError(f"the channel has a handler already: {channel}")
+            raise ValueError(f"the channel already has a handler: {channel}")
         subscription = _Subscription(handler, on_gap, asyncio.get_running_loop().time())
         self._subscriptions[channel] = subscription
         self._wanted[channel] = None
@@ -91,7 +91,7 @@ class Hub:
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Call the channel's handler no more; the server hears of it soon, together with other channels."""
+        """Stop calling the channel's handler. UNSUBSCRIBE is sent a little later, for several channels at once."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is None:
             return
@@ -102,10 +102,10 @@ class Hub:
         self._unwanted[channel] = None
 
     def _apply(self) -> None:
-        """Have the reading task send the server what has changed."""
+        """Wake the reading task if there are subscriptions to send."""
         self._pending = bool(self._unwanted) or (bool(self._wanted) and self._unconfirmed < _MOST_AT_ONCE)
         if self._pending and self._wake is not None:
-            if not self._wake.expired():  # a timeout that just ends wakes the task by itself; it cannot be rescheduled
+            if not self._wake.expired():  # an expired timeout wakes the task anyway, and cannot be rescheduled
                 self._wake.reschedule(asyncio.get_running_loop().time())
             self._wake = None
 
@@ -129,7 +129,7 @@ class Hub:
             failures += 1
 
     def _lost(self, lost: Lost, failures: int) -> float:
-        """Log the reason, once per outage; how many seconds to wait before the next try."""
+        """Log the reason once per outage, and return how many seconds to wait before the next attempt."""
         why = lost.why
         if failures == 0:
             logger.warning("pub/sub connection lost, connecting again: %s", why)
@@ -138,7 +138,7 @@ class Hub:
         return pauses[min(failures, len(pauses) - 1)]
 
     def _refuse_waiting(self, why: LlmError, *, for_good: bool) -> None:
-        """Refuse subscriptions that are not confirmed: all of them for good, or those that have waited long enough."""
+        """Fail unconfirmed subscriptions: with `for_good` all of them, otherwise those that have waited too long."""
         now, patience_s = asyncio.get_running_loop().time(), self._gives_up_after_s
         for channel, subscription in tuple(self._subscriptions.items()):
             overdue = patience_s is not None and now - subscription.asked_at >= patience_s
@@ -147,8 +147,8 @@ class Hub:
                 self.unsubscribe(channel)
 
     async def _open(self, connection: PubSub) -> None:
-        """Connect, subscribe to the hub's channel, and then to all others."""
-        await connection.open(self._own_channel)
+        """Connect and subscribe to the hub's channel; the reading task then subscribes to all others."""
+        await connection.open(self._hub_channel)
         self._unwanted.clear()
         self._wanted = dict.fromkeys(self._subscriptions)
         self._unconfirmed = 0
@@ -166,7 +166,7 @@ class Hub:
             except TimeoutError:
                 pass
             finally:
-                self._wake = None  # a timeout that has ended cannot be rescheduled
+                self._wake = None  # an ended timeout cannot be rescheduled
             if self._pending:
                 await self._apply_pending(connection)
             elif heard:
@@ -186,7 +186,7 @@ class Hub:
         wanted = list(islice(self._wanted, max(0, _MOST_AT_ONCE - self._unconfirmed)))
         for channel in wanted:
             del self._wanted[channel]
-        # A channel may have been subscribed to again.
+        # Some of the channels may have been subscribed to again.
         unwanted = [channel for channel in self._unwanted if channel not in self._subscriptions]
         self._unwanted.clear()
         self._unconfirmed += len(wanted)
@@ -214,16 +214,17 @@ class Hub:
     def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
-        except Exception as error:  # one bad message must not silence all other streams
+        except Exception as error:  # an error in one handler must not stop all other streams
             self._errors.note("handler of a message", error)
 
 
 @asynccontextmanager
 async def open_hub(pool: Pool, gives_up_after_s: float | None = None) -> AsyncIterator[Hub]:
-    """Open a hub to the pool's server; its reading task lives as long as the block.
+    """Open a hub to the pool's server. Its reading task runs until the block ends.
 
     Args:
-        gives_up_after_s: how long a subscription waits for a server that is away, give or take seconds; None: for ever.
+        gives_up_after_s: how long a subscription waits for an unreachable server, with a tolerance of some seconds;
+            None: forever.
     """
     hub = Hub(pool, gives_up_after_s)
     async with background() as tasks:

@@ -1,4 +1,4 @@
-"""How the processes of a pool agree, through its server, on the keys that seal payloads and the keys that only open."""
+"""Agrees with the other processes of a pool, through its Redis server, on the keys that seal request payloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .server import Server
 
 
 class Sealing:
-    """The keys of this process and those of its pool, brought together."""
+    """Compares this process's keys with the pool's, and changes the pool's keys."""
 
     def __init__(self, scripts: Scripts, keys: Keys, keychain: Keychain, server: Server) -> None:
         self._scripts = scripts
@@ -28,14 +28,15 @@ class Sealing:
         self._server = server
 
     async def join(self, ring: KeyRing, *, opens: bool) -> None:
-        """Check these keys against the pool's, or make them the pool's if it has none and nobody uses it yet.
+        """Check these keys against the pool's keys. If the pool has no keys and nobody uses it yet, it gets these.
 
         Args:
-            ring: the caller's keys; an empty ring is replaced by the keys next to the server's socket.
-            opens: the caller opens what others sealed, and needs all of the pool's keys; to seal, one is enough.
+            ring: the caller's keys. If the ring is empty, the keys next to the server's socket are used.
+            opens: whether the caller unseals payloads (a worker) and so needs all of the pool's keys. To seal payloads
+                (an agent), one of them is enough.
 
         Raises:
-            PoolKeyMismatch: the pool has other keys, or none and is in use.
+            PoolKeyMismatch: the pool has other keys; or the pool is in use without keys, and the caller has keys.
         """
         try:
             self._keychain.ring = ring if ring.keys else socket_keys(self._server.url)
@@ -44,36 +45,37 @@ class Sealing:
         outcome, *ids = await self._announce(self._keychain.ring)
         if outcome == "open" and ids[0]:
             raise PoolKeyMismatch(
-                f"{self._keychain.pool} is in use without a key, and yours is {ids[0]}: leave it out, or stop its "
-                "workers and agents, and then the first of them with a key seals it"
+                f"{self._keychain.pool} is in use without a key, but you gave key {ids[0]}: connect without a key. "
+                "To seal the pool, stop all its workers and agents, and start the first of them with the key"
             )
         self._keychain.learn(*ids)
         self._keychain.check(opens=opens)
 
     async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
-        """Make these keys the pool's only keys. Its prepared keys do not seal yet.
+        """Replace the pool's keys by these.
 
         Args:
-            retiring: ids of keys that no longer seal, and still open what waits.
+            ring: the new keys, with the prepared keys, which do not seal yet.
+            retiring: ids of old keys that no longer seal but still unseal waiting requests.
         """
         self._keychain.ring = ring
         _, *ids = await self._announce(ring, "replace", retiring)
         self._keychain.learn(*ids)
 
     async def announce_again(self, ring: KeyRing) -> None:
-        """Make these keys the pool's only keys; those that were retiring still are."""
+        """Replace the pool's keys by these; keys that are retiring go on retiring."""
         *_, retiring = await self._announce(KeyRing())
         old = [key_id for key_id in retiring.split() if ring.find(key_id) is not None]
         await self.announce(replace(ring, keys=tuple(key for key in ring.keys if key.id not in old)), old)
 
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
-        """The payload of a request as its agent wrote it.
+        """Unseal the payload of a request.
 
         Raises:
             PoolKeyMismatch, BadRequest: as `Keychain.unseal`.
         """
         if not self._keychain.has(envelope.key_id):
-            # The pool may have got and dropped keys since this worker joined, and accepted what they sealed.
+            # The pool's keys may have changed since this worker joined.
             _, *ids = await self._announce(KeyRing())
             self._keychain.learn(*ids)
         return self._keychain.unseal(envelope, payload)
@@ -82,7 +84,7 @@ class Sealing:
         """Check that a worker with these keys could join, without joining.
 
         Raises:
-            PoolKeyMismatch: it could not.
+            PoolKeyMismatch: the worker could not join.
         """
         _, *ids = await self._announce(KeyRing())
         keychain = Keychain(ring, self._keychain.pool)
@@ -90,7 +92,7 @@ class Sealing:
         keychain.check(opens=True)
 
     async def key_ids(self) -> tuple[str, ...]:
-        """The ids of the keys that seal the pool, the newest first; none if it is not sealed."""
+        """The ids of the keys that seal the pool, the newest first; empty if the pool has no keys."""
         _, ids, _ = await self._announce(KeyRing())
         return tuple(ids.split())
 

@@ -1,4 +1,4 @@
-"""Reads and writes the policy of a pool, which Redis keeps with a revision."""
+"""Reads and writes a pool's policy in Redis."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .scripts import RULES, Scripts
 
 
 class Policies:
-    """The policy of one pool, of which Redis keeps the newest revision."""
+    """The policy of one pool. Redis keeps only the newest revision."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
         self._scripts = scripts
         self._keys = keys
 
     async def read(self) -> Policy:
-        """The pool's policy; without one, the default with revision 0.
+        """The pool's policy; the default, with revision 0, if the pool has none.
 
         Raises:
-            PolicyUnreadable: this version cannot read what is stored.
+            PolicyUnreadable: this version cannot read the pool's policy.
         """
         revision, document = as_list(await self._scripts.ask("HMGET", self._keys.policy, "revision", "document"))
         if document is None:
@@ -32,18 +32,19 @@ class Policies:
         except ValidationError as error:
             wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
             raise PolicyUnreadable(
-                f"pool {self._keys.pool!r} has a policy that this version cannot read ({wrong}): write it anew"
+                f"pool {self._keys.pool!r} has a policy that this version cannot read ({wrong}): apply a policy again "
+                "with `tokenlane policy apply`, or update tokenlane"
             ) from None
         return policy.model_copy(update={"revision": int(as_text(revision))})
 
     async def write(self, policy: Policy, *, expected: int | None = None) -> int:
-        """Write the pool's policy; its revision, which is new unless the policy is the same.
+        """Write the pool's policy and return its revision. Writing an equal policy does not change the revision.
 
         Args:
-            expected: write only if the pool's policy has this revision.
+            expected: the revision that the pool's policy must have before the write; None: any.
 
         Raises:
-            PolicyChanged: it has another revision.
+            PolicyChanged: the pool's policy has another revision.
         """
         fields = {rule: getattr(policy, rule) for rule in RULES}
         for name, role in policy.roles.items():
@@ -59,5 +60,5 @@ class Policies:
             )
         )
         if as_text(outcome) == "changed":
-            raise PolicyChanged(f"the pool's policy has revision {as_int(revision)} by now, not {expected}")
+            raise PolicyChanged(f"the pool's policy now has revision {as_int(revision)}, not {expected}")
         return as_int(revision)

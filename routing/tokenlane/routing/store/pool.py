@@ -1,4 +1,4 @@
-"""A connected pool: one object for each subject of its life, over shared connections to its server."""
+"""A connected pool: the entry point to its requests, beats, policy, keys and scripts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .survey import read_survey
 
 
 class Pool:
-    """A connected pool. Get one with `connect`.
+    """A connected pool. Get one from `connect`.
 
-    All methods of the pool and its parts raise `PoolUnavailable` when the server does not answer, and `QueueFull` when
-    it has no memory left.
+    All methods of the pool and its parts raise `PoolUnavailable` if the server does not answer, and `QueueFull` if the
+    server has no memory left.
 
-    `internal_errors`: of the tasks that work for this pool; beats report their number.
+    `internal_errors`: unexpected errors in the tasks that work for this pool; beats report how many there were.
     """
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
@@ -63,11 +63,11 @@ class Pool:
             await self.scripts.run("publish", *(part for message in messages for part in message))
 
     async def survey(self) -> Survey:
-        """The heads of all queues, and all lanes, at one moment."""
+        """The heads of all queues, and all lanes, read at one moment."""
         return read_survey(await self.scripts.run("survey"))
 
     async def snapshot_reply(self) -> Reply:
-        """All that operators look at, at one moment, as lua/snapshot.lua describes it."""
+        """The state of the pool for operators, read at one moment, as lua/snapshot.lua describes it."""
         return await self.scripts.run("snapshot")
 
 
@@ -75,15 +75,17 @@ class Pool:
 async def connect(
     where: str | Server, pool: str = "main", *, keys: KeyRing | None = None, opens: bool = False
 ) -> AsyncIterator[Pool]:
-    """Connect to the pool on a server, or at a Redis URL (`redis://`, `rediss://` or `unix://`); disconnect at the end.
+    """Connect to a pool until the block ends.
 
     Args:
-        keys: of an agent or, with `opens`, of a worker; an empty ring is replaced by the keys next to the server's
-            socket. None for a caller that neither seals nor opens payloads.
+        where: the Redis server, or its URL (`redis://`, `rediss://` or `unix://`).
+        keys: the caller's pool keys. If the ring is empty, the keys next to the server's socket are used. None for a
+            caller that neither seals nor unseals payloads.
+        opens: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
 
     Raises:
-        PoolUnavailable: no Redis server answers, or it refuses.
-        PoolKeyMismatch: the pool is sealed with another key, or is in use without a key and the caller has one.
+        PoolUnavailable: no Redis server answers, or the server refuses.
+        PoolKeyMismatch: the pool is sealed with another key, or is in use without a key although the caller has a key.
     """
     server = Server.of(where) if isinstance(where, str) else where
     server = await server.primary_of(pool)

@@ -1,6 +1,6 @@
-"""The life of a request: one method per step, each of which runs the script in `lua/` that describes it.
+"""The steps in the life of a request, from submit to finish. Each method runs the Lua script of the same name.
 
-Every method may be retried: a script that is sent twice replies as it did the first time.
+Every method may be retried: a script that is sent twice gives the same reply twice.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending
 class Started:
     """An attempt that a worker has claimed.
 
-    `payload`: as the agent sealed it; `Sealing.unseal` opens it. `starts`: how often the request was started, this time
-    included. `needs`: the envelope's, or what recovery has changed them to.
+    `payload`: the sealed payload; `Sealing.unseal` decrypts it. `starts`: how often the request was started, this start
+    included. `needs`: the envelope's needs, or the needs to which recovery changed them.
     """
 
     attempt: int
@@ -51,11 +51,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a request stands.
+    """The state of a request.
 
-    `end`: how many deltas the answer of an ended request has. `owner`: the client that keeps it alive; '' if the server
-    has learnt of the request only from its worker. `lapses_ms`: how long the lease of its attempt lasts without being
-    renewed; None without a lease, and outside the reply to a client's beat.
+    `end`: how many deltas the answer has, if the request has ended. `owner`: the client that keeps the request alive;
+    '' if the server knows the request only from its worker. `lapses_ms`: time until the attempt's lease lapses unless
+    the worker renews it; None without a lease. Only replies to a client's beat set it.
     """
 
     state: State
@@ -69,7 +69,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Attachment:
-    """A request that a client has taken over. `left_ms`: to its deadline."""
+    """A request that a client has taken over. `left_ms`: time to its deadline."""
 
     standing: Standing
     role: str
@@ -87,17 +87,17 @@ class Requests:
         """Put a request into its role's stream.
 
         Args:
-            envelope: what routers read.
-            payload: the rest, which is sealed here under the newest key that both the pool and the agent have.
-            floor: the newest attempt the agent has seen, when a lost request is sent again.
+            envelope: the part of the request that routers read.
+            payload: the other part. It is sealed here with the newest key that both the pool and the agent have.
+            floor: the newest attempt that the agent has seen, if it submits a lost request again; otherwise 0.
 
         Returns:
-            The request's id, or that of the agent's live request with the same idempotency key.
+            The request's id; or the id of the agent's live request with the same idempotency key.
 
         Raises:
-            Duplicate: the agent's request with the same idempotency key has ended.
+            Duplicate: the agent's request with the same idempotency key has already ended.
             QueueFull: the role or the agent has too many requests, or the server has no memory left.
-            PoolKeyMismatch: the agent has none of the pool's keys, which have changed.
+            PoolKeyMismatch: the pool's keys have changed, and the agent has none of the new keys.
             RequestCancelled: the request was cancelled before it arrived.
         """
         queue = Queue.of(envelope)
@@ -134,17 +134,19 @@ class Requests:
         raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
-        """Give a request to a lane; the attempt's number, or None if the request or the lane has changed meanwhile.
+        """Give a request to a lane. Returns the attempt's number; None if the request no longer waits or the lane does
+        not take it.
 
         Args:
-            token: new for each decision, by which the server knows the same call sent twice.
+            token: a new value for each decision, by which the server recognises the same call sent twice.
         """
         reply = await self._scripts.run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 
     async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
-        """Claim an attempt; None if it is over, another worker has it, or this version cannot read its envelope."""
+        """Claim an attempt. Returns None if the attempt is over, if another worker has claimed it, or if this version
+        cannot read the envelope."""
         return _started(await self._scripts.run("start", request_id, attempt, worker))
 
     async def requeue(
@@ -158,15 +160,18 @@ class Requests:
         counts: bool = True,
         alone: bool = False,
     ) -> str:
-        """End an attempt and let its request wait again; the request's new state, `stale` if the attempt is not the
-        worker's, or `lost` if the server has forgotten the payload.
+        """End an attempt and put its request back into a queue.
 
         Args:
-            worker: which has the attempt; '' for a lapsed lease.
-            due_ms: how long the request is delayed before it waits.
-            queue: where it waits from now on; None: in the same queue.
-            counts: False if the attempt never reached its back end, and is no start of the request.
-            alone: it must run on a lane that runs nothing else.
+            worker: the worker that runs the attempt; '' if the attempt's lease has lapsed.
+            due_ms: how long to delay the request before it waits in the queue.
+            queue: the queue in which the request waits from now on; None: the same queue.
+            counts: whether the attempt counts as a start of the request; False if it never reached its back end.
+            alone: whether the request must run on a lane that runs nothing else.
+
+        Returns:
+            The request's new state; `stale` if the worker no longer runs the attempt; `lost` if the server has lost the
+            payload.
         """
         name = "" if queue is None else queue.name
         args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone))
@@ -175,26 +180,28 @@ class Requests:
     async def finish(
         self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
     ) -> bool:
-        """End a request, and send its agent the message; False if the attempt is no longer the worker's.
+        """End a request and send the message to its agent. Returns False if the worker no longer runs the attempt.
 
         Raises:
-            RequestLost: the server has forgotten the request; the worker's next beat makes it known again.
+            RequestLost: the server has lost the request; the worker's next beat restores it.
         """
         reply = as_text(await self._scripts.run("finish", request_id, attempt, worker, ending, end, code, message, ""))
         if reply == "unknown":
-            raise RequestLost("the server was wiped while the request ran")
+            raise RequestLost("the Redis server lost its data while the request was running")
         return reply == "done"
 
     async def fail(
         self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False, owner: str = "", end: int = 0
     ) -> bool:
-        """Fail a request that waits or whose lease has lapsed; False if it has another state, or must end otherwise.
+        """Fail a request that waits or whose lease has lapsed. Returns False if the request is in another state, or was
+        cancelled, or has passed its deadline.
 
         Args:
-            attempt: the newest.
-            lapsed: the lease of that attempt has lapsed.
-            owner: the client that fails its own request, of whose answer it has a part; '' for a router.
-            end: how many deltas the owner has.
+            attempt: the request's newest attempt.
+            lapsed: whether the lease of that attempt has lapsed.
+            owner: the client, if it fails its own request because part of the answer has already arrived; '' for a
+                router.
+            end: how many deltas the owner has received.
         """
         named = attempt if lapsed or owner else ""
         message = Failed(attempt=attempt, error=error.report()).to_wire()
@@ -202,15 +209,19 @@ class Requests:
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:
-        """Cancel a request: `cancelled` at once, `flagged` for its worker, `ended` before, `unknown`, or `kept`.
+        """Cancel a request.
 
         Args:
-            leaving: the client that no longer wants it, which is `kept` if another client owns it; '' for any owner.
+            leaving: the client that no longer wants the request; '' to cancel it whoever owns it.
+
+        Returns:
+            `cancelled`; `flagged` if the request runs and its worker was notified; `ended` if it had already ended;
+            `kept` if another client than `leaving` owns it; `unknown` if the server does not know it.
         """
         return as_text(await self._scripts.run("cancel", request_id, leaving))
 
     async def attach(self, client: str, request_id: str) -> Attachment:
-        """Make the client the request's owner; the request is `missing` if the server does not know it."""
+        """Make the client the request's owner. The state is `missing` if the server does not know the request."""
         *standing, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
         return Attachment(read_standing(standing), as_text(role), as_int(left_ms))
 
@@ -223,7 +234,10 @@ def _started(reply: Reply) -> Started | None:
     try:
         envelope = Envelope.model_validate_json(as_bytes(document))
     except ValidationError:
-        logger.error("a request cannot be read and is left to its lease: run one version of tokenlane everywhere")
+        logger.error(
+            "a request cannot be read, so another worker gets it when its lease lapses: run one version of tokenlane "
+            "everywhere"
+        )
         return None
     queue = read_queue(queue_name)
     return Started(
@@ -240,7 +254,7 @@ def _started(reply: Reply) -> Started | None:
 
 
 def read_standing(fields: Sequence[Reply], lapses_ms: int = -1) -> Standing:
-    """Read what `standing` of lua/shared/base.lua returns. A negative `lapses_ms` is none."""
+    """Parse the fields that `standing` in lua/shared/base.lua returns. A negative `lapses_ms` means no lease."""
     state, attempt, worker, end, code, owner = fields
     return Standing(
         state=cast("State", as_text(state)),
@@ -255,8 +269,8 @@ def read_standing(fields: Sequence[Reply], lapses_ms: int = -1) -> Standing:
 
 def _duplicate(request_id: str, state: str) -> Duplicate:
     error = Duplicate(
-        f"request {request_id} had this idempotency key and is {state}: attach to it within a minute of its end for "
-        "its answer, or ask anew with another key"
+        f"request {request_id} has this idempotency key and is {state}: attach to it within a minute of its end to "
+        "read its answer, or use another key"
     )
     error.request_id = request_id
     return error

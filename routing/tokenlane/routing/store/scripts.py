@@ -1,4 +1,4 @@
-"""Loads the Lua scripts in `lua/`, and runs them on a pool's server."""
+"""Loads the Lua scripts in `lua/` and runs them on a pool's server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _USES = re.compile(r"^-- uses +(.+)$", re.MULTILINE)
 
 
 class Scripts:
-    """The scripts of one pool on its server, which also takes single commands.
+    """Runs scripts (`run`) and single commands (`ask`) on the server of one pool.
 
-    Both raise `PoolUnavailable` when the server does not answer or refuses, and `QueueFull` when it has no memory left.
+    Both raise `PoolUnavailable` if the server does not answer or refuses, and `QueueFull` if it has no memory left.
     """
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
@@ -31,7 +31,7 @@ class Scripts:
         self._scripts = {name: Script(_source(name, keys.database)) for name in _names()}
 
     def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
-        """Run the script of this name; its reply."""
+        """Run the script with this name and return its reply."""
         return self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
 
 
@@ -40,7 +40,8 @@ def _names() -> list[str]:
 
 
 def _source(name: str, database: int) -> str:
-    """The text of a script, below those parts in `lua/shared/` that it uses: each call runs through all of them."""
+    """The text of a script, preceded by the parts in `lua/shared/` that it uses. It contains no other parts, since
+    every call of a script executes all of its text."""
     script = _LUA.joinpath(f"{name}.lua").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
 
@@ -57,7 +58,7 @@ def _source(name: str, database: int) -> str:
 
 
 def _tables(database: int) -> str:
-    """Python's tables for Lua: the policy's defaults and the kinds of work."""
+    """The policy's defaults and the kinds of work, as Lua tables."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     names = ", ".join(f"'{name}'" for name in KINDS)

@@ -1,4 +1,4 @@
-"""Reads a survey out of the reply of lua/survey.lua: the heads of all queues, and all lanes."""
+"""Parses the reply of lua/survey.lua into a `Survey`: the heads of all queues, and all lanes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .replies.values import Reply, as_int, as_list, as_text, read_queue
 
 
 def read_survey(reply: Reply) -> Survey:
-    """The survey in this reply; heads whose queue this version cannot name are left out."""
+    """The survey in this reply, without the heads of queues whose name this version cannot parse."""
     now_ms, revision, heads, lanes, turns, watched_ms = as_list(reply)
     turn_of = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(turns))}
     known = tuple(head for head in (_head(head, turn_of) for head in as_list(heads)) if head is not None)

@@ -1,1 +1,1 @@
-"""Reads the replies of scripts into types."""
+"""Parses the replies of Lua scripts into types."""

@@ -1,6 +1,7 @@
-"""Reads a lane out of a reply, by the names in LANE_FACTS of lua/shared/lanes.lua.
+"""Parses a lane in a script's reply into a `LaneView`, by the names in LANE_FACTS of lua/shared/lanes.lua.
 
-A worker of any version, or any other client, has written most of it. `LaneView.unread` names the unreadable parts.
+Workers of any version, or any other Redis client, may have written the values. `LaneView.unread` names the values that
+cannot be parsed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
-    """The lanes in a reply of `survey` or `check`, whose first row is LANE_FACTS. Unreadable parts are logged once."""
+    """The lanes in a reply of `survey` or `check`, whose first row is LANE_FACTS. Unreadable values are logged once."""
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
     lanes = tuple(lane_of(names, [_decoded(part) for part in as_list(row)]) for row in rows)
@@ -33,7 +34,7 @@ def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
 
 
 def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
-    """The lane with this value for each name."""
+    """The lane with these values, one for each name."""
     pairs = list(zip(names, row, strict=True))
     texts = {name: value for name, value in pairs if isinstance(value, str)}
     counts = {name: value for name, value in pairs if isinstance(value, int)}
@@ -41,7 +42,7 @@ def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
     limit = texts.get("limit", "")
     chats = int(limit) if _NUMBER.fullmatch(limit) else None
     offered = offer or Offer()
-    if offered.limits.get("chat") != chats:  # scripts read this limit alone, and an older worker offers no other
+    if offered.limits.get("chat") != chats:  # scripts use `limit` for chats, and older workers announce only `limit`
         offered = offered.model_copy(update={"limits": {**offered.limits, "chat": chats or 0}})
     return LaneView(
         name=texts.get("name", ""),
@@ -64,7 +65,7 @@ def _decoded(part: Reply) -> object:
 
 @lru_cache(maxsize=256)
 def _complain(lane: str, what: str) -> None:
-    given = "chats alone" if what == "offer" else "no work"
+    given = "only chats" if what == "offer" else "no work"
     logger.error(
         "the %s of lane %r cannot be read; it is given %s: run one version of tokenlane everywhere", what, lane, given
     )

@@ -1,4 +1,4 @@
-"""Reads lapsed attempts, which a worker or lane let go, out of the replies of `sweep` and `check`."""
+"""Parses the attempts whose lease has lapsed in the replies of `sweep` and `check`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import Reply, as_int, as_list, as_text, read_queue
 
 @dataclass(frozen=True)
 class LapsedAttempt:
-    """An attempt whose lease has lapsed. `queue`: where its request waited; None if its name cannot be read."""
+    """An attempt whose lease has lapsed. `queue`: the queue of its request; None if the name cannot be parsed."""
 
     id: str
     attempt: int
@@ -23,7 +23,7 @@ class LapsedAttempt:
 
 
 def read_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
-    """Read what `lapsed_attempt` of lua/shared/leases.lua returns for each attempt."""
+    """Parse a list of attempts as `lapsed_attempt` in lua/shared/leases.lua returns them."""
     return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
 
 

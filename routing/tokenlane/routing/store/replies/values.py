@@ -1,4 +1,4 @@
-"""Narrows replies of Redis to the types that a script promises."""
+"""Narrows the untyped replies of Redis to the types that a script promises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_bytes(reply: Reply) -> bytes:
 
 
 def as_text(reply: Reply) -> str:
-    return as_bytes(reply).decode("utf-8", "replace")  # any client may have written a name
+    return as_bytes(reply).decode("utf-8", "replace")  # any Redis client may have written a name
 
 
 def as_int(reply: Reply) -> int:
@@ -27,7 +27,7 @@ def as_int(reply: Reply) -> int:
 
 
 def read_queue(reply: Reply) -> Queue | None:
-    """The queue of this name; None for a name of another version that this one cannot read."""
+    """The queue with this name; None if this version cannot parse the name."""
     try:
         return Queue.parse(as_text(reply))
     except ValueError:
