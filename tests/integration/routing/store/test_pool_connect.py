@@ -149,7 +149,7 @@ async def test_tls(tmp_path: Path) -> None:
         assert "ssl_certfile=PATH" in told
     async with valkey(tmp_path) as plain, listening(closing) as shut, listening(http, tls) as web:
         for port in (plain, shut):
-            assert "no Redis server answers by TLS" in await said(port)
+            assert "no Redis server answers over TLS" in await said(port)
         told = await said(web)
         assert "certificate" in told
         assert "?ssl_ca_certs=PATH" in told

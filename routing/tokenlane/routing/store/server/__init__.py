@@ -1,4 +1,4 @@
-"""The Redis server that a pool lives on, and all use of redis-py."""
+"""The connection to a pool's Redis server. Only this package uses redis-py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Turns: how many commands a process has in flight at once, which command goes next, and how long its reply may take.
+"""Turns: limit how many Redis commands a process has in flight, in the order of their urgency; and command time-outs.
 
-A command that waits for its turn has not been sent, and its time-out does not run. Beats go first, so that no process
-is taken for dead because of its other commands; commands that bring new work go last.
+A command that waits for its turn has not been sent, and its time-out has not started. Beats go first, so that a busy
+process is not taken for dead; commands that submit new work go last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = 5
 
 
 class Urgency(IntEnum):
-    """The lower number goes first."""
+    """The urgency of a command; the lowest number goes first."""
 
     BEAT = 0
     USUAL = 1
@@ -24,9 +24,9 @@ class Urgency(IntEnum):
 
 
 class Turns:
-    """At most `most` turns at once.
+    """Lets at most `most` tasks have a turn at once.
 
-    Guarantee: the turn of a task that is cancelled meanwhile goes to the next.
+    Guarantee: if a task is cancelled while it waits or has just got its turn, the next task gets that turn.
     """
 
     def __init__(self, most: int) -> None:
@@ -34,17 +34,17 @@ class Turns:
         self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Urgency)
 
     def take_now(self) -> bool:
-        """Take a free turn; False if there is none."""
+        """Take a turn if one is free; return whether it was."""
         if self._free:
             self._free -= 1
             return True
         return False
 
     async def take(self, urgency: Urgency = Urgency.USUAL) -> None:
-        """Wait for a turn; `give_back` it in the end.
+        """Wait for a turn. The caller must call `give_back` afterwards.
 
         Raises:
-            Exception: the reason that `give_up` was called with.
+            Exception: the reason passed to `give_up`.
         """
         if self.take_now():
             return
@@ -59,7 +59,7 @@ class Turns:
             raise
 
     def give_back(self) -> None:
-        """End a turn, and begin the next one."""
+        """End a turn, and let the next waiting task have it."""
         for waiting in self._waiting:
             while waiting:
                 _, turn = waiting.popleft()
@@ -69,7 +69,7 @@ class Turns:
         self._free += 1
 
     def give_up(self, since: float, reason: Callable[[], Exception]) -> None:
-        """Fail all that wait since before `since`, when a command was sent that got no answer."""
+        """Fail all tasks that began to wait before `since`, the time at which a command without a reply was sent."""
         for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
                 _, turn = waiting.popleft()
@@ -78,10 +78,10 @@ class Turns:
 
 
 class patience:  # used as `asyncio.timeout` is
-    """A time-out in five steps, each of which begins when the event loop has seen the end of the one before: a loop
-    that was held up uses up one step, and first reads what has arrived meanwhile.
+    """A time-out in five steps. Each step begins once the event loop has handled the end of the step before. So if the
+    loop itself was blocked, that uses up one step only, and a reply that arrived in the meantime is still read.
 
-    `since`: when it began.
+    `since`: when the time-out began, on the loop's clock.
 
     Raises:
         TimeoutError: all steps are over.
@@ -103,7 +103,7 @@ class patience:  # used as `asyncio.timeout` is
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        await self._scope.__aexit__(kind, error, trace)  # raises TimeoutError in place of its own cancellation
+        await self._scope.__aexit__(kind, error, trace)  # raises TimeoutError if the time-out caused the cancellation
 
     def _tick(self) -> None:
         self._left -= 1

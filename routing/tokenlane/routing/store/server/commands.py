@@ -1,4 +1,4 @@
-"""Sends commands to a Redis server, each in its turn and with a time-out; redis-py's errors become tokenlane's."""
+"""Sends commands to a Redis server, in turn and with a time-out, and translates redis-py's errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Script:
-    """A script in Lua, and the digest by which the server knows it."""
+    """A Lua script, and its digest, which is its name on the server."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -28,12 +28,12 @@ class Script:
 
 
 class Commands:
-    """Connections to a server for commands. Get one with `Server.commands`.
+    """Sends commands to one server. Get it from `Server.commands`.
 
-    All methods raise `PoolUnavailable` when the server does not answer or refuses, and `QueueFull` when it has no
-    memory left.
+    All methods raise `PoolUnavailable` if the server does not answer or refuses, and `QueueFull` if it has no memory
+    left.
 
-    `connections`: a connection pool for redis-py's client, whose commands wait for their turns too.
+    `connections`: the connection pool. If redis-py's client uses it, its commands wait for their turns, too.
     """
 
     def __init__(self, server: Server, connections: Connections) -> None:
@@ -41,7 +41,7 @@ class Commands:
         self.connections = connections
 
     async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Send one command when its turn has come; its time-out runs from then on."""
+        """Wait for a turn, send one command, and return its reply. The time-out starts when the command is sent."""
         turns = self.connections.turns
         if not turns.take_now():
             await turns.take(urgency)
@@ -60,14 +60,15 @@ class Commands:
             turns.give_back()
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Run a script with this key; its text is sent only to a server that does not have it."""
+        """Run a script with this key. The script's text is sent only if the server does not have it yet."""
         try:
             return await self.ask("EVALSHA", script.sha, 1, key, *args, urgency=urgency)
         except redis_errors.NoScriptError:
             return await self.ask("EVAL", script.text, 1, key, *args, urgency=urgency)
 
     async def ask_about(self, *command: str) -> object | None:
-        """The reply to a command without keys, as redis-py parses it: INFO as a mapping. None if the server refuses."""
+        """Send a command about the server, such as INFO, and return the reply as redis-py parses it. None if the server
+        refuses the command."""
         try:
             async with patience(self.server.timings.command_s):
                 redis = Redis(connection_pool=self.connections)

@@ -1,4 +1,4 @@
-"""A pub/sub connection, which tries everything once, with a time-out, and has one error for its loss."""
+"""A pub/sub connection with time-outs and without retries. Its only error is `Lost`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Lost(Exception):
-    """A pub/sub connection is lost, or could not be made. `refused`: the server has answered with an error."""
+    """The pub/sub connection is lost, or could not be made. `refused`: whether the server replied with an error."""
 
     def __init__(self, why: LlmError, *, refused: bool) -> None:
         super().__init__(why.code)
@@ -28,7 +28,7 @@ class Lost(Exception):
 
 
 class PubSub:
-    """A pub/sub connection. Get one with `Server.pubsub`; all methods raise `Lost`."""
+    """A pub/sub connection. Get one from `Server.pubsub`. All methods raise `Lost`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -47,7 +47,7 @@ class PubSub:
             raise self.lost(error) from error
 
     async def send(self, *command: str) -> None:
-        """Send a command; `read` returns its reply among the messages."""
+        """Send a command. `read` returns its reply, between the messages."""
         assert self._connection is not None
         try:
             # Sending blocks if the server does not read.
@@ -57,7 +57,7 @@ class PubSub:
             raise self.lost(error) from error
 
     async def read(self) -> Reply:
-        """The server's next message or reply. Cancellation: nothing of it is lost."""
+        """The server's next message or reply. Cancellation: no message is lost."""
         assert self._connection is not None
         try:
             return cast("Reply", await self._connection.read_response(disconnect_on_error=False))
@@ -65,11 +65,11 @@ class PubSub:
             raise self.lost(error) from error
 
     def lost(self, error: redis_errors.RedisError | OSError) -> Lost:
-        """The loss of the connection for this reason."""
+        """Make the `Lost` for this error."""
         refused = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
         return Lost(self._server.as_ours(error), refused=refused)
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if it was opened."""
         if self._connection is not None:
             await self._connection.disconnect()

@@ -1,15 +1,16 @@
-"""All that differs between redis-py 5 and the newest, and all use of its private names.
+"""Redis connections that behave alike with redis-py 5 and with the newest redis-py.
 
-ARQ keeps workers on version 5; an agent's base install gets the newest. `make test-redis` runs both.
+ARQ keeps workers on version 5; an agent's base install gets the newest version. `make test-redis` tests both. Only this
+module uses private names of redis-py.
 
-- By default the newest speaks RESP3, in which the reply to PING on a pub/sub connection is no message; version 5 does
-  if the URL says so. Here both speak RESP2.
-- The newest has a `socket_timeout` of 5 s, with which redis-py sends through `asyncio.wait_for`, which swallows
-  cancellations in Python 3.11. Here no connection has one: each caller bounds its call.
-- The newest locks, measures and dispatches events around each command. Here only the lists of free and used connections
-  are used, which both versions have.
-- A transport may raise any error, as uvloop does once its handle is closed. An error that is not redis-py's is a lost
-  connection, and the command is tried again.
+- The newest version defaults to RESP3, in which the reply to PING on a pub/sub connection is no message; version 5 uses
+  RESP3 if the URL requests it. Here both use RESP2.
+- The newest version sets a `socket_timeout` of 5 s. With a time-out, redis-py sends through `asyncio.wait_for`, which
+  swallows cancellations in Python 3.11. Here connections have no `socket_timeout`; callers set their time-outs.
+- The newest version takes locks, measures and dispatches events around each command. Here only the lists of free and
+  used connections are touched, which both versions have.
+- A transport may raise any error; uvloop does so after its handle is closed. An error that is neither redis-py's nor an
+  OSError counts as a lost connection, and the command is retried.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ else:
 T = TypeVar("T")
 
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
-"""What redis-py raises without a connection."""
+"""The errors that redis-py raises if it has no connection."""
 
 MOST_CONNECTIONS = 32
 _ARQ_RETRIES = 10
@@ -62,25 +63,25 @@ _OURS: dict[str, Any] = {
     "retry_on_timeout": False,
     "retry_on_error": list(LOST),
 }
-"""Whatever the URL says."""
+"""Options that the URL cannot override."""
 
 
 def database_of(url: str) -> int:
-    """The number of the database that the URL names.
+    """The database number in a Redis URL.
 
     Raises:
-        PoolUnavailable: the URL is none of a Redis server.
+        PoolUnavailable: the URL is not a Redis URL.
     """
     with _redis_url(url):
         return int(parse_url(url).get("db") or 0)
 
 
 def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNECTIONS) -> Connections:
-    """Connections to the server, of which none is made yet.
+    """A connection pool for the server. It opens connections when they are needed.
 
     Raises:
-        PoolUnavailable: the URL is none of a Redis server.
-        OSError: a file that it names for TLS cannot be read.
+        PoolUnavailable: the URL is not a Redis URL.
+        OSError: a TLS file that the URL names cannot be read.
     """
     with _redis_url(url):
         options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
@@ -93,21 +94,21 @@ def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNE
 
 
 def pubsub_connection(url: str, timings: Timings) -> AbstractConnection:
-    """A pub/sub connection that is not made yet, and does not retry. Raises as `connections`."""
+    """A pub/sub connection that is not opened yet and does not retry. Raises the errors of `connections`."""
     pool = connections(url, 0, timings)
     return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
 def arq_settings(url: str) -> ArqRedisSettings:
-    """The settings with which ARQ's client reaches the server, and retries during a short outage."""
+    """The settings for ARQ's client. They make it retry during a short outage."""
     from arq.connections import RedisSettings  # agents have no ARQ
 
-    found = RedisSettings.from_dsn(url)
+    parsed = RedisSettings.from_dsn(url)
     return replace(
-        found,
-        username=found.username and unquote(found.username),
-        password=found.password and unquote(found.password),
-        unix_socket_path=found.unix_socket_path and unquote(found.unix_socket_path),
+        parsed,
+        username=parsed.username and unquote(parsed.username),
+        password=parsed.password and unquote(parsed.password),
+        unix_socket_path=parsed.unix_socket_path and unquote(parsed.unix_socket_path),
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _ARQ_RETRIES),
         retry_on_error=list(LOST),
     )
@@ -124,8 +125,10 @@ def _redis_url(url: str) -> Iterator[None]:
 
 
 class Connections(ConnectionPool):
-    """A connection for each turn. A connected one is used without redis-py's check for a cut connection: a command on
-    it fails then, and is tried again. So is connecting, where redis-py does not retry its greeting.
+    """A connection pool with one connection for each turn.
+
+    It leaves out redis-py's check whether a connection was cut: a command on such a connection fails and is retried.
+    Connecting is retried as a whole, since redis-py does not retry the handshake.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -133,9 +136,10 @@ class Connections(ConnectionPool):
         self.turns = Turns(self.max_connections)
 
     async def exchange(self, *parts: bytes | str | int) -> Reply:
-        """Send a command in a turn that was taken; its raw reply, at half the cost of redis-py's way.
+        """Send a command and return its raw reply, at half the cost of redis-py's `execute_command`. The caller must
+        have taken a turn.
 
-        A connection that has been cut meanwhile costs none of the retries.
+        If the connection has been cut in the meantime, the first attempt does not count as one of the retries.
         """
         connection = self.get()
         try:
@@ -164,7 +168,7 @@ class Connections(ConnectionPool):
         self.turns.give_back()
 
     def get(self) -> AbstractConnection:
-        """A connection for a turn; `put` it back before the turn ends."""
+        """A connection for the caller's turn. `put` it back before the turn ends."""
         return cast("AbstractConnection", self.get_available_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
     def put(self, connection: AbstractConnection) -> None:
@@ -184,7 +188,7 @@ async def _retried(connection: AbstractConnection, do: Callable[[], Awaitable[T]
 
 
 class _Retry(Retry):
-    """redis-py's, without retries of what the server has answered with an error."""
+    """redis-py's `Retry`, except that a command is not retried if the server replied with an error."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> Any:
         async def attempt() -> T | redis_errors.ConnectionError:
@@ -193,7 +197,7 @@ class _Retry(Retry):
             except (redis_errors.AuthenticationError, redis_errors.AuthorizationError) as error:
                 return error
             except redis_errors.ConnectionError as error:
-                if not isinstance(error.__cause__, redis_errors.RedisError):  # as redis-py wraps it for a unix socket
+                if not isinstance(error.__cause__, redis_errors.RedisError):  # redis-py's wrapping for a unix socket
                     raise
                 return error
 
@@ -204,7 +208,7 @@ class _Retry(Retry):
 
 
 class _Lasting:
-    """A mixin: an error of the transport is a lost connection, and files for TLS are read with bounds."""
+    """A mixin that turns errors from the transport into lost connections, and reads TLS files with a size limit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**with_files_read(options))
@@ -224,7 +228,7 @@ class _Lasting:
             raise
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
-        # redis-py forgets the streams first, also where closing them fails.
+        # redis-py drops its streams before it closes them, so an error from closing does no harm.
         with suppress(Exception):
             await super().disconnect(*args, **options)  # type: ignore[misc]  # of the other base
 
@@ -236,6 +240,6 @@ class _Lasting:
 
 @cache
 def _lasting(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
-    """The connection class for a URL, or for plain TCP, with `_Lasting`."""
+    """This connection class, or the class for plain TCP, with the mixin `_Lasting`."""
     base = kind or Connection
     return type(base.__name__, (_Lasting, base), {})

@@ -1,4 +1,4 @@
-"""What a Redis server may refuse, and what an agent, a worker and its user are told of it. One table."""
+"""The table of reasons why a Redis server refuses a command, with tokenlane's error and advice for each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFu
 class ServerRefusal:
     """One kind of refusal.
 
-    `words`: follow "the Redis server at URL "; `{}` is the command or node that the server names. `pause_s`: when to
-    retry; None if that is no use before an operator has acted.
+    `words`: the end of a message that begins "the Redis server at URL "; `{}` stands for the command or node that the
+    server names. `pause_s`: after how many seconds to retry; None if retrying cannot help until an operator acts.
     """
 
     words: str
@@ -42,34 +42,38 @@ REFUSALS: Mapping[str, ServerRefusal] = {
         "without a rule a new user may use none"
     ),
     "DENIED": ServerRefusal(
-        "is in protected mode and serves its own host alone: give it a password, or bind it to one"
+        "is in protected mode and accepts connections from its own host only: set a password on the server, and put it "
+        "into the URL"
     ),
     "MAXCLIENTS": ServerRefusal(
         "takes no more clients: raise its maxclients, or close some (CLIENT LIST shows them)", pause_s=1.0
     ),
     "OOM": ServerRefusal(
-        "is out of memory: send again later; its maxmemory says how much it may use", pause_s=1.0, error=QueueFull
+        "is out of memory: send the request again later, or raise the server's maxmemory", pause_s=1.0, error=QueueFull
     ),
-    "READONLY": ServerRefusal("is a replica, which takes no writes: give the URL of its master", pause_s=5.0),
-    "LOADING": ServerRefusal("is loading its data from disk: it answers when that is done", pause_s=1.0),
-    "BUSY": ServerRefusal("is busy with a script or function that runs for long: SCRIPT KILL ends it", pause_s=1.0),
-    "MASTERDOWN": ServerRefusal("is a replica that has lost its master: give the master's URL", pause_s=1.0),
-    "CLUSTERDOWN": ServerRefusal("is a node of a cluster that is down: CLUSTER INFO says why", pause_s=1.0),
-    "MOVED": ServerRefusal("is a node of a cluster that does not hold this pool: {} does, give its URL", pause_s=5.0),
-    "ASK": ServerRefusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
-    "TRYAGAIN": ServerRefusal("is a node of a cluster that is giving this pool to another node", pause_s=1.0),
-    "CROSSSLOT": ServerRefusal("was asked for keys of two slots of its cluster at once: please report this"),
+    "READONLY": ServerRefusal("is a replica and accepts no writes: use the URL of its primary", pause_s=5.0),
+    "LOADING": ServerRefusal("is loading its data from disk: try again when it has finished", pause_s=1.0),
+    "BUSY": ServerRefusal("is busy with a long-running script or function: SCRIPT KILL ends a script", pause_s=1.0),
+    "MASTERDOWN": ServerRefusal("is a replica that has lost its primary: use the primary's URL", pause_s=1.0),
+    "CLUSTERDOWN": ServerRefusal("is a node of a cluster that is down: CLUSTER INFO shows why", pause_s=1.0),
+    "MOVED": ServerRefusal("is a cluster node that does not hold this pool: use the URL of node {}", pause_s=5.0),
+    "ASK": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
+    "TRYAGAIN": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
+    "CROSSSLOT": ServerRefusal("refused keys of two cluster slots in one command: this is a bug, please report it"),
     "MISCONF": ServerRefusal(
-        "takes no writes since it cannot save to its disk: see its log, and whether the disk is full", pause_s=5.0
+        "accepts no writes because it cannot save to disk: read its log, and check whether the disk is full",
+        pause_s=5.0,
     ),
-    "NOREPLICAS": ServerRefusal("takes no writes while its replicas are away: see min-replicas-to-write", pause_s=1.0),
+    "NOREPLICAS": ServerRefusal(
+        "accepts no writes while its replicas are disconnected: check min-replicas-to-write", pause_s=1.0
+    ),
     "EXECABORT": ServerRefusal(
-        "refused a transaction, for one of its commands: its log or ACL LOG says which", pause_s=5.0
+        "refused a transaction because of one of its commands: its log or ACL LOG shows which", pause_s=5.0
     ),
     "UNKNOWN": ServerRefusal(
-        "does not know {}: a Sentinel's port, or a proxy, cannot hold a pool; give the URL of the Redis server itself"
+        "does not know {}: a Sentinel or a proxy cannot hold a pool; use the URL of the Redis server itself"
     ),
-    "SELECT": ServerRefusal("does not have the database that the URL names: in a cluster there is only 0"),
+    "SELECT": ServerRefusal("does not have the database in the URL: a cluster has only database 0"),
 }
 
 _CLASSES: Mapping[type[Exception], str] = {
@@ -86,7 +90,7 @@ _CLASSES: Mapping[type[Exception], str] = {
     redis_errors.ClusterCrossSlotError: "CROSSSLOT",
     redis_errors.MasterDownError: "MASTERDOWN",
 }
-"""Errors from whose text redis-py cuts off the code, the newest from more of them than version 5."""
+"""Errors from whose text redis-py removes the code. The newest redis-py does so for more of them than version 5."""
 
 _CODE = re.compile(r"[A-Z][A-Z]+(?= |$)")
 _IN_SCRIPT = re.compile(r": -([A-Z]+ )")  # servers before 7.0: "ERR Error running script (call to f_…): …: -OOM …"
@@ -95,31 +99,31 @@ _NODE = re.compile(r"\d+ (\S+)")
 
 
 def refused(error: BaseException, where: str) -> LlmError | None:
-    """The error of tokenlane's for a refusal; None if the error is not one, since no server has answered.
+    """Translate a refusal into tokenlane's error; None if the error is no refusal, since no server has replied.
 
     Args:
-        where: the URL without its password.
+        where: the server's URL without the password.
     """
     if (refusal := refusal_of(error)) is None:
         if not isinstance(error, redis_errors.ResponseError):
             return None
-        # Redis quotes arguments only of commands that it does not know.
+        # The text is safe to show: Redis quotes arguments only for unknown commands.
         return PoolUnavailable(f"the Redis server at {where} refused: {error}")
     text = str(error)
     named = _NODE.search(text) if code_of(error) == "MOVED" else _COMMAND.search(text)
-    words = refusal.words.replace("{}", named[1] if named else "a command of tokenlane's")
+    words = refusal.words.replace("{}", named[1] if named else "a command that tokenlane uses")
     return refusal.error(
         f"the Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
     )
 
 
 def refusal_of(error: BaseException) -> ServerRefusal | None:
-    """The kind of refusal that an error of redis-py's is; None if the table has none."""
+    """The table's entry for an error from redis-py; None if the table has no entry."""
     return REFUSALS.get(code_of(error))
 
 
 def code_of(error: BaseException) -> str:
-    """The refusal's name in the table, for most the server's code; '' if the error is not a refusal."""
+    """The refusal's key in the table, in most cases the server's error code; '' if the error is not a refusal."""
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
         return "NOAUTH" if "required" in text else "WRONGPASS"
@@ -136,7 +140,7 @@ def code_of(error: BaseException) -> str:
 
 
 def _finer(code: str, text: str) -> str:
-    """The name for a code that stands for several refusals; other codes as they are."""
+    """The table's key for an error code. Some codes stand for several refusals, which the text distinguishes."""
     low = text.lower()
     if code == "NOPERM" or "acl failure in script" in low or "no permission" in low:
         return "NOPERM channel" if "channel" in low else "NOPERM key" if " key" in low else "NOPERM command"

@@ -1,4 +1,4 @@
-"""A Redis server, and every way to reach it: commands, pub/sub, ARQ's client, the primary of a pool."""
+"""A Redis server, by its URL: opens connections for commands and pub/sub, and gives ARQ its settings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ USUAL = Timings()
 
 @dataclass(frozen=True, repr=False)
 class Server:
-    """One Redis server. Get it with `of`.
+    """One Redis server. Get it from `Server.of`.
 
-    `url` holds the password, which `str(server)` leaves out. `most`: how many commands are in flight at once.
+    `url` contains the password; `str(server)` leaves it out. `most`: how many commands may be in flight at once.
     """
 
     url: str
@@ -41,7 +41,7 @@ class Server:
         """The server at a URL: `redis://`, `rediss://` or `unix://`.
 
         Raises:
-            PoolUnavailable: this is no URL of a Redis server.
+            PoolUnavailable: the URL is not a Redis URL.
         """
         return cls(url, database_of(url), timings or USUAL)
 
@@ -52,21 +52,22 @@ class Server:
         return masked_url(self.url)
 
     async def primary_of(self, pool: str) -> Server:
-        """The server that takes the writes of the pool of this name: this one."""
+        """The server that accepts writes for the pool with this name. Here that is always the server itself."""
         return self
 
     async def greet(self) -> None:
         """Check that a Redis server answers. Does not retry, so that a wrong URL is reported at once.
 
         Raises:
-            PoolUnavailable: no server answers, or it wants a password.
+            PoolUnavailable: no server answers, or the server requires a password.
         """
         async with self.commands(retries=0) as commands:
             await commands.ask("PING")
 
     @asynccontextmanager
     async def commands(self, *, retries: int = 5) -> AsyncIterator[Commands]:
-        """A client that survives a server's restart: it retries with growing pauses, 5 times in a few seconds.
+        """Open connections for commands. They survive a restart of the server, since commands are retried with growing
+        pauses for a few seconds.
 
         Raises:
             PoolUnavailable: an option or a file in the URL is wrong.
@@ -89,9 +90,9 @@ class Server:
         return arq_settings(self.url)
 
     def as_ours(self, error: redis_errors.RedisError | OSError) -> LlmError:
-        """The error of tokenlane's that an error of redis-py's means."""
+        """Translate an error from redis-py into one of tokenlane's."""
         return as_ours(error, self.url)
 
     def refusal(self, text: str) -> LlmError:
-        """The error of tokenlane's that an error reply of the server means."""
+        """Translate an error reply of the server into one of tokenlane's errors."""
         return self.as_ours(redis_errors.ResponseError(text))

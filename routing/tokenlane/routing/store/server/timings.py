@@ -1,4 +1,4 @@
-"""How long to wait for a Redis server."""
+"""Time-outs for connections and commands to a Redis server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timings:
-    """In seconds; tests have shorter ones.
+    """Time-outs in seconds. Tests use shorter ones.
 
     Attributes:
-        connect_s: to make a connection.
-        command_s: from sending a command to its reply.
-        pubsub_connect_s: to make a pub/sub connection and confirm its first channel, and to send a command on it.
-        silence_s: of a pub/sub connection, after which the hub sends PING.
-        silences: in a row, after which the connection is lost.
+        connect_s: for opening a connection.
+        command_s: from sending a command to receiving its reply.
+        pubsub_connect_s: for opening a pub/sub connection and confirming its first channel, and for sending a command
+            on it.
+        silence_s: how long a pub/sub connection may be silent before the hub sends PING.
+        silences: after how many silences in a row the connection counts as lost.
     """
 
     connect_s: float = 5.0

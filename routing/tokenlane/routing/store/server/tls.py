@@ -1,4 +1,4 @@
-"""TLS to a Redis server: reads the files that its URL names, and explains a failure to connect."""
+"""TLS connections to a Redis server: reads the certificate files in the URL, and explains why a connection failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tokenlane.config.host.bounded_files import read_file
 
 _OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
-"""How OpenSSL's errors name its parts that read files."""
+"""How OpenSSL's errors show that they come from reading a file."""
 
 
 class UnreadableFile(OSError):
@@ -21,7 +21,8 @@ class UnreadableFile(OSError):
 
 
 def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a connection, with its files read or checked here: OpenSSL would read a device or a pipe for ever.
+    """The options of a connection, with its certificate files read or checked. OpenSSL would read a device or a pipe
+    forever.
 
     Raises:
         UnreadableFile: a file cannot be read, or is too long.
@@ -29,7 +30,7 @@ def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
     read = dict(options)
     try:
         if authority := read.pop("ssl_ca_certs", None):
-            # PEM is ASCII, but for its comments.
+            # PEM is ASCII, except for comments.
             read["ssl_ca_data"] = read_file(Path(authority)).decode("ascii", "ignore")
         for name in ("ssl_certfile", "ssl_keyfile"):
             if file := read.get(name):
@@ -40,17 +41,17 @@ def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_file(path: Path) -> None:
-    """OpenSSL reads this file by itself, and takes no content instead."""
+    """Check a file that OpenSSL can only read from its path."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}, it is no regular file")
+        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}, it is not a regular file")
     read_file(path)
 
 
 def tls_trouble(error: BaseException, where: str) -> str | None:
-    """The message for a failure to connect to a `rediss://` URL; None if TLS is not the reason.
+    """The message for a failed connection to a `rediss://` URL; None if TLS is not the reason.
 
     Args:
-        where: the URL without its password.
+        where: the URL without the password.
     """
     if isinstance(error, UnreadableFile):
         return _unreadable(where, error.strerror or "it cannot be read")
@@ -59,31 +60,31 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
     match first:
         case ssl.SSLCertVerificationError() as refused:
             return (
-                f"the certificate of the Redis server at {where} is not accepted ({refused.verify_message}): name the "
-                "file of its authority in the URL, ?ssl_ca_certs=PATH, and check the host's name"
+                f"the certificate of the Redis server at {where} is not accepted ({refused.verify_message}): add the "
+                "file of its certificate authority to the URL, ?ssl_ca_certs=PATH, and check the host name"
             )
         case ssl.SSLError() as failed if any(part in str(failed) for part in _OF_FILES):
-            return _unreadable(where, "one of its files holds no certificate or key in PEM")
+            return _unreadable(where, "one of the files contains no certificate or key in PEM format")
         case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
             return (
-                f"the Redis server at {where} refuses the TLS handshake ({reason}): if it wants a client's "
-                "certificate, name that in the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
+                f"the Redis server at {where} refuses the TLS handshake ({reason}): if it requires a client "
+                "certificate, add that to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
             )
         case ssl.SSLError() | TimeoutError() | ConnectionResetError() | BrokenPipeError():
             return (
-                f"no Redis server answers by TLS at {where}: check that this port speaks TLS; for one that does not "
-                "the URL is redis://"
+                f"no Redis server answers over TLS at {where}: check that this port uses TLS; for a server without TLS "
+                "use redis:// in the URL"
             )
         case _:
             return None
 
 
 def _unreadable(where: str, why: str) -> str:
-    return f"TLS to {where} cannot begin: {why}: check the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name"
+    return f"cannot connect to {where} over TLS: {why}: check the files in ssl_ca_certs, ssl_certfile and ssl_keyfile"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, then the error that it was made from, and so on."""
+    """An error, then its cause or context, then the cause or context of that, and so on."""
     before: BaseException | None = error
     while before is not None:
         yield before
