@@ -1,12 +1,13 @@
--- Sets the ids of the keys that seal the pool, if it has none and nobody uses it yet, or in any case with 'replace'. Ids are
--- separated by blanks, the newest first.
+-- Sets the ids of the keys that seal the pool's requests: if the pool has no keys and nobody uses it yet, or with 'replace'
+-- always. Ids are separated by spaces, the newest first.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 ids of the caller's keys  2 'replace' | ''
---       3 with 'replace', ids of keys that no longer seal and still open what waits  4 and of keys that do not seal yet
--- reply {'sealed', ids, ids that no longer seal}
---       | {'open', ids, ''}: the pool has no key, and gets none: no ids were given, or the pool is in use
+--       3 with 'replace', ids of keys that no longer seal but still unseal waiting requests
+--       4 with 'replace', ids of keys that do not seal yet
+-- reply {'sealed', ids of the pool's keys, ids of keys that no longer seal}
+--       | {'open', the given ids, ''}: the pool stays without keys, because no ids were given or because it is in use
 
 local ids, replace, retiring, prepared = ARGV[1], ARGV[2] == 'replace', ARGV[3], ARGV[4]
 local function put(key, value)

@@ -1,10 +1,10 @@
--- A client takes over a request: from now on that client keeps it alive, and cancels it by leaving. A request that has
--- ended, or is to be cancelled, stays as it is.
+-- Makes a client the owner of a request: from now on that client keeps the request alive, and cancels it by leaving. A
+-- request that has ended or was cancelled does not change.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 id
--- reply {what `standing` of base.lua returns, then role, ms to the deadline}
+-- reply {the fields of `standing` in base.lua, then role, ms to the deadline}
 
 local client, id = ARGV[1], ARGV[2]
 begin()

@@ -1,4 +1,5 @@
--- The parent of a worker's process has seen it end: what that worker ran lapses at the next sweep, as a crash.
+-- Called by the parent of a worker's process when that process has ended: at the next sweep the leases of the worker's
+-- running requests lapse, which counts as a crash.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
@@ -10,7 +11,7 @@ begin()
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local state, ran_by, lane = unpack(redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'lane'))
   if state == 'running' and ran_by == worker then
-    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- which `sweep` always takes for lapsed
+    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- a lease of 0 has always lapsed
     redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker)
     ran = true
   end

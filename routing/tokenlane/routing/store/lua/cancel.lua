@@ -1,11 +1,11 @@
--- waiting, delayed, dispatched -> cancelled. A running request is flagged, and its worker notified. For an unknown request a
--- mark stays: `submit` refuses a request that arrives later, and its worker's beat flags one that still runs. If a client
--- leaves the request, the mark is only for requests of that client.
+-- waiting, delayed, dispatched -> cancelled. A running request is flagged, and its worker is notified. For an unknown request
+-- a mark is left: if the request arrives later, `submit` refuses it; if the request still runs on a worker, the worker's next
+-- beat flags it. If a client leaves its request, the mark applies only to requests of that client.
 --
 -- uses  ending
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 client that leaves it, or '' to cancel it for every owner
--- reply what `cancel_one` of ending.lua returns | 'kept': another client owns it
+-- ARGV  1 id  2 client that leaves the request, or '' to cancel it whoever owns it
+-- reply the outcome of `cancel_one` in ending.lua | 'kept': another client owns the request
 
 local UNWANTED_MS = 60000
 begin()

@@ -1,14 +1,17 @@
--- A client's beat, and how the requests stand of which it has heard nothing for a while. A lapsed lease of theirs is reported
--- to the client as to a router: the router that would sweep it may have died with the worker.
+-- A client's beat. Returns the state of the requests from which the client has received nothing for a while. If a lease of
+-- theirs has lapsed, the client recovers the request as a router would: the router may have died together with the worker.
 --
 -- uses  leases, lanes
 -- KEYS  1 the pool's prefix
--- ARGV  1 client  2 how many requests it holds, or '' if it does not ask for others  then ids, at most 128
--- reply {routers alive, lanes alive, {LANE_FACTS of lanes.lua, then `lane_facts` of lanes that take no work now: of at most 8
---       whose workers are away, the last seen first, and of 8 whose back end is}, policy revision, lanes that pull models as
---       {name, JSON: models and how far}, policy's lease ms and patience ms, the client's ids, at most 1000, if the server
---       knows more than the client holds, lapsed leases of the ids as `lapsed_attempt` of leases.lua returns them,
---       then for each id {what `standing` of base.lua returns, then ms until its lease lapses, or -1}}
+-- ARGV  1 client  2 how many requests it holds, or '' if it does not ask for strangers  then ids, at most 128
+-- reply {number of live routers, number of live lanes, absent lanes, policy revision, pulls, policy's lease ms, policy's
+--       patience ms, strangers, lapsed attempts, then for each id {the fields of `standing` in base.lua, then ms until its
+--       lease lapses, or -1 without a lease}}
+--       absent lanes: LANE_FACTS of lanes.lua, then `lane_facts` for each lane that takes no work now: at most 8 lanes
+--       without a live worker, the last seen first, and at most 8 lanes whose back end cannot work
+--       pulls: {lane, JSON: its models being pulled, with progress} for each lane that pulls models
+--       strangers: ids of the client's requests, at most 1000, if the server knows more of them than the client holds
+--       lapsed attempts: as `lapsed_attempt` in leases.lua returns them, for the given ids
 
 local SOME, MOST_LANES = 1000, 8
 local client, held, now, lease_ms = ARGV[1], tonumber(ARGV[2]), now_ms(), rule('lease_ms')
@@ -35,8 +38,8 @@ for i = 1, #flat, 2 do
   if beat > now - lease_ms then pulls[#pulls + 1] = { flat[i], flat[i + 1] } end
 end
 
--- A restarted server may still have requests that ended since, and requests that arrived after their client gave them up.
--- A request that the server has learnt of only from its worker may have another owner.
+-- A restarted server may still hold requests that have ended since then, or that arrived after their client gave them up.
+-- A request without an entry is no stranger: the server knows it only from its worker, and its owner may be another client.
 local strangers, mine = {}, P .. 'client:' .. client
 if held and redis.call('SCARD', mine) > held then
   for _, id in ipairs(redis.call('SRANDMEMBER', mine, SOME)) do

@@ -1,11 +1,12 @@
--- waiting -> dispatched. Gives a request to a lane, puts the attempt's job on the lane's queue, and charges the agent.
+-- waiting -> dispatched. Gives a request to a lane: puts the attempt's job into the lane's queue, and charges the agent a
+-- turn.
 --
 -- uses  arq_jobs, fairness, gates
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use there  6 token: new for each decision, by which the script knows
---       the same call sent twice
--- reply {'dispatched', attempt} | {'gone'}: it does not wait | {'expired'}: its deadline has passed, and `sweep` ends it
---       | {'closed', 'kept', 'full' or 'occupied'}: why the lane does not take it, by gates.lua
+-- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use  6 token: new for each decision, so that the script recognises the
+--       same call sent twice
+-- reply {'dispatched', attempt} | {'gone'}: the request no longer waits | {'expired'}: its deadline has passed, and `sweep`
+--       will end it | {'closed', 'kept', 'full' or 'occupied'}: the gate in gates.lua that the request does not pass
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
 begin()
@@ -25,7 +26,7 @@ local sequence, charge = serve(id, request, lane)
 local attempt = int(math.max(tonumber(request.attempt) + 1, now))
 redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
   'token', token, 'charge', charge)
-if request.suspect then -- it has the lane to itself until the end of this attempt
+if request.suspect then -- nothing else runs on the lane until the end of this attempt
   redis.call('SET', P .. 'lane:' .. lane .. ':alone', id)
   redis.call('HSET', P .. 'request:' .. id, 'alone', '1')
 end

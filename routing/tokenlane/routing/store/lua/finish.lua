@@ -1,14 +1,16 @@
--- running -> completed, failed, cancelled, expired: by its worker, newest attempt only, after its HTTP stream is closed.
--- waiting, delayed -> failed: by a router, with no worker and no attempt, if no lane can serve it.
--- waiting, delayed, dispatched -> failed: by the client that owns it and has part of an answer that broke off.
--- dispatched, running -> failed: by a router or client for a lapsed lease; cancelled or expired if it must end so.
+-- Ends a request.
+-- running -> completed, failed, cancelled, expired: by its worker, for the newest attempt, once the HTTP stream is closed.
+-- waiting, delayed -> failed: by a router, without worker and attempt, if no lane can serve the request.
+-- waiting, delayed, dispatched -> failed: by the client that owns it, if the client already has part of a lost answer.
+-- dispatched, running -> failed: by a router or client, if the lease has lapsed. The request becomes cancelled or expired
+--   instead if it was cancelled or its deadline has passed.
 --
 -- uses  leases
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
---       8 client that owns it, or ''
--- reply 'done' | 'stale': the attempt is not the worker's, or the request has another state or ending
---       | 'unknown': the server has forgotten the request; the worker's next beat makes it known again
+--       8 client that owns the request and fails it, or ''
+-- reply 'done' | 'stale': the worker no longer runs the attempt, or the request is in another state
+--       | 'unknown': the server has lost the request; the worker's next beat restores it
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
 begin()

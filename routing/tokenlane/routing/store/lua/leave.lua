@@ -1,4 +1,4 @@
--- A client's last beat. What it still holds is cancelled by the next sweep.
+-- A client's last beat. The next sweep cancels the requests that the client still owns.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix

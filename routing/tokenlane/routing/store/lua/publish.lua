@@ -1,5 +1,5 @@
--- Publishes messages on channels, in order. One command with one reply costs the sender less than half of a pipeline of
--- PUBLISH.
+-- Publishes messages on channels, in order. A script has one reply, so it costs the sender less than half as much as a
+-- pipeline of PUBLISH commands.
 --
 -- KEYS  1 the pool's prefix
 -- ARGV  1 channel  2 message  and so on for each message

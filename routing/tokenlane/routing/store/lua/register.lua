@@ -1,9 +1,9 @@
--- Stores what seldom changes while a worker lives. The worker sends it when the reply to its beat says that the server does
--- not have it, and when its pool keys have changed.
+-- Stores a worker's host, versions and key ids. The worker calls this when the reply to its beat says that it is not
+-- registered, and when its pool keys have changed.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 host  4 versions, JSON: by distribution  5 ids of its pool keys, separated by blanks
+-- ARGV  1 worker  2 lane  3 host  4 versions, JSON: by distribution  5 ids of its pool keys, separated by spaces
 -- reply 'ok'
 
 begin()

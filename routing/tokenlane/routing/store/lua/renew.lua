@@ -1,14 +1,16 @@
--- running -> running: a worker's beat, for its lane and for all requests it runs, if any. A request that the server has
--- forgotten is written anew, so that a wiped server loses no running work; flagged, if it was cancelled meanwhile.
+-- running -> running. A worker's beat: announces its lane, and renews the leases of all requests that it runs. If the server
+-- has lost such a request, the script restores it, so that no running work is lost with the server's data, and flags it if it
+-- was cancelled in the meantime.
 --
 -- uses  arq_jobs
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker  2 lane  3 'up' if it takes new work, 'loading', 'down' or 'draining'  4 provider  5 endpoint
---       6 models, JSON  7 limit  8 offer, JSON  9 code of the worker's newest error that is not registered, or ''
---       10 ms since that error  11 the worker's report, JSON  12 why its back end is loading or down
+--       6 models, JSON  7 limit for chats  8 offer, JSON  9 code of the newest error from its back end, until a reply with
+--       `registered` has confirmed it, or ''  10 ms since that error  11 the worker's report, JSON
+--       12 why its back end is loading or down
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
--- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, the worker is registered: 1 or 0,
---       then for each request 'mine', 'stale', 'cancelled' or 'expired'}
+-- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, registered: 1 or 0, then for each request 'mine',
+--       'stale', 'cancelled' or 'expired'}
 
 local worker, lane, told, provider, endpoint, models, limit, offer, fault, fault_age, report, why = unpack(ARGV, 1, 12)
 local takes = told == 'up'
@@ -25,8 +27,8 @@ if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  -- A worker that waits for its back end does not know what that serves: what other workers say of it, or what it served
-  -- before, stays. Anybody may have written the hash: a field may be missing.
+  -- A worker that waits for its back end does not know its models yet. So the lane keeps the offer that another worker
+  -- announced, or that was announced before. Any client may have written the hash, so fields may be missing.
   local pulling = cjson.decode(offer).pulling
   local same = before[1] == provider and before[2] == endpoint and before[3] and before[4] and before[5]
   if same and not takes and (models == '[]' or others > 0) then models, limit, offer = unpack(before, 3, 5) end
@@ -48,7 +50,7 @@ else
   if opened then ring() end
 end
 
--- Only `register` makes this key, so a server that has lost it asks for all of it.
+-- Only `register` creates this key. If the server has lost the key, PEXPIRE returns 0, and the worker registers again.
 local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, int(3 * lease))
 if registered == 1 then

@@ -1,14 +1,14 @@
--- dispatched, running -> waiting or delayed: the attempt is over, the request is not. It stands first among its agent's, and
--- the agent gets its charge back. A request that must end becomes cancelled or expired. Called by the worker that has the
--- attempt, or by a router or client for a lapsed lease.
+-- dispatched, running -> waiting or delayed. Ends the attempt and puts the request back into a queue, before later requests of
+-- its agent, and refunds the agent's turn. If the request was cancelled or its deadline has passed, it becomes cancelled or
+-- expired instead. Called by the worker that runs the attempt, or by a router or client if the lease has lapsed.
 --
 -- uses  leases
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 attempt  3 worker, or '' for a lapsed lease  4 queue to wait in from now on, '' for the same
---       5 delay before it waits, ms  6 '0' does not count the attempt as a start: it never reached its back end
---       7 '1' makes the request a suspect, which runs alone on its lane from now on
--- reply the new state | 'stale': the attempt is not the worker's, or its lease has not lapsed
---       | 'lost': the server has forgotten the payload, and nobody can run the request again
+-- ARGV  1 id  2 attempt  3 worker, or '' for a lapsed lease  4 queue in which it waits from now on, or '' for the same queue
+--       5 delay before it waits, ms  6 '0' if the attempt does not count as a start, because it never reached its back end
+--       7 '1' to make the request a suspect, which from now on runs alone on its lane
+-- reply the new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
+--       | 'lost': the server has lost the payload, so the request cannot run again
 
 local id, attempt, worker, queue, due_ms = unpack(ARGV, 1, 5)
 begin()

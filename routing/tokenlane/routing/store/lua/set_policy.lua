@@ -1,9 +1,10 @@
--- Writes the pool's policy, unless it has changed since the caller read it. An equal policy keeps its revision.
+-- Writes the pool's policy, unless the policy has changed since the caller read it. Writing an equal policy does not change
+-- the revision.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 revision the caller has read, or '' for any  2 document, JSON  3... names and values that scripts read
--- reply {'set', revision} | {'changed', the revision that the pool has}
+-- ARGV  1 revision that the caller has read, or '' for any  2 document, JSON  3... names and values of fields that scripts read
+-- reply {'set', revision} | {'changed', the pool's revision}
 
 begin()
 local policy = P .. 'policy'

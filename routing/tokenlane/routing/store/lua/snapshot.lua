@@ -1,25 +1,25 @@
--- Reads at one moment all that operators look at.
+-- Reads the state of the pool for operators, at one moment.
 --
 -- uses  arq_jobs, lanes, rates
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
 --       {ids of the pool's keys, of keys that no longer seal, of keys that do not seal yet}, LANE_FACTS of lanes.lua}
 --       queue: {name, waiting, ms the oldest has waited}
---       lane: {what `lane_facts` returns, jobs}
+--       lane: {the values of `lane_facts`, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its back end, and why};
---       host, versions and revision are nil if the worker is not registered
---       router: {host/name, last beat ms, revision it decides by, nil if it decides nothing, internal errors survived}
---       clients: {known, of them silent for 6 s}; rates: {ms they cover, counts}
---       count: {role, priority, 'accepted' or an ending, requests}; delayed: how many; swept: last sweep, ms, or 0
+--       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its back end, why the
+--       back end is not up}; host, versions and revision are nil if the worker is not registered
+--       router: {host/name, last beat ms, revision of the policy it follows or nil if it stands by, internal errors survived}
+--       clients: {number known, number silent for 6 s}; rates: {ms they cover, counts}
+--       count: {role, priority, 'accepted' or an ending, requests}; delayed: number; swept: time of the last sweep, ms, or 0
 
 local SILENT_MS = 6000
 local now = now_ms()
 local lease = rule('lease_ms')
 local since = int(now - lease)
 
--- An agent's oldest request stands first; the queue's oldest is the oldest of these.
+-- The first request of each agent is its oldest, so the queue's oldest request is the oldest of these.
 local function queue_of(name)
   local queue, waiting, first, oldest = P .. 'queue:' .. name, 0, nil, nil
   for _, agent in ipairs(redis.call('ZRANGE', queue .. ':agents', 0, -1)) do

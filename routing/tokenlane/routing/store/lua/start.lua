@@ -1,10 +1,10 @@
--- dispatched -> running, by the one worker that starts this attempt.
+-- dispatched -> running. Claims an attempt for the worker that starts it first.
 --
 -- uses  ending
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker
--- reply {'run', attempt, envelope, payload, model, times the request was started, this time included, ms to the deadline,
---       ms waited, cancelled: 0 or 1, queue it waited in} | {'gone'}
+-- reply {'run', attempt, envelope, payload, model, number of starts including this, ms to the deadline, ms waited,
+--       cancelled: 0 or 1, queue in which it waited} | {'gone'}: the attempt is over, or another worker has claimed it
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
 begin()
@@ -21,7 +21,7 @@ if left <= 0 and not again then
 end
 local entries = redis.call('XRANGE', P .. 'role:' .. request.role, request.entry, request.entry)
 if #entries == 0 then
-  local code = 'entry_deleted' -- contract/errors.py has the words
+  local code = 'entry_deleted' -- contract/errors.py has the message
   local message = { v = 1, type = 'failed', attempt = tonumber(attempt), error = { code = code } }
   end_with(id, request, 'failed', cjson.encode(message), code)
   return { 'gone' }

@@ -1,17 +1,17 @@
--- nothing -> waiting. Accepts a request once: a known id changes nothing.
+-- nothing -> waiting. Accepts a request. Submitting the same id again changes nothing.
 --
 -- uses  fairness, rates
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt the agent has seen
---       9 envelope, JSON  10 payload, sealed  11 id of the key it is sealed with, or ''
+-- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt that the agent has seen
+--       9 envelope, JSON  10 payload, sealed  11 id of the key with which it is sealed, or ''
 --       12 hash of the agent's idempotency key, or ''
--- reply {'accepted', ids of the pool's keys} | {'full', 'role' or 'agent', retry after ms}
+-- reply {'accepted', ids of the pool's keys} | {'full', 'role' or 'agent': whose limit is reached, retry after ms}
 --       | {'key', ids of the pool's keys}: the request is sealed with another key
---       | {'cancelled'}: before it arrived
---       | {'known', id, state}: of the agent's request with the same idempotency key
+--       | {'cancelled'}: the request was cancelled before it arrived
+--       | {'known', id, state}: the agent has a request with the same idempotency key
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
--- In one command, where rule() would need one each. A role's limits go before the pool's.
+-- One command instead of four calls of rule(). A role's limits take precedence over the pool's.
 local role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
   'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
@@ -20,8 +20,8 @@ local sealed, keys = ARGV[11], announced or ARGV[11]
 if redis.call('EXISTS', P .. 'request:' .. id) == 1 then return { 'accepted', keys } end
 if is_unwanted(unwanted, client) then return { 'cancelled' } end
 if keys ~= '' and not string.find(' ' .. keys .. ' ', ' ' .. sealed .. ' ', 1, true) then return { 'key', keys } end
-local once = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
-local known = once and redis.call('GET', P .. 'idem:' .. once)
+local idempotency = ARGV[12] ~= '' and agent .. ':' .. ARGV[12]
+local known = idempotency and redis.call('GET', P .. 'idem:' .. idempotency)
 local state = known and redis.call('HGET', P .. 'request:' .. known, 'state')
 if state then return { 'known', known, state } end
 
@@ -36,7 +36,7 @@ if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return full('ag
 
 local now, left, floor = now_ms(), tonumber(ARGV[7]), tonumber(ARGV[8])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
--- An earlier attempt may have sent deltas: the worker that starts this request must ask the agent first.
+-- An earlier attempt may have sent deltas. So this request counts as started, and its worker asks the agent for its position.
 local starts = floor > 0 and 1 or 0
 local request = { role = role, queue = queue, agent = agent, kind = kind, seq = int(redis.call('INCR', P .. 'sequence')) }
 redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent,
@@ -46,11 +46,11 @@ redis.call('ZADD', P .. 'deadlines', int(now + left), id)
 redis.call('ZADD', P .. 'clients', int(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
 redis.call('SADD', P .. 'agent:' .. agent, id)
-if once then
-  redis.call('SET', P .. 'idem:' .. once, id)
-  redis.call('HSET', P .. 'request:' .. id, 'once', once)
+if idempotency then
+  redis.call('SET', P .. 'idem:' .. idempotency, id)
+  redis.call('HSET', P .. 'request:' .. id, 'once', idempotency)
 end
-if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- the server was wiped
+if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- the server has lost its data
 count(request, 'accepted', now)
 
 enqueue(id, request)

@@ -1,13 +1,13 @@
--- Reads at one moment what a router decides on: every lane, and of every queue as many heads as the lanes have room for
--- (16 at most), in the order in which they are to be served.
+-- Reads what a router needs for its decisions, at one moment: all lanes, and the heads of all queues, which are the requests
+-- to serve next. A queue has at most as many heads as lanes have free slots, and at most 16.
 --
 -- uses  fairness, lanes
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, heads, lanes, turns, ms since the last gap in looking at the pool}
---       head: {queue, agent, id, newest attempt so far, more waits than the heads of its queue: 0 or 1, sequence of the
---       queue's last dispatch, ms waited, place among the heads of its queue from 0, it must run alone: 0 or 1}
---       lanes: LANE_FACTS of lanes.lua, then for each lane what `lane_facts` returns
---       turn, one for each role, kind and priority that waits: {role:kind:priority, its hash: field, value, ...}
+-- reply {now ms, policy revision, heads, lanes, turns, ms for which routers and clients have watched the pool without a gap}
+--       head: {queue, agent, id, newest attempt or 0, more requests wait behind the heads of its queue: 0 or 1, sequence of
+--       the queue's last dispatch, ms waited, place among the heads of its queue from 0, must run alone: 0 or 1}
+--       lanes: LANE_FACTS of lanes.lua, then the values of `lane_facts` for each lane
+--       turn, for each role, kind and priority with waiting requests: {role:kind:priority, its hash: field, value, ...}
 
 local MOST_HEADS = 16
 local now = now_ms()
@@ -15,7 +15,7 @@ local heads, lanes, names, lease = {}, { LANE_FACTS }, redis.call('ZRANGE', P ..
 
 for _, name in ipairs(names) do lanes[#lanes + 1] = lane_facts(name, now, lease) end
 
--- How many heads of a queue there may be, by its kind of work.
+-- The most heads that a queue for this kind of work may have.
 local most_of = {}
 local function most_heads(kind)
   if not most_of[kind] then
@@ -28,17 +28,18 @@ local function most_heads(kind)
   return most_of[kind]
 end
 
--- The agents whose requests can be among the heads, by tag, each with its oldest requests.
+-- The agents whose requests can be among the heads, in the order of their tags, each with its oldest requests.
 local function agents_of(queue, most)
-  local found, flat = {}, redis.call('ZRANGE', queue .. ':agents', 0, most - 1, 'WITHSCORES')
+  local agents, flat = {}, redis.call('ZRANGE', queue .. ':agents', 0, most - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
-    found[#found + 1] = { name = flat[i], tag = tonumber(flat[i + 1]), taken = 0,
+    agents[#agents + 1] = { name = flat[i], tag = tonumber(flat[i + 1]), taken = 0,
       ids = redis.call('ZRANGE', queue .. ':agent:' .. flat[i], 0, most - 1) }
   end
-  return found
+  return agents
 end
 
--- The agent with the lowest tag that has a request left. Each pick raises the tag by one, as `dispatch` will.
+-- The agent with the lowest tag among those with a request left. `heads_of` raises the tag by one for each request it takes,
+-- as `dispatch` will do.
 local function next_agent(agents)
   local first
   for _, agent in ipairs(agents) do

@@ -1,19 +1,21 @@
--- A router's beat and its round: due delays -> waiting; passed deadlines -> expired; requests of a vanished client ->
--- cancelled. Lapsed leases are reported, until a router has requeued or finished their requests. At most 100 of each kind a
--- call. `look` decides from when leases may lapse; those that `bury` has set to 0 do not wait for that.
+-- A router's beat, and the sweep. Requests whose delay is over -> waiting; whose deadline has passed -> expired; whose client
+-- has vanished -> cancelled. Attempts whose lease has lapsed are reported at every sweep until somebody has requeued or
+-- finished their requests. A sweep handles at most 100 of each. `look` determines when leases may lapse; leases that `bury`
+-- has set to 0 lapse at once.
 --
 -- uses  leases
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 '1' to sweep, '0' to ask only for the rank
---       3 policy revision it decides by, '' if it decides nothing  4 internal errors that its process has survived
--- reply {rank from 0, more is due: 0 or 1, lapsed attempts as `lapsed_attempt` of leases.lua returns them, something waits:
---       0 or 1, something runs: 0 or 1, ms until something is due that no doorbell announces, or -1, policy revision}
+--       3 revision of the policy that it follows, '' if it stands by  4 internal errors that its process has survived
+-- reply {rank from 0, more is due: 0 or 1, lapsed attempts as `lapsed_attempt` in leases.lua returns them, a request waits:
+--       0 or 1, a request runs: 0 or 1, ms until an event for which no doorbell rings or -1, policy revision}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
 local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
 local now = now_ms()
 
--- A router silent for 2 s, twice its longest rest, has no rank. Each host's first router comes before any host's second.
+-- A router that is silent for 2 s, twice its longest rest, loses its rank. The first router of each host ranks before any
+-- host's second.
 redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', int(now - SILENT_MS))
 redis.call('ZADD', P .. 'routers', int(now), router)
 if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', 3 * SILENT_MS) end
@@ -41,7 +43,7 @@ local function due(key, by)
   return ids
 end
 
--- A lease that `bury` has set to 0 lapses even while no other may: its worker cannot renew it.
+-- A lease that `bury` has set to 0 lapses even before `hold`, since its worker can no longer renew it.
 for _, id in ipairs(due(P .. 'leases', now < hold and 0 or now)) do
   local request = read(id)
   if request and (request.state == 'dispatched' or request.state == 'running') then
@@ -71,8 +73,8 @@ if now >= hold then
   local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
   if #gone == BATCH then more = 1 end
   for _, client in ipairs(gone) do
-    -- Running requests come last: a lane that is free again would be given a request that waits for nobody. A request that
-    -- is only flagged leaves the set too: it needs no second cancelling, and must not be in the way of others.
+    -- Running requests are cancelled last. Otherwise a lane that becomes free would get a waiting request of the same
+    -- client. A running request, which is only flagged, leaves the set as well: it need not be cancelled a second time.
     local held, runs = P .. 'client:' .. client, {}
     local some = redis.call('SPOP', held, BATCH - orphaned)
     for _, id in ipairs(some) do
@@ -108,7 +110,7 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
     redis.call('HDEL', P .. 'pulls', lane)
     redis.call('HDEL', P .. 'unready', lane)
   end
-  -- Jobs of attempts that are over would hold a lane's credit for ever.
+  -- Drop jobs of attempts that are over: they would use up the lane's credit forever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
     for _, kind in ipairs(KINDS) do
       local jobs = lane_queue(lane, kind)
@@ -127,7 +129,7 @@ local function first(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
 
--- Leases need no place here: while there is one, something runs.
+-- Leases are not events here: while there are leases, a request runs, and the router sweeps often.
 local waits, runs = redis.call('EXISTS', P .. 'queues'), redis.call('EXISTS', P .. 'leases')
 local at = math.min(first(P .. 'delayed'), first(P .. 'deadlines'), math.max(first(P .. 'clients') + rule('orphan_ms'), hold))
 return { rank, more, lapsed, waits, runs, at < math.huge and math.max(0, at - now) or -1,

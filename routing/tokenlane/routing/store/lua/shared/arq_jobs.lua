@@ -1,4 +1,4 @@
--- ARQ's side of an attempt: its job on a lane's queue, and the keys that ARQ has of the job.
+-- The ARQ job of an attempt: its place in the lane's queue, and ARQ's keys for the job.
 -- uses base
 
 local JOB_KEPT_MS = 86400000 -- the end of the attempt deletes the keys earlier
@@ -7,17 +7,17 @@ local function job_of(id, attempt)
   return TAG .. id .. ':' .. attempt
 end
 
--- The request's id and the attempt; nil for a job that is not this pool's.
+-- The request's id and the attempt of a job; nil if the job's name has another form.
 local function attempt_of(job)
   return string.match(job, '}(.+):(%d+)$')
 end
 
--- ARQ's mark on a job in progress: no other reader of the lane's queue starts it.
+-- Marks a job as in progress, as ARQ does, so that no other worker starts it.
 local function mark(job)
   redis.call('SET', P .. 'arq:in-progress:' .. job, '1', 'PX', JOB_KEPT_MS)
 end
 
--- Frees the lane's credit.
+-- Removes a job from a lane's queue, which frees a slot of the lane.
 local function drop_job(queue, job)
   redis.call('ZREM', queue, job)
   redis.call('DEL', P .. 'arq:job:' .. job, P .. 'arq:in-progress:' .. job, P .. 'arq:retry:' .. job)

@@ -1,7 +1,8 @@
--- How a request ends, and how it leaves the place that its state keeps it in.
+-- Ends requests, and removes them from the queues and sets that hold them.
 -- uses arq_jobs, fairness, rates
 
--- Frees a lane's credit and, after a suspect, the lane. Deletes first, so scripts may start with it when memory is full.
+-- Removes a request from its queue or lane. After a suspect, the lane is open to other requests again. The first write
+-- deletes, so that scripts may begin with this when memory is full.
 local function remove(id, request)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('ZREM', P .. 'delayed', id)
@@ -12,7 +13,7 @@ local function remove(id, request)
   end
 end
 
--- ending: completed, failed, cancelled or expired; message: to the agent, JSON
+-- Ends a request. ending: completed, failed, cancelled or expired; message: for the agent, JSON.
 local function end_with(id, request, ending, message, code)
   local now = now_ms()
   remove(id, request)
@@ -37,18 +38,18 @@ local function end_with(id, request, ending, message, code)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
 end
 
--- ending: cancelled or expired, of which the agent hears no more than that
+-- Ends a request as cancelled or expired, and notifies the agent.
 local function end_as(id, request, ending)
   end_with(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. '}')
 end
 
--- How a request must end that was cancelled, or whose deadline has passed, whatever became of its attempt; nil for others.
+-- 'cancelled' or 'expired' if the request was cancelled or its deadline has passed, so that it must end; nil otherwise.
 local function due_ending(request)
   return request.cancel or (tonumber(request.deadline) <= now_ms() and 'expired') or nil
 end
 
--- reason: cancelled or expired. Returns that, 'flagged' for a request that runs, 'ended' for one that ended otherwise, or
--- 'unknown'.
+-- Cancels a request. reason: cancelled or expired. Returns the reason if the request ends now or has ended for that reason;
+-- 'flagged' if the request runs and its worker was notified; 'ended' if it has ended for another reason; or 'unknown'.
 local function cancel_one(id, reason)
   local request = read(id)
   if not request then return 'unknown' end

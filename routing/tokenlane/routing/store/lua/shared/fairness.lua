@@ -1,8 +1,8 @@
--- The order in which waiting requests are served: agents take turns within a queue, by tags; the queues of a role, kind and
--- priority take turns at each lane. decide/fairness.py compares queues by what is counted here.
+-- The order in which waiting requests are served. Within a queue, agents take turns, by tags. At each lane, the queues of a
+-- role, kind and priority share turns: they are counted here, and decide/fairness.py compares them.
 -- uses base
 
--- An agent's place in its queue: its finish tag, or the queue's clock if that is later.
+-- An agent's place in its queue: its finish tag, or the queue's clock if the clock is later.
 local function tag(queue, agent)
   local clock = tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0)
   local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', agent) or 0)
@@ -14,8 +14,9 @@ local function turn_of(queue_name)
   return P .. 'turn:' .. string.match(queue_name, '^[^:]*:[^:]*:[^:]*')
 end
 
--- A role that had nothing waiting comes after the roles that wait already. An empty queue takes the place of its request's
--- `seq`: a new request comes last, a requeued one before later requests. An agent that waits already keeps its place.
+-- Puts a request into its queue. A role without waiting requests goes behind the roles that already wait. An empty queue takes
+-- its place by the request's `seq`, so a new request goes last and a requeued request before later ones. An agent that already
+-- waits keeps its place.
 local function enqueue(id, request)
   local queue, turn = P .. 'queue:' .. request.queue, turn_of(request.queue)
   if redis.call('SADD', P .. 'queues', request.queue) == 1 then
@@ -42,7 +43,7 @@ local function dequeue(id, queue_name, agent)
   end
 end
 
--- Counts one more request that a lane serves of a role. After `weight` requests the role's turn at that lane ends.
+-- Counts one more request of a role that a lane serves. After `weight` requests the role's turn at that lane ends.
 local function take_turn(request, lane, sequence)
   local turn = turn_of(request.queue)
   if redis.call('EXISTS', turn) == 0 then return end
@@ -52,8 +53,8 @@ local function take_turn(request, lane, sequence)
   end
 end
 
--- Takes a request out of its queue for a lane, and charges its agent one turn if others wait. Returns the sequence number
--- of this dispatch, and the charge.
+-- Takes a request out of its queue for a lane, and charges its agent one turn if other requests wait. Returns the sequence
+-- number of this dispatch, and the charge.
 local function serve(id, request, lane)
   local queue, agent = P .. 'queue:' .. request.queue, request.agent
   local start_tag = tonumber(redis.call('ZSCORE', queue .. ':agents', agent) or tag(queue, agent))
@@ -70,7 +71,7 @@ local function serve(id, request, lane)
   return sequence, '1'
 end
 
--- Gives the agent back what `serve` charged.
+-- Refunds the agent the turn that `serve` charged.
 local function refund(request)
   local queue = P .. 'queue:' .. request.queue
   local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', request.agent) or 0)

@@ -1,5 +1,6 @@
--- What must hold before a lane starts a request: each gate of GATES returns nil, or why the request waits. The gates are
--- those of decide/lanes/gates.py, in the same order and with the same reasons, so that the store accepts what a plan asks.
+-- The conditions under which a lane starts a request. Each gate returns nil if the request passes, or the reason why it waits.
+-- decide/lanes/gates.py has the same gates in the same order with the same reasons, so that `dispatch` accepts the router's
+-- plan.
 -- uses lanes
 
 local KEPT_FREE_MS = 2000
@@ -9,7 +10,7 @@ local GATES = {
   function(lane, _, request)
     if takers(lane, now_ms(), rule('lease_ms')) == 0 or lane_limit(lane, request.kind) == 0 then return 'closed' end
   end,
-  -- No other request runs on the lane alone, or is to.
+  -- No other request runs alone on the lane, or is next to run alone there.
   function(lane, id)
     local suspect = kept_for(lane)
     if suspect and suspect ~= id then return 'kept' end
@@ -18,8 +19,8 @@ local GATES = {
   function(lane, _, request)
     if credit(lane, request.kind) <= 0 then return 'full' end
   end,
-  -- A suspect takes an empty lane. It does not wait for long work, such as a pull, which goes on from where it was once its
-  -- worker is back.
+  -- A suspect starts only on an empty lane. It does not wait for long work, such as a pull, which can resume if the suspect
+  -- kills its worker.
   function(lane, _, request)
     if not request.suspect then return end
     for _, kind in ipairs(KINDS) do
@@ -29,8 +30,8 @@ local GATES = {
   end,
 }
 
--- Keeps a lane from filling up again until it is empty and the suspect can have it, for as long as routers ask: one lane for
--- each suspect.
+-- Keeps a lane free for a suspect: no other request starts on it until the lane is empty and the suspect starts. The mark
+-- expires unless routers repeat it. Each suspect has one such lane at most.
 local function keep_free(lane, id, request)
   local other = request.emptied
   if other and other ~= lane and redis.call('GET', P .. 'lane:' .. other .. ':alone') == id then return end
@@ -38,7 +39,7 @@ local function keep_free(lane, id, request)
   redis.call('HSET', P .. 'request:' .. id, 'emptied', lane)
 end
 
--- Why a lane does not take a request now; nil if it does. A lane that is too full for a suspect is kept free for it.
+-- Why a lane does not take a request now; nil if it does. If the lane is too full for a suspect, it is kept free from now on.
 local function why_not(lane, id, request)
   for _, gate in ipairs(GATES) do
     local why = gate(lane, id, request)

@@ -1,4 +1,4 @@
--- What the server knows of a lane: its limits, its workers, and the request that has it alone.
+-- A lane's limits, its workers, and the request for which it is reserved.
 -- uses base
 
 -- How many requests of a kind a lane serves at once.
@@ -11,18 +11,18 @@ local function lane_limit(lane, kind)
   return type(limit) == 'number' and whole(limit) or 0
 end
 
--- How many more requests of a kind a lane takes while it has workers.
+-- How many more requests of a kind a lane can take, if a worker takes work.
 local function credit(lane, kind)
   return lane_limit(lane, kind) - redis.call('ZCARD', lane_queue(lane, kind))
 end
 
--- How many workers of a lane take new work and have beaten within a lease. lease: the policy's, ms.
+-- How many workers of a lane take new work and have sent a beat within a lease. lease: the policy's lease, ms.
 local function takers(lane, now, lease)
   return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', int(now - lease), '+inf')
 end
 
--- The suspect that runs on a lane alone, or for which the lane is kept free. The mark of a suspect that runs may outlive
--- its attempt, if a script of an older version ended that.
+-- The suspect that runs alone on a lane, or for which the lane is kept free; nil if there is none. The mark may outlive the
+-- attempt if a script of an older version ended the attempt.
 local function kept_for(lane)
   local alone = P .. 'lane:' .. lane .. ':alone'
   local id = redis.call('GET', alone)
@@ -33,13 +33,13 @@ local function kept_for(lane)
 end
 
 -- The names of the values that `lane_facts` returns: fields of the lane's hash, as its workers wrote them; `name`; `beats`,
--- 0 or 1, and `beat_ms` since the last; `takers`; `kept_for`, the suspect that runs there alone or is next, or ''; and
--- `queued:KIND`.
+-- whether a worker is alive, 0 or 1; `beat_ms` since the last beat; `takers`; `kept_for`, the suspect that runs alone on the
+-- lane or is next to, or ''; and `queued:KIND`.
 local LANE_FACTS = { 'provider', 'endpoint', 'models', 'limit', 'offer', 'told', 'why', 'name', 'beats', 'beat_ms', 'takers',
   'kept_for' }
 for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind end
 
--- The values for LANE_FACTS; nil for a lane of which only the name is left.
+-- The values for LANE_FACTS; nil for a lane whose hash is gone.
 local function lane_facts(name, now, lease)
   local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
     'told', 'why', 'seen')

@@ -1,8 +1,9 @@
--- When the lease of an attempt has lapsed, and what is reported of such an attempt.
+-- Determines which attempts have a lapsed lease, and what is reported about them.
 -- uses ending
 
--- Until when no lease lapses. After more than 5 s (or a lease, if that is shorter) in which neither a router nor a client
--- has looked at the pool, that is a full lease away: the server may have been down, and workers must renew first.
+-- Returns the time before which no lease lapses. If for more than 5 s (or a lease, if that is shorter) neither a router nor a
+-- client has looked at the pool, the server may have been down. Then no lease lapses for another full lease, so that workers
+-- can renew first.
 local function look(now)
   local swept = P .. 'swept'
   local at, looked, hold = unpack(redis.call('HMGET', swept, 'at', 'looked', 'hold'))
@@ -15,8 +16,8 @@ local function look(now)
   return tonumber(hold)
 end
 
--- Whether a request has an attempt whose lease has lapsed. hold: until when no lease lapses, as `look` returns it. `bury`
--- sets the lease of a dead worker's attempt to 0.
+-- Whether a request has an attempt whose lease has lapsed. hold: the time before which no lease lapses, as `look` returns it.
+-- `bury` sets the lease of a dead worker's attempt to 0.
 local function has_lapsed(id, request, hold)
   if request.state ~= 'dispatched' and request.state ~= 'running' then return false end
   local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or math.huge)
@@ -24,8 +25,8 @@ local function has_lapsed(id, request, hold)
   return lease == 0 or math.max(lease, hold) <= now_ms()
 end
 
--- Takes new work away, until the next beat, from the worker that ran the attempt, or from the whole lane if none of its
--- workers started it. Counts a worker's death.
+-- Notes that the lease of an attempt has lapsed. The worker that ran the attempt gets no new work until its next beat, and the
+-- lapse counts as a crash. If no worker had started the attempt, the whole lane gets no new work until a beat.
 local function note_lapse(id, request)
   if request.state == 'dispatched' then
     redis.call('DEL', P .. 'lane:' .. request.lane .. ':workers')
@@ -35,7 +36,7 @@ local function note_lapse(id, request)
   end
 end
 
--- Ends a request whose lease has lapsed if it must end anyway. Whether it did.
+-- If a request whose lease has lapsed was cancelled or has passed its deadline, ends it. Returns whether it did.
 local function ended_after_lapse(id, request)
   local ending = due_ending(request)
   if not ending then return false end
@@ -44,9 +45,9 @@ local function ended_after_lapse(id, request)
   return true
 end
 
--- A lapsed attempt: {id, attempt, state, lane, queue, starts, crashes before, it ran alone: 0 or 1, ms to its deadline, the
--- server has its payload: 0 or 1}, from which decide/recovery.py decides what becomes of the request. The lease stays until
--- a router or client has carried that out, and is reported again. nil if nothing is left to decide.
+-- A lapsed attempt, for decide/recovery.py: {id, attempt, state, lane, queue, starts, earlier crashes, it ran alone: 0 or 1,
+-- ms to its deadline, the server has its payload: 0 or 1}. nil if the request has ended here. The lease stays, and so the
+-- attempt is reported again, until a router or client has recovered the request.
 local function lapsed_attempt(id, request)
   if ended_after_lapse(id, request) then return nil end
   return { id, tonumber(request.attempt), request.state, request.lane, request.queue, tonumber(request.starts),

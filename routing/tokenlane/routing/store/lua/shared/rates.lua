@@ -1,4 +1,5 @@
--- How many requests a role accepts and ends, for those who watch; and how fast it drains, for retry_after of a full queue.
+-- Counts the requests that a role accepts and ends, for operators, and how fast the role drains, for the retry_after of a full
+-- queue.
 -- uses base
 
 local RATE_MS, RATE_BUCKETS = 10000, 6
@@ -7,7 +8,7 @@ local function priority_of(queue)
   return string.match(queue or '', '^[^:]*:[^:]*:([^:]+)') or 'normal'
 end
 
--- what: 'accepted', or how the request ended. A first field may be that of a new hash.
+-- what: 'accepted', or how the request ended. If this is a field's first count, the hash may be new and get its expiry.
 local function count(request, what, now)
   local rates = P .. 'rates:' .. int(math.floor(now / RATE_MS))
   local field = request.role .. ':' .. priority_of(request.queue) .. ':' .. what
@@ -16,7 +17,7 @@ local function count(request, what, now)
   end
 end
 
--- idle: no request of the role is left, so the time until the next end does not show how fast the role drains.
+-- Measures the time between ends. idle: no request of the role is left, so the time until the next end does not count.
 local function note_drain(role, now, idle)
   local drain = P .. 'drain:' .. role
   local last, mean = unpack(redis.call('HMGET', drain, 'at', 'mean'))
