@@ -212,7 +212,7 @@ class DeltaBuffer:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
             # Its worker agreed with the request's owner, who had less of the answer than this reader has.
-            self.fail(answer_lost("begun anew"))
+            self.fail(answer_lost("restarted"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._held:
                 continue

@@ -1,1 +1,1 @@
-"""Pure decisions, without I/O: who may be served where, in which order, and what becomes of a broken attempt."""
+"""Pure decisions without I/O: which lane serves which request, in which order, and how to recover a failed attempt."""

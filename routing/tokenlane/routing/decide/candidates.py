@@ -1,4 +1,4 @@
-"""Which lanes may serve a request, best first, and with which model: the policy's routes, applied to lanes' offers."""
+"""Finds the lanes that may serve a request, and the model to use on each, by the policy's routes and lanes' offers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def candidates(
 ) -> Iterator[tuple[LaneView, str]]:
     """The lanes that may serve a queue, best first, each with the model to use there.
 
-    - Order: as in the route; for one place in it, the lane with the most credit first. Lanes in `needs.avoid` come
-      last, the one that failed last at the very end. A lane is named once.
+    - Order: the order of the route; lanes that match the same entry, by credit. Lanes in `needs.avoid` come last, the
+      latest failed lane at the end. Each lane appears once.
     - Abilities: lanes whose model has every ability in `needs.can` are preferred. If no lane declares them, all remain.
-    - A kind that follows no route goes to the lane it names, or else to any lane that takes the kind.
-    - The fallback lane serves requests that name it, and a kind that falls back where no other lane can serve it,
-      however long the texts.
-    - A lane that was shut down blocks neither the fallback nor less capable lanes; a lane that vanished does, since it
-      is expected back. A lane whose back end has not answered yet may serve anything: it keeps requests from being
-      refused, and does not block the fallback.
+    - A kind that does not follow routes may use the lane that the request names, or any lane that takes the kind.
+    - The fallback lane serves requests that name it, and kinds that fall back if no other lane could serve the request
+      even with shorter texts.
+    - A lane that vanished is expected back, so it blocks the fallback and less capable lanes; a lane that was shut down
+      does not. A lane whose back end has not answered yet might serve any request: because of it requests are not
+      refused, but it does not block the fallback.
     """
     open_to = [lane for lane in lanes if needs.lane in (None, lane.name)]
     open_to.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
@@ -54,7 +54,8 @@ def _avoided_last(pairs: Iterable[tuple[LaneView, str]], needs: Needs) -> Iterat
 def _fallback(
     policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView], kind: Kind
 ) -> Iterator[tuple[LaneView, str]]:
-    """The fallback lane, unless the request names another place, or another lane would serve it if it were shorter."""
+    """The fallback lane, unless the request names a model, provider or lane, or another lane would serve it if it were
+    shorter."""
     shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
     others = [lane for lane in lanes if not (lane.has_left or lane.is_coming)]
     if (
@@ -65,7 +66,7 @@ def _fallback(
 
 
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
-    """The live lanes that may pull a model for a queue without candidates, best first, each with the model to pull."""
+    """The lanes that may pull a model for a queue without candidates, best first, each with the model to pull."""
     able = [lane for lane in lanes if lane.state.takes_work and lane.offer.pulls and needs.lane in (None, lane.name)]
     for candidate in _route(policy, role):
         for lane in sorted(able, key=lambda lane: lane.name):
@@ -130,6 +131,10 @@ def _can_all(lane: LaneView, model: str, needs: Needs) -> bool:
 
 
 def served_name(model: str, served: Sequence[str]) -> str | None:
-    """The name, among those that a lane serves, of this model; None if it is not there. Ollama's tag `:latest` is
-    optional."""
+    """The name under which a lane serves this model; None if it does not. The tag `:latest` of Ollama's names is
+    optional.
+
+    Args:
+        served: the names of the models that the lane serves.
+    """
     return next((name for name in (model, f"{model}:latest", model.removesuffix(":latest")) if name in served), None)

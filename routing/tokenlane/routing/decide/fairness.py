@@ -1,8 +1,8 @@
-"""Fairness: the order in which a lane serves the queues of roles, and where to find fairness between agents.
+"""Fairness: the order in which a lane serves the queues of roles.
 
-Within a queue, agents take turns by the tokens they use: store/lua/shared/fairness.lua does that when a request is
-submitted and dispatched. Between queues, a higher priority is served first. At each lane, the roles of one priority
-take turns in proportion to their weights, and a role's queues take turns of one request: `fair_order` does that here.
+Queues of a higher priority go first. At each lane, the roles of one priority take turns in proportion to their weights,
+and the queues of one role take turns of one request. Within a queue, agents take turns; that is done by
+store/lua/shared/fairness.lua when a request is submitted and dispatched.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from .queues import PRIORITIES, Queue
 
 @dataclass(frozen=True)
 class RoleTurn:
-    """How far a role is with its turns, of one kind and priority.
+    """The turns of a role, for one kind and priority. Times are numbers of the pool's `sequence` counter.
 
-    `began`: when it began to wait, as a dispatch sequence. `lanes`: for each that has served it since, when its turn
-    there ended, or `began`, and how many were served of the turn it has now.
+    `began`: when the role began to wait. `lanes`: for each lane that has served the role since then, when the role's
+    last turn on that lane ended (or `began`), and how many requests of its current turn the lane has served.
     """
 
     began: int = 0
     lanes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def at(self, lane: str) -> tuple[int, int]:
-        """When its turn at this lane ended, and how much it had since."""
+        """When the role's last turn on this lane ended, and how many requests of its current turn were served."""
         return self.lanes.get(lane, (self.began, 0))
 
 
 @dataclass(frozen=True)
 class Head:
-    """One of the requests that are next in their queue.
+    """One of the next requests of a queue.
 
-    `attempt`: its newest so far, 0 if none. `more`: others wait that are no heads. `served`: when its queue was last
-    served, as a dispatch sequence. `place`: how many heads of its queue come before it. `turn`: its role's.
-    `suspect`: workers died under it, and it is to run alone.
+    `attempt`: the newest attempt; 0 if there is none. `more`: whether more requests wait behind the queue's heads.
+    `served`: when the queue was last served, as a number of the pool's `sequence` counter. `place`: how many heads of
+    the queue come before this head. `turn`: the turns of its role. `suspect`: workers died while they ran the request,
+    so it must run alone.
     """
 
     queue: Queue
@@ -53,21 +54,21 @@ class Head:
 
 
 def fair_order(heads: Sequence[Head], weights: Mapping[str, int], lane: str) -> Iterator[Head]:
-    """The heads in the order in which a lane is to serve them. All must be able to go there: one that could not would
-    have a place among those of its role.
+    """The heads in the order in which a lane should serve them.
 
     Args:
-        weights: of roles, where it is not 1.
+        heads: only heads that the lane can serve; others would take up places of their roles.
+        weights: the weights of the roles; a missing role has weight 1.
     """
     of_roles: defaultdict[str, list[Head]] = defaultdict(list)
     for head in heads:
         of_roles[head.queue.turn].append(head)
-    lines = [_line(those, weights.get(those[0].queue.role, 1), lane) for those in of_roles.values()]
-    return (head for _, head in merge(*lines))
+    orders = [_ranked(group, weights.get(group[0].queue.role, 1), lane) for group in of_roles.values()]
+    return (head for _, head in merge(*orders))
 
 
-def _line(heads: list[Head], weight: int, lane: str) -> Iterator[tuple[tuple[int | str, ...], Head]]:
-    """The heads that share a turn, in their order, each with its place among those of all."""
+def _ranked(heads: list[Head], weight: int, lane: str) -> Iterator[tuple[tuple[int | str, ...], Head]]:
+    """The heads that share a turn, in order, each with a sort key that ranks it among all heads."""
     rank, (ended, used) = PRIORITIES.index(heads[0].queue.priority), heads[0].turn.at(lane)
     heads.sort(key=lambda head: (head.place, head.served, -head.waited_ms, head.id))
     for number, head in enumerate(heads):

@@ -1,4 +1,4 @@
-"""The errors of requests that no lane can serve, with what to do about them."""
+"""The errors for requests that no lane can serve, with advice for each."""
 
 from __future__ import annotations
 
@@ -23,21 +23,25 @@ from .queues import Queue
 
 GET_A_MODEL = """\
 Do one of these:
-  - Install Ollama (https://ollama.com/download; `tokenlane probe` on a terminal offers to) and `ollama pull MODEL`;
-    or start vLLM, LM Studio, TGI or llama.cpp with a model that can chat.
-  - Use a remote OpenAI-compatible endpoint: in llm.toml
+  - Install Ollama (https://ollama.com/download, or let `tokenlane probe` do it) and run `ollama pull MODEL`;
+    or start vLLM, LM Studio, TGI or llama.cpp with a chat model.
+  - Use a remote OpenAI-compatible endpoint, with these lines in llm.toml:
         [defaults]
         provider = "openai"
         model = "MODEL"
         [openai]
         endpoint = "https://HOST"
         api_key_env = "NAME_OF_THE_KEYS_VARIABLE"
-  - Use the built-in model, a toy to see things work: --provider builtin
-Then serve it: `tokenlane up` on its own, or `tokenlane worker` for a pool that runs."""
+  - Use the built-in toy model, to try tokenlane without a real model: --provider builtin
+Then serve the model: start a new pool with `tokenlane up`, or join a running pool with `tokenlane worker`."""
 
 
 def no_lane(lanes: Sequence[LaneView] = ()) -> ProviderDown:
-    """The error of a request in a pool without connected workers, or whose back ends cannot work."""
+    """The error for a request in a pool without a lane that takes work.
+
+    Args:
+        lanes: the lanes of the pool. If the back ends of some cannot work, the error says why.
+    """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
         return ProviderDown(f"No lane takes work now: {'; '.join(reasons)}.", retryable=True)
@@ -50,10 +54,10 @@ def why_unready(lane: LaneView) -> str:
 
 
 def not_pulled(lane: LaneView, model: str) -> LlmError:
-    """The error of a request for a model that a lane could not pull."""
+    """The error for a request that needs a model which a lane could not pull."""
     report = ErrorReport(
         code=lane.offer.unpulled[model],
-        message="the lane could not pull this model, and waits for a minute at least before it tries again: "
+        message="the lane could not pull this model, and will not try again for at least a minute: "
         f"`tokenlane models pull {model} --lane {lane.name}` shows why",
         lane=lane.name,
         provider=lane.provider,
@@ -63,9 +67,9 @@ def not_pulled(lane: LaneView, model: str) -> LlmError:
 
 
 def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
-    """Why none of these lanes is a candidate for the queue, and what to do.
+    """The error for a queue for which none of these lanes is a candidate.
 
-    It names only connected lanes that the role may use.
+    Its message names only connected lanes that the role may use.
     """
     connected = [lane for lane in of_back_ends(lanes) if not lane.state.is_away]
     if not connected:
@@ -96,7 +100,7 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) 
 
 
 def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], open_to: Sequence[LaneView]) -> LlmError:
-    """Which provider, kind of work or model the lanes that the role may use do not offer."""
+    """The error that names the provider, kind of work or model that no lane of the role offers."""
     which, needs = "", queue.needs
     if needs.provider is not None:
         names = ", ".join(sorted(f"{lane.name} ({lane.provider})" for lane in open_to))
@@ -126,8 +130,9 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
 
 def _not_routed(queue: Queue) -> ProviderDown:
     return ProviderDown(
-        f"no connected lane may serve what this request of role {queue.role!r} needs: change the role's route, or "
-        "start a worker on a lane in it (`tokenlane status` shows the lanes, `tokenlane probe` finds model servers)",
+        f"the route of role {queue.role!r} leads to no connected lane that can serve this request: change the route, "
+        "or start a worker for a lane in the route (`tokenlane status` shows the lanes, `tokenlane probe` finds model "
+        "servers)",
         retryable=False,
         model=queue.needs.model,
     )

@@ -1,4 +1,4 @@
-"""The plan: which lane gets which of the waiting requests, decided from a survey."""
+"""The plan: decides from a survey of the pool which lane gets which waiting request."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ _Options: TypeAlias = list[tuple[LaneView, str]]
 
 @dataclass(frozen=True)
 class Survey:
-    """The heads of all queues and all lanes at one moment. `watched_ms`: for how long routers have watched the pool
-    without a gap; live lanes may not have beaten yet since the server came back or was wiped."""
+    """The heads of all queues, and all lanes, at one moment.
+
+    `watched_ms`: for how long routers have watched the pool without a gap. After a restart of the server, it takes a
+    while until all live lanes have sent a beat.
+    """
 
     now_ms: int
     revision: int
@@ -40,7 +43,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Placement:
-    """A request for a lane, and the model to use there."""
+    """A request to dispatch to a lane, and the model to use."""
 
     head: Head
     lane: str
@@ -49,7 +52,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request that no lane can serve, and why."""
+    """A request to fail, because no lane can serve it."""
 
     head: Head
     error: LlmError
@@ -73,19 +76,19 @@ class Plan:
 
     @property
     def all(self) -> tuple[Placement | Refusal, ...]:
-        """Everything that takes a head off its queue."""
+        """All placements and refusals: each takes a head off its queue."""
         return self.placements + self.refusals
 
 
 def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Plan:
     """Choose lanes for the heads of all queues, those of the highest priority first.
 
-    Each head asks for the best of its lanes whose gates it passes. A lane takes as many heads as it has credit for, in
-    the order of `fair_order`; the others ask again. If more requests of a priority wait for a lane than are heads now,
-    lower priorities of that kind do not get the lane.
+    Each head asks the best of its lanes whose gates it passes. A lane takes as many heads as it has credit for, in the
+    order of `fair_order`; the remaining heads ask again. If more requests of one priority wait for a lane than the
+    survey has heads for, requests of the same kind with lower priorities do not get the lane.
 
     Args:
-        refused: by request, the lanes that refused it at dispatch, which it does not ask.
+        refused: for a request's id, the lanes that refused the request at dispatch. The request does not ask them.
     """
     weights = {name: role.weight for name, role in policy.roles.items()}
     options: dict[str, _Options] = {}
@@ -99,8 +102,8 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     for priority in PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
         while left and (asked := _asked(left, options, credit, refused)):
-            for slots, those in asked.items():
-                taken = list(islice(fair_order(those, weights, slots[0]), credit[slots]))
+            for slots, group in asked.items():
+                taken = list(islice(fair_order(group, weights, slots[0]), credit[slots]))
                 placements += [_placement(head, slots[0], options) for head in taken]
                 credit[slots] -= len(taken)
                 placed |= {head.id for head in taken}
@@ -123,7 +126,7 @@ def _asked(
     credit: dict[_Slots, int],
     refused: Mapping[str, frozenset[str]],
 ) -> dict[_Slots, list[Head]]:
-    """The heads by the lane and kind each asks for, without heads that must wait for all of their lanes."""
+    """The heads, grouped by the lane and kind that each asks. Heads that no lane can take now are left out."""
     asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
     best: dict[tuple[str, frozenset[str], str], _Slots | None] = {}
     for head in heads:
@@ -138,7 +141,8 @@ def _asked(
 
 
 def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int]) -> _Slots | None:
-    """The first lane whose gates the head passes; for a suspect, otherwise a lane that `dispatch` keeps free for it."""
+    """The first lane whose gates the head passes; or, for a suspect, the first lane that `dispatch` can keep free for
+    it."""
     to_empty = None
     for lane in lanes:
         slots = lane.name, head.queue.kind
@@ -158,12 +162,12 @@ def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placem
 
 
 def _pull_or_refusal(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> PullRequest | LlmError:
-    """The model to pull for a head without candidates, or the error that refuses it."""
+    """The model to pull for a head without candidates, or the error with which to refuse the head."""
     queue = head.queue
     if not KINDS[queue.kind].follows_routes:
         return no_candidate_error(queue, policy, lanes)
-    found = list(pullers(policy, queue.role, queue.needs, lanes))
-    for lane, model in found:
+    possible = list(pullers(policy, queue.role, queue.needs, lanes))
+    for lane, model in possible:
         if model not in lane.offer.unpulled:
             return PullRequest(lane.name, model)
-    return not_pulled(*found[0]) if found else no_candidate_error(queue, policy, lanes)
+    return not_pulled(*possible[0]) if possible else no_candidate_error(queue, policy, lanes)

@@ -1,7 +1,7 @@
-"""The policy of a pool: routes, limits and leases. It lives in the pool, with a revision.
+"""The policy of a pool: the routes and limits of roles, leases and other rules. The pool stores it with a revision.
 
-A route is an ordered list of candidates. A lane serves a request through the first candidate that names it, and the
-candidate says which of the lane's models is used. Without a route every role may use every lane.
+A route is an ordered list of candidates. The first candidate that matches a lane determines which of the lane's models
+serves the request. A role without a route may use every lane.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .lanes.offer import LaneView
 
 
 class PolicyChanged(LlmError):
-    """The pool's policy has changed meanwhile: read and compare it again.
+    """The pool's policy has changed in the meantime: compare it with yours, and apply again.
 
-    Somebody else applied a policy meanwhile. `tokenlane policy diff` shows the difference.
+    Somebody else applied a policy. `tokenlane policy diff` shows the difference.
     """
 
     code = "policy_changed"
@@ -28,7 +28,8 @@ class PolicyChanged(LlmError):
 class PolicyUnreadable(PoolUnavailable):
     """This version cannot read the pool's policy.
 
-    A newer version of tokenlane wrote it, or something else did. Update, or apply a policy with this version.
+    A newer version of tokenlane or another program wrote the policy. Update tokenlane, or apply a policy with this
+    version.
     """
 
     code = "policy_unreadable"
@@ -39,26 +40,26 @@ class _Frozen(BaseModel):
 
 
 class Candidate(_Frozen):
-    """A place in a route. None matches anything."""
+    """An entry of a route. A field that is None matches anything."""
 
     provider: str | None = None
     model: str | None = None
     lane: str | None = None
 
     def is_place_of(self, lane: LaneView) -> bool:
-        """Whether the lane has this provider and name, whatever models it serves."""
+        """Whether the candidate's provider and lane match this lane, whatever models the lane serves."""
         return self.lane in (None, lane.name) and self.provider in (None, lane.provider)
 
 
 class Limits(_Frozen):
-    """Limits of one role; None: the policy's. `in_flight` counts all requests of an agent, in every role."""
+    """The limits of one role; None: the policy's limit applies. `in_flight` counts an agent's requests in all roles."""
 
     depth: int | None = Field(default=None, ge=1)
     in_flight: int | None = Field(default=None, ge=1)
 
 
 class RolePolicy(_Frozen):
-    """The policy for one role. `weight`: how many of its requests are served per request of a role with weight 1."""
+    """The policy for one role. `weight`: how many requests of the role are served for each of a role with weight 1."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
@@ -68,12 +69,13 @@ class RolePolicy(_Frozen):
 class Policy(_Frozen):
     """The pool's policy. `revision` counts changes; 0 is the built-in default.
 
-    `depth`, `in_flight`: requests that a role, and an agent, may have at once, waiting and running. `start_lease_ms`:
-    how long a lane may take to start a request. `lease_ms`: how long a running request survives without a beat from its
-    worker; `orphan_ms`: without a beat from its client, which beats every 2 s. `patience_ms`: how long a request waits
-    for a lane that nobody has heard of; longer if live workers may not have beaten since the pool started or came back.
-    `max_crashes`: workers that may die while they run a request before it fails. `max_starts`: how often a request may
-    be started in all. `fallback`: which lane embeds if no candidate can: the fallback lane, or none.
+    `depth`: how many requests a role may have at once, waiting and running; `in_flight`: how many an agent may have.
+    `start_lease_ms`: how long a lane may take to start a request. `lease_ms`: how long a running request survives
+    without a beat from its worker; `orphan_ms`: without a beat from its client, which beats every 2 s. `patience_ms`:
+    how long a request without candidates waits for a lane to appear; it waits longer after the pool's server started,
+    until all live workers have had time to send a beat. `max_crashes`: how many workers may die while they run a
+    request before it fails. `max_starts`: how often a request may be started. `fallback`: what happens to embed
+    requests that no candidate can serve: the fallback lane serves them, or they fail.
     """
 
     revision: int = 0
@@ -90,6 +92,6 @@ class Policy(_Frozen):
 
 
 def all_heard_ms(lease_ms: int) -> int:
-    """How long after its first look at a pool a router or client has heard of all live workers, in milliseconds: they
-    beat three times per lease, and get a second more."""
+    """How many milliseconds after it first looks at a pool a router or client knows all live workers. Workers send
+    three beats per lease; one second is added."""
     return lease_ms // 3 + 1000

@@ -1,4 +1,4 @@
-"""The policy as llm.toml says it: read from `[roles]` and `[policy]`, and written as them."""
+"""Converts a policy from and to the sections `[roles]` and `[policy]` of llm.toml."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The whole policy that settings describe; what they leave out is the default.
+    """The policy in these settings, with defaults for everything that they leave out.
 
     Raises:
-        ConfigError: a route names something that cannot be.
+        ConfigError: a route names an unknown provider, or an invalid lane or model.
     """
     document = settings.document
     roles = {
@@ -37,7 +37,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def as_toml(policy: Policy) -> str:
-    """The policy in full as sections of llm.toml; reading them gives the policy again."""
+    """The complete policy as sections of llm.toml. Reading them gives the same policy again."""
     rules = policy.model_dump(exclude={"revision", "roles"})
     lines = ["[policy]", *(f"{rule} = {_value(value)}" for rule, value in rules.items())]
     for name, role in sorted(policy.roles.items()):
@@ -58,21 +58,21 @@ def _candidate(entry: str | schema.RouteEntry, source: str) -> Candidate:
     lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None
     names = list(schema.provider_names())
     if lane is not None and not is_name(lane):
-        wrong = f"no lane can be called {lane!r}, which the route names."
+        wrong = f"the route names lane {lane!r}, which is not a valid name."
     elif lane is None and place not in names:
-        wrong = f"no provider is called {place!r}, which the route names.{did_you_mean(place, names)}"
+        wrong = f"the route names provider {place!r}, which does not exist.{did_you_mean(place, names)}"
     elif slash and not model:
-        wrong = f"the route names {entry!r}, a model without a name."
+        wrong = f"the route entry {entry!r} ends without a model name."
     else:
         return Candidate(provider=None if lane else place, lane=lane, model=model or None)
     raise ConfigError(
         f"{source}: {wrong} Write "
-        '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME", and a model of any provider as { model = "NAME" }.'
+        '"PROVIDER/MODEL", "PROVIDER" or "lane:NAME"; for a model of any provider write { model = "NAME" }.'
     )
 
 
 def route_entry(candidate: Candidate) -> str:
-    """A place in a route, as a list in llm.toml has it."""
+    """A candidate as an entry of a `route` in llm.toml."""
     provider, model, lane = candidate.provider, candidate.model, candidate.lane
     if (provider is None) == (lane is None) or (provider and provider not in schema.provider_names()):
         return _table(candidate.model_dump(exclude_none=True))
@@ -85,10 +85,10 @@ def _table(values: dict[str, object]) -> str:
 
 
 def section_key(name: str) -> str:
-    """A name as a part of a section's heading."""
+    """A name as it is written in a section's heading: quoted if TOML requires quotes."""
     return name if _BARE_KEY.fullmatch(name) else _value(name)
 
 
 def _value(value: object) -> str:
-    # JSON's text and numbers are TOML's, but for a letter that JSON leaves as it is, and is escaped here.
+    # Strings and numbers are written alike in JSON and TOML, except for characters that only TOML escapes.
     return escaped(json.dumps(value, ensure_ascii=False), toml=True)

@@ -1,4 +1,7 @@
-"""Queues: all requests of one queue have the same role, kind, priority and needs, so the same lanes may serve them."""
+"""Queues of waiting requests, and their names in Redis keys.
+
+All requests in a queue have the same role, kind, priority and needs, so the same lanes may serve them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 @dataclass(frozen=True)
 class Queue:
-    """What all requests of one queue have in common."""
+    """The properties that all requests in a queue share."""
 
     role: str
     kind: Kind
@@ -31,8 +34,9 @@ class Queue:
 
     @cached_property
     def name(self) -> str:
-        """The queue's name in keys: `role:kind:priority:size:provider:model`, followed by `:input:lane:can` and
-        `:avoid` if the needs have any of these. Provider and model are percent-encoded, lists are joined with `+`."""
+        """The queue's name in Redis keys: `role:kind:priority:size:provider:model`, then `:input:lane:can` if any of
+        these or `avoid` is set, then `:avoid` if it is set. Provider and model are percent-encoded; lists are joined
+        with `+`."""
         needs = self.needs
         provider, model = quote(needs.provider or "", safe=""), quote(needs.model or "", safe="")
         name = f"{self.role}:{self.kind}:{self.priority}:{needs.size}:{provider}:{model}"
@@ -44,11 +48,11 @@ class Queue:
 
     @cached_property
     def turn(self) -> str:
-        """The queues that share a turn: all of one role, kind and priority."""
+        """The name of the turn that this queue shares with all queues of the same role, kind and priority."""
         return f"{self.role}:{self.kind}:{self.priority}"
 
     @classmethod
-    @lru_cache(maxsize=1024)  # routers parse the same few again and again
+    @lru_cache(maxsize=1024)  # routers parse the same few names again and again
     def parse(cls, name: str) -> Queue:
         """The queue with this name.
 

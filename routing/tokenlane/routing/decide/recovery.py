@@ -1,7 +1,7 @@
-"""Decides what becomes of a request whose attempt broke: it ends or is tried again. Nothing else decides that.
+"""Decides whether a request is tried again or ends after an attempt has failed. No other module decides this.
 
-Workers ask when one of their attempts fails or they shut down; routers and agents ask when a worker died. The caller
-carries the decision out.
+Workers call `decide` when an attempt fails or when they shut down; routers and agents call it when a worker has died.
+The caller carries out the decision.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _CAP_MS = 30_000
 _MOST_AVOIDED = 8
 
 _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
-"""Errors that interrupt an answer, besides retryable ones."""
+"""Errors that count as interruptions of an answer, in addition to retryable errors."""
 
 
 @dataclass(frozen=True)
 class AttemptFailed:
-    """The attempt ended with an error. `reached`: it reached its back end. Otherwise it does not count as a start: its
-    lane was not ready, and has stopped taking new work."""
+    """The attempt ended with an error. `reached`: whether the attempt reached its back end. If it did not, it does not
+    count as a start: the lane was not ready, and has stopped taking new work."""
 
     error: LlmError
     reached: bool = True
@@ -35,7 +35,7 @@ class AttemptFailed:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """The worker died or lost its connection while it ran the request. `alone`: it ran nothing else."""
+    """The worker died or lost its connection while it ran the request. `alone`: whether the lane ran nothing else."""
 
     alone: bool = False
 
@@ -60,11 +60,11 @@ Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | P
 
 @dataclass(frozen=True)
 class History:
-    """The attempts so far, as far as the caller knows them.
+    """The attempts of a request so far, as far as the caller knows them.
 
-    `lane`: where the attempt broke. `starts`: how often the request was started, this attempt included. `crashes`: how
-    many workers died while they ran it, before this attempt. `delivered`: deltas that its agent may have received.
-    `left_ms`: until the request's deadline.
+    `lane`: the lane of the failed attempt. `starts`: how often the request was started, this attempt included.
+    `crashes`: how many workers died while they ran the request, before this attempt. `delivered`: how many deltas the
+    agent may have received. `left_ms`: time to the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
@@ -77,15 +77,15 @@ class History:
 
 @dataclass(frozen=True)
 class End:
-    """End it with this error."""
+    """End the request with this error."""
 
     error: LlmError
 
 
 @dataclass(frozen=True)
 class TryAgain:
-    """Start the request again, on a lane that meets these needs, after `due_ms`. `counts`: the broken attempt counts as
-    a start. `alone`: on a lane that runs nothing else, because the request may be what kills workers."""
+    """Try the request again with these needs, after `due_ms`. `counts`: whether the failed attempt counts as a start.
+    `alone`: whether the lane must run nothing else, because the request may be the cause of its workers' deaths."""
 
     needs: Needs
     due_ms: int = 0
@@ -97,10 +97,10 @@ Decision: TypeAlias = End | TryAgain
 
 
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
-    """Decide about one broken attempt.
+    """Decide how to go on after a failed attempt.
 
-    If the agent has a part of the answer, the request ends: a second attempt would give another answer. If the lane
-    failed, the request is tried on another lane, as long as one has credit.
+    If the agent already has part of the answer, the request ends, since a second attempt would give another answer. If
+    the lane failed, the request is tried on another lane, if one has credit.
     """
     if history.delivered > 0:
         return End(_interruption(cause, history.lane))
@@ -120,9 +120,9 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
 
 
 def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
-    """Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. A request that could not
-    start again before its deadline ends now. A request that did not reach its back end waits again at once, and that
-    attempt does not count.
+    """Decide after an error. Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. If the
+    pause would exceed the deadline, the request ends now. If the attempt did not reach its back end, the request waits
+    again without a pause, and the attempt does not count as a start.
     """
     if not error.retryable:
         return End(error)
@@ -144,21 +144,21 @@ def _elsewhere(history: History) -> Needs:
 
 
 def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:
-    """A crash counts against every request that the worker ran. So the last try of a request is alone on its lane: if
-    that worker dies too, the request is to blame."""
+    """Decide after a worker's death. A crash counts against every request that the worker ran, so the last attempt of a
+    request runs alone on its lane: if that worker dies, too, the request is the cause."""
     crashes = history.crashes + 1
     if crashes < policy.max_crashes:
         return TryAgain(history.needs, alone=crashes + 1 >= policy.max_crashes)
     blame = (
         ", the last of them while it ran nothing else"
         if alone
-        else "; they also ran others, and another request may be to blame: send it again"
+        else "; they also ran other requests, which may have caused this: send the request again"
     )
     return End(Interrupted(f"{crashes} workers died while they ran this request{blame}"))
 
 
 def _interruption(cause: Cause, lane: str) -> LlmError:
-    """The error that ends a request of which a part was delivered."""
+    """The error that ends a request if part of its answer was delivered."""
     match cause:
         case AttemptFailed(error):
             if isinstance(error, Interrupted) and error.retryable:
@@ -166,7 +166,7 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
                 return final.at(provider=error.provider, lane=error.lane, model=error.model)
             return error
         case WorkerDraining():
-            return Interrupted("the worker was shut down in the middle of the answer: send it again", lane=lane)
+            return Interrupted("the worker was shut down during the answer: send the request again", lane=lane)
         case WorkerLost() | LaneStopped():
             return answer_lost("worker")
         case PoolForgot():
@@ -176,8 +176,8 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
 
 
 def error_with_a_part(error: LlmError) -> LlmError:
-    """The error that an agent raises if it has a part of the answer: `Interrupted`, unless the request itself is to
-    blame."""
+    """The error that an agent raises if it already has part of the answer: `Interrupted`, unless the request itself
+    caused the error."""
     broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
     if isinstance(error, Interrupted) or not broke_off:
         return error
@@ -188,19 +188,19 @@ def error_with_a_part(error: LlmError) -> LlmError:
 
 
 _LOST = {
-    "begun anew": "the answer was started again for another client that is attached to it: ask again",
-    "part": "a part of the answer was lost, and its worker no longer has it: ask again",
-    "worker": "the worker that ran it went away after a part of the answer was delivered: send it again",
-    "end": "the end of the answer was lost, and no worker has it any more: ask again",
+    "restarted": "the answer was started again for another client of the same request: send the request again",
+    "part": "part of the answer was lost, and its worker no longer has that part: send the request again",
+    "worker": "the worker went away after part of the answer was delivered: send the request again",
+    "end": "the end of the answer was lost, and no worker has it any more: send the request again",
 }
 
 
-def answer_lost(what: Literal["begun anew", "part", "worker", "end"]) -> Interrupted:
+def answer_lost(what: Literal["restarted", "part", "worker", "end"]) -> Interrupted:
     """The error of an agent that can no longer get the whole answer."""
     return Interrupted(_LOST[what])
 
 
 def may_submit_again(has_copy: bool, delivered: int) -> bool:
-    """Whether an agent submits a request again that the server has lost. The agent has the last copy; but after a part
-    of the answer, a second attempt would give another answer."""
+    """Whether an agent should submit a request again after the server has lost it. Only the agent still has a copy. But
+    if part of the answer was delivered, a second attempt would give another answer."""
     return has_copy and delivered == 0

@@ -1,6 +1,6 @@
-"""Finds places in a policy's routes that match no lane of the pool.
+"""Finds route entries in a policy that match no lane of the pool.
 
-They are worth a warning, since a name may be misspelt, but no error, since the lane's worker may start later.
+Such an entry gets a warning, since a name may be misspelt. It is no error, since the lane's worker may start later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .policy import Candidate, Policy
 
 
 class UnknownPlace(NamedTuple):
-    """A place in a role's route that matches no lane, and the warning about it."""
+    """An entry in a role's route that matches no lane, and the warning about it."""
 
     role: str
     candidate: Candidate
@@ -22,10 +22,10 @@ class UnknownPlace(NamedTuple):
 
 
 def unknown_places(policy: Policy, lanes: Sequence[LaneView]) -> Iterator[UnknownPlace]:
-    """The places in routes that match none of these lanes, in the order of the roles.
+    """The route entries that match none of these lanes, in the order of the roles.
 
     Args:
-        lanes: all that the pool knows, also those without a worker. Without any lane, every place is unknown.
+        lanes: all lanes that the pool knows, including lanes without a worker.
     """
     for role, rules in policy.roles.items():
         for candidate in rules.route:
@@ -35,12 +35,12 @@ def unknown_places(policy: Policy, lanes: Sequence[LaneView]) -> Iterator[Unknow
 
 
 def _wrong(candidate: Candidate, lanes: Sequence[LaneView]) -> str:
-    """What the candidate names and the pool lacks; "" if a lane matches the candidate."""
+    """The end of the warning: what the candidate names that does not exist in the pool; "" if a lane matches it."""
     named = [lane for lane in lanes if candidate.lane in (None, lane.name)]
     if not named:
         known = ", ".join(sorted(lane.name for lane in lanes)) or "none"
         what = "a place" if candidate.lane is None else f"lane {candidate.lane!r}"
-        return f"{what} that this pool does not know; its lanes: {known}"
+        return f"{what}, which this pool does not know; known lanes: {known}"
     matching = [lane for lane in named if candidate.is_place_of(lane)]
     if not matching:
         others = ", ".join(sorted({lane.provider for lane in named}))

@@ -1,1 +1,1 @@
-"""Lanes: what each offers, which state it is in, and what must hold before it starts a request."""
+"""Lanes: what a lane offers, its state, and the conditions under which it starts a request."""

@@ -1,6 +1,6 @@
-"""The fallback lane, which embeds where no back end's lane can.
+"""The fallback lane, which serves embed requests that no other lane can serve.
 
-Every worker may serve it next to its own lane. Only `candidates` chooses it; lists of lanes and messages leave it out.
+Any worker may serve it in addition to its lane. `candidates` chooses it; lists of lanes and error messages omit it.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ def is_fallback(name: str) -> bool:
 
 
 def of_back_ends(lanes: Iterable[LaneView]) -> tuple[LaneView, ...]:
-    """All lanes but the fallback."""
+    """All lanes except the fallback lane."""
     return tuple(lane for lane in lanes if not is_fallback(lane.name))

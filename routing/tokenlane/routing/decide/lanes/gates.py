@@ -1,8 +1,7 @@
-"""Gates: the conditions a request must pass before a lane may start it.
+"""Gates: the conditions that a request must pass before a lane may start it.
 
-The plan checks them against a survey of the lane. The `dispatch` script checks them again against the lane itself:
-lua/shared/gates.lua has the same gates in the same order with the same reasons. A new gate is a function here and one
-there.
+The plan checks the gates against a survey of the lane, and the `dispatch` script checks them again against the lane's
+current state: lua/shared/gates.lua has the same gates in the same order with the same reasons. Change both together.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def has_credit(head: Head, lane: LaneView) -> Reason | None:
 
 
 def is_empty_for_a_suspect(head: Head, lane: LaneView) -> Reason | None:
-    """A request under which workers died starts on an empty lane only; it does not wait for long work to end."""
+    """A suspect starts only on an empty lane. It does not wait for long work to end."""
     if not head.suspect:
         return None
     waited_for = (kind for kind, work in KINDS.items() if kind == head.queue.kind or not work.is_long)
@@ -44,5 +43,5 @@ GATES = (takes_work, is_not_reserved, has_credit, is_empty_for_a_suspect)
 
 
 def why_not(head: Head, lane: LaneView) -> Reason | None:
-    """The first gate's reason why the lane does not start the request now; None if it may."""
+    """The reason of the first gate that the request does not pass; None if the lane may start the request."""
     return next((reason for gate in GATES if (reason := gate(head, lane)) is not None), None)

@@ -1,4 +1,4 @@
-"""What a lane offers, as its workers announce it and as routers see it."""
+"""The offer of a lane: its models, abilities and limits, as its workers announce them and as routers see them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _models = TypeAdapter(tuple[str, ...])
 
 
 class Offer(BaseModel):
-    """The kinds of work a lane takes, how many requests at once, and what its models can do.
+    """The kinds of work that a lane takes, its limits, and the abilities of its models.
 
-    `limits`: requests at once, by kind; other kinds are not served. `abilities`: by model, where the back end reports
-    them; a model without an entry can chat. `max_input_tokens`: the longest prompt; None: no limit. `pulls`: whether
-    the lane pulls models that requests need; `lacks`: only these, None: any. `pulling`: pulls under way, by model.
-    `unpulled`: models that it recently failed to pull, with the error's code.
+    `limits`: how many requests of each kind the lane serves at once; it does not serve other kinds. `abilities`: the
+    abilities of each model, if the back end reports them; a model without an entry can only chat. `max_input_tokens`:
+    the longest prompt; None: no limit. `pulls`: whether the lane pulls missing models that requests need. `lacks`: the
+    only models that it pulls; None: any. `pulling`: the progress of current pulls, by model. `unpulled`: models that
+    the lane recently failed to pull, with the error code.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,7 +37,7 @@ class Offer(BaseModel):
     unpulled: dict[str, str] = {}
 
     def can(self, model: str, ability: str) -> bool:
-        """Whether a model of the lane has that ability."""
+        """Whether this model of the lane has this ability."""
         return ability in self.abilities.get(model, ("chat",))
 
     def limit_of(self, kind: Kind) -> int:
@@ -46,7 +47,7 @@ class Offer(BaseModel):
 
 @lru_cache(maxsize=256)
 def parse_offer(document: str) -> Offer | None:
-    """Parse an announced offer; None if it is not one."""
+    """Parse an announced offer; None if this version cannot parse it."""
     try:
         return Offer.model_validate_json(document)
     except ValidationError:
@@ -55,7 +56,7 @@ def parse_offer(document: str) -> Offer | None:
 
 @lru_cache(maxsize=256)
 def parse_models(document: str) -> tuple[str, ...] | None:
-    """Parse an announced list of models; None if it is not one."""
+    """Parse an announced list of models; None if this version cannot parse it."""
     try:
         return _models.validate_json(document)
     except ValidationError:
@@ -75,7 +76,7 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Running:
-    """A request that a worker runs, with all that the server needs to restore it after losing it."""
+    """A request that a worker runs, with everything that the server needs to restore the request after losing it."""
 
     id: str
     attempt: int
@@ -88,7 +89,7 @@ class Running:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What does not change while a worker lives. `versions`: by name, of `tokenlane`, `python`, `arq` and so on."""
+    """Facts about a worker that do not change. `versions`: the versions of `tokenlane`, `python`, `arq` and so on."""
 
     host: str
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +97,8 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class BackEndFailure:
-    """The latest error of a worker's back end: its code, never its text. `at`: seconds on the loop's clock."""
+    """The latest error from a worker's back end: only its code, since its text may quote a prompt. `at`: when it
+    happened, in seconds on the loop's clock."""
 
     code: str
     at: float
@@ -107,12 +109,12 @@ class LaneView:
     """A lane as routers and clients see it.
 
     Args:
-        queued: dispatched and running requests, by kind.
-        facts: what is known of its workers.
-        beat_ms: time since the last beat of any of them.
-        why: why its back end cannot work, if so.
-        kept_for: the request that runs alone on the lane or is next to, because workers died under it; '' if none.
-        unread: which of `models`, `limit` and `offer` were announced in a form that cannot be read.
+        queued: how many requests are dispatched or running, by kind.
+        facts: what the pool knows about the lane's workers.
+        beat_ms: time since the last beat of any of its workers.
+        why: why its back end cannot work; '' if it can.
+        kept_for: the suspect that runs alone on the lane or is next to; '' if there is none.
+        unread: which of `models`, `limit` and `offer` this version cannot parse.
     """
 
     name: str
@@ -134,12 +136,12 @@ class LaneView:
 
     @property
     def is_coming(self) -> bool:
-        """Whether a worker waits for its back end and does not know its models yet."""
+        """Whether the lane's worker waits for its back end and does not know the models yet."""
         return self.state.is_unready and not self.models
 
     @property
     def has_left(self) -> bool:
-        """Whether it was shut down, and not just for a restart."""
+        """Whether the lane was shut down, and not just for a restart."""
         return has_left(self.state, self.beat_ms)
 
     def credit_for(self, kind: Kind) -> int:

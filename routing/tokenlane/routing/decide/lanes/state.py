@@ -1,4 +1,4 @@
-"""The state of a lane, computed from what is known of its workers. Plans, status, health and metrics all use it."""
+"""The state of a lane, computed from the beats of its workers. Plans, status, health checks and metrics all use it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ RESTART_MS = 60_000
 class LaneState(StrEnum):
     """The state of a lane.
 
-    `up`, `degraded`: it takes new work, with all or some of its workers. `loading`: its back end loads a model.
-    `draining`: its workers are stopping. `down`: its back end cannot work, or its worker did not start a request.
-    `left`, `gone`: no worker beats, because it was stopped, or because it vanished.
+    `up`: all its workers take new work; `degraded`: only some do. `loading`: its back end is loading a model.
+    `draining`: its workers are shutting down. `down`: its back end cannot work, or its worker did not start a request.
+    `left`: its workers were shut down; `gone`: its workers have vanished.
     """
 
     UP = "up"
@@ -32,18 +32,18 @@ class LaneState(StrEnum):
 
     @property
     def is_unready(self) -> bool:
-        """Whether its workers beat but take no work: the back end cannot work, or they do not start requests."""
+        """Whether its workers are alive but take no work: the back end cannot work, or they do not start requests."""
         return self in (LaneState.LOADING, LaneState.DOWN)
 
     @property
     def is_away(self) -> bool:
-        """Whether none of its workers beats: they were stopped or have vanished."""
+        """Whether none of its workers is alive: they were shut down or have vanished."""
         return self in (LaneState.LEFT, LaneState.GONE)
 
 
 @dataclass(frozen=True)
 class BackEndCondition:
-    """The back end's state as its worker sees it: up, loading or down. `why`: why it is not up, for people."""
+    """The condition of a back end, as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
 
     state: LaneState = LaneState.UP
     why: str = ""
@@ -54,13 +54,13 @@ UP = BackEndCondition()
 
 @dataclass(frozen=True)
 class LaneWorkers:
-    """What is known of a lane's workers.
+    """What the pool knows about a lane's workers.
 
     Args:
-        announced: the state in the newest beat, a word of `LaneState`; '' if the worker announced none.
-        beats: whether a worker has beaten within a lease.
-        takers: workers that have, and take new work.
-        unready: workers that have, and take no work because their back ends cannot; counted in snapshots only.
+        announced: the state in the newest beat, a value of `LaneState`; '' if the beat announced no state.
+        beats: whether any worker is alive: it has sent a beat within a lease.
+        takers: how many live workers take new work.
+        unready: how many live workers take no work because their back ends cannot work. Only snapshots count them.
     """
 
     announced: str = ""
@@ -70,7 +70,7 @@ class LaneWorkers:
 
 
 def lane_state(facts: LaneWorkers) -> LaneState:
-    """The state of the lane with these workers."""
+    """The state of a lane with these workers."""
     if facts.takers:
         return LaneState.DEGRADED if facts.unready else LaneState.UP
     if not facts.beats:
