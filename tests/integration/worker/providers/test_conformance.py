@@ -57,7 +57,7 @@ class Liar(OpenAiProvider):
 
 
 class Forgetful(OpenAiProvider):
-    """Leaves out the end, and takes a begun answer it cannot continue."""
+    """Leaves out the end, and accepts a partial answer that it cannot continue."""
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None

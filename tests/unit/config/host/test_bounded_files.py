@@ -18,7 +18,7 @@ from tokenlane.config.host.bounded_files import read_file, standard_input
 from tokenlane.config.host.pool_key_files import read_key_file
 from tokenlane.config.settings.read_layers import file_layer
 from tokenlane.worker.providers.conformance.__main__ import _text_of
-from tokenlane.worker.providers.http.certificates import trusting
+from tokenlane.worker.providers.http.certificates import tls_context
 
 ZERO = Path("/dev/zero")
 
@@ -85,7 +85,7 @@ def test_no_certificates_are_read_for_ever(pipe: Path, monkeypatch: pytest.Monke
     for path in unreadable(pipe):
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         with pytest.raises(ConfigError) as refused:
-            trusting("https")
+            tls_context("https")
         assert str(path) in str(refused.value)
 
 

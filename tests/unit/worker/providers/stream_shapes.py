@@ -165,9 +165,9 @@ def _framing() -> Iterator[Shape]:
         "proxies", "chunks without data: among others", said(packed(text(" and a")) + b"\n"), Whole("One and a two")
     )
     late = lines(text("One"), b'{"choices": [\n', end())
-    yield Shape("FastChat", "a chunk a line, one of them cut", late, Fails(UNREADABLE, "no JSON", after="One"))
+    yield Shape("FastChat", "a chunk a line, one of them cut", late, Fails(UNREADABLE, "not JSON", after="One"))
     first = lines(b'{"choices": [\n', text("One"), end())
-    yield Shape("FastChat", "a chunk a line, the first of them cut", first, Fails(UNREADABLE, "no JSON"))
+    yield Shape("FastChat", "a chunk a line, the first of them cut", first, Fails(UNREADABLE, "not JSON"))
     yield Shape("a model server's proxy", "no stream at all", b"", Fails("interrupted", retryable=True))
     yield Shape(
         "a cut connection",

@@ -1,4 +1,4 @@
-"""What a lane's back end can do, and one class for each dialect of it. Knows neither Redis nor ARQ."""
+"""The providers: one class for each kind of model server, behind one protocol. Knows neither Redis nor ARQ."""
 
 from __future__ import annotations
 

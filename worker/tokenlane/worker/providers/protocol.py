@@ -1,4 +1,4 @@
-"""The border between a worker and the back ends it can drive."""
+"""The protocol that every provider implements, and protocols for abilities that some providers have."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tokenlane.routing.contract.results import ModelInfo, Progress
 
 
 class LlmProvider(Protocol):
-    """One lane's back end. Every error is an `LlmError` that names provider, lane and, where there is one, model."""
+    """One lane's back end. Every error is an `LlmError` that names the provider, the lane and, if any, the model."""
 
     @property
     def endpoint(self) -> str:
-        """The back end's address: the lane's, else the provider's own default. May hold a password."""
+        """The back end's URL, from the lane or the provider's default. May hold a password."""
         ...
 
     def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
-        """Stream the answer of `model`, the lane's model that routing chose.
+        """Stream the answer of `model`, the model that routing chose for the lane.
 
-        The last delta has the `finish_reason` and, if the back end counts, the `usage`; a stream that ends without an
-        error is a whole answer. `position`, `attempt` and `lane` of the deltas are the caller's to fill.
+        The last delta has the `finish_reason` and, if the back end counts tokens, the `usage`. A stream that ends
+        without an error is a complete answer. The caller fills in `position`, `attempt` and `lane` of the deltas.
 
         Args:
-            resume: text to continue from, for back ends that can; others raise `BadRequest`.
+            resume: text to continue; back ends that cannot continue text raise `BadRequest`.
 
         Cancellation: closing the generator closes the HTTP response, so the back end frees its slot.
         """
@@ -53,23 +53,23 @@ class LlmProvider(Protocol):
 
 @runtime_checkable
 class TellsHealth(Protocol):
-    """A provider whose server says whether it can work, without working."""
+    """A provider whose server can report its health without running a model."""
 
     async def healthy(self) -> None:
-        """Return if it can.
+        """Return if the server is healthy.
 
         Raises:
-            LlmError: it does not answer, or says that it cannot.
+            LlmError: the server does not answer, or reports that it cannot work.
         """
         ...
 
 
 @runtime_checkable
 class TellsVersion(Protocol):
-    """A provider that knows the version of the server it talks to."""
+    """A provider that can ask its server for its version."""
 
     async def version(self) -> str | None:
-        """The server's version as it says it; None if this one does not say."""
+        """The version that the server reports; None if it does not report any."""
         ...
 
 
@@ -78,89 +78,90 @@ class CountsTokens(Protocol):
     """A provider whose server has the model's own tokenizer."""
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
-        """How many tokens the request's prompt is, templates included.
+        """The number of tokens of the request's prompt, including the template's.
 
         Raises:
-            LlmError: the server does not say.
+            LlmError: the server cannot count.
         """
         ...
 
 
 @runtime_checkable
 class Embeds(Protocol):
-    """A provider that can turn texts into vectors. Which of its models can is in their `capabilities`."""
+    """A provider that can turn texts into vectors, with models that have "embed" in their `capabilities`."""
 
     async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
-        """One vector an input, in their order, all of one length, each of Euclidean length 1.
+        """One vector per input, in order, all with the same number of dimensions and of Euclidean length 1.
 
         Args:
-            dimensions: how many numbers each is to have, for models that can choose; others give what they have.
+            dimensions: the wanted number of dimensions. Models with a fixed number ignore it.
 
         Raises:
-            LlmError: as `chat`; if one input fails, all do.
+            LlmError: as for `chat`; if one input fails, the whole call fails.
         """
         ...
 
 
 @runtime_checkable
 class Pulls(Protocol):
-    """A provider that can have its server, or this host, fetch a model."""
+    """A provider that can download a model, through its server or onto this host."""
 
     def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model; it is there, whole and checked by whoever fetched it, when the generator ends.
+        """Download the model. When the generator ends, the model is complete and its digest was checked.
 
-        Cancellation: closing the generator stops the download. What has come may stay, to go on from, but is no model.
+        Cancellation: closing the generator stops the download. A part of it may stay, to resume from, but is not
+        usable.
 
         Raises:
-            ModelNotFound: nobody has it.
-            DigestMismatch: what came is not what was announced.
-            LlmError: it could not be fetched.
+            ModelNotFound: no source has the model.
+            DigestMismatch: the download does not match its digest.
+            LlmError: the download failed.
         """
         ...
 
 
 @runtime_checkable
 class Advises(Protocol):
-    """A provider that names what to do in place of actions that it does not offer, in the imperative."""
+    """A provider with advice, in the imperative, for actions that it does not support."""
 
     alternatives: ClassVar[Mapping[str, str]]
 
 
 @runtime_checkable
 class Verifies(Protocol):
-    """A provider that can tell a model's content from another's of the same name."""
+    """A provider that can compute or ask for a model's digest."""
 
     async def verify(self, model: str) -> str:
-        """The model's digest, as `sha256:…` or, where the server knows only that, its revision: read anew from the
-        files where they are this host's, else as the server says it.
+        """The model's digest as `sha256:…`, or its revision if the server knows only that. It is computed from the
+        files if they are on this host, and otherwise comes from the server.
 
         Raises:
-            ModelNotFound: it is not there.
-            DigestMismatch: its files are not what they were when they came.
+            ModelNotFound: the model is missing.
+            DigestMismatch: its files have changed since they were downloaded.
         """
         ...
 
 
 @runtime_checkable
 class Loads(Protocol):
-    """A provider whose server can be told which models to hold in memory."""
+    """A provider that can have its server load and unload models."""
 
     async def load(self, model: str) -> None:
-        """Have the model loaded; returns when it answers at once. Loading what is loaded changes nothing.
+        """Load the model, and return when it is ready. Loading a loaded model does nothing.
 
         Cancellation: the server may go on loading.
 
         Raises:
-            ModelNotFound: it is not there.
-            LlmError: there is no room for it, or it cannot be loaded.
+            ModelNotFound: the model is missing.
+            LlmError: the server has no memory for the model, or cannot load it.
         """
         ...
 
     async def unload(self, model: str) -> None:
-        """Free the memory of the model, after what it runs now; returns when that is asked for. Unloading what is not
-        loaded changes nothing.
+        """Have the server free the model's memory once its running requests end; returns at once. Unloading a model
+        that is not loaded does nothing.
 
         Raises:
-            ModelNotFound: it is not there.
+            ModelNotFound: the model is missing.
         """
         ...

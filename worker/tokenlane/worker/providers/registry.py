@@ -1,4 +1,4 @@
-"""The providers by name, as a lane's `provider` gives it."""
+"""The registry of providers: creates a lane's provider by name."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ProviderFactory = Callable[[LaneSettings], LlmProvider]
 
 
 class ProviderRegistry:
-    """Factories by name: first those added here, then those other distributions declare as entry points.
+    """Factories of providers by name. Factories added here come before entry points of other distributions.
 
-    An entry point is loaded only when a lane asks for its name.
+    An entry point is loaded only when a lane uses its name.
     """
 
     def __init__(self) -> None:
         self._factories: dict[str, ProviderFactory] = {}
 
     def add(self, name: str, factory: ProviderFactory) -> None:
-        """Register a provider; a name that is known already is replaced."""
+        """Register a provider, replacing a provider of the same name."""
         self._factories[name] = factory
 
     def names(self) -> list[str]:
@@ -42,12 +42,12 @@ class ProviderRegistry:
         """The provider of a lane.
 
         Raises:
-            ConfigError: no provider has that name; the message lists those there are.
+            ConfigError: no provider has that name; the message lists all names.
         """
         return self._factory(lane.provider)(lane)
 
     def default_endpoint(self, name: str) -> str | None:
-        """Where the provider of this name looks if its lane does not say; None if that has to be said.
+        """The endpoint of a lane that does not set one; None if such a lane must set one.
 
         Raises:
             ConfigError: as `create`.

@@ -1,4 +1,4 @@
-"""The names of the servers, for people."""
+"""The names of the model servers, for texts that people read."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ NAMES = {
     "llamacpp": "llama.cpp",
     "openai": "an OpenAI-compatible server",
 }
-"""By provider, for people."""
+"""The server's name by provider."""

@@ -94,7 +94,7 @@ def because(reason: str) -> ssl.SSLError:
         (aiohttp.ClientPayloadError(), ProviderDown, "was lost"),
         (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "bad")), ProviderDown, "certificate"),
         (aiohttp.ClientConnectorSSLError(KEY, because("WRONG_VERSION_NUMBER")), ProviderDown, "does not speak TLS"),
-        (aiohttp.ClientConnectorSSLError(KEY, because("SSLV3_ALERT_X")), ProviderDown, "refused the handshake"),
+        (aiohttp.ClientConnectorSSLError(KEY, because("SSLV3_ALERT_X")), ProviderDown, "TLS handshake"),
         (UnixClientConnectorError("/s", KEY, PermissionError(13, "no")), ProviderDown, "may not open"),
         (UnixClientConnectorError("/s", KEY, FileNotFoundError(2, "no")), ProviderDown, "cannot be reached"),
     ],

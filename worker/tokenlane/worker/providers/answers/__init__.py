@@ -1,1 +1,1 @@
-"""Reading answers, whichever dialect they come in."""
+"""Reads answers of all dialects: text, reasoning, tool calls, log probabilities and vectors."""

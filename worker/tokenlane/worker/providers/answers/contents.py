@@ -1,4 +1,4 @@
-"""Reads text and reasoning from the fields that servers of both dialects use for them."""
+"""Reads text and reasoning from the various fields in which servers send them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from tokenlane.worker.providers.errors.http_errors import unreadable
 
 _NOT_SUPPORTED = ("audio", "images")
-_NO_TEXT = {"reference", "tool_reference", "citation"}
-"""Parts that only point at sources."""
-_TEXT = {"text", "output_text"}
+_SOURCE_PARTS = {"reference", "tool_reference", "citation"}
+"""Types of parts that only point at sources."""
+_TEXT_PARTS = {"text", "output_text"}
 
 
 def text_of(piece: dict[str, Any]) -> tuple[str, str]:
-    """Text and reasoning in `content`, which may be a list of parts, and in OpenAI's `refusal`, which is text too."""
+    """The text and reasoning in `content`, which may be a list of parts. OpenAI's `refusal` counts as text."""
     content = piece.get("content")
     if isinstance(content, str) or content is None:
         text, thought = content or "", ""
@@ -23,7 +23,8 @@ def text_of(piece: dict[str, Any]) -> tuple[str, str]:
 
 
 def reasoning_of(piece: dict[str, Any]) -> str:
-    """Reasoning in a field of its own; where servers send it in several, each holds the same."""
+    """The reasoning that a server sends in a separate field. If it sends several such fields, all hold the same
+    text."""
     thought: str | None = piece.get("reasoning") or piece.get("reasoning_content") or piece.get("thinking")
     if thought:
         return thought
@@ -32,29 +33,29 @@ def reasoning_of(piece: dict[str, Any]) -> str:
 
 
 def refuse_unsupported(piece: dict[str, Any]) -> None:
-    """Refuse what would be lost.
+    """Refuse content that a delta cannot carry.
 
     Raises:
-        UnreadableAnswer: it holds sound or pictures.
+        UnreadableAnswer: the piece holds audio or images.
     """
     for name in _NOT_SUPPORTED:
         if piece.get(name):
-            raise unreadable(f"it holds `{name}`, which no answer here can carry")
+            raise unreadable(f"it holds `{name}`, which tokenlane does not support")
 
 
 def _parts(parts: list[dict[str, Any]]) -> tuple[str, str]:
     text = thought = ""
     for part in parts:
         kind = part.get("type")
-        if kind in _TEXT:
+        if kind in _TEXT_PARTS:
             text += part["text"]
         elif kind == "refusal":
             text += part["refusal"]
         elif kind in ("thinking", "reasoning"):
             thought += _thought(part.get("thinking") or part.get("reasoning") or part.get("text") or "")
-        elif kind not in _NO_TEXT:
+        elif kind not in _SOURCE_PARTS:
             shown = kind if isinstance(kind, str) and len(kind) <= 32 and kind.isidentifier() else "another"
-            raise unreadable(f"its `content` has a part of type `{shown}`, which no answer here can carry")
+            raise unreadable(f"its `content` has a part of type `{shown}`, which tokenlane does not support")
     return text, thought
 
 

@@ -1,4 +1,4 @@
-"""Reads the log probabilities of tokens, in each form that servers send."""
+"""Reads the log probabilities of tokens from the three formats that servers send."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from tokenlane.routing.contract.answers import TokenLogprob, TopLogprob
 
-_NEVER = -9999.0
-"""OpenAI's number for a token that could not be; some servers send an infinite one, which no JSON carries on."""
+_IMPOSSIBLE = -9999.0
+"""OpenAI's value for an impossible token. Some servers send minus infinity instead, which JSON cannot hold."""
 
 
 def logprobs_of(logprobs: Any) -> tuple[TokenLogprob, ...]:
-    """The tokens of one piece: OpenAI's `logprobs` of a choice, of its chat or its completions, or Ollama's list.
+    """The tokens of one piece, from the `logprobs` of OpenAI's chat or completions, or from Ollama's list.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is none of them.
+        ValueError, TypeError, KeyError, AttributeError: the format is unknown.
     """
     if not logprobs:
         return ()
@@ -44,9 +44,9 @@ def _completed(logprobs: dict[str, Any]) -> Iterator[TokenLogprob]:
     tops = logprobs.get("top_logprobs") or [None] * len(tokens)
     for token, value, top in zip(tokens, values, tops, strict=True):
         entry = TokenLogprob(token=token, logprob=_finite(value))
-        others = tuple(TopLogprob(token=other, logprob=_finite(much)) for other, much in (top or {}).items())
+        others = tuple(TopLogprob(token=other, logprob=_finite(number)) for other, number in (top or {}).items())
         yield entry.model_copy(update={"top_logprobs": others}) if others else entry
 
 
 def _finite(value: Any) -> float:
-    return float(value) if value is not None and isfinite(value) else _NEVER
+    return float(value) if value is not None and isfinite(value) else _IMPOSSIBLE

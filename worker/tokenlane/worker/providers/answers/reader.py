@@ -1,4 +1,4 @@
-"""The base of the answer readers of all dialects: pieces, the end, the usage, and what is wrong with an answer that
+"""The base class of the answer readers: collects the pieces, the end and the usage of an answer, and says why an answer
 cannot be read."""
 
 from __future__ import annotations
@@ -52,72 +52,73 @@ _BROKEN_OFF = {
     "network_error",
     "timeout",
 }
-"""What servers say of an answer that they did not finish, and might the next time."""
+"""Finish reasons of answers that the server did not finish, but may finish on another try."""
 _MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError)
-"""What comes of reading a value as another than it is."""
+"""The errors that Python raises if a JSON value has an unexpected type."""
 
 
 class AnswerReader:
     """The state of one answer while it is read.
 
-    Guarantee: no delta is returned from a back end that answers with another model than the one asked for, and `last`
-    returns only if the back end said that the answer is whole.
+    Guarantee: no delta is returned if the back end answers with another model than the requested one, and `last`
+    returns only if the back end marked the answer as complete.
 
     Args:
-        filters: what is done to the text on its way.
-        logprobs: whether those of the tokens were asked for.
+        filters: the filters through which the text passes.
+        logprobs: whether the request asks for log probabilities.
     """
 
     shape: ClassVar[Shape]
-    """What is read of an event."""
+    """The expected form of an event."""
 
     def __init__(self, asked: str, filters: Sequence[TextFilter] = (), *, logprobs: bool = False) -> None:
         self.events = 0
-        """How many have come; what only keeps the connection alive is none."""
+        """How many events have arrived. Comments that keep the connection alive do not count."""
         self.delivered = False
         """A delta has been returned."""
         self.finish_reason: FinishReason | None = None
         self.done = False
-        """Nothing follows."""
+        """The server has closed the answer: no more events follow."""
         self.stopped = False
-        """The answer has been cut at a stop word, which the back end need not know."""
+        """A stop word has ended the answer. The back end may not know that and may send more."""
         self._asked = asked
         self._model = asked
         self._usage: Usage | None = None
         self._calls = ToolCalls()
         self._filters = filters
-        """Not empty while the text does not pass as it comes."""
+        """The filters that may still change the text."""
         self._stops = next((each for each in filters if isinstance(each, StopWords)), None)
         self._wants_logprobs = logprobs
-        self._said_text = self._said_reasoning = False
+        self._has_text = self._has_reasoning = False
         self._pieces = 0
-        """Of text, while filters look at it."""
+        """How many pieces of text went through the filters."""
         self._passes = not (filters or logprobs)
-        """A piece of text alone is a delta as it comes: the answer goes on, and nothing has to look at the text."""
+        """Text becomes a delta unchanged: the answer has not finished, and no filter or log probability is due."""
         self._goes_on = False
+        """The server sent more after a finish reason."""
         self._halves = HalfCharacters()
         self._strange = ""
-        """What came in place of an answer."""
+        """Describes an event that the server sent in place of an answer."""
 
     def take(self, event: Event) -> TokenDelta | None:
-        """The delta this event holds, if it holds one."""
+        """The delta in this event, if it holds one."""
         raise NotImplementedError
 
     @property
     def begun(self) -> bool:
-        """The back end has said a first word, or that there is none: framing, roles and empty pieces are no words."""
-        return self._said_text or self._said_reasoning or self.finish_reason is not None or len(self._calls) > 0
+        """The back end has sent content or a finish reason. Framing, roles and empty pieces do not count."""
+        return self._has_text or self._has_reasoning or self.finish_reason is not None or len(self._calls) > 0
 
     @property
     def ending(self) -> bool:
-        """All but the usage has come. A server that calls each piece the last one is not believed."""
+        """Everything but the usage has arrived. Some servers send a finish reason with each piece, which is ignored."""
         return self.finish_reason is not None and not self._goes_on
 
     def end(self, frames: Frames) -> Iterator[TokenDelta]:
-        """The deltas that are left once the stream has ended, the last among them.
+        """The remaining deltas, once the stream has ended. They include the last delta of the answer.
 
         Raises:
-            LlmError: as `take` and `last`.
+            LlmError: see `take` and `last`.
         """
         for event in frames.rest():
             delta = self.take(event)
@@ -132,7 +133,7 @@ class AnswerReader:
 
         Raises:
             Interrupted: the stream ended without a finish reason.
-            UnreadableAnswer: something else came in place of an answer, or a call that names no tool.
+            UnreadableAnswer: the stream held something other than an answer, or a tool call has no name.
         """
         if self.finish_reason is None:
             if self._strange and not self.begun:
@@ -140,11 +141,11 @@ class AnswerReader:
             raise self._interrupted("The back end's stream ended before the answer was whole.")
         if self._calls.nameless and self.finish_reason != "length":
             raise unreadable("a tool call in it has no name")
-        # Some servers end a call of a tool as they end text.
+        # Some servers finish a tool call with "stop".
         called = len(self._calls) and self.finish_reason == "stop" and not self.stopped
         last = TokenDelta(finish_reason="tool_calls" if called else self.finish_reason, model=self._model)
         if self._usage is None and self.stopped:
-            self._usage = Usage(completion_tokens=self._pieces)  # at least: the server was left before it counted
+            self._usage = Usage(completion_tokens=self._pieces)  # a minimum: we hung up before the server counted
         if self._usage is not None:
             last.usage = self._usage
         text, reasoning = rest_of(self._filters)
@@ -155,7 +156,7 @@ class AnswerReader:
         return last
 
     def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
-        """The delta of a message or a piece of one."""
+        """The delta from a message or from a piece of a message."""
         refuse_unsupported(piece)
         text, thought = text_of(piece)
         reasoning = reasoning_of(piece) + thought
@@ -165,10 +166,10 @@ class AnswerReader:
             return None
         if text or reasoning or calls:
             self._goes_on = self._goes_on or self.finish_reason is not None
-        self._said_reasoning = self._said_reasoning or bool(reasoning)
+        self._has_reasoning = self._has_reasoning or bool(reasoning)
         if text:
             self._check_logprobs(logprobs)
-            self._said_text = True
+            self._has_text = True
             if self._filters:
                 text, thought = self._filtered(text)
                 reasoning += thought
@@ -206,7 +207,7 @@ class AnswerReader:
             placed = self._tool_call(call, call.get("index"))
             if placed is not None:
                 yield placed
-        if old := piece.get("function_call"):  # before there could be several
+        if old := piece.get("function_call"):  # OpenAI's old field, for a single call
             placed = self._tool_call({"function": old}, 0)
             if placed is not None:
                 yield placed
@@ -215,10 +216,10 @@ class AnswerReader:
         if number is not None and not isinstance(number, int):
             raise TypeError
         if call.get("custom"):
-            raise unreadable("it holds a call of a `custom` tool, which no answer here can carry")
+            raise unreadable("it holds a call of a `custom` tool, which tokenlane does not support")
         function = call.get("function") or {}
         arguments = function.get("arguments")
-        if isinstance(arguments, dict):  # some send them parsed
+        if isinstance(arguments, dict):  # some servers send an object instead of a string
             arguments, whole = to_json(arguments).decode(), True
         identity = call.get("id")
         return self._calls.add(
@@ -231,7 +232,7 @@ class AnswerReader:
         )
 
     def _logprobs(self, value: Any) -> tuple[TokenLogprob, ...]:
-        """Those of a piece. What nobody asked for costs no answer, whatever its form."""
+        """The log probabilities of a piece. Malformed ones are ignored unless the request asked for them."""
         try:
             return logprobs_of(value)
         except _MISREAD:
@@ -240,52 +241,52 @@ class AnswerReader:
             return ()
 
     def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
-        if self._wants_logprobs and not logprobs and not self._said_text:
+        if self._wants_logprobs and not logprobs and not self._has_text:
             raise BadRequest(
-                "The back end sends no `logprobs`, though they were asked for: leave them out, or route this role to "
-                "another provider."
+                "The back end does not send the requested `logprobs`: leave them out, or route this role to another "
+                "provider."
             )
 
     def _finish(self, reason: str) -> None:
-        """Take the back end's word for the end."""
+        """Record the finish reason that the back end sent."""
         if self.stopped:
             return
         word = reason.lower()
         if word in _BROKEN_OFF:
-            error = self._interrupted("The back end broke the answer off.")
+            error = self._interrupted("The back end ended the answer before it was complete.")
             error.detail = f"finish reason {word!r}"
             raise error
         if word not in _FINISH:
             named = f"`{word}`" if word.isidentifier() and len(word) <= 32 else "unlike any known"
-            raise unreadable(f"its finish reason is {named}, which does not say whether it is whole")
+            raise unreadable(f"its finish reason is {named}, which does not say whether the answer is complete")
         self.finish_reason, self._passes = _FINISH[word], False
 
     def _count(self, usage: Usage) -> None:
-        """Take the newest counts: some servers send them with each piece, and some end with empty ones."""
+        """Keep the newest counts. Some servers send counts with each piece, and some send zeros at the end."""
         if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
             self._usage = usage
 
     def _delta(self, value: Any) -> TokenDelta | None:
-        """The delta that an event with this JSON holds, if it holds one."""
+        """The delta in this event, parsed from JSON, if it holds one."""
         raise NotImplementedError
 
     def _read(self, data: bytes) -> TokenDelta | None:
-        """The delta of an event.
+        """The delta in an event.
 
         Raises:
-            UnreadableAnswer: it is not what a stream of this dialect holds.
+            UnreadableAnswer: the event does not belong to this dialect.
         """
         stopped = self.stopped
         try:
-            # About half the cost of json.loads, and it decodes UTF-8 itself.
+            # from_json takes half the time of json.loads, and decodes UTF-8 itself.
             return self._delta(from_json(data))
         except LlmError:
-            if stopped:  # whatever comes now, the answer was whole before
+            if stopped:  # the answer was already complete
                 return None
             raise
         except _MISREAD as error:
             problem = error
-        # Not chained: such an error holds the text it failed on.
+        # Not chained: the message of such an error quotes the text.
         mended = self._halves.mended(data)
         if mended is not None:
             return self._read(mended)
@@ -299,19 +300,19 @@ class AnswerReader:
         except UnicodeDecodeError:
             return "an event in it is not UTF-8"
         except (ValueError, RecursionError):
-            return f"an event in it, of {len(data)} bytes, is no JSON"
+            return f"an event in it, of {len(data)} bytes, is not JSON"
         if not isinstance(value, dict):
             return f"an event in it is {kind_of(value)}"
         return wrong_field(value, self.shape) or f"an event in it has an unknown form ({type(problem).__name__})"
 
     def _interrupted(self, message: str) -> Interrupted:
-        # A server that says that nothing follows will say it again, and have generated for nothing.
+        # A server that deliberately closed an incomplete answer would do so again, after generating for nothing.
         return Interrupted(message, retryable=not (self.done and self.begun))
 
 
 def wrong_model(named: str) -> ModelNotFound:
-    """The error for an answer that comes from another model."""
+    """The error for an answer from another model than the requested one."""
     return ModelNotFound(
-        "The back end answered with another model than the one asked for: check the lane's models.",
+        "The back end answered with another model than the requested one: check the lane's models.",
         detail=f"it answered with {named[:256]!r}",
     )

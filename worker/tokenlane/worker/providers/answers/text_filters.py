@@ -1,6 +1,6 @@
-"""Filters for an answer's text: reasoning in tags, stop words, the echo of a begun answer.
+"""Filters for an answer's text: they take out reasoning in tags, stop words, and the echo of a partial answer.
 
-A filter holds text back only while it cannot be told yet what that text is.
+A filter holds text back only until it can decide what that text is.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Literal, Protocol
 
 
 class TextFilter(Protocol):
-    """One of them. What it gives is text and reasoning."""
+    """A filter. Its methods return text and reasoning."""
 
     over: bool
-    """Everything passes from now on, and nothing is held."""
+    """The filter holds nothing and will pass everything unchanged, so it can be removed."""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What passes now that this has come."""
+        """Filter the next piece of text, and return what passes now."""
         ...
 
     def rest(self) -> tuple[str, str]:
-        """What was held, now that nothing comes any more."""
+        """The text and reasoning still held back at the end of the answer."""
         ...
 
 
 def rest_of(filters: Sequence[TextFilter]) -> tuple[str, str]:
-    """What filters in a row still hold, now that nothing comes any more."""
+    """The text and reasoning that a chain of filters still holds back at the end of the answer."""
     text = reasoning = ""
     for each in filters:
         passed, thought = each.feed(text)
@@ -35,9 +35,10 @@ def rest_of(filters: Sequence[TextFilter]) -> tuple[str, str]:
 
 
 class Thinking:
-    """Takes the reasoning out of an answer that begins with `<think>`, where servers without a parser leave it.
+    """Takes out the reasoning from an answer that begins with `<think>`: servers without a reasoning parser leave it
+    in.
 
-    The white space after either tag goes with it. A tag that does not stand at the beginning is text.
+    White space after either tag is dropped. A tag that is not at the beginning is text.
     """
 
     _OPEN, _CLOSE = "<think>", "</think>"
@@ -87,10 +88,10 @@ class Thinking:
 
 
 class StopWords:
-    """Ends the text before the first stop word in it, where servers leave the one that ended it, or know none.
+    """Ends the text before the first stop word, for servers that leave the stop word in the text or ignore stop words.
 
-    The first is the one that is complete first, as for a server that looks after each token; of several that end at one
-    place it is the longest. `reached`: one has come, and nothing passes any more.
+    The first stop word is the one that is complete first, as for a server that checks after each token; if several end
+    at the same character, it is the longest. `reached`: a stop word was seen, and no more text passes.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -117,14 +118,15 @@ class StopWords:
 
 
 class Continuation:
-    """Leaves of a continued answer only what continues it.
+    """Removes from a continued answer the text that it continues.
 
-    Some servers repeat what they were given to continue, and some drop or repeat the white space at its end. So they
-    are given it without that, it is taken off the beginning of what comes, and the white space too if it comes again.
+    Some servers repeat the text that they continue, and some drop or repeat the white space at its end. So the server
+    gets that text without trailing white space, and this filter removes the text and the white space from the beginning
+    of the answer if the server repeats them.
 
     Args:
-        begun: the text that is continued.
-        echoed: the server may be one that repeats it.
+        begun: the text that the answer continues.
+        echoed: whether the server may repeat that text.
     """
 
     def __init__(self, begun: str, *, echoed: bool = True) -> None:
@@ -140,7 +142,7 @@ class Continuation:
         return self._after_blank(text), ""
 
     def rest(self) -> tuple[str, str]:
-        """A part of an echo is none: the answer happens to begin so."""
+        """An incomplete echo is text: the answer happens to begin with the same words."""
         held = self._echo[: self._matched] if self._in_echo else ""
         self._in_echo = False
         return self._after_blank(held), ""

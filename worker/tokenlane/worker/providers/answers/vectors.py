@@ -1,4 +1,4 @@
-"""Vectors as providers return them: one an input, all of one length, each of Euclidean length 1."""
+"""Reads vectors from a server's answer, checks them, and scales each to Euclidean length 1."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from .reader import wrong_model
 
 _CLOSE_TO_1 = 1e-6
-"""What is as near as this is left as it came: most servers normalise themselves, in single precision."""
+"""A vector whose length is this close to 1 is left unchanged: most servers normalise in single precision."""
 
 
 def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str], bool]) -> list[list[float]]:
-    """The vectors in a page of OpenAI's dialect or of Ollama's.
+    """The vectors in an answer of OpenAI's or Ollama's dialect.
 
     Args:
-        same_model: whether the model a page names is the one that was asked for, in that order.
+        same_model: compares the model that the answer names with the requested model, in that order.
 
     Raises:
-        ModelNotFound: another model has made them.
-        UnreadableAnswer: the page does not hold `count` usable vectors.
+        ModelNotFound: another model made the vectors.
+        UnreadableAnswer: the answer does not hold `count` usable vectors.
     """
     try:
         if (named := page.get("model")) and not same_model(named, model):
@@ -37,11 +37,11 @@ def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str
 
 
 def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[float]]:
-    """The vectors of OpenAI's list, in the order of their `index`, which need not be the order they come in.
+    """The vectors of OpenAI's list, sorted by their `index`.
 
     Raises:
-        UnreadableAnswer: they are not `count` vectors of one length.
-        TypeError, KeyError: it is no such list.
+        UnreadableAnswer: the list does not hold `count` vectors with the same number of dimensions.
+        TypeError, KeyError: it is another kind of list.
     """
     places = [entry.get("index", place) for place, entry in enumerate(data)]
     if sorted(places) != list(range(count)):
@@ -51,7 +51,7 @@ def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[floa
 
 
 def _numbers(vector: str | Sequence[float]) -> Sequence[float]:
-    """The numbers of one vector: some servers send base64 whatever they are asked for, of float32, little-endian."""
+    """The numbers of one vector. Some servers always send it as base64 of little-endian float32."""
     if not isinstance(vector, str):
         return vector
     data = b64decode(vector, validate=True)
@@ -62,11 +62,11 @@ def _numbers(vector: str | Sequence[float]) -> Sequence[float]:
 
 
 def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[float]]:
-    """The vectors, each with its length made 1.
+    """The vectors, each scaled to length 1.
 
     Raises:
-        UnreadableAnswer: they are not `count` vectors of one length, or one of them has no direction.
-        TypeError: they are no vectors at all.
+        UnreadableAnswer: they are not `count` vectors with the same number of dimensions, or a vector has no direction.
+        TypeError: they are not vectors.
     """
     if len(vectors) != count:
         raise unreadable(f"it holds {len(vectors)} vectors for {count} inputs")
@@ -79,10 +79,10 @@ def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[fl
 def _unit(vector: Sequence[float]) -> list[float]:
     try:
         length = hypot(*vector)
-    except OverflowError:  # a whole number too large to be another
+    except OverflowError:  # an integer too large for a float
         length = inf
     if not isfinite(length) or length == 0:
-        raise unreadable("it holds a vector without direction: all of it is zero, or some of it is no finite number")
+        raise unreadable("it holds a vector of zeros, or with a number that is not finite")
     if abs(length - 1) < _CLOSE_TO_1:
         return list(vector)
     return [part / length for part in vector]

@@ -1,4 +1,4 @@
-"""Checks that a provider keeps its promises, for the author of one, against a real server or a stand-in for it.
+"""Checks that a provider keeps its promises, against a real or simulated server, for authors of providers.
 
     python -m tokenlane.worker.providers.conformance --provider NAME --endpoint URL --model NAME
 
@@ -7,8 +7,8 @@ or, in a test of your own:
     report = await check_provider(provider, "my-model")
     assert report.passed, report.table()
 
-What a provider declares has to work. What it does not declare has to be refused, as far as it is the provider that
-decides; what a server makes of an option it does not know is shown and decides nothing.
+Abilities that a provider declares must work. Abilities that it does not declare must be refused, as far as the provider
+decides; how a server treats an option that it does not know is reported, but does not fail the check.
 """
 
 from __future__ import annotations

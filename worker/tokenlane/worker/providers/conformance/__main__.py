@@ -1,4 +1,4 @@
-"""`python -m tokenlane.worker.providers.conformance`: the checks from a command line."""
+"""`python -m tokenlane.worker.providers.conformance`: runs the checks of a provider from the command line."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LONGEST_KEY = 65536
 
 
 def main() -> int:
-    """Print the report; 0 if no promise is broken, 1 if one is, 2 if the provider cannot be made."""
+    """Print the report. Return 0 if all promises are kept, 1 if one is broken, 2 if the provider cannot be created."""
     parser = argparse.ArgumentParser(
         prog="python -m tokenlane.worker.providers.conformance",
         description="Checks that a provider keeps its promises.",
         epilog="checks: " + "; ".join(f"{name}: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items()),
     )
-    parser.add_argument("--provider", required=True, help="its name, as llm.toml would have it")
-    parser.add_argument("--endpoint", help="the server, as http://host:port; the provider's own default if left out")
+    parser.add_argument("--provider", required=True, help="the provider's name, as in llm.toml")
+    parser.add_argument("--endpoint", help="the server, as http://host:port (default: the provider's)")
     parser.add_argument("--model", required=True, help="a model of the server that can chat")
-    parser.add_argument("--embedding-model", help="one that embeds, if that is another")
+    parser.add_argument("--embedding-model", help="a model that embeds (default: --model)")
     parser.add_argument("--api-key-file", type=Path, help="a file that holds the API key")
-    parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help="these checks instead of all")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help="run only these checks")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds that one answer may take")
     options = parser.parse_args()
     try:

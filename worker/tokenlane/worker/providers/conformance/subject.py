@@ -1,4 +1,4 @@
-"""The provider and the model that are checked, and what several checks do with them."""
+"""The subject of the checks: a provider and one of its models, and how the checks ask it for answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 class Broken(Exception):
-    """A promise is broken; the text says how. It holds nothing that a model said."""
+    """A promise is broken; the message says how, without quoting the model."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Subject:
     """A provider and one of its models.
 
     Args:
-        busy: returns how many requests the server runs, where the checker can find that out.
+        busy: returns how many requests the server runs, if the caller can find out.
         info: the provider's description of the model.
     """
 
@@ -42,16 +42,16 @@ class Subject:
         return ability in self.info.capabilities
 
     async def answer(self, resume: str | None = None, **options: Any) -> list[TokenDelta]:
-        """The deltas of an answer that keeps the promises of every answer.
+        """The deltas of an answer, which must keep the promises of every answer.
 
         Raises:
-            Broken: it does not.
-            LlmError: the provider's.
+            Broken: the answer breaks a promise.
+            LlmError: the provider raised it.
         """
         deltas: list[TokenDelta] = []
         await self._receive(deltas, resume, options)
         if not deltas or deltas[-1].finish_reason is None:
-            raise Broken("the last delta has no finish_reason, so nothing says that the answer is whole")
+            raise Broken("the last delta has no finish_reason, so the answer may be incomplete")
         if any(delta.finish_reason is not None for delta in deltas[:-1]):
             raise Broken("a delta before the last has a finish_reason")
         if any(not delta.model for delta in deltas):
@@ -59,10 +59,10 @@ class Subject:
         return deltas
 
     async def refusal(self, resume: str | None = None, **options: Any) -> LlmError | None:
-        """The error an answer ends in, if it does.
+        """The error that ends the answer, if it ends in an error.
 
         Raises:
-            Broken: something was delivered before it, or it is not an `LlmError` that says where it happened.
+            Broken: deltas came before the error, or it is not an `LlmError` that names its provider and lane.
         """
         deltas: list[TokenDelta] = []
         try:
@@ -70,10 +70,10 @@ class Subject:
         except LlmError as error:
             check_error(error)
             if deltas:
-                raise Broken(f"it was refused ({error.code}) only after a part was delivered") from None
+                raise Broken(f"the refusal ({error.code}) came only after deltas") from None
             return error
         except Exception as error:
-            raise Broken(f"{type(error).__name__} was raised, which is no LlmError") from None
+            raise Broken(f"{type(error).__name__} was raised, which is not an LlmError") from None
         return None
 
     async def _receive(self, deltas: list[TokenDelta], resume: str | None, options: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Subject:
 
 
 def check_error(error: LlmError) -> None:
-    """Raise Broken unless the error says where it happened and what to do."""
+    """Raise Broken unless the error has a message and names its provider and lane."""
     if not (error.provider and error.lane):
         raise Broken(f"the error {error.code!r} does not name its provider and lane")
     if not error.message:
@@ -92,10 +92,10 @@ def check_error(error: LlmError) -> None:
 
 
 def request(**options: Any) -> ChatRequest:
-    """A request that asks something, with these options."""
+    """A request with a default question and these options."""
     messages = options.pop("messages", None) or [{"role": "user", "content": QUESTION}]
     return ChatRequest.model_validate({"role": "conformance", "messages": messages, "temperature": 0, **options})
 
 
-def text_of(deltas: Sequence[TokenDelta]) -> str:
+def joined_text(deltas: Sequence[TokenDelta]) -> str:
     return "".join(delta.text for delta in deltas)

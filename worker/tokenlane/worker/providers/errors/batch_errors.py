@@ -1,4 +1,4 @@
-"""Recognises each server's words for too many texts in one embedding call, and reads how many it takes."""
+"""Recognises each server's error for too many texts in one embedding call, and reads how many texts it accepts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tokenlane.routing.contract.errors import BadRequest
 
 
 class TooManyTexts(BadRequest):
-    """The back end takes less in one call: send fewer or shorter texts at once.
+    """The back end accepts less in one call: send fewer or shorter texts at once.
 
-    `most`: how many texts it takes, if it says so.
+    `most`: how many texts the back end accepts, if its error says so.
     """
 
     most: int | None = None
 
 
-_SAYS = (
+_LIMITS = (
     re.compile(rb"maximum allowed batch size (\d{1,6})"),  # text-embeddings-inference
     re.compile(rb"array with maximum length (\d{1,6})"),  # OpenAI
     re.compile(rb"[Bb]atch size.{0,40}not be larger than (\d{1,6})"),  # DashScope
@@ -25,15 +25,15 @@ _SAYS = (
     re.compile(rb"max(?:imum)?[ _](?:client[ _])?batch[ _]size (?:is |of |\()?(\d{1,6})"),
 )
 _MARKS = (
-    b"max_tokens_per_request",  # OpenAI's code, where all texts together are too long
+    b"max_tokens_per_request",  # OpenAI's code if all texts together are too long
     b"Too many inputs",  # Mistral
     b"Too many tokens overall",  # Mistral
 )
 
 
 def too_many(words: bytes) -> TooManyTexts | None:
-    """The error, if that is what the server's words say."""
-    match = next(filter(None, (pattern.search(words) for pattern in _SAYS)), None)
+    """The error, if the server's words report too many texts."""
+    match = next(filter(None, (pattern.search(words) for pattern in _LIMITS)), None)
     if match is None and not any(mark in words for mark in _MARKS):
         return None
     error = TooManyTexts()

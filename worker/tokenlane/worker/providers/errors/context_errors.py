@@ -1,4 +1,4 @@
-"""Recognises each server's words for a request that does not fit the context, and reads the numbers in them."""
+"""Recognises each server's error for a request that does not fit the context, and reads the numbers in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LIMIT = (
     re.compile(rb"tokens allowed \((\d{1,9})"),
 )
 _TOKENS = (
-    # TGI and some of vLLM's versions name the prompt and max_tokens each: those are added up.
+    # TGI and some versions of vLLM name the tokens of the prompt and max_tokens separately: they are added up.
     re.compile(rb"Given: (\d{1,9})(?: `inputs` tokens and (\d{1,9}))?"),
     re.compile(rb"is too large: (\d{1,9}).{0,99}your request has (\d{1,9}) input"),
     re.compile(rb"total of(?: at least)? (\d{1,9})"),
@@ -53,11 +53,11 @@ _TOKENS = (
     re.compile(rb"too long: (\d{1,9})"),
     re.compile(rb"token count \((\d{1,9})"),
 )
-"""The first match is the nearest to all of the request. vLLM stops counting where it sees that it is too much."""
+"""The first match comes nearest to the tokens of the whole request. vLLM stops counting when it passes the limit."""
 
 
 def too_long(words: bytes) -> ContextTooLong | None:
-    """The error, with the numbers that the server names, if that is what its words say."""
+    """The error with the server's numbers, if its words report a request that does not fit the context."""
     if not any(mark in words for mark in _MARKS):
         return None
     limit = next((int(match[1]) for pattern in _LIMIT if (match := pattern.search(words))), None)
@@ -73,17 +73,19 @@ def context_too_long(
     tokens: int | None,
     *,
     known: Literal["", "about", "at least"] = "",
-    of: str = "the model's context",
+    limit_name: str = "the model's context",
 ) -> ContextTooLong:
-    """The error that names what is known.
+    """The error for a request that does not fit. It names the numbers that are known.
 
     Args:
         limit: how many tokens fit.
-        tokens: of the request.
-        known: how well that is.
-        of: whose limit it is.
+        tokens: the tokens of the request.
+        known: how precise `tokens` is; "" if it is exact.
+        limit_name: what sets the limit.
     """
-    no_further = " (the server counts no further)" if known == "at least" else ""
+    no_further = " (the server stopped counting)" if known == "at least" else ""
     has = "" if tokens is None else " ".join(["", "has", *known.split(), str(tokens), f"tokens{no_further} and"])
     at_most = "" if limit is None else f" of {limit}"
-    return ContextTooLong(f"The request{has} does not fit {of}{at_most}: shorten the messages or lower max_tokens.")
+    return ContextTooLong(
+        f"The request{has} does not fit {limit_name}{at_most}: shorten the messages or lower max_tokens."
+    )

@@ -1,6 +1,6 @@
 """Turns a back end's error answer into an `LlmError`, whether it came as an HTTP status or inside a stream.
 
-The back end's own words may quote the prompt, so they go into `detail` and nowhere else.
+The back end's error text may quote the prompt, so it goes only into `detail`.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from tokenlane.worker.providers.errors.context_errors import too_long
 
 MAX_DETAIL_BYTES = 2048
 PROXY_WANTS_A_USER = (
-    "The proxy to the back end wants a user and a password, or others (HTTP 407): put them into HTTP_PROXY and "
-    "HTTPS_PROXY, http://USER:PASSWORD@HOST:PORT, or name the back end's host in NO_PROXY."
+    "The proxy to the back end requires a valid user and password (HTTP 407): set HTTP_PROXY and HTTPS_PROXY to "
+    "http://USER:PASSWORD@HOST:PORT, or name the back end's host in NO_PROXY."
 )
 LONGEST_RETRY_AFTER_S = 86_400.0
 
 _NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
-"""What vLLM's framework and LM Studio say, without their spaces; of an unknown model they say more."""
+"""Errors of vLLM's framework and LM Studio for an unknown route, without spaces; those for an unknown model are
+longer."""
 _BUSY = (b"server busy", b"Model is overloaded")
-"""Ollama's and TGI's words, both of which have other statuses for it as well."""
+"""Errors of Ollama and TGI, which also send them with other statuses."""
 _LOADING = (b"loading model", b"model is loading", b"is currently loading", b"still loading")
-"""llama.cpp's words, and those of servers like it, in small letters."""
+"""Errors of llama.cpp and similar servers, in lower case."""
 _NO_IMAGES = (b"image input is not supported", b"missing data required for image input", b"is not a multimodal model")
-"""llama.cpp's and Ollama's words, with status 500, and vLLM's."""
+"""Errors of llama.cpp and Ollama, with status 500, and of vLLM."""
 _NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b"requires --jinja")
-"""Ollama's words, vLLM's, and llama.cpp's, with status 500."""
+"""Errors of Ollama, of vLLM, and of llama.cpp with status 500."""
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
-"""llama.cpp's words for a text to embed, with status 500."""
+"""llama.cpp's error for a text to embed, with status 500."""
 _CANNOT = (b"Jinja Exception", b"Unsupported param", b"parse grammar")
-"""llama.cpp's words, with status 500, for what its model's template or its grammar does not take."""
+"""llama.cpp's errors, with status 500, for a request that the model's template or grammar does not accept."""
 _NO_CREDIT = b"insufficient_quota"
 _TOO_LARGE_A_BODY = (
-    "The request is too large for the back end, or for a proxy before it (HTTP 413): send less at once, or raise the "
-    "limit there."
+    "The request is too large for the back end or a proxy in front of it (HTTP 413): send less at once, or raise that "
+    "server's limit."
 )
 _STATUS_FIELDS = ("code", "status_code", "status")
 _TYPE_FIELDS = ("type", "code", "status", "error_type")
@@ -75,15 +76,15 @@ _STATUSES = {
     "content_policy": 400,
     "unsupported": 400,
 }
-"""The status that a part of an error's type stands for, the first that fits. Its message may quote a prompt, and is not
-looked at for them."""
+"""Words in an error's type, and the status that each stands for. The first match counts. The error's message is not
+searched, since it may quote a prompt."""
 
 
 def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmError:
-    """The error an HTTP answer other than 200 stands for.
+    """The error for an HTTP response with a status other than 200.
 
     Args:
-        retry_after: the header of that name.
+        retry_after: the value of the Retry-After header.
     """
     error = _by_words(status, body) or _by_status(status)
     error.detail = _bounded(body)
@@ -92,24 +93,23 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
 
 
 def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
-    """The error for an answer that cannot be read. The next answer would have the same form, so it is not worth another
-    try.
+    """The error for an answer that cannot be read. It is not retryable: the next answer would have the same form.
 
     Args:
-        why: where and how it is unlike what was expected, in words that quote nothing.
-        data: what came, for the detail.
+        why: what is wrong with the answer, without quoting it.
+        data: the answer, for the detail.
     """
     return UnreadableAnswer(
-        f"The back end's answer cannot be read: {why}. Is it a server that the lane's provider can talk to?",
+        f"The back end's answer cannot be read: {why}. Does the lane's provider match the server?",
         detail=_bounded(data),
     )
 
 
 def error_of(page: object) -> object | None:
-    """What a page of JSON, or an event, reports as an error, in the shape of OpenAI, Ollama, vLLM, FastAPI or Gemini.
+    """The error in a JSON document or an event, in the format of OpenAI, Ollama, vLLM, FastAPI or Gemini.
 
     Returns:
-        None if it reports none.
+        None if there is no error.
     """
     if isinstance(page, list):
         return error_of(page[0]) if page else None
@@ -127,8 +127,8 @@ def error_of(page: object) -> object | None:
 
 
 def refusal_in_stream(error: object) -> LlmError:
-    """The error that an `error` member of an answer with status 200 stands for; one without a status, a type or words
-    that are known is a failed back end."""
+    """The error for an `error` field in an answer with status 200. It is ProviderDown unless the field holds a known
+    status, type or text."""
     body = pydantic_core.to_json(error)
     fields = error if isinstance(error, dict) else {}
     status = _status_of(fields)
@@ -157,7 +157,7 @@ def _status_of_type(error: Mapping[str, object]) -> int | None:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Seconds from now, of a Retry-After header: seconds or an HTTP date; None if it is neither."""
+    """The seconds that a Retry-After header asks to wait. The header holds seconds or an HTTP date; None otherwise."""
     if value is None:
         return None
     value = value.strip()
@@ -177,33 +177,36 @@ def _bounded(body: bytes) -> str:
 
 
 def _by_words(status: int, body: bytes) -> LlmError | None:
-    """What the words tell better than the status. They may quote a prompt, so each only where its server says it."""
-    if status in (400, 500) and _says(body, _NO_IMAGES):
-        return BadRequest("The back end's model takes no images: send text, or route this role to a model that does.")
-    if status in (400, 500) and _says(body, _NO_TOOLS):
+    """The error, if the body describes it better than the status. The body may quote a prompt, so each text counts only
+    with the status with which a server sends it."""
+    if status in (400, 500) and _contains(body, _NO_IMAGES):
         return BadRequest(
-            "The back end's model knows no tools, or its server was started without them: ask without, or route this "
-            "role to a model that does."
+            "The back end's model does not accept images: send only text, or route this role to a model that does."
+        )
+    if status in (400, 500) and _contains(body, _NO_TOOLS):
+        return BadRequest(
+            "The back end's model does not support tools, or its server was started without them: send no tools, or "
+            "route this role to a model that supports them."
         )
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
-    if status == 500 and b'"server_error"' in body and _says(body, _CANNOT):
-        return BadRequest("The back end, or its model's template, does not take this request: the detail says why.")
-    if status == 404 and _says(b"".join(body.split()), _NO_ROUTE):
+    if status == 500 and b'"server_error"' in body and _contains(body, _CANNOT):
+        return BadRequest("The back end or its model's template does not accept this request: see the detail.")
+    if status == 404 and _contains(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if status == 429 and _NO_CREDIT in body:
         return RateLimited("The account's quota at the back end is used up.", retryable=False)
-    if status == 503 and _says(body, _BUSY):
+    if status == 503 and _contains(body, _BUSY):
         return _busy()
-    if status == 503 and _says(body.lower(), _LOADING):
+    if status == 503 and _contains(body.lower(), _LOADING):
         return _loading()
     return None
 
 
 def _without_status(body: bytes) -> LlmError:
-    if _says(body, _BUSY):
+    if _contains(body, _BUSY):
         return _busy()
-    if _says(b"".join(body.split()), _NO_ROUTE):
+    if _contains(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if b"model_not_found" in body:
         return _by_status(404)
@@ -212,12 +215,12 @@ def _without_status(body: bytes) -> LlmError:
     return ProviderDown("The back end reported an error instead of a whole answer.")
 
 
-def _says(body: bytes, words: tuple[bytes, ...]) -> bool:
+def _contains(body: bytes, words: tuple[bytes, ...]) -> bool:
     return any(word in body for word in words)
 
 
 def _busy() -> LlmError:
-    return RateLimited("The back end is overloaded and took no more requests.")
+    return RateLimited("The back end is overloaded and accepts no more requests.")
 
 
 def _loading() -> ProviderDown:
@@ -228,8 +231,8 @@ def _loading() -> ProviderDown:
 
 def _no_route() -> LlmError:
     return BadRequest(
-        "The back end has no such route: it was started for another kind of work, or is another kind of server than "
-        "its provider."
+        "The back end does not have this route: it was started for another kind of work, or is another kind of server "
+        "than the lane's provider expects."
     )
 
 
@@ -239,7 +242,8 @@ def _by_status(status: int) -> LlmError:
             return Unauthorized(f"The back end refused the credentials (HTTP {status}): check the lane's API key.")
         case 404:
             return ModelNotFound(
-                "The back end does not serve this model (HTTP 404), or is another kind of server than its provider."
+                "The back end does not serve this model (HTTP 404), or is another kind of server than the lane's "
+                "provider expects."
             )
         case 407:
             return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
@@ -249,24 +253,24 @@ def _by_status(status: int) -> LlmError:
             return RateLimited("The back end asks to slow down (HTTP 429).")
         case 501:
             return BadRequest(
-                "The back end does not offer this (HTTP 501): it was started without it, or its model cannot do it."
+                "The back end does not support this (HTTP 501): it was started without it, or its model cannot do it."
             )
         case _ if 200 < status < 300:
             return UnreadableAnswer(
-                f"The back end's answer cannot be read: it came with HTTP {status}, which promises no answer, where "
-                "HTTP 200 is expected. Is it a server that the lane's provider can talk to?"
+                f"The back end's answer cannot be read: it has HTTP status {status} instead of 200. Does the lane's "
+                "provider match the server?"
             )
         case _ if 300 <= status < 400:
             return ProviderDown(
-                f"The back end answered with a redirect (HTTP {status}), which is not followed: set the lane's "
-                "endpoint to the final address.",
+                f"The back end answered with a redirect (HTTP {status}), which tokenlane does not follow: set the "
+                "lane's endpoint to the final address.",
                 retryable=False,
             )
-        case _ if 400 <= status < 500 and status not in _ITS_OWN_FAULT:
-            return BadRequest(f"The back end refused the request (HTTP {status}): see the detail for what it says.")
+        case _ if 400 <= status < 500 and status not in _SERVER_FAULTS:
+            return BadRequest(f"The back end refused the request (HTTP {status}): see the detail for the reason.")
         case _:
             return ProviderDown(f"The back end failed (HTTP {status}).")
 
 
-_ITS_OWN_FAULT = {424, 499}
-"""TGI's engine failed; a proxy or Ollama gave the request up."""
+_SERVER_FAULTS = {424, 499}
+"""TGI's engine failed; a proxy or Ollama gave up on the request."""

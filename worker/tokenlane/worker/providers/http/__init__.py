@@ -1,1 +1,1 @@
-"""What all back ends over HTTP share: the client, bounded streams, and what a server's errors mean."""
+"""HTTP for all providers: the client, time limits for streams, and the errors of the transport."""

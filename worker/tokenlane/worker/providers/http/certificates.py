@@ -1,4 +1,4 @@
-"""Which certificates a lane accepts from its back end."""
+"""Builds the TLS context of a lane, which decides the certificates that it trusts."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.bounded_files import read_file
 
 
-def trusting(scheme: str) -> ssl.SSLContext:
-    """TLS that trusts the certificates this host trusts, or those SSL_CERT_FILE and SSL_CERT_DIR name.
+def tls_context(scheme: str) -> ssl.SSLContext:
+    """A TLS context with this host's trusted certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
 
     Raises:
-        ConfigError: SSL_CERT_FILE names what cannot be used, and the scheme is https.
+        ConfigError: the scheme is https, and SSL_CERT_FILE names a file that cannot be used.
     """
     paths = ssl.get_default_verify_paths()
     if scheme == "https":
         _check_certificates(paths.openssl_cafile_env)
-    return _trusting(paths)
+    return _context(paths)
 
 
 @cache
-def _trusting(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
+def _context(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
     """
     Args:
-        paths: where they are now; a host that has none gets Mozilla's.
+        paths: where this host keeps its certificates; a host without any gets Mozilla's.
     """
     trusted = paths.cafile or paths.capath
     return ssl.create_default_context(cafile=None if trusted else certifi.where())
 
 
 def _check_certificates(variable: str) -> None:
-    """OpenSSL itself passes over a file that it cannot use, and would then trust nobody.
+    """Check the file because OpenSSL ignores a file that it cannot use, and then trusts no certificate.
 
     Raises:
-        ConfigError: the variable names such a file.
+        ConfigError: the variable names a file that cannot be used.
     """
     file = os.environ.get(variable)  # noqa: TID251 - what OpenSSL reads
     if not file:
         return
     try:
-        read_file(Path(file))  # OpenSSL would read on for ever
+        read_file(Path(file))  # OpenSSL would read an endless file for ever
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
         why = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"

@@ -1,4 +1,4 @@
-"""The HTTP client of one lane: its session, its credentials, and what its failures mean."""
+"""The HTTP client of one lane: its session, its credentials, and the errors for its failures."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout
 from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER
 
-from .certificates import trusting
+from .certificates import tls_context
 from .proxies import proxy_for, web_address
 
 KEEPALIVE_S = 4.0
 """Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost."""
 CONNECT_RETRY_S = 0.9
 _AT_SOCKET = "http://localhost"
-"""The address, and so the `Host` header, of requests to a server at a Unix socket."""
+"""The base URL, and so the `Host` header, of requests to a server at a Unix socket."""
 _CODINGS = ("", "identity", "gzip", "deflate")
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
-"""All that a request may raise apart from an `LlmError`; `transport_error` maps each."""
+"""What a request may raise apart from `LlmError`; `transport_error` translates it."""
 
 _REFUSED = "The back end cannot be reached: is it running, and is the lane's endpoint right?"
 _SLOW_CONNECT = "The back end did not accept the connection in time: is it overloaded, or behind a firewall?"
 _SLOW = "The back end took too long."
-_LOST = "The connection to the back end was lost before the answer was whole."
+_LOST = "The connection to the back end was lost before the answer was complete."
 _NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model server?"
 _PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
-_TLS = "No secure connection to the back end: its certificate was not accepted. SSL_CERT_FILE may name a private CA's."
-_HANDSHAKE = "No secure connection to the back end: it refused the handshake. Does it want a certificate of ours?"
-_LOCKED = "This worker's user may not open the back end's socket: check the permissions of it and of its directories."
-_NO_TLS = "No secure connection to the back end: it does not speak TLS at that port. Is the endpoint one of http://?"
+_TLS = "The back end's certificate is not trusted. If it comes from a private CA, set SSL_CERT_FILE to the CA's file."
+_HANDSHAKE = "The back end refused the TLS handshake. Does it require a client certificate? Those are not supported."
+_LOCKED = "This worker's user may not open the back end's socket: check the permissions of its file and directories."
+_NO_TLS = "The back end does not speak TLS at that port: should the endpoint begin with http://?"
 
-# The first that fits decides. (error, ours, message, worth another try)
+# The first match counts. (error, our error, message, retryable)
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (aiohttp.ClientSSLError, ProviderDown, _TLS, False),
     (aiohttp.ConnectionTimeoutError, ProviderDown, _SLOW_CONNECT, True),
@@ -63,7 +63,7 @@ class LaneClient:
     """Sends the requests of one lane. It follows no redirects, so credentials stay with the lane's host.
 
     Args:
-        endpoint: what the paths of requests are appended to.
+        endpoint: the base URL of all requests.
 
     Raises:
         ConfigError: endpoint, API key, proxy or SSL_CERT_FILE cannot be used.
@@ -76,12 +76,12 @@ class LaneClient:
             raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
         if "@" in url.netloc and lane.api_key is not None:
             raise ConfigError(
-                f"Lane {lane.name!r}: the endpoint names a user, and there is an API key: give one of them."
+                f"Lane {lane.name!r}: the endpoint names a user, and the lane has an API key: remove one of them."
             )
         headers = {"Accept-Encoding": "identity", **_credentials(lane)}
         self._base = url.geturl().rstrip("/")
         self._proxy = proxy_for(url)
-        self._open = partial(_session, headers, lane.connect_timeout_s, trusting(url.scheme), socket)
+        self._open = partial(_session, headers, lane.connect_timeout_s, tls_context(url.scheme), socket)
         self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -98,18 +98,18 @@ class LaneClient:
         *,
         connects_again: bool = True,
     ) -> aiohttp.ClientResponse:
-        """Send a request and return the response, its body still unread. Connecting is tried again for under a second.
+        """Send a request and return the response with its body unread. A failed connect is retried for under a second.
 
-        A kept connection that the server closes without a word gets one more try: servers such as llama.cpp's close
-        them after a stream, which the next request may race.
+        If the server closed a kept connection, the request is sent once more: servers such as llama.cpp's close
+        connections after a stream, which the next request may race.
 
         Args:
-            connects_again: False: a server that cannot be connected to is not asked again.
+            connects_again: whether to retry a failed connect.
 
         Raises:
-            ProviderDown: the body is packed in a way that is not unpacked.
+            ProviderDown: the body has an unsupported Content-Encoding.
         """
-        session = self._session = self._session or self._open()  # not before: it belongs to the running event loop
+        session = self._session = self._session or self._open()  # created late: it belongs to the running event loop
         url, proxy = f"{self._base}{path}", self._proxy
 
         async def ask() -> aiohttp.ClientResponse:
@@ -127,7 +127,9 @@ class LaneClient:
         if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
             response.close()
             raise ProviderDown(
-                "The back end, or a proxy before it, packed its answer though it was asked not to.", retryable=False
+                "The back end, or a proxy in front of it, compressed its answer, although the request asked for no "
+                "compression.",
+                retryable=False,
             )
         return response
 
@@ -141,7 +143,8 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def transport_error(error: Exception) -> LlmError:
-    """What a failure of the transport means. Its own text goes into `detail`: it may quote what was received."""
+    """The error for a failure of the transport. The failure's text goes into `detail`, since it may quote received
+    data."""
     failure = _meaning(error)
     failure.detail = str(error)[:2048]
     if isinstance(error, _NOT_REACHED):
@@ -162,7 +165,7 @@ def _meaning(error: Exception) -> LlmError:
 
 
 def _unreached(error: Exception) -> str:
-    """The sentence about a connection that was not made, where it is clear why."""
+    """A message for a failed connect; "" if the reason is unknown."""
     why = why_unreached(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else ""
     if not why:
         return ""
@@ -174,8 +177,8 @@ def _unreached(error: Exception) -> str:
 def _session(
     headers: Mapping[str, str], connect_timeout_s: float, tls: ssl.SSLContext, socket: Path | None
 ) -> aiohttp.ClientSession:
-    """A session that keeps no cookies: a back end's could fill memory, and have no use."""
-    # The worker's slots bound the connections; aiohttp's default of 100 would bound them again (0: no bound).
+    """A session that keeps no cookies: they have no use, and could fill memory."""
+    # The worker's slots already limit the connections. 0 removes aiohttp's limit of 100.
     connector = (
         aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
         if socket is None
@@ -196,8 +199,8 @@ def _credentials(lane: LaneSettings) -> dict[str, str]:
 
 
 async def _connecting(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> aiohttp.ClientResponse:
-    """The response to a request that is tried until it finds the server."""
-    # Set up only when it is needed: it costs as much as sending.
+    """Retry a request until it connects, and return the response."""
+    # Created only when needed: it costs as much as sending a request.
     again = AsyncRetrying(
         retry=retry_if_exception(_never_connected),
         wait=wait_exponential(multiplier=0.05, max=0.4),
@@ -212,6 +215,6 @@ def _never_connected(error: BaseException) -> bool:
 
 
 def _hung_up(error: Exception) -> bool:
-    """The connection was closed before anything of an answer came."""
+    """Whether the server closed the connection before it answered."""
     closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
     return closed and not isinstance(error, aiohttp.ClientConnectorError)

@@ -1,4 +1,4 @@
-"""How long each part of a back end's streamed answer is waited for. A lane's settings hold the rest."""
+"""The time limits for each part of a streamed answer, from the lane's settings and a few constants."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import Timeout
 from tokenlane.worker.providers.answers.reader import AnswerReader
 
-# After the finish mark only the usage is missing, after the last event only the end of the body, which lets the
-# connection be used again. Neither is worth a failure or a long wait.
+# After the finish reason only the usage is missing. After the last event only the end of the body is missing, which
+# makes the connection reusable. Neither is worth a failure or a long wait.
 USAGE_GRACE_S = 5.0
 CLOSE_GRACE_S = 0.2
-# An answer that was cut at a stop word has ended on most servers too, which then say what it cost.
+# At a stop word most servers end the answer too, and then send the usage.
 STOPPED_GRACE_S = 1.0
 
 
 class Deadlines:
-    """The times of one answer, by the loop's clock. `until`: when the next piece must have come."""
+    """The time limits of one answer, by the loop's clock. `until`: when the next piece must have arrived."""
 
     def __init__(self, lane: LaneSettings, answer: AnswerReader) -> None:
         self._lane = lane
@@ -31,7 +31,7 @@ class Deadlines:
         self.until = min(self._start + lane.first_token_timeout_s, self._ends_at)
 
     def advance(self) -> None:
-        """Set `until` anew, if the answer has begun and another event has come."""
+        """Move `until` if the answer has begun and another event has arrived."""
         answer = self._answer
         if answer.events == self._events or not answer.begun:
             return
@@ -42,14 +42,14 @@ class Deadlines:
         self.until = min(now + self._next_piece_s(), self._ends_at, self._leave_at)
 
     def leaving(self) -> bool:
-        """Whether the answer was cut at a stop word, and the server has had its time to end it."""
+        """Whether a stop word ended the answer, and the time for the server to end it has passed."""
         return self._answer.stopped and self._now() >= self._leave_at
 
     def overdue(self) -> Timeout:
-        """The error for an answer of which a part did not come in time."""
+        """The error for an answer that did not arrive in time."""
         lane = self._lane
         if self._now() - self._start >= lane.total_timeout_s:
-            return Timeout(f"The answer was not whole after {lane.total_timeout_s:g} s.")
+            return Timeout(f"The answer was not complete after {lane.total_timeout_s:g} s.")
         part, limit_s = ("next", lane.token_timeout_s) if self._answer.begun else ("first", lane.first_token_timeout_s)
         return Timeout(f"The back end sent no {part} token within {limit_s:g} s.")
 

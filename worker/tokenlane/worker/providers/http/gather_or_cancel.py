@@ -1,4 +1,4 @@
-"""Asks a server several questions at once, and stops asking when one of them fails."""
+"""Awaits several calls at once, and cancels the others when one fails."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def gather_or_cancel(*calls: Coroutine[Any, Any, T]) -> list[T]:
-    """Await all of these; what they give, in their order. When one fails, none of the others goes on.
+    """Await all calls, and return their results in order. When a call fails, the others are cancelled.
 
     Raises:
-        Exception: the first of theirs, as itself.
+        Exception: the first error of a call, not wrapped in a group.
     """
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -1,4 +1,4 @@
-"""The base of all providers over HTTP: pages of JSON, and streams whose every wait has its bound."""
+"""The base class of all HTTP providers: fetches JSON documents, and streams answers with a time limit on each wait."""
 
 from __future__ import annotations
 
@@ -57,18 +57,20 @@ class HttpProvider:
 
     default_endpoint: ClassVar[str | None] = None
     stream_type: ClassVar[str]
-    """The content type of its streams."""
+    """The content type of the server's streams."""
     health_path: ClassVar[str]
-    """A page that costs the server nothing, and exists only if the server can work."""
+    """A path that costs the server nothing, and answers 200 only if the server works."""
     version_at: ClassVar[tuple[str, str] | None] = None
-    """The page that holds the server's version, and the field of it."""
+    """The path and the field of the server's version."""
     keeps_alive: ClassVar[bool] = True
-    """Whether a connection can carry another request after a stream."""
+    """Whether a connection can be used again after a stream."""
 
     def __init__(self, lane: LaneSettings) -> None:
         endpoint = lane.endpoint or self.default_endpoint
         if endpoint is None:
-            raise ConfigError(f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, as http://host:port.")
+            raise ConfigError(
+                f"Lane {lane.name!r}: provider {lane.provider!r} needs an endpoint, such as http://host:port."
+            )
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
         self._lane = lane
         self._http = LaneClient(lane, self.endpoint)
@@ -84,7 +86,7 @@ class HttpProvider:
         await self._http.aclose()
 
     async def healthy(self) -> None:
-        """Return if the server says that it can work; see `TellsHealth`."""
+        """Return if the server reports that it works; see `TellsHealth`."""
         await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False)
 
     async def version(self) -> str | None:
@@ -98,7 +100,7 @@ class HttpProvider:
 
     @contextmanager
     def _placed(self, model: str | None = None) -> Iterator[None]:
-        """Errors that are raised inside name the lane, its provider and the model."""
+        """Add the lane, its provider and the model to errors raised inside the block."""
         try:
             yield
         except LlmError as error:
@@ -107,15 +109,16 @@ class HttpProvider:
 
     @contextmanager
     def _expecting(self, path: str) -> Iterator[None]:
-        """A page that cannot be read as the code inside reads it is the page of another server."""
+        """Raise ProviderDown if the code inside the block cannot read a JSON document: it comes from another kind of
+        server."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page(path) from None
 
     async def _deltas(self, path: str, content: bytes, answer: AnswerReader) -> AsyncGenerator[TokenDelta, None]:
-        """POST, and the deltas of the answer as they arrive, each phase in its own time. Once `answer` is whole, a
-        failure is only an early end."""
+        """POST a request, and yield the deltas of its answer within the time limit of each phase. Once the answer is
+        complete, a failure only ends the stream."""
         frames, deadlines, received = Frames(), Deadlines(self._lane, answer), 0
         try:
             with WaitTimeout() as timeout:
@@ -125,7 +128,7 @@ class HttpProvider:
                     while chunk := await timeout.wait(response.content.readany(), deadlines.until):
                         received += len(chunk)
                         if received > MAX_ANSWER_BYTES:
-                            raise _too_long()
+                            raise _too_large()
                         for event in frames.feed(chunk):
                             delta = answer.take(event)
                             if delta is not None:
@@ -144,19 +147,19 @@ class HttpProvider:
         return {**_JSON, "Accept": self.stream_type, **({} if self.keeps_alive else {"Connection": "close"})}
 
     async def _check_stream(self, response: aiohttp.ClientResponse) -> None:
-        """Raise what the response stands for unless it may be an answer. Its content type does not decide: proxies call
-        streams anything, and some servers answer with one page of JSON."""
+        """Raise the error for the response unless it may be an answer. The content type does not decide, since proxies
+        change it, and some servers answer with one JSON document."""
         await self._check_status(response)
         if response.headers.get("content-type", "").lower().startswith("text/html"):
             page = await read_body(response, MAX_DETAIL_BYTES)
-            raise unreadable("it is a page of HTML, as of a web server, a login or a proxy", page)
+            raise unreadable("it is a page of HTML, such as a web server, a login or a proxy sends", page)
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         if response.status != 200:
             raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
-        """What an HTTP answer other than 200 stands for."""
+        """The error for an HTTP response with a status other than 200."""
         error = refusal(response.status, body, response.headers.get("retry-after"))
         if isinstance(error, Unauthorized):
             error.message = self._unauthorized(response.status)
@@ -165,11 +168,11 @@ class HttpProvider:
     def _unauthorized(self, status: int) -> str:
         if self._lane.api_key is None:
             return (
-                f"The back end wants an API key (HTTP {status}), and the lane has none: api_key_env names the variable "
-                "that holds it."
+                f"The back end requires an API key (HTTP {status}), and the lane has none: set api_key_env to the name "
+                "of the environment variable that holds it."
             )
         variable = self._lane.api_key_from
-        source = f"{variable}, the environment variable it comes from" if variable else "the lane's"
+        source = f"the environment variable {variable}" if variable else "the lane's api_key"
         return f"The back end refused the API key (HTTP {status}): check {source}."
 
     async def _page(
@@ -181,24 +184,24 @@ class HttpProvider:
         timeout_s: float | None = None,
         most_bytes: int = MAX_PAGE_BYTES,
     ) -> Any:
-        """GET a page of JSON; with a question, POST that as JSON.
+        """GET a JSON document, or POST `question` as JSON to get one.
 
         Args:
-            model: the model that the question is for, which the server may not have.
+            model: the model that the question is about, which the server may not have.
 
         Raises:
-            ProviderDown: the server has no such page, does not answer, or answers with something else than JSON.
-            LlmError: another refusal.
+            ProviderDown: the server does not know the path, does not answer, or does not answer with JSON.
+            LlmError: the server refused.
         """
         body = await self._exchange(path, question, timeout_s or PAGE_TIMEOUT_S, most_bytes, model=model)
         with self._expecting(path):
             return from_json(body)
 
     async def _field(self, path: str, name: str, kind: type[T], question: object = None) -> T:
-        """One field of a page of JSON.
+        """One field of a JSON document.
 
         Raises:
-            LlmError: as `_page`; a page without the field, or with another kind of value, is none.
+            LlmError: see `_page`; also if the field is missing or has another type.
         """
         page = await self._page(path, question)
         value = page.get(name) if isinstance(page, dict) else None
@@ -207,8 +210,8 @@ class HttpProvider:
         return value
 
     async def _takes(self, path: str, question: object) -> bool | None:
-        """Whether the server takes this question, which is worth a token; None if it fails otherwise than by refusing.
-        It refuses at once what it was not started for, so one that lets us wait is only busy."""
+        """Whether the server accepts this question, which costs a token; None if it fails for another reason. A server
+        refuses at once, so a server that does not answer in time is busy and accepts."""
         try:
             async with asyncio.timeout(REFUSAL_S):
                 await self._page(path, question)
@@ -221,10 +224,10 @@ class HttpProvider:
         return True
 
     async def _work(self, path: str, question: object, model: str) -> Any:
-        """POST a question that has the model work; its answer, which may take as long as a first token.
+        """POST a question that the model must work on, and return the answer. It may take as long as a first token.
 
         Raises:
-            LlmError: as a chat; a page that is no JSON is a failed back end.
+            LlmError: as for a chat; ProviderDown if the answer is not JSON.
         """
         timeout_s = self._lane.first_token_timeout_s
         with self._placed(model):
@@ -234,10 +237,11 @@ class HttpProvider:
             return page
 
     async def _lines(self, path: str, question: object, stall_s: float) -> AsyncGenerator[dict[str, Any], None]:
-        """POST a question; the JSON objects of its answer, one a line, which may take for ever if none is late.
+        """POST a question, and yield the JSON objects of its answer, one per line. The answer may take any time, but
+        each wait at most `stall_s`.
 
         Raises:
-            LlmError: the back end refused, fell silent, or sent something else.
+            LlmError: the back end refused, stalled, or sent something other than JSON lines.
         """
         lines = LineReader()
         with self._placed():
@@ -268,13 +272,13 @@ class HttpProvider:
         model: str | None = None,
         connects_again: bool = True,
     ) -> bytes:
-        """One request and the whole body of its answer; a GET if there is no question.
+        """Send one request (GET without a question), and return the whole body of its answer.
 
         Args:
-            model: the model that the question is for. Without one, HTTP 404 means that the server has no such page.
+            model: the model that the question is about. Without it, HTTP 404 means that the server lacks the path.
 
         Raises:
-            LlmError: the answer did not come in time, is larger than `most_bytes`, or has another status than 200.
+            LlmError: the answer did not arrive in time, is larger than `most_bytes`, or its status is not 200.
         """
         method, content, headers = ("GET", None, None) if question is None else ("POST", to_json(question), _JSON)
         with self._placed(model):
@@ -301,12 +305,12 @@ class HttpProvider:
     def _no_page(self, path: str) -> ProviderDown:
         server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
         return ProviderDown(
-            f"The back end gives no usable answer to {path}: is it {server} that answers at the endpoint?",
+            f"The back end gave no usable answer to {path}: is {server} running at the endpoint?",
             retryable=False,
             provider=self._lane.provider,
             lane=self._lane.name,
         )
 
 
-def _too_long() -> UnreadableAnswer:
+def _too_large() -> UnreadableAnswer:
     return UnreadableAnswer(f"The answer is larger than {MAX_ANSWER_BYTES} bytes: ask for less with max_tokens.")

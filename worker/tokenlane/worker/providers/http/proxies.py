@@ -1,4 +1,4 @@
-"""Which proxy the environment names for a back end."""
+"""Chooses the proxy for a back end, as the environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tokenlane.config.exit_codes import ConfigError
 
 
 def proxy_for(url: SplitResult) -> str | None:
-    """The proxy the environment names for this address; none for loopback, whatever the environment says.
+    """The URL of the environment's proxy for this URL; always None for loopback.
 
     Raises:
-        ConfigError: the variable holds no proxy's address, or a proxy that speaks neither HTTP nor HTTPS.
+        ConfigError: the variable is not a proxy's address, or its proxy speaks neither HTTP nor HTTPS.
     """
     if _is_loopback(url.hostname or "") or proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
@@ -26,21 +26,23 @@ def proxy_for(url: SplitResult) -> str | None:
     proxy = web_address(address if "://" in address else f"http://{address}")
     if proxy is None:  # not quoted: it may hold a password
         raise ConfigError(
-            f"{variable} in the environment is not a proxy's address: set it to http://HOST:PORT (with a user, "
-            "http://USER:PASSWORD@HOST:PORT, whose special characters are written as %XX), or name the back end's "
-            "host in NO_PROXY."
+            f"The environment variable {variable} is not a proxy's address: set it to http://HOST:PORT or "
+            "http://USER:PASSWORD@HOST:PORT (special characters as %XX), or name the back end's host in NO_PROXY."
         )
     if proxy.scheme not in ("http", "https"):
-        raise ConfigError(f"{variable} in the environment names a {proxy.scheme} proxy; use an HTTP proxy or NO_PROXY.")
+        raise ConfigError(
+            f"The environment variable {variable} names a {proxy.scheme} proxy, which is not supported: name an HTTP "
+            "proxy, or name the back end's host in NO_PROXY."
+        )
     return proxy.geturl()
 
 
 def web_address(text: str) -> SplitResult | None:
-    """The URL in its parts; None unless its host can be looked up, and its port, if it names one, can exist."""
+    """The parsed URL; None if its host name or its port is invalid."""
     try:
         url = urlsplit(text)
         host = url.hostname or ""
-        host.encode("idna").decode("idna")  # as a name is looked up: no label may be empty, or longer than 63 bytes
+        host.encode("idna").decode("idna")  # as DNS does: no label may be empty or longer than 63 bytes
         return url if host and url.port != 0 else None
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""Time-outs for the many short waits of a stream."""
+"""A cheap time-out for the many short waits of a stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class WaitTimeout:
-    """Bounds each wait of one stream, with one timer for all of them.
+    """Limits each wait of one stream, with a single timer.
 
-    `asyncio.timeout` sets and cancels a timer for each wait, which costs as much as parsing a token. Here the timer
-    stays; when it fires it looks whether the wait of that moment is overdue, and if not, sets itself anew.
+    `asyncio.timeout` sets and cancels a timer for each wait, which costs as much as parsing a token. This timer stays
+    set. When it fires, it checks whether the current wait is overdue, and if not, sets itself again.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class WaitTimeout:
             self._timer = None
 
     async def wait(self, awaitable: Awaitable[T], until: float) -> T:
-        """Await it.
+        """Await `awaitable`, and cancel it at a deadline.
 
         Args:
-            until: by the loop's clock.
+            until: the deadline, by the loop's clock.
 
         Raises:
-            TimeoutError: it was not ready by then; it has been cancelled.
+            TimeoutError: the deadline passed.
         """
-        task = asyncio.current_task(self._loop)  # without the loop it is looked up by a system call, in Python 3.11
+        task = asyncio.current_task(self._loop)  # Python 3.11 looks up a missing loop with a system call
         assert task is not None
         cancelling = task.cancelling()
         self._waiting, self._until = task, until

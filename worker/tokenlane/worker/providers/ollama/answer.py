@@ -1,4 +1,4 @@
-"""Reading an answer from the lines of Ollama's own chat stream."""
+"""Reads an answer from the lines of Ollama's native chat stream."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 from .names import same_tag
 
 _NO_ANSWER = {"load", "unload"}
-"""Of a line with `done`: the model was only moved."""
+"""The `done_reason` of a request that only loads or unloads the model."""
 
 
 class OllamaAnswerReader(AnswerReader):
-    """Turns the lines of one answer into deltas. Only a line with `done` says that it is whole."""
+    """Turns the lines of one answer into deltas. Only a line with `done` completes an answer."""
 
     shape: ClassVar[Shape] = OLLAMA_LINE
 
     def take(self, event: Event) -> TokenDelta | None:
-        """The delta this line holds, if it holds one.
+        """The delta in this line, if it holds one.
 
         Raises:
-            LlmError: it is an error, comes from another model, or is not what a chat stream holds.
+            LlmError: the line is an error, comes from another model, or does not belong to a chat stream.
         """
         data, name = event
         if name not in (MESSAGE, "error") or not data or data == b"[DONE]":
@@ -49,7 +49,7 @@ class OllamaAnswerReader(AnswerReader):
         if message and len(message) == 2 and self._passes and not (done or logprobs) and "role" in message:
             text = message.get("content")
             if text and isinstance(text, str):
-                self.delivered = self._said_text = True
+                self.delivered = self._has_text = True
                 return TokenDelta(text=text, model=self._model)
         delta = self._piece(message or {}, self._logprobs(logprobs) if logprobs else ())
         if done:
@@ -57,7 +57,7 @@ class OllamaAnswerReader(AnswerReader):
         return delta
 
     def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
-        # Each call comes whole. Old servers number none, and new ones begin anew in each line.
+        # Each call arrives whole. Old servers do not number calls, and new servers count from 0 again in each line.
         for call in piece.get("tool_calls") or ():
             if isinstance(call.get("function"), dict):
                 call = {**call, "function": {**call["function"], "arguments": call["function"].get("arguments") or {}}}
@@ -68,9 +68,9 @@ class OllamaAnswerReader(AnswerReader):
     def _ended(self, line: dict[str, Any]) -> None:
         reason = line.get("done_reason") or "stop"
         if reason in _NO_ANSWER:
-            raise unreadable(f"its `done_reason` is `{reason}`: the model was only moved")
+            raise unreadable(f"its `done_reason` is `{reason}`: the model was only loaded or unloaded")
         self._finish(reason)
         self.done = True
-        if "prompt_eval_count" in line or "eval_count" in line:  # a count of nothing is left out
+        if "prompt_eval_count" in line or "eval_count" in line:  # Ollama leaves out a count of 0
             prompt, completion = count_of(line.get("prompt_eval_count")), count_of(line.get("eval_count"))
             self._count(Usage(prompt_tokens=prompt, completion_tokens=completion))

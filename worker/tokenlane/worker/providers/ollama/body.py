@@ -1,4 +1,4 @@
-"""The body of a chat request in Ollama's own dialect."""
+"""Builds the body of a chat request in Ollama's native dialect."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _IMAGE = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
 def ollama_body(request: ChatRequest, model: str) -> bytes:
-    """The request as JSON: what the agent set and no more, always streamed.
+    """The request as JSON, with only the options that the agent set. Answers are always streamed.
 
-    A prompt that does not fit is refused rather than cut from its beginning, and an answer that does not fit behind it
-    ends rather than push the prompt out. `extra` goes in as it is, its `options`
-    beside ours, but may not name model, messages or streaming.
+    The body has Ollama refuse a prompt that does not fit the context, instead of truncating its beginning, and end an
+    answer at the limit of the context, instead of dropping the prompt. `extra` is added unchanged, and its `options`
+    are merged with ours; it may not set model, messages or streaming.
 
     Raises:
-        BadRequest: it asks for what Ollama cannot do, or holds what JSON cannot carry.
+        BadRequest: Ollama does not support an option, or JSON cannot hold a value.
     """
     refuse_ignored(request, dict.fromkeys(("logit_bias", "parallel_tool_calls"), ELSEWHERE), "Ollama")
     extra = dict(extra_of(request))
@@ -45,7 +45,7 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
         raise BadRequest("`options` in `extra` must be an object, as in Ollama's own requests.")
     options = {**_options(request), **more}
     effort = request.reasoning_effort
-    wishes: dict[str, JsonValue] = {
+    chosen: dict[str, JsonValue] = {
         "think": _EFFORTS.get(effort, effort) if effort else None,
         "logprobs": request.logprobs,
         "top_logprobs": request.top_logprobs,
@@ -55,7 +55,7 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
         "shift": False,
         **_tools(request),
         **_format(request),
-        **{name: value for name, value in wishes.items() if value is not None},
+        **{name: value for name, value in chosen.items() if value is not None},
         **extra,
         "model": model,
         "messages": list(_messages(request.messages)),
@@ -67,8 +67,8 @@ def ollama_body(request: ChatRequest, model: str) -> bytes:
 
 
 def _options(request: ChatRequest) -> dict[str, JsonValue]:
-    set_here = {theirs: getattr(request, ours) for ours, theirs in _OPTIONS.items()}
-    options = {name: value for name, value in set_here.items() if value is not None}
+    values = {theirs: getattr(request, ours) for ours, theirs in _OPTIONS.items()}
+    options = {name: value for name, value in values.items() if value is not None}
     return options if request.stop is None else {**options, "stop": [*stops_of(request)]}
 
 
@@ -94,11 +94,11 @@ def _format(request: ChatRequest) -> dict[str, JsonValue]:
 
 def _messages(messages: list[Message]) -> Iterator[JsonValue]:
     called: dict[str, JsonValue] = {}
-    """The names of the tools that were called, by the calls' ids: Ollama wants them with the results."""
+    """The names of the called tools, by the ids of the calls. Ollama wants the name with each result."""
     for message in messages:
         if message.name and message.role != "tool":
             raise BadRequest(
-                f"Ollama knows no `name` of who speaks, as a turn of the {message.role} has: leave it out."
+                f"Ollama does not support the `name` of a speaker in a turn of the {message.role}: leave it out."
             )
         text, images = _content(message.content if not message.refusal else with_text(message.content, message.refusal))
         turn: dict[str, JsonValue] = {
@@ -133,16 +133,15 @@ def _content(content: str | list[dict[str, JsonValue]] | None) -> tuple[str, lis
             case {"type": "image_url", "image_url": {"url": str(url), **hints}} if len(part) == 2:
                 match = _IMAGE.match(url)
                 if match is None:
-                    raise BadRequest("Ollama fetches no images: send them as data:image/...;base64,... URLs.")
+                    raise BadRequest("Ollama does not fetch images: send them as data:image/...;base64,... URLs.")
                 if hints not in ({}, {"detail": "auto"}):
-                    raise BadRequest("Ollama takes the `url` of an image and nothing else: leave the rest out.")
+                    raise BadRequest("Ollama accepts only the `url` of an image: leave out the other fields.")
                 images.append(url[match.end() :])
             case {"type": "image_url"} if len(part) == 2:
-                raise BadRequest('The image of a part of type image_url is an object: {"url": "data:image/..."}.')
+                raise BadRequest('`image_url` must be an object: {"url": "data:image/..."}.')
             case _:
                 raise BadRequest(
-                    "Ollama takes parts of `type` text, with their `text`, and image_url, with their `image_url`, and "
-                    "nothing else."
+                    "Ollama accepts two kinds of parts: `type` text with `text`, and `type` image_url with `image_url`."
                 )
     return "\n".join(texts), images
 
@@ -154,7 +153,7 @@ def _tool_call(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
         try:
             arguments = from_json(arguments)
         except ValueError:
-            raise BadRequest("The arguments of a tool call in `messages` are not JSON, as Ollama needs them.") from None
+            raise BadRequest("The arguments of a tool call in `messages` must be JSON for Ollama.") from None
     return {
         **({"id": call["id"]} if "id" in call else {}),
         "function": {"name": function.get("name"), "arguments": arguments},

@@ -1,7 +1,8 @@
-"""How much of a prompt Ollama reads. What does not fit it may leave out, without a word, and answer the rest.
+"""Detects prompts that Ollama would truncate, or has truncated, to fit the model's context.
 
-From 0.13 on it refuses such a prompt if it is told to (`truncate: false`). Older versions do not know the word: there a
-prompt is compared, by its size, with what the server says of the model, and afterwards with the count of what was read.
+Ollama 0.13 and newer refuse a prompt that does not fit, if asked to (`truncate: false`). Older versions ignore that
+option and truncate silently. For them the prompt's estimated size is compared with the model's context before the
+request, and with the number of tokens that Ollama read after it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from tokenlane.routing.contract.requests import ChatRequest
 from .names import same_tag
 
 LEAST_CONTEXT = 512
-"""Hardly anybody loads a model with less."""
-_REFUSES = (0, 13, 0)
+"""A context so small that nearly every model is loaded with at least this."""
+_REFUSES_SINCE = (0, 13, 0)
 _DEFAULTS = (2048, 4096)
-"""What older versions load a model with if nobody says anything; some tell it nowhere."""
-_COUNTS_ALL = (0, 4, 0)
-"""Versions before count only what was not in their cache."""
+"""The default contexts of older versions, some of which do not report the context."""
+_COUNTS_ALL_SINCE = (0, 4, 0)
+"""Older versions count only the tokens that were not cached."""
 _MOST_BYTES_PER_TOKEN = 8
-"""Of any text but long runs of one character; English has 4 to 5."""
+"""For any text but long runs of one character. English has 4 to 5."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 _ADVICE = (
@@ -33,26 +34,26 @@ _ADVICE = (
 
 
 def as_version(text: str | None) -> tuple[int, ...] | None:
-    """A version as numbers; None if it is none, or that of a build of its own."""
+    """A version as numbers; None if the text is not a version, or comes from a development build (0.0.0)."""
     match = _VERSION.match(text or "")
     numbers = tuple(map(int, match.groups())) if match else (0, 0, 0)
     return numbers if any(numbers) else None
 
 
 def refuses(version: tuple[int, ...] | None) -> bool:
-    """Whether a server of this version refuses by itself what does not fit, to the token."""
-    return version is not None and version >= _REFUSES
+    """Whether a server of this version refuses prompts that do not fit, by an exact count."""
+    return version is not None and version >= _REFUSES_SINCE
 
 
 def given_context(request: ChatRequest) -> int | None:
-    """What the request itself asks to load the model with."""
+    """The context that the request itself asks for."""
     options = (request.extra or {}).get("options")
     size = options.get("num_ctx") if isinstance(options, dict) else None
     return size if isinstance(size, int) and size > 0 else None
 
 
 def loaded_context(page: Any, model: str) -> int | None:
-    """What the model was loaded with, by `/api/ps`; None if it is not loaded, or the server does not say."""
+    """The context of the loaded model, from `/api/ps`; None if it is not loaded or the server does not report it."""
     for entry in page["models"] or ():
         if same_tag(entry["name"], model):
             size = entry.get("context_length")
@@ -61,7 +62,7 @@ def loaded_context(page: Any, model: str) -> int | None:
 
 
 def shown_context(page: Any) -> tuple[int | None, int | None]:
-    """What the model is to be loaded with and what it was made for, by `/api/show`."""
+    """The context that the model will be loaded with, and the longest that it supports, from `/api/show`."""
     wanted = _NUM_CTX.search(page.get("parameters") or "")
     made = [size for name, size in (page.get("model_info") or {}).items() if name.endswith(".context_length")]
     return int(wanted[1]) if wanted else None, made[0] if made and isinstance(made[0], int) else None
@@ -70,20 +71,20 @@ def shown_context(page: Any) -> tuple[int | None, int | None]:
 def refuse_if_cut(
     request: ChatRequest, usage: Usage | None, context: int | None, version: tuple[int, ...] | None
 ) -> None:
-    """Say of an answer that it is one to a part of the prompt.
+    """Refuse an answer for which Ollama read only a part of the prompt.
 
     Args:
-        context: what the model was loaded with, as far as that is known.
-        version: the server's; of none that refuses by itself.
+        context: the context of the loaded model, if known.
+        version: the server's version, which is one that truncates prompts.
 
     Raises:
-        ContextTooLong: what was read fills the context, or is less than the prompt can be.
+        ContextTooLong: the tokens that Ollama read fill the context, or are fewer than the prompt must have.
     """
     read = usage.prompt_tokens if usage else 0
-    counts_all = version is not None and version >= _COUNTS_ALL
+    counts_all = version is not None and version >= _COUNTS_ALL_SINCE
     full = (context is not None and read >= context) or (read in _DEFAULTS and read < estimated_tokens(request))
     if full or (counts_all and 0 < read * _MOST_BYTES_PER_TOKEN < text_bytes(request)):
         raise ContextTooLong(
-            f"Ollama has read {read} tokens of about {max(read, estimated_tokens(request))} and left out the rest, so "
-            f"the answer is not one to the whole prompt: {_ADVICE}."
+            f"Ollama read {read} of the prompt's about {max(read, estimated_tokens(request))} tokens and left out the "
+            f"rest, so its answer ignores a part of the prompt: {_ADVICE}."
         )

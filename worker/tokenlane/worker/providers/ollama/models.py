@@ -12,15 +12,15 @@ from tokenlane.worker.providers.http.provider import HttpProvider
 from .names import full_name
 
 STALL_S = 900.0
-"""Without a word. A large model is verified in silence."""
+"""The longest silence during a pull. Ollama sends nothing while it verifies a large model."""
 LOAD_S = 900.0
 KEEP_LOADED = -1
-"""For ever: what was loaded by a command stays until it is unloaded, or Ollama needs its room."""
+"""For ever: a model loaded by a command stays until it is unloaded, or until Ollama needs its memory."""
 MAX_STATUS = 64
 
 
 class OllamaModels(HttpProvider):
-    """Pulls, verifies, loads and unloads. Ollama checks what it downloads, and resumes what was broken off."""
+    """Pulls, verifies, loads and unloads models. Ollama checks its downloads, and resumes interrupted ones."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
         """Fetch the model; see `Pulls.pull`."""
@@ -37,10 +37,11 @@ class OllamaModels(HttpProvider):
                         layers[line["digest"]] = (int(line.get("completed") or 0), int(line["total"]))
                     yield _progress(status, layers)
             if not done:
-                raise Interrupted("Ollama broke the pull off: pull again, it goes on where it was.", retryable=True)
+                raise Interrupted("Ollama interrupted the pull: pull again to resume it.", retryable=True)
 
     async def verify(self, model: str) -> str:
-        """The digest of the model's manifest, which holds those of its layers; Ollama checked them when they came."""
+        """The digest of the model's manifest, which holds the digests of its layers. Ollama checked those when it
+        downloaded them."""
         page = await self._page("/api/tags")
         with self._expecting("/api/tags"):
             digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
@@ -59,19 +60,19 @@ class OllamaModels(HttpProvider):
         await self._keep(model, 0)
 
     async def _keep(self, model: str, keep_alive: int) -> None:
-        # Without a prompt it only loads, or unloads. A model that embeds is no different.
-        # `shift` as chats have it: with another one they would load it anew.
+        # Without a prompt, Ollama only loads or unloads the model. This works for embedding models too.
+        # `shift` must be the same as in chats, which would otherwise reload the model.
         question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
         await self._page("/api/generate", question, model=model, timeout_s=LOAD_S)
 
 
 def _not_pulled(words: str) -> LlmError:
     if "file does not exist" in words or "not found" in words:
-        return ModelNotFound("No registry that Ollama knows has this model: check its name and tag.", detail=words)
+        return ModelNotFound("Ollama cannot find this model in its registry: check the name and tag.", detail=words)
     if "digest mismatch" in words:
-        return DigestMismatch("What Ollama downloaded is not what was announced: pull again.", detail=words)
+        return DigestMismatch("Ollama's download does not match the registry's digest: pull again.", detail=words)
     return ProviderDown(
-        "Ollama could not pull the model: see the detail for what it says. Pulling again goes on where it was.",
+        "Ollama could not pull the model: see the detail for the reason. Pulling again resumes the download.",
         retryable=False,
         detail=words,
     )

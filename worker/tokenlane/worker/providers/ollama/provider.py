@@ -1,4 +1,5 @@
-"""Ollama, by its own API: its OpenAI-compatible one loses errors in mid-stream and overrides a model's defaults."""
+"""The provider for Ollama. It uses Ollama's native API, since the OpenAI-compatible one loses errors in mid-stream and
+overrides a model's defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from tokenlane.worker.providers.requests.options import cut_stops_of
 from tokenlane.worker.providers.requests.prompt_length import check_length
-from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls
+from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continued, image_urls
 
 from .answer import OllamaAnswerReader
 from .body import ollama_body
@@ -42,7 +43,7 @@ from .names import full_name, same_tag
 _SHOWN_AT_ONCE = 8
 _VERSION_HOLDS_S = 60.0
 _RENDERS_SINCE = (0, 12, 0)
-"""The first version that tells how it renders a prompt."""
+"""The first version that can show how it renders a prompt."""
 _LOGPROBS_SINCE = (0, 12, 11)
 _CAPABILITIES = {
     "completion": ("chat", "schema"),
@@ -63,9 +64,9 @@ class OllamaProvider(OllamaModels):
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
         self._continued: dict[str, bool] = {}
-        """Whether a begun answer can be continued, by the names of the models of which that is known."""
-        self._is: tuple[int, ...] | None = None
-        """The server's version, and when it was asked for."""
+        """Whether a model can continue a partial answer, by name, for models that were checked."""
+        self._version: tuple[int, ...] | None = None
+        """The server's version, when last asked."""
         self._asked_version_at = float("-inf")
 
     async def chat(
@@ -83,7 +84,7 @@ class OllamaProvider(OllamaModels):
                     async for delta in deltas:
                         if cuts and delta.finish_reason is not None:
                             sent = False
-                            refuse_if_cut(request, delta.usage, context, self._is)
+                            refuse_if_cut(request, delta.usage, context, self._version)
                         yield delta
             except ContextTooLong as error:
                 if sent:
@@ -91,7 +92,7 @@ class OllamaProvider(OllamaModels):
                 raise
 
     async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
-        """The vectors of the inputs; see `Embeds.embed`. One that is too long is refused rather than cut."""
+        """The vectors of the inputs; see `Embeds.embed`. An input that is too long is refused, not truncated."""
         if not inputs:
             return []
         with self._placed(model):
@@ -102,23 +103,23 @@ class OllamaProvider(OllamaModels):
             return vectors_in(page, len(inputs), model, same_tag)
 
     async def models(self) -> list[ModelInfo]:
-        """The models that have been pulled, those that cannot chat among them."""
+        """The models that Ollama has pulled, including those that cannot chat."""
         tags, running = await gather_or_cancel(self._page("/api/tags"), self._page("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         with self._expecting("/api/tags"):
             loaded = {entry["name"]: loaded_context(running, entry["name"]) for entry in running["models"] or ()}
-            await self._learn_of(set(loaded))
+            await self._check_continuing(set(loaded))
             return await gather_or_cancel(*(self._model_info(entry, loaded, showing) for entry in tags["models"] or ()))
 
     async def capacity(self) -> int:
-        """1: what Ollama runs at once unless OLLAMA_NUM_PARALLEL says otherwise, which it does not tell."""
+        """1, Ollama's default. OLLAMA_NUM_PARALLEL may raise it, but the server does not report that."""
         return 1
 
     async def _cuts(self, request: ChatRequest, model: str) -> tuple[bool, int | None]:
-        """Whether the server may leave out a part of this prompt without a word; and how much it reads, if it says so.
+        """Whether the server may silently truncate this prompt, and the model's context, if known.
 
         Raises:
-            ContextTooLong: it is longer than that.
+            ContextTooLong: the prompt is longer than the context.
         """
         given = given_context(request)
         if most_tokens(request) <= min(LEAST_CONTEXT, given or LEAST_CONTEXT):
@@ -126,9 +127,9 @@ class OllamaProvider(OllamaModels):
         now = asyncio.get_running_loop().time()
         if now > self._asked_version_at + _VERSION_HOLDS_S:
             with suppress(LlmError):
-                self._is = as_version(await self.version())
+                self._version = as_version(await self.version())
             self._asked_version_at = now
-        if refuses(self._is):
+        if refuses(self._version):
             return False, None
         wanted = made = loaded = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
@@ -140,7 +141,8 @@ class OllamaProvider(OllamaModels):
         return True, context
 
     async def _too_long(self, request: ChatRequest, model: str) -> ContextTooLong:
-        """The error with its numbers, which Ollama leaves out: what the loaded model was given, and an estimate."""
+        """The error with the numbers that Ollama leaves out: the context of the loaded model, and an estimate of the
+        prompt's tokens."""
         limit = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
             running = await self._page("/api/ps")
@@ -150,7 +152,7 @@ class OllamaProvider(OllamaModels):
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
         if any(image_urls(request)) and not await self._sees(model):
-            raise BadRequest("This model takes no images; Ollama would leave them out without a word.")
+            raise BadRequest("This model does not accept images; Ollama would silently ignore them.")
         if request.logprobs:
             await self._check_logprobs()
         stops = [StopWords(words)] if (words := cut_stops_of(request)) else []
@@ -158,11 +160,13 @@ class OllamaProvider(OllamaModels):
         if resume is not None:
             request, begun = continued(request, resume)
             if request.reasoning_effort is None:
-                request = request.model_copy(update={"reasoning_effort": "none"})  # the answer had begun after it
+                request = request.model_copy(
+                    update={"reasoning_effort": "none"}
+                )  # the reasoning came before the partial answer
             if not await self._continues(request, model):
                 raise BadRequest(
-                    "Continuing a begun answer is not supported by this model's template, or by a version of Ollama "
-                    "that does not tell: send the request again without."
+                    "This model's template, or this version of Ollama, does not support continuing a partial answer: "
+                    "send the request without one."
                 )
             filters = [Continuation(begun), *stops]
         return ollama_body(request, model), OllamaAnswerReader(model, filters, logprobs=bool(request.logprobs))
@@ -171,18 +175,18 @@ class OllamaProvider(OllamaModels):
         version = as_version(await self.version())
         if version is not None and version < _LOGPROBS_SINCE:
             raise BadRequest(
-                "Ollama before 0.12.11 knows no `logprobs`: leave them out, or run a newer one on this lane."
+                "Ollama before 0.12.11 does not support `logprobs`: leave them out, or update Ollama on this lane."
             )
 
     async def _sees(self, model: str) -> bool:
-        """Whether the model takes images; a version that does not say is left to decide."""
+        """Whether the model accepts images. True if the server does not say, since it then decides itself."""
         page = await self._work("/api/show", {"model": model}, model)
         known = page.get("capabilities") if isinstance(page, dict) else None
         return known is None or "vision" in known
 
     async def _continues(self, request: ChatRequest, model: str) -> bool:
-        """Whether the model's template leaves a begun answer open. The server says how it renders, without running it;
-        one that does not know the question answers it with one token."""
+        """Whether the model's template leaves a partial answer open. The server renders the prompt without running the
+        model; an older server ignores that option and generates one token."""
         name = full_name(model)
         if name not in self._continued:
             question = from_json(ollama_body(request, model))
@@ -194,24 +198,26 @@ class OllamaProvider(OllamaModels):
             self._continued[name] = str(rendered or "").rstrip().endswith(str(request.messages[-1].content))
         return self._continued[name]
 
-    async def _learn_of(self, loaded: set[str]) -> None:
-        """Ask of the loaded models which can continue a begun answer; of others, loading them would be the price."""
+    async def _check_continuing(self, loaded: set[str]) -> None:
+        """Find out which of the loaded models can continue a partial answer. Asking about other models would load
+        them."""
         unknown = {name for name in loaded if full_name(name) not in self._continued}
         if not unknown or (as_version(await self.version()) or (0,)) < _RENDERS_SINCE:
             return
         for name in unknown:
             with suppress(LlmError):
-                await self._continues(BEGUN, name)
+                await self._continues(PREFILL_PROBE, name)
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
         error = super()._refused(response, body)
         if response.status == 403 and not body:
             return ProviderDown(
-                "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST there.", retryable=False
+                "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST on its host.",
+                retryable=False,
             )
         if isinstance(error, ModelNotFound):
             error.message = (
-                "Ollama does not have this model: pull it there with `tokenlane models pull`, or name another."
+                "Ollama does not have this model: pull it with `tokenlane models pull`, or name another model."
             )
         return error
 
@@ -219,7 +225,7 @@ class OllamaProvider(OllamaModels):
         self, entry: dict[str, Any], loaded: Mapping[str, int | None], showing: asyncio.Semaphore
     ) -> ModelInfo:
         known = entry.get("capabilities")
-        if known is None:  # listed since 2026 only
+        if known is None:  # versions before 2026 do not list them
             async with showing:
                 known = (await self._page("/api/show", {"model": entry["name"]})).get("capabilities")
         can = tuple(ours for theirs in known or ("completion",) for ours in _CAPABILITIES.get(theirs, ()))

@@ -1,4 +1,4 @@
-"""Reading an answer from the chunks of OpenAI's chat stream."""
+"""Reads an answer from the chunks of OpenAI's chat stream."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tokenlane.worker.providers.parsing.shape import OPENAI_CHUNK, Shape, count_
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 _WITHOUT_CHOICES = {"choices", "usage", "x_groq", "timings", "prompt_progress"}
-"""A chunk that has one of these need not hold a piece."""
+"""A chunk with one of these fields may be without content."""
 
 
 class OpenAiAnswerReader(AnswerReader):
-    """Turns the events of one answer into deltas. A refusal, which OpenAI sends in a field of its own, is text.
+    """Turns the events of one answer into deltas. OpenAI's separate `refusal` field counts as text.
 
     Args:
-        same_model: whether the model an answer names is the one that was asked for, in that order.
+        same_model: compares the model that the answer names with the requested model, in that order.
     """
 
     shape: ClassVar[Shape] = OPENAI_CHUNK
@@ -41,13 +41,13 @@ class OpenAiAnswerReader(AnswerReader):
         self._same_model = same_model
         self._choice: int | None = None
         self._message = False
-        """What was said came as a whole message."""
+        """The content came as a whole message, not as pieces."""
 
     def take(self, event: Event) -> TokenDelta | None:
-        """The delta this event holds, if it holds one.
+        """The delta in this event, if it holds one.
 
         Raises:
-            LlmError: it is an error, comes from another model, or is not what a chat stream holds.
+            LlmError: the event is an error, comes from another model, or does not belong to a chat stream.
         """
         data, name = event
         if name != MESSAGE:
@@ -62,8 +62,8 @@ class OpenAiAnswerReader(AnswerReader):
         return self._read(data) if data else None
 
     def _named(self, data: bytes, name: str) -> TokenDelta | None:
-        """An event that is no message. The standard passes over what is not expected by its name; a piece of an answer
-        or an error is never passed over."""
+        """The delta in an event with a name. Unknown names are ignored, as the standard requires, unless the event
+        holds content or an error."""
         try:
             value = from_json(data)
         except ValueError:
@@ -100,33 +100,34 @@ class OpenAiAnswerReader(AnswerReader):
         if plain and not (choice.get("finish_reason") or choice.get("logprobs") or choice.get("error")):
             text = piece.get("content")
             if text and isinstance(text, str):
-                self.delivered = self._said_text = True
+                self.delivered = self._has_text = True
                 return TokenDelta(text=text, model=self._model)
         return self._any_choice(chunk, choice)
 
     def _any_choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> TokenDelta | None:
-        delta = self._said(choice)
+        delta = self._content(choice)
         if reason := choice.get("finish_reason"):
             self._ended(chunk, choice, reason)
         elif choice.get("error"):
             raise refusal_in_stream(choice["error"])
         return delta
 
-    def _said(self, choice: dict[str, Any]) -> TokenDelta | None:
+    def _content(self, choice: dict[str, Any]) -> TokenDelta | None:
         piece, logprobs = choice.get("delta") or {}, choice.get("logprobs")
         tokens = self._logprobs(logprobs) if logprobs else ()
         delta = self._piece(piece, tokens) if piece else None
         if delta is None and choice.get("message"):
-            return self._piece(self._unsaid(choice["message"]), tokens)
-        if delta is None and choice.get("text"):  # as a continued text comes
+            return self._piece(self._unsent(choice["message"]), tokens)
+        if delta is None and choice.get("text"):  # from the completions API
             return self._piece({"content": choice["text"]}, tokens)
         return delta
 
-    def _unsaid(self, message: dict[str, Any]) -> dict[str, Any]:
-        """What a whole message says that its pieces have not: some servers send both, and some only the message.
+    def _unsent(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The content of a whole message without the parts that pieces already brought. Some servers send pieces and
+        the whole message, some only the message.
 
         Raises:
-            UnreadableAnswer: there was a message before, so that this may be more of it, or all of it again.
+            UnreadableAnswer: this is the second message, which may continue or repeat the first.
         """
         text, thought = text_of(message)
         reasoning = thought + reasoning_of(message)
@@ -136,9 +137,9 @@ class OpenAiAnswerReader(AnswerReader):
         self._message = True
         return {
             **message,
-            "content": "" if self._said_text else text,
+            "content": "" if self._has_text else text,
             "refusal": None,
-            "reasoning": "" if self._said_reasoning else reasoning,
+            "reasoning": "" if self._has_reasoning else reasoning,
             "reasoning_content": None,
             "thinking": None,
             "tool_calls": None if len(self._calls) else calls.get("tool_calls"),
@@ -146,7 +147,7 @@ class OpenAiAnswerReader(AnswerReader):
         }
 
     def _ended(self, chunk: dict[str, Any], choice: dict[str, Any], reason: str) -> None:
-        """What stands in the last chunk."""
+        """Take the finish reason and the usage from the last chunk."""
         if choice.get("error"):
             raise refusal_in_stream(choice["error"])
         self._finish(reason)
@@ -154,7 +155,7 @@ class OpenAiAnswerReader(AnswerReader):
         if usage:
             self._count(_usage(usage))
         elif self._usage is None and (timings := chunk.get("timings")):
-            self._count(_timed(timings))
+            self._count(_usage_from_timings(timings))
 
     def _without_choices(self, chunk: dict[str, Any]) -> None:
         error = error_of(chunk)
@@ -166,11 +167,11 @@ class OpenAiAnswerReader(AnswerReader):
             self._strange = f"it holds events without `choices`; their fields are {names_of(chunk)}"
 
     def _check_choice(self, choices: list[dict[str, Any]]) -> None:
-        """One answer was asked for, whatever its number is."""
+        """Check that all choices have the same index, whichever it is, since the request asks for one answer."""
         for choice in choices:
             index = choice.get("index")
             if index is not None and self._choice not in (None, index):
-                raise unreadable("it has several `choices`, though one was asked for")
+                raise unreadable("it has several `choices`, but the request asked for one")
             self._choice = index if index is not None else self._choice
 
     def _check_model(self, model: str) -> None:
@@ -196,8 +197,8 @@ def _usage(usage: dict[str, Any]) -> Usage:
     )
 
 
-def _timed(timings: dict[str, Any]) -> Usage:
-    """What llama.cpp counts where it gives no usage: what it read of the prompt is without what it had in its cache."""
+def _usage_from_timings(timings: dict[str, Any]) -> Usage:
+    """The usage from llama.cpp's `timings`, whose `prompt_n` does not include cached tokens."""
     cached = count_of(timings.get("cache_n"))
     return Usage(
         prompt_tokens=cached + count_of(timings.get("prompt_n")),

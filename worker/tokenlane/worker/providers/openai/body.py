@@ -1,4 +1,4 @@
-"""The body of a chat request in OpenAI's dialect."""
+"""Builds the body of a chat request in OpenAI's dialect."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ _OPTIONS = (
 def chat_body(
     request: ChatRequest, model: str, names: Mapping[str, str], more: Mapping[str, JsonValue] | None = None
 ) -> bytes:
-    """The request as JSON: what the agent set and no more, always streamed, always with usage.
+    """The request as JSON, with only the options that the agent set. Answers are always streamed, with usage.
 
-    What an agent wrote is only ever a JSON value. `extra` goes in as it is, but may not name model, messages or
-    streaming.
+    `extra` is added unchanged, but may not set model, messages or streaming.
 
     Args:
-        names: what the back end calls an option, where that differs from ours.
-        more: what this back end wants said besides.
+        names: the back end's names for options that it names differently.
+        more: more fields for this back end.
 
     Raises:
-        BadRequest: `extra` holds what is not its own, or a number is not finite.
+        BadRequest: `extra` sets a field that it may not set, or a number is not finite.
     """
     messages: dict[str, JsonValue] = {"messages": messages_of(request)}
     return streamed_body(request, model, options_of(request, names), {**messages, **(more or {})})
@@ -55,32 +54,32 @@ def chat_body(
 def streamed_body(
     request: ChatRequest, model: str, options: Mapping[str, JsonValue], content: Mapping[str, JsonValue]
 ) -> bytes:
-    """The body of a request whose answer is streamed, with usage; see `chat_body`."""
+    """The body of a request for a streamed answer with usage; see `chat_body`."""
     streaming: dict[str, JsonValue] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     return as_json({**options, **extra_of(request), **streaming, **content})
 
 
 def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, JsonValue]:
-    """The options the agent set. No tools are none: some back ends refuse an empty list."""
+    """The options that the agent set. An empty list of tools is left out, since some back ends refuse it."""
     options = {names.get(name, name): getattr(request, name) for name in _OPTIONS}
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("tools", [])}
 
 
 def prompt_of(request: ChatRequest) -> dict[str, JsonValue]:
-    """What the model reads: the messages and the tools."""
+    """The part of the body that the model reads: messages and tools."""
     messages = messages_of(request)
     return {"messages": messages, "tools": [*request.tools]} if request.tools else {"messages": messages}
 
 
 def messages_of(request: ChatRequest) -> list[JsonValue]:
-    """The messages in OpenAI's shape."""
+    """The messages in OpenAI's format."""
     turns = [message.model_dump(exclude_unset=True) for message in request.messages]
-    # Null is what was not said, but for a content: beside tool calls some servers want it to be there.
+    # Null fields are left out, but not `content`: some servers require it next to tool calls.
     return [{name: value for name, value in turn.items() if value is not None or name == "content"} for turn in turns]
 
 
 def thought_and_refusal(message: Message, thoughts: Literal["reasoning", "reasoning_content"]) -> Message:
-    """The turn as servers of open models know it: its reasoning under that name, and a refusal as its text."""
+    """The turn in the format of servers of open models: its reasoning in the field `thoughts`, a refusal as text."""
     if not (message.thought or message.refusal):
         return message
     turn = message.model_dump(exclude_unset=True, exclude={"reasoning", "reasoning_content", "refusal"})

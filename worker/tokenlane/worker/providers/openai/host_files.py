@@ -1,4 +1,4 @@
-"""Pulls and verifies models in files of the worker's host, in a process that can be stopped."""
+"""Pulls and verifies model files on the worker's host, in a child process that can be stopped."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _END_S = 2.0
 
 
 class HubModels(HttpProvider):
-    """Pulls a repository of the Hugging Face hub (or of HF_ENDPOINT) into this host's cache of it, and verifies it.
+    """Pulls repositories of the Hugging Face hub (or of HF_ENDPOINT) into this host's hub cache, and verifies them.
 
-    A model is called `OWNER/NAME` or `OWNER/NAME@REVISION`. Its digest is that of its files: see `Manifest.digest`.
+    A model is named `OWNER/NAME` or `OWNER/NAME@REVISION`. Its digest covers its files: see `Manifest.digest`.
     """
 
     kind: ClassVar[Literal["hub", "gguf"]] = "hub"
-    """`gguf`: a model is one GGUF file: in a repository, at a URL, or in a Python package."""
+    """`hub`: a model is a repository. `gguf`: a model is one GGUF file in a repository, at a URL or in a package."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model; see `Pulls.pull`. Its last step says where it is."""
+        """Fetch the model; see `Pulls.pull`. The last step names the model's path."""
         last = Progress(step="asking the hub")
         yield last
         async with aclosing(self._files("pull", model)) as lines:
@@ -41,18 +41,18 @@ class HubModels(HttpProvider):
                     yield last
 
     async def verify(self, model: str) -> str:
-        """The digest of the model's files, all read anew; see `Verifies.verify`."""
+        """The digest of the model's files, which are all read again; see `Verifies.verify`."""
         async with aclosing(self._files("verify", model)) as lines:
             async for line in lines:
                 if "done" in line:
                     return str(line["done"])
-        raise AssertionError("the process says how it ends")
+        raise AssertionError("the process always reports how it ended")
 
     async def _files(self, action: Literal["pull", "verify"], model: str) -> AsyncGenerator[dict[str, Any], None]:
-        """What the process says, to its end.
+        """The lines that the process prints.
 
         Raises:
-            LlmError: as it says.
+            LlmError: the process reported this error, or was ended.
         """
         command = (
             sys.executable,
@@ -75,7 +75,7 @@ class HubModels(HttpProvider):
                     yield line
                     if "done" in line:
                         return
-                raise ProviderDown("The process that fetches files was ended: pull again, it goes on where it was.")
+                raise ProviderDown("The process that fetches files was ended: pull again to resume.")
         finally:
             ending.cancel()
             await asyncio.wait({ending})
@@ -83,6 +83,6 @@ class HubModels(HttpProvider):
 
 
 async def _end_with(child: Child) -> None:
-    """End what waits beside the process as soon as that has: started by uvloop, it holds the pipe that is read."""
+    """End the child's guard process when the child has ended: under uvloop the guard keeps our end of the pipe open."""
     await child.process.wait()
     await child.end(0)

@@ -12,13 +12,13 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.text_filters import Continuation
-from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls
+from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continued, image_urls
 
 from .body import options_of, prompt_of, streamed_body
 from .host_files import HubModels
 from .provider import OpenAiProvider, Prepared
 
-_OF_CHAT_ALONE = {
+_CHAT_ONLY = {
     "tools",
     "tool_choice",
     "parallel_tool_calls",
@@ -28,34 +28,35 @@ _OF_CHAT_ALONE = {
     "top_logprobs",
 }
 _WORDPIECE = 3
-"""What llama.cpp calls the vocabulary of BERT and its kin alone, which embed and cannot chat."""
+"""llama.cpp's number for the vocabulary type of BERT-like models, which embed and cannot chat."""
 
 
 class LlamaCppProvider(HubModels, OpenAiProvider):
-    """llama.cpp's server, `llama-server` or the built-in one."""
+    """llama.cpp's server: `llama-server` or the built-in server."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
     kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
     alternatives: ClassVar[Mapping[str, str]] = {
-        "load": "start llama-server with -m FILE, where the pull has put it",
+        "load": "start llama-server with -m FILE, the path that the pull printed",
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
     version_at: ClassVar[tuple[str, str] | None] = ("/props", "build_info")
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
-    keeps_alive: ClassVar[bool] = False  # it closes after a stream without saying so, which a next request may race
+    keeps_alive: ClassVar[bool] = (
+        False  # the server closes it after a stream without notice, which the next request may race
+    )
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
         self._probed: tuple[object, ...] = ()
         self._more: tuple[str, ...] = ()
-        """The abilities of that model which only show when the server works."""
+        """The abilities of the probed model that only a request can show."""
 
     async def models(self) -> list[ModelInfo]:
-        """The one model. Its pages tell what it was started for; whether it embeds shows by asking for a vector.
-
-        That is asked once: else a server that sleeps while it has no work would never get to.
+        """The server's one model. `/props` shows what the server was started for; asking for a vector shows whether it
+        embeds. It is asked only once, or a server that sleeps when idle would never sleep.
         """
         try:
             models = await super().models()
@@ -67,7 +68,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
                 names = ("model_path", "build_info", "chat_template", "total_slots")
                 server = tuple(props.get(name) for name in names)
         except LlmError:
-            self._probed = ()  # it may come back as another
+            self._probed = ()  # the server may come back with another model
             raise
         if not any(server) or server != self._probed:
             await self._probe(server)
@@ -97,20 +98,21 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         return len(await self._field("/tokenize", "tokens", list, question))
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
-        """A begun answer is continued as bare text behind the rendered prompt: chat repeats it in some versions."""
+        """See `OpenAiChatProvider`. A partial answer is continued as plain text after the rendered prompt, since the
+        chat API of some versions repeats it."""
         if resume is None:
             return await super()._prepared(request, model, resume)
         if any(image_urls(request)):
             raise self._cannot_continue(" behind images")
         if request.tools or request.logprobs:
-            # As bare text a call would come as text, and of logprobs that has no words.
+            # As plain text, a tool call would arrive as text, and logprobs have another format.
             raise self._cannot_continue(" with tools or logprobs")
         asked, begun = continued(request, resume)
         prompt = await self._rendered(asked)
         if not prompt.endswith(begun.rstrip()):
             raise self._cannot_continue(" with this model's template")
         options = {
-            name: value for name, value in options_of(request, self.option_names).items() if name not in _OF_CHAT_ALONE
+            name: value for name, value in options_of(request, self.option_names).items() if name not in _CHAT_ONLY
         }
         body = streamed_body(request, model, options, {"prompt": prompt})
         return "/v1/completions", body, self._reader(request, model, [Continuation(begun, echoed=False)])
@@ -123,22 +125,22 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         return await self._field("/apply-template", "prompt", str, question)
 
     async def _continues(self) -> bool:
-        """Whether the model's template leaves a begun answer open."""
+        """Whether the model's template leaves a partial answer open."""
         try:
-            return (await self._rendered(BEGUN)).endswith("Once upon")
+            return (await self._rendered(PREFILL_PROBE)).endswith("Once upon")
         except LlmError:
             return False
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         changes: dict[str, object] = {}
-        # Of a JSON object without a schema it makes nothing.
+        # The server ignores json_object without a schema.
         if request.response_format == {"type": "json_object"}:
             changes["response_format"] = {"type": "json_object", "schema": {"type": "object"}}
-        # A choice that is no word is none to it. With one tool, to require a call is to name it.
+        # The server ignores a tool_choice that names a tool. With a single tool, "required" does the same.
         if request.tool is not None:
             changes["tool_choice"] = "required"
             changes["tools"] = [tool for tool in request.tools or () if _named(tool) == request.tool]
-        # Builds before b10434 know it as a matter of the template alone.
+        # Builds before b10434 only read it as an argument of the template.
         if request.reasoning_effort is not None:
             extra = request.extra or {}
             given, effort = extra.get("chat_template_kwargs"), request.reasoning_effort
@@ -155,7 +157,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         return [name for name, can in abilities.items() if can]
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
-        # The server names the context of one slot n_ctx, and answers only once the model is loaded.
+        # n_ctx is the context of one slot. The server answers only once the model is loaded.
         meta = entry.get("meta") or {}
         return ModelInfo(
             name=entry["id"],
@@ -175,6 +177,6 @@ def _named(tool: Mapping[str, JsonValue]) -> JsonValue:
 
 
 class BuiltinProvider(LlamaCppProvider):
-    """The built-in server, whose endpoint is known to who started it alone."""
+    """The built-in server, whose endpoint only its parent process knows."""
 
     default_endpoint: ClassVar[str | None] = None

@@ -22,38 +22,38 @@ from .provider import OpenAiProvider
 
 POLL_S = 0.5
 STALL_S = 900.0
-"""Without a byte more. It checks a large model in silence, and has been seen to hang at that."""
+"""The longest time without progress. LM Studio reports none while it checks a large model, and may hang doing so."""
 LOAD_S = 900.0
 _MODELS = "/api/v1/models"
 _DOWNLOAD = "/api/v1/models/download"
-_OVER = ("completed", "already_downloaded")
+_FINISHED = ("completed", "already_downloaded")
 _AT_ONCE = 4
 _INSTANCE = re.compile(r":\d+")
 
 
 class _Reader(OpenAiAnswerReader):
-    """It may end an answer at once, with nothing named, where the prompt does not fit."""
+    """Reports an empty answer as ContextTooLong: LM Studio may send one without an error if the prompt does not fit."""
 
     def last(self) -> TokenDelta:
         last = super().last()
-        spoken = self.delivered or last.text or last.reasoning
-        if not spoken and (last.usage is None or last.usage.completion_tokens == 0):
+        has_content = self.delivered or last.text or last.reasoning
+        if not has_content and (last.usage is None or last.usage.completion_tokens == 0):
             raise ContextTooLong(
-                "LM Studio ended the answer before its first token, as it does where a prompt does not fit the context "
-                "the model was loaded with: shorten the messages, or load it with more."
+                "LM Studio ended the answer before its first token, as it does if a prompt does not fit the model's "
+                "context: shorten the messages, or load the model with a larger context."
             )
         return last
 
 
 class LmStudioProvider(OpenAiProvider):
-    """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only a page's content says anything.
+    """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only the content of an answer counts.
 
-    It checks what it downloads, and tells nobody a model's hash. A download is a job of its own that cannot be
-    cancelled: pulling again joins it.
+    LM Studio checks its downloads, but does not report a model's hash. A download cannot be cancelled: pulling again
+    joins it.
     """
 
     alternatives: ClassVar[Mapping[str, str]] = {
-        "verify": "it tells no digest; compare the files under ~/.lmstudio/models with their publisher's hashes",
+        "verify": "compare the files under ~/.lmstudio/models with their publisher's hashes",
     }
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:1234"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
@@ -65,13 +65,13 @@ class LmStudioProvider(OpenAiProvider):
     reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
 
     async def models(self) -> list[ModelInfo]:
-        """The models that have been downloaded, by its own list: only that tells what each can do."""
+        """The downloaded models, from LM Studio's native list, since only that list shows their abilities."""
         entries = await self._field(_MODELS, "models", list)
         with self._expecting(_MODELS):
             return [self._listed(entry) for entry in entries]
 
     async def capacity(self) -> int:
-        """What each of its loaded models takes at once; 4 where it does not say, its own default since 0.4."""
+        """The requests that a loaded model runs at once. If the server does not say, 4, the default since 0.4."""
         entries = await self._field(_MODELS, "models", list)
         with self._expecting(_MODELS):
             limits = [
@@ -83,7 +83,7 @@ class LmStudioProvider(OpenAiProvider):
         return min((number for number in limits if isinstance(number, int) and number > 0), default=_AT_ONCE)
 
     async def healthy(self) -> None:
-        """Return if its list is one; see `TellsHealth`. It has no page for health."""
+        """Return if the server lists its models; see `TellsHealth`. LM Studio has no health endpoint."""
         await self._field(_MODELS, "models", list)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
@@ -94,18 +94,19 @@ class LmStudioProvider(OpenAiProvider):
             job = await self._do(_DOWNLOAD, {"model": model}, model)
             while True:
                 state, done = str(job.get("status", "")), int(job.get("downloaded_bytes") or 0)
-                if state in _OVER:
+                if state in _FINISHED:
                     yield Progress(step="success", done_bytes=_total(job) or done, total_bytes=_total(job))
                     return
                 if state not in ("downloading", "paused") or "job_id" not in job:
                     raise ProviderDown(
-                        f"LM Studio's download ended as {state[:32]!r}: see its own window for why.", retryable=False
+                        f"LM Studio's download ended as {state[:32]!r}: see LM Studio's window for the reason.",
+                        retryable=False,
                     )
                 if done != moved:
                     moved, moved_at = done, clock()
                 elif clock() - moved_at > STALL_S:
                     raise Timeout(
-                        f"LM Studio's download did not move for {STALL_S:g} s: restart LM Studio, and pull again.",
+                        f"LM Studio's download made no progress for {STALL_S:g} s: restart LM Studio, and pull again.",
                         retryable=False,
                     )
                 yield Progress(step=state, done_bytes=done, total_bytes=_total(job))
@@ -113,7 +114,7 @@ class LmStudioProvider(OpenAiProvider):
                 job = {**job, **await self._do(f"{_DOWNLOAD}/status/{job['job_id']}", None, model)}
 
     async def load(self, model: str) -> None:
-        """Load the model unless it is; see `Loads.load`. Loading it twice would make a second instance."""
+        """Load the model unless it is loaded; see `Loads.load`. Loading it twice would start a second instance."""
         if not await self._instances(model):
             await self._do("/api/v1/models/load", {"model": model}, model, timeout_s=LOAD_S)
 
@@ -123,7 +124,7 @@ class LmStudioProvider(OpenAiProvider):
             await self._do("/api/v1/models/unload", {"instance_id": instance}, model)
 
     async def _instances(self, model: str) -> list[str]:
-        """The ids under which the model is loaded."""
+        """The ids of the model's loaded instances."""
         entries = await self._field(_MODELS, "models", list)
         with self._expecting(_MODELS):
             for entry in entries:
@@ -133,7 +134,7 @@ class LmStudioProvider(OpenAiProvider):
             raise ModelNotFound("LM Studio does not have this model: pull it first.")
 
     async def _do(self, path: str, question: object, model: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
-        """Ask for something to be done, and return the page that the server answers with."""
+        """Send a command, and return the server's answer."""
         with self._placed(model):
             page = await self._page(path, question, model=model, timeout_s=timeout_s)
             if not isinstance(page, dict):
@@ -141,12 +142,12 @@ class LmStudioProvider(OpenAiProvider):
             error = page.get("error")
             if isinstance(error, dict) and error.get("type") == "model_not_found":
                 raise ModelNotFound(
-                    "LM Studio knows no such model: name it as its catalogue does, or by its URL.",
+                    "LM Studio does not know this model: use its name in the catalogue, or its URL.",
                     detail=str(error.get("message", ""))[:2048],
                 )
             if error is not None:
                 raise ProviderDown(
-                    "LM Studio could not do it: see the detail for what it says.",
+                    "LM Studio failed: see the detail for the reason.",
                     retryable=False,
                     detail=str(error)[:2048],
                 )
@@ -154,13 +155,15 @@ class LmStudioProvider(OpenAiProvider):
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if request.response_format is not None and request.response_format.get("type") == "json_object":
-            raise BadRequest("LM Studio has no `response_format` of type json_object: use json_schema with a schema.")
+            raise BadRequest(
+                "LM Studio does not support `response_format` of type json_object: use json_schema with a schema."
+            )
         if any(not url.startswith("data:") for url in image_urls(request)):
-            raise BadRequest("LM Studio fetches no images: send them as data:image/...;base64,... URLs.")
+            raise BadRequest("LM Studio does not fetch images: send them as data:image/...;base64,... URLs.")
         return request
 
     def _same_model(self, named: str, asked: str) -> bool:
-        # A model that is loaded twice answers as the second of its name.
+        # The second instance of a model answers as NAME:2.
         return same_model(named, asked) or (
             named.startswith(asked) and _INSTANCE.fullmatch(named, len(asked)) is not None
         )

@@ -25,24 +25,24 @@ from .answer import OpenAiAnswerReader
 from .body import chat_body, thought_and_refusal
 
 Prepared = tuple[str, bytes, OpenAiAnswerReader]
-"""Where a request goes, what is sent there, and who reads the answer."""
+"""The path and the body of a request, and the reader of its answer."""
 
 
 class OpenAiChatProvider(HttpProvider):
-    """A server with OpenAI's chat. Subclasses say where theirs differs."""
+    """A server with OpenAI's chat API. Subclasses override what differs."""
 
     stream_type: ClassVar[str] = "text/event-stream"
     health_path: ClassVar[str] = "/v1/models"
     option_names: ClassVar[Mapping[str, str]] = {}
-    """What the server calls an option, where that differs from our name."""
+    """The server's names for options that it names differently."""
     ignored: ClassVar[Mapping[str, str]] = {}
-    """Options that the server would ignore, which are refused, and what to do in place of each."""
+    """Options that the server would ignore, so they are refused, and an alternative to each."""
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = None
-    """The field of a turn that holds its reasoning; None: as the agent wrote it, and a refusal too."""
+    """The field of a turn for its reasoning; None to send reasoning and refusals in the agent's fields."""
     continuing: ClassVar[Mapping[str, JsonValue] | None] = None
-    """What a request says besides if its last message is a begun answer; None: the server cannot continue one."""
+    """The options that have the server continue a partial answer in the last message; None if it cannot continue."""
     echoes: ClassVar[bool] = True
-    """Whether a continued answer may begin with what it continues."""
+    """Whether a continued answer may begin with the text that it continues."""
     reader: ClassVar[type[OpenAiAnswerReader]] = OpenAiAnswerReader
 
     async def chat(
@@ -67,32 +67,32 @@ class OpenAiChatProvider(HttpProvider):
             return [self._model_info(entry) for entry in page["data"]]
 
     async def capacity(self) -> int:
-        """How many requests to run at once: a cautious guess, since the dialect has no word for it."""
+        """4, a cautious guess: the dialect has no way to ask."""
         return 4
 
     def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
-        """The request with its turns in the words that this server knows.
+        """The request with its turns in the fields that this server reads.
 
         Raises:
-            BadRequest: they say what it would ignore.
+            BadRequest: a turn holds something that the server would ignore.
         """
         if (thoughts := self.thoughts) is None:
             return request
         return with_turns(request, lambda message: thought_and_refusal(message, thoughts))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
-        """The request as this server wants it, where more differs than the names of options.
+        """The request with the changes that this server needs, apart from the names of options.
 
         Raises:
-            BadRequest: it asks for what this server would ignore.
+            BadRequest: the server would ignore an option of the request.
         """
         return request
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
-        """What to send.
+        """The path, body and reader for this request.
 
         Raises:
-            LlmError: the server cannot do that, or not for this model.
+            LlmError: the server cannot run the request, or not with this model.
         """
         filters: list[TextFilter] = [Thinking()]
         more: Mapping[str, JsonValue] | None = None
@@ -111,12 +111,12 @@ class OpenAiChatProvider(HttpProvider):
         return self.reader(model, filters, self._same_model, logprobs=bool(request.logprobs))
 
     def _same_model(self, named: str, asked: str) -> bool:
-        """Whether an answer that names the one is of the other."""
+        """Whether the model that an answer names is the requested model."""
         return same_model(named, asked)
 
     def _cannot_continue(self, why: str = "") -> BadRequest:
         return BadRequest(
-            f"Continuing a begun answer is not supported by {self._lane.provider}{why}: send the request again without."
+            f"{self._lane.provider} does not support continuing a partial answer{why}: send the request without one."
         )
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
@@ -125,19 +125,19 @@ class OpenAiChatProvider(HttpProvider):
             provider=self._lane.provider,
             lane=self._lane.name,
             context_length=entry.get("max_model_len"),
-            # The list does not say what a model is for: nothing but its name tells.
+            # The list does not say what a model can do: the name is the only hint.
             capabilities=("embed",) if "embed" in entry["id"].lower() else ("chat",),
         )
 
 
 class OpenAiProvider(OpenAiChatProvider):
-    """Any OpenAI-compatible server: it has embeddings too. Subclasses say where theirs differs."""
+    """Any OpenAI-compatible server, with chat and embeddings. Subclasses override what differs."""
 
     async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
         """The vectors of the inputs; see `Embeds.embed`."""
         if not inputs:
             return []
-        # Without this word OpenAI's own client gets base64, which LM Studio does not know.
+        # Some servers default to base64, which LM Studio does not support.
         question: dict[str, JsonValue] = {"model": model, "input": [*inputs], "encoding_format": "float"}
         if dimensions is None:
             return await self._embedded(question, inputs, model)
@@ -146,7 +146,7 @@ class OpenAiProvider(OpenAiChatProvider):
         except (ContextTooLong, TooManyTexts):
             raise
         except BadRequest:
-            # A model with one size often refuses the option, even with that size.
+            # A model with a fixed number of dimensions often refuses the option, even with that number.
             return await self._embedded(question, inputs, model)
 
     async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:

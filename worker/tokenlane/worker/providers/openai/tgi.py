@@ -13,22 +13,22 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
-from tokenlane.worker.providers.requests.turns import BEGUN, continued, image_urls, with_text, with_turns
+from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continued, image_urls, with_text, with_turns
 
 from .body import prompt_of, thought_and_refusal
 from .host_files import HubModels
 from .provider import OpenAiChatProvider, Prepared
 
-_LOOK_AGAIN_S = 5.0
+_CHECK_AGAIN_S = 5.0
 _MOST_STOPS = 4
-_SEES = "image-text-to-text"
+_VISION_TAG = "image-text-to-text"
 
 
 class TgiProvider(HubModels, OpenAiChatProvider):
-    """A TGI server: one model, which batches what it is given. It has no embeddings.
+    """A TGI server: one model, which batches requests. It has no embeddings.
 
-    It runs its model whatever name a request says, and repeats that name, so who it is gets asked for before a request
-    if that has not been for a while.
+    TGI ignores the model's name in a request and repeats it in the answer. So the provider asks for the real name
+    before a request, unless it did so a moment ago.
     """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
@@ -45,14 +45,14 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     echoes: ClassVar[bool] = False
     _info: dict[str, Any] | None = None
-    _seen_at = 0.0
+    _checked_at = 0.0
 
     async def models(self) -> list[ModelInfo]:
-        """The one model, from `/info`: the list knows no limits."""
+        """The server's one model, from `/info`, since the list of models has no limits."""
         info = await self._page("/info")
         with self._expecting("/info"):
             can = ["chat", "schema", "tools"]
-            if info.get("model_pipeline_tag") == _SEES:
+            if info.get("model_pipeline_tag") == _VISION_TAG:
                 can.append("vision")
             if await self._continues(info["model_id"]):
                 can.append("prefill")
@@ -69,7 +69,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
             ]
 
     async def capacity(self) -> int:
-        """64, half of what it takes before it refuses."""
+        """64, half of the requests that TGI accepts by default."""
         return 64
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
@@ -80,26 +80,26 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         await self._check_model(request, model)
         if resume is not None:
             begun, _ = continued(request, resume)
-            # Where its template alters the text, it would begin a new turn without a word.
+            # If the template alters the text, TGI would silently begin a new turn.
             if not await self._ends_with(begun, model):
                 raise self._cannot_continue(" with this model's template")
         return await super()._prepared(request, model, resume)
 
     async def _check_model(self, request: ChatRequest, model: str) -> None:
         now = asyncio.get_running_loop().time()
-        if self._info is None or now - self._seen_at > _LOOK_AGAIN_S:
+        if self._info is None or now - self._checked_at > _CHECK_AGAIN_S:
             info = await self._page("/info")
-            self._info, self._seen_at = info if isinstance(info, dict) else {}, now
+            self._info, self._checked_at = info if isinstance(info, dict) else {}, now
         serves = self._info.get("model_id")
         if serves != model:
             raise wrong_model(str(serves))
-        if self._info.get("model_pipeline_tag") != _SEES and any(image_urls(request)):
-            raise BadRequest("This model takes no images; TGI would put their addresses into the prompt.")
+        if self._info.get("model_pipeline_tag") != _VISION_TAG and any(image_urls(request)):
+            raise BadRequest("This model does not accept images; TGI would put their URLs into the prompt.")
 
     async def _continues(self, model: str) -> bool:
-        """Whether the model's template leaves a begun answer open."""
+        """Whether the model's template leaves a partial answer open."""
         try:
-            return await self._ends_with(BEGUN, model)
+            return await self._ends_with(PREFILL_PROBE, model)
         except LlmError:
             return False
 
@@ -118,14 +118,14 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if len(stops_of(request)) > _MOST_STOPS:
-            raise BadRequest(f"TGI takes at most {_MOST_STOPS} stop words.")
+            raise BadRequest(f"TGI accepts at most {_MOST_STOPS} stop words.")
         match request.response_format:
             case None:
                 return request
             case {"type": "text"}:
                 return request.model_copy(update={"response_format": None})
             case _ if request.tools:
-                raise BadRequest("TGI takes tools or a response_format, not both.")
+                raise BadRequest("TGI accepts tools or a response_format, not both.")
             case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
                 return request.model_copy(update={"response_format": {"type": "json", "value": schema}})
             case _:
@@ -133,8 +133,8 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
 
 def _turn(message: Message) -> Message:
-    """TGI has no field for reasoning, which goes where the model put it: before the text. Of a turn that has a content
-    it reads no calls."""
+    """The turn for TGI. TGI has no field for reasoning, so the reasoning goes before the text, where the model wrote
+    it. TGI ignores tool calls in a turn with content."""
     message = thought_and_refusal(message, "reasoning")
     if not (message.reasoning or message.tool_calls):
         return message
@@ -143,7 +143,7 @@ def _turn(message: Message) -> Message:
         turn["content"] = with_text(message.content, before=f"<think>\n{message.reasoning}\n</think>\n\n")
     if message.tool_calls and turn.pop("content", None):
         raise BadRequest(
-            "TGI takes a turn with text or reasoning, or one with calls of tools, not both in one: leave the text out, "
-            "or route this role to another provider."
+            "TGI accepts either text (or reasoning) or tool calls in one turn, not both: leave the text out, or route "
+            "this role to another provider."
         )
     return Message.model_validate(turn)

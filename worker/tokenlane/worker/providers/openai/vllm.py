@@ -28,7 +28,8 @@ _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters"
 
 
 class _Reader(OpenAiAnswerReader):
-    """Of an answer that was begun, a parser that waits for the end of the reasoning takes all of it for reasoning."""
+    """Reads reasoning as text in a continued answer, where vLLM's parser waits for an end of the reasoning that is not
+    repeated, and so takes all text for reasoning."""
 
     continues = False
 
@@ -40,7 +41,7 @@ class _Reader(OpenAiAnswerReader):
 
 
 class VllmProvider(HubModels, OpenAiProvider):
-    """A vLLM server: one model and its adapters, which batches what it is given."""
+    """A vLLM server: one model and its adapters, which batches requests."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
     alternatives: ClassVar[Mapping[str, str]] = {
@@ -50,7 +51,7 @@ class VllmProvider(HubModels, OpenAiProvider):
     health_path: ClassVar[str] = "/health"
     version_at: ClassVar[tuple[str, str] | None] = ("/version", "version")
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
-    # The template adds a new turn unless it is told not to, and the two together are refused.
+    # By default the template adds a new turn, which vLLM refuses together with continue_final_message.
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {
         "continue_final_message": True,
         "add_generation_prompt": False,
@@ -63,18 +64,19 @@ class VllmProvider(HubModels, OpenAiProvider):
         super().__init__(lane)
         self._probed: tuple[object, ...] = ()
         self._can: dict[str, bool] = {}
-        """What is known of that model."""
+        """The abilities of the probed model, as far as known."""
         self._roots: dict[str, str | None] = {}
-        """What the names that the server lists stand for."""
+        """The model behind each name that the server lists."""
 
     async def models(self) -> list[ModelInfo]:
-        """The model and its adapters. What the server was started for is told by its routes, and of tools by asking."""
+        """The model and its adapters. The server's routes show what it was started for; a request shows whether it has
+        tools."""
         page = await self._page("/v1/models")
         models = self._infos(page)
         try:
             routes = await self._field("/openapi.json", "paths", dict)
             chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
-        except LlmError:  # it may be told to hide them
+        except LlmError:  # the server may hide its routes
             chats, embeds = True, False
         can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
         if chats and models:
@@ -84,7 +86,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         return [model.model_copy(update={"capabilities": can, "loaded": True}) for model in models]
 
     async def capacity(self) -> int:
-        """64: it batches whatever it gets and queues without bound, so the lane is where the bound is."""
+        """64. vLLM batches and queues any number of requests, so the lane sets the limit."""
         return 64
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
@@ -92,8 +94,8 @@ class VllmProvider(HubModels, OpenAiProvider):
         return await self._field("/tokenize", "count", int, {"model": model, **prompt_of(request)})
 
     async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
-        """What the server does not tell: it is started with a parser of tools or without, its model sees or not. Each
-        is asked once of a model."""
+        """The abilities that the server does not list: tools, if it has a tool parser, and vision. Each is tried once
+        per model."""
         model = tuple(base.get(name) for name in ("id", "root", "max_model_len"))
         if model != self._probed:
             self._probed, self._can = model, {}
@@ -121,13 +123,13 @@ class VllmProvider(HubModels, OpenAiProvider):
         return answer
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
-        if model not in self._roots:  # the lane's models were not listed since it was given this name
+        if model not in self._roots:  # the server got this name after we last listed its models
             with suppress(LlmError):
                 self._infos(await self._page("/v1/models"))
         return await super()._prepared(request, model, resume)
 
     def _same_model(self, named: str, asked: str) -> bool:
-        # A model may be served under several names, and answers by the first.
+        # A model may be served under several names, and answers under the first.
         root = self._roots.get(asked)
         return super()._same_model(named, asked) or (root is not None and self._roots.get(named) == root)
 

@@ -1,1 +1,1 @@
-"""What comes from a back end, as events and JSON: server-sent events, JSON lines, the form of a document."""
+"""Parses the bytes that a back end sends: server-sent events, JSON lines, and the types of JSON fields."""

@@ -1,7 +1,7 @@
-"""Splits a stream into events by its content, not its content type: server-sent events, or JSON without framing.
+"""Splits a stream into events by its content, not its content type: server-sent events, or bare JSON values.
 
-Proxies, and servers that fail early, send the one under the other's name; a server that does not stream answers with
-one page of JSON. All hold the same values.
+Proxies, and servers that fail early, send the wrong content type. A server that does not stream sends one JSON
+document. Whichever format arrives, it holds the same values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BLANK = b" \t\r\n"
 
 
 class Frames:
-    """Turns chunks of bytes into events. `feed` gives those that a chunk completes.
+    """Turns chunks of bytes into events. `feed` returns the events that a chunk completes.
 
     Raises:
         UnreadableAnswer: an event is larger than the limit.
@@ -30,12 +30,13 @@ class Frames:
 
     @property
     def strange(self) -> bytes:
-        """The first of what was passed over because it is neither; not for what keeps a connection open."""
+        """The first skipped lines that are neither events nor JSON. Comments, which keep a connection open, do not
+        count."""
         return self._read.strange if isinstance(self._read, SseReader) else b""
 
     def rest(self) -> list[Event]:
-        """The event that the end of the stream completes: servers leave out its last blank line. One that was cut off
-        in the middle is none."""
+        """The event that the end of the stream completes, since servers leave out the last blank line. A truncated
+        event is dropped."""
         return self._read.rest()
 
     def _begin(self, chunk: bytes) -> list[Event]:

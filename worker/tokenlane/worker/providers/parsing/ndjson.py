@@ -1,4 +1,4 @@
-"""Reading a stream of lines, and of JSON values on them, whatever way its bytes were cut into chunks."""
+"""Splits chunks of bytes into lines, and lines into JSON values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 class LineReader:
     """Turns chunks of bytes into whole lines, which stay bytes: the JSON parser decodes them.
 
-    Lines end in LF or CR LF; empty ones, and a last one without its end, are dropped.
+    Lines end in LF or CR LF. Empty lines are dropped, and so is a last line without a line ending.
     """
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -23,7 +23,7 @@ class LineReader:
         """The lines that `chunk` completes.
 
         Raises:
-            UnreadableAnswer: a line, ended or not, is larger than the limit.
+            UnreadableAnswer: a line, complete or not, is larger than the limit.
         """
         size = len(chunk)
         if 1 < size <= self._max_bytes and chunk.find(b"\n") == size - 1 and not (self._held or b"\r" in chunk):
@@ -39,7 +39,7 @@ class LineReader:
         return self._checked([line.removesuffix(b"\r") for line in lines])
 
     def rest(self) -> bytes:
-        """The last line, whose end has not come."""
+        """The last line, whose line ending has not arrived."""
         return b"".join(self._held)
 
     def _checked(self, lines: list[bytes]) -> list[bytes]:
@@ -49,13 +49,13 @@ class LineReader:
 
 
 class JsonValues:
-    """Turns chunks of bytes into JSON values: one a line; or one over many lines, of which the last alone begins as it
-    ends. A line that is neither is taken for a value, for its reader to refuse."""
+    """Turns chunks of bytes into JSON values: one value per line, or one value over many lines, whose last line begins
+    with the closing bracket. Any other line is returned as a value, which its reader then refuses."""
 
     def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._lines = LineReader(max_bytes)
-        self._one_a_line = False
+        self._value_per_line = False
         self._page: list[bytes] = []
         self._page_bytes = 0
 
@@ -63,20 +63,20 @@ class JsonValues:
         """The values that `chunk` completes.
 
         Raises:
-            UnreadableAnswer: one is larger than the limit.
+            UnreadableAnswer: a value is larger than the limit.
         """
         lines = self._lines.feed(chunk)
-        if self._one_a_line:
+        if self._value_per_line:
             return [(line, MESSAGE) for line in lines]
         return [event for line in lines for event in self._first(line)]
 
     def _first(self, line: bytes) -> list[Event]:
-        """The values that this line completes, while it is not known whether each has one."""
-        if self._one_a_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
-            self._one_a_line = True
+        """The values that this line completes, while it is not yet clear whether each line holds one value."""
+        if self._value_per_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
+            self._value_per_line = True
             return [(line, MESSAGE)]
         if self._page and line.startswith(b"{"):
-            self._one_a_line = True
+            self._value_per_line = True
             return [(self._whole_page(), MESSAGE), (line, MESSAGE)]
         self._page.append(line)
         self._page_bytes += len(line) + 1

@@ -1,4 +1,4 @@
-"""Names the field of a server's JSON that has a wrong type: its place and its type, never its value."""
+"""Finds the field of a server's JSON that has the wrong type, and names its path and type, never its value."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 Shape: TypeAlias = "type | tuple[Shape, ...] | Mapping[str, Shape] | list[Shape]"
-"""What is read of a JSON value: its type, an object's fields, all of which may be absent, a list's elements, or one of
-several of these."""
+"""The expected form of a JSON value: a type, the fields of an object (each of which may be absent), the elements of a
+list, or a tuple of alternatives."""
 
 _FUNCTION: Shape = {"name": str, "arguments": (str, dict)}
 _PIECE: Shape = {
@@ -60,22 +60,22 @@ _KINDS: dict[type, str] = {
 _LONGEST_NAME = 32
 
 
-def wrong_field(value: object, shape: Shape, place: str = "") -> str | None:
-    """The first field that is not of its type, as "`choices[0].delta` is a number"; None if all are."""
+def wrong_field(value: object, shape: Shape, path: str = "") -> str | None:
+    """The first field with the wrong type, as "`choices[0].delta` is a number"; None if all types are right."""
     part = next((each for each in (shape if isinstance(shape, tuple) else (shape,)) if _fits(value, each)), None)
     if part is None:
-        return f"{f'`{place}`' if place else 'all of it'} is {kind_of(value)}"
+        return f"{f'`{path}`' if path else 'all of it'} is {kind_of(value)}"
     inner: list[tuple[object, Shape, str]] = []
     if isinstance(part, Mapping) and isinstance(value, dict):
-        dot = f"{place}." if place else ""
-        inner = [(value[name], of, f"{dot}{name}") for name, of in part.items() if value.get(name) is not None]
+        prefix = f"{path}." if path else ""
+        inner = [(value[name], field, f"{prefix}{name}") for name, field in part.items() if value.get(name) is not None]
     elif isinstance(part, list) and isinstance(value, list):
-        inner = [(element, part[0], f"{place}[{number}]") for number, element in enumerate(value)]
+        inner = [(element, part[0], f"{path}[{number}]") for number, element in enumerate(value)]
     return next((wrong for each in inner if (wrong := wrong_field(*each)) is not None), None)
 
 
 def _fits(value: object, shape: Shape) -> bool:
-    """Whether it is of that type, whatever is in it."""
+    """Whether the value itself has the right type. Its contents are not checked."""
     if isinstance(shape, Mapping):
         return isinstance(value, dict)
     if isinstance(shape, list):
@@ -84,10 +84,10 @@ def _fits(value: object, shape: Shape) -> bool:
 
 
 def count_of(value: Any) -> int:
-    """A number of tokens. 0 where a server says that it does not know it: by null, a number below 0, or infinity.
+    """A number of tokens. It is 0 for null, a negative number or infinity, by which servers say that they do not know.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: the value is not a number.
     """
     if isinstance(value, float):
         value = int(value) if math.isfinite(value) else 0
@@ -100,6 +100,6 @@ def kind_of(value: object) -> str:
 
 
 def names_of(fields: Mapping[str, object]) -> str:
-    """The names of an object's fields, as far as they look like names, for people."""
+    """The names of an object's fields, for an error message. Names that are not short identifiers are left out."""
     names = sorted(name for name in fields if len(name) <= _LONGEST_NAME and name.isidentifier())
     return ", ".join(f"`{name}`" for name in names[:8]) or "none"

@@ -1,4 +1,4 @@
-"""Reading a stream of server-sent events, whatever way its bytes were cut into chunks."""
+"""Splits chunks of bytes into server-sent events."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from tokenlane.routing.contract.errors import UnreadableAnswer
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LINE_BYTES = 64
-"""What a line of an event takes in memory besides its text."""
-_NO_USE = (b"", b"id", b"retry")
-"""Comments, which begin with the colon, and what is for who connects again."""
+"""The memory that a line of an event takes in addition to its text."""
+_IGNORED_FIELDS = (b"", b"id", b"retry")
+"""Comments, which begin with a colon, and the fields for clients that reconnect."""
 _STRANGE_BYTES = 2048
 
 
 Event: TypeAlias = tuple[bytes, str]
-"""The data and the name of an event. The data stay bytes: the JSON parser decodes them, and only ever whole. A named
-tuple would take ten times as long to make, and there is an event for each token."""
+"""The data and the name of an event. The data stays bytes: the JSON parser decodes it. A named tuple would take ten
+times as long to create, and each token is an event."""
 MESSAGE = "message"
-"""The name of an event that has none."""
+"""The default name of an event."""
 
 
 class SseReader:
     """Turns chunks of bytes into events.
 
-    Lines end in LF, CR LF or CR; comments and unknown fields are dropped, as the standard says. `id` and `retry` have
-    no use here. Not as the standard says, a line that is a JSON object is an event, since servers send errors so.
+    Lines end in LF, CR LF or CR. Comments and unknown fields are dropped, as the standard requires; `id` and `retry`
+    are dropped too. Unlike in the standard, a line that is a JSON object is an event, because servers send errors that
+    way.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -39,16 +40,16 @@ class SseReader:
         self._data_bytes = 0
         self._name = ""
         self.strange = b""
-        """The first of the lines that were dropped and are no comments."""
+        """The first of the dropped lines, without comments."""
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
 
         Raises:
-            UnreadableAnswer: an event, or a line without end, is larger than the limit.
+            UnreadableAnswer: an event or an unfinished line is larger than the limit.
         """
         size = len(chunk)
-        # One event of one line, as nearly all are, and nothing came before that it belongs to.
+        # The fast path for nearly all chunks: one event of one line, with no unfinished event before it.
         if (
             chunk.find(b"\n") == size - 2
             and chunk.startswith(b"data: ")
@@ -75,8 +76,8 @@ class SseReader:
         return events
 
     def rest(self) -> list[Event]:
-        """The event that the end of the stream completes: servers leave out the last blank line. What is no whole JSON
-        was cut off, and is none."""
+        """The event that the end of the stream completes, since servers leave out the last blank line. An event whose
+        data is not valid JSON was truncated and is dropped."""
         line = b"".join(self._held)
         if line.startswith(b"{") and not self._data:
             return [(line, self._name or MESSAGE)] if is_json(line) else []
@@ -88,7 +89,7 @@ class SseReader:
         return [(data, name)] if data.strip() == b"[DONE]" or is_json(data) else []
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that are whole now, and what there is of the next."""
+        """The complete lines, followed by the beginning of the next line."""
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_lf(chunk)
         lines = chunk.split(b"\n")
@@ -119,7 +120,7 @@ class SseReader:
             self._data_bytes += len(value) + _LINE_BYTES
         elif name == b"event":
             self._name = value.decode("utf-8", "replace")
-        elif name not in _NO_USE and len(self.strange) < _STRANGE_BYTES:
+        elif name not in _IGNORED_FIELDS and len(self.strange) < _STRANGE_BYTES:
             self.strange += line[:_STRANGE_BYTES] + b"\n"
         self._check(len(line))
 
@@ -139,7 +140,7 @@ class SseReader:
 
 
 def is_json(data: bytes) -> bool:
-    """Whether this is a whole JSON value."""
+    """Whether the data is one complete JSON value."""
     try:
         from_json(data)
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""What every dialect does with a request before it is sent."""
+"""Prepares requests for all dialects: checks their options and length, and rewrites their turns."""

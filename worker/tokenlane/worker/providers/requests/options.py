@@ -1,4 +1,4 @@
-"""The options of a request: what a server would ignore is refused, `extra` goes in, stop words are read."""
+"""Checks the options of a request, and reads its stop words and its `extra`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest
 
 ELSEWHERE = "leave it out, or route this role to another provider"
-"""What to do in place of an option that a server does not have."""
+"""The advice for an option that a server does not support."""
 
 _NOT_EXTRA = {"model", "messages", "stream", "stream_options"}
 
 
 def refuse_ignored(request: ChatRequest, ignored: Mapping[str, str], provider: str) -> None:
-    """Refuse what the server would take and not do.
+    """Refuse options that the server would silently ignore.
 
     Args:
-        ignored: the options, and what to do in place of each. `parallel_tool_calls` is one only where it is off.
+        ignored: these options, and an alternative to each. `parallel_tool_calls` is refused only if it is False.
 
     Raises:
-        BadRequest: the request has one of them.
+        BadRequest: the request sets one of these options.
     """
-    for name, instead in ignored.items():
+    for name, alternative in ignored.items():
         value = getattr(request, name)
         if value not in (None, {}) and not (name == "parallel_tool_calls" and value):
-            raise BadRequest(f"{provider} does not support `{name}`: {instead}.")
+            raise BadRequest(f"{provider} does not support `{name}`: {alternative}.")
 
 
 def stops_of(request: ChatRequest) -> list[str]:
@@ -37,35 +37,35 @@ def stops_of(request: ChatRequest) -> list[str]:
 
 
 def cut_stops_of(request: ChatRequest) -> list[str]:
-    """The stop words that the answer is to end before: none if vLLM is told to leave the one that ended it in the text,
-    or to look for none before so many tokens."""
+    """The stop words before which tokenlane ends the text. There are none if `extra` has vLLM's options to keep the
+    stop word in the text, or to ignore stop words for a number of tokens."""
     extra = request.extra or {}
     return [] if extra.get("include_stop_str_in_output") or extra.get("min_tokens") else stops_of(request)
 
 
 def extra_of(request: ChatRequest) -> dict[str, JsonValue]:
-    """What goes into the body as it is.
+    """The request's `extra`, which goes into the body unchanged.
 
     Raises:
-        BadRequest: it names what is said elsewhere, or asks for more than one answer.
+        BadRequest: it sets a field that the request sets elsewhere, or asks for more than one answer.
     """
     extra = request.extra or {}
     for name in sorted(_NOT_EXTRA & extra.keys()):
         raise BadRequest(
-            f"`{name}` is not for `extra`: model and messages are said outside of it, and every answer is streamed."
+            f"`{name}` must not be in `extra`: set model and messages in the request; every answer is streamed."
         )
     if extra.get("n", 1) != 1:
-        raise BadRequest("`n` in `extra` must be 1: send one request an answer.")
+        raise BadRequest("`n` in `extra` must be 1: for several answers, send several requests.")
     return extra
 
 
 def as_json(body: dict[str, JsonValue]) -> bytes:
-    """A request's body.
+    """The body as JSON.
 
     Raises:
-        BadRequest: a number in it is not finite.
+        BadRequest: a number in the body is not finite.
     """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
-        raise BadRequest("The request holds a number that is not finite, which JSON cannot carry.") from None
+        raise BadRequest("The request holds a number that is not finite, which JSON does not allow.") from None

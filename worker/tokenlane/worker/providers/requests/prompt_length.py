@@ -1,4 +1,4 @@
-"""Refuses a prompt that is longer than its lane takes, before the back end sees it."""
+"""Refuses a prompt that is longer than its lane accepts, before the back end gets it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tokenlane.worker.providers.requests.turns import with_turns
 async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
     """Compare the prompt with the lane's `max_input_tokens`, if it has one.
 
-    The server counts where it can, unless the prompt is so short that it fits however it is cut into tokens; elsewhere
-    the size tells, as it told the agent.
+    A server that can count tokens counts them, unless the prompt is so short that it fits in any case. Otherwise the
+    count is estimated from the prompt's size, as in the agent.
 
     Raises:
-        ContextTooLong: it is longer; the error names the limit and the tokens.
+        ContextTooLong: the prompt is longer; the error names the limit and the number of tokens.
     """
     limit = lane.max_input_tokens
     if limit is None:
@@ -29,11 +29,12 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
     about = tokens is None
     tokens = estimated_tokens(request) if tokens is None else tokens
     if tokens > limit:
-        raise context_too_long(limit, tokens, known="about" if about else "", of="the lane's max_input_tokens")
+        raise context_too_long(limit, tokens, known="about" if about else "", limit_name="the lane's max_input_tokens")
 
 
 async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:
-    """None where the server does not count. Tokenizers know text alone; the rest is estimated."""
+    """The tokens as the server counts them; None if it cannot count. Tokenizers count only text, so the tokens of
+    images are estimated."""
     if not isinstance(provider, CountsTokens):
         return None
     try:

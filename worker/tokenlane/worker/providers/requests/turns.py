@@ -1,4 +1,4 @@
-"""The turns of a conversation in the words of a server that knows fewer, and the begun answer among them."""
+"""Rewrites the turns of a conversation for a server, and adds the partial answer that it should continue."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
 
-BEGUN = ChatRequest(
+PREFILL_PROBE = ChatRequest(
     role="probe", messages=[Message(role="user", content="a"), Message(role="assistant", content="Once upon")]
 )
-"""A begun answer, to try whether a model's template leaves it open."""
+"""A request with a partial answer, to test whether a model's template leaves the answer open."""
 
 
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
-"""An image, to try whether a model takes any."""
+"""An image of one pixel, to test whether a model accepts images."""
 
 
 def with_turns(request: ChatRequest, adapt: Callable[[Message], Message]) -> ChatRequest:
-    """The request with each turn as `adapt` returns it."""
+    """The request with each turn replaced by what `adapt` returns for it."""
     turns = [adapt(message) for message in request.messages]
     same = all(turn is message for turn, message in zip(turns, request.messages, strict=True))
     return request if same else request.model_copy(update={"messages": turns})
@@ -32,7 +32,7 @@ def with_turns(request: ChatRequest, adapt: Callable[[Message], Message]) -> Cha
 def with_text(
     content: str | list[dict[str, JsonValue]] | None, after: str = "", *, before: str = ""
 ) -> str | list[dict[str, JsonValue]]:
-    """The content of a turn with text around it."""
+    """The content of a turn with text added before and after it."""
     if not isinstance(content, list):
         return f"{before}{content or ''}{after}"
     parts: list[dict[str, JsonValue]] = [{"type": "text", "text": before}, *content, {"type": "text", "text": after}]
@@ -40,7 +40,7 @@ def with_text(
 
 
 def image_urls(request: ChatRequest) -> Iterator[str]:
-    """Where the request's images are: data URLs and others."""
+    """The URLs of the request's images, including data URLs."""
     for message in request.messages:
         for part in message.content if isinstance(message.content, list) else ():
             match part:
@@ -49,14 +49,14 @@ def image_urls(request: ChatRequest) -> Iterator[str]:
 
 
 def continued(request: ChatRequest, begun: str) -> tuple[ChatRequest, str]:
-    """The request with the begun answer as its last message, without the white space at its end; and all of the text
-    that is to be continued, which an agent may have begun itself.
+    """The request with the partial answer as its last message, without trailing white space; and the whole text to
+    continue. The agent may have written the beginning of it.
 
     Raises:
-        BadRequest: an answer in a form that was asked for cannot be continued.
+        BadRequest: the request has a `response_format`, so its answer cannot be continued.
     """
     if request.response_format is not None and request.response_format.get("type") != "text":
-        raise BadRequest("An answer with a `response_format` cannot be continued: send the request again.")
+        raise BadRequest("An answer with a `response_format` cannot be continued: ask for a whole answer.")
     *others, last = request.messages
     if last.role != "assistant" or last.tool_calls or isinstance(last.content, list):
         others, last = [*request.messages], Message(role="assistant", content="")
