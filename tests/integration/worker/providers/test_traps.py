@@ -386,7 +386,7 @@ async def test_tgi_repeats_any_name() -> None:
 
 async def test_a_model_that_was_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked again before a later request."""
-    monkeypatch.setattr("tokenlane.worker.providers.openai.tgi._LOOK_AGAIN_S", -1)
+    monkeypatch.setattr("tokenlane.worker.providers.openai.tgi._CHECK_AGAIN_S", -1)
     async with driven("tgi", {**TGI, f"POST {CHAT}": text("a")}) as (provider, server):
         assert await answer_of(provider, ask()) == "a"
         server.answers["GET /info"] = Reply({**pages.TGI["/info"], "model_id": "n"})
