@@ -12,7 +12,7 @@ from tests.faults.history import Event, check_history
 from tests.faults.scenario import Site, ask, site
 from tests.faults.test_kills import TEXT, extra, kill_who_runs
 from tests.integration.farm import eventually
-from tests.integration.life import audit, raw
+from tests.integration.life import PREFIX, audit, raw
 
 from tokenlane.producer import Client, Interrupted
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
@@ -52,9 +52,10 @@ async def _all_others_freeze(town: Site) -> None:
 
 async def _ended(pool: Pool, request_id: str, state: str) -> None:
     async def ended() -> bool:
-        return (await audit(raw(pool))).get(request_id) == state
+        return bool(await raw(pool).hget(f"{PREFIX}request:{request_id}", "state") == state.encode())
 
     await eventually(ended)
+    assert (await audit(raw(pool))).get(request_id) == state  # only now: an audit of what moves is torn
 
 
 async def _serves_again(town: Site, client: Client) -> None:
