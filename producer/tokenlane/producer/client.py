@@ -1,4 +1,4 @@
-"""The client: what agents ask a pool through."""
+"""The asynchronous client, with which agents send requests to a pool."""
 
 from __future__ import annotations
 
@@ -38,25 +38,27 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
 class Client:
-    """An async context manager. Its streams share one pub/sub connection; leaving the block cancels those that run.
+    """An asynchronous client, as a context manager. All its requests share one pub/sub connection. Leaving the block
+    cancels the requests that still run.
 
     Args:
-        url: the pool's Redis, `redis://`, `rediss://` or `unix://`; nothing is then read from the environment. Without
-            a URL the client looks for the pool as the command line does: in TOKENLANE_REDIS_URL, llm.toml, and this
-            user's running `tokenlane up`; in the last two only with the extra [cli].
-        pool: the pool's name. Default: `main`, or the name from the place that had the URL.
-        agent: the agent's name, for calls that name none; agents of one role take turns. Default: host and process id.
-        key: the pool's key, as `tokenlane key show --reveal` prints it; while keys change, several, the newest first.
-            Default: the key file next to the server's unix socket, if the URL names a socket.
-        link: opens another link to use instead of `url`, `pool` and `key`.
+        url: the URL of the pool's Redis server, `redis://`, `rediss://` or `unix://`. Without a URL the client looks
+            for the pool as the command line does: in TOKENLANE_REDIS_URL, and, if the extra [cli] is installed, in
+            llm.toml and this user's running `tokenlane up`. With a URL it reads nothing from the environment.
+        pool: the pool's name. Default: the name in the settings that gave the URL, or `main`.
+        agent: the agent's name, for calls that name no agent. Agents of one role take turns. Default: host name and
+            process id.
+        key: the pool's key, as `tokenlane key show --reveal` prints it; during a key rotation a list of keys, the
+            newest first. Default: the key file next to the server's unix socket, if the URL names a socket.
+        link: a function that opens another link, to use in place of `url`, `pool` and `key`.
 
     Raises:
         TypeError: `url` is empty or not a string; `key` is neither a string nor a list of strings.
         ValueError: `agent` or `pool` is not a valid name, or `key` not a valid key.
-        PoolUnavailable: no URL was given, and no pool was found; the message says what to do.
+        PoolUnavailable: there is no URL, and the client finds no pool.
 
     Raises, entered:
-        PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
+        PoolUnavailable: no Redis server answers at the URL, or the server requires a password.
         PoolKeyMismatch: the pool is sealed with another key.
     """
 
@@ -97,15 +99,15 @@ class Client:
         response_format: Form[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
-        """Ask for an answer as a stream. Nothing is sent before the stream is entered.
+        """Make a chat request, whose answer is a stream. The request is sent when the stream is entered.
 
         Args:
             messages: a question, or a conversation.
-            role: the pool routes by it.
-            agent: the agent's name; default: the client's. Turns, limits and idempotency keys belong to an agent.
-            response_format: the form of the answer: a pydantic model, which becomes the answer's `parsed`, or a
-                `response_format` in OpenAI's shape.
-            options: see `ChatOptions`; the back end's defaults apply to the rest.
+            role: the role by which the pool routes the request.
+            agent: the agent's name; default: the client's agent. Fairness, limits and idempotency keys are per agent.
+            response_format: the format of the answer: a pydantic model, whose instance is then the answer's `parsed`,
+                or a `response_format` as in OpenAI's API.
+            options: see `ChatOptions`. The back end's defaults apply to options that are not set.
 
         Raises:
             TypeError: an option does not exist, or `response_format` is another class.
@@ -129,17 +131,17 @@ class Client:
             after: the `position` of the last delta that this agent has; None: the stream has the whole answer.
 
         Returns:
-            A stream of everything after that position, and its `text` holds no more than that.
+            A stream of all deltas after that position. Its `text` has only the text of these deltas.
 
         Raises:
-            ValueError: `request_id` is no request's id, or `after` no position.
+            ValueError: `request_id` is not a request's id, or `after` is not a position.
 
-        Raises, once entered:
+        Raises, entered:
             RequestLost: the pool does not know the request.
             BadRequest: the answer has ended before that position.
 
         Raises, iterated:
-            BadRequest: the answer ended, later, before that position.
+            BadRequest: the request ran on, and its answer ended before that position.
             Interrupted: the answer has ended, and no worker has it any more.
         """
         given: object = request_id  # not everybody checks types
@@ -149,11 +151,11 @@ class Client:
         return ChatStream(request_id, self.link, partial(self.link.attach, request_id, position))
 
     async def cancel(self, request_id: str) -> bool:
-        """Cancel a request, whoever sent or reads it.
+        """Cancel a request, whichever client sent it or reads it.
 
         Returns:
-            True if the request is cancelled, or will be once its worker has closed the back end's stream; False if it
-            ended in another way, or the pool does not know it.
+            True if the request is cancelled, or will be once its worker has closed the back end's stream. False if the
+            request has already ended in another way, or the pool does not know it.
 
         Raises:
             PoolUnavailable: the pool's server does not answer.
@@ -171,8 +173,8 @@ class Client:
         """Turn one or more texts into vectors.
 
         Args:
-            texts: at most 2048, and at most 16 MiB of vectors.
-            role: the pool routes by it.
+            texts: at most 2048 texts, whose vectors may have at most 16 MiB.
+            role: the role by which the pool routes the request.
             agent: the agent's name; default: the client's.
             options: see `EmbedOptions`.
 
@@ -185,8 +187,8 @@ class Client:
         return await embed(self.link, texts, options, role=role, agent=self._name_of(agent))
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
-        """The models of all open lanes, or of one lane. A lane's announcement stands in for its list if the lane is
-        busy with a command, or, where all lanes are listed, if listing its models fails.
+        """List the models of all open lanes, or of one lane. If a lane is busy with a command, its announced models are
+        returned. So they are if listing its models fails, unless the call names that lane.
 
         Raises:
             LlmError: the named lane does not answer, or no lane is open.
@@ -194,11 +196,11 @@ class Client:
         return await Models(self.link, self.agent).listed(lane)
 
     def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
-        """Have a lane fetch a model, and yield progress until it is ready. Nothing is sent before the first iteration;
-        breaking off the iteration cancels the pull, unless others wait for the same model.
+        """Pull a model onto a lane, and yield the progress until the model is ready. Nothing is sent before the first
+        iteration. Leaving the iteration early cancels the pull, unless another caller waits for the same model.
 
         Args:
-            model: as the lane's provider names it.
+            model: the model's name, as the lane's provider writes it.
             lane: the lane's name; only needed if several lanes are open.
 
         Raises, iterated:
@@ -210,7 +212,7 @@ class Client:
         return Models(self.link, self.agent).follow("pull", model, lane)
 
     async def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
-        """Have a lane compute or look up a model's digest.
+        """Return a model with its digest, which the lane computes or looks up.
 
         Raises:
             DigestMismatch: another digest is pinned, or the model's files have changed.
@@ -219,16 +221,16 @@ class Client:
         return await Models(self.link, self.agent).verify(model, lane)
 
     async def load(self, model: str, *, lane: str | None = None) -> None:
-        """Have a lane load a model into memory; returns once the model can answer. Raises as `verify`."""
+        """Load a model into a lane's memory. Returns once the model can answer. Raises the errors of `verify`."""
         await Models(self.link, self.agent).do("load", model, lane)
 
     async def unload(self, model: str, *, lane: str | None = None) -> None:
-        """Have a lane free a model's memory. Raises as `pull`."""
+        """Unload a model from a lane's memory. Raises the errors of `pull`."""
         await Models(self.link, self.agent).do("unload", model, lane)
 
     @property
     def internal_errors(self) -> int:
-        """How many of tokenlane's own bugs the client's tasks have survived; the log says where they were."""
+        """How many unexpected errors (bugs in tokenlane) the client's tasks have survived. The log has the details."""
         return self.link.internal_errors.count
 
     async def complete(
@@ -240,10 +242,10 @@ class Client:
         response_format: Form[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
-        """Ask for a whole answer. Takes and raises what `chat` and its stream do.
+        """Send a chat and return the complete answer. Arguments and errors are those of `chat` and its stream.
 
         Raises:
-            SchemaMismatch: the answer is not JSON of the pydantic model given as `response_format`.
+            SchemaMismatch: the answer does not match the pydantic model given as `response_format`.
         """
         stream = self.chat(messages, role=role, agent=agent, response_format=response_format, **options)
         async with stream:
@@ -292,7 +294,7 @@ def _keys(key: object) -> KeyRing:
 
 
 def _position(after: object) -> int:
-    """The position after this one; -1 if `after` is no position."""
+    """The next position; -1 if `after` is not a position."""
     if after is None:
         return 0
     return after + 1 if isinstance(after, int) else -1

@@ -1,4 +1,4 @@
-"""Embeds texts: what an agent may set, and the vectors that it gets."""
+"""Embed requests: their options, and the vectors that they return."""
 
 from __future__ import annotations
 

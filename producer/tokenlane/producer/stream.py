@@ -1,4 +1,4 @@
-"""The stream of one answer, as an agent reads it."""
+"""The stream of one chat's answer, which an agent enters and iterates over."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .response_format import parsed_as
 
 
 class ChatStream(Generic[Parsed]):
-    """One answer: an async context manager that submits the request, and an async iterator of its deltas.
+    """The answer to one chat: an async context manager that submits the request, and an async iterator of its deltas.
 
-    Leaving the block before the end cancels the request, unless another client has attached to it since. So does
-    dropping the stream without leaving it, with a `ResourceWarning`.
+    Leaving the block before the end cancels the request, unless another client has attached to it. A stream that is
+    dropped without leaving the block cancels it, too, with a `ResourceWarning`.
 
     Raises, entered:
-        BadRequest: the request is not valid or too large; or its answer has ended before the position attached at.
+        BadRequest: the request is not valid or is too large; or the answer has ended before the position to attach at.
         Duplicate: a request with the same idempotency key has ended.
         RequestLost: the pool does not know the request to attach to.
         QueueFull: too many requests wait in the pool.
         PoolUnavailable: the pool's server does not answer.
 
-    Raises, iterated, after all deltas that came before:
-        Interrupted: the answer broke off; `partial` holds the text that has come.
-        NoToolCall: the answer is whole, but calls no tool although `tool_choice` requires a call.
+    Raises, iterated, after all earlier deltas:
+        Interrupted: the answer broke off; `partial` holds the text so far.
+        NoToolCall: the answer is complete but calls no tool, although `tool_choice` requires a call.
         RequestCancelled, DeadlineExceeded: the request was cancelled, or its time to live has passed.
-        BadRequest: the answer ended before the position attached at.
+        BadRequest: the answer ended before the position to attach at.
         LlmError: the request failed.
     """
 
@@ -60,37 +60,38 @@ class ChatStream(Generic[Parsed]):
 
     @property
     def request_id(self) -> str:
-        """The request's id, for `Client.attach`. It changes when the stream is entered if a request with the same
-        idempotency key runs already: the stream then joins that one."""
+        """The request's id, for `Client.attach`. If a request with the same idempotency key already runs, the stream
+        joins that request when it is entered, and takes its id."""
         return self._request.id if self._request else self._request_id
 
     @property
     def text(self) -> str:
-        """The answer's text so far; of an attached stream only the text after the given position."""
+        """The answer's text so far. In an attached stream, only the text after the given position."""
         return self._request.text if self._request else ""
 
     @property
     def usage(self) -> Usage | None:
-        """What the request cost; None until the answer is whole."""
+        """The tokens and time that the request took; None until the answer is complete."""
         return self._request.usage if self._request else None
 
     @property
     def waiting(self) -> str | None:
-        """Why the request has not started; None once it has, and before the stream is entered."""
+        """Why the request has not started yet; None after the start, and before the stream is entered."""
         return self._request.waiting if self._request else None
 
     async def cancel(self) -> None:
         """Cancel the request for all its readers; iterators then raise `RequestCancelled`.
 
-        Returns once the pool knows, or after 2 s; the client then goes on trying.
+        Returns once the pool has cancelled the request, or after 2 s; then the client goes on trying in the background.
         """
         await self._link.close(self._entered(), everywhere=True)
 
     async def answer(self) -> Answer[Parsed]:
-        """Wait for the end and return the whole answer, including all that was iterated. Raises as iterating does.
+        """Wait for the end and return the complete answer, including the deltas that were already iterated. Raises the
+        errors of iterating.
 
         Raises:
-            SchemaMismatch: the answer is not JSON of the requested model; `text` holds its text.
+            SchemaMismatch: the answer does not match the requested pydantic model; `text` holds the answer's text.
         """
         answer = await self._entered().finish()
         if self._metadata is not None:

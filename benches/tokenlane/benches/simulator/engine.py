@@ -22,9 +22,9 @@ class Pace:
     """How fast the engine is.
 
     Args:
-        first_s: to an answer's first token, once it has a slot.
-        next_s: between tokens.
-        pull_s: a pull, whatever its size.
+        first_s: the time from getting a slot to the first token.
+        next_s: the time between tokens.
+        pull_s: the time for a pull, whatever its size.
     """
 
     first_s: float = 0
@@ -143,7 +143,7 @@ class Engine:
         return await self.models.load(model, context_length)
 
     def answer(self, index: int, ask: Ask, model: str, context_length: int, script: FaultScript) -> SimulatedAnswer:
-        """What the model says to this.
+        """The model's answer to a request.
 
         Raises:
             Refused: the prompt is longer than its context.

@@ -27,10 +27,10 @@ class Exchange:
     keeps_alive: bool
 
     async def perform(self, encoded: Encoded, first_s: float, next_s: float, *, stream: bool) -> web.StreamResponse:
-        """Say it at this pace, or at the script's; without a stream, all at once when it would have ended.
+        """Send the answer at this pace, or at the script's. Without a stream, send it at once when a stream would end.
 
         Raises:
-            Broken, Cut, Silence: as `Player.perform`.
+            SendError, CloseConnection, StaySilent: as `Player.perform`.
         """
         script = self.script
         first_s = first_s if script.ttft_ms is None else script.ttft_ms / 1000

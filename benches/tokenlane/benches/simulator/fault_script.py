@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
 
 class FaultScript(BaseModel):
-    """What goes wrong with one request. Unset fields are the simulator's defaults.
+    """The faults of one request. Fields that are not set have the simulator's defaults.
 
-    `*_after` count tokens already sent, of a pull its lines of progress.
+    A fault `*_after` happens after that number of tokens, or, for a pull, of lines of progress.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)  # `true` is no number, nor is "5"
@@ -18,70 +18,70 @@ class FaultScript(BaseModel):
     # What the answer holds.
     tokens: int | None = Field(None, ge=0)
     pieces: Annotated[tuple[str, ...], Strict(False)] | None = None  # a list in a file
-    """The text token by token, as it is: stop strings and limits do not apply."""
+    """The tokens of the answer. Stop strings and limits do not apply to them."""
     ttft_ms: float | None = Field(None, ge=0)
     itl_ms: float | None = Field(None, ge=0)
     answers_as: str | None = None
-    """The model named in the answer, instead of the one asked for."""
+    """The model's name in the answer, in place of the requested model."""
     finish_reason: str | None = "stop"
-    """None: the answer has no finish mark. Set otherwise, it replaces the true one."""
+    """The finish reason in place of the true finish reason; None: the answer has no finish reason."""
     done: bool = True
-    """OpenAI's `[DONE]` at the end."""
+    """Whether the stream ends with OpenAI's `[DONE]`."""
     usage: bool = True
     no_end: bool = False
-    """Neither finish mark nor usage nor `[DONE]`: the stream ends as if it were whole."""
+    """End the stream without finish reason, usage and `[DONE]`, as if it were complete."""
     split_bytes: int | None = Field(None, ge=1)
-    """Write this many bytes at a time, whatever they cut through: 1 splits every UTF-8 character."""
+    """Write this many bytes at a time, even if this cuts characters: 1 splits every UTF-8 character."""
     split_ms: float = Field(0, ge=0)
-    """Pause between these."""
+    """The pause between these writes."""
 
     # Instead of an answer.
     drop: bool = False
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     status: int | None = Field(None, ge=200, le=599)
     retry_after: str | None = None
     location: str | None = None
-    """Redirect there; with 307, if no status is set."""
+    """Redirect to this URL, with status 307 if `status` is not set."""
     error: JsonValue = None
-    """The body's or event's `error`, instead of the dialect's own."""
+    """The `error` in the body or event, in place of the dialect's error."""
     content_type: str | None = None
-    """Instead of the dialect's own."""
+    """The content type, in place of the dialect's."""
     out_of_memory: bool = False
     """Loading the model fails."""
     unloaded: bool = False
-    """The model is not there any more."""
+    """Answer as if the model had been removed."""
     gzip_bomb_bytes: int | None = Field(None, ge=1, le=1 << 34)
-    """A compressed body that grows to this size."""
+    """Send a compressed body that decompresses to this size."""
     endless_headers: bool = False
-    """Headers until the client goes."""
+    """Send headers until the client disconnects."""
 
-    # In the middle of it.
+    # In the middle of the answer.
     stall_after: int | None = Field(None, ge=0)
     """Pause here for `stall_ms`."""
     stall_ms: float = Field(1000, ge=0)
     hold_after: int | None = Field(None, ge=0)
     """Wait here until released."""
     ping_ms: float | None = Field(None, gt=0)
-    """While waiting, send nothing in particular as often as this, as servers do to keep a connection open."""
+    """While a request waits, send bytes without content at this interval, as servers do to keep a connection open."""
     half_open_after: int | None = Field(None, ge=0)
-    """Be silent from here on, as if the network were gone: the slot is free, the connection stays."""
+    """Send nothing from here on, as after a network failure: the slot becomes free, and the connection stays open."""
     cut_after: int | None = Field(None, ge=0)
-    """Close the socket here, the body unfinished."""
+    """Close the connection here, before the body is complete."""
     duplicate_after: int | None = Field(None, ge=1)
-    """Send the last token once more here."""
+    """Send the last token a second time."""
     error_after: int | None = Field(None, ge=0)
-    """Send an error here, as the dialect does in mid-stream: 500 where it says a status."""
+    """Send an error here, as the dialect does during a stream. Its status, if it has one, is 500."""
     unload_after: int | None = Field(None, ge=0)
-    """The model goes away here, as the dialect says that."""
+    """Unload the model here, and end the stream as the server does then."""
     malformed_after: int | None = Field(None, ge=0)
-    """Send something here that is no JSON."""
+    """Send invalid JSON here."""
     huge_line_after: int | None = Field(None, ge=0)
     """Send a line of `huge_line_bytes` here."""
     huge_line_bytes: int = Field(9 * 1024 * 1024, ge=1)
     endless_line_after: int | None = Field(None, ge=0)
-    """Send a line here until the client goes."""
+    """Send an endless line here, until the client disconnects."""
     corrupt: bool = False
-    """What is pulled does not have the hash it should."""
+    """Pull files with a wrong hash."""
 
     def places(self) -> list[int]:
         """Return the tokens before which something happens, in order."""

@@ -39,28 +39,28 @@ _EXCHANGE = web.RequestKey("exchange", Exchange)
 
 
 class Simulator:
-    """The server, an async context manager.
+    """A simulated model server, as an async context manager.
 
-    What goes wrong with a request is the `simulate` object in its body, else a fault that fits it, else, for a chat,
-    the next of `faults`; else nothing does. What was received, and how each request ended, is in `log` and under
-    `/simulator/`.
+    The faults of a request come from the `simulate` object in its body; without it from the first matching fault; and
+    for a chat otherwise from the next script in `faults`. `log`, and the pages under `/simulator/`, list the received
+    requests and how they ended.
 
     Args:
-        api: whose dialect it speaks, one of `dialects.DIALECTS`.
-        tokens: in an ordinary answer; `max_tokens` may lower it.
-        capacity: requests answered at once; others wait.
-        queue: how many may wait; None: as the server it imitates has it.
-        models: what it has; names or `NAME=SIZE` will do.
-        pullable: what it can pull besides.
-        loaded: the models in memory at the start; None: as the server it imitates has it.
-        memory_bytes: how much of models fits in memory; None: everything.
-        load_ms: to load a model.
-        pull_ms: to pull one.
-        seed: of the text; None: words are counted, `w0 w1 w2 `.
-        api_key: it must be sent where the server it imitates wants it.
-        faults: what the first chats meet, in order, or faults from a file.
-        tls: to be reached by https.
-        socket: to listen there, and at no port.
+        api: the server to imitate, one of `dialects.DIALECTS`.
+        tokens: the tokens of an ordinary answer; `max_tokens` may lower the number.
+        capacity: how many requests are answered at once; others wait.
+        queue: how many requests may wait; None: as many as on the imitated server.
+        models: the models on disk, as `Model`, name or `NAME=SIZE`.
+        pullable: more models that the server can pull.
+        loaded: the models in memory at the start; None: as on the imitated server.
+        memory_bytes: how many bytes of models fit in memory; None: no limit.
+        load_ms: the time to load a model.
+        pull_ms: the time to pull a model.
+        seed: the seed of the text; None: the text is numbered words, `w0 w1 w2 `.
+        api_key: the key that requests must send, on the paths where the imitated server requires a key.
+        faults: the scripts of the first chats, in order, or faults from a file.
+        tls: the TLS context, to serve https.
+        socket: the path of a Unix socket to listen on, in place of a port.
     """
 
     def __init__(

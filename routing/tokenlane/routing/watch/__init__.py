@@ -1,1 +1,1 @@
-"""What operators see of a pool: one snapshot of it, and findings about the pool and its Redis server."""
+"""Observing a pool: a snapshot of its state, and checks of the pool and its Redis server."""

@@ -40,13 +40,13 @@ async def examine(pool: Pool) -> tuple[Finding, ...]:
 
 
 def examine_readers(seen: Snapshot) -> Iterator[Finding]:
-    """Check the key that seals the pool, who has read its policy, and data that this version cannot read."""
+    """Check the pool's key, whether all routers and workers have read its policy, and data of other versions."""
     if seen.key_id is None:
         yield Finding(Code.KEY, "warn", "none", "see `tokenlane key new`, and set TOKENLANE_POOL_KEY everywhere")
     else:
         yield Finding(Code.KEY, "ok", seen.key_id)
     if seen.lagging:
-        advice = "check again in 10 s; restart those that still lag, since they are frozen or cut off"
+        advice = "check again in 10 s; restart processes that still lag, since they are frozen or disconnected"
         observed = f"revision {seen.revision}, not read yet by {', '.join(seen.lagging)}"
         yield Finding(Code.POLICY, "warn", observed, advice)
     else:
@@ -86,16 +86,20 @@ def examine_versions(seen: Snapshot) -> Iterator[Finding]:
 
 
 def examine_environment(unknown: Mapping[str, str]) -> Finding:
-    """Check for `TOKENLANE_…` variables that nothing reads; each comes with a hint at the name that was meant."""
+    """Check for `TOKENLANE_…` variables that nothing reads.
+
+    Args:
+        unknown: these variables, each with a hint at the name that was probably meant.
+    """
     if not unknown:
-        return Finding(Code.ENVIRONMENT, "ok", "every TOKENLANE_… variable is a known one")
+        return Finding(Code.ENVIRONMENT, "ok", "all TOKENLANE_… variables are known")
     observed = "; ".join(f"nothing reads {variable}.{hint}" for variable, hint in unknown.items())
     advice = "correct or unset them; `tokenlane config` shows the settings in effect"
     return Finding(Code.ENVIRONMENT, "warn", observed, advice)
 
 
 def own_versions() -> dict[str, str]:
-    """The versions that this process runs on; arq is missing where no worker is installed."""
+    """The versions of Python, tokenlane, redis-py and, if a worker is installed, arq."""
     versions = {"python": platform.python_version()}
     for name in ("tokenlane", "arq", "redis"):
         try:

@@ -1,6 +1,6 @@
 """The result of one check of a pool, its Redis server, its lanes or a model server.
 
-`status --check`, `doctor`, `worker --check` and `probe` print findings, and write them as JSON, in the same form.
+`status --check`, `doctor`, `worker --check` and `probe` print findings and write them as JSON, all in the same form.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class Code(StrEnum):
     # Its keys.
     KEY = "key", "without a key, anyone who can read the server's memory or disk can read the prompts of live requests"
     KEY_MISSING = "key_missing", "a worker cannot open requests sealed with a key that it does not have"
-    KEY_PREPARED = "key_prepared", "once requests are sealed with it, only workers that have it take new work"
+    KEY_PREPARED = "key_prepared", "once requests are sealed with a key, only workers that have the key take new work"
     KEY_MISMATCH = "key_mismatch", "agents and workers of a pool must use the same keys, or none"
 
     # Its lanes.
     LANE = "lane", "a lane needs a worker that sends heartbeats"
     NO_LANE = "no_lane", "without a lane no request is answered"
     LANE_GONE = "lane_gone", "the lane's workers have vanished"
-    LANE_CLOSED = "lane_closed", "the lane's worker does not start the requests it is given, or lacks a key"
+    LANE_CLOSED = "lane_closed", "the lane's worker does not start its requests, or lacks a key"
     LANE_DOWN = "lane_down", "the lane's back end cannot work"
     LANE_LOADING = "lane_loading", "the lane's back end loads its model"
     LANE_DEGRADED = (
@@ -104,8 +104,8 @@ class Finding:
     """The result of one check.
 
     Args:
-        observed: what was observed.
-        advice: what to do about it; empty if nothing.
+        observed: the observation, in words.
+        advice: what to do about it; empty if there is nothing to do.
         subject: the lane, role, worker or endpoint that was checked; empty for the whole pool.
     """
 

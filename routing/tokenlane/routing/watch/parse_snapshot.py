@@ -1,7 +1,7 @@
-"""Takes a snapshot of a pool, by parsing the reply of lua/snapshot.lua.
+"""Takes a snapshot of a pool by parsing the reply of lua/snapshot.lua.
 
-Another version of tokenlane, or any other program, may have written what workers and routers announce.
-`Snapshot.unknown` names each part that cannot be read; the rest is still shown.
+Another version of tokenlane, or another program, may have written parts of the data. `Snapshot.unknown` names each part
+that cannot be parsed; all other parts are still shown.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 async def take_snapshot(pool: Pool) -> Snapshot:
-    """Take a snapshot of everything that operators look at.
+    """Take a snapshot of the pool.
 
     Raises:
         PoolUnavailable: the pool does not answer.
@@ -91,7 +91,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
 
 
 def _unknown(reply: SnapshotReply, lanes: tuple[LaneView, ...]) -> Iterator[str]:
-    """Name each part that cannot be read and is shown as empty, 0 or the default."""
+    """Name each part that cannot be parsed. The snapshot shows such parts as empty, 0 or the default."""
     if _policy(reply.document) is None:
         yield f"the policy, revision {reply.revision}"
     for queue in reply.queues:
@@ -121,7 +121,7 @@ def _unknown_of_processes(reply: SnapshotReply) -> Iterator[str]:
 
 
 def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed | None:
-    """The parsed text; None if it cannot be read."""
+    """The parsed text; None if it cannot be parsed."""
     try:
         return parse(text)
     except ValueError:
@@ -185,7 +185,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
 
 
 def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
-    """The lane as routers see it, with the states that its workers report of themselves."""
+    """The lane as routers see it, with the states that its workers report."""
     view = lane_of(reply.lane_facts, lane.known)
     states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
     unready = sum(state.is_unready for state in states)
@@ -217,7 +217,7 @@ def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) ->
 
 
 def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[RoleStatus]:
-    """Every role and priority with requests that wait, run, or were counted in the last minute."""
+    """All roles and priorities with waiting or running requests, or with requests counted in the last minute."""
     jobs = (job for lane in reply.lanes for job in lane.jobs)
     running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
     counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}

@@ -17,7 +17,7 @@ HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` pr
 
 
 def problems(seen: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
-    """Everything that is wrong.
+    """All findings that are problems.
 
     Args:
         max_wait_s: how long the oldest request of a role may have waited.
@@ -31,7 +31,7 @@ def examine_pool(seen: Snapshot) -> Iterator[Finding]:
         yield Finding(Code.ROUTERS, "ok", f"{len(seen.routers)}")
     else:
         advice = "start a worker or `tokenlane router`"
-        yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane is given work", advice)
+        yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane gets work", advice)
     if not seen.lanes:
         advice = "start `tokenlane worker` on the host of a model server"
         yield Finding(Code.NO_LANE, "fail", "no lane is connected, so no request is answered", advice)
@@ -46,7 +46,7 @@ def examine_pool(seen: Snapshot) -> Iterator[Finding]:
 def _unserved(seen: Snapshot) -> Iterator[Finding]:
     lanes = [lane for lane in seen.views if lane.state.takes_work]
     for queue in seen.queues:
-        # For this long a request may wait for a worker that is about to connect; then a router refuses it.
+        # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
         if queue.oldest_ms < seen.policy.patience_ms:
             continue
         if next(candidates(seen.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
@@ -89,8 +89,10 @@ def _lane(lane: LaneStatus) -> Finding:
         advice = f"check the model server on {_hosts(lane)}; the lane takes work again as soon as the server works"
         return Finding(code, "fail", f"{title}: {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
-        observed = f"{title}: its worker is alive and did not start the requests that it was given{error}"
-        advice = "it is given work again after its next heartbeat; if it fails again, read its log and restart it"
+        observed = f"{title}: its worker is alive but did not start the requests that routers gave it{error}"
+        advice = (
+            "the worker gets work again after its next heartbeat; if this happens again, read its log and restart it"
+        )
         return Finding(Code.LANE_CLOSED, "fail", observed, advice, lane.name)
     return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago", subject=lane.name)
 
@@ -113,7 +115,7 @@ def _keys(seen: Snapshot) -> Iterator[Finding]:
             yield Finding(Code.KEY_PREPARED, "ok", f"every worker has {key_id}", advice, key_id)
         for worker in without:
             if worker.name in closed or (worker.keys is None and not prepared):
-                continue  # its lane is reported as closed; or it has joined, which takes every key but a prepared one
+                continue  # its lane is reported as closed; or the worker joined, which requires all but prepared keys
             lacks = "lacks" if worker.keys is not None else "runs an older tokenlane and may lack"
             key = f"{'prepared ' if prepared else ''}key {key_id}"
             observed = f"worker {worker.name!r} of lane {worker.lane!r} {lacks} {key}"

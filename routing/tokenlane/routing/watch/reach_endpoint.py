@@ -16,8 +16,8 @@ _CONNECT_S = 2.0
 
 
 async def reach(endpoint: str) -> Reached:
-    """Connect to an announced endpoint. Workers announce loopback addresses and sockets under their host's name, so
-    those are tried if the name is this host's."""
+    """Try to connect to an announced endpoint. Workers replace loopback addresses by their host's name when they
+    announce them, so if the endpoint names this host, its loopback addresses and sockets are tried, too."""
     if (address := _host_and_port(endpoint)) is None:
         return "is no URL"
     announced, port = address

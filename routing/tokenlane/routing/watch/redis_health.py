@@ -1,6 +1,6 @@
-"""Checks the Redis server that a pool lives on: its version, settings, memory, clock and distance.
+"""Checks a pool's Redis server: its version, settings, memory, clock and round-trip time.
 
-Managed servers and ACLs deny commands such as CONFIG. What the server did not answer is `unknown`.
+Managed servers and ACLs refuse commands such as CONFIG. A check whose command is refused has the severity `unknown`.
 """
 
 from __future__ import annotations

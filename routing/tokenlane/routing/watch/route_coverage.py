@@ -1,4 +1,4 @@
-"""Which roles a policy routes to a lane, and the lines that would route another role there."""
+"""Finds which roles a policy routes to a lane, and writes the lines of llm.toml that would route another role to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tokenlane.routing.decide.policy_file import route_entry, section_key
 
 @dataclass(frozen=True)
 class RouteCoverage:
-    """The roles whose routes include a lane, and those whose routes do not. Roles without a route may use any lane."""
+    """The roles whose route includes a lane (`routed`), and the roles whose route does not (`left_out`). Roles without
+    a route may use any lane and are in neither."""
 
     routed: tuple[str, ...]
     left_out: tuple[str, ...]

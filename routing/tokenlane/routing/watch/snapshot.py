@@ -1,7 +1,7 @@
-"""A snapshot of a pool: one frozen tree, read in one round trip, from which every command shows the pool.
+"""A snapshot of a pool: immutable data that is read in one round trip and that all commands show.
 
-As JSON it is the schema of `tokenlane status --json` (docs/status.md). `v` changes when a field is removed or changes
-its meaning; fields may be added at any time. Ages are milliseconds before `time_ms`, a time of the server's clock.
+As JSON it is the output of `tokenlane status --json` (docs/status.md). `v` changes if a field is removed or changes its
+meaning; fields may be added at any time. Ages are in milliseconds before `time_ms`, which is from the server's clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenlane.routing.decide.policy import Policy
 SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]
-"""The state that the lane would have if this worker alone served it; `silent`: no heartbeat for a lease."""
+"""The state that the lane would have if only this worker served it; `silent`: no heartbeat for a lease."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """Requests that wait together, since they have the same role, priority and needs."""
+    """A queue of waiting requests with the same role, kind, priority and needs."""
 
     role: str
     kind: Kind
@@ -179,6 +179,6 @@ class Snapshot:
     views: tuple[LaneView, ...] = ()
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
-        """The live workers that do not report the key, or, as those of an older version, no keys at all."""
+        """The live workers that do not report this key. Workers of an older version report no keys."""
         beating = (worker for lane in self.lanes for worker in lane.workers if worker.state != "silent")
         return tuple(worker for worker in beating if worker.keys is None or key_id not in worker.keys)

@@ -1,4 +1,4 @@
-"""The reply of lua/snapshot.lua as named tuples. The script's head describes each part."""
+"""The reply of lua/snapshot.lua as named tuples. The comment at the top of the script describes each part."""
 
 from __future__ import annotations
 

@@ -25,16 +25,16 @@ class Encoder(ABC):
     ping: ClassVar[bytes]
     """The bytes that keep a connection open without content."""
     malformed: ClassVar[bytes]
-    """A piece that is no JSON."""
+    """A piece with invalid JSON."""
     huge_start: ClassVar[bytes]
     """The start of an endless line."""
 
     @abstractmethod
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """What a request asks.
+        """Parse the body of a request.
 
         Raises:
-            Refused: it is not fit to be served.
+            Refused: the request is not valid.
         """
 
     def opening(self, answer: SimulatedAnswer) -> bytes:

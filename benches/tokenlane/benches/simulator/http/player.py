@@ -150,12 +150,12 @@ class Player:
             yield True
 
     async def perform(self, first_s: float, next_s: float) -> web.StreamResponse | None:
-        """Say it all. Returns None if there is no wire: then it has only taken its time.
+        """Send the whole answer. Without a connection, only wait as long as sending would take, and return None.
 
         Raises:
-            Broken: it failed before anything was sent.
-        Cut: the same, and the connection is to be closed.
-            Silence: the script wants it.
+            SendError: the answer failed before anything was sent.
+            CloseConnection: the answer failed before anything was sent, and the connection must be closed.
+            StaySilent: the script requires silence from here on.
         """
         try:
             if not self._encoded.late_head:

@@ -42,20 +42,20 @@ class Ask:
     """A chat request.
 
     Args:
-        prefill: how the answer begins already; it is no turn.
-        tools: empty where none may be called.
-        tool: the one that must be.
-        schema: what the answer must fit; None: it is text.
-        think: whether to reason first; None: as the model does.
-        stream: the answer comes in pieces.
-        usage: and tells its counts at the end.
-        echo: it repeats what it begins with.
-        keep_alive: how long the model is to stay loaded, in Ollama's words.
-        context_length: to load the model with; None: its own.
-        keeps_stop: the stop string that ends it is part of it.
-        rendered: the prompt, where the client has rendered it; then there are no turns.
-        render_only: it is to be shown how the prompt is rendered, no more.
-        truncate: a prompt that is too long loses its oldest turns.
+        prefill: the beginning of the answer, which the model continues; it is not one of the turns.
+        tools: the tools that the model may call.
+        tool: the tool that the model must call; None: no particular tool.
+        schema: the JSON schema of the answer; None: the answer is text.
+        think: whether the model reasons first; None: the model's default.
+        stream: whether the answer is streamed.
+        usage: whether the stream ends with the counts of tokens.
+        echo: whether the answer repeats `prefill`.
+        keep_alive: how long the model stays loaded, as Ollama's API writes it.
+        context_length: the context length with which to load the model; None: the model's default.
+        keeps_stop: whether the answer includes the stop string that ended it.
+        rendered: the prompt, if the client has rendered it; then there are no turns.
+        render_only: whether the client only wants the rendered prompt.
+        truncate: whether a prompt that is too long loses its oldest turns.
     """
 
     model: str
@@ -115,7 +115,7 @@ class Part(NamedTuple):
     channel: Literal["text", "reasoning", "call"] = "text"
     call: Call | None = None
     first: bool = False
-    """Of its call."""
+    """Whether this is the first token of its call."""
     last: bool = False
 
 
@@ -126,7 +126,7 @@ class SimulatedAnswer:
     index: int
     ask: Ask
     model: str
-    """That is named in it."""
+    """The name of the model in the answer."""
     script: FaultScript
     parts: list[str | Part]
     finish: str | None

@@ -35,22 +35,22 @@ def parse_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class Model:
-    """A model. Unless told, `embed` in its name makes embeddings, `think` reasons, `vision` sees, `matryoshka` makes
-    embeddings that may be cut short."""
+    """A model. An ability that is not set follows from the name: `embed` in the name for a model that makes embeddings,
+    `think` for reasoning, `vision` for images, `matryoshka` for embeddings that can be shortened."""
 
     name: str
     size_bytes: int = 1_000_000_000
     context_length: int = 32_768
     dimensions: int = 64
-    """Of its embeddings."""
+    """The length of its embeddings."""
     embeds: bool | None = None
-    """True: it makes embeddings and does not chat."""
+    """Whether the model makes embeddings; then it cannot chat."""
     thinks: bool | None = None
     sees: bool | None = None
     shortens: bool | None = None
-    """Servers that ask a model cut its embeddings to the `dimensions` wanted."""
+    """Whether the model's embeddings may be cut to the requested `dimensions`."""
     corrupt: bool = False
-    """What is pulled does not have the hash it should."""
+    """Whether a pull of the model gets files with a wrong hash."""
     digest: str = ""
     """SHA-256 in hex; made from the name if empty."""
 
@@ -90,13 +90,13 @@ class Instance:
     model: Model
     context_length: int
     expires_at: float | None = None
-    """By `time.time`; None: it stays."""
+    """When the model is unloaded, by `time.time`; None: never."""
     users: int = 0
     leaving: bool = False
-    """It goes once nobody uses it."""
+    """Whether the model is to be unloaded once no request uses it."""
     used_at: float = field(default_factory=time.monotonic)
     on_demand: bool = False
-    """A request loaded it, nobody by name."""
+    """Whether a request for an answer loaded the model, and not a command to load it."""
 
 
 @dataclass
@@ -131,15 +131,15 @@ class Download:
 
 
 class SimulatedModels:
-    """What the server has.
+    """The models of a simulated server.
 
     Args:
-        on_disk: what it can load.
-        pullable: what it can pull besides.
-        memory_bytes: what fits at once; None: everything.
-        most: how many fit at once, whatever their size; None: any number.
-        load_s: how long loading takes.
-        exact: names are as they are; else one without a tag means `latest`, in any case.
+        on_disk: the models that the server can load.
+        pullable: more models that the server can pull.
+        memory_bytes: how many bytes of models fit in memory at once; None: no limit.
+        most: how many models fit in memory at once, whatever their size; None: no limit.
+        load_s: how long loading a model takes.
+        exact: whether names must match exactly. Otherwise case is ignored, and a name without a tag means `latest`.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""A client's link to a pool in Redis: it submits requests, and passes on what comes back for them.
+"""A client's link to a pool in Redis: submits requests, and delivers their messages to the readers.
 
-The link keeps every request from its submission until the pool knows its end, longer than its reader if need be: it
-cancels a request without a reader again and again until the pool has it or the request's time is up.
+The link keeps each request from its submission until the pool has ended it, even after its reader has left: it tries to
+cancel a request without a reader until the pool has cancelled it or the request's deadline has passed.
 
-A request may have several readers, in this process and in others. The one that came last owns the request. The others
-only listen: leaving cancels nothing, and they do not say to later attempts how far the answer has got.
+A request may have several readers, in this process and in others. The latest reader owns the request. The others only
+listen: if they leave, nothing is cancelled, and they do not answer later attempts that ask for their position.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class RedisLink:
     """A `Link`.
 
     Attributes:
-        view: the pool, as the last beat has shown it.
-        worker_messages: `run` them while the link is open.
+        view: the state of the pool in the reply to the last beat.
+        worker_messages: the messages to workers; their `run` must run while the link is open.
 
     Args:
-        tasks: run a task for each request.
+        tasks: the task group in which each request gets a task.
     """
 
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str, timings: Timings) -> None:

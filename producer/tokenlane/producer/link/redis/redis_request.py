@@ -38,16 +38,16 @@ _LAPSED_S = 0.01
 
 
 class RedisRequest(OpenRequest):
-    """A request may have several readers, here and in other processes. One of them owns it: if the owner leaves, the
-    request is cancelled, and the owner alone says to a later attempt how far the answer has got.
+    """One reader's view of a request. A request may have several readers, in this process and in others. One of them
+    owns it: if the owner leaves, the request is cancelled, and only the owner tells later attempts which deltas it has.
 
     Attributes:
-        state: how the request stands.
-        owned: whether this reader owns it.
-        for_all: whether cancelling it also ends it for readers in other processes.
-        deadline: when the link gives it up; None before that is known.
-        look_at: when to ask the pool how it stands, even if it is not silent by then.
-        left: set once its reader has gone.
+        state: the state of the request.
+        owned: whether this reader owns the request.
+        for_all: whether cancelling also ends the request for readers in other processes.
+        deadline: when the link gives the request up; None if that is not known yet.
+        look_at: when to ask the pool for the request's state, even if messages still arrive.
+        left: set once the reader has left.
 
     Args:
         client: the client's name.

@@ -1,4 +1,4 @@
-"""The states of a request in a Redis pool, as its reader knows them, and what its link is to do in each.
+"""The states of a request in a Redis pool, as its reader knows them, and the steps that its link takes.
 
 | what happens                | queued     | running    | broken off | missing    | ending     | ended |
 |-----------------------------|------------|------------|------------|------------|------------|-------|
@@ -13,8 +13,8 @@
 | sent again                  | queued     | running    | broken off | queued     | ending     | ended |
 | given up, or left           | ended      | ended      | ended      | ended      | ended      | ended |
 
-While the request is being sent, it is not heard how it stands. A request that stays missing, broken off or ending is
-sent again, or ended.
+While the request is being sent, reports of its state are ignored, since they are outdated. A request that stays
+missing, broken off or ending is sent again or ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The times by which a client's link to a pool in Redis works."""
+"""Intervals and time-outs of a client's link to a pool in Redis."""
 
 from __future__ import annotations
 
