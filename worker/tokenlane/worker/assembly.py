@@ -53,8 +53,8 @@ async def open_lane(
     """Connect a lane to its pool, and keep its leases and its streams going as long as the block lasts.
 
     Args:
-        provider: the back end; None: the registry makes one from the settings. Closed at the end.
-        cache: where vectors are kept; None: nowhere.
+        provider: the back end, which is closed at the end; by default the registry creates it from the settings.
+        cache: the cache of vectors; by default there is none.
         transcripts: log requests and answers.
 
     Raises:
@@ -173,7 +173,7 @@ async def _assemble(
 
 
 async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, BackEndCondition]:
-    """What the lane offers at first, and the condition of its back end."""
+    """The lane's first announcement, and the condition of its back end."""
     condition = await condition_of(backend)
     try:
         return await describe_lane(settings, backend, reachable=condition == UP), condition

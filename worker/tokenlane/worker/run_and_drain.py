@@ -1,4 +1,4 @@
-"""Runs a worker until it is asked to stop, then drains it: no new work, and time for what runs."""
+"""Runs a worker until it is asked to stop, then drains it: it takes no new work, and running requests may end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 30.0
 """How long running requests may go on when the worker stops."""
 _CLOSE_S = 10.0
-"""How long they may take to end once they are broken off."""
+"""How long cancelled requests may take to end."""
 
 
 async def run_worker(
@@ -105,7 +105,7 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
 
 
 async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
-    """Take no new work, wait `drain_s` for what runs, then break it off: it is requeued, or ends as interrupted."""
+    """Take no new work, wait `drain_s` for running requests, then cancel them: each is requeued or interrupted."""
     lane.availability.draining = True
     await lane.heartbeat.beat()
     await asyncio.gather(*(worker.stop_picking() for worker in workers))
@@ -116,6 +116,6 @@ async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> No
 
 
 async def _ended(workers: Sequence[LaneWorker], within_s: float) -> bool:
-    """Wait for the end of all jobs; False if some still run when the time is over."""
+    """Wait for the end of all jobs; False if some still run when the time has passed."""
     jobs = [job for worker in workers for job in worker.tasks.values()]
     return not jobs or not (await asyncio.wait(jobs, timeout=within_s))[1]

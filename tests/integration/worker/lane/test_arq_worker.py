@@ -95,7 +95,7 @@ async def test_a_limit_rises_and_falls_while_requests_run(redis_url: str, pool: 
         await until(lambda: provider.running == 2)
 
         provider.slots = 1
-        async with lane.heartbeat._one_at_a_time:  # no router has heard of it yet
+        async with lane.heartbeat._beat_lock:  # no router has heard of it yet
             await lane.models.announce_again()
             await give(pool, third)
         async with asyncio.timeout(10):

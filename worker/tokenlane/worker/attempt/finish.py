@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PAST_DEADLINE_S = 10.0
-"""So long after a request's deadline its end is not repeated any more to a pool that does not answer."""
+"""The time after a request's deadline when a worker stops reporting its end to a pool that does not answer."""
 
 
 async def finish(lane: Lane, run: Run, outcome: Outcome) -> Became:
-    """Decide what becomes of the request, and tell the pool, however long it does not answer."""
+    """Decide what becomes of the request, and record it in the pool, retrying until the pool answers."""
     rest = await run.outlet.close()
     match outcome:
         case Answered(usage, result):
@@ -75,7 +75,7 @@ def _answer(lane: Lane, run: Run, rest: Rest) -> dict[str, Any]:
 
 
 async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
-    """Have the lane check its back end, or drain for lack of a key; whether the attempt reached the back end."""
+    """Have the lane check its back end, or drain if it lacks a key. Return whether the attempt reached the back end."""
     if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
         lane.heartbeat.note(error.code)
@@ -143,7 +143,7 @@ async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T |
     clock, was_outdated = asyncio.get_running_loop().time, False
 
     def is_useless() -> bool:
-        # An earlier call whose answer was lost may have made the attempt outdated: the next call tells.
+        # An earlier call whose reply was lost may already have ended the attempt; the next call shows that.
         nonlocal was_outdated
         useless, was_outdated = was_outdated, run.reason == "stale"
         return useless or clock() > run.deadline + _PAST_DEADLINE_S

@@ -36,7 +36,7 @@ def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnd
 
 
 def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:
-    """Call all observers with the event; a bug in one of them is logged and counted, and harms nothing else."""
+    """Call all observers with the event. A bug in an observer is logged and counted, and affects no other observer."""
     for observer in observers:
         try:
             observer(event)

@@ -14,14 +14,14 @@ from tokenlane.worker.lane.running_attempts import Stopped
 
 @dataclass(frozen=True)
 class Answered:
-    """The back end has given the whole answer. `result`: the answer to a request that is no chat."""
+    """The back end has completed the answer. `result`: the answer, unless the request is a chat."""
 
     usage: Usage
     result: Result | None = None
 
 
 Outcome: TypeAlias = Answered | LlmError | Stopped
-"""How an attempt ended: the answer is whole, the attempt failed, or it was stopped."""
+"""How an attempt ended: it completed its answer, failed, or was stopped."""
 
 Became: TypeAlias = Ending | Literal["requeued", "left"]
-"""What became of the request. `left`: to a newer attempt, or to its lease."""
+"""What became of the request. `left`: a newer attempt runs it, or its lease decides."""

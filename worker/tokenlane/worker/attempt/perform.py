@@ -20,7 +20,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
     """Do the request's work.
 
     Raises:
-        LlmError: as the provider raises; the part of a chat that came before is published.
+        LlmError: the provider raised it. The part of a chat before the error is published.
     """
     result: Result
     match request:
@@ -40,11 +40,11 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
 
 
 async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
-    """Publish the back end's stream as it comes.
+    """Publish the back end's stream as it arrives.
 
     Raises:
-        LlmError: as the provider raises, or because the stream ended without a finish reason.
-        NoToolCall: the answer is whole and calls no tool, though the request demands a call.
+        LlmError: the provider raised it, or the stream ended without a finish reason.
+        NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
     outlet, model = run.outlet, run.started.model
     finish_reason: FinishReason | None = None
@@ -72,7 +72,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
 
 
 def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
-    """The arguments of a provider's `chat`: the request, the model, and the text to continue if the agent began one."""
+    """The arguments of a provider's `chat`: the request, the model, and the agent's partial answer, if any."""
     last = request.messages[-1]
     if not request.continue_final or not isinstance(last.content, str):
         return request, model, None
@@ -80,7 +80,7 @@ def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, s
 
 
 def _no_call(finish_reason: FinishReason) -> NoToolCall:
-    """The error for an answer that calls no tool but had to: servers may accept `tool_choice` and ignore it."""
+    """The error for an answer without a required tool call: some servers accept `tool_choice` but ignore it."""
     if finish_reason == "length":
         return NoToolCall(
             "The answer was cut off before it called a tool, as `tool_choice` requires: raise max_tokens."

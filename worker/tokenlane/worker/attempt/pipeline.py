@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
-    """Run an attempt to its end. Its failures are the request's; none is raised.
+    """Run an attempt to its end. Failures end or requeue the request, and are not raised.
 
     Cancellation: the back end's stream is closed, and the request is requeued or ends as interrupted.
     """
@@ -57,9 +57,9 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
 
 
 async def _claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
-    """Start the attempt, so that no other worker runs it; None if it is not this worker's, or the worker shuts down.
+    """Claim the attempt, so that no other worker runs it; None if another worker has it, or this worker shuts down.
 
-    The call is repeated: a server that did not answer may have started the attempt all the same.
+    The call is repeated, since a server that did not answer may still have started the attempt.
     """
     if lane.runs.closing:
         return None
@@ -82,7 +82,7 @@ async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
 
 
 async def _produce(lane: Lane, run: Run) -> Outcome:
-    """Do everything from reading the request to the end of the back end's stream, which is closed when this returns."""
+    """Read the request, call the back end, and close its stream before returning."""
     try:
         async with run.stoppable():
             request = await read(lane, run.started)
@@ -96,7 +96,7 @@ async def _produce(lane: Lane, run: Run) -> Outcome:
 
 
 def _as_ours(error: Exception) -> LlmError:
-    """An error that providers should not raise is reported by its class alone: its text may quote a prompt."""
+    """The error for an unexpected exception. It names only the class, since the text may quote a prompt."""
     if isinstance(error, LlmError):
         return error
     kind = type(error).__name__

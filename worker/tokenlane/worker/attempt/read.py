@@ -18,7 +18,7 @@ async def read(lane: Lane, started: Started) -> Request:
     """Open the payload. The pool is asked about an unknown key until it answers.
 
     Raises:
-        BadRequest: the payload is no request of its kind, or was altered after it was sealed.
+        BadRequest: the payload is not a valid request of its kind, or was altered after it was sealed.
         PoolKeyMismatch: this worker lacks the key; `retryable` if another worker may have it.
     """
     while True:

@@ -1,4 +1,4 @@
-"""Asks the agent how far the answer has got before a request is run again, and continues from there."""
+"""Asks the agent, before a request is run again, how much of the answer it has, and continues from there."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def resume(lane: Lane, run: Run) -> None:
     The lane's slot is held while the agent is asked, for up to the policy's `orphan_ms`.
 
     Raises:
-        Stopped: no agent wants the answer any more, or a newer attempt gives it.
-        LlmError: the agent has a part of the answer, which cannot be continued.
+        Stopped: no agent waits for the answer any more, or a newer attempt gives it.
+        LlmError: the agent has a part of the answer, and the answer cannot be continued.
     """
     if run.started.starts == 1:
         return
@@ -47,7 +47,7 @@ async def _policy(lane: Lane) -> Policy:
 
 
 async def _ask_agent(lane: Lane, run: Run, patience_s: float) -> Handover | None:
-    """The agent's answer; None if no agent answers in time. Time without Redis does not count."""
+    """The agent's reply; None if no agent replies in time. Time without Redis does not count."""
     clock = asyncio.get_running_loop().time
     until = clock() + patience_s
     while clock() < until:

@@ -23,7 +23,7 @@ _SECRET_TEXT = re.compile(r"(?i)\bbearer\s+\S+|\b(sk|hf|ghp|xox[abp])[-_][A-Za-z
 
 
 def log_request(request: ChatRequest, attempt: int, model: str) -> None:
-    """Log a request as the back end gets it."""
+    """Log a request in the form that the back end gets."""
     fields = masked(request.model_dump(mode="json", exclude_unset=True))
     logger.info("request of attempt %d to %s: %s", attempt, model, json.dumps(fields, ensure_ascii=False))
 
@@ -39,7 +39,7 @@ async def logged(
                 deltas.append(delta.model_copy())
                 yield delta
     finally:
-        # In one piece, so that a key which came in several is masked too.
+        # Logged in one piece, to mask a key that arrived in several pieces.
         answer: dict[str, JsonValue] = {
             "text": "".join(delta.text for delta in deltas),
             "reasoning": "".join(delta.reasoning for delta in deltas),

@@ -18,10 +18,11 @@ T = TypeVar("T")
 async def until_answered(
     lane: Lane, what: str, call: Callable[[], Awaitable[T]], is_useless: Callable[[], bool] = lambda: False
 ) -> T | None:
-    """What the call returns; None once the worker shuts down, or repeating is useless. The first failure is logged.
+    """Repeat the call and return its result; None if the worker shuts down or repeating is useless. The first failure
+    is logged.
 
     Args:
-        what: what has to wait, for people.
+        what: what has to wait, for the log.
     """
     failing = False
     while True:

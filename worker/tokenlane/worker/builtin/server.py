@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 SLOT_TOKENS = 2048
 """The context of one slot."""
 CAPACITY = 4
-"""Slots, unless the lane's settings say how many."""
+"""The default number of slots."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 STEADY_S = 10.0
-"""A restarted server that dies sooner than this is given up."""
+"""A restarted server that dies sooner than this is not restarted again."""
 
 
 def needs_server(lane: LaneSettings) -> bool:
@@ -39,10 +39,11 @@ def needs_server(lane: LaneSettings) -> bool:
 
 @asynccontextmanager
 async def with_own_server(lane: LaneSettings, progress: Progress | None = None) -> AsyncIterator[LaneSettings]:
-    """Run a model server for the lane if it needs one, and download the model if need be; the lane with its endpoint.
+    """Run a model server for the lane if it needs one, downloading the model if it is missing. Yield the lane with its
+    endpoint.
 
     Raises:
-        LlmError: as `fetch` and `builtin_server`.
+        LlmError: see `fetch` and `builtin_server`.
     """
     if not needs_server(lane):
         yield lane
@@ -59,10 +60,10 @@ async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIte
     this process, however that dies.
 
     Args:
-        capacity: slots, or requests answered at once, each with `SLOT_TOKENS` of context.
+        capacity: the number of slots (requests at once), each with `SLOT_TOKENS` of context.
 
     Raises:
-        ProviderDown: the server did not start, or not again; the block is cancelled for that.
+        ProviderDown: the server could not be started or restarted. The block is cancelled then.
     """
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     try:
@@ -74,7 +75,7 @@ async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIte
 
 
 async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> None:
-    """Run the server again and again; `ready` gets the endpoint of the first run, at which all others serve too."""
+    """Run the server, and restart it when it dies. `ready` gets the endpoint, which stays the same after a restart."""
     clock, again = asyncio.get_running_loop().time, False
     while True:
         port = urlsplit(ready.result()).port or 0 if again else 0
@@ -97,7 +98,7 @@ async def _process(model_path: Path, capacity: int, port: int) -> AsyncIterator[
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # its log could quote prompts
-            start_new_session=True,  # a terminal's Ctrl-C reaches the worker alone, which drains first
+            start_new_session=True,  # so that a terminal's Ctrl-C reaches only the worker, which drains first
         )
     )
     patience_s = 0.0

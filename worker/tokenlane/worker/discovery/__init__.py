@@ -1,1 +1,1 @@
-"""Finds the back end of a lane that names none: which model servers answer, and which of them to use."""
+"""Finds a back end for a lane without a provider: finds the model servers that answer, and chooses one of them."""

@@ -1,4 +1,4 @@
-"""Looks at endpoints for model servers: which kind of server answers, and whether it has a model that can chat."""
+"""Probes endpoints for model servers: finds the kind of server that answers, and its models that can chat."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ async def look(place: Target) -> ModelServer:
     return ModelServer(place.lane, place.provider, problem=_problem(Code.BACK_END, why, place))
 
 
-def _problem(code: Code, found: str, place: Target) -> Finding:
-    return Finding(code, "fail", found, subject=masked_url(place.lane.endpoint or ""))
+def _problem(code: Code, observed: str, place: Target) -> Finding:
+    return Finding(code, "fail", observed, subject=masked_url(place.lane.endpoint or ""))
 
 
 async def kind_at(lane: LaneSettings) -> str | None:

@@ -74,7 +74,7 @@ class Batches:
         self._call_task: asyncio.Task[list[list[float]]] | None = None
         self._call_parts: Sequence[_Part] = ()
         self._accepted: dict[str, int] = {}
-        """How many texts the server accepts in one call, by model, where it has stated a number."""
+        """How many texts the server accepts in one call, by model, if it has stated a number."""
 
     async def vectors(
         self, model: str, texts: Sequence[str], *, dimensions: int | None = None, alone: bool = False
@@ -127,7 +127,7 @@ class Batches:
         return [_Part(each, each.texts[each.begun - count : each.begun]) for each, count in taken.items()]
 
     def _take_turns(self, requests: Sequence[_Request], most: int) -> dict[_Request, int]:
-        """Begin up to `most` texts for the next batch; returns how many of each request."""
+        """Choose up to `most` texts for the next batch; returns how many of each request."""
         taken: dict[_Request, int] = {}
         turns = deque(requests)
         texts = characters = 0
@@ -201,7 +201,7 @@ def _fail(batch: Sequence[_Part], error: Exception) -> None:
 
 
 def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part]]:
-    """The smaller batches to try in place of one that failed; none if they would fail too.
+    """The smaller batches to try in place of a failed batch; none if they would fail too.
 
     The texts of one request may have caused the failure, or the server accepts fewer texts in one call and says so in
     words that we do not recognise. Errors that may pass are not retried here: a request that comes again comes alone.

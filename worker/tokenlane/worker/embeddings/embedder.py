@@ -30,8 +30,8 @@ class Embedder:
     """Answers the embed requests of one lane. Start `run()` as a background task.
 
     Args:
-        provider_name: as it is configured.
-        cache: vectors that this host has computed before; None: no cache.
+        provider_name: the configured name of the provider.
+        cache: the cache of vectors that this host has computed; None for no cache.
     """
 
     def __init__(self, provider: LlmProvider, provider_name: str, cache: VectorCache | None = None) -> None:

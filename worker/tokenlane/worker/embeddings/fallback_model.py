@@ -80,7 +80,7 @@ class FastText(AbstractAsyncContextManager["FastText", None]):
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words of a text as the model knows them: in lower case, and runs of punctuation between them."""
+    """The words of a text in lower case, with runs of punctuation as words, as in the model's vocabulary."""
     for word in _WORD.finditer(text):
         yield word[0].lower()
 

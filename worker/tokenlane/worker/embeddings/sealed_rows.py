@@ -27,8 +27,8 @@ _SUM_BYTES = 4
 
 @dataclass(frozen=True)
 class Origin:
-    """What determines a text's vector besides the text. `build` distinguishes models of one name: the digest, or the
-    back end's endpoint where no digest is known."""
+    """The origin of vectors: together with the text, it determines a vector. `build` distinguishes models of one name:
+    it is the digest or, if no digest is known, the back end's endpoint."""
 
     provider: str
     model: str

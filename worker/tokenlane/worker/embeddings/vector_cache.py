@@ -33,7 +33,7 @@ _READ_AT_ONCE = 500
 _TOUCHED_AT_ONCE = 1_000
 _TOUCHED_MOST = 20_000
 _TOUCHED_AFTER_S = 60
-"""A use is noted if the one before was longer ago."""
+"""How long after a recorded use the next use is not recorded."""
 _UNWRITTEN_BYTES = 16 * 1024 * 1024
 _UNWRITTEN_SHARE = 0.1
 _FULL_SHARE, _KEPT_SHARE = 0.9, 0.8
@@ -138,7 +138,7 @@ class VectorCache:
             self._give_up(error)
 
     async def _run(self) -> None:
-        """Write what waits to be written, and the rest when the cache closes."""
+        """Write waiting vectors until the cache closes, then write the rest."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -240,7 +240,7 @@ async def _prepare(file: aiosqlite.Connection) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The error for people: of an unexpected error only the class, because its text may quote a vector's text."""
+    """The error for the log. An unexpected error shows only its class, because its text may quote an embedded text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__

@@ -29,7 +29,7 @@ from .lane import Lane
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-"""How often workers look for jobs whose bell they may have missed."""
+"""How often workers check their queues for jobs whose doorbell message they may have missed."""
 _HEALTH_S = 5  # between two records for `arq --check`
 _BROKEN = (RedisError, OSError)
 _JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
@@ -50,7 +50,7 @@ NO_FUNCTIONS = (arq.worker.func(_run_nothing, name="run_request"),)
 
 
 RunRequest: TypeAlias = Callable[[Lane, str, int], Awaitable[None]]
-"""Runs an attempt to its end, given the lane, the request's id and the attempt's number."""
+"""A function that runs an attempt to its end, given the lane, the request's id and the attempt's number."""
 
 
 class LaneWorker(arq.worker.Worker):
@@ -72,26 +72,26 @@ class LaneWorker(arq.worker.Worker):
         self._requeued: set[str] = set()
 
     async def listen(self) -> None:
-        """Hear the lane's doorbell, and of changes of its limit, from now on."""
+        """Subscribe to the lane's doorbell, and to changes of its limit."""
         self._lane.heartbeat.on_announced(self._announced)
         bell = self._lane.pool.keys.lane_doorbell(self._lane.name, self.kind)
         await self._lane.hub.subscribe(bell, self.ring, self.wake)
 
     def wake(self) -> None:
-        """Look at the queue now, or as soon as a slot is free."""
+        """Check the queue now, or as soon as a slot is free."""
         self._more_queued = True
         self._woken.set()
 
     def ring(self, bell: bytes) -> None:
-        """Start the job that the bell names, without a look at the queue, or as soon as a slot is free."""
+        """Start the job that the doorbell message names, without reading the queue; or as soon as a slot is free."""
         job_id = bell.decode("utf-8", "replace")
         if _JOB.fullmatch(job_id):
             self._start_all([job_id])
         else:
-            self.wake()  # the bell of another version, or nonsense: anybody may write to the channel
+            self.wake()  # from another version, or malformed: anybody may write to the channel
 
     async def stop_picking(self) -> None:
-        """Start no more jobs, and requeue those that no worker has started. Announce that the lane drains before."""
+        """Start no more jobs, and requeue the jobs that no worker has started. Announce first that the lane drains."""
         self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(self._answer_s):
@@ -100,7 +100,7 @@ class LaneWorker(arq.worker.Worker):
             logger.warning("jobs not started are left to their start leases: %s", self._translated(error))
 
     async def abandon(self) -> None:
-        """Start no more jobs, cancel those that run and wait for their end; delete ARQ's health record."""
+        """Start no more jobs, cancel the running jobs and wait for their end; delete ARQ's health record."""
         self.allow_pick_jobs = False
         tasks = list(self.tasks.values())
         for task in tasks:
@@ -111,7 +111,7 @@ class LaneWorker(arq.worker.Worker):
                 await self.pool.delete(self.health_check_key)
 
     async def main(self) -> None:
-        # ARQ's own asks the server about itself first, and ends if there is no answer.
+        # ARQ's own loop first reads the server's INFO, and ends if the server does not answer.
         while True:
             await self._poll_iteration()
 
@@ -132,7 +132,7 @@ class LaneWorker(arq.worker.Worker):
         self._woken.clear()
 
     async def _look_at_queue(self) -> None:
-        """Start the jobs that no worker has started yet; requeue those that exceed the lane's limit by now."""
+        """Start the jobs that no worker has started yet; requeue the jobs beyond the lane's present limit."""
         limit_changed, self._limit_changed = self._limit_changed, False
         if self._limit > 0 and not limit_changed and not self._has_room():
             return
@@ -182,7 +182,7 @@ class LaneWorker(arq.worker.Worker):
         self.jobs_complete += 1
 
     def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
-        """Log the error, unless one was logged since the queue could last be read."""
+        """Log the error, unless one was already logged since the queue was last read."""
         if not self._failing:
             logger.warning("lane %r: %s: %s", self._lane.name, what, self._translated(error))
         self._failing = True
@@ -192,7 +192,7 @@ class LaneWorker(arq.worker.Worker):
 
 
 async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
-    """Wake the workers every so often while anything is in their queues, since they may have missed its bell."""
+    """Wake the workers regularly while their queues hold jobs, since they may have missed a doorbell message."""
     while True:
         await asyncio.sleep(every_s)
         try:

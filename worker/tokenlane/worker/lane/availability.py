@@ -1,4 +1,4 @@
-"""What a lane takes now: its state, its limits and its models. The heartbeat announces it; the ARQ worker obeys it."""
+"""The work that a lane accepts now: its state, limits and models. The heartbeat announces it; the ARQ worker obeys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Availability:
 
     @property
     def condition(self) -> BackEndCondition:
-        """How the lane's back end is."""
+        """The condition of the lane's back end."""
         return self._condition
 
     @condition.setter

@@ -1,4 +1,4 @@
-"""Describes a lane for its announcement: its models, what each can do, and how much work of each kind it takes."""
+"""Describes a lane for its announcement: its models, their abilities, and its limit for each kind of work."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 logger = logging.getLogger(__name__)
 
 _TAKES: dict[Kind, type] = {"embed": Embeds}
-"""The protocol that a provider must have for a lane to take that kind of work; any provider will do for the others."""
+"""The protocol that a provider must implement for a kind of work. Kinds that are not listed need none."""
 
 
 async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reachable: bool = True) -> Announcement:
-    """What the lane offers, by its settings or else by its back end, without models that differ from their pins.
+    """The lane's offer, from its settings or else its back end, without models whose digests differ from their pins.
 
     Args:
-        reachable: the back end can be asked; else the settings alone describe the lane.
+        reachable: whether the back end can be asked. If not, only the settings describe the lane.
 
     Raises:
         ModelNotFound: the settings name no model, and the back end neither serves one nor can pull one.
-        BadRequest: the settings want models pulled on demand, which the provider cannot.
+        BadRequest: the settings ask to pull models on demand, but the provider cannot pull.
         LlmError: the back end does not answer.
     """
     if settings.auto_pull and not _may_start_empty(provider):
@@ -59,12 +59,12 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
 
 
 def _may_start_empty(provider: LlmProvider) -> bool:
-    """Whether its server may start without a model and pull models later."""
+    """Whether the lane's server may start without a model and pull models later."""
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
 def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The models of the lane: those in the settings, else those of the back end that chat or embed."""
+    """The lane's models: the settings' models, or else the back end's models that chat or embed."""
     if settings.models and settings.auto_pull:
         return tuple(name for name in settings.models if _has(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
@@ -74,8 +74,8 @@ def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, .
 async def _as_pinned(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
 ) -> tuple[str, ...]:
-    """The models without a pin, and those whose content matches it. Where models come and go while the server runs, a
-    pinned model that is not there is left out too: nobody has checked what the next pull brings."""
+    """The models without a pin, and the pinned models whose digest matches. If models come and go while the server
+    runs, a missing pinned model is left out too, since the next pull is not checked yet."""
     kept = []
     may_come = _may_start_empty(provider)
     for model in models:
@@ -92,7 +92,7 @@ async def _as_pinned(
 def _offer(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo], chats: int
 ) -> Offer:
-    """What the lane takes, with `chats` at once. A model in the settings that the back end does not list can chat."""
+    """The lane's offer, with `chats` chats at once. A model that only the settings list is assumed to chat."""
     abilities = {model.name: model.capabilities for model in listed if model.capabilities}
     named = ((name, served_name(name, tuple(abilities))) for name in models)
     limits = {
@@ -114,7 +114,7 @@ def _has(listed: Sequence[ModelInfo], model: str) -> bool:
 
 
 def _global_endpoint(endpoint: str) -> str:
-    """An endpoint as other hosts can tell it from theirs: with this host's name for a loopback address or a socket."""
+    """The endpoint with this host's name in place of a loopback address or a socket, to be unique in the pool."""
     parts = urlsplit(endpoint)
     if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):
         return masked_url(endpoint)

@@ -1,4 +1,4 @@
-"""A worker's beat: announces its lane, renews the leases of all attempts it runs, and stops those it has lost."""
+"""A worker's beat: announces its lane, renews the leases of all its attempts, and stops attempts that it has lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Heartbeat:
         self.facts = facts
         self._pool, self._worker, self._availability = pool, worker, availability
         self._runs, self._report = runs, report
-        self._registered: tuple[WorkerInfo, str] | None = None  # the pool has these facts and ids of keys
+        self._registered: tuple[WorkerInfo, str] | None = None  # the facts and key ids that the pool has
         self._fault: BackEndFailure | None = None
         self._announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -46,7 +46,7 @@ class Heartbeat:
         self._failing = False
         self._conflict: str | None = None
         self._hurry = asyncio.Event()
-        self._one_at_a_time = asyncio.Lock()
+        self._beat_lock = asyncio.Lock()
 
     async def open(self) -> None:
         """Beat for the first time; routers may give the lane work from now on.
@@ -79,15 +79,15 @@ class Heartbeat:
         self._hurry.set()
 
     def on_announced(self, then: Callable[[], None]) -> None:
-        """Call `then` whenever the pool has heard that the lane's offer or state has changed."""
+        """Call `then` whenever the pool has recorded a change of the lane's offer or state."""
         self._listeners.append(then)
 
     def note(self, code: str) -> None:
-        """Report with the next beat that the back end failed with this error code; the newest counts."""
+        """Report this error code of the back end with the next beat. The newest code replaces older ones."""
         self._fault = BackEndFailure(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
-        """Announce the lane as it is now, and renew all that runs; an outage is logged."""
+        """Announce the lane as it is now, and renew all leases. An outage is logged."""
         try:
             beat = await self._renew()
             self._failing = False
@@ -102,8 +102,8 @@ class Heartbeat:
         self._conflict = beat.conflict
 
     async def _renew(self) -> Beat:
-        # One at a time, or an older beat could undo the announcement that the lane drains.
-        async with self._one_at_a_time:
+        # Beats must not overlap, or an older beat could undo the announcement that the lane drains.
+        async with self._beat_lock:
             held, fault, lane = list(self._runs), self._fault, self._availability
             announced = lane.announcement, lane.state
             beat = await self._pool.beats.renew(
@@ -131,5 +131,5 @@ class Heartbeat:
             await self._pool.beats.register(self._worker, lane.announcement.lane, self.facts)
             self._registered = now
             if lane.condition != UP:
-                self.hurry()  # the pool keeps the condition of registered workers only
+                self.hurry()  # the pool only keeps the condition of registered workers
         return beat

@@ -1,4 +1,4 @@
-"""The lane that a worker serves: everything that its attempts share."""
+"""The lane that a worker serves, with everything that its attempts share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collects the deltas of one attempt, serialized, until the publisher's next flush."""
+"""Collects the serialized deltas of one attempt until the publisher's next flush."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rest:
-    """The last deltas of an answer, from position `first`, which no flush has published."""
+    """The unpublished deltas at the end of an answer, from position `first` on."""
 
     first: int
     deltas: list[TokenDelta]
 
     @property
     def end(self) -> int:
-        """How many deltas the answer has."""
+        """The number of deltas of the whole answer."""
         return self.first + len(self.deltas)
 
 
@@ -46,14 +46,14 @@ class Outlet:
         self._waiting_bytes = 0
 
     def start_at(self, position: int) -> None:
-        """Continue an answer of which the agent has all deltas before `position`. Call this before the first `put`."""
+        """Continue an answer at `position`: the agent has all deltas before it. Call this before the first `put`."""
         self._first = position
 
     def put(self, delta: TokenDelta) -> None:
         """Publish the next delta of the answer soon. The outlet owns it from now on.
 
         Raises:
-            ValueError: JSON cannot carry the text, such as half a surrogate pair.
+            ValueError: the text cannot be JSON, for example because it holds half a surrogate pair.
         """
         if delta.model:
             if delta.model != self.model:
@@ -71,7 +71,7 @@ class Outlet:
 
     @property
     def crowded(self) -> bool:
-        """Whether more waits for a flush than should."""
+        """Whether so much waits for a flush that the back end should not be read any further."""
         return self._waiting_bytes > self._publisher.unflushed_bytes
 
     async def room(self) -> None:
@@ -80,7 +80,7 @@ class Outlet:
             await self._publisher.landed()
 
     async def send(self, message: ChannelMessage) -> None:
-        """Publish a message that is no part of the answer, at once.
+        """Publish a message that is not a part of the answer, at once.
 
         Raises:
             LlmError: the pool does not answer.
@@ -88,7 +88,7 @@ class Outlet:
         await self._publisher.pool.publish([(self.channel, message.to_wire())])
 
     async def report_progress(self, progress: Progress) -> None:
-        """Tell the agent how far the work is. A report that is lost is not repeated: the next one says more."""
+        """Report the progress of the work to the agent. A lost report is not repeated, since the next is newer."""
         publisher = self._publisher
         with suppress(LlmError):
             await self.send(
@@ -96,7 +96,7 @@ class Outlet:
             )
 
     def take(self) -> bytes:
-        """The waiting deltas as one message, which is kept for replays."""
+        """The waiting deltas as one message. It is kept for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
         self._clear()
@@ -104,7 +104,7 @@ class Outlet:
         return message
 
     async def close(self) -> Rest:
-        """Wait for the flush in flight; return the deltas that no flush has taken, and none will."""
+        """Stop flushing: wait for the flush in flight, and return the deltas that were not published."""
         await self._publisher.withdraw(self)
         rest = Rest(self._first, self._waiting)
         self._clear()
@@ -115,7 +115,7 @@ class Outlet:
         self._publisher.memory.end(self.attempt, message)
 
     def discard(self) -> None:
-        """Forget the attempt: a later one will answer the request."""
+        """Forget the attempt: a later attempt will answer the request."""
         self._publisher.memory.forget(self.attempt)
 
     def _clear(self) -> None:

@@ -23,7 +23,7 @@ from .timings import TIMINGS, Timings
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024
-"""While more than this of one request waits for a flush, its back end is not read any further."""
+"""While more bytes than this of one answer wait for a flush, its back end is not read any further."""
 
 
 class Publisher:
@@ -60,7 +60,7 @@ class Publisher:
         return Outlet(self, (request_id, attempt), self.pool.keys.deltas(request_id), model)
 
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
-        """Publish again what is kept from position `after` on; False if nothing is kept of the attempt."""
+        """Publish the attempt's kept messages again from position `after` on; False if none are kept."""
         key = (request_id, attempt)
         if key not in self.memory:
             return False
@@ -69,7 +69,7 @@ class Publisher:
         return True
 
     def report(self) -> DeliveryReport:
-        """How much was published so far, and how much is kept now."""
+        """Counts of what was published so far and what is kept now."""
         return DeliveryReport(
             flushes=self._flushes, messages=self._messages, replays=self._replays, kept_bytes=self.memory.bytes
         )
@@ -101,14 +101,14 @@ class Publisher:
             self._timer = asyncio.get_running_loop().call_later(self._company_s, self._due.set)
 
     async def withdraw(self, outlet: Outlet) -> None:
-        """Flush the outlet no more; returns when no flush that carries its deltas is in flight."""
+        """Stop flushing the outlet; returns when no flush with its deltas is in flight."""
         self._speaking.discard(outlet)
         self._waiting.pop(outlet, None)
         while outlet in self._flying:
             await self.landed()
 
     async def landed(self) -> None:
-        """Wait for the end of the flush in flight, or of the next one."""
+        """Wait for the end of the current or next flush."""
         await self._landing.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Checks that a lane's back end can work, and closes the lane to new work while it cannot.
+"""Checks whether a lane's back end can work, and closes the lane to new work while it cannot.
 
 The back end is checked when the worker starts, when an attempt fails in a way that may be its fault, now and then while
 nothing runs, and all the time while it is not up. Before it counts as up again the lane reads anew what it serves.
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
 _SHARE = 0.25
-"""A back end that returns is noticed within this share of the time for which it was away."""
+"""A returning back end is noticed after at most this share of the time for which it was away."""
 _MOST_CHARACTERS = 300
 
 
@@ -41,7 +41,7 @@ def condition_after(error: LlmError) -> BackEndCondition:
 
 
 async def condition_of(provider: LlmProvider) -> BackEndCondition:
-    """How the back end is, by its health page, or by its list of models if the provider knows no such page."""
+    """The condition of the back end, from its health check, or from its list of models if the provider has no check."""
     try:
         if isinstance(provider, TellsHealth):
             await provider.healthy()
@@ -58,7 +58,7 @@ class Readiness:
     """Watches one back end, and announces its condition.
 
     Args:
-        describe: reads anew which models the lane has; raises `LlmError` if it cannot.
+        describe: asks the back end again for the lane's models; raises `LlmError` if that fails.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Readiness:
         self._clock = asyncio.get_running_loop().time
         self._check_s = timings.check_hosted_s if provider.endpoint.startswith("https://") else timings.check_s
         self._describe_s = timings.describe_s
-        self._one_at_a_time = asyncio.Lock()
+        self._check_lock = asyncio.Lock()
         self._hurry = asyncio.Event()
-        self._suspicious = self._said_loading = False
+        self._suspicious = self._loading_logged = False
         self._heard_at = self._described_at = self._clock()
         self._away_since = None if self._is_up else self._clock()
 
@@ -94,10 +94,10 @@ class Readiness:
                     await self._hurry.wait()
 
     def answered(self) -> None:
-        """Note that the back end has answered a request, which no check can better."""
+        """Note that the back end has answered a request, which is better evidence than any check."""
         if self._is_up:
             self._heard_at = self._clock()
-            self._away_since, self._said_loading = None, False
+            self._away_since, self._loading_logged = None, False
 
     async def failed(self, error: LlmError) -> bool:
         """Note that an attempt failed before its first token; whether it failed without having reached the model.
@@ -106,20 +106,20 @@ class Readiness:
         died with its server had reached the model: the request may be what kills it.
         """
         if error.back_end == "loading":  # whatever its health page says
-            async with self._one_at_a_time:
-                self._said_loading = True
+            async with self._check_lock:
+                self._loading_logged = True
                 await self._become(condition_after(error))
             return True
         if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
             return False
         failed_at = self._clock()
-        async with self._one_at_a_time:
+        async with self._check_lock:
             if self._is_up and self._heard_at < failed_at:
                 await self._check()
             return error.back_end is not None and not self._is_up
 
     def suspect(self) -> None:
-        """Have the back end checked soon: an attempt broke off in the middle of its answer."""
+        """Check the back end soon, because an attempt broke off in the middle of its answer."""
         self._suspicious = True
         self._hurry.set()
 
@@ -129,7 +129,7 @@ class Readiness:
 
     async def _turn(self) -> None:
         suspicious, self._suspicious = self._suspicious, False
-        async with self._one_at_a_time:
+        async with self._check_lock:
             describes = self._clock() - self._described_at >= self._describe_s
             if self._runs and self._is_up and (describes or not suspicious):
                 self._heard_at = self._clock()  # its requests show that it works; a busy server may fail its check
@@ -154,7 +154,7 @@ class Readiness:
         await self._become(condition)
 
     async def _condition_described(self) -> BackEndCondition:
-        """Read anew what the lane serves; the condition of the back end that this shows."""
+        """Ask the back end again for the lane's models, and return the condition that this shows."""
         self._described_at = self._clock()
         lane = self._availability.announcement
         try:
@@ -174,8 +174,8 @@ class Readiness:
         self._heard_at = self._clock()
         self._hurry.set()
         name = self._availability.announcement.lane
-        # A server that answers "loading" to each new try is no news each time.
-        level = logging.INFO if self._said_loading and self._away_since is not None else logging.WARNING
+        # A server may answer "loading" to each try: that is logged only once.
+        level = logging.INFO if self._loading_logged and self._away_since is not None else logging.WARNING
         if condition == UP:
             logger.log(level, "lane %r takes work: its back end is up", name)
         else:

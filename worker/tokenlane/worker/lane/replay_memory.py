@@ -1,4 +1,4 @@
-"""Keeps what attempts published, for agents that missed some of it."""
+"""Keeps the messages that attempts published, for agents that missed some of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ AttemptKey: TypeAlias = tuple[str, int]
 """Request id and attempt."""
 
 KEPT_BYTES = 64 * 1024 * 1024
-"""The most that is kept of all attempts together, running ones included."""
+"""The limit of all kept messages together, those of running attempts included."""
 REPLAY_BYTES = 1024 * 1024
-"""The most that one replay sends, since live output waits for it; the agent asks again for the rest."""
+"""The limit of one replay, since live output waits for it. The agent asks again for the rest."""
 
 
 class ReplayMemory:
@@ -30,7 +30,7 @@ class ReplayMemory:
         return attempt in self._sent
 
     def open(self, attempt: AttemptKey) -> None:
-        """Keep what the attempt will publish."""
+        """Keep the messages that the attempt will publish."""
         self._sent[attempt] = deque()
 
     def keep(self, attempt: AttemptKey, end: float, message: bytes) -> None:
@@ -47,12 +47,12 @@ class ReplayMemory:
             self.bytes -= len(sent.popleft()[1])
 
     def end(self, attempt: AttemptKey, message: bytes) -> None:
-        """Keep the message that ended the attempt, with which each replay ends."""
+        """Keep the message that ended the attempt. Each replay ends with it."""
         self._ended[attempt] = asyncio.get_running_loop().call_later(self._kept_s, self.forget, attempt)
         self.keep(attempt, math.inf, message)
 
     def after(self, attempt: AttemptKey, position: int) -> list[bytes]:
-        """The messages that hold anything from `position` on, as many as one replay sends."""
+        """The messages with deltas from `position` on, up to the limit of one replay."""
         messages = [message for end, message in self._sent.get(attempt, ()) if end > position]
         before = accumulate((len(message) for message in messages), initial=0)
         return [message for message, size in zip(messages, before, strict=False) if size < REPLAY_BYTES]

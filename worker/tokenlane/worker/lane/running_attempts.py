@@ -1,4 +1,4 @@
-"""The attempts that a worker runs: how each is stopped, and what observers learn of its end."""
+"""The attempts that a worker runs: it stops them, and reports the end of each to observers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tokenlane.routing.store.request_life import Started
 from .outlet import Outlet
 
 _MOST_UNBEGUN = 256
-"""Most attempts that are stopped before they begin never do: they have ended here, or run elsewhere."""
+"""How many stops for attempts that have not begun are remembered. Most such attempts ended here, or run elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining"]
 """Why an attempt stops: its agent gave it up, its deadline passed, a newer attempt runs, the worker shuts down."""
 
 
 class Stopped(Exception):
-    """The attempt was broken off, or never begun."""
+    """The attempt was stopped, possibly before it began."""
 
     __match_args__ = ("reason",)
 
@@ -50,7 +50,7 @@ class Run:
         self._timeout: asyncio.Timeout | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Break off the block inside `stoppable`. The first reason stands."""
+        """Cancel the block inside `stoppable`. The first reason counts."""
         if self.reason is not None:
             return
         self.reason = reason
@@ -59,10 +59,10 @@ class Run:
 
     @asynccontextmanager
     async def stoppable(self) -> AsyncIterator[None]:
-        """Break the block off at the deadline, or when `stop` is called.
+        """Cancel the block at the deadline, or when `stop` is called.
 
         Raises:
-            Stopped: the block was broken off, or not even begun.
+            Stopped: the block was cancelled, possibly before it began.
         """
         self._raise_if_stopped()
         self._timeout = timeout = asyncio.timeout_at(self.deadline)
@@ -92,7 +92,7 @@ class Run:
         return round(1000 * ((now if at is None else at) - self.since), 1)
 
     def history(self, lane: str, delivered: int) -> History:
-        """What was tried for its request so far. `delivered`: deltas that the agent may have."""
+        """The history of the request's attempts. `delivered`: the number of deltas that the agent may have."""
         return History(self.started.needs, lane, self.started.starts, delivered=delivered, left_ms=self.left_ms)
 
     def running(self) -> Running:
@@ -128,7 +128,7 @@ class Runs:
         return self._runs.get((request_id, attempt))
 
     def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
-        """Stop the run of that attempt, or as soon as it begins here."""
+        """Stop that attempt now, or as soon as it begins here."""
         if (run := self.get(request_id, attempt)) is not None:
             run.stop(reason)
             return
@@ -138,7 +138,7 @@ class Runs:
 
     @contextmanager
     def holding(self, run: Run) -> Iterator[None]:
-        """Count the run among the worker's as long as the block lasts."""
+        """List the run among the worker's runs as long as the block lasts."""
         if (reason := self._unbegun.pop((run.id, run.attempt), None)) is not None:
             run.stop(reason)
         if self.closing:

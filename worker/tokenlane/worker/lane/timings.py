@@ -1,4 +1,4 @@
-"""How long a worker waits for what. Tests shorten it."""
+"""The time limits and pauses of a worker. Tests shorten them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Timings:
     """All in seconds."""
 
     company_s: float = 0.005
-    """A delta after its answer's first waits at most so long for deltas of other answers to share a publish."""
+    """The longest time that a delta (but not an answer's first) waits to share a publish with other answers' deltas."""
     kept_s: float = 60.0
     """How long after a request's end its output is kept for an agent that missed some of it."""
     retry_s: float = 0.2
@@ -18,11 +18,11 @@ class Timings:
     last_words_s: float = 3.0
     """How long a cancelled attempt may take to requeue its request."""
     check_s: float = 5.0
-    """How often an idle back end is asked how it is."""
+    """How often an idle back end is checked."""
     check_hosted_s: float = 30.0
-    """The same for an `https` endpoint: a public service may count what it is asked."""
+    """The same for an `https` endpoint: a public service may charge for or limit requests."""
     describe_s: float = 30.0
-    """How often the lane reads again what its back end serves."""
+    """How often the lane asks again for its back end's models."""
 
 
 TIMINGS = Timings()

@@ -1,4 +1,4 @@
-"""What a worker tells the pool about its host and its versions when it registers."""
+"""The facts that a worker registers with the pool: its host and the versions of its software."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carries out what is asked about one lane's models, and announces the models that the lane then has."""
+"""Carries out the model commands of one lane, and announces the lane's models after each change."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload":
 _MOST_REQUESTED = 64
 _PROGRESS_EVERY_S = 1.0
 _FAILED_S = 60.0
-"""A model that could not be pulled is not pulled again on demand for so long."""
+"""How long a model that could not be pulled is not pulled again on demand."""
 
 
 class LaneModels:
-    """Carries out model commands, and pulls the models that waiting requests need. A model is pulled once at a time.
+    """Carries out model commands, and pulls the models that waiting requests need. Each model has at most one pull.
 
     Args:
-        announcement: what the lane offers so far.
-        describe: asks the back end what the lane offers now; called after everything that may have changed it.
-        announce: makes an announcement known to the pool.
+        announcement: the lane's announcement so far.
+        describe: asks the back end for the lane's announcement; called after everything that may change it.
+        announce: publishes an announcement to the pool.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LaneModels:
         self._announce_now()
 
     def request_pull(self, message: bytes) -> None:
-        """Take in the name of a model that a waiting request needs. A model that may not be pulled is ignored."""
+        """Queue a pull of the model that a waiting request needs. A model that may not be pulled is ignored."""
         model, offer = message.decode("utf-8", "replace"), self._announcement.offer
         allowed = offer.pulls and (offer.lacks is None or model in offer.lacks)
         if allowed and model not in self._pulls and model not in self._failed and not self._requested.full():
@@ -99,7 +99,7 @@ class LaneModels:
                 loop.call_later(_FAILED_S, self._announce_now)
 
     async def carry_out(self, command: ModelCommand, report: ReportProgress) -> ModelReport:
-        """Carry out a command and return the models concerned, as they are afterwards.
+        """Carry out a command, and return its models as they are afterwards.
 
         Args:
             report: called with the progress, a few times a second at most.
@@ -107,7 +107,7 @@ class LaneModels:
         Raises:
             BadRequest: the provider does not support the action.
             DigestMismatch: the model is not the pinned one.
-            LlmError: as the provider raises.
+            LlmError: the provider raised it.
         """
         model = command.model or ""
         match command.action:
@@ -128,7 +128,7 @@ class LaneModels:
         return ModelReport(models=tuple(await self._listed(model)))
 
     async def _pull(self, model: str, report: ReportProgress) -> None:
-        """Pull the model, or join a pull of it that is under way. A pull stops when nobody waits for it any more."""
+        """Pull the model, or join its running pull. A pull stops when no command waits for it any more."""
         provider = self._provider
         if not isinstance(provider, Pulls):
             self._unsupported("pull", "put the model where its server loads it from")
@@ -150,8 +150,8 @@ class LaneModels:
                 self._announce_now()
 
     async def _pull_and_check(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
-        """Pull, check and announce the model. A pinned model that has its pinned content already is not pulled: all
-        that a pull could bring is other content, which its server would serve before anybody could check it."""
+        """Pull, check and announce the model. A pinned model that already has its pinned content is not pulled: a pull
+        could only bring other content, which the server would serve before it is checked."""
         if pin_of(self._settings, model) is not None:
             try:
                 await check_pin(self._settings, self._provider, model)
@@ -198,7 +198,7 @@ class LaneModels:
         await self._try_announce_again()
 
     async def _listed(self, model: str) -> list[ModelInfo]:
-        """The model as the back end lists it now; empty if it does not."""
+        """The model as the back end lists it now; empty if the back end does not list it."""
         models = await self._provider.models()
         name = served_name(model, [info.name for info in models])
         return [info for info in models if info.name == name]
@@ -211,7 +211,7 @@ class LaneModels:
             self._announce_now()
 
     def _announce_now(self) -> None:
-        """Announce the lane as it was last described, with the pulls under way and those that failed."""
+        """Announce the lane as last described, with its running and failed pulls."""
         if self._next_announcement is not None:
             self._next_announcement.cancel()
             self._next_announcement = None

@@ -1,4 +1,4 @@
-"""Pinned models: the digest that the settings require of a model, and the check of it."""
+"""Pinned models: checks that a model has the digest that the settings require."""
 
 from __future__ import annotations
 

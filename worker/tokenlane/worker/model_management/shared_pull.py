@@ -1,4 +1,4 @@
-"""One pull of a model, shared by everyone who waits for it."""
+"""One pull of a model, shared by all commands that wait for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPORT_EVERY_S = 0.2
 
 
 class SharedPull:
-    """A pull under way, which continues while anyone waits for it. `progress` is its latest."""
+    """A running pull, which continues while at least one caller waits for it. `progress`: the latest progress."""
 
     def __init__(self, steps: AsyncGenerator[Progress, None]) -> None:
         self.progress = Progress(step="pulling")
@@ -31,9 +31,9 @@ class SharedPull:
         """Wait for the pull to end, and report its progress a few times a second at most.
 
         Raises:
-            LlmError: as the provider raises.
+            LlmError: the provider raised it.
 
-        Cancellation: the pull is cancelled if nobody else waits for it.
+        Cancellation: the pull is cancelled if no other caller waits for it.
         """
         reported = None
         self._waiting += 1

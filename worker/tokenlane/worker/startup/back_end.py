@@ -20,14 +20,14 @@ _LOOK_S = 5.0
 
 @dataclass(frozen=True)
 class BackEnd:
-    """A back end's answer to the question for its models.
+    """A back end, and its answer when asked for its models.
 
     Args:
         endpoint: where this worker reaches it, without a password.
         after_ms: how long it took to list its models; None if it did not.
         error: why it did not list its models; None also for a server that is not started yet.
         server: the provider for the kind of server that answered, None if it was not recognised.
-        condition: whether it can work.
+        condition: whether the back end can work.
     """
 
     endpoint: str
@@ -50,7 +50,7 @@ class BackEnd:
         return served_name(model, self.models) is not None
 
     def findings(self, settings: LaneSettings) -> Iterator[Finding]:
-        """What keeps it from serving this lane."""
+        """The findings that keep the back end from serving this lane."""
         if self.error is not None:
             yield Finding(Code.BACK_END, "fail", str(self.error), subject=settings.name)
             return

@@ -28,7 +28,7 @@ _NAME_IS_FREE = ("draining", "left", "gone")
 def check_lane(
     settings: LaneSettings, back_end: BackEnd, lane: Announcement | None, seen: Snapshot
 ) -> Iterator[Finding]:
-    """Check pinned models, and the lane's name, in what the lane would announce."""
+    """Check the pinned models and the name in the lane's announcement."""
     if lane is None:
         return
     for name in settings.digests:
@@ -60,11 +60,11 @@ def check_shared_back_end(lane: Announcement | None, seen: Snapshot) -> list[Fin
 
 
 def check_server(settings: LaneSettings, back_end: BackEnd, others: Iterable[Finding]) -> list[Finding]:
-    """Check that the server that answers is the kind that the lane's provider is for. If the server is known only to
-    speak OpenAI's dialect, it may be any kind behind a proxy.
+    """Check that the lane's provider is the one for the server that answers. A server that only shows OpenAI's dialect
+    may be any kind of server behind a proxy.
 
     Args:
-        others: the findings so far. If none fails, a provider for another server fails, however well that answers.
+        others: the findings so far. If none of them fails, a provider for another kind of server does.
     """
     server, provider = back_end.server, settings.provider
     if server is None or server in (provider, "openai"):
@@ -99,7 +99,7 @@ async def _keys(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]:
 
 
 async def _refused(pool: Pool) -> list[Finding]:
-    """Check that the server and its rules for this user allow everything that a worker does."""
+    """Check that the Redis server, with its ACL for this user, allows everything that a worker does."""
     refused = list(await rehearse(pool))
     delivered = asyncio.Event()
     channel = pool.keys.control(f"check-{secrets.token_hex(8)}")

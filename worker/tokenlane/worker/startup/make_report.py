@@ -1,4 +1,4 @@
-"""Makes a worker's startup report: for a lane that is announced, and, for `worker --check`, as a dry run."""
+"""Makes a worker's startup report for an announced lane, and for `worker --check` as a dry run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .startup_report import Destination, StartupReport
 
 
 async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
-    """Report on a lane that is announced already. Never raises an `LlmError`."""
+    """Report on an announced lane. Never raises an `LlmError`."""
     condition = lane.availability.condition
     announced = lane.availability.announcement if condition == UP else None
     back_end = await look_at_back_end(to.settings, lane.provider, condition)
@@ -44,8 +44,8 @@ async def dry_run(to: Destination) -> StartupReport:
     starting the built-in model's server.
 
     Raises:
-        PoolUnavailable: no pool answers there.
-        ConfigError: there is no such provider, or its endpoint cannot be used.
+        PoolUnavailable: the pool does not answer.
+        ConfigError: the provider does not exist, or its endpoint cannot be used.
     """
     ring = to.redis.keys if to.redis.keys.keys else socket_keys(to.redis.url)
     async with connect(to.redis.url, to.pool) as pool:
@@ -62,7 +62,7 @@ async def dry_run(to: Destination) -> StartupReport:
 
 
 async def _try_back_end(settings: LaneSettings) -> tuple[BackEnd, Announcement | None, list[Finding]]:
-    """The back end, what the lane would announce, None if the back end does not say enough, and what is wrong."""
+    """The back end, the lane's announcement (None if the back end does not say enough), and the findings."""
     if needs_server(settings):
         back_end = BackEnd("a server of its own", models=(MODEL_NAME,))
         offer = Offer(limits={"chat": settings.capacity or CAPACITY})

@@ -37,10 +37,10 @@ class StartupReport:
     """A lane and its pool when the worker starts.
 
     Args:
-        key_id: the key that seals the lane's requests, None if none does.
-        lane: what the worker announces, None if the back end does not say enough.
-        seen: the pool, None if it did not answer.
-        waits: the worker waits for its back end.
+        key_id: the key that seals the lane's requests; None if the pool has no key.
+        lane: the lane's announcement; None if the back end does not say enough.
+        seen: the pool; None if it did not answer.
+        waits: whether the worker waits for its back end.
     """
 
     to: Destination
@@ -53,12 +53,12 @@ class StartupReport:
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """What keeps the lane from working."""
+        """The findings that keep the lane from working."""
         return tuple(finding for finding in self.findings if finding.severity == "fail")
 
     @property
     def remarks(self) -> tuple[Finding, ...]:
-        """What does not keep it from working, and may be a mistake."""
+        """The findings that do not keep the lane from working, but may be mistakes."""
         return tuple(finding for finding in self.findings if finding.severity == "warn")
 
     @property
@@ -141,7 +141,7 @@ class StartupReport:
         if not coverage.left_out:
             return ["roles     all: the policy has no routes"]
         lines = [f"every role without a route; the routes of {', '.join(coverage.left_out)} do not include this lane."]
-        if self.to_add:  # to the pool's policy, since llm.toml may be this host's own
+        if self.to_add:  # to the pool's policy, since llm.toml may only concern this host
             lines += [
                 f"To route a role to it, run `tokenlane policy show{self.to.options} > ops.toml`,",
                 f"replace its lines by those below, and run `tokenlane policy apply ops.toml{self.to.options}`.",

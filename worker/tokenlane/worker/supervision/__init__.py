@@ -1,1 +1,1 @@
-"""What `tokenlane up` keeps running: its embedded Redis server and its worker processes."""
+"""Keeps the processes of `tokenlane up` running: its embedded Redis server and its workers."""

@@ -19,16 +19,16 @@ from .listen_address import bind_address, known_as
 async def embedded_redis(
     *, private: bool, listen: str | None
 ) -> AsyncIterator[tuple[RedisSettings, RedisSettings | None]]:
-    """Run an embedded server while the block runs, and restart it if it dies. Yields its address for this user, and the
-    one for other hosts if it listens to them; both come with the keys in its directory.
+    """Run an embedded server while the block runs, and restart it if it dies. Yields its address for this user, and its
+    address for other hosts if it listens to them, both with the keys in the server's directory.
 
     Args:
         private: keep no data, and hide the server from this user's other commands.
         listen: HOST or HOST:PORT for other hosts.
 
     Raises:
-        AlreadyRunning: this user already runs one on this host.
-        UserError: it cannot be started, or not be restarted.
+        AlreadyRunning: this user already runs an embedded server on this host.
+        UserError: the server cannot be started or restarted.
     """
     if private:
         async with EmbeddedServer() as server:
@@ -44,7 +44,7 @@ async def embedded_redis(
                     async with background() as tasks:
                         tasks.create_task(_keep_alive(server), name="tokenlane embedded server")
                         yield here, public
-                except ExceptionGroup as failed:  # it cannot be restarted
+                except ExceptionGroup as failed:  # the server cannot be restarted
                     raise failed.exceptions[0] from None
 
 

@@ -1,4 +1,4 @@
-"""Reads the address of `tokenlane up --listen`, and finds the one by which other hosts reach it."""
+"""Reads the address of `tokenlane up --listen`, and finds the address by which other hosts reach it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bind_address(text: str) -> tuple[str, int]:
     """The address and port on this host that HOST or HOST:PORT names.
 
     Raises:
-        ConfigError: it is not an address, or not one of this host.
+        ConfigError: the text is not an address, or not an address of this host.
     """
     try:
         bare_ipv6 = text.count(":") > 1 and not text.startswith("[")

@@ -76,7 +76,7 @@ class WorkerProcess:
             self._environment["TOKENLANE_LLM"] = f"{llm} {endpoint}"
 
     async def run(self) -> int:
-        """Keep it running until this is cancelled, which drains it. Returns its exit code if it was never ready."""
+        """Keep the process running until cancelled, then drain it. Returns its exit code if it was never ready."""
         while True:
             code = await self._run_once()
             if not self._was_ready:
@@ -105,7 +105,7 @@ class WorkerProcess:
                 await self._bury()
 
     async def _bury(self) -> None:
-        """Have the dead worker's requests requeued at once. If that fails, they are when their leases lapse."""
+        """Have the dead worker's requests requeued at once. If that fails, this happens when their leases lapse."""
         name, self._name = self._name, None
         if name is None:
             return
@@ -153,7 +153,7 @@ def _text(finding: dict[str, str]) -> str:
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The stream's lines, but for those longer than its buffer."""
+    """The stream's lines, without lines longer than its buffer."""
     while True:
         try:
             line = await stream.readline()

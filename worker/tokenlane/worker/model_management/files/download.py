@@ -1,4 +1,4 @@
-"""Downloads one file over HTTP: resumes it, verifies it, and puts it in place whole or not at all. Blocking."""
+"""Downloads one file over HTTP: resumes, verifies it, and moves it to its target when complete. Blocking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Moved = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to download. `size_bytes`, `sha256` and `git_sha1` (git's hash of a small file): where known."""
+    """A file to download, with its size and hashes if known. `git_sha1`: git's hash of a small file."""
 
     url: str
     target: Path
@@ -30,11 +30,11 @@ class Wanted:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def fetch(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
-    """Download the file to its target, unless the target has the announced content already.
+def download_file(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
+    """Download the file to its target, unless the target already has the expected content.
 
     Raises:
-        DigestMismatch: the download is not what was announced; it has been removed.
+        DigestMismatch: the download has another size or hash than expected, and was removed.
         ModelNotFound, Unauthorized, ProviderDown: the file cannot be downloaded.
     """
     target = wanted.target
@@ -118,7 +118,7 @@ def _refused(status: int, wanted: Wanted) -> LlmError:
 
 
 def matches(path: Path, wanted: Wanted) -> bool:
-    """Whether the file is what was announced, as far as its size and hashes are known."""
+    """Whether the file has the expected size and hashes, as far as these are known."""
     if wanted.size_bytes is not None and path.stat().st_size != wanted.size_bytes:
         return False
     if wanted.sha256 is not None:

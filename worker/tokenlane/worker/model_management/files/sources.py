@@ -16,11 +16,11 @@ import httpx
 
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
-from .download import Wanted, fetch
+from .download import Wanted, download_file
 from .manifest import Manifest, place_of
 
 Report = Callable[[str, int, int | None], None]
-"""Called with the step, the bytes fetched so far, and the total where it is known."""
+"""Called with the step, the bytes fetched so far, and the total if known."""
 
 _PACKAGE = "package:"
 _GGUF = ".gguf"
@@ -165,7 +165,7 @@ def _fetch_all(files: list[Wanted], report: Report) -> None:
 
     with _client() as client:
         for file in files:
-            fetch(client, file, moved)
+            download_file(client, file, moved)
 
 
 def _client() -> httpx.Client:

@@ -83,6 +83,6 @@ class HubModels(HttpProvider):
 
 
 async def _end_with(child: Child) -> None:
-    """End the child's guard process when the child has ended: under uvloop the guard keeps our end of the pipe open."""
+    """End the child's guard process when the child has ended: under uvloop the guard holds the output pipe open."""
     await child.process.wait()
     await child.end(0)
