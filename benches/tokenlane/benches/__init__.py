@@ -1,1 +1,1 @@
-"""What measures and imitates: the provider simulator, the load generator, the benchmark commands."""
+"""Benchmarks and test aids: the provider simulator, the load generator, the benchmark commands."""

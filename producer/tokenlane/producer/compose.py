@@ -1,4 +1,4 @@
-"""Turns what an agent asks into what a link submits: a validated request's envelope and payload."""
+"""Validates a request from an agent, and splits it into the envelope and the payload that a link submits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenlane.routing.contract.strict_input import unknown_field_message
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]
-"""A question, or a conversation: `Message`s, mappings of the same shape, and earlier `Answer`s."""
+"""A question as text; or a conversation of `Message`s, mappings with the same keys, and earlier `Answer`s."""
 
 _Request = TypeVar("_Request", bound=Request)
 

@@ -1,1 +1,1 @@
-"""Measurements, a module each, and the processes they run in."""
+"""The measurements of `tokenlane bench`, and the processes in which they run."""

@@ -1,4 +1,4 @@
-"""The processes of a measurement, which do tasks for their parent: JSON lines on standard input and output.
+"""Child processes that do tasks for a measurement, over JSON lines on standard input and output.
 
 A process runs an async context manager that yields its tasks by name. Every process also has the task `cpu`. The parent
 says goodbye at the end of a measurement. If standard input just ends, because the measurement broke off or the parent

@@ -1,4 +1,4 @@
-"""The processes that ask and serve in a measurement: a bare HTTP client, an agent of a pool, and the pool's worker.
+"""The processes of a measurement that send and serve requests: a bare HTTP client, an agent and a worker.
 
 Both clients keep as many questions open as there are streams, one after another in each. They measure how long a
 request took to the back end plus its first token back, and how long each later token took. The time in the back end

@@ -1,4 +1,4 @@
-"""The figures that `bench overhead` reports, the bars they must hold, and both as a table."""
+"""The figures that `bench overhead` reports, their limits, and the table of both."""
 
 from __future__ import annotations
 

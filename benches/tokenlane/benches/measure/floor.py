@@ -1,4 +1,4 @@
-"""The floor: the least time that a queue between two processes takes on this machine, with the same Redis library.
+"""Measures the floor: the shortest round trip through Redis between two processes, with the same Redis library.
 
 A process appends to a stream and waits on a channel; another process reads the stream and publishes. Nothing else.
 """

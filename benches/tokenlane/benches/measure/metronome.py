@@ -1,4 +1,4 @@
-"""A back end that costs next to nothing: one clock beats, and with each beat every open stream gets its next token.
+"""A back end with minimal CPU cost: with each beat of one clock, every open stream gets its next token.
 
 Servers that batch do the same. A token's text is the time when the request came and the time when the token went, in
 nanoseconds of the machine's monotonic clock: its receiver knows how long it took.

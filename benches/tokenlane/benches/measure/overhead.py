@@ -1,4 +1,4 @@
-"""Measures what tokenlane adds to asking a back end directly: time to the first token, time a token, CPU a token.
+"""Measures the overhead of tokenlane over direct requests to a back end: time to first token, time and CPU per token.
 
 The same requests go to the same simulated back end by turns: from a bare HTTP client, and from an agent through an
 embedded server and a worker. Each is a process. With one stream the agent also measures the floor, before each request.

@@ -1,4 +1,4 @@
-"""Says why a connection to a server failed, with advice for each cause."""
+"""Explains why a connection to a server failed, with advice for each cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of paths that a user gives, with errors that name the path, and the error of an empty variable."""
+"""Checks paths that a user gives, and makes the errors that name a wrong path or an empty variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pool keys, and the files that hold them; tokenlane.routing.contract.seal encrypts with them.
+"""Pool keys, which seal the payloads of requests, and the files that hold them.
 
 As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file, which only its owner may read, holds one key a
 line, the newest first. Keys below the line `# Prepared` decrypt only, until `tokenlane key rotate` makes one seal. A

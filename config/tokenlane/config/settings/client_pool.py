@@ -1,4 +1,4 @@
-"""The pool of a client that names none: the pool that the command line would use."""
+"""Finds the pool of a client without a URL: the pool that the command line would use."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def secret_in(variable: str) -> SecretStr | None:
 
 
 def debugging(subject: str) -> bool:
-    """Whether SC_DEBUG, a comma separated list, names the subject."""
+    """Whether SC_DEBUG, a comma-separated list, contains this subject."""
     return subject in (name.strip() for name in os.environ.get("SC_DEBUG", "").split(","))
 
 

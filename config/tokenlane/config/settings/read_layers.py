@@ -1,4 +1,4 @@
-"""Makes a layer of settings from a file or from texts, and checks it by itself, so that an error has one place."""
+"""Reads a layer of settings from a file or from texts, and validates it alone, so that an error names its source."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
-"""The lane that every worker serves too, for texts that no other lane can turn into vectors."""
+"""The name of the fallback lane, which any worker may also serve, for texts that no other lane can embed."""
 TOY_PROVIDER = "builtin"
 """The provider of the small model that `up` serves if it finds no model server."""
 

@@ -12,7 +12,7 @@ _LOGPROB_SIZE = 64
 
 
 class AnswerBuilder:
-    """The answer so far. `size` is its length in characters."""
+    """Collects the deltas of an answer. `size` is the answer's length so far, in characters."""
 
     def __init__(self) -> None:
         self._text = StringIO()
@@ -49,7 +49,7 @@ class AnswerBuilder:
         self.lane = delta.lane or self.lane
 
     def built(self, request_id: str) -> Answer:
-        """The whole answer, once nothing more comes."""
+        """The complete answer, after the last delta."""
         return Answer(
             request_id=request_id,
             text=self.text,

@@ -1,4 +1,4 @@
-"""Puts a request's messages in order: each delta comes out once, in its place, from the newest attempt only.
+"""Puts a request's messages in order: returns each delta once, by position, and only from the newest attempt.
 
 Pure and synchronous. Messages go in by `receive`, in any order and any number of times; deltas come out by `pop` as
 they were sent. A message for a worker is returned, never sent.
@@ -53,7 +53,7 @@ class ToWorker(NamedTuple):
 
 
 class DeltaBuffer:
-    """What has come of one request.
+    """The messages received for one request.
 
     Guarantee: every delta is popped once and in order. If a reader leaves more than `UNREAD_DELTAS` unread, neighbours
     are merged; a merged delta has the position of its last part.
@@ -100,15 +100,15 @@ class DeltaBuffer:
 
     @property
     def has_gap(self) -> bool:
-        """Whether deltas are known to be missing."""
+        """Whether a later delta has arrived before earlier ones."""
         return not self.ended and (bool(self._held) or self._ending is not None)
 
     def pop(self) -> TokenDelta | None:
-        """The next delta for the reader; None if it has not come yet."""
+        """The next delta for the reader; None if it has not arrived yet."""
         return self._unread.popleft() if self._unread else None
 
     def replay(self, attempt: int = 0) -> Replay:
-        """The message that asks a worker for everything that has not come."""
+        """The message that asks a worker to publish the missing deltas again."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
 
     def beyond(self, end: int | None) -> BadRequest | None:
@@ -148,7 +148,7 @@ class DeltaBuffer:
         return None
 
     def begin_at(self, attempt: int) -> None:
-        """Ignore attempts before this one."""
+        """Ignore all attempts before this attempt."""
         self.attempt = max(self.attempt, attempt)
 
     def end_as(self, state: Ending, end: int | None = None, code: str = "") -> None:
@@ -174,13 +174,13 @@ class DeltaBuffer:
                 assert_never(state)
 
     def complete(self, usage: Usage | None = None) -> None:
-        """End it; the answer is whole."""
+        """End the request with a complete answer."""
         if not self.ended:
             self.answer.usage = usage or self.answer.usage
             self._end()
 
     def fail(self, error: LlmError) -> None:
-        """End it with an error; with `Interrupted` if a part of the answer has come."""
+        """End the request with an error, or with `Interrupted` if part of the answer has arrived."""
         if self.ended:
             return
         if self.position > 0:

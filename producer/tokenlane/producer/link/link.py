@@ -13,11 +13,11 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .open_request import OpenRequest
 
 Composed: TypeAlias = tuple[Envelope, bytes]
-"""A request to be submitted: the envelope, which routers read, and the payload."""
+"""A request to submit: the envelope, which routers read, and the payload."""
 
 
 class Link(Protocol):
-    """Submits requests to a pool, and returns an `OpenRequest` for each, which takes in what comes back.
+    """Submits requests to a pool, and returns an `OpenRequest` for each, which receives the request's messages.
 
     Attributes:
         client: this process's name in the pool; every envelope has it.
@@ -79,7 +79,7 @@ class Link(Protocol):
         ...
 
     async def lanes(self) -> tuple[LaneView, ...]:
-        """The pool's lanes as routers see them.
+        """The pool's lanes, as routers see them.
 
         Raises:
             PoolUnavailable: the pool does not answer.
@@ -88,7 +88,7 @@ class Link(Protocol):
 
 
 OpenLink: TypeAlias = Callable[[], AbstractAsyncContextManager[Link]]
-"""Opens a link for the time of a block."""
+"""A function that opens a link for the duration of a block."""
 
 
 @asynccontextmanager

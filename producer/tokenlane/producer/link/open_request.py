@@ -34,7 +34,7 @@ class OpenRequest:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes; `error` says why if the answer is not whole."""
+        """Whether the request has ended; `error` is set if the answer is not complete."""
         return self._buffer.ended
 
     @property
@@ -43,21 +43,21 @@ class OpenRequest:
 
     @property
     def text(self) -> str:
-        """The answer's text as far as it has come without a gap."""
+        """The answer's text up to the first missing delta."""
         return self._buffer.answer.text
 
     @property
     def usage(self) -> Usage | None:
-        """What the request cost; None until that is known."""
+        """The tokens and time that the request took; None until they are known."""
         return self._buffer.answer.usage
 
     @property
     def progress(self) -> Progress | None:
-        """How far the work before an answer has got."""
+        """The latest progress of long work; None if there is none."""
         return self._buffer.progress
 
     async def change(self) -> None:
-        """Wait until something has come; returns at once if the request has ended."""
+        """Wait for the next message; return at once if the request has ended."""
         if not self._buffer.ended:
             self._changed.clear()
             await self._changed.wait()

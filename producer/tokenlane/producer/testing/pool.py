@@ -1,4 +1,4 @@
-"""A pool for agents' tests, without server and worker: a function answers."""
+"""A mock pool for agents' tests, in which a function answers, without server and worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
 
 
 def letters(request: EmbedRequest) -> list[list[float]]:
-    """A vector for each text that counts its letters, so that similar texts have similar vectors."""
+    """For each text a vector with the counts of its letters, so that similar texts get similar vectors."""
     counts = ([1.0, *map(float, map(text.lower().count, string.ascii_lowercase))] for text in request.inputs)
     return [[number / math.hypot(*count) for number in count] for count in counts]
 

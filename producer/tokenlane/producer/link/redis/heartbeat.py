@@ -39,7 +39,7 @@ class ClientHeartbeat:
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Send beats until cancelled."""
         while True:
             period_s = min(self._timings.beat_every_s, self._link.view.checked.lease_ms / 1000 / _BEATS_PER_LEASE)
             silent = [request for request in self._link if request.is_silent(period_s)]
@@ -50,7 +50,7 @@ class ClientHeartbeat:
                 await self._look_until(self._clock() + pause_s)
 
     async def beat(self, requests: Sequence[RedisRequest] = (), *, counting: bool = False) -> None:
-        """Beat once, and find out how these requests stand.
+        """Send one beat, and ask for the state of these requests.
 
         Args:
             counting: also ask for requests that the pool has under this client's name and the client does not hold, and

@@ -1,4 +1,4 @@
-"""What a client knows of its pool from its last beat, and what that says of why a request waits."""
+"""A client's view of its pool, from the reply to its last beat, and why a request waits according to this view."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PoolView:
 
     @property
     def all_heard_s(self) -> float:
-        """The time in which every living worker has beaten."""
+        """The time in which every live worker has sent a beat, in seconds."""
         return self._timings.all_heard_ms(self.checked.lease_ms) / 1000
 
     @property
@@ -68,7 +68,7 @@ class PoolView:
         return f"no worker is connected to this pool{start_one}"
 
     def update(self, checked: Checked, now: float) -> None:
-        """Take in the pool's answer to a beat, at this time of the loop."""
+        """Take over the pool's reply to a beat. `now` is the time on the loop's clock."""
         self.is_away, self.checked = False, checked
         deserted = not (checked.routers or checked.lanes or checked.absent)
         self._deserted_since = min(self._deserted_since, now) if deserted else inf
@@ -80,7 +80,7 @@ class PoolView:
         return now - max(self._deserted_since, opened_at) >= patience_s
 
     def why_queued(self, role: str) -> str:
-        """Why a request waits, as far as its role says."""
+        """Why a request of this role waits."""
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
     def why_waiting(self, role: str, envelope: Envelope | None, standing: Standing) -> str:

@@ -1,4 +1,4 @@
-"""What a client sends to workers: handovers that they asked for, and requests to publish lost messages again."""
+"""Sends a client's messages to workers: requested handovers, and requests to publish lost messages again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCH = 256
 
 
 class WorkerMessages:
-    """Sends them in batches. Whatever is lost is asked for again, by the worker or by the request.
+    """Sends messages to workers in batches. If a message is lost, the worker or the request asks again.
 
     Args:
         requests: all open requests.
@@ -34,16 +34,16 @@ class WorkerMessages:
         self._wake = asyncio.Event()
 
     def hand_over(self, handover: ToWorker) -> None:
-        """Send this soon. If too many wait, the oldest is dropped, and its worker asks again."""
+        """Send this handover soon. If too many wait, the oldest is dropped, and its worker asks again."""
         self._handovers.append(handover)
         self.hurry()
 
     def hurry(self) -> None:
-        """A request may want a replay."""
+        """Check soon whether a request needs a replay."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Send messages until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
@@ -59,7 +59,7 @@ class WorkerMessages:
                             replay.sent(self._clock())
 
     def _batch(self) -> list[tuple[ToWorker, ReplayRequest | None]]:
-        """Messages to send now, each with the replay that it asks for."""
+        """The messages to send now, each with the replay that it requests."""
         batch: list[tuple[ToWorker, ReplayRequest | None]] = [
             (self._handovers.popleft(), None) for _ in range(min(len(self._handovers), _BATCH))
         ]
