@@ -20,7 +20,7 @@ for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.
 import xllamacpp  # noqa: E402 - see above
 
 MOST_THREADS = 4
-"""The number of threads. More would not make a model this small faster."""
+"""The largest number of threads. More would not make a model this small faster."""
 PROMPT_CACHE_MIB = 64
 MOST_TOKENS = 512
 """The longest answer if the request sets no limit: a model this small rambles."""

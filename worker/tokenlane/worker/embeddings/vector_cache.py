@@ -78,14 +78,14 @@ class VectorCache:
         """Return each text's vector, in their order; None where the cache has none. A failing file raises nothing."""
         name_of = self._rows.names(origin)
         names = [name_of(text) for text in texts]
-        found = {name: self._unwritten[name] for name in names if name in self._unwritten}
-        sought = list(dict.fromkeys(name for name in names if name not in found))
+        vectors_by_name = {name: self._unwritten[name] for name in names if name in self._unwritten}
+        missing = list(dict.fromkeys(name for name in names if name not in vectors_by_name))
         try:
-            for start in range(0, len(sought), _READ_AT_ONCE):
-                found |= await self._read(sought[start : start + _READ_AT_ONCE])
+            for start in range(0, len(missing), _READ_AT_ONCE):
+                vectors_by_name |= await self._read(missing[start : start + _READ_AT_ONCE])
         except Exception as error:
             self._failed(error)
-        vectors = [found.get(name) for name in names]
+        vectors = [vectors_by_name.get(name) for name in names]
         misses = vectors.count(None)
         self.hits += len(vectors) - misses
         self.misses += misses
@@ -112,16 +112,16 @@ class VectorCache:
         rows = await self._file.execute_fetchall(
             f"SELECT name, vector, used FROM vectors WHERE name IN ({marks})", names
         )
-        found, old = {}, time.time() - _TOUCHED_AFTER_S
+        vectors_by_name, old = {}, time.time() - _TOUCHED_AFTER_S
         for name, row, used in rows:
             vector = self._rows.read(name, row)
             if vector is not None:
-                found[name] = vector
+                vectors_by_name[name] = vector
                 if used < old and len(self._touched) < _TOUCHED_MOST:
                     self._touched.add(name)
         if len(self._touched) >= _TOUCHED_AT_ONCE:
             self._work.set()
-        return found
+        return vectors_by_name
 
     async def _open(self) -> None:
         try:

@@ -31,7 +31,7 @@ _AT_ONCE = 4
 _INSTANCE = re.compile(r":\d+")
 
 
-class _Reader(OpenAiAnswerReader):
+class _LmStudioReader(OpenAiAnswerReader):
     """Reports an empty answer as ContextTooLong: LM Studio may send one without an error if the prompt does not fit."""
 
     def last(self) -> TokenDelta:
@@ -62,7 +62,7 @@ class LmStudioProvider(OpenAiProvider):
     )
     continuing: ClassVar[Mapping[str, JsonValue] | None] = {}
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
-    reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
+    reader: ClassVar[type[OpenAiAnswerReader]] = _LmStudioReader
 
     async def models(self) -> list[ModelInfo]:
         """The downloaded models, from LM Studio's native list, since only that list shows their abilities."""

@@ -27,7 +27,7 @@ _CHAT = "/v1/chat/completions"
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-class _Reader(OpenAiAnswerReader):
+class _VllmReader(OpenAiAnswerReader):
     """Reads reasoning as text in a continued answer, where vLLM's parser waits for an end of the reasoning that is not
     repeated, and so takes all text for reasoning."""
 
@@ -58,7 +58,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         "echo": False,
     }
     echoes: ClassVar[bool] = False
-    reader: ClassVar[type[OpenAiAnswerReader]] = _Reader
+    reader: ClassVar[type[OpenAiAnswerReader]] = _VllmReader
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
@@ -118,7 +118,7 @@ class VllmProvider(HubModels, OpenAiProvider):
 
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
         answer = super()._reader(request, model, filters)
-        if isinstance(answer, _Reader):
+        if isinstance(answer, _VllmReader):
             answer.continues = any(isinstance(each, Continuation) for each in filters)
         return answer
 
