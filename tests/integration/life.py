@@ -20,9 +20,9 @@ from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import ModelNotFound
 from tokenlane.routing.contract.messages import Completed
 from tokenlane.routing.contract.wire import Priority, new_id
-from tokenlane.routing.decide.fairness import Head
 from tokenlane.routing.decide.lanes.offer import Announcement, Running, WorkerInfo
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending

@@ -24,8 +24,8 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.fairness import fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
+from tokenlane.routing.decide.role_fairness import fair_order
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending

@@ -15,8 +15,8 @@ from tests.integration.life import PREFIX, raw
 
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
-from tokenlane.routing.decide.fairness import Head
 from tokenlane.routing.decide.lanes.gates import why_not
+from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.values import as_list, as_text

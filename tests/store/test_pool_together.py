@@ -15,9 +15,9 @@ from tests.lanes import chats
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import Duplicate, ModelNotFound
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.fairness import fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.role_fairness import fair_order
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending
 

@@ -13,11 +13,11 @@ from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.contract.wire import Priority, new_id
-from tokenlane.routing.decide.fairness import Head, fair_order
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.plan import plan
 from tokenlane.routing.decide.policy import Policy, RolePolicy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.role_fairness import Head, fair_order
 from tokenlane.routing.store.pool import Pool
 
 WIDE = Announcement(LANE.lane, LANE.provider, LANE.endpoint, LANE.models, offer=chats(10_000))

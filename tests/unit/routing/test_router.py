@@ -16,11 +16,11 @@ from tests.waiting import until
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.fairness import Head
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import History, WorkerLost
+from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.router import Timings, run_router
 from tokenlane.routing.store.beats import Swept
 from tokenlane.routing.store.hub import Hub

@@ -19,7 +19,7 @@ from .candidates import candidates, may_use, served_name
 from .lanes.fallback_lane import of_back_ends
 from .lanes.offer import LaneView
 from .policy import Policy
-from .queues import Queue
+from .queue_key import Queue
 
 GET_A_MODEL = """\
 Do one of these:

@@ -15,12 +15,12 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
 
 from .candidates import candidates, pullers
-from .fairness import Head, fair_order
 from .lanes.gates import why_not
 from .lanes.offer import LaneView
 from .no_candidate import no_candidate_error, not_pulled
 from .policy import Policy, all_heard_ms
-from .queues import PRIORITIES
+from .queue_key import PRIORITIES
+from .role_fairness import Head, fair_order
 
 _Slots: TypeAlias = tuple[str, Kind]
 _Options: TypeAlias = list[tuple[LaneView, str]]

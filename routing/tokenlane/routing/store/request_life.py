@@ -16,8 +16,8 @@ from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.seal import seal
-from tokenlane.routing.decide.fairness import Head
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.role_fairness import Head
 
 from .keychain import Keychain
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text, read_queue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenlane.routing.decide.fairness import Head, RoleTurn
 from tokenlane.routing.decide.plan import Survey
+from tokenlane.routing.decide.role_fairness import Head, RoleTurn
 
 from .replies.lane import read_lanes
 from .replies.values import Reply, as_int, as_list, as_text, read_queue

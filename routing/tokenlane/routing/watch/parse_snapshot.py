@@ -22,7 +22,7 @@ from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneWorkers, lane_state
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.lane import lane_of
 

@@ -20,7 +20,7 @@ from tokenlane.routing.commands.doctor import _details, _table
 from tokenlane.routing.commands.status import _lines, _parts, as_document
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import no_candidate_error
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool

@@ -12,7 +12,7 @@ from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderD
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.no_candidate import no_candidate_error, no_lane
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 
 LANES = (
     lane_view("gpu0", "ollama", models=("phi3:latest", "qwen3:8b")),

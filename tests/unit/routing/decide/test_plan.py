@@ -10,11 +10,11 @@ from tests.lanes import lane_view
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.wire import Priority, new_id
-from tokenlane.routing.decide.fairness import Head
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.plan import Survey, plan
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.role_fairness import Head
 
 
 def test_lanes_go_to_roles_by_weight() -> None:

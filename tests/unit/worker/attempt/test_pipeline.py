@@ -42,7 +42,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Cancelled, ChannelMessage, Completed, Expired, Failed
 from tokenlane.routing.contract.results import Progress
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,

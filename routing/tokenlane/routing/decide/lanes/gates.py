@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tokenlane.routing.contract.kinds import KINDS
-from tokenlane.routing.decide.fairness import Head
+from tokenlane.routing.decide.role_fairness import Head
 
 from .offer import LaneView
 

@@ -1,7 +1,7 @@
 -- waiting -> dispatched. Gives a request to a lane: puts the attempt's job into the lane's queue, and charges the agent a
 -- turn.
 --
--- uses  arq_jobs, fairness, gates
+-- uses  arq_jobs, agent_fairness, gates
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use  6 token: new for each decision, so that the script recognises the
 --       same call sent twice

@@ -1,6 +1,6 @@
 -- nothing -> waiting. Accepts a request. Submitting the same id again changes nothing.
 --
--- uses  fairness, rates
+-- uses  agent_fairness, rates
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt that the agent has seen
 --       9 envelope, JSON  10 payload, sealed  11 id of the key with which it is sealed, or ''

@@ -1,7 +1,7 @@
 -- Reads what a router needs for its decisions, at one moment: all lanes, and the heads of all queues, which are the requests
 -- to serve next. A queue has at most as many heads as lanes have free slots, and at most 16.
 --
--- uses  fairness, lanes
+-- uses  agent_fairness, lanes
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, heads, lanes, turns, ms for which routers and clients have watched the pool without a gap}
 --       head: {queue, agent, id, newest attempt or 0, more requests wait behind the heads of its queue: 0 or 1, sequence of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenlane.routing.contract.envelope import Needs
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
 
 from .values import Reply, as_int, as_list, as_text, read_queue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
 
 Reply = list["Reply"] | bytes | int | None
 

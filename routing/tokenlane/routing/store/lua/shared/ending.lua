@@ -1,5 +1,5 @@
 -- Ends requests, and removes them from the queues and sets that hold them.
--- uses arq_jobs, fairness, rates
+-- uses arq_jobs, agent_fairness, rates
 
 -- Removes a request from its queue or lane. After a suspect, the lane is open to other requests again. The first write
 -- deletes, so that scripts may begin with this when memory is full.

@@ -2,7 +2,7 @@
 
 Queues of a higher priority go first. At each lane, the roles of one priority take turns in proportion to their weights,
 and the queues of one role take turns of one request. Within a queue, agents take turns; that is done by
-store/lua/shared/fairness.lua when a request is submitted and dispatched.
+store/lua/shared/agent_fairness.lua when a request is submitted and dispatched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 
-from .queues import PRIORITIES, Queue
+from .queue_key import PRIORITIES, Queue
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 -- The order in which waiting requests are served. Within a queue, agents take turns, by tags. At each lane, the queues of a
--- role, kind and priority share turns: they are counted here, and decide/fairness.py compares them.
+-- role, kind and priority share turns: they are counted here, and decide/role_fairness.py compares them.
 -- uses base
 
 -- An agent's place in its queue: its finish tag, or the queue's clock if the clock is later.

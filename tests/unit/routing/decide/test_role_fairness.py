@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.wire import Kind, Priority, new_id
-from tokenlane.routing.decide.fairness import Head, RoleTurn, fair_order
-from tokenlane.routing.decide.queues import Queue
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.role_fairness import Head, RoleTurn, fair_order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
