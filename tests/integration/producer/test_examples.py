@@ -22,6 +22,7 @@ from tokenlane.worker.providers import default_registry
 RUN_ELSEWHERE = {
     "agents": ("One process, many agents", "Test an agent"),
     "conversations": ("Conversations", "Continue an answer", "Pictures", "Tools", "Structured answers"),
+    "errors": ("Send again",),
 }
 PAGES_OF_AGENTS = ("agents", "embeddings", "failures", "models")
 RUN_HERE = {

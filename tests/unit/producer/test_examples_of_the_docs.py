@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from tests.documents import examples_of, run_example
 
-from tokenlane.producer import TokenDelta, ToolCallDelta
+from tokenlane.producer import BadRequest, LlmError, QueueFull, TokenDelta, ToolCallDelta
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import ChatRequest
 
@@ -81,3 +82,22 @@ async def test_a_structured_answer() -> None:
     async with MockPool(lambda request: '{"name": "Tokyo", "people": 14000000}') as pool, pool.client() as client:
         names = await run_example(code, client=client, BaseModel=BaseModel)
     assert names["answer"].parsed.people == 14_000_000
+
+
+async def test_sending_again() -> None:
+    """A request that a full queue refuses is sent again; an error that cannot pass is raised at once."""
+    (code,) = examples_of("errors")["Send again"]
+    names: dict[str, Any] = {"asyncio": asyncio, "LlmError": LlmError}
+    exec(code, names)
+    refusals = [QueueFull(retry_after_s=0.001), BadRequest("wrong")]
+
+    def answer(request: ChatRequest) -> str:
+        if refusals:
+            raise refusals.pop(0)
+        return "7"
+
+    async with MockPool(answer) as pool, pool.client() as client:
+        with pytest.raises(BadRequest):
+            await names["complete"](client, "Name a prime.")
+        assert (await names["complete"](client, "Name a prime.")).text == "7"
+    assert len(pool.requests) == 3
