@@ -21,9 +21,11 @@ TOY_PROVIDER = "builtin"
 
 NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
 
-# The password after a user's name, also where the scheme was forgotten; and secrets in the query.
+# The password after a user's name, also where the scheme was forgotten; a name without a password, which is most often
+# a password whose colon was forgotten; and secrets in the query.
 _SECRETS = (
     re.compile(r"(?:://|^(?![\w+.-]+://))[^:]*:(.*)@", re.DOTALL),
+    re.compile(r"(?:(?<!unix)://|unix://(?!/)|^(?![\w+.-]+://))([^:]+)@(?!.*:.*@)", re.DOTALL),
     re.compile(r"(?:^|[?&])[a-z_-]*(?:password|token|key|secret)=([^&]*)", re.IGNORECASE),
 )
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
@@ -37,7 +39,7 @@ def is_name(text: str) -> bool:
 
 
 def masked_url(url: str) -> str:
-    """Return `url` with *** for every password and key in it: safe to print and to log."""
+    """Return `url` with *** for every password, every key, and a user without a password: safe to print and to log."""
     shown, end = "", 0
     for start, stop in sorted(match.span(1) for secret in _SECRETS for match in secret.finditer(url)):
         if start >= end:

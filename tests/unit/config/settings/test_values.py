@@ -28,6 +28,12 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings, defaul
         ("me:hunter2@host", "me:***@host"),
         ("http:/me:hunter2@host", "http:***@host"),
         ("redis://host:6379/0?password=hun@ter2", "redis://host:***"),
+        ("redis://hunter2@host:6379/0", "redis://***@host:6379/0"),
+        ("rediss://hun/t@er2@[::1]:6379", "rediss://***@[::1]:6379"),
+        ("unix://hunter2@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("unix:///run/a@b/redis.sock", "unix:///run/a@b/redis.sock"),
+        ("http://hunter2@host/v1", "http://***@host/v1"),
+        ("hunter2@host:6379", "***@host:6379"),
         ("unix:///run/redis.sock?password=hun:t@er2&db=1", "unix:///run/redis.sock?password=***&db=1"),
         ("http://host:1/?api_key=hunter2&Token=hunter2&n=1", "http://host:1/?api_key=***&Token=***&n=1"),
     ],
@@ -55,6 +61,15 @@ def test_no_password_is_ever_shown(password: str) -> None:
 def test_no_password_is_shown_beside_an_odd_user(start: str, user: str, password: str) -> None:
     """Nor does it matter whose password it is, and whether the URL begins as one."""
     assert password not in masked_url(f"{start}{user}:{password}@host:6379/0")
+
+
+@given(
+    start=st.sampled_from(["", "redis://", "rediss://", "unix://", "http://"]),
+    password=_ODD.filter(lambda text: ":" not in text).map(lambda text: f"<{text}>"),
+)
+def test_no_password_without_its_colon_is_shown(start: str, password: str) -> None:
+    """A password that stands where the user's name should be is not shown either."""
+    assert password not in masked_url(f"{start}{password}@host:6379/0")
 
 
 def test_a_url_of_another_protocol_is_refused_without_its_password() -> None:

@@ -117,6 +117,16 @@ def test_what_is_named_is_told() -> None:
     assert "evalsha" in str(denied)
 
 
+@pytest.mark.parametrize("text", ["invalid password", "Authentication required."])
+def test_a_password_without_its_colon(text: str) -> None:
+    """The error does not show the password, and names the form of URL that takes it; other URLs get no such advice."""
+    error, form = redis_errors.AuthenticationError(text), "redis://:PASSWORD@HOST?"
+    missing = str(as_ours(error, f"redis://{SECRET}@host:6379"))
+    assert SECRET not in missing
+    assert form in missing
+    assert form not in str(as_ours(error, f"redis://user:{SECRET}@host:6379"))
+
+
 def test_no_answer_is_no_refusal() -> None:
     """Lost connections have no code, whatever their text."""
     for error in (redis_errors.ConnectionError("OOM x"), redis_errors.TimeoutError("LOADING"), OSError("READONLY")):

@@ -151,8 +151,8 @@ async def _start_pool(
     """Give the pool its keys and its policy, and report its address."""
     key_id, policy_note = await _prepare(redis, pool, policy, ours=ours)
     sealed = f", sealed with key {key_id}" if key_id else ""
-    # A server that listens has a password in its URL, and a journal may keep this report.
-    url = redis.url if public is None else redis.safe_url
+    # The URL of a server that listens, or of somebody else's, may hold a password, and a journal may keep this report.
+    url = redis.url if ours and public is None else redis.safe_url
     report("pool", f"pool    {pool} at {redis.safe_url}{sealed}", redis=url, pool=pool, key=key_id)
     if policy_note:
         report("policy", f"policy  {policy_note}", policy=policy_note)

@@ -112,6 +112,8 @@ def refused(error: BaseException, where: str) -> LlmError | None:
     text = str(error)
     named = _NODE.search(text) if code_of(error) == "MOVED" else _COMMAND.search(text)
     words = refusal.words.replace("{}", named[1] if named else "a command that tokenlane uses")
+    if isinstance(error, redis_errors.AuthenticationError) and "://***@" in where:  # a user's name without a password
+        words += ". Did you mean redis://:PASSWORD@HOST?"
     return refusal.error(
         f"the Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
     )
