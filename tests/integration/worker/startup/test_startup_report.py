@@ -297,6 +297,36 @@ async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: P
     assert await life.dump(raw(pool)) == {}
 
 
+@pytest.mark.parametrize("checks", [True, False])
+async def test_no_model_server_and_no_built_in_model(
+    processes: Farm, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: bool
+) -> None:
+    """Without the extra `builtin` the command ends before it downloads anything."""
+    monkeypatch.setattr("tokenlane.worker.commands.worker.search_targets", lambda configured: [])
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    home = tmp_path / "home"
+    ended = await run_in_thread(
+        "worker", *(["--check"] if checks else []), "--redis", processes.url, TOKENLANE_HOME=str(home)
+    )
+    assert (ended.code, ended.out) == (exits.USAGE, "")
+    assert "--provider and --endpoint" in ended.error
+    assert not [path for path in home.rglob("*") if path.is_file()]
+    assert await life.dump(raw(pool)) == {}
+
+
+async def test_a_check_that_would_serve_only_the_toy(
+    processes: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so in a remark, unless the built-in model was asked for."""
+    monkeypatch.setattr("tokenlane.worker.commands.worker.search_targets", lambda configured: [])
+    checking = ("worker", "--check", "--json", "--redis", processes.url)
+    unnamed = await run_in_thread(*checking, TOKENLANE_HOME=str(tmp_path))
+    named = await run_in_thread(*checking, "--provider", "builtin", TOKENLANE_HOME=str(tmp_path))
+    assert (unnamed.code, named.code) == (exits.OK, exits.OK)
+    assert [remark["code"] for remark in json.loads(unnamed.out)["remarks"]] == [Code.ONLY_TOY.value]
+    assert json.loads(named.out)["remarks"] == []
+
+
 async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool: Pool) -> None:
     """Its block has the problem and the endpoint, without the password, and that it waits; the lane is announced as
     down."""

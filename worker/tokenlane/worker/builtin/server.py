@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +36,11 @@ STEADY_S = 10.0
 def needs_server(lane: LaneSettings) -> bool:
     """Whether the lane is for the built-in model and its settings name no server."""
     return lane.provider == "builtin" and lane.endpoint is None
+
+
+def is_installed() -> bool:
+    """Whether the extra `builtin` is installed, without which the model's server cannot start."""
+    return find_spec("xllamacpp") is not None
 
 
 @asynccontextmanager

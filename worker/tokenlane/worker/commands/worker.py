@@ -38,7 +38,7 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.builtin.server import needs_server, with_own_server
+from tokenlane.worker.builtin.server import is_installed, needs_server, with_own_server
 from tokenlane.worker.discovery.choose import choose, reason
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
@@ -74,9 +74,12 @@ def worker(
 ) -> None:
     """Serve one lane: one back end, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
-    settings, seen = own(provider=provider, endpoint=endpoint), None
+    settings, seen, only_toy = own(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
         seen = choose(settings, search_targets(configured_back_ends()))
+        only_toy = seen is None
+    if only_toy and not is_installed():
+        raise ConfigError("no model server was found: name it with --provider and --endpoint")
     if seen is not None:
         settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
         if not as_json:
@@ -90,7 +93,7 @@ def worker(
     where = find_pool(redis)
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
-    serving = _check if check else partial(_work, drain_s=drain, transcripts=transcripts)
+    serving = partial(_check, only_toy=only_toy) if check else partial(_work, drain_s=drain, transcripts=transcripts)
     work = _serve(to, partial(serving, report=report), supervised=supervised, starts=not check)
     with llm_errors_end_command(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         raise typer.Exit(runner.run(work))
@@ -114,8 +117,13 @@ def _options(redis: str | None, pool: str | None) -> str:
     return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
 
 
-async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[..., None]) -> int:
+async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[..., None], only_toy: bool) -> int:
     startup = await dry_run(to)
+    if only_toy:
+        observed = "no model server was found, so this worker would serve only the built-in toy model"
+        advice = "name a model server with --provider and --endpoint"
+        remark = Finding(Code.ONLY_TOY, "warn", observed, advice, to.settings.name)
+        startup = replace(startup, findings=(*startup.findings, remark))
     report("checked", startup)
     return FAILED if startup.problems else OK
 
