@@ -35,6 +35,7 @@ async def run_worker(
     fallback: bool = False,
     drain_s: float = DRAIN_S,
     ready: Callable[[Lane], Awaitable[None]] | None = None,
+    draining: Callable[[int], None] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> int:
     """Serve a lane, and route, until a signal or `stopping` ends that; the exit code.
@@ -45,6 +46,7 @@ async def run_worker(
         opening: the lane, by `open_lane`.
         fallback: serve the pool's fallback lane too.
         ready: awaited when the lane is announced, and again when its back end is up, if that was not so at first.
+        draining: called when the drain begins, with the number of requests that run.
 
     Raises:
         LlmError: as `open_lane`.
@@ -78,6 +80,8 @@ async def run_worker(
                     if lane.availability.condition != UP:
                         tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
                 await stopping.wait()
+                if draining is not None:
+                    draining(sum(len(each.runs) for each, _ in served))
                 await asyncio.gather(*(drain(each, workers, drain_s) for each, workers in served))
             finally:
                 await asyncio.gather(*(worker.abandon() for _, workers in served for worker in workers))

@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 from tests.integration import life
 from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
 from tests.integration.life import raw
@@ -19,9 +22,11 @@ from tests.lanes import chats
 from tests.verbs import run_in_thread
 
 from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.producer import Client
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
@@ -347,6 +352,34 @@ async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool:
 async def told(worker: Child, what: str) -> bool:
     assert worker.running, worker.error
     return what in worker.out
+
+
+@pytest.mark.parametrize("running", [0, 1, 2])
+async def test_a_worker_says_that_it_serves_and_drains(processes: Farm, backend: Simulator, running: int) -> None:
+    """Its block ends with how to stop it, and the drain begins with the number of requests that run."""
+    serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", backend.url, "--drain", "7")
+    worker = await processes.tokenlane("worker", *serving)
+    await eventually(lambda: told(worker, "serves "))
+    last = worker.out.splitlines()[-1]
+    assert (last[:10].strip(), "Ctrl-C" in last, "(7 s)" in last) == ("serves", True, True)
+    held: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("a", "b"), hold_after=1).model_dump(mode="json")}
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(processes.url, pool=processes.pool))
+        for _ in range(running):
+            stream = await stack.enter_async_context(client.chat("hello", role="planner", extra=held))
+            assert (await anext(stream)).text == "a"
+        worker.process.send_signal(signal.SIGINT)
+        await eventually(lambda: told_or_ended(worker, "draining "))
+        backend.release()
+        ended = await worker.ended()
+    (line,) = (line for line in ended.out.splitlines() if line.startswith("draining "))
+    count, noun, verb = line.partition(";")[0].split()[1:]
+    assert (count, noun, verb) == (str(running), *(("request", "runs") if running == 1 else ("requests", "run")))
+    assert ended.code == exits.OK
+
+
+async def told_or_ended(worker: Child, what: str) -> bool:
+    return what in worker.out or not worker.running
 
 
 async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm, pool: Pool) -> None:

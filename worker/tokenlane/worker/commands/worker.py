@@ -93,7 +93,8 @@ def worker(
     where = find_pool(redis)
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
-    serving = partial(_check, only_toy=only_toy) if check else partial(_work, drain_s=drain, transcripts=transcripts)
+    working = partial(_work, drain_s=drain, transcripts=transcripts, as_json=as_json)
+    serving = partial(_check, only_toy=only_toy) if check else working
     work = _serve(to, partial(serving, report=report), supervised=supervised, starts=not check)
     with llm_errors_end_command(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         raise typer.Exit(runner.run(work))
@@ -129,8 +130,15 @@ async def _check(to: Destination, *, stopping: asyncio.Event, report: Callable[.
 
 
 async def _work(
-    to: Destination, *, stopping: asyncio.Event, report: Callable[..., None], drain_s: float, transcripts: bool
+    to: Destination,
+    *,
+    stopping: asyncio.Event,
+    report: Callable[..., None],
+    drain_s: float,
+    transcripts: bool,
+    as_json: bool,
 ) -> int:
+    """Serve the lane. `as_json`: print nothing but reports."""
     is_ready = False
 
     async def ready(lane: Lane) -> None:
@@ -138,10 +146,17 @@ async def _work(
         is_ready = True
         startup = await report_on_lane(lane, to)
         report("waiting" if startup.waits else "ready", startup, worker=lane.worker)
+        if not as_json and not startup.waits and not stopping.is_set():
+            note(f"serves    until Ctrl-C, which lets running answers finish ({drain_s:g} s)")
+
+    def draining(running: int) -> None:
+        if not as_json:
+            requests = "1 request runs" if running == 1 else f"{running} requests run"
+            note(f"draining  {requests}; Ctrl-C again stops at once")
 
     try:
         lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
-        return await run_worker(lane, fallback=True, drain_s=drain_s, ready=ready, stopping=stopping)
+        return await run_worker(lane, fallback=True, drain_s=drain_s, ready=ready, draining=draining, stopping=stopping)
     except SET_WRONGLY:
         raise
     except LlmError as error:
