@@ -110,10 +110,10 @@ class Client:
             options: see `ChatOptions`. The back end's defaults apply to options that are not set.
 
         Raises:
-            TypeError: an option does not exist, or `response_format` is another class.
+            TypeError: an option does not exist, or `response_format` is neither a pydantic model nor a dict.
             ValueError: `agent` is not a valid name.
         """
-        refuse_unknown(options, ChatOptions)
+        refuse_unknown(options, ChatOptions, "agent", "response_format")
         who, shape = self._name_of(agent), in_openai_shape(response_format)
         model = response_format if isinstance(response_format, type) else None
         link, request_id = self.link, new_id()

@@ -36,17 +36,25 @@ _EXPLANATIONS = {
 _FIELDS = frozenset(Message.model_fields).union(*(kind.request.model_fields for kind in KINDS.values()))
 
 
-def refuse_unknown(options: Mapping[str, object], known: type) -> None:
+def refuse_unknown(options: Mapping[str, object], known: type, *parameters: str) -> None:
     """Accept only the options of a TypedDict.
+
+    Args:
+        parameters: the call's optional parameters, which the error lists with the options.
 
     Raises:
         TypeError: an option does not exist.
     """
     unknown_options = options.keys() - known.__annotations__.keys()
     if unknown_options:
-        name, names = min(unknown_options), sorted(known.__annotations__)
+        name, names = min(unknown_options), sorted([*known.__annotations__, *parameters])
+        hint = did_you_mean(name, names)
+        if name == "timeout":
+            hint = " Use 'time_to_live_ms', in milliseconds."
+        elif name == "stream" and known is ChatOptions:
+            hint = " Use `client.chat`, whose answer is a stream."
         extra = " (`extra` goes to the back end as it is)" if "extra" in names else ""
-        raise TypeError(f"unknown option {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}{extra}")
+        raise TypeError(f"unknown option {name!r}.{hint} There are: {', '.join(names)}{extra}")
 
 
 def compose(
@@ -68,6 +76,7 @@ def compose(
     if response_format is not None:
         fields["response_format"] = response_format
     request, payload = _validated(ChatRequest, fields, "shorten its messages")
+    _refuse_malformed_tools(request)
     _refuse_contradictions(request)
     prompt = estimated_tokens(request)
     needs = Needs(
@@ -161,6 +170,22 @@ def _conversation(messages: Messages) -> list[object]:
                 f"messages.{place} is the mapping of an answer: append the answer itself, or its `.message`"
             )
     return [message.message if isinstance(message, Answer) else message for message in messages]
+
+
+def _refuse_malformed_tools(request: ChatRequest) -> None:
+    """Refuse tools that are not in OpenAI's format. Other keys are allowed, since some servers read more."""
+    for place, tool in enumerate(request.tools or ()):
+        function = tool.get("function")
+        if tool.get("type") != "function":
+            wrong = 'type must be "function"'
+        elif not isinstance(function, dict):
+            wrong = "function must be a dict with the tool's name and parameters"
+        elif not (isinstance(name := function.get("name"), str) and name):
+            wrong = "function.name must be a string, and not empty"
+        else:
+            continue
+        shape = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}'
+        raise BadRequest(f"the request is not valid: tools.{place}.{wrong}; a tool is {shape}")
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:

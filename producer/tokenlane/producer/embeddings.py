@@ -83,7 +83,7 @@ async def embed(
         TypeError: an option does not exist.
         LlmError: as `Client.embed`.
     """
-    refuse_unknown(options, EmbedOptions)
+    refuse_unknown(options, EmbedOptions, "agent")
     fields = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
 
     composed = partial(compose_embed, fields, agent=agent, client=link.client)

@@ -20,14 +20,16 @@ def in_openai_shape(form: Form[Parsed]) -> dict[str, JsonValue] | None:
     """The `response_format` for this form, in OpenAI's shape.
 
     Raises:
-        TypeError: the form is a class, but no pydantic model.
+        TypeError: the form is neither a pydantic model nor a dict.
     """
-    if not isinstance(model := form, type):
-        return model
-    if not issubclass(model, BaseModel):
-        raise TypeError(f"response_format takes a pydantic model or a dict in OpenAI's shape, not {model.__name__}")
-    name = _NOT_IN_A_NAME.sub("_", model.__name__)[:64]
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": model.model_json_schema()}}
+    if form is None or isinstance(form, dict):
+        return form
+    given: object = form  # not everybody checks types
+    if not (isinstance(given, type) and issubclass(given, BaseModel)):
+        kind = given.__name__ if isinstance(given, type) else f"a value of type {type(given).__name__}"
+        raise TypeError(f"response_format takes a pydantic model, or a dict in OpenAI's format, not {kind}")
+    name = _NOT_IN_A_NAME.sub("_", given.__name__)[:64]
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": given.model_json_schema()}}
 
 
 def parsed_as(model: type[Parsed], answer: Answer) -> Answer[Parsed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from tokenlane.producer.compose import (
     compose_embed,
     refuse_unknown,
 )
+from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.prompt_size import estimated_tokens
@@ -133,6 +134,59 @@ def test_unknown_options_are_refused() -> None:
     refuse_unknown({"max_tokens": 1}, ChatOptions)
     with pytest.raises(TypeError, match=r"'n'.*max_tokens"):
         refuse_unknown({"n": 2}, ChatOptions)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("respone_format", "response_format"),
+        ("agnt", "agent"),
+        ("tmperature", "temperature"),
+        ("timeout", "time_to_live_ms"),
+        ("stream", "client.chat"),
+    ],
+)
+async def test_a_misspelt_option_of_a_chat(wrong: str, meant: str) -> None:
+    """The error names the argument that the agent meant, whether it is one of the options or not."""
+    async with MockPool() as pool, pool.client() as client:
+        for call in (client.chat, client.complete):
+            with pytest.raises(TypeError) as refused:
+                await cast("Any", call)("hi", role="planner", **{wrong: 1})
+            hint = str(refused.value).partition(" There are: ")[0]
+            assert f"'{wrong}'" in hint
+            assert meant in hint
+
+
+async def test_a_misspelt_option_of_an_embed_request() -> None:
+    """The error offers only what embed requests have."""
+    async with MockPool() as pool, pool.client() as client:
+        for wrong, meant in (("timeout", "time_to_live_ms"), ("agnt", "agent"), ("stream", "'stream'")):
+            with pytest.raises(TypeError, match=meant) as refused:
+                await cast("Any", client.embed)("hi", role="indexer", **{wrong: 1})
+            assert "client.chat" not in str(refused.value)
+            assert "response_format" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tool", "field"),
+    [
+        ({"name": "secret"}, "tools.1.type"),
+        ({"type": "secret", "function": {"name": "secret"}}, "tools.1.type"),
+        ({"type": "function", "name": "secret"}, "tools.1.function"),
+        ({"type": "function", "function": "secret"}, "tools.1.function"),
+        ({"type": "function", "function": {"nme": "secret"}}, "tools.1.function.name"),
+        ({"type": "function", "function": {"name": ["secret"]}}, "tools.1.function.name"),
+        ({"type": "function", "function": {"name": ""}}, "tools.1.function.name"),
+    ],
+)
+def test_a_tool_in_another_format_is_refused(tool: dict[str, object], field: str) -> None:
+    """The error names the wrong field of the wrong tool, and quotes nothing."""
+    right = {"type": "function", "function": {"name": "f", "strict": True, "x": 1}, "cache_control": {"type": "x"}}
+    composed("hi", tools=[right, right])
+    with pytest.raises(BadRequest) as refused:
+        composed("hi", tools=[right, tool])
+    assert field in re.findall(r"[\w.]+", refused.value.message)
+    assert "secret" not in str(refused.value)
 
 
 def test_what_a_request_shows_that_it_needs() -> None:

@@ -67,7 +67,8 @@ async def test_the_loop_of_tools() -> None:
     names: dict[str, Any] = {"json": json}
     exec(code, names)
     async with MockPool(model) as pool, pool.client() as client:
-        said = await names["ask"](client, "The weather?", {"weather": lambda city: f"rain in {city}"}, [{"a": 1}])
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+        said = await names["ask"](client, "The weather?", {"weather": lambda city: f"rain in {city}"}, tools)
     assert said == "It is rain in Paris."
     asked = pool.requests[-1].messages
     assert [message.role for message in asked] == ["user", "assistant", "tool", "assistant", "tool"]
