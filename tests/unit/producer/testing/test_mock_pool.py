@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext, suppress
-from typing import assert_type
+from typing import Any, assert_type, cast
 
 import pytest
 from pydantic import BaseModel
@@ -19,12 +19,14 @@ from tokenlane.producer import (
     DeadlineExceeded,
     Interrupted,
     LlmError,
+    Message,
     ProviderDown,
     QueueFull,
     RequestCancelled,
     RequestLost,
     SchemaMismatch,
     TokenDelta,
+    ToolCall,
     ToolCallDelta,
 )
 from tokenlane.producer.testing import Handler, MockPool
@@ -48,7 +50,10 @@ async def test_text_and_pieces_are_streamed() -> None:
     async with MockPool(handler) as pool, pool.client(agent="tester") as client:
         assert (await client.complete("one", role="planner", max_tokens=1)).text == "whole"
         async with client.chat("two", role="coder") as stream:
-            assert [(delta.position, delta.text) async for delta in stream] == [(0, "a"), (1, ""), (2, "b")]
+            assert [(delta.position, delta.text) async for delta in stream] == [
+                *((0, "a"), (1, ""), (2, "b")),
+                (3, ""),
+            ]
             answer = await stream.answer()
     assert (answer.text, answer.reasoning, answer.usage.completion_tokens) == ("ab", "r", 3)
     assert [(request.role, request.messages[0].content) for request in pool.requests] == [
@@ -242,6 +247,62 @@ async def test_a_bug_in_the_handler_is_raised_from_the_block(forgiving: bool) ->
         await ask()
 
 
+class Odd:
+    """An object that is no answer."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ({"text": "SECRET"}, "a dict"),
+        (b"SECRET", "a bytes"),
+        ({"SECRET"}, "a set"),
+        (None, "None"),
+        (7, "an int"),
+        (Odd(), "an Odd"),
+        (TokenDelta(text="SECRET"), "a TokenDelta"),
+        (ToolCall(id="1", name="f"), "a ToolCall"),
+        (Message(role="assistant", content="SECRET"), "a Message"),
+    ],
+)
+async def test_a_handler_that_answers_with_something_else(answer: object, kind: str) -> None:
+    """The block ends with a TypeError that names what the handler returned or yielded; nothing of it is quoted."""
+
+    async def returning(request: ChatRequest) -> object:
+        return answer
+
+    async def yielding(request: ChatRequest) -> AsyncIterator[object]:
+        yield "a"
+        yield [answer] if isinstance(answer, TokenDelta) else answer
+
+    def listing(request: ChatRequest) -> object:
+        return ["a", [answer] if isinstance(answer, TokenDelta) else answer]
+
+    for handler, verb in ((returning, "returned"), (yielding, "yielded"), (listing, "yielded")):
+        expected = "a list" if verb == "yielded" and isinstance(answer, TokenDelta) else kind
+        with pytest.raises(TypeError, match=rf"TokenDeltas; .* {verb} {expected}$") as refused:
+            async with MockPool(cast("Handler", handler)) as pool, pool.client() as client:
+                await client.complete("x", role="planner")
+        assert "SECRET" not in str(refused.value)
+
+
+async def test_an_answer_has_a_finish_reason() -> None:
+    """As from a real pool: the handler's; else `tool_calls` if it calls a tool, else `stop`."""
+    call = TokenDelta(tool_calls=(ToolCallDelta(id="a", name="f", arguments="{}"),))
+    answers: list[tuple[str | list[str | TokenDelta], str, int]] = [
+        ("text", "stop", 2),
+        (["a", "b"], "stop", 3),
+        ([], "stop", 1),
+        ([call], "tool_calls", 2),
+        (["a", TokenDelta(finish_reason="length")], "length", 2),
+    ]
+    for words, reason, deltas in answers:
+        async with MockPool(lambda _, words=words: words) as pool, pool.client() as client:  # type: ignore[misc] # loop
+            async with client.chat("x", role="planner") as stream:
+                assert len([delta async for delta in stream]) == deltas
+                assert (await stream.answer()).finish_reason == reason
+
+
 async def test_a_model_is_asked_for_and_filled() -> None:
     """A pydantic model goes out as its JSON schema and comes back as itself, from `complete` and from a stream."""
     async with MockPool(lambda _: ['{"name": "Bonn", ', '"people": 7}']) as pool, pool.client() as client:
@@ -295,6 +356,9 @@ async def test_a_form_that_is_no_model() -> None:
     async with MockPool(lambda request: "7") as pool, pool.client() as client:
         with pytest.raises(TypeError, match="response_format"):
             await client.complete("x", role="planner", response_format=int)  # type: ignore[type-var] # the point
+        for form in ("json", City(name="Bonn"), list[City]):
+            with pytest.raises(TypeError, match=r"response_format.*pydantic"):
+                await client.complete("x", role="planner", response_format=cast("Any", form))
 
 
 @pytest.mark.parametrize(("request_id", "after"), [(None, None), (b"0" * 32, None), ("no id", None), ("0" * 32, "1")])
