@@ -15,6 +15,7 @@ from tokenlane.config.host.bounded_files import standard_input
 from tokenlane.config.settings.load import provider_and_model
 from tokenlane.producer.client import Client
 from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatOptions, Message
 
 from .client_session import Model, Priority, Role, Timeout, client_session, explaining_wait, time_to_live_ms
@@ -51,9 +52,14 @@ def chat(
     async def ask(client: Client) -> None:
         show = _delta_shower(as_json=as_json)
         async with client.chat(messages, role=role, **options) as stream:
-            async with explaining_wait(stream):
-                async for delta in stream:
-                    show(delta)
+            try:
+                async with explaining_wait(stream):
+                    async for delta in stream:
+                        show(delta)
+            except LlmError:
+                if stream.text and not stream.text.endswith("\n") and not as_json and sys.stdout.isatty():
+                    _write("\n")  # so that the error begins on a line of its own
+                raise
             if as_json:
                 usage = stream.usage.model_dump() if stream.usage else None
                 _write(json_text({"request_id": stream.request_id, "usage": usage}) + "\n")

@@ -303,3 +303,23 @@ async def test_a_terminal_is_not_steered(redis_url: str, worker: StandIn) -> Non
     finally:
         os.close(ours)
     assert shown.decode() == "[31mred]0;title1m[/bold]\r\n\tend\r\n"
+
+
+@pytest.mark.parametrize("text", ["half", "whole\n"])
+async def test_an_error_on_a_terminal_has_its_own_line(text: str, redis_url: str, worker: StandIn) -> None:
+    """An answer that breaks off on a terminal ends with one line end, so that the error does not follow its text."""
+    ours, theirs = pty.openpty()
+    try:
+        async with chat("hi", "--redis", redis_url, stdout=theirs) as process:
+            run = await worker.next_run()
+            await run.say(text)
+            await run.fail(ProviderDown("it went away"))
+            assert (await ended(process))[0] == exits.FAILED
+            os.write(theirs, b"error")  # where the terminal would show standard error
+        shown = b""
+        while b"error" not in shown:
+            shown += await asyncio.to_thread(os.read, ours, 1000)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert shown.decode() == f"{text.strip()}\r\nerror"
