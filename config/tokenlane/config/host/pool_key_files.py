@@ -60,7 +60,7 @@ class PoolKey:
                 raise ValueError
             return cls(base64.b64decode(text.removeprefix(_PREFIX) + "=", altchars=b"-_", validate=True))
         except ValueError:
-            message = f"no pool key: a key is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`"
+            message = f"this is not a pool key: a key is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`"
             raise ValueError(message) from None
 
     @cached_property
@@ -144,7 +144,7 @@ def read_key_file(path: Path) -> KeyRing:
             for part in (lines[:start], lines[start:])
         )
     except ValueError as error:
-        raise ConfigError(f"The key file {path} holds {error}.") from None
+        raise ConfigError(f"The key file {path} is wrong: {error}.") from None
     if not ring.keys:
         raise ConfigError(f"The key file {path} holds no key. `tokenlane key new --file` makes one.")
     return KeyRing(ring.keys, path, prepared.keys)

@@ -111,7 +111,7 @@ def given_keys() -> KeyRing:
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
     except ValueError as error:
-        raise ConfigError(f"{PREFIX}POOL_KEY holds {error}.") from None
+        raise ConfigError(f"{PREFIX}POOL_KEY is wrong: {error}.") from None
 
 
 def pool_name(explicit: str | None = None) -> str:
