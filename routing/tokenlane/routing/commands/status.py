@@ -58,13 +58,15 @@ def status(
 def as_document(seen: Snapshot, wrong: tuple[Finding, ...]) -> dict[str, Any]:
     """The snapshot and its problems as JSON, without the policy and the lanes as routers see them."""
     tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy", "views"})
-    queues = [{**queue, **queue.pop("needs")} for queue in tree["queues"]]
+    queues = [{**queue.pop("needs"), **queue} for queue in tree["queues"]]
     return {**tree, "queues": queues, "problems": [problem.document() for problem in wrong]}
 
 
 def _all_well(seen: Snapshot) -> str:
     lanes = sum(lane.state == "up" for lane in seen.lanes)
-    return f"ok: lanes up: {lanes}, routers: {len(seen.routers)}, {_work(seen)}"
+    counts = ((lanes, "lane"), (len(seen.routers), "router"))
+    up = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return f"ok: {up} up, {_work(seen)}"
 
 
 def _lines(wrong: tuple[Finding, ...]) -> str:

@@ -257,7 +257,8 @@ class Timeout(LlmError, TimeoutError):
 class ProviderDown(LlmError):
     """The back end does not answer.
 
-    Check the server at the lane's endpoint. `tokenlane status` shows the state of each lane.
+    Check the server at the lane's endpoint. If the message says that no connected lane may serve the request, check the
+    role's route and the provider's name instead. `tokenlane status` shows the state of each lane.
     """
 
     code = "provider_down"

@@ -133,6 +133,15 @@ def test_every_code_is_documented() -> None:
     assert [code for code in Code if f"`{code}`" not in DOCUMENTATION] == []
 
 
+async def test_what_a_queue_asks_for_is_written_once(pool: Pool) -> None:
+    """A queue's document has the documented fields in place of the value that holds them."""
+    await life.submit(pool, life.envelope(model="m1"))
+    _, out, _ = await status(pool.server.url, "--json")
+    (queue,) = json.loads(out)["queues"]
+    assert queue["model"] == "m1"
+    assert "needs" not in queue
+
+
 async def test_an_empty_pool_is_clear(pool: Pool) -> None:
     """Of a pool nobody uses is told just that, and what to start; a monitor is told that it is not well."""
     code, out, _ = await status(pool.server.url)
