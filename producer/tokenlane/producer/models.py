@@ -79,7 +79,7 @@ class Models:
 
     async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
         if lane.state.is_unready:
-            raise no_lane((lane,))
+            raise no_lane(self._link.pool, (lane,))
         if lane.credit_for("command") == 0:
             return _announced(lane)
         command = {"action": "list", "lane": lane.name, "time_to_live_ms": _LIST_TIME_TO_LIVE_MS}
@@ -114,7 +114,7 @@ class Models:
             if lane.name == name:
                 return lane
         if not (connected := [lane for lane in lanes if not lane.state.is_away]):
-            raise no_lane()
+            raise no_lane(self._link.pool)
         raise BadRequest(f"no lane is called {name!r}; connected lanes: {_names(connected)}")
 
     async def _open_lanes(self, *, or_unready: bool = False) -> list[LaneView]:
@@ -126,7 +126,7 @@ class Models:
         known = await self._link.lanes()
         lanes = [lane for lane in known if lane.state.takes_work or (or_unready and lane.state.is_unready)]
         if not lanes:
-            raise no_lane(known)
+            raise no_lane(self._link.pool, known)
         return sorted(lanes, key=lambda lane: lane.name)
 
 

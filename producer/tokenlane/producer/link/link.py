@@ -21,10 +21,12 @@ class Link(Protocol):
 
     Attributes:
         client: this process's name in the pool; every envelope has it.
+        pool: the pool as messages name it.
         internal_errors: tokenlane's own bugs that the link's tasks have survived.
     """
 
     client: str
+    pool: str
     internal_errors: InternalErrors
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:

@@ -30,6 +30,7 @@ class MemoryLink:
 
     def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], MockMessages]) -> None:
         self.client = new_id()
+        self.pool = "the MockPool"
         self.internal_errors = InternalErrors()
         self.failure: Exception | None = None
         self._tasks = tasks

@@ -21,31 +21,22 @@ from .lanes.offer import LaneView
 from .policy import Policy
 from .queue_key import Queue
 
-GET_A_MODEL = """\
-Do one of these:
-  - Install Ollama (https://ollama.com/download, or let `tokenlane probe` do it) and run `ollama pull MODEL`;
-    or start vLLM, LM Studio, TGI or llama.cpp with a chat model.
-  - Use a remote OpenAI-compatible endpoint, with these lines in llm.toml:
-        [defaults]
-        provider = "openai"
-        model = "MODEL"
-        [openai]
-        endpoint = "https://HOST"
-        api_key_env = "NAME_OF_THE_KEYS_VARIABLE"
-  - Use the built-in toy model, to try tokenlane without a real model: --provider builtin
-Then serve the model: start a new pool with `tokenlane up`, or join a running pool with `tokenlane worker`."""
 
-
-def no_lane(lanes: Sequence[LaneView] = ()) -> ProviderDown:
+def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> ProviderDown:
     """The error for a request in a pool without a lane that takes work.
 
     Args:
+        pool: the pool as messages name it.
         lanes: the lanes of the pool. If the back ends of some cannot work, the error says why.
     """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
         return ProviderDown(f"No lane takes work now: {'; '.join(reasons)}.", retryable=True)
-    return ProviderDown(f"No lane is connected to this pool. {GET_A_MODEL}", retryable=False)
+    return ProviderDown(
+        f"no lane is connected to {pool}: is this the right pool? `tokenlane doctor` shows more; `tokenlane worker` or "
+        "`tokenlane up` adds a lane.",
+        retryable=False,
+    )
 
 
 def why_unready(lane: LaneView) -> str:
@@ -66,14 +57,17 @@ def not_pulled(lane: LaneView, model: str) -> LlmError:
     return LlmError.from_report(report)
 
 
-def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView]) -> LlmError:
+def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], pool: str = "this pool") -> LlmError:
     """The error for a queue for which none of these lanes is a candidate.
 
     Its message names only connected lanes that the role may use.
+
+    Args:
+        pool: the pool as messages name it.
     """
     connected = [lane for lane in of_back_ends(lanes) if not lane.state.is_away]
     if not connected:
-        return no_lane()
+        return no_lane(pool)
     needs, is_routed = queue.needs, KINDS[queue.kind].follows_routes
     open_to = [lane for lane in connected if not is_routed or may_use(policy, queue.role, lane)]
     if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):

@@ -31,7 +31,7 @@ class Survey:
     """The heads of all queues, and all lanes, at one moment.
 
     `watched_ms`: for how long routers have watched the pool without a gap. After a restart of the server, it takes a
-    while until all live lanes have sent a beat.
+    while until all live lanes have sent a beat. `pool`: the pool as messages name it.
     """
 
     now_ms: int
@@ -39,6 +39,7 @@ class Survey:
     heads: tuple[Head, ...]
     lanes: tuple[LaneView, ...]
     watched_ms: float = math.inf
+    pool: str = "this pool"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
             if head.more:
                 credit |= {(lane.name, head.queue.kind): 0 for lane, _ in options[head.queue.name]}
             if not options[head.queue.name]:
-                pull = _pull_or_refusal(head, policy, survey.lanes)
+                pull = _pull_or_refusal(head, policy, survey)
                 if isinstance(pull, PullRequest):
                     pulls[pull] = None
                 elif head.waited_ms >= policy.patience_ms and survey.watched_ms >= all_heard_ms(policy.lease_ms):
@@ -161,13 +162,13 @@ def _placement(head: Head, name: str, options: Mapping[str, _Options]) -> Placem
     return Placement(head, name, model)
 
 
-def _pull_or_refusal(head: Head, policy: Policy, lanes: Sequence[LaneView]) -> PullRequest | LlmError:
+def _pull_or_refusal(head: Head, policy: Policy, survey: Survey) -> PullRequest | LlmError:
     """The model to pull for a head without candidates, or the error with which to refuse the head."""
-    queue = head.queue
+    queue, lanes = head.queue, survey.lanes
     if not KINDS[queue.kind].follows_routes:
-        return no_candidate_error(queue, policy, lanes)
+        return no_candidate_error(queue, policy, lanes, survey.pool)
     possible = list(pullers(policy, queue.role, queue.needs, lanes))
     for lane, model in possible:
         if model not in lane.offer.unpulled:
             return PullRequest(lane.name, model)
-    return not_pulled(*possible[0]) if possible else no_candidate_error(queue, policy, lanes)
+    return not_pulled(*possible[0]) if possible else no_candidate_error(queue, policy, lanes, survey.pool)

@@ -64,7 +64,7 @@ class Pool:
 
     async def survey(self) -> Survey:
         """The heads of all queues, and all lanes, read at one moment."""
-        return read_survey(await self.scripts.run("survey"))
+        return read_survey(await self.scripts.run("survey"), self.keys.pool)
 
     async def snapshot_reply(self) -> Reply:
         """The state of the pool for operators, read at one moment, as lua/snapshot.lua describes it."""

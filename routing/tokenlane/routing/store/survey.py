@@ -11,12 +11,12 @@ from .replies.lane import read_lanes
 from .replies.values import Reply, as_int, as_list, as_text, read_queue
 
 
-def read_survey(reply: Reply) -> Survey:
-    """The survey in this reply, without the heads of queues whose name this version cannot parse."""
+def read_survey(reply: Reply, pool: str) -> Survey:
+    """The survey of this pool in this reply, without the heads of queues whose name this version cannot parse."""
     now_ms, revision, heads, lanes, turns, watched_ms = as_list(reply)
     turn_of = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(turns))}
     known = tuple(head for head in (_head(head, turn_of) for head in as_list(heads)) if head is not None)
-    return Survey(as_int(now_ms), as_int(revision), known, read_lanes(lanes), as_int(watched_ms))
+    return Survey(as_int(now_ms), as_int(revision), known, read_lanes(lanes), as_int(watched_ms), f"pool {pool!r}")
 
 
 def _turn(fields: list[Reply]) -> RoleTurn:

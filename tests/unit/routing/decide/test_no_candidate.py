@@ -61,11 +61,19 @@ def test_a_pool_that_all_lanes_have_left_has_none() -> None:
     assert no_candidate_error(Queue("r", "chat", "normal", Needs()), Policy(), left).message == no_lane().message
 
 
+def test_the_pool_without_lanes_is_named_in_one_line() -> None:
+    """Whoever asks the wrong pool sees which one it was, and no page about model servers."""
+    pool = "pool 'main' at redis://gpu-hub/3"
+    message = no_candidate_error(Queue("r", "chat", "normal", Needs()), Policy(), (), pool).message
+    assert pool in message.partition("?")[0]
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("why", ["It is off.", ""])
 def test_lanes_that_take_no_work_are_told_with_the_reason(why: str) -> None:
     """Nobody is told to start a worker where one waits for its model server, or does not start what it is given."""
     down = replace(LANES[0], facts=in_state("down"), why=why)
-    error = no_lane([down])
+    error = no_lane(lanes=[down])
     assert error.retryable
     assert f"'gpu0' is down: {why.rstrip('.')}" in error.message
 
@@ -73,4 +81,4 @@ def test_lanes_that_take_no_work_are_told_with_the_reason(why: str) -> None:
 def test_what_a_lane_that_is_away_said_last_is_no_reason() -> None:
     """Its worker has vanished: nobody waits for its model server any more."""
     gone = replace(LANES[0], facts=in_state("gone"), why="It is off.")
-    assert no_lane([gone]).message == no_lane().message
+    assert no_lane(lanes=[gone]).message == no_lane().message

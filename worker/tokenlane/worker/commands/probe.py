@@ -13,13 +13,26 @@ from tokenlane.config.cli.plain_text import json_text
 from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_back_ends
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.routing.decide.no_candidate import GET_A_MODEL
 from tokenlane.worker.discovery.model_servers import ModelServer, look_at_all
 from tokenlane.worker.discovery.targets import Target, search_targets
 
 from .get_a_model import get_a_model
 
 _SHOWN_MODELS = 3
+
+_GET_A_MODEL = """\
+Do one of these:
+  - Install Ollama (https://ollama.com/download, or let `tokenlane probe` do it) and run `ollama pull MODEL`;
+    or start vLLM, LM Studio, TGI or llama.cpp with a chat model.
+  - Use a remote OpenAI-compatible endpoint, with these lines in llm.toml:
+        [defaults]
+        provider = "openai"
+        model = "MODEL"
+        [openai]
+        endpoint = "https://HOST"
+        api_key_env = "NAME_OF_THE_KEYS_VARIABLE"
+  - Use the built-in toy model, to try tokenlane without a real model: --provider builtin
+Then serve the model: start a new pool with `tokenlane up`, or join a running pool with `tokenlane worker`."""
 
 
 def probe(
@@ -34,14 +47,14 @@ def probe(
     works = any(server.problem is None for server in servers)
     if as_json:
         facts = {"found": works, "places": [_facts(server) for server in servers]}
-        typer.echo(json_text(facts if works else {**facts, "advice": GET_A_MODEL}))
+        typer.echo(json_text(facts if works else {**facts, "advice": _GET_A_MODEL}))
     else:
         show(_table(servers))
     if works:
         return
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not as_json:
-            typer.echo(f"\nNo model server with a model that can chat was found. {GET_A_MODEL}")
+            typer.echo(f"\nNo model server with a model that can chat was found. {_GET_A_MODEL}")
         raise typer.Exit(NOTHING_FOUND)
     raise typer.Exit(get_a_model())
 

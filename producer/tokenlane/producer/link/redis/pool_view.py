@@ -37,12 +37,14 @@ class PoolView:
     """The pool as one client sees it.
 
     Attributes:
+        pool: the pool as messages name it.
         is_away: whether the pool does not answer.
         checked: the pool's answer to the last beat.
         policy: the pool's, as the client has last read it; that happens only while lanes are absent.
     """
 
-    def __init__(self, timings: Timings) -> None:
+    def __init__(self, timings: Timings, pool: str = "this pool") -> None:
+        self.pool = pool
         self.is_away = False
         self.checked = _BEFORE_THE_FIRST_BEAT
         self.policy = Policy()

@@ -56,8 +56,9 @@ class RedisLink:
 
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str, timings: Timings) -> None:
         self.client = client
+        self.pool = str(pool)
         self.internal_errors = pool.internal_errors
-        self.view = PoolView(timings)
+        self.view = PoolView(timings, self.pool)
         self._pool = pool
         self._hub = hub
         self._tasks = tasks

@@ -311,7 +311,7 @@ class RedisRequest(OpenRequest):
         self._enter(RequestState.QUEUED)
         self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
         if pool.is_deserted(self._opened_at, self._clock()):
-            self.give_up(no_lane())
+            self.give_up(no_lane(pool.pool))
         return []
 
     def _broken_off(self, standing: Standing) -> list[Step]:

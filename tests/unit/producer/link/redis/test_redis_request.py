@@ -19,8 +19,9 @@ from tokenlane.producer.link.redis.request_state import Interrupt, RequestState,
 from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
-from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull, RequestLost, Timeout
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, ProviderDown, QueueFull, RequestLost, Timeout
 from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
+from tokenlane.routing.store.beats import Checked
 from tokenlane.routing.store.request_life import Attachment, Standing, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
@@ -132,6 +133,18 @@ async def test_the_states_are_as_drawn(event: str, before: RequestState, after: 
     request = in_state(before, clock, part=event.endswith("a part came"))
     EVENTS[event](request, clock)
     assert request.state == after
+
+
+async def test_a_deserted_pool_is_named() -> None:
+    """Whoever asks a pool without workers, as of a mistyped database, reads which pool it was."""
+    clock, pool = Clock(), "pool 'other' at redis://gpu-hub/3"
+    request, view = accepted(made(clock)), PoolView(TIMINGS, pool)
+    nobody = Checked(routers=0, lanes=0, absent=(), revision=0, pulls={}, standings=(), lease_ms=3_000, patience_ms=0)
+    view.update(nobody, clock())
+    clock.now += LONG_S
+    request.standing(Standing("waiting", ATTEMPT, "", None, "", CLIENT), clock(), view)
+    assert isinstance(request.error, ProviderDown)
+    assert pool in request.error.message
 
 
 @pytest.mark.parametrize("state", get_args(State))
