@@ -33,8 +33,9 @@ def _without_empty(param: Any, process: Callable[[Any, Any], Any]) -> Callable[[
         given = getattr(context.get_parameter_source(param.name), "name", "") == "COMMANDLINE"  # not a default
         if given and not context.resilient_parsing and "" in (value if isinstance(value, list | tuple) else [value]):
             name = max(param.opts, key=len) if param.param_type_name == "option" else param.display_name_raw
+            or_none = "" if param.required else ", or leave it out"
             raise ConfigError(
-                f"{name} is empty: give it a value, or leave it out. In a shell, a variable that is not set gives "
+                f"{name} is empty: give it a value{or_none}. In a shell, a variable that is not set gives "
                 "an empty value."
             )
         return process(context, value)

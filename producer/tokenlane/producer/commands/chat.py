@@ -66,7 +66,7 @@ def chat(
             elif not stream.text.endswith("\n"):
                 _write("\n")
 
-    client_session(ask, redis, pool)
+    client_session(ask, redis, pool, has_timeout=True)
 
 
 def _delta_shower(*, as_json: bool) -> Callable[[TokenDelta], None]:

@@ -18,7 +18,7 @@ from tokenlane.producer.client import Client
 from tokenlane.producer.link.redis.pool_view import without_ages
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import error_for_user
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
 from tokenlane.routing.contract.requests import DEFAULT_TIME_TO_LIVE_MS
 from tokenlane.routing.support.tasks import background
 
@@ -43,9 +43,16 @@ class Waiting(Protocol):
 
 
 def client_session(
-    ask: Callable[[Client], Coroutine[object, object, _Answer]], redis: str | None, pool: str | None
+    ask: Callable[[Client], Coroutine[object, object, _Answer]],
+    redis: str | None,
+    pool: str | None,
+    *,
+    has_timeout: bool = False,
 ) -> _Answer:
     """Ask by a client of the pool that a command's options name, and return the answer.
+
+    Args:
+        has_timeout: whether the command has the option `--timeout`.
 
     Raises:
         UserError: it failed.
@@ -61,7 +68,14 @@ def client_session(
     try:
         return run_until_signal(session())
     except LlmError as error:
-        raise error_for_user(error, f"{error}\n{error.detail}".rstrip()) from None
+        raise error_for_user(error, error_text(error, has_timeout=has_timeout)) from None
+
+
+def error_text(error: LlmError, *, has_timeout: bool) -> str:
+    """The error's message and detail. If the deadline has passed, the message names the option, not the field."""
+    text = f"{error}\n{error.detail}".rstrip()
+    is_late = has_timeout and isinstance(error, DeadlineExceeded)
+    return text.replace("time_to_live_ms", "--timeout") if is_late else text
 
 
 def run_until_signal(work: Coroutine[object, object, _Answer]) -> _Answer:

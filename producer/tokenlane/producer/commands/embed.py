@@ -49,7 +49,7 @@ def embed(
     async def ask(client: Client) -> Embeddings:
         return await embed_texts(client.link, inputs, options, role=role, agent=client.agent, meanwhile=explaining_wait)
 
-    result = client_session(ask, redis, pool)
+    result = client_session(ask, redis, pool, has_timeout=True)
     vectors = [[float(f"{number:.9g}") for number in vector] for vector in result.vectors]  # a float32 has nine digits
     if as_json:
         typer.echo(

@@ -52,6 +52,7 @@ def test_an_empty_value_is_refused_by_name(
         ended = run(capsys, monkeypatch, *verb.words, *((name, "") if option else ("",)))
         assert ended.code == exits.USAGE, (name, ended)
         assert (ended.out, name in ended.error) == ("", True), (name, ended)
+        assert ("leave it out" in ended.error) is not param.required, (name, ended)
 
 
 @pytest.mark.parametrize("verb", VERBS)

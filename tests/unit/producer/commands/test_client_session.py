@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tokenlane.producer.commands import client_session
+from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded
 
 ALONE = "no worker is connected to this pool; waiting for lane 'gpu1' (last seen {} s ago)"
 QUEUE = "waiting in the queue of role 'planner'; lanes that are away: 'gpu1' (last seen {} s ago)"
@@ -52,3 +53,12 @@ async def test_a_reason_is_told_once(
     with suppress(asyncio.CancelledError):
         await client_session.explain_wait(stream)
     assert capsys.readouterr().err.splitlines() == [f"tokenlane: not started yet: {why}" for why in told]
+
+
+def test_a_deadline_is_told_by_the_option_that_sets_it() -> None:
+    """`--timeout` where the command has it; an error of another kind keeps its message."""
+    late, other = DeadlineExceeded(), BadRequest("time_to_live_ms: must be positive")
+    assert "--timeout" in client_session.error_text(late, has_timeout=True)
+    assert "time_to_live_ms" not in client_session.error_text(late, has_timeout=True)
+    assert client_session.error_text(late, has_timeout=False) == str(late)
+    assert client_session.error_text(other, has_timeout=True) == str(other)

@@ -34,8 +34,8 @@ def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
         )
     if isinstance(error, LOST):
         why = _why_unreached(error)
-        what = f"{why} Or start one here" if why else "start one"
-        return PoolUnavailable(f"no Redis server answers at {where}: {what} with `tokenlane up`, or check the URL")
+        what = f"{why} `tokenlane up` starts one here." if why else "start one with `tokenlane up`, or check the URL"
+        return PoolUnavailable(f"no Redis server answers at {where}: {what}")
     return PoolUnavailable(f"the Redis server at {where} gave an unexpected answer: {type(error).__name__}")
 
 
