@@ -11,7 +11,10 @@ from tokenlane.config.host.pool_key_files import KeyRing
 
 AGENT = 'tokenlane chat "Name three primes." --role planner'
 """The line of an agent."""
+WORKER = "tokenlane worker --lane NAME --provider PROVIDER --endpoint http://localhost:PORT"
+"""The line of a worker."""
 _AGENT_INSTALL = "pip install 'tokenlane[cli]'"
+_REDIS_PORT = 6379
 _WORKER_INSTALL = "pip install 'tokenlane[worker]'"
 
 
@@ -33,24 +36,26 @@ class Invitation:
             settings["TOKENLANE_POOL"] = self.pool
         return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
 
-    @property
-    def worker(self) -> str | None:
-        """The line of a worker on another host; None if the pool is at a loopback address."""
-        host = urlsplit(self.url).hostname or ""
-        try:
-            loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = host == "localhost"
-        return None if loopback else "tokenlane worker"
-
     def text(self) -> str:
-        """Return all lines, with the host they are for."""
-        if self.worker is None:
-            return (
-                "Only this host reaches the pool: it listens at a loopback address. Your own commands find it without "
-                f"this.\nFor an agent of another user of this host ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n"
+        """Return all lines, with the hosts they are for."""
+        host, agent, note = "another host", "an agent", ""
+        if self._on_loopback:
+            host, agent = "this host", "an agent of another user"
+            # Without backquotes: a shell that does not know comments would run what is between them.
+            note = (
+                "# The pool listens at a loopback address. Another host needs: tokenlane up --listen ADDRESS, or an "
+                f"SSH tunnel to port {urlsplit(self.url).port or _REDIS_PORT} of this host.\n\n"
             )
         return (
-            f"On another host, for an agent ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n\n"
-            f"On a GPU host, next to its model server ({_WORKER_INSTALL}):\n\n{self.exports}\n{self.worker}\n"
+            f"These lines hold secrets: whoever has them can use the pool.\n\n{note}"
+            f"On {host}, for {agent} ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n\n"
+            f"On a GPU host, next to its model server ({_WORKER_INSTALL}):\n\n{self.exports}\n{WORKER}\n"
         )
+
+    @property
+    def _on_loopback(self) -> bool:
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.invitation import AGENT, Invitation
+from tokenlane.config.cli.invitation import AGENT, WORKER, Invitation
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
@@ -25,7 +25,7 @@ def invite(
     url, keys = _as_others_reach_it(find_pool(redis))
     invitation = Invitation(url, pool_name(pool), keys)
     if as_json:
-        lines = {"exports": invitation.exports, "agent": AGENT, "worker": invitation.worker}
+        lines = {"exports": invitation.exports, "agent": AGENT, "worker": WORKER}
         show_json({"redis": url, "pool": invitation.pool, "keys": keys.reveal(), **lines})
     else:
         typer.echo(invitation.text(), nl=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.cli.invitation import AGENT, WORKER, Invitation
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 
 
@@ -28,8 +28,13 @@ def test_without_keys_no_variable_is_empty() -> None:
     ("host", "others"),
     [("127.0.0.1", False), ("[::1]", False), ("localhost", False), ("192.0.2.7", True), ("gpu-hub", True)],
 )
-def test_a_worker_is_invited_where_one_can_come_from(host: str, others: bool) -> None:
-    """A pool at a loopback address has no line for another host, whose worker could not reach it."""
-    invitation = Invitation(f"redis://:p@{host}:6379/0", "main", KeyRing())
-    assert (invitation.worker is not None) is others
-    assert ("tokenlane worker" in invitation.text()) is others
+def test_agent_and_worker_are_invited_everywhere(host: str, others: bool) -> None:
+    """For a pool at a loopback address a comment, which a shell ignores, tells how another host gets in."""
+    text = Invitation(f"redis://:p@{host}:6390/0", "main", KeyRing()).text()
+    lines = text.splitlines()
+    assert (AGENT in lines, WORKER in lines) == (True, True)
+    comments = [line for line in lines if line.startswith("#")]
+    assert (not comments) is others
+    assert all("tokenlane up --listen" in comment and "6390" in comment for comment in comments)
+    assert "secret" in lines[0]
+    assert ":p@" not in lines[0]
