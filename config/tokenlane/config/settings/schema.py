@@ -6,6 +6,7 @@ number, and a list has commas. Every key is optional, and None if it is not set.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
@@ -21,6 +22,9 @@ BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tg
 
 TEXTS = "texts"
 """The validation context for environment variables and the command line."""
+
+
+_HOST_AND_PORT = re.compile(r"(?!https?:)[A-Za-z0-9.-]+:[0-9]{1,5}(/[A-Za-z0-9./_-]*)?")
 
 
 def _split(value: object, info: ValidationInfo) -> object:
@@ -46,6 +50,14 @@ def _possible_url(url: str) -> str:
     return url
 
 
+def _with_scheme(value: object) -> object:
+    """Refuse HOST:PORT, and show the URL that was meant. A value with a user, and so with a password, is not quoted."""
+    if isinstance(value, str) and _HOST_AND_PORT.fullmatch(value):
+        wrong = f"needs a scheme: did you mean http://{value}?"
+        raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
+    return value
+
+
 Name = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$", description="a name of A-Z a-z 0-9 _ . @ -")
 ]
@@ -56,6 +68,7 @@ Url = Annotated[
         description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
         "(api_key_env names the variable of a key)",
     ),
+    BeforeValidator(_with_scheme),
     AfterValidator(_possible_url),
 ]
 RedisUrl = Annotated[

@@ -21,7 +21,8 @@ _Schema = dict[str, Any]
 
 
 def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[Path], str]) -> str:
-    """Return one line for each wrong key. No value is quoted, since it may be a secret.
+    """Return one line for each wrong key. No value is quoted, since it may be a secret; a validator's own message may
+    show a host and a port.
 
     Args:
         schema: the model that was validated.

@@ -388,7 +388,7 @@ WRONG = {
     '\n[ollama]\ntimeout_ms = "80"': (":3: ollama.timeout_ms must be a whole number of milliseconds",),
     "[ollama]\ntimeout_ms = 0": (":2: ollama.timeout_ms must be a whole number of milliseconds, at least 1 ",),
     "[ollama]\ntimeout_ms = true": (":2: ollama.timeout_ms",),
-    '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint must be a URL, http://",),
+    '[ollama]\nendpoint = "localhost:1"': (":2: ollama.endpoint ", "http://localhost:1?"),
     '[ollama]\nendpoint = "unix://host/run/s"': (":2: ollama.endpoint must be a URL", "or unix:///PATH"),
     '[defaults]\nprovider = "olama"': (
         ":2: defaults.provider must be one of builtin, llamacpp, lmstudio, ollama, openai, tgi, vllm.",

@@ -128,6 +128,26 @@ def test_a_lane_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (given.name, given.models, given.capacity, given.provider) == ("gpu1", ("d",), 1, "vllm")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("localhost:8077", "http://localhost:8077"),
+        ("gpu-1.lan:8000/v1", "http://gpu-1.lan:8000/v1"),
+        ("user:hunter2@gpu:8000", None),
+        ("user:4711@gpu:8000", None),
+        ("ftp://gpu:8000", None),
+    ],
+)
+def test_an_endpoint_without_a_scheme(written: str, meant: str | None) -> None:
+    """The URL that was meant is shown, unless the text may hold a password."""
+    with pytest.raises(ConfigError) as refused:
+        lane_settings(provider="vllm", endpoint=written)
+    if meant is None:
+        assert written not in str(refused.value)
+    else:
+        assert f"{meant}?" in str(refused.value)
+
+
 def test_an_empty_environment_is_a_builtin_lane_of_pool_main() -> None:
     """Nothing set gives the built-in provider on the pool `main`."""
     assert pool_name() == "main"
