@@ -168,8 +168,8 @@ class HttpProvider:
     def _unauthorized(self, status: int) -> str:
         if self._lane.api_key is None:
             return (
-                f"The back end requires an API key (HTTP {status}), and the lane has none: set api_key_env to the name "
-                "of the environment variable that holds it."
+                f"The back end requires an API key (HTTP {status}), and the lane has none: export TOKENLANE_API_KEY, "
+                "or name its variable with --llm api_key_env=NAME."
             )
         variable = self._lane.api_key_from
         source = f"the environment variable {variable}" if variable else "the lane's api_key"
