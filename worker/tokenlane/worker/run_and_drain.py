@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import CANCELLED, OK
 from tokenlane.config.host.stop_signals import cancelled_by, on_stop_signals
 from tokenlane.routing.contract.kinds import KINDS
@@ -114,7 +115,8 @@ async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> No
     await lane.heartbeat.beat()
     await asyncio.gather(*(worker.stop_picking() for worker in workers))
     if not await _ended(workers, drain_s):
-        logger.warning("lane %r: %d requests are broken off after %g s", lane.name, len(lane.runs), drain_s)
+        running = counted(len(lane.runs), "request is", "requests are")
+        logger.warning("lane %r: %s broken off after %g s", lane.name, running, drain_s)
         lane.runs.close()
         await _ended(workers, _CLOSE_S)
 

@@ -12,6 +12,7 @@ import typer
 from tokenlane.config.cli.output import show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.host.paths import absolute
 from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, read_key_file, socket_keys, write_key_file
@@ -200,8 +201,8 @@ async def _drop(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> str:
         waiting = await pool.sealing.sealed_with(ids)
         if waiting and not now:
             raise UserError(
-                f"{waiting} requests are still sealed with the old keys; new ones are refused. Run this command again "
-                "when they have ended. With --now it does not wait, and they fail."
+                f"{counted(waiting, 'request is', 'requests are')} still sealed with the old keys; new ones are "
+                "refused. Run this command again when they have ended. With --now it does not wait, and they fail."
             )
         await pool.sealing.announce(left)  # before the file, so that the pool never asks for a key that is in no file
     _write(file, left.keys, left.prepared)

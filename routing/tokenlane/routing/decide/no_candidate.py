@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenlane.config.cli.sentences import sentence
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
@@ -31,7 +32,7 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
     """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
-        return ProviderDown(f"No lane takes work now: {'; '.join(reasons)}.", retryable=True)
+        return ProviderDown(f"No lane takes work now: {sentence('; '.join(reasons))}", retryable=True)
     return ProviderDown(
         f"no lane is connected to {pool}: is this the right pool? `tokenlane doctor` shows more; `tokenlane worker` or "
         "`tokenlane up` adds a lane.",

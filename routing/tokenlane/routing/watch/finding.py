@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Self
 
+from tokenlane.config.cli.sentences import joined
+
 Severity = Literal["ok", "warn", "fail", "unknown"]
 """`warn`: it works now and will cause trouble one day. `unknown`: this user is not allowed to check."""
 
@@ -121,7 +123,7 @@ class Finding:
         return self.severity in ("warn", "fail")
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (self.observed, self.advice)))
+        return joined(self.observed, self.advice)
 
     def document(self) -> dict[str, str]:
         """The finding as JSON."""

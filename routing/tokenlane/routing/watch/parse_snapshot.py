@@ -15,6 +15,7 @@ from typing import TypeGuard, TypeVar, get_args
 
 from pydantic import TypeAdapter
 
+from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
@@ -96,7 +97,7 @@ def _unknown(reply: SnapshotReply, lanes: tuple[LaneView, ...]) -> Iterator[str]
         yield f"the policy, revision {reply.revision}"
     for queue in reply.queues:
         if _parsed(Queue.parse, queue.name) is None:
-            yield f"the queue {queue.name!r}, in which {queue.waiting} requests wait"
+            yield f"the queue {queue.name!r}, in which {counted(queue.waiting, 'request waits', 'requests wait')}"
     for lane in lanes:
         yield from (f"the {part} of lane {lane.name!r}" for part in lane.unread)
     yield from _unknown_of_processes(reply)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from tokenlane.config.cli.sentences import counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.unknown_places import unknown_places
@@ -53,8 +54,9 @@ def _unserved(seen: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 Code.UNSERVED,
                 "fail",
-                f"role {queue.role!r}: {queue.waiting} requests of priority {queue.priority}{_wanted(queue)} wait, the "
-                f"oldest for {queue.oldest_ms / 1000:.0f} s, and no available lane may serve them",
+                f"role {queue.role!r}: {counted(queue.waiting, 'request', 'requests')} of priority {queue.priority}"
+                f"{_wanted(queue)} {'waits' if queue.waiting == 1 else 'wait'}, the oldest for "
+                f"{queue.oldest_ms / 1000:.0f} s, and no available lane may serve them",
                 "start a worker for a lane of the role's route, or change the route",
                 queue.role,
             )
@@ -156,7 +158,7 @@ def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Finding]:
     for role in seen.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
             observed = (
-                f"role {role.role!r}: the oldest of {role.waiting} requests of priority {role.priority} has waited "
-                f"{role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g} s"
+                f"role {role.role!r}: the oldest of {counted(role.waiting, 'request', 'requests')} of priority "
+                f"{role.priority} has waited {role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g} s"
             )
             yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)

@@ -58,8 +58,13 @@ async def test_what_is_at_a_named_endpoint_is_recognised() -> None:
         seen = await asyncio.to_thread(choose, lane(vllm), search_targets(unrelated))
         assert seen is not None
         assert seen.provider == "vllm"
-        with pytest.raises(ConfigError, match=unrelated):
+        with pytest.raises(ConfigError, match=unrelated) as refused:
             await asyncio.to_thread(choose, lane(unrelated), search_targets(vllm))
+    assert ".." not in str(refused.value)
+    async with Simulator(api="openai", api_key="right") as locked:
+        with pytest.raises(ConfigError, match=locked.url) as refused:
+            await asyncio.to_thread(choose, lane(locked.url), [])
+    assert ".." not in str(refused.value)
 
 
 def test_what_is_configured_is_not_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

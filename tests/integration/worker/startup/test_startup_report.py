@@ -218,9 +218,10 @@ async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path
     for ended in (named, lacking):
         assert (ended.code, ended.error) == (exits.FAILED, "")
         assert block(ended.out)["endpoint"] == f"{backend.url}, refused the key"
-    assert "refused the API key (HTTP 401): check GPU_KEY, the environment variable" in block(named.out)["problem"]
+    assert "GPU_KEY" in block(named.out)["problem"]
     assert "wrong-key" not in named.out
-    assert "the lane has none: api_key_env" in block(lacking.out)["problem"]
+    assert "export TOKENLANE_API_KEY" in block(lacking.out)["problem"]
+    assert "--llm api_key_env=" in block(lacking.out)["problem"]
 
 
 async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator) -> None:

@@ -18,6 +18,7 @@ from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import PlainFormatter
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
@@ -151,8 +152,7 @@ async def _work(
 
     def draining(running: int) -> None:
         if not as_json:
-            requests = "1 request runs" if running == 1 else f"{running} requests run"
-            note(f"draining  {requests}; Ctrl-C again stops at once")
+            note(f"draining  {counted(running, 'request runs', 'requests run')}; Ctrl-C again stops at once")
 
     try:
         lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)

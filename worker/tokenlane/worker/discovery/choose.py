@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.cli.sentences import sentence
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.server_names import NAMES
@@ -25,7 +26,9 @@ def choose(lane: LaneSettings, targets: Iterable[Target]) -> ModelServer | None:
         return asyncio.run(find(lane, targets))
     server = asyncio.run(look(Target(lane)))
     if server.problem:
-        raise ConfigError(f"{server.endpoint} cannot be used: {server.problem}. Set --provider if you know it.")
+        raise ConfigError(
+            f"{server.endpoint} cannot be used: {sentence(str(server.problem))} Set --provider if you know it."
+        )
     return server
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import json_text, one_line
+from tokenlane.config.cli.sentences import joined, sentence
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
@@ -143,13 +144,13 @@ class WorkerProcess:
         next_step = "Requests wait until it works; `tokenlane probe` shows which model servers answer."
         remarks = [_text(remark) for remark in facts["remarks"]]
         return [
-            one_line(". ".join([f"{back_end}: {_text(problem)}".rstrip("."), *remarks, next_step]))
+            one_line(" ".join([*map(sentence, [f"{back_end}: {_text(problem)}", *remarks]), next_step]))
             for problem in facts["problems"]
         ]
 
 
 def _text(finding: dict[str, str]) -> str:
-    return "; ".join(filter(None, (finding["found"], finding["advice"])))
+    return joined(finding["found"], finding["advice"])
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
