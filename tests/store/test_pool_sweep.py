@@ -270,6 +270,23 @@ async def test_what_a_vanished_client_holds_is_cancelled(pool: Pool) -> None:
     assert await raw(pool).zrange(f"{PREFIX}clients", 0, -1) == [b"client2"]
 
 
+async def test_the_cause_of_a_cancelled_orphan_is_kept(pool: Pool) -> None:
+    """The message and the state say that the client had vanished: at once, or once the worker has stopped. Of a request
+    that a client cancelled they do not."""
+    runs, waits = await life.running(pool), await life.submit(pool)
+    await life.vanish(pool)
+    async with life.listen(pool) as ear:
+        await life.sweep(pool)
+        assert await life.finish(pool, runs, "cancelled")
+        heard = [message for channel, message in await ear.heard() if channel.startswith("deltas:")]
+    assert [(message["type"], message["code"]) for message in heard] == [("cancelled", "orphaned")] * 2
+    for request_id in (runs.id, waits):
+        assert await raw(pool).hget(f"{PREFIX}request:{request_id}", "code") == b"orphaned"
+    wanted = await life.submit(pool)
+    await pool.requests.cancel(wanted, CLIENT)
+    assert await raw(pool).hget(f"{PREFIX}request:{wanted}", "code") == b""
+
+
 async def test_a_sweep_is_bounded(pool: Pool) -> None:
     """A sweep handles 100 of a kind and says that more remain, until all is done."""
     ids = [await life.submit(pool) for _ in range(150)]

@@ -43,6 +43,7 @@ LONGEST_ANSWER = 32 * 1024 * 1024  # characters
 _MOST_UNREAD = 64 * UNREAD_DELTAS
 _MERGED_SIZE = 4096  # characters; longer pieces grow no further, or merging would take quadratic time
 _HELD_DELTAS = 4096
+_ORPHANED = "the pool cancelled the request, since no client sent a beat for it for as long as the policy's orphan_ms"
 
 
 class ToWorker(NamedTuple):
@@ -136,7 +137,7 @@ class DeltaBuffer:
                 self._take(message, message.deltas)
                 self._ending = message
             case Cancelled():
-                self.end_as("cancelled")
+                self.end_as("cancelled", code=message.code)
             case Expired():
                 self.end_as("expired")
             case _:
@@ -156,7 +157,7 @@ class DeltaBuffer:
 
         Args:
             end: how many deltas the whole answer has.
-            code: of the error with which the request failed.
+            code: of the error with which the request failed; "orphaned" if its client had vanished.
         """
         self.ended_by_pool = True
         match state:
@@ -167,7 +168,7 @@ class DeltaBuffer:
             case "failed":
                 self.fail(LlmError.from_report(ErrorReport(code=code)))
             case "cancelled":
-                self.fail(RequestCancelled())
+                self.fail(RequestCancelled(_ORPHANED if code == "orphaned" else ""))
             case "expired":
                 self.fail(DeadlineExceeded())
             case _:

@@ -101,9 +101,10 @@ class Failed(_FromAttempt):
 
 
 class Cancelled(_FromAttempt):
-    """The request was cancelled."""
+    """The request was cancelled. `code`: "orphaned" if no client sent a beat for it; '' if a client cancelled it."""
 
     type: Literal["cancelled"] = "cancelled"
+    code: str = ""
 
 
 class Expired(_FromAttempt):

@@ -277,6 +277,19 @@ def test_cancelled_and_expired_end_at_once(ending: ChannelMessage, error: type[L
     assert texts_of(buffer) == ["a"]
 
 
+def test_an_orphan_is_told_why_it_was_cancelled() -> None:
+    """By the message, and by the request's state if the message was lost; not where a client cancelled it."""
+    by_message, by_state, wanted = (DeltaBuffer(ID) for _ in range(3))
+    by_message.receive(Cancelled(attempt=1, code="orphaned"))
+    by_state.end_as("cancelled", code="orphaned")
+    wanted.receive(Cancelled(attempt=1))
+    for orphan in (by_message, by_state):
+        assert isinstance(orphan.error, RequestCancelled)
+        assert "orphan_ms" in orphan.error.message
+    assert wanted.error is not None
+    assert "orphan_ms" not in wanted.error.message
+
+
 def test_an_expired_answer_says_where_it_ran() -> None:
     """A time to live that passes in the middle of an answer names lane and model, and what to do."""
     buffer = DeltaBuffer(ID)

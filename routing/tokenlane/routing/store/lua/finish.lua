@@ -30,6 +30,10 @@ else
   if request.state == ending then return 'done' end
   if request.state ~= 'running' then return 'stale' end
 end
-end_with(id, request, ending, ARGV[7], ARGV[6])
+if ending == 'cancelled' and (request.code or '') ~= '' then
+  end_as(id, request, ending) -- the worker does not know the cause
+else
+  end_with(id, request, ending, ARGV[7], ARGV[6])
+end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
 return 'done'

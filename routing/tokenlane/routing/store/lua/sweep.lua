@@ -81,14 +81,14 @@ if now >= hold then
       if redis.call('HGET', P .. 'request:' .. id, 'state') == 'running' then
         runs[#runs + 1] = id
       else
-        cancel_one(id, 'cancelled')
+        cancel_one(id, 'cancelled', 'orphaned')
       end
       orphaned = orphaned + 1
     end
     local last = #runs == #some or redis.call('EXISTS', held) == 0
     for _, id in ipairs(runs) do
       if last then
-        cancel_one(id, 'cancelled')
+        cancel_one(id, 'cancelled', 'orphaned')
       else
         redis.call('SADD', held, id)
       end

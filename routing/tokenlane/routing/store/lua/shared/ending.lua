@@ -38,9 +38,11 @@ local function end_with(id, request, ending, message, code)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
 end
 
--- Ends a request as cancelled or expired, and notifies the agent.
+-- Ends a request as cancelled or expired, and notifies the agent, with the cause if `cancel_one` was given one.
 local function end_as(id, request, ending)
-  end_with(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. '}')
+  local code = request.code or ''
+  local cause = code ~= '' and ',"code":"' .. code .. '"' or ''
+  end_with(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. cause .. '}', code)
 end
 
 -- 'cancelled' or 'expired' if the request was cancelled or its deadline has passed, so that it must end; nil otherwise.
@@ -48,18 +50,19 @@ local function due_ending(request)
   return request.cancel or (tonumber(request.deadline) <= now_ms() and 'expired') or nil
 end
 
--- Cancels a request. reason: cancelled or expired. Returns the reason if the request ends now or has ended for that reason;
+-- Cancels a request. reason: cancelled or expired; code: 'orphaned' if its client has vanished, else nil. Returns the reason if the request ends now or has ended for that reason;
 -- 'flagged' if the request runs and its worker was notified; 'ended' if it has ended for another reason; or 'unknown'.
-local function cancel_one(id, reason)
+local function cancel_one(id, reason, code)
   local request = read(id)
   if not request then return 'unknown' end
   if request.state == 'running' then
-    if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason) end
+    if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason, 'code', code or '') end
     redis.call('PUBLISH', CHANNEL .. 'control:' .. request.worker, '{"v":1,"type":"cancel","id":"' .. id
       .. '","attempt":' .. request.attempt .. ',"reason":"' .. (request.cancel or reason) .. '"}')
     return 'flagged'
   end
   if not ALIVE[request.state] then return request.state == reason and reason or 'ended' end
+  request.code = code
   end_as(id, request, reason)
   return reason
 end
