@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from tests.integration.clients import QUICK, link_of, quick_client
 from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
@@ -424,6 +425,96 @@ async def worker_hears_cancel(run: Run) -> None:
     """Wait until the run is to be stopped."""
     async with asyncio.timeout(20):
         await run.cancelled.wait()
+
+
+@pytest.mark.parametrize("call", ["submit", "attach", "cancel"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        redis_errors.BusyLoadingError("Redis is loading the dataset in memory"),
+        redis_errors.ResponseError("BUSY Redis is busy running a script."),
+        redis_errors.MasterDownError("Link with MASTER is down"),
+        redis_errors.ConnectionError("Connection refused"),
+        TimeoutError(),
+    ],
+    ids=["loading", "busy", "masterdown", "away", "silent"],
+)
+async def test_a_server_that_cannot_serve_yet_is_waited_for(
+    call: str,
+    refusal: redis_errors.RedisError | OSError,
+    redis_url: str,
+    pool: Pool,
+    worker: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a client sends to a server that is away, or cannot serve yet, is sent again until it is taken."""
+    real, calls = getattr(Requests, call), 0
+
+    async def refused(self: Requests, *args: Any) -> Any:
+        nonlocal calls
+        if (calls := calls + 1) <= 2:
+            raise pool.server.as_ours(refusal) from refusal
+        return await real(self, *args)
+
+    async with quick_client(redis_url, replace(QUICK, again_s=0.01)) as client:
+        if call == "submit":
+            monkeypatch.setattr(Requests, call, refused)
+        async with client.chat("hello", role="planner") as stream:
+            run = await worker.next_run()
+            monkeypatch.setattr(Requests, call, refused)
+            if call == "attach":
+                async with client.attach(stream.request_id) as again:
+                    await run.complete("a")
+                    assert (await again.answer()).text == "a"
+            elif call == "cancel":
+                assert await client.cancel(stream.request_id)
+                await worker_hears_cancel(run)
+            else:
+                await run.complete("a")
+                assert (await stream.answer()).text == "a"
+    assert calls >= 3
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.1])
+async def test_a_server_that_refuses_for_long_is_given_up(
+    patience_s: float, redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent learns why, as soon as the client waits no longer."""
+
+    async def refused(*_: object) -> str:
+        raise pool.server.as_ours(redis_errors.BusyLoadingError("Redis is loading the dataset in memory"))
+
+    timings = replace(QUICK, again_s=0.01, server_patience_s=patience_s)
+    async with quick_client(redis_url, timings) as client:
+        monkeypatch.setattr(Requests, "submit", refused)
+        with pytest.raises(PoolUnavailable) as failed:
+            await client.complete("hello", role="planner")
+    assert failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis_errors.NoPermissionError("NOPERM"),
+        redis_errors.AuthenticationError("WRONGPASS"),
+        redis_errors.InvalidResponse(),
+    ],
+)
+async def test_a_refusal_for_good_is_raised_at_once(
+    error: redis_errors.RedisError, redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waiting cannot mend is sent once."""
+    calls = []
+
+    async def refused(*_: object) -> str:
+        calls.append(1)
+        raise pool.server.as_ours(error) from error
+
+    async with quick_client(redis_url) as client:
+        monkeypatch.setattr(Requests, "submit", refused)
+        with pytest.raises(PoolUnavailable):
+            await client.complete("hello", role="planner")
+    assert calls == [1]
 
 
 async def test_streams_wait_while_the_server_is_away(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_turns import Turns
+from tokenlane.routing.store.server.errors import is_away
 from tokenlane.routing.telemetry import inject, sending
 
 from .pool_view import PoolView
@@ -36,6 +37,8 @@ from .timings import Timings
 from .worker_messages import WorkerMessages
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MOST_BEING_SENT = 256
 
@@ -115,7 +118,7 @@ class RedisLink:
         return request
 
     async def cancel(self, request_id: str) -> bool:
-        return await self._pool.requests.cancel(request_id) in ("cancelled", "flagged")
+        return await self._insist(lambda: self._pool.requests.cancel(request_id)) in ("cancelled", "flagged")
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         assert isinstance(request, RedisRequest)
@@ -212,7 +215,7 @@ class RedisLink:
 
     async def _keep(self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception]) -> None:
         """Send the request, wait until its reader has gone or its time is up, and cancel it unless it has ended."""
-        sent = await self._send(request, send)
+        sent = await self._send(request, lambda it: self._insist(lambda: send(it), it.left))
         if not outcome.cancelled():
             outcome.set_result(sent)
         try:
@@ -233,6 +236,28 @@ class RedisLink:
             if not isinstance(error, LlmError):
                 self.internal_errors.note("sending of a request", error)
             return error
+
+    async def _insist(self, call: Callable[[], Awaitable[T]], left: asyncio.Event | None = None) -> T:
+        """Repeat the call while the server is away or refuses for the moment, for as long as a subscription waits.
+
+        Args:
+            left: set when nobody waits for the call any more.
+
+        Raises:
+            PoolUnavailable: the time is over, or waiting does not help.
+        """
+        until = self._clock() + self._timings.server_patience_s
+        left = left or asyncio.Event()
+        while True:
+            try:
+                return await call()
+            except PoolUnavailable as error:
+                may_pass = error.retryable or is_away(error)
+                if not may_pass or left.is_set() or self._clock() >= until:
+                    raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timings.again_s):
+                    await left.wait()
 
     async def _submit(self, request: RedisRequest) -> str:
         return await self._pool.requests.submit(*request.to_send())

@@ -15,7 +15,7 @@ class Timings:
     Attributes:
         beat_every_s: between two beats, and the silence after which the client asks how a request stands; at most a
             third of a lease counts, since agents notice a worker's death within a lease and a second.
-        again_s: between two beats, or two tries to cancel a request, while the pool is away.
+        again_s: between two beats, or two tries to send or cancel a request, while the pool is away.
         replay_again_s: until the client asks a worker again for messages that are known to be missing.
         gap_replay_again_s: the same for messages that may be missing.
         last_message_s: how long a request's last message may still be under way when no worker can repeat it.
@@ -27,7 +27,8 @@ class Timings:
         deadline_grace_s: how long the pool has to end a request whose time to live has passed.
         ended_left_s: the least time in which to collect the answer of a request that had ended before it was attached.
         goodbye_s: how long leaving a request waits for the pool to learn of it.
-        server_patience_s: how long a subscription waits for a server that is away.
+        server_patience_s: how long a subscription, and then the sending of a request, waits for a server that is away
+            or refuses for the moment, for instance because it is loading its data.
     """
 
     beat_every_s: float = 2.0

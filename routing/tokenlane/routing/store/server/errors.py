@@ -9,7 +9,7 @@ from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
 from .redis_py import LOST
-from .refusals import refused
+from .refusals import refusal_of, refused
 from .tls import causes, tls_trouble
 
 
@@ -37,6 +37,13 @@ def as_ours(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
         what = f"{why} `tokenlane up` starts one here." if why else "start one with `tokenlane up`, or check the URL"
         return PoolUnavailable(f"no Redis server answers at {where}: {what}")
     return PoolUnavailable(f"the Redis server at {where} gave an unexpected answer: {type(error).__name__}")
+
+
+def is_away(error: LlmError) -> bool:
+    """Whether an error from `Commands` means that no server answered, and not that a server refused."""
+    cause = error.__cause__
+    wrapped = cause is not None and isinstance(cause.__cause__, redis_errors.RedisError)
+    return isinstance(cause, LOST) and not wrapped and refusal_of(cause) is None
 
 
 def _why_unreached(error: BaseException) -> str:
