@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from tests.faults.history import Accepted, Event, check_history
 from tests.faults.scenario import CAPACITY, Site, ask, settled, site
 from tests.integration.farm import Server
+from tests.integration.life import PREFIX, raw
 from tests.redis_servers import every_server
 from tests.waiting import until
 from tests.workshop import FakeProvider
@@ -132,6 +133,21 @@ async def test_a_worker_killed_in_the_middle_of_an_answer(tmp_path: Path) -> Non
         assert interrupted.value.partial == stream.text == "".join(got) == "w0 w1 w2 w3 w4 "
         assert [received.ended for received in town.backends["gpu0"].log] == ["disconnected"]
         await settled(town, random.Random(0))
+
+
+async def test_a_broken_answer_names_the_lane_that_gave_it(tmp_path: Path) -> None:
+    """Another lane that begins the next attempt has broken nothing: neither error nor list of failures names it."""
+    async with site(tmp_path, lanes=("gpu0", "gpu1")) as town, Client(town.server.url) as client:
+        async with client.chat("hi", role="planner", extra=extra(hold_after=5)) as stream:
+            got = [await anext(stream) for _ in range(5)]
+            await kill_who_runs(town, stream.request_id)
+            with pytest.raises(Interrupted) as interrupted:
+                await anext(stream)
+        assert {delta.lane for delta in got} == {interrupted.value.lane} == {"gpu0"}
+        assert interrupted.value.model == got[0].model
+        async with connect(town.server.url) as pool:
+            failures = await raw(pool).xrange(f"{PREFIX}failed")
+        assert [fields[b"lane"] for _, fields in failures] == [b"gpu0"]
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -207,7 +207,14 @@ class DeltaBuffer:
         if not stale:
             self.worker = resume.worker
         state = "stale" if stale else "done" if self.ended else "open"
-        return Handover(id=self.request_id, attempt=resume.attempt, state=state, position=self.position)
+        return Handover(
+            id=self.request_id,
+            attempt=resume.attempt,
+            state=state,
+            position=self.position,
+            lane=self.answer.lane,
+            model=self.answer.model,
+        )
 
     def _take(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker

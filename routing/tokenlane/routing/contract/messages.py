@@ -150,11 +150,14 @@ class Handover(_ForAttempt):
     """The agent's reply to `Resume`: the agent has all deltas before `position`.
 
     `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
+    `lane` and `model`: of the last delta that the agent has; empty if it has none, or if its version is older.
     """
 
     type: Literal["handover"] = "handover"
     state: Literal["open", "done", "stale"] = "open"
     position: int = 0
+    lane: str = ""
+    model: str = ""
 
 
 ControlMessage = Cancel | Replay | Handover

@@ -178,14 +178,27 @@ class Requests:
         return as_text(await self._scripts.run("requeue", *args))
 
     async def finish(
-        self, request_id: str, attempt: int, worker: str, ending: Ending, end: int, code: str, message: bytes
+        self,
+        request_id: str,
+        attempt: int,
+        worker: str,
+        ending: Ending,
+        end: int,
+        code: str,
+        message: bytes,
+        *,
+        lane: str | None = None,
     ) -> bool:
         """End a request and send the message to its agent. Returns False if the worker no longer runs the attempt.
+
+        Args:
+            lane: the lane that failed, '' if that is not known; None: the lane that runs the attempt.
 
         Raises:
             RequestLost: the server has lost the request; the worker's next beat restores it.
         """
-        reply = as_text(await self._scripts.run("finish", request_id, attempt, worker, ending, end, code, message, ""))
+        args = (request_id, attempt, worker, ending, end, code, message, "", *(() if lane is None else (lane,)))
+        reply = as_text(await self._scripts.run("finish", *args))
         if reply == "unknown":
             raise RequestLost("the Redis server lost its data while the request was running")
         return reply == "done"
@@ -205,7 +218,8 @@ class Requests:
         """
         named = attempt if lapsed or owner else ""
         message = Failed(attempt=attempt, error=error.report()).to_wire()
-        args = (request_id, named, "", "failed", end, error.code, message, owner)
+        failed_on = (error.lane or "",) if owner else ()  # another lane may have the request now
+        args = (request_id, named, "", "failed", end, error.code, message, owner, *failed_on)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:

@@ -209,6 +209,20 @@ def test_resume_is_answered_by_state() -> None:
     assert buffer.attempt == 4
 
 
+def test_a_handover_names_the_lane_that_gave_the_part() -> None:
+    """A later attempt learns where the answer so far is from; of nothing there is nothing to name."""
+    buffer = DeltaBuffer(ID)
+    named = []
+    for attempt in (1, 2):
+        reply = buffer.receive(Resume(attempt=attempt, worker="w"))
+        assert reply is not None
+        assert isinstance(reply.message, Handover)
+        named.append((reply.message.lane, reply.message.model))
+        buffer.receive(deltas(0, "a", attempt=attempt))
+    assert named == [("", ""), (buffer.answer.lane, buffer.answer.model)]
+    assert buffer.answer.lane
+
+
 def test_a_gap_is_asked_for_from_the_first_missing() -> None:
     """What lies beyond a gap is held, and the replay asks for all from the gap on."""
     buffer = DeltaBuffer(ID)

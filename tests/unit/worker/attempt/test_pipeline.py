@@ -48,7 +48,7 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Started
 from tokenlane.routing.support.tasks import InternalErrors, background
-from tokenlane.worker.attempt.observe import log_attempt
+from tokenlane.worker.attempt.observe import AttemptTotals, log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.lane.availability import Availability
@@ -89,6 +89,7 @@ class FakePool:
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
         self.requeued: list[tuple[int, bool]] = []
         self.queues: list[Queue | None] = []
+        self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
         self.forgetful = False
         self.log: list[str] = []
@@ -109,8 +110,9 @@ class FakePool:
             raise self.unseals.pop()
         return payload
 
-    async def finish(self, *args: Any) -> bool:
+    async def finish(self, *args: Any, lane: str | None = None) -> bool:
         _, _, _, ending, end, code, message = args
+        self.blamed.append(lane)
         if self.outage:
             raise self.outage.pop()
         self.log.append(f"finished {self.id}")
@@ -532,6 +534,23 @@ async def test_a_partial_answer_is_not_begun_anew() -> None:
     assert isinstance(message, Failed)
     assert message.first == 3
     assert bench.provider.requests == []
+
+
+@pytest.mark.parametrize(("lane", "model"), [("lane0", "m0"), ("", "")])
+async def test_an_earlier_attempts_end_is_not_this_lanes(lane: str, model: str) -> None:
+    """The error names the lane whose answer broke off, or none if nobody knows it; this lane has failed in nothing."""
+    bench = Bench()
+    suspected: list[bool] = []
+    bench.lane.readiness.suspect = lambda: suspected.append(True)  # type: ignore[method-assign]  # a spy
+    totals = AttemptTotals()
+    await again(bench, Handover(id=bench.pool.id, attempt=5, position=3, lane=lane, model=model))
+    message = bench.ending[3]
+    assert isinstance(message, Failed)
+    assert (message.lane, message.model, bench.pool.blamed) == (lane, model, [lane])
+    assert (message.error.lane, message.error.model, message.error.provider) == (lane or None, model or None, None)
+    (event,) = bench.events
+    totals.count(event)
+    assert (event.became, totals.report().errors, suspected) == ("failed", {}, [])
 
 
 async def test_a_request_whose_agent_is_done_is_cancelled() -> None:

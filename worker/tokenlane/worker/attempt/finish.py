@@ -21,6 +21,7 @@ from tokenlane.routing.decide.recovery import (
     PoolForgot,
     TryAgain,
     WorkerDraining,
+    answer_lost,
     decide,
 )
 from tokenlane.routing.store.request_life import Ending
@@ -56,6 +57,8 @@ async def finish(lane: Lane, run: Run, outcome: Outcome) -> Became:
             return await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
         case Stopped("stale"):
             return "left"
+        case Stopped("broken_off"):
+            return await _end_earlier_answer(lane, run, rest)
         case Stopped():
             return await _recover(lane, run, WorkerDraining(), rest)
         case _:
@@ -106,10 +109,31 @@ async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Became:
             assert_never(decision)
 
 
-async def _finish(lane: Lane, run: Run, ending: Ending, message: ChannelMessage, end: int, code: str = "") -> Became:
+async def _end_earlier_answer(lane: Lane, run: Run, rest: Rest) -> Became:
+    """End a request whose earlier attempt broke off. The error names the lane of that attempt, as the agent knows it:
+    this lane has done nothing for the request."""
+    handover = run.handover.result()
+    error = answer_lost("worker").at(lane=handover.lane or None, model=handover.model or None)
+    answer = {**_answer(lane, run, rest), "lane": handover.lane, "model": handover.model}
+    failed = Failed(**answer, end=rest.end, error=error.report())
+    return await _finish(lane, run, "failed", failed, rest.end, error.code, failed_on=handover.lane)
+
+
+async def _finish(
+    lane: Lane,
+    run: Run,
+    ending: Ending,
+    message: ChannelMessage,
+    end: int,
+    code: str = "",
+    failed_on: str | None = None,
+) -> Became:
+    """Record the ending in the pool. `failed_on`: the lane that failed, if it is not this lane; '' if it is unknown."""
     wire = message.to_wire()
     done = await _insist(
-        lane, run, lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire)
+        lane,
+        run,
+        lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire, lane=failed_on),
     )
     if not done:
         return "left"

@@ -80,7 +80,7 @@ class AttemptTotals:
     def count(self, event: AttemptEnded) -> None:
         """Count an attempt."""
         self._ended[f"{event.envelope.kind}:{event.became}"] += 1
-        if event.code:
+        if event.code and event.code != "broken_off":  # an earlier attempt broke off, on this lane or another
             self._errors[event.code] += 1
         self._prompt_tokens += event.usage.prompt_tokens
         self._completion_tokens += event.usage.completion_tokens

@@ -1,4 +1,4 @@
-"""Asks the agent, before a request is run again, how much of the answer it has, and continues from there."""
+"""Asks the agent, before a request is run again, whether it has a part of the answer already."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.contract.messages import Handover, Resume
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.decide.recovery import End, WorkerLost, decide
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 
 async def resume(lane: Lane, run: Run) -> None:
-    """Agree with the agent where the answer continues; a request's first start has nothing to agree on.
+    """Run on only if the agent has nothing of the answer; on a request's first start it has nothing.
 
     The lane's slot is held while the agent is asked, for up to the policy's `orphan_ms`.
 
     Raises:
-        Stopped: no agent waits for the answer any more, or a newer attempt gives it.
-        LlmError: the agent has a part of the answer, and the answer cannot be continued.
+        Stopped: no agent waits for the answer any more, a newer attempt gives it, or an earlier attempt broke off after
+            it had given a part.
     """
     if run.started.starts == 1:
         return
@@ -34,9 +33,7 @@ async def resume(lane: Lane, run: Run) -> None:
     if handover.position == 0:
         return
     run.outlet.start_at(handover.position)
-    decision = decide(WorkerLost(), run.history(lane.name, handover.position), policy)
-    if isinstance(decision, End):
-        raise decision.error
+    raise Stopped("broken_off")
 
 
 async def _policy(lane: Lane) -> Policy:

@@ -20,8 +20,9 @@ from .outlet import Outlet
 _MOST_UNBEGUN = 256
 """How many stops for attempts that have not begun are remembered. Most such attempts ended here, or run elsewhere."""
 
-StopReason = Literal["cancelled", "expired", "stale", "draining"]
-"""Why an attempt stops: its agent gave it up, its deadline passed, a newer attempt runs, the worker shuts down."""
+StopReason = Literal["cancelled", "expired", "stale", "draining", "broken_off"]
+"""Why an attempt stops: its agent gave it up, its deadline passed, a newer attempt runs, the worker shuts down, the
+agent has a part of the answer from an earlier attempt."""
 
 
 class Stopped(Exception):

@@ -319,7 +319,8 @@ class RedisRequest(OpenRequest):
         self.waiting = None
         if not self._has_been_for(self._timings.taken_up_s):
             return []
-        error = answer_lost("worker")
+        answer = self._buffer.answer
+        error = answer_lost("worker").at(lane=answer.lane or None, model=answer.model or None)
         if self.owned:
             return [Interrupt(standing.attempt, self._buffer.position, error)]
         self.give_up(error)

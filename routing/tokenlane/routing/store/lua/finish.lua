@@ -9,6 +9,7 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 ending  5 end position  6 error code or ''  7 message to the agent, JSON
 --       8 client that owns the request and fails it, or ''
+--       9 lane that failed, '' if that is not known; missing: the request's lane
 -- reply 'done' | 'stale': the worker no longer runs the attempt, or the request is in another state
 --       | 'unknown': the server has lost the request; the worker's next beat restores it
 
@@ -33,7 +34,7 @@ end
 if ending == 'cancelled' and (request.code or '') ~= '' then
   end_as(id, request, ending) -- the worker does not know the cause
 else
-  end_with(id, request, ending, ARGV[7], ARGV[6])
+  end_with(id, request, ending, ARGV[7], ARGV[6], ARGV[9])
 end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
 return 'done'

@@ -14,7 +14,8 @@ local function remove(id, request)
 end
 
 -- Ends a request. ending: completed, failed, cancelled or expired; message: for the agent, JSON.
-local function end_with(id, request, ending, message, code)
+-- lane: the lane that failed; nil: the request's.
+local function end_with(id, request, ending, message, code, lane)
   local now = now_ms()
   remove(id, request)
   redis.call('ZREM', P .. 'deadlines', id)
@@ -32,7 +33,7 @@ local function end_with(id, request, ending, message, code)
   count(request, ending, now)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
-      'id', id, 'role', request.role, 'lane', request.lane or '', 'code', code or '')
+      'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '')
   end
   tell_agent(id, message)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
