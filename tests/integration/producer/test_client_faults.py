@@ -433,7 +433,7 @@ async def worker_hears_cancel(run: Run) -> None:
     [
         redis_errors.BusyLoadingError("Redis is loading the dataset in memory"),
         redis_errors.ResponseError("BUSY Redis is busy running a script."),
-        redis_errors.MasterDownError("Link with MASTER is down"),
+        redis_errors.ResponseError("MASTERDOWN Link with MASTER is down"),
         redis_errors.ConnectionError("Connection refused"),
         TimeoutError(),
     ],
