@@ -43,8 +43,8 @@ class Client:
 
     Args:
         url: the URL of the pool's Redis server, `redis://`, `rediss://` or `unix://`. Without a URL the client looks
-            for the pool as the command line does: in TOKENLANE_REDIS_URL, and, if the extra [cli] is installed, in
-            llm.toml and this user's running `tokenlane up`. With a URL it reads nothing from the environment.
+            for the pool as the command line does: in TOKENLANE_REDIS_URL, in llm.toml, and in this user's running
+            `tokenlane up`, in this order. With a URL it reads nothing from the environment.
         pool: the pool's name. Default: the name in the settings that gave the URL, or `main`.
         agent: the agent's name, for calls that name no agent. Agents of one role take turns. Default: host name and
             process id.

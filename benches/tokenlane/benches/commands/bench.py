@@ -27,7 +27,7 @@ def overhead(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
 ) -> None:
-    """What tokenlane adds to asking a back end directly: time and CPU. Prints the table of benches/README.md."""
+    """Measure the time and CPU that tokenlane adds, compared with asking a model server directly."""
     plan = measurement.QUICK if quick else measurement.FULL
     report = asyncio.run(measurement.measure(plan, partial(typer.echo, err=True)))
     sys.stdout.write((report.model_dump_json(indent=2) if as_json else table(report)) + "\n")

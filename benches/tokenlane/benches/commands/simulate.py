@@ -42,7 +42,7 @@ def simulate(
         int | None, typer.Option(help="Requests that may wait; by default as many as the server lets wait.", min=0)
     ] = None,
     models: Annotated[str, typer.Option(help="Its models: NAME or NAME=SIZE, separated by commas.")] = "sim",
-    pullable: Annotated[str | None, typer.Option(help="More models, which it can pull; written the same way.")] = None,
+    pullable: Annotated[str | None, typer.Option(help="Models that the server can pull, as in --models.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for models, such as 8GB; unlimited if unset.")] = None,
     load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0, callback=_finite)] = 0,
     pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull a model.", min=0, callback=_finite)] = 0,

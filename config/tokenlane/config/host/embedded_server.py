@@ -47,7 +47,7 @@ maxmemory-policy noeviction
 client-output-buffer-limit pubsub 256mb 64mb 60
 """
 
-# A power cut loses the last second, a killed server nothing. A start cuts off a torn last command.
+# A power cut may lose up to two seconds, a killed server nothing. A start cuts off a torn last command.
 _KEEP = """\
 appendonly yes
 appendfsync everysec

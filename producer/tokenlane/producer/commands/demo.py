@@ -60,7 +60,7 @@ class _Turn:
 
 
 def demo(
-    redis: Annotated[str | None, typer.Option(help="Use this Redis instead of an embedded server.")] = None,
+    redis: Annotated[str | None, typer.Option(help="A Redis server to use instead of an embedded one.")] = None,
 ) -> None:
     """Start a pool, stream two answers from the model that `up` would serve, show their timing, stop the pool."""
     raise typer.Exit(run_until_signal(_demo(redis)))

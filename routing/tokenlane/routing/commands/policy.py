@@ -34,7 +34,7 @@ _File = Annotated[
 
 @policy.command()
 def show(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the revision.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print policy and revision as one JSON object.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:

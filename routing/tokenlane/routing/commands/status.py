@@ -37,7 +37,7 @@ _LOOKS = {
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/status.md describes its fields.")] = False,
-    check: Annotated[bool, typer.Option(help="Print problems only, one a line. Exit code 1 if any.")] = False,
+    check: Annotated[bool, typer.Option(help="One line per problem. Exit code 1 for any but warnings.")] = False,
     max_wait: Annotated[float, typer.Option(help="Seconds that the oldest request of a role may wait.", min=0)] = 60.0,
     redis: RedisUrl = None,
     pool: PoolName = None,

@@ -17,7 +17,7 @@ from .reach_endpoint import Reached, reach
 from .redis_health import ask_server, examine_server
 from .snapshot import LaneStatus, Snapshot
 
-_ONE_VERSION = "install the same version of tokenlane everywhere"
+_ONE_VERSION = "install the same version of tokenlane on all hosts that run workers"
 
 
 async def examine(pool: Pool) -> tuple[Finding, ...]:

@@ -148,7 +148,7 @@ async def _work(
         startup = await report_on_lane(lane, to)
         report("waiting" if startup.waits else "ready", startup, worker=lane.worker)
         if not as_json and not startup.waits and not stopping.is_set():
-            note(f"serves    until Ctrl-C, which lets running answers finish ({drain_s:g} s)")
+            note(f"serves    until Ctrl-C; running requests then have {drain_s:g} s to finish")
 
     def draining(running: int) -> None:
         if not as_json:

@@ -79,7 +79,7 @@ class Heartbeat:
         self._hurry.set()
 
     def on_announced(self, then: Callable[[], None]) -> None:
-        """Call `then` whenever the pool has recorded a change of the lane's offer or state."""
+        """Register `then`, to be called after each beat that announces a changed offer or state."""
         self._listeners.append(then)
 
     def note(self, code: str) -> None:

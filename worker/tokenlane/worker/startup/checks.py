@@ -93,7 +93,7 @@ async def _keys(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]:
         observed = f"this worker lacks the pool's next key, {', '.join(ahead)}, which is prepared"
         return [Finding(Code.KEY_MISSING, "fail", observed, f"before `tokenlane key rotate`, {HAND_OVER_KEYS}")]
     if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
-        observed = f"the pool is in use without a key, and this worker has {', '.join(ring.ids)}"
+        observed = f"the pool is in use without a key, but this worker has key {', '.join(ring.ids)}"
         return [Finding(Code.KEY_MISMATCH, "fail", observed, "start the worker without a key")]
     return []
 

@@ -56,7 +56,9 @@ REFUSALS: Mapping[str, ServerRefusal] = {
     "BUSY": ServerRefusal("is busy with a long-running script or function: SCRIPT KILL ends a script", pause_s=1.0),
     "MASTERDOWN": ServerRefusal("is a replica that has lost its primary: use the primary's URL", pause_s=1.0),
     "CLUSTERDOWN": ServerRefusal("is a node of a cluster that is down: CLUSTER INFO shows why", pause_s=1.0),
-    "MOVED": ServerRefusal("is a cluster node that does not hold this pool: use the URL of node {}", pause_s=5.0),
+    "MOVED": ServerRefusal(
+        "is a node of a Redis Cluster (node {} has the pool): use a server outside a cluster", pause_s=5.0
+    ),
     "ASK": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
     "TRYAGAIN": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
     "CROSSSLOT": ServerRefusal("refused keys of two cluster slots in one command: this is a bug, please report it"),
