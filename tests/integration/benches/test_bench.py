@@ -37,7 +37,7 @@ async def test_overhead_measures_all_it_promises() -> None:
         assert level.direct_first_ms.samples == level.added_first_ms.samples == level.answers > 0
         assert level.direct_token_ms.samples == level.added_token_ms.samples == level.answers * (level.tokens - 1)
         assert all(cpu_us > 0 for cpu_us in level.cpu_us.model_dump().values())
-    assert [bar.limit for bar in found.bars] == [7, 10, 2.5, 1.58, 1.97, 30, 1, 0.5]
+    assert [bar.limit for bar in found.bars] == [7, 10, 2.4, 1.58, 1.95, 40, 1, 0.5]
     assert len({bar.name for bar in found.bars}) == len(found.bars)
     assert table(found).count("\n| ") == 1 + len(LEVELS)
 

@@ -64,7 +64,11 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
             for lane in ("one", "two"):
                 assert (await client.complete("hello", role=lane)).lane == lane
         assert (await up.end()).code == OK
-        assert not any(lane.state.takes_work for lane in (await pool.survey()).lanes)
+
+        async def no_lane_takes_work() -> bool:
+            return not any(lane.state.takes_work for lane in (await pool.survey()).lanes)
+
+        await eventually(no_lane_takes_work)
 
 
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:

@@ -433,7 +433,7 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
             ("old:latest", "gpu0", f"sha256:{digest_of('I am old')}")
         ]
         assert (await run("verify", "old")).split() == [f"sha256:{digest_of('I am old')}", "old:latest"]
-        assert "check its name" in await run("pull", "typo", code=1)
+        assert "'typo'" in await run("pull", "typo", code=1)
         for words in (("pull", "new:1b"), ("ls",)):
             assert "connected lanes: gpu0" in await run(*words, "--lane", "gpu9", code=2)
         shelf.go.clear()

@@ -362,7 +362,7 @@ async def test_a_worker_says_that_it_serves_and_drains(processes: Farm, backend:
     worker = await processes.tokenlane("worker", *serving)
     await eventually(lambda: told(worker, "serves "))
     last = worker.out.splitlines()[-1]
-    assert (last[:10].strip(), "Ctrl-C" in last, "(7 s)" in last) == ("serves", True, True)
+    assert (last[:10].strip(), "Ctrl-C" in last, "7 s" in last) == ("serves", True, True)
     held: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("a", "b"), hold_after=1).model_dump(mode="json")}
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(processes.url, pool=processes.pool))
