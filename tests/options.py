@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tests import pages
-from tests.backend import answer_of, ask, driven, ndjson, sse
 from tests.documents import GeneratedPart
+from tests.fake_server import answer_of, ask, driven, ndjson, sse
 from tests.repository import ROOT
 
 from tokenlane.routing.contract.errors import BadRequest

@@ -1,4 +1,4 @@
-"""For tests of the worker: a back end that does as it is told, and an agent's side of a request, done by hand."""
+"""For tests of the worker: a model server that does as it is told, and an agent's side of a request, done by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
 
 
 class FakeProvider:
-    """A back end. `log` tells what happened in which order; `hold_after` pieces it waits for `go`."""
+    """A model server. `log` tells what happened in which order; `hold_after` pieces it waits for `go`."""
 
     def __init__(
         self,

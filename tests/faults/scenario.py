@@ -44,7 +44,7 @@ POLICY: Final = Policy(
 
 @dataclass
 class Site:
-    """A server, a back end a lane, and the workers that live."""
+    """A server, a model server a lane, and the workers that live."""
 
     server: Server
     farm: Farm

@@ -46,7 +46,7 @@ asyncio.run(main())
 
 
 def asked(**script: object) -> str:
-    """What an agent asks, and what the back end is to do then."""
+    """What an agent asks, and what the model server is to do then."""
     once = script.pop("idempotency_key", None)
     return json.dumps({"extra": {"simulate": {"pieces": PIECES, **script}}, "idempotency_key": once})
 
@@ -70,7 +70,7 @@ async def has_read(child: Child, count: int) -> None:
 @pytest.mark.parametrize("kills", [1, 3])
 async def test_an_answer_outlives_its_agents(tmp_path: Path, kills: int) -> None:
     """Agents are killed in the middle of an answer, one after another, and the next attaches behind what it read last:
-    together they read every token once, the back end generates it once, and nothing is cancelled."""
+    together they read every token once, the model server generates it once, and nothing is cancelled."""
     async with Server(tmp_path) as server, Simulator() as backend, farm(tmp_path, server.url) as opened:
         await opened.worker("gpu0", backend)
         agent = await opened.python(ASKS, server.url, asked(hold_after=50, itl_ms=40))

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from tests.backend import answer_of, ask
+from tests.fake_server import answer_of, ask
 from tests.integration.servers import free_port
 from tests.matrix import agrees
 

@@ -11,7 +11,7 @@ from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, a
 from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
-from tokenlane.routing.decide.lanes.state import BackEndCondition, LaneState
+from tokenlane.routing.decide.lanes.state import LaneState, ServerCondition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending
@@ -181,7 +181,7 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
-async def test_an_attempt_that_did_not_reach_its_back_end_is_no_start(pool: Pool) -> None:
+async def test_an_attempt_that_did_not_reach_its_model_server_is_no_start(pool: Pool) -> None:
     """Given back as none, however often, it uses up no start; sent twice, it gives back one."""
     await life.bring(pool, "requeued")
     (request_id,) = await audit(raw(pool))
@@ -330,10 +330,10 @@ async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
     assert (job["f"], job["a"], job["k"]) == ("run_request", [asked.id, asked.attempt], {})
 
 
-async def test_what_a_lane_serves_while_its_back_end_is_away(pool: Pool) -> None:
+async def test_what_a_lane_serves_while_its_model_server_is_away(pool: Pool) -> None:
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
-    back end takes nothing back of what another says of it."""
-    unseen, down = replace(LANE, models=(), offer=chats(1)), BackEndCondition(LaneState.DOWN, "it is off")
+    model server takes nothing back of what another says of it."""
+    unseen, down = replace(LANE, models=(), offer=chats(1)), ServerCondition(LaneState.DOWN, "it is off")
     await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)
     named = replace(LANE, models=("m9",), offer=chats(1))
     for worker, lane in (("worker2", unseen), ("worker2", named)):

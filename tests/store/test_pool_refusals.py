@@ -12,7 +12,7 @@ from tests.integration import life
 from tests.integration.life import CLIENT, ENDED, LANE, PREFIX, ROUTER, WORKER, Asked, audit, raw
 
 from tokenlane.routing.contract.errors import Duplicate, QueueFull, RequestCancelled, RequestLost
-from tokenlane.routing.decide.lanes.offer import BackEndFailure
+from tokenlane.routing.decide.lanes.offer import ServerFailure
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -104,7 +104,7 @@ async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
 
 async def _renew_registered(pool: Pool) -> object:
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
-    fault = BackEndFailure("timeout", asyncio.get_running_loop().time())
+    fault = ServerFailure("timeout", asyncio.get_running_loop().time())
     return await pool.beats.renew(WORKER, LANE, [], takes_new_work=True, fault=fault)
 
 

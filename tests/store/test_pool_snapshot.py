@@ -12,8 +12,8 @@ from tests.integration.life import LANE, PREFIX, ROLE, WORKER, raw
 from tests.lanes import chats
 
 from tokenlane.routing.contract.worker_report import AttemptsReport, WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
+from tokenlane.routing.decide.lanes.offer import Announcement, ServerFailure
+from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -147,11 +147,11 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("away", [0, 1])
-async def test_a_lane_of_which_one_back_end_is_away(pool: Pool, away: int) -> None:
+async def test_a_lane_of_which_one_model_server_is_away(pool: Pool, away: int) -> None:
     """It is degraded, and says why, whichever of its workers that is."""
     for number, worker in enumerate(("worker0", "worker1")):
         await pool.beats.register(worker, LANE.lane, life.FACTS)
-        condition = BackEndCondition(LaneState.DOWN, "it is off") if number == away else UP
+        condition = ServerCondition(LaneState.DOWN, "it is off") if number == away else UP
         await pool.beats.renew(worker, LANE, [], takes_new_work=True, condition=condition)
     found = await lane(pool)
     assert (found.state, found.why) == ("degraded", "it is off")
@@ -195,8 +195,8 @@ async def test_the_last_error_of_a_lane(pool: Pool) -> None:
     """The newest error of the lane's workers, by code and age; a beat without one leaves it."""
     now = asyncio.get_running_loop().time()
     for worker, fault in (
-        ("w1", BackEndFailure("timeout", now - 100)),
-        ("w2", BackEndFailure("provider_down", now - 50)),
+        ("w1", ServerFailure("timeout", now - 100)),
+        ("w2", ServerFailure("provider_down", now - 50)),
     ):
         await pool.beats.register(worker, LANE.lane, life.FACTS)
         await pool.beats.renew(worker, LANE, [], takes_new_work=True, fault=fault)

@@ -107,7 +107,7 @@ class Client:
             agent: the agent's name; default: the client's agent. Fairness, limits and idempotency keys are per agent.
             response_format: the format of the answer: a pydantic model, whose instance is then the answer's `parsed`,
                 or a `response_format` as in OpenAI's API.
-            options: see `ChatOptions`. The back end's defaults apply to options that are not set.
+            options: see `ChatOptions`. The model server's defaults apply to options that are not set.
 
         Raises:
             TypeError: an option does not exist, or `response_format` is neither a pydantic model nor a dict.
@@ -154,8 +154,8 @@ class Client:
         """Cancel a request, whichever client sent it or reads it.
 
         Returns:
-            True if the request is cancelled, or will be once its worker has closed the back end's stream. False if the
-            request has already ended in another way, or the pool does not know it.
+            True if the request is cancelled, or will be once its worker has closed the model server's stream. False if
+            the request has already ended in another way, or the pool does not know it.
 
         Raises:
             PoolUnavailable: the pool's server does not answer.

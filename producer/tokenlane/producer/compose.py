@@ -53,7 +53,7 @@ def refuse_unknown(options: Mapping[str, object], known: type, *parameters: str)
             hint = " Use 'time_to_live_ms', in milliseconds."
         elif name == "stream" and known is ChatOptions:
             hint = " Use `client.chat`, whose answer is a stream."
-        extra = " (`extra` goes to the back end as it is)" if "extra" in names else ""
+        extra = " (`extra` goes to the model server as it is)" if "extra" in names else ""
         raise TypeError(f"unknown option {name!r}.{hint} There are: {', '.join(names)}{extra}")
 
 
@@ -189,7 +189,7 @@ def _refuse_malformed_tools(request: ChatRequest) -> None:
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:
-    """Refuse what no back end can do, and what back ends understand in different ways."""
+    """Refuse what no model server can do, and what model servers understand in different ways."""
     last = request.messages[-1]
     if request.continue_final:
         has_text = isinstance(last.content, str) and last.content.strip() and not last.tool_calls
@@ -197,7 +197,7 @@ def _refuse_contradictions(request: ChatRequest) -> None:
             raise BadRequest("`continue_final` needs a last message from the assistant, with the text to be continued")
     elif last.role == "assistant" and not (request.extra or {}).get("continue_final_message"):
         raise BadRequest(
-            "the last message is the assistant's, which some back ends continue and others answer: pass "
+            "the last message is the assistant's, which some model servers continue and others answer: pass "
             "continue_final=True to have it continued, or add a message from the user"
         )
     if request.top_logprobs and not request.logprobs:

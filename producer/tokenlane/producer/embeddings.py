@@ -25,7 +25,7 @@ from .link.open_request import OpenRequest
 
 
 class EmbedOptions(CommonOptions, total=False):
-    """What an agent may set; the back end's defaults apply to the rest. `fallback`: "error" refuses vectors from the
+    """What an agent may set; the server's defaults apply to the rest. `fallback`: "error" refuses vectors from the
     small fallback model."""
 
     dimensions: int | None

@@ -121,7 +121,7 @@ class Models:
         """The lanes that take work.
 
         Args:
-            or_unready: also lanes whose back end cannot work now.
+            or_unready: also lanes whose model server cannot work now.
         """
         known = await self._link.lanes()
         lanes = [lane for lane in known if lane.state.takes_work or (or_unready and lane.state.is_unready)]

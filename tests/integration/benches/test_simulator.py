@@ -1,4 +1,4 @@
-"""The simulated back end as a process of its own, steered over HTTP."""
+"""The simulated model server as a process of its own, steered over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelled in any state and in any way, a request ends, its back end's slot is free, and its lane has its credit."""
+"""Cancelled in any state and in any way, a request ends, its server's slot is free, and its lane has its credit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
 
 @dataclass(frozen=True)
 class State:
-    """A state to cancel in: what the back end is to do, and how to know that a request is there."""
+    """A state to cancel in: what the model server is to do, and how to know that a request is there."""
 
     name: str
     script: FaultScript | None = None
@@ -99,7 +99,7 @@ class State:
         return found
 
     async def check(self, town: Town, blocker: asyncio.Task[object] | None, request_id: str) -> None:
-        """Assert that the request is over, was closed at the back end, and that the lane works at full capacity."""
+        """Assert that the request is over, was closed at the model server, and that the lane works at full capacity."""
         if self.frozen:  # an agent that only drops its stream is not heard at once
             await eventually(lambda: _is(town.pool, request_id, "cancelled"))
         town.worker.thaw()

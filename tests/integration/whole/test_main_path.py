@@ -1,4 +1,4 @@
-"""The whole way of a request through real processes: client, pool, routers, workers, back ends."""
+"""The whole way of a request through real processes: client, pool, routers, workers, model servers."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def started_by(pool: Pool, request_id: str) -> str:
 
 
 def asked(received: Received) -> str:
-    """The question a back end was asked."""
+    """The question a model server was asked."""
     return str(json.loads(received.body)["messages"][-1]["content"])
 
 
@@ -248,7 +248,7 @@ async def test_what_nobody_serves_is_refused(town: Town) -> None:
 
 
 async def test_an_answer_beyond_all_bounds_is_interrupted(town: Town) -> None:
-    """What came before a line without end is told; where nothing came, the back end is at fault."""
+    """What came before a line without end is told; where nothing came, the model server is at fault."""
     with pytest.raises(Interrupted) as raised:
         await town.client.complete("hi", role="planner", extra=simulate(huge_line_after=2))
     assert (raised.value.partial, raised.value.retryable) == ("w0 w1 ", False)
@@ -356,7 +356,7 @@ AWKWARD = (
 @example(text=AWKWARD, system=AWKWARD)
 @example(text="", system="\x00")
 async def test_text_arrives_as_it_was_sent(town: Town, text: str, system: str) -> None:
-    """Whatever an agent says arrives at the back end as it was sent, and comes back as it was said, byte for byte."""
+    """Whatever an agent says arrives at the server as it was sent, and comes back as it was said, byte for byte."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     pieces = [text, system, "end"]
     answer = await town.client.complete(messages, role="planner", extra=simulate(pieces=pieces))

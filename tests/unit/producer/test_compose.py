@@ -71,7 +71,7 @@ def test_size_class(length: int, max_tokens: int) -> None:
 
 
 def test_what_was_not_asked_is_not_sent() -> None:
-    """The payload holds what the agent set, no defaults: those are the back end's."""
+    """The payload holds what the agent set, no defaults: those are the model server's."""
     _, payload = compose(new_id(), "hi", "planner", {"max_tokens": 3}, agent="a", client="c")
     assert json.loads(payload).keys() == {"id", "role", "messages", "max_tokens"}
 

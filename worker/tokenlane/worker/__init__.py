@@ -1,1 +1,1 @@
-"""The process beside a GPU: it takes the jobs of one lane, calls its back end, and streams the answers back."""
+"""The process beside a GPU: it takes the jobs of one lane, calls its model server, and streams the answers back."""

@@ -14,7 +14,7 @@ from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisS
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
+from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import background, restart_on_error
@@ -53,7 +53,7 @@ async def open_lane(
     """Connect a lane to its pool, and keep its leases and its streams going as long as the block lasts.
 
     Args:
-        provider: the back end, which is closed at the end; by default the registry creates it from the settings.
+        provider: the model server, which is closed at the end; by default the registry creates it from the settings.
         cache: the cache of vectors; by default there is none.
         transcripts: log requests and answers.
 
@@ -61,7 +61,8 @@ async def open_lane(
         PoolUnavailable: no pool answers.
         PoolKeyMismatch: the pool is sealed with another key.
         LaneConflict: workers for another endpoint use the lane's name.
-        LlmError: the back end answers, but cannot list its models. A back end that does not answer is no error: the
+        LlmError: the model server answers, but cannot list its models. A model server that does not answer is no error:
+        the
             lane takes work once it does.
     """
     async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
@@ -107,7 +108,7 @@ async def _working(lane: Lane) -> AsyncIterator[None]:
         for name, work in {
             "publisher": lane.publisher.run,
             "heartbeat": lane.heartbeat.run,
-            "watch of the back end": lane.readiness.run,
+            "watch of the model server": lane.readiness.run,
             "pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
         }.items():
@@ -172,8 +173,8 @@ async def _assemble(
     )
 
 
-async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, BackEndCondition]:
-    """The lane's first announcement, and the condition of its back end."""
+async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, ServerCondition]:
+    """The lane's first announcement, and the condition of its model server."""
     condition = await condition_of(backend)
     try:
         return await describe_lane(settings, backend, reachable=condition == UP), condition

@@ -46,7 +46,7 @@ async def run_worker(
     Args:
         opening: the lane, by `open_lane`.
         fallback: serve the pool's fallback lane too.
-        ready: awaited when the lane is announced, and again when its back end is up, if that was not so at first.
+        ready: awaited when the lane is announced, and again when its model server is up, if that was not so at first.
         draining: called when the drain begins, with the number of requests that run.
 
     Raises:
@@ -79,7 +79,7 @@ async def run_worker(
                 if ready is not None:
                     await ready(lane)
                     if lane.availability.condition != UP:
-                        tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the back end")
+                        tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the model server")
                 await stopping.wait()
                 if draining is not None:
                     draining(sum(len(each.runs) for each, _ in served))

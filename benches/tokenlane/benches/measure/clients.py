@@ -1,8 +1,8 @@
 """The processes of a measurement that send and serve requests: a bare HTTP client, an agent and a worker.
 
 Both clients keep as many questions open as there are streams, one after another in each. They measure how long a
-request took to the back end plus its first token back, and how long each later token took. The time in the back end
-itself does not count.
+request took to the model server plus its first token back, and how long each later token took. The time in the model
+server itself does not count.
 """
 
 from __future__ import annotations

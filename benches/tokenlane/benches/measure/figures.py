@@ -128,7 +128,7 @@ def table(overhead: Overhead) -> str:
         "Times are p50 / p99 in milliseconds, CPU is microseconds a token.",
         "",
         "| streams | answers | tokens at | floor | direct, first | added to first | direct, token | added to token "
-        "| bare | worker | agent | server | back end |",
+        "| bare | worker | agent | server | model server |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for at in overhead.levels:

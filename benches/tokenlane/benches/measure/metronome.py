@@ -1,4 +1,4 @@
-"""A back end with minimal CPU cost: with each beat of one clock, every open stream gets its next token.
+"""A model server with minimal CPU cost: with each beat of one clock, every open stream gets its next token.
 
 Servers that batch do the same. A token's text is the time when the request came and the time when the token went, in
 nanoseconds of the machine's monotonic clock: its receiver knows how long it took.
@@ -144,7 +144,7 @@ class _Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def metronome() -> AsyncIterator[Tasks]:
-    """The process of the back end. The task `url` returns its URL, `pace` sets the clock; an answer has `max_tokens`.
+    """The process of the server. The task `url` returns its URL, `pace` sets the clock; an answer has `max_tokens`.
 
     It listens at a Unix socket: a write to another process over TCP takes 8 us of CPU at least, mostly the kernel's.
     """

@@ -1,6 +1,6 @@
-"""Measures the overhead of tokenlane over direct requests to a back end: time to first token, time and CPU per token.
+"""Measures the overhead of tokenlane over direct requests to a server: time to first token, time and CPU per token.
 
-The same requests go to the same simulated back end by turns: from a bare HTTP client, and from an agent through an
+The same requests go to the same simulated model server by turns: from a bare HTTP client, and from an agent through an
 embedded server and a worker. Each is a process. With one stream the agent also measures the floor, before each request.
 So all figures are of one run, and ratios hold when the machine's speed drifts.
 """
@@ -35,7 +35,7 @@ class Level:
     are direct and as many go through tokenlane, by turns.
 
     Args:
-        first_ms: the time to the back end's first token.
+        first_ms: the time to the model server's first token.
         spacing_ms: the time between its tokens.
     """
 
@@ -49,7 +49,7 @@ class Level:
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """A whole measurement: its levels, and the seconds without requests. At one stream the back end answers at once."""
+    """A whole measurement: its levels, and the seconds without requests. At one stream the server answers at once."""
 
     levels: tuple[Level, ...]
     idle_s: float

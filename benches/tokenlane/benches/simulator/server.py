@@ -281,7 +281,7 @@ class Simulator:
             return False
         return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
 
-    # What a back end serves.
+    # What a model server serves.
 
     async def _work(self, work: Work, request: web.Request) -> web.StreamResponse:
         exchange = request[_EXCHANGE]

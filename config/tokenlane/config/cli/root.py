@@ -54,7 +54,7 @@ VERBS = {
     "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
     "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
     "invite": Verb("Print the lines that let another host into the pool, secrets included.", "cli"),
-    "worker": Verb("Serve one lane: one back end, usually one GPU.", "worker"),
+    "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker"),
     "probe": Verb("Look for model servers, and say what to do if there is none.", "worker"),
     "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
     "config": Verb("Show the settings in force and their sources; init writes a file.", "cli"),

@@ -1,4 +1,4 @@
-"""URLs of Unix sockets, for Redis servers and back ends. Paths are quoted, since they may hold blanks."""
+"""URLs of Unix sockets, for Redis servers and model servers. Paths are quoted, since they may hold blanks."""
 
 from __future__ import annotations
 

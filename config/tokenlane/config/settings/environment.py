@@ -6,11 +6,11 @@
     TOKENLANE_POOL        [redis] pool: the pool's name (default: main)
     TOKENLANE_POOL_KEY    the pool's keys, newest first (default: [redis] key_file, else the file next to the socket)
     TOKENLANE_LANE        the lane's name (default: <hostname>-<provider>)
-    TOKENLANE_PROVIDER    the kind of back end (default: builtin)
-    TOKENLANE_ENDPOINT    the back end's URL (default: the provider's)
+    TOKENLANE_PROVIDER    the kind of model server (default: builtin)
+    TOKENLANE_ENDPOINT    the model server's URL (default: the provider's)
     TOKENLANE_MODEL       the models the lane serves, comma separated
     TOKENLANE_CAPACITY    requests the lane serves at once
-    TOKENLANE_API_KEY     the back end's bearer token; a variable only, since arguments show in process lists
+    TOKENLANE_API_KEY     the model server's bearer token; a variable only, since arguments show in process lists
     TOKENLANE_CONFIG      the file to read
     TOKENLANE_LLM         the value of `--llm`, for a command without that option
     SC_DEBUG              `llm`: log requests and answers, prompts included

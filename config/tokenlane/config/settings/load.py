@@ -179,11 +179,11 @@ def provider_and_model() -> tuple[str | None, str | None]:
     return (str(provider) if provider else None, str(models[0]) if isinstance(models, list) and models else None)
 
 
-def configured_back_ends() -> list[LaneSettings]:
-    """Return the back ends that settings name, as lanes: this host's lanes, then those of providers' sections.
+def configured_model_servers() -> list[LaneSettings]:
+    """Return the model servers that settings name, as lanes: this host's lanes, then those of providers' sections.
 
     The provider is `builtin` where settings name only an endpoint; the endpoint is None where they name only a
-    provider. TOKENLANE_API_KEY is for this host's only lane, or for the only back end.
+    provider. TOKENLANE_API_KEY is for this host's only lane, or for the only model server.
 
     Raises:
         ConfigError: TOKENLANE_API_KEY is set and several lanes are configured.
@@ -212,7 +212,7 @@ def names_provider(options: Mapping[str, Setting] | None = None) -> bool:
 
 
 def _lanes(settings: Settings, names: Sequence[str]) -> list[LaneSettings]:
-    if len(names) > 1 and secret_in(f"{PREFIX}API_KEY"):  # several back ends must not get one key
+    if len(names) > 1 and secret_in(f"{PREFIX}API_KEY"):  # several model servers must not get one key
         raise ConfigError(
             f"{PREFIX}API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
         )

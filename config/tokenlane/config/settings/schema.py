@@ -42,7 +42,7 @@ def _installed(value: object) -> object:
 
 
 def _possible_url(url: str) -> str:
-    """Refuse a URL with an impossible port, or a back end's URL with an impossible host."""
+    """Refuse a URL with an impossible port, or a model server's URL with an impossible host."""
     if no_port(url):
         raise PydanticCustomError(WHOLE, "has an impossible port: use one from 1 to 65535.")
     if url.startswith("http") and no_host(url):

@@ -99,7 +99,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """One lane: a back end's endpoint, and how long each stage of an answer may take.
+    """One lane: a model server's endpoint, and how long each stage of an answer may take.
 
     Raises:
         ConfigError: a value is out of range.
@@ -108,7 +108,7 @@ class LaneSettings:
     name: str
     provider: str
     endpoint: str | None = field(default=None, repr=False)  # None: the provider's default; may hold a password
-    models: tuple[str, ...] = ()  # empty: all that the back end has
+    models: tuple[str, ...] = ()  # empty: all that the model server has
     capacity: int | None = None  # requests at once; None: the provider's choice
     api_key: SecretStr | None = None
     api_key_from: str | None = None  # the environment variable that holds the key

@@ -34,7 +34,7 @@ class ToolCall(Value):
 
 class ToolCallDelta(Value):
     """A piece of a tool call. To assemble a call, concatenate the `arguments` of all pieces with the same `index`.
-    The module `tool_calls` assigns the index, since back ends number pieces in different ways."""
+    The module `tool_calls` assigns the index, since model servers number pieces in different ways."""
 
     index: int = 0
     id: str | None = None
@@ -75,8 +75,8 @@ class TokenDelta(Wire):
     """One piece of streamed output.
 
     `position` counts the deltas of an answer from 0, across attempts. Only the last delta has `usage`. `logprobs`, if
-    requested, describe the tokens that the back end sent with this delta; a filter that looks for reasoning or a stop
-    word may hold back the text of these tokens until the next delta.
+    requested, describe the tokens that the model server sent with this delta; a filter that looks for reasoning or a
+    stop word may hold back the text of these tokens until the next delta.
     """
 
     request_id: str = ""

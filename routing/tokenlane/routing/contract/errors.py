@@ -3,8 +3,8 @@
 The first paragraph of a class's docstring is the error's default message, the second is advice; docs/errors.md quotes
 both.
 
-`message` is tokenlane's text and safe to log: what happened, where, and what to do. `detail` is the back end's text,
-which may quote a prompt: it reaches the agent over the request's channel, and `str` and `repr` leave it out.
+`message` is tokenlane's text and safe to log: what happened, where, and what to do. `detail` is the model server's
+text, which may quote a prompt: it reaches the agent over the request's channel, and `str` and `repr` leave it out.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class ErrorReport(BaseModel):
 class LlmError(Exception):
     """The request failed.
 
-    `back_end`: `loading` or `down` if the error shows that the whole back end is loading a model or cannot be reached;
-    None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
+    `server_condition`: `loading` or `down` if the error shows that the whole model server is loading a model or cannot
+    be reached; None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
     """
 
     code: ClassVar[str] = "error"
     retryable_by_default: ClassVar[bool] = False
-    back_end: Literal["loading", "down"] | None = None
+    server_condition: Literal["loading", "down"] | None = None
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class ContextTooLong(BadRequest):
 
 
 class Unauthorized(LlmError):
-    """The back end refused the credentials: check the lane's API key.
+    """The model server refused the credentials: check the lane's API key.
 
     In the environment of the lane's worker, set the variable that the lane's or provider's `api_key_env` names.
     """
@@ -149,7 +149,7 @@ class DeadlineExceeded(LlmError):
 
 
 class UnreadableAnswer(LlmError):
-    """The back end's answer cannot be parsed: check that the lane's provider supports this server.
+    """The model server's answer cannot be parsed: check that the lane's provider supports this server.
 
     The message names the invalid field. `tokenlane probe` shows which server answers at the lane's endpoint. The
     request is not retried, since the next answer would have the same form.
@@ -245,7 +245,7 @@ class LaneConflict(LlmError):
 
 
 class Timeout(LlmError, TimeoutError):
-    """The back end took too long.
+    """The model server took too long.
 
     Raise the lane's `first_token_timeout_ms`, `token_timeout_ms` or `timeout_ms`, or check whether the server is stuck.
     """
@@ -255,7 +255,7 @@ class Timeout(LlmError, TimeoutError):
 
 
 class ProviderDown(LlmError):
-    """The back end does not answer.
+    """The model server does not answer.
 
     Check the server at the lane's endpoint. If the message says that no connected lane may serve the request, check the
     role's route and the provider's name instead. `tokenlane status` shows the state of each lane.
@@ -266,7 +266,7 @@ class ProviderDown(LlmError):
 
 
 class RateLimited(LlmError):
-    """The back end limits its rate of requests.
+    """The model server limits its rate of requests.
 
     Send the request again after `retry_after_s`, or lower the lane's `capacity`.
     """

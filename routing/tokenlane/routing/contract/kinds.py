@@ -21,7 +21,7 @@ class KindOfWork:
         request: the class of its requests.
         result: the class of its results; None if the answer is a stream of deltas.
         operation: the value of `gen_ai.operation.name` in its spans.
-        slots: how many requests a lane serves at once; None: as many as the back end can.
+        slots: how many requests a lane serves at once; None: as many as the model server can.
         follows_routes: whether the role's route and the model determine the lane. If False, the request names the
             lane, or any lane that takes this kind may serve it.
         falls_back: whether the fallback lane serves requests that no other lane can serve.

@@ -21,9 +21,10 @@ class Message(StrictInput):
     """One message of a conversation, in OpenAI's format.
 
     `content` is text, or a list of parts such as `{"type": "text", "text": ...}` and
-    `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` are passed to the back end unchanged, in OpenAI's
-    nested format. `reasoning_content` and `reasoning` both hold the model's reasoning before its answer, since servers
-    use either name; Ollama's `thinking` is read as `reasoning`. `refusal` is the model's text if it refuses to answer.
+    `{"type": "image_url", "image_url": {"url": ...}}`. `tool_calls` are passed to the model server unchanged, in
+    OpenAI's nested format. `reasoning_content` and `reasoning` both hold the model's reasoning before its answer, since
+    servers use either name; Ollama's `thinking` is read as `reasoning`. `refusal` is the model's text if it refuses to
+    answer.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -53,7 +54,7 @@ class Message(StrictInput):
 
 
 class CommonOptions(TypedDict, total=False):
-    """The options for both chats and embeddings. The back end's defaults apply to options that are not set."""
+    """The options for both chats and embeddings. The model server's defaults apply to options that are not set."""
 
     model: str | None
     provider: str | None
@@ -64,7 +65,7 @@ class CommonOptions(TypedDict, total=False):
 
 
 class ChatOptions(CommonOptions, total=False):
-    """The options for a chat. The back end's defaults apply to options that are not set."""
+    """The options for a chat. The model server's defaults apply to options that are not set."""
 
     temperature: float | None
     top_p: float | None
@@ -100,7 +101,7 @@ class Request(StrictInput):
 
 
 class InferenceRequest(Request):
-    """The fields that chat and embed requests share. `metadata` comes back with the answer; no back end sees it."""
+    """The fields that chat and embed requests share. `metadata` comes back with the answer; no model server sees it."""
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = Field(default=None, min_length=1, max_length=256)
@@ -111,7 +112,7 @@ class InferenceRequest(Request):
 class ChatRequest(InferenceRequest):
     """A chat request as an agent submits it.
 
-    `extra` is merged into the back end's request body unchanged. With `continue_final` the model continues the last
+    `extra` is merged into the model server's request body unchanged. With `continue_final` the model continues the last
     message, and the answer contains only the continuation. A request has one answer: OpenAI's `n` is not supported.
     """
 

@@ -12,7 +12,7 @@ from .wire import Value
 
 
 class ModelInfo(Value):
-    """A model as a back end lists it; fields that the back end omits are None. `context_length` is in tokens."""
+    """A model as a server lists it; fields that the model server omits are None. `context_length` is in tokens."""
 
     name: str
     provider: str = ""
@@ -26,7 +26,7 @@ class ModelInfo(Value):
 
     @property
     def chats(self) -> bool:
-        """Whether the model can chat. A model whose capabilities the back end does not report is assumed to chat."""
+        """Whether the model can chat. A model whose capabilities the server does not report is assumed to chat."""
         return not self.capabilities or "chat" in self.capabilities
 
     @property

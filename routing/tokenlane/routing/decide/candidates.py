@@ -8,7 +8,7 @@ from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
 
-from .lanes.fallback_lane import is_fallback, of_back_ends
+from .lanes.fallback_lane import is_fallback, of_model_servers
 from .lanes.offer import LaneView
 from .policy import Candidate, Policy, RolePolicy
 
@@ -25,13 +25,13 @@ def candidates(
     - The fallback lane serves requests that name it, and kinds that fall back if no other lane could serve the request
       even with shorter texts.
     - A lane that vanished is expected back, so it blocks the fallback and less capable lanes; a lane that was shut down
-      does not. A lane whose back end has not answered yet might serve any request: because of it requests are not
+      does not. A lane whose model server has not answered yet might serve any request: because of it requests are not
       refused, but it does not block the fallback.
     """
     open_to = [lane for lane in lanes if needs.lane in (None, lane.name)]
     open_to.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
-        takers = open_to if needs.lane else of_back_ends(open_to)
+        takers = open_to if needs.lane else of_model_servers(open_to)
         return _avoided_last(((lane, needs.model or "") for lane in takers if lane.offer.limit_of(kind)), needs)
     pairs: dict[str, tuple[LaneView, str]] = {}
     for candidate in _route(policy, role):

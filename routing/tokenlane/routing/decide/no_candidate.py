@@ -17,7 +17,7 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.kinds import KINDS
 
 from .candidates import candidates, may_use, served_name
-from .lanes.fallback_lane import of_back_ends
+from .lanes.fallback_lane import of_model_servers
 from .lanes.offer import LaneView
 from .policy import Policy
 from .queue_key import Queue
@@ -28,7 +28,7 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
 
     Args:
         pool: the pool as messages name it.
-        lanes: the lanes of the pool. If the back ends of some cannot work, the error says why.
+        lanes: the lanes of the pool. If the model servers of some cannot work, the error says why.
     """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
@@ -66,7 +66,7 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     Args:
         pool: the pool as messages name it.
     """
-    connected = [lane for lane in of_back_ends(lanes) if not lane.state.is_away]
+    connected = [lane for lane in of_model_servers(lanes) if not lane.state.is_away]
     if not connected:
         return no_lane(pool)
     needs, is_routed = queue.needs, KINDS[queue.kind].follows_routes

@@ -26,7 +26,7 @@ _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
 
 @dataclass(frozen=True)
 class AttemptFailed:
-    """The attempt ended with an error. `reached`: whether the attempt reached its back end. If it did not, it does not
+    """The attempt ended with an error. `reached`: whether the attempt reached its server. If it did not, it does not
     count as a start: the lane was not ready, and has stopped taking new work."""
 
     error: LlmError
@@ -121,8 +121,8 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
 
 def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
     """Decide after an error. Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. If the
-    pause would exceed the deadline, the request ends now. If the attempt did not reach its back end, the request waits
-    again without a pause, and the attempt does not count as a start.
+    pause would exceed the deadline, the request ends now. If the attempt did not reach its model server, the request
+    waits again without a pause, and the attempt does not count as a start.
     """
     if not error.retryable:
         return End(error)

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, LaneView, Running, WorkerInfo
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
+from tokenlane.routing.decide.lanes.offer import Announcement, LaneView, Running, ServerFailure, WorkerInfo
+from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .keychain import Keychain
@@ -53,7 +53,7 @@ class Checked:
     """The reply to a client's beat.
 
     `routers`, `lanes`: how many are alive. `absent`: lanes that take no work now because their workers are gone or
-    their back ends cannot work. `revision`, `lease_ms` and `patience_ms`: from the policy. `pulls`: the models that
+    their model servers cannot work. `revision`, `lease_ms` and `patience_ms`: from the policy. `pulls`: the models that
     each lane is pulling. `strangers`: ids of this client's requests on the server, all or some, if the server has more
     of them than the client. `lapsed`: attempts whose lease has lapsed and whose request is not recovered yet.
     """
@@ -103,8 +103,8 @@ class Beats:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
-        condition: BackEndCondition = UP,
-        fault: BackEndFailure | None = None,
+        condition: ServerCondition = UP,
+        fault: ServerFailure | None = None,
         report: WorkerReport = _NO_REPORT,
     ) -> Beat:
         """Send a worker's beat: announce its lane, and renew the leases of all attempts that it runs.
@@ -112,8 +112,8 @@ class Beats:
         Args:
             running: the requests that the worker runs.
             takes_new_work: False for a worker that is draining.
-            condition: the condition of its back end.
-            fault: the latest error from its back end; None if a reply with `registered` has confirmed it.
+            condition: the condition of its model server.
+            fault: the latest error from its model server; None if a reply with `registered` has confirmed it.
             report: the worker's counters, for operators.
         """
         error = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)

@@ -23,7 +23,7 @@ database number, so channel names contain it.
 | `deadlines`             | zset   | ids of live requests, by deadline (ms)                   | request's end          |
 | `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence                | attempt's end          |
 | `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`, `arq`;       | `sweep`, after 1 h     |
-|                         |        | `seen`: last beat; `told`, `why`: state of its back end  |                        |
+|                         |        | `seen`: last beat; `told`, `why`: state of its server    |                        |
 | `lane:L:health-check`,  | string | ARQ's health record, which `arq --check` shows           | after 6 s              |
 | `lane:L:KIND:health-…`  |        |                                                          |                        |
 | `lane:L:alone`          | string | id of the suspect that runs on the lane alone, or for    | attempt's end, or 2 s  |

@@ -166,7 +166,7 @@ class Requests:
             worker: the worker that runs the attempt; '' if the attempt's lease has lapsed.
             due_ms: how long to delay the request before it waits in the queue.
             queue: the queue in which the request waits from now on; None: the same queue.
-            counts: whether the attempt counts as a start of the request; False if it never reached its back end.
+            counts: whether the attempt counts as a start of the request; False if it never reached its model server.
             alone: whether the request must run on a lane that runs nothing else.
 
         Returns:

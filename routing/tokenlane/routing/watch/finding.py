@@ -80,20 +80,20 @@ class Code(StrEnum):
     NO_LANE = "no_lane", "without a lane no request is answered"
     LANE_GONE = "lane_gone", "the lane's workers have vanished"
     LANE_CLOSED = "lane_closed", "the lane's worker does not start its requests, or lacks a key"
-    LANE_DOWN = "lane_down", "the lane's back end cannot work"
-    LANE_LOADING = "lane_loading", "the lane's back end loads its model"
+    LANE_DOWN = "lane_down", "the lane's model server cannot work"
+    LANE_LOADING = "lane_loading", "the lane's model server loads its model"
     LANE_DEGRADED = (
         "lane_degraded",
-        "some workers' back ends cannot work; the others serve the lane",
+        "some workers' model servers cannot work; the others serve the lane",
     )
     LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
     ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"
 
     # Model servers.
     ENDPOINT = "endpoint", "only the lane's workers need to reach its endpoint"
-    BACK_END = "back_end", "a lane takes no work while its back end cannot work"
-    BACK_END_SHARED = (
-        "back_end_shared",
+    MODEL_SERVER = "model_server", "a lane takes no work while its model server cannot work"
+    MODEL_SERVER_SHARED = (
+        "model_server_shared",
         "each lane sends up to its limit of requests, so together they may overload it",
     )
     MODEL_MISSING = "model_missing", "requests for the missing model would be sent to this lane and fail"

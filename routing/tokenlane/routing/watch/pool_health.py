@@ -41,7 +41,7 @@ def examine_pool(seen: Snapshot) -> Iterator[Finding]:
     yield from _keys(seen)
     yield from _toy(seen)
     yield from _routes(seen)
-    yield from _shared_back_ends(seen)
+    yield from _shared_model_servers(seen)
 
 
 def _unserved(seen: Snapshot) -> Iterator[Finding]:
@@ -69,9 +69,9 @@ def _wanted(queue: QueueStatus) -> str:
 
 
 _UNREADY = {
-    "down": (Code.LANE_DOWN, "its back end cannot work"),
-    "loading": (Code.LANE_LOADING, "its back end is loading its model"),
-    "degraded": (Code.LANE_DEGRADED, "one worker's back end cannot work; the others serve the lane"),
+    "down": (Code.LANE_DOWN, "its model server cannot work"),
+    "loading": (Code.LANE_LOADING, "its model server is loading its model"),
+    "degraded": (Code.LANE_DEGRADED, "one worker's model server cannot work; the others serve the lane"),
 }
 
 
@@ -141,7 +141,7 @@ def _routes(seen: Snapshot) -> Iterator[Finding]:
         yield Finding(Code.ROUTE_UNKNOWN, severity, place.message, advice, place.role)
 
 
-def _shared_back_ends(seen: Snapshot) -> Iterator[Finding]:
+def _shared_model_servers(seen: Snapshot) -> Iterator[Finding]:
     by_endpoint: defaultdict[str, list[LaneStatus]] = defaultdict(list)
     for lane in seen.lanes:
         if lane.endpoint and not lane.state.is_away:
@@ -149,9 +149,11 @@ def _shared_back_ends(seen: Snapshot) -> Iterator[Finding]:
     for lanes in by_endpoint.values():
         if len(lanes) > 1:
             names, limit = ", ".join(repr(lane.name) for lane in lanes), sum(lane.chats.limit for lane in lanes)
-            observed = f"lanes {names} share one back end ({lanes[0].endpoint}) and send it up to {limit} chats at once"
+            observed = (
+                f"lanes {names} share one model server ({lanes[0].endpoint}) and send it up to {limit} chats at once"
+            )
             advice = "serve it with one lane, or divide its capacity between them with --capacity"
-            yield Finding(Code.BACK_END_SHARED, "warn", observed, advice, lanes[0].name)
+            yield Finding(Code.MODEL_SERVER_SHARED, "warn", observed, advice, lanes[0].name)
 
 
 def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ class RoleStatus:
 
 @dataclass(frozen=True)
 class LastError:
-    """The code of a back end's newest error; its text is never kept."""
+    """The code of a model server's newest error; its text is never kept."""
 
     code: str
     age_ms: int
@@ -71,7 +71,7 @@ class LastError:
 class WorkerStatus:
     """A worker. `host`, `versions` and `revision` are unknown for a moment after Redis lost its data. `report`: its
     counters since it started. `keys`: the ids of its pool keys; None from an older version, which does not report them.
-    `why`: why its back end is not up."""
+    `why`: why its model server is not up."""
 
     name: str
     lane: str
@@ -99,7 +99,7 @@ class Slots:
 @dataclass(frozen=True)
 class LaneStatus:
     """A lane. `slots`: by kind of work. `offer`: what its models can do. `error`: the newest of its workers. `why`: why
-    the back end of one of its workers is not up."""
+    the model server of one of its workers is not up."""
 
     name: str
     state: LaneState
@@ -149,7 +149,7 @@ class Snapshot:
 
     Args:
         key_id: the newest key that seals requests, None if none does.
-        lanes: those of back ends, without the fallback; `views`: all lanes, as routers see them.
+        lanes: those of model servers, without the fallback; `views`: all lanes, as routers see them.
         delayed: requests that wait until a set time.
         swept_ms: since a router last swept, None if none has.
         lagging: routers and workers that have not read the newest policy.

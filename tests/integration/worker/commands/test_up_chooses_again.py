@@ -16,7 +16,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
 from tokenlane.producer import Client
-from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.pool import Pool
 
@@ -54,7 +54,7 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
     port = free_port()
 
     async def providers() -> list[str]:
-        return [lane.provider for lane in of_back_ends((await pool.survey()).lanes) if lane.state.takes_work]
+        return [lane.provider for lane in of_model_servers((await pool.survey()).lanes) if lane.state.takes_work]
 
     async def toy_serves() -> bool:
         return await providers() == ["builtin"]

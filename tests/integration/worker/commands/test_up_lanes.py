@@ -128,13 +128,13 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
         ("up", "ollama", None, "cannot be reached: it refused the connection"),
         ("demo", "ollama", None, "cannot be reached: it refused the connection"),
         ("up", "ollama", "vllm", 'set provider = "vllm"'),
-        ("up", "vllm", "vllm", "the back end does not have model 'phi3'"),
+        ("up", "vllm", "vllm", "the model server does not have model 'phi3'"),
     ],
 )
-async def test_a_back_end_that_cannot_work_is_told(
+async def test_a_model_server_that_cannot_work_is_told(
     site: Farm, tmp_path: Path, pool: Pool, verb: str, provider: str, dialect: str | None, told: str
 ) -> None:
-    """What is wrong with a configured back end is said at once, with where and what to do; `up` goes on waiting."""
+    """What is wrong with a configured model server is said at once, with where and what to do; `up` goes on waiting."""
     file = tmp_path / "llm.toml"
     async with Simulator(api=dialect or "ollama") as simulator:
         url = simulator.url if dialect else f"http://127.0.0.1:{free_port()}"
@@ -152,8 +152,10 @@ async def test_a_back_end_that_cannot_work_is_told(
         assert ended.code == (OK if verb == "up" else CANCELLED)
 
 
-async def test_a_lane_without_its_back_end_keeps_no_other_from_serving(site: Farm, tmp_path: Path, pool: Pool) -> None:
-    """A lane whose back end does not answer is said to wait, and takes work once that is there."""
+async def test_a_lane_without_its_model_server_keeps_no_other_from_serving(
+    site: Farm, tmp_path: Path, pool: Pool
+) -> None:
+    """A lane whose model server does not answer is said to wait, and takes work once that is there."""
     port = free_port()
     async with Simulator() as simulator:
         file = write(tmp_path, one=simulator.url, two=f"http://127.0.0.1:{port}")
@@ -166,7 +168,7 @@ async def test_a_lane_without_its_back_end_keeps_no_other_from_serving(site: Far
 
 
 async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, pool: Pool) -> None:
-    """A lane whose back end refuses its worker ends `up`, the workers of the other lanes with it."""
+    """A lane whose model server refuses its worker ends `up`, the workers of the other lanes with it."""
     async with Simulator() as simulator, Simulator(api="vllm", api_key="right") as refusing:
         file = write(tmp_path, one=simulator.url, two=refusing.url)
         ended = await (await site.tokenlane("up", "--supervised", "--config", file)).ended()

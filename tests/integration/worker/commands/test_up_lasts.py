@@ -41,7 +41,7 @@ async def backend() -> AsyncIterator[Simulator]:
 
 
 def up(backend: Simulator, *options: str) -> list[str]:
-    """`up` with a simulated back end."""
+    """`up` with a simulated model server."""
     return ["up", "--provider", "openai", "--endpoint", backend.url, "--capacity", "1", *options]
 
 

@@ -61,7 +61,7 @@ async def test_a_server_with_a_model(served: pages.Pages, kind: str, models: tup
         (pages.VLLM_EMBEDDING, None, Code.MODEL_MISSING),
         (pages.UNRELATED, None, Code.OTHER_SERVER),
         (pages.UNRELATED, "ollama", Code.OTHER_SERVER),
-        (pages.UNRELATED, "openai", Code.BACK_END),
+        (pages.UNRELATED, "openai", Code.MODEL_SERVER),
         (pages.OTHER_OPENAI, None, Code.OTHER_SERVER),
         (pages.OLLAMA, "vllm", Code.OTHER_SERVER),
         (pages.LM_STUDIO, "ollama", Code.OTHER_SERVER),

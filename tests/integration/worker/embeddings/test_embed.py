@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import Reply, driven
+from tests.fake_server import Reply, driven
 
 from tokenlane.routing.contract.errors import (
     BadRequest,
@@ -127,7 +127,7 @@ async def test_a_huge_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_no_answer_in_time() -> None:
-    """A back end that is silent is a time-out."""
+    """A model server that is silent is a time-out."""
     async with driven("openai", {}, first_token_timeout_s=1e-9) as (provider, _):
         with pytest.raises(Timeout):
             await provider.embed(["a"], "m")

@@ -1,4 +1,4 @@
-"""Texts to vectors, from an agent to a back end and back: batches, the cache, the fallback lane."""
+"""Texts to vectors, from an agent to a model server and back: batches, the cache, the fallback lane."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EMBEDS = ModelInfo(name="mapper", digest="sha256:1234", capabilities=("embed",))
 
 
 class Mapper(FakeProvider):
-    """A back end that embeds, and may be held. `calls`: the texts of each call. A text "bad" is refused."""
+    """A model server that embeds, and may be held. `calls`: the texts of each call. A text "bad" is refused."""
 
     def __init__(self, *models: ModelInfo) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ async def at_work(
 
 
 def held(provider: Mapper, client: Client) -> asyncio.Task[object]:
-    """A request that keeps the back end busy until it is opened."""
+    """A request that keeps the model server busy until it is opened."""
     provider.open.clear()
     return asyncio.create_task(client.embed("first", role="indexer"))
 
 
 async def test_requests_that_wait_share_a_call(redis_url: str, pool: Pool) -> None:
-    """What ten agents ask while the back end works is one call; each gets the vectors of its own texts, in order."""
+    """What ten agents ask while the server works is one call; each gets the vectors of its own texts, in order."""
     provider = Mapper()
     async with at_work(redis_url, provider) as lane, Client(redis_url) as client:
         first = held(provider, client)
@@ -139,7 +139,7 @@ async def test_a_text_that_is_refused_fails_its_request_alone(redis_url: str, po
 
 
 async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, pool: Pool, tmp_path: Path) -> None:
-    """Two lanes of a host that have the same build share vectors; only what is new goes to the back end; the hit rate
+    """Two lanes of a host that have the same build share vectors; only what is new goes to the server; the hit rate
     is told."""
     cache = CacheSettings(tmp_path / "vectors.sqlite3", 8 * MIB)
     one, two = Mapper(), Mapper()
@@ -165,7 +165,7 @@ async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, po
 
 
 async def test_another_build_of_a_model_has_its_own_vectors(redis_url: str, pool: Pool, tmp_path: Path) -> None:
-    """Where the digest behind a name changes, or nobody knows it and the back end is another, nothing is taken over;
+    """Where the digest behind a name changes, or nobody knows it and the server is another, nothing is taken over;
     and where the model changes unnoticed, vectors of other dimensions are not mixed in."""
     cache = CacheSettings(tmp_path / "vectors.sqlite3", 8 * MIB)
     for number, model in enumerate((EMBEDS, EMBEDS.model_copy(update={"digest": "sha256:5678"}))):

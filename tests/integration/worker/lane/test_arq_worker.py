@@ -186,7 +186,7 @@ async def test_lost_queue_keys_cost_no_request(attack: str, redis_url: str, pool
         await settled(pool)
 
 
-async def test_cancelling_frees_the_back_end_first(redis_url: str, pool: Pool, hub: Hub) -> None:
+async def test_cancelling_frees_the_model_server_first(redis_url: str, pool: Pool, hub: Hub) -> None:
     """A running request that is cancelled has its stream closed before it ends; the slot is free again."""
     provider = FakeProvider(hold_after=1)
     async with serving(redis_url, provider):
@@ -445,7 +445,7 @@ async def test_a_drain_ends_when_the_last_answer_does(redis_url: str, pool: Pool
             await draining
 
 
-async def test_a_failing_back_end_costs_an_attempt(redis_url: str, pool: Pool, hub: Hub) -> None:
+async def test_a_failing_model_server_costs_an_attempt(redis_url: str, pool: Pool, hub: Hub) -> None:
     """A bug in a provider ends its request and leaves the slot free for the next."""
     provider = FakeProvider(error=ZeroDivisionError())
     async with serving(redis_url, provider):

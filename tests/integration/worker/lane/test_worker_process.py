@@ -62,7 +62,7 @@ def worker_command(redis_url: str, *more: str) -> list[str]:
 
 @asynccontextmanager
 async def worker(redis_url: str, simulator: Simulator, *more: str) -> AsyncIterator[Process]:
-    """A worker process with the simulator as its back end, ready to work."""
+    """A worker process with the simulator as its model server, ready to work."""
     options = ["--provider", "llamacpp", "--endpoint", simulator.url, "--json", *more]
     async with process(*worker_command(redis_url, *options)) as child:
         assert child.stdout is not None

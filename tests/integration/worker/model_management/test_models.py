@@ -322,7 +322,7 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
 
 
 async def test_a_command_that_is_tried_again_says_why(redis_url: str, pool: Pool) -> None:
-    """What a lane cannot do because its back end is away is tried again, and who waits is told what for."""
+    """What a lane cannot do because its model server is away is tried again, and who waits is told what for."""
     await pool.policies.write(Policy(max_starts=2))
     shelf = OllamaShelf(**{"old:latest": "I am old"})
     async with AsyncExitStack() as going, Client(redis_url) as client:

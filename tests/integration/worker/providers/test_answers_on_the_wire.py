@@ -11,7 +11,7 @@ from struct import pack
 from typing import Any
 
 import pytest
-from tests.backend import Reply, answer_of, ask, back_end, driven, ndjson, sse
+from tests.fake_server import Reply, answer_of, ask, driven, fake_server, ndjson, sse
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import TokenDelta
@@ -245,6 +245,6 @@ async def test_vectors_as_base64() -> None:
 async def test_a_page_with_a_byte_order_mark() -> None:
     """It is a page like any other."""
     page = b"\xef\xbb\xbf" + json.dumps({"data": [{"embedding": [3, 4]}]}).encode()
-    async with back_end({"POST /v1/embeddings": Reply(page)}) as server:
+    async with fake_server({"POST /v1/embeddings": Reply(page)}) as server:
         async with default_registry().create(LaneSettings("gpu0", "openai", server.url)) as provider:
             assert await provider.embed(["a"], "m") == [[0.6, 0.8]]  # type: ignore[attr-defined] # an OpenAI server embeds

@@ -1,4 +1,4 @@
-"""Back ends at a Unix socket: found, checked and asked as those at a port are."""
+"""Model servers at a Unix socket: found, checked and asked as those at a port are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from tests.backend import answer_of, ask
+from tests.fake_server import answer_of, ask
 from tests.integration.farm import Farm, farm
 from tests.lanes import chats
 
@@ -67,15 +67,15 @@ async def test_a_worker_and_its_check(processes: Farm, backend: Simulator) -> No
 
 @pytest.mark.parametrize("name", ["none.sock", "n" * 120])
 async def test_no_server_there(tmp_path: Path, name: str) -> None:
-    """A socket that is not there, or cannot be, is a back end that cannot be reached."""
+    """A socket that is not there, or cannot be, is a model server that cannot be reached."""
     url = f"unix://{tmp_path}/{name}"
     async with default_registry().create(LaneSettings("gpu0", "openai", url)) as provider:
         with pytest.raises(ProviderDown) as raised:
             await answer_of(provider, ask())
-        assert raised.value.back_end == "down"
+        assert raised.value.server_condition == "down"
     problem = (await look(Target(LaneSettings("probe", "openai", url)))).problem
     assert problem is not None
-    assert (problem.code, problem.observed) == (Code.BACK_END, "nothing answers there")
+    assert (problem.code, problem.observed) == (Code.MODEL_SERVER, "nothing answers there")
 
 
 async def test_a_socket_of_another_host() -> None:
@@ -93,7 +93,7 @@ async def test_others_know_it_by_its_host(backend: Simulator) -> None:
 
 
 async def doctors_finding(pool: Pool, host: str, path: Path) -> Finding:
-    """What the doctor says of a lane whose back end is at a socket of that host."""
+    """What the doctor says of a lane whose model server is at a socket of that host."""
     lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), chats(1))
     await pool.beats.register("w1", "gpu0", WorkerInfo(host))
     await pool.beats.renew("w1", lane, [], takes_new_work=True)

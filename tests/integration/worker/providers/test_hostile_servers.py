@@ -17,7 +17,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.backend import answer_of, ask
+from tests.fake_server import answer_of, ask
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, UnreadableAnswer

@@ -34,7 +34,7 @@ EMBEDS = ModelInfo(name="mapper", capabilities=("embed",))
 
 
 class Household(FakeProvider):
-    """A back end whose models embed, and are pulled, loaded and verified; a pull waits for `go` after its first step.
+    """A server whose models embed, and are pulled, loaded and verified; a pull waits for `go` after its first step.
 
     `texts`: what was to be embedded; `done`: what was done with models.
     """

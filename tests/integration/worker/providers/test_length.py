@@ -1,4 +1,4 @@
-"""A prompt longer than the lane takes is refused before the back end sees it, and the error names limit and tokens."""
+"""A prompt longer than the lane takes is refused before the server sees it, and the error names limit and tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import Reply, answer_of, ask, driven, ndjson, sse
+from tests.fake_server import Reply, answer_of, ask, driven, ndjson, sse
 
 from tokenlane.routing.contract.errors import ContextTooLong
 from tokenlane.worker.providers import CountsTokens

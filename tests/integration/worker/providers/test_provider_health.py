@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import Reply, driven
+from tests.fake_server import Reply, driven
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, Unauthorized
 from tokenlane.worker.providers import TellsHealth

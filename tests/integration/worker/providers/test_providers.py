@@ -1,4 +1,4 @@
-"""Providers against a simulated back end that can fail in every way, in each dialect it speaks."""
+"""Providers against a simulated model server that can fail in every way, in each dialect it speaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from tests.backend import Reply, driven
+from tests.fake_server import Reply, driven
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
@@ -49,14 +49,14 @@ def api(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def simulator(api: str) -> AsyncIterator[Simulator]:
-    """A simulated back end with one slot and short answers."""
+    """A simulated model server with one slot and short answers."""
     async with Simulator(api=api, tokens=4, capacity=1) as running:
         yield running
 
 
 @pytest.fixture
 async def provider(simulator: Simulator, api: str) -> AsyncIterator[LlmProvider]:
-    """The provider of a lane on the simulated back end."""
+    """The provider of a lane on the simulated model server."""
     async with default_registry().create(lane(simulator.url, api)) as opened:
         yield opened
 
@@ -144,7 +144,7 @@ async def test_ollamas_models() -> None:
 
 
 async def test_a_redirect_takes_the_key_nowhere(provider: LlmProvider) -> None:
-    """A back end that redirects is an error: the host it names gets no request, so no credentials either."""
+    """A model server that redirects is an error: the host it names gets no request, so no credentials either."""
     async with Simulator() as other:
         moved = FaultScript(status=307, location=f"{other.url}/v1/chat/completions")
         _, raised = await failure(provider, moved)
@@ -161,7 +161,7 @@ async def test_a_redirect_takes_the_key_nowhere(provider: LlmProvider) -> None:
     ).filter(lambda text: not text.lstrip().startswith("<think>"))  # which would be reasoning
 )
 def test_what_is_sent_is_received(text: str) -> None:
-    """Whatever a message, a stop word or a tool holds, the back end gets it as one JSON value, byte for byte."""
+    """Whatever a message, a stop word or a tool holds, the model server gets it as one JSON value, byte for byte."""
 
     async def send() -> tuple[bytes, list[TokenDelta]]:
         async with Simulator(models=("sim",)) as simulator, default_registry().create(lane(simulator.url)) as provider:
@@ -253,7 +253,7 @@ async def test_the_answer_is_whole_without_usage_or_done(provider: LlmProvider) 
 
 
 async def test_no_first_token_in_time(simulator: Simulator, api: str) -> None:
-    """A back end that accepts and then says nothing is a time-out of the first token."""
+    """A model server that accepts and then says nothing is a time-out of the first token."""
     async with default_registry().create(lane(simulator.url, api, first_token_timeout_s=0.3)) as provider:
         text, raised = await failure(provider, FaultScript(hold_after=0))
     assert type(raised) is Timeout
@@ -264,7 +264,7 @@ async def test_no_first_token_in_time(simulator: Simulator, api: str) -> None:
 
 
 async def test_no_next_token_in_time(simulator: Simulator, api: str) -> None:
-    """A back end that stops in the middle is a time-out of the next token."""
+    """A model server that stops in the middle is a time-out of the next token."""
     async with default_registry().create(lane(simulator.url, api, token_timeout_s=0.05)) as provider:
         text, raised = await failure(provider, FaultScript(hold_after=2))
     assert type(raised) is Timeout
@@ -299,19 +299,19 @@ async def test_an_answer_in_one_page_is_no_stream(provider: LlmProvider) -> None
 
 
 async def test_nobody_listens() -> None:
-    """A refused connection is tried again for a moment, then the back end is down."""
+    """A refused connection is tried again for a moment, then the model server is down."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         async with default_registry().create(lane(f"http://127.0.0.1:{unused.getsockname()[1]}")) as provider:
             _, raised = await failure(provider, FaultScript())
             assert type(raised) is ProviderDown
-            assert raised.back_end == "down"
+            assert raised.server_condition == "down"
             with pytest.raises(ProviderDown) as unreached:
                 await provider.models()
-            assert unreached.value.back_end == "down"
+            assert unreached.value.server_condition == "down"
 
 
-async def test_a_back_end_that_comes_up_is_waited_for() -> None:
+async def test_a_model_server_that_comes_up_is_waited_for() -> None:
     """A connection that is refused at first and then accepted is no error."""
     port = free_port()
     async with default_registry().create(lane(f"http://127.0.0.1:{port}")) as provider:
@@ -323,7 +323,7 @@ async def test_a_back_end_that_comes_up_is_waited_for() -> None:
 
 @pytest.mark.parametrize("after", [0, 2])
 async def test_closing_frees_the_slot(provider: LlmProvider, simulator: Simulator, after: int) -> None:
-    """Cancelling whoever reads closes the connection, and the back end's only slot serves the next request."""
+    """Cancelling whoever reads closes the connection, and the model server's only slot serves the next request."""
     reading = asyncio.create_task(answer(provider, FaultScript(hold_after=after)))
     await simulator.held()
     assert simulator.running == 1
@@ -345,8 +345,8 @@ async def test_closing_the_generator_frees_the_slot(provider: LlmProvider, simul
     assert simulator.running == 0
 
 
-async def test_cancelling_before_the_back_end_answers(provider: LlmProvider, simulator: Simulator) -> None:
-    """A request that waits in the back end's own queue leaves it when it is cancelled."""
+async def test_cancelling_before_the_model_server_answers(provider: LlmProvider, simulator: Simulator) -> None:
+    """A request that waits in the model server's own queue leaves it when it is cancelled."""
     first = asyncio.create_task(answer(provider, FaultScript(hold_after=0)))
     await simulator.held()
     second = asyncio.create_task(answer(provider))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import Reply, answer_of, ask, driven, ndjson, sse
+from tests.fake_server import Reply, answer_of, ask, driven, ndjson, sse
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import (

@@ -1,4 +1,4 @@
-"""The ways to a back end: through a proxy, by TLS, with a key; and the ways that are not taken."""
+"""The ways to a model server: through a proxy, by TLS, with a key; and the ways that are not taken."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 async def secure(authority: trustme.CA) -> AsyncIterator[Simulator]:
-    """A back end with a certificate of the private authority, for `HOST` and for 127.0.0.1."""
+    """A model server with a certificate of the private authority, for `HOST` and for 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(HOST, "127.0.0.1").configure_cert(context)
     async with Simulator(tokens=2, tls=context) as running:
@@ -104,7 +104,7 @@ async def test_tls_through_a_proxy(proxy: Proxy, secure: Simulator, trusted: Non
 
 
 async def test_loopback_is_never_proxied(proxy: Proxy, secure: Simulator, trusted: None) -> None:
-    """A back end on this host is asked directly, whatever the environment says."""
+    """A model server on this host is asked directly, whatever the environment says."""
     async with Simulator(tokens=2) as simulator:
         assert await ask(simulator.url) == "w0 w1 "
     assert await ask(secure.url) == "w0 w1 "
@@ -172,7 +172,7 @@ async def test_tls_where_there_is_none() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_wants_to_know_who_asks(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """Its 407 is no answer of the back end's."""
+    """Its 407 is no answer of the model server's."""
 
     async def who(self: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -187,6 +187,6 @@ async def test_a_proxy_that_wants_to_know_who_asks(proxy: Proxy, monkeypatch: py
 
 
 async def test_a_proxy_that_is_not_there(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the proxy that does not answer, not the back end."""
+    """It is the proxy that does not answer, not the model server."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
-    assert "proxy to the back end" in await why_not(f"http://{HOST}")
+    assert "proxy to the model server" in await why_not(f"http://{HOST}")

@@ -154,7 +154,7 @@ async def test_what_is_printed_for_the_policy_works_as_it_is(
 
 
 async def test_only_models_that_are_there_are_advised(pool: Pool, backend: Simulator) -> None:
-    """A route is not to lead to a model which the back end does not have."""
+    """A route is not to lead to a model which the model server does not have."""
     await pool.policies.write(ELSEWHERE)
     assert (await arrive_at(pool, backend.url, "nope", "sim")).to_add == (
         '[roles.coder]\nroute = ["vllm/m9", "llamacpp/sim"]',
@@ -165,8 +165,8 @@ async def test_only_models_that_are_there_are_advised(pool: Pool, backend: Simul
     assert "policy apply" not in arrival.text()
 
 
-async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None:
-    """A back end that does not answer is one problem, told in the block; the exit code is 1."""
+async def test_a_model_server_that_is_not_there(processes: Farm, pool: Pool) -> None:
+    """A model server that does not answer is one problem, told in the block; the exit code is 1."""
     ended = await check(processes, f"http://127.0.0.1:{free_port()}")
     assert (ended.code, ended.error) == (exits.FAILED, "")
     said = block(ended.out)
@@ -175,7 +175,7 @@ async def test_a_back_end_that_is_not_there(processes: Farm, pool: Pool) -> None
     assert await life.dump(raw(pool)) == {}
 
 
-async def test_a_back_end_without_a_model(pool: Pool) -> None:
+async def test_a_model_server_without_a_model(pool: Pool) -> None:
     """An Ollama that has none lacks the one that is configured."""
     async with Simulator(api="ollama", models=()) as simulator:
         settings = LaneSettings("gpu0", "ollama", simulator.url, models=("phi3",))
@@ -224,7 +224,7 @@ async def test_a_key_that_is_refused(processes: Farm, pool: Pool, tmp_path: Path
     assert "--llm api_key_env=" in block(lacking.out)["problem"]
 
 
-async def test_a_model_the_back_end_does_not_have(pool: Pool, backend: Simulator) -> None:
+async def test_a_model_the_model_server_does_not_have(pool: Pool, backend: Simulator) -> None:
     """A model that is to be served and is not there is a problem, told with those that are."""
     arrival = await arrive_at(pool, backend.url, "nope")
     (problem,) = arrival.problems
@@ -398,7 +398,7 @@ async def test_a_worker_that_cannot_start_says_what_a_check_says(processes: Farm
     assert (failure["error"]["code"], failure["error"]["lane"]) == ("unauthorized", "gpu0")
 
 
-async def test_a_back_end_s_port_that_another_program_holds(processes: Farm, redis_port: int) -> None:
+async def test_a_model_servers_port_that_another_program_holds(processes: Farm, redis_port: int) -> None:
     """It is waited for like one that is not there."""
     at = f"http://127.0.0.1:{redis_port}"
     worker = await processes.tokenlane("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", at)

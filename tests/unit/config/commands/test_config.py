@@ -82,7 +82,7 @@ def test_a_pool_key_that_is_none_is_told(tmp_path: Path) -> None:
 
 def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
     """What has the prefix and is not ours is named, with what may have been meant, and is no error; its value is not
-    shown. Those that are read, tests' own, empty ones and the keys of back ends are not named."""
+    shown. Those that are read, tests' own, empty ones and the keys of model servers are not named."""
     (tmp_path / "llm.toml").write_text('[openai]\napi_key_env = "TOKENLANE_OPENAI_TOKEN"\n', encoding="utf-8")
     environment = {
         "TOKENLANE_REDIS": "hunter2",

@@ -1,4 +1,4 @@
-"""Why a server was not reached: each cause has its own words, for Redis and for back ends."""
+"""Why a server was not reached: each cause has its own words, for Redis and for model servers."""
 
 from __future__ import annotations
 

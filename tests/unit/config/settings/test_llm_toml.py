@@ -12,7 +12,7 @@ from tokenlane.config.host.pool_key_files import PoolKey, write_key_file
 from tokenlane.config.settings import schema
 from tokenlane.config.settings.environment import take_command_line
 from tokenlane.config.settings.load import (
-    configured_back_ends,
+    configured_model_servers,
     configured_redis,
     find_pool,
     lane_options,
@@ -298,12 +298,12 @@ def test_a_key_waits_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lane_settings().api_key is not None
 
 
-def test_one_key_is_for_one_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TOKENLANE_API_KEY goes to the only back end, or to the lane of this process; never to several."""
+def test_one_key_is_for_one_model_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TOKENLANE_API_KEY goes to the only model server, or to the lane of this process; never to several."""
     monkeypatch.setenv("TOKENLANE_API_KEY", "sesame")
 
     def keyed() -> dict[str | None, bool]:
-        return {back_end.endpoint: back_end.api_key is not None for back_end in configured_back_ends()}
+        return {fake_server.endpoint: fake_server.api_key is not None for fake_server in configured_model_servers()}
 
     write('[openai]\nendpoint = "https://a"')
     assert keyed() == {"https://a": True}
@@ -314,7 +314,7 @@ def test_one_key_is_for_one_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
     take_command_line(llm=[])
     write('[lanes.a]\nendpoint = "https://a"\n[lanes.b]\nendpoint = "https://b"')
     with pytest.raises(ConfigError, match=r"\ba, b\b.*--lane"):
-        configured_back_ends()
+        configured_model_servers()
 
 
 def test_a_key_that_is_not_set_is_told() -> None:

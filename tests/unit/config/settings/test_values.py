@@ -126,5 +126,5 @@ def test_the_default_lane_is_a_usable_name(monkeypatch: pytest.MonkeyPatch, host
     ],
 )
 def test_hosts_that_cannot_be(url: str, impossible: bool) -> None:
-    """A back end's URL is refused where nothing could ever be looked up or reached under its host."""
+    """A model server's URL is refused where nothing could ever be looked up or reached under its host."""
     assert no_host(url) is impossible

@@ -339,7 +339,7 @@ def test_a_retryable_failure_before_anything_came_is_itself() -> None:
     ],
 )
 def test_a_broken_answer_is_interrupted(error: LlmError) -> None:
-    """A retryable or unknown failure after a part, or a back end's own, is Interrupted, with the part and the cause."""
+    """A retryable or unknown failure after a part, or a server's own, is Interrupted, with the part and the cause."""
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "half"))
     buffer.receive(failed(error, 1, 1))

@@ -55,7 +55,7 @@ def test_an_error_says_where() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_details_stay_out_of_sight(kind: type[LlmError]) -> None:
-    """What a back end said is in no str and no repr, of the error or of its report; the default text says something."""
+    """What a server said is in no str and no repr, of the error or of its report; the default text says something."""
     error = kind(detail=MARK)
     assert MARK not in f"{error} {error!r} {error.report()} {error.report()!r} {error.args}"
     assert error.report().detail == MARK

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import pages
-from tests.backend import Reply, answer_of, driven, ndjson, sse
+from tests.fake_server import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.producer.compose import compose
 from tokenlane.routing.contract.errors import ContextTooLong

@@ -79,7 +79,7 @@ LATER = ("later", ELSEWHERE, True, False)
         (AttemptFailed(DOWN), {"starts": 7}, LATER),
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
-        # What did not reach its back end waits again at once, as often as may be, and that is none of its starts.
+        # What did not reach its model server waits again at once, as often as may be, and that is none of its starts.
         (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(ELSEWHERE, counts=False)),
         (AttemptFailed(ProviderDown(retryable=False), reached=False), {}, ended_with(ProviderDown)),
         # Before the last crash that is allowed it runs alone.

@@ -184,7 +184,7 @@ def test_waiting_above_the_bound() -> None:
 @pytest.mark.parametrize(
     ("state", "expected"), [("down", "lane_down"), ("loading", "lane_loading"), ("degraded", "lane_degraded")]
 )
-def test_a_back_end_that_cannot_work(state: str, expected: str) -> None:
+def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
     """What it says itself is told, whatever else its worker did last."""
     away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
     seen = with_lanes(away, queues=())
@@ -201,17 +201,17 @@ def test_a_back_end_that_cannot_work(state: str, expected: str) -> None:
         ("http://gpu:8001", "up", False),
     ],
 )
-def test_lanes_of_one_back_end(endpoint: str, state: str, shared: bool) -> None:
+def test_lanes_of_one_model_server(endpoint: str, state: str, shared: bool) -> None:
     """Two lanes that give one server as much as each of them may are told, and are no failure: it may be meant so."""
     other = replace(LANE, name="gpu1", endpoint=endpoint, state=LaneState(state))
     seen = with_lanes(LANE, other, queues=())
-    found = [it for it in problems(seen, 60) if it.code == "back_end_shared"]
-    assert [it.code for it in found] == (["back_end_shared"] if shared else [])
+    found = [it for it in problems(seen, 60) if it.code == "model_server_shared"]
+    assert [it.code for it in found] == (["model_server_shared"] if shared else [])
     assert all("gpu0" in it.observed and "gpu1" in it.observed and "8 chats" in it.observed for it in found)
     assert all(it.severity == "warn" for it in found)
 
 
-def test_lanes_of_no_known_back_end_share_none() -> None:
+def test_lanes_of_no_known_model_server_share_none() -> None:
     """What announced no endpoint is nobody's other half."""
     nowhere = replace(LANE, endpoint="")
     assert codes(with_lanes(nowhere, replace(nowhere, name="gpu1"), queues=())) == []

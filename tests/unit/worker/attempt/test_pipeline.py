@@ -170,7 +170,7 @@ async def nothing() -> None:
 
 
 class Bench:
-    """A lane with a fake pool and a fake back end, which share one log."""
+    """A lane with a fake pool and a fake model server, which share one log."""
 
     def __init__(self, provider: FakeProvider | None = None) -> None:
         self.pool = FakePool()
@@ -204,7 +204,7 @@ class Bench:
             await run_request(self.lane, self.pool.id, 5)
 
     async def run_until_held(self) -> asyncio.Task[None]:
-        """Run the request until the back end holds."""
+        """Run the request until the model server holds."""
         task = asyncio.create_task(self.run())
         await until(lambda: self.provider.holding > 0)
         return task
@@ -396,7 +396,7 @@ async def test_an_answer_the_pool_does_not_want_is_forgotten() -> None:
 
 
 async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_delivered() -> None:
-    """A back end that is down before the first piece costs an attempt; `retry_after_s` is kept to."""
+    """A model server that is down before the first piece costs an attempt; `retry_after_s` is kept to."""
     bench = Bench(FakeProvider(error=RateLimited(retry_after_s=2.0)))
     await bench.run()
     assert bench.pool.requeued
@@ -698,8 +698,8 @@ async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.Monke
         (ValueError("quotes a prompt"), [ProviderDown.code]),
     ],
 )
-async def test_what_the_pool_is_told_of_a_back_end(error: Exception | None, noted: list[str]) -> None:
-    """The code of a back end's error is noted for those who watch; not what is the agent's fault, and no text."""
+async def test_what_the_pool_is_told_of_a_model_server(error: Exception | None, noted: list[str]) -> None:
+    """The code of a model server's error is noted for those who watch; not what is the agent's fault, and no text."""
     bench = Bench(FakeProvider(error=error))
     await bench.run()
     assert bench.heartbeat.faults == noted

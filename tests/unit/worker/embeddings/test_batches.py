@@ -22,7 +22,7 @@ DIMENSIONS = 4
 
 
 class Back:
-    """A back end that can be held, and has texts it cannot take. `calls`: what it was asked, model and texts."""
+    """A model server that can be held, and has texts it cannot take. `calls`: what it was asked, model and texts."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
@@ -62,7 +62,7 @@ async def batching(back: Back, **limits: int) -> AsyncIterator[Batches]:
 
 
 async def held(batches: Batches, back: Back) -> asyncio.Task[list[bytes]]:
-    """A first request that keeps the back end busy until it is opened."""
+    """A first request that keeps the model server busy until it is opened."""
     back.open.clear()
     first = asyncio.create_task(batches.vectors("m", ["first"]))
     async with asyncio.timeout(5):
@@ -102,7 +102,7 @@ async def test_everybody_gets_their_own_in_their_order(
 
 
 async def test_what_waits_goes_in_one_call() -> None:
-    """What is asked while the back end works is one call afterwards; a text asked for by several is sent once."""
+    """What is asked while the model server works is one call afterwards; a text asked for by several is sent once."""
     back = Back()
     async with batching(back) as batches:
         first = await held(batches, back)
@@ -154,7 +154,7 @@ async def test_one_that_cannot_be_taken_fails_alone(kind: Callable[[str], LlmErr
         assert await asyncio.gather(*good) == [expected("m", [f"good {number}", "x"]) for number in range(count)]
 
 
-async def test_a_back_end_that_is_down_fails_all_of_a_batch_once() -> None:
+async def test_a_model_server_that_is_down_fails_all_of_a_batch_once() -> None:
     """An error that is not of a text is not tried again here; each request has it as an error of its own."""
     back = Back()
     back.refused["x"] = ProviderDown("gone")
@@ -289,7 +289,7 @@ async def test_what_is_no_matter_of_how_many_is_not_asked_again() -> None:
 
 
 async def test_too_few_vectors_are_no_answer() -> None:
-    """A back end that answers with another number of vectors has failed."""
+    """A model server that answers with another number of vectors has failed."""
 
     class Short(Back):
         async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
@@ -313,7 +313,7 @@ async def test_numbers_that_are_none_are_their_requests_failure() -> None:
 
 
 async def test_texts_are_in_no_repr() -> None:
-    """What waits for the back end, and what is on its way, shows neither texts nor vectors."""
+    """What waits for the model server, and what is on its way, shows neither texts nor vectors."""
     back = Back()
     async with batching(back) as batches:
         first = await held(batches, back)

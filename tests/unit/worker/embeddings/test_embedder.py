@@ -76,10 +76,10 @@ async def embedding(provider: Mapper, folder: pytest.TempPathFactory | None = No
         max_size=10,
     ),
 )
-async def test_the_cache_says_what_the_back_end_says(
+async def test_the_cache_says_what_the_model_server_says(
     tmp_path_factory: pytest.TempPathFactory, with_cache: bool, requests: list[tuple[str, int | None, list[str]]]
 ) -> None:
-    """Whatever is asked in which order, of which model, in which size: the vectors are the back end's, and no text of a
+    """Whatever is asked in which order, of which model, in which size: the vectors are the server's, and no text of a
     model is sent twice for one size if there is a cache."""
     provider = Mapper()
     async with embedding(provider, tmp_path_factory if with_cache else None) as embedder:
@@ -94,10 +94,10 @@ async def test_the_cache_says_what_the_back_end_says(
             assert embedder.hits().asked == 0
 
 
-async def test_a_back_end_that_is_away_does_not_keep_the_cache_from_answering(
+async def test_a_model_server_that_is_away_does_not_keep_the_cache_from_answering(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """What was computed is given though the back end does not even list its models, whose digests hold a minute."""
+    """What was computed is given though the model server does not even list its models, whose digests hold a minute."""
     provider = Mapper()
     async with embedding(provider, tmp_path_factory) as embedder:
         request = EmbedRequest(role="r", inputs=["a"])
@@ -110,7 +110,7 @@ async def test_a_back_end_that_is_away_does_not_keep_the_cache_from_answering(
 
 
 async def test_vectors_of_another_size_are_not_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A back end that does not take the dimensions asked for is an error each time, until it does."""
+    """A model server that does not take the dimensions asked for is an error each time, until it does."""
 
     class Stubborn(Mapper):
         can = False

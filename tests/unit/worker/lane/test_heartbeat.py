@@ -15,8 +15,8 @@ from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, Running, WorkerInfo
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
+from tokenlane.routing.decide.lanes.offer import Announcement, Running, ServerFailure, WorkerInfo
+from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.store.beats import Beat, Hold
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
@@ -55,8 +55,8 @@ class FakePool:
         running: Sequence[Running],
         *,
         takes_new_work: bool,
-        condition: BackEndCondition = UP,
-        fault: BackEndFailure | None = None,
+        condition: ServerCondition = UP,
+        fault: ServerFailure | None = None,
         report: WorkerReport | None = None,
     ) -> Beat:
         if self.failing:
@@ -186,8 +186,8 @@ async def test_facts_are_sent_when_the_server_lacks_them() -> None:
 
 
 async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
-    """What the worker has learnt of its back end while the server took in the facts before goes with the next beat."""
-    newer = WorkerInfo("host1", {"tokenlane": "1", "back end": "2"})
+    """What the worker has learnt of its server while the server took in the facts before goes with the next beat."""
+    newer = WorkerInfo("host1", {"tokenlane": "1", "model server": "2"})
 
     class Slow(FakePool):
         async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:

@@ -1,4 +1,4 @@
-"""When a lane takes work: while its back end can work, and not as long as its worker beats."""
+"""When a lane takes work: while its model server can work, and not as long as its worker beats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
 )
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
@@ -31,18 +31,18 @@ from tokenlane.worker.lane.readiness import Readiness, condition_of
 from tokenlane.worker.lane.running_attempts import Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 
-DOWN = BackEndCondition(LaneState.DOWN, "gone")
+DOWN = ServerCondition(LaneState.DOWN, "gone")
 LANE = Announcement("lane1", "fake", "http://here", ("m1",), chats(2))
 
 
 def saying(state: Literal["loading", "down"], error: LlmError) -> LlmError:
-    """The error of a back end that says so."""
-    error.back_end = state
+    """The error of a model server that says so."""
+    error.server_condition = state
     return error
 
 
 class Patient(FakeProvider):
-    """A back end that says how it is; `error`: what keeps it from working."""
+    """A model server that says how it is; `error`: what keeps it from working."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,20 +57,20 @@ class Patient(FakeProvider):
 
 
 class Announced:
-    """A heartbeat that remembers what it was to say of the back end."""
+    """A heartbeat that remembers what it was to say of the model server."""
 
     def __init__(self, availability: Availability) -> None:
         self.availability = availability
-        self.log: list[BackEndCondition] = []
+        self.log: list[ServerCondition] = []
 
     async def beat(self) -> None:
         self.log.append(self.availability.condition)
 
 
 class Ward:
-    """A back end under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
+    """A model server under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
 
-    def __init__(self, condition: BackEndCondition, timings: Timings = TIMINGS) -> None:
+    def __init__(self, condition: ServerCondition, timings: Timings = TIMINGS) -> None:
         self.provider, self.said = Patient(), Availability(LANE, condition)
         self.announced = Announced(self.said)
         self.looks = 0
@@ -85,7 +85,7 @@ class Ward:
 
 
 @asynccontextmanager
-async def watched(condition: BackEndCondition = UP, timings: Timings = TIMINGS) -> AsyncIterator[Ward]:
+async def watched(condition: ServerCondition = UP, timings: Timings = TIMINGS) -> AsyncIterator[Ward]:
     """A ward whose watch runs; `timings`: as `Readiness` has them."""
     ward = Ward(condition, timings)
     async with background() as tasks:
@@ -109,7 +109,7 @@ async def watched(condition: BackEndCondition = UP, timings: Timings = TIMINGS) 
         (RuntimeError("a bug of the provider's"), "up"),
     ],
 )
-async def test_what_an_answer_says_of_the_back_end(error: Exception | None, state: str) -> None:
+async def test_what_an_answer_says_of_the_model_server(error: Exception | None, state: str) -> None:
     """Only what cannot come from a server at work makes it loading or down: others may take chats all the same."""
     provider = Patient()
     provider.ill = error
@@ -146,7 +146,7 @@ async def test_a_provider_without_a_page_of_health_is_asked_for_its_models() -> 
     ],
 )
 async def test_what_a_failed_attempt_says(error: LlmError, ill: Exception | None, closed: bool, counts: bool) -> None:
-    """The lane is closed if the back end itself says that it cannot work, by the time that is known. What never reached
+    """The lane is closed if the server itself says that it cannot work, by the time that is known. What never reached
     a model is no try; what died with its server is one, since it may be what kills that."""
     ward = Ward(UP)
     ward.provider.ill = ill
@@ -164,8 +164,8 @@ async def test_many_attempts_that_fail_together_ask_once() -> None:
     assert len(ward.announced.log) == 1
 
 
-async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> None:
-    """A lane that waits takes work once its back end can work and the lane has said anew what that serves."""
+async def test_a_model_server_that_comes_is_seen_and_says_first_what_it_serves() -> None:
+    """A lane that waits takes work once its model server can work and the lane has said anew what that serves."""
     async with watched(DOWN) as ward:
         ward.provider.ill = ProviderDown("refused")
         await until(lambda: ward.provider.asked > 1)
@@ -179,7 +179,7 @@ async def test_a_back_end_that_comes_is_seen_and_says_first_what_it_serves() -> 
         await until(lambda: ward.said.condition == UP)
 
 
-async def test_an_idle_back_end_is_asked_now_and_then() -> None:
+async def test_an_idle_model_server_is_asked_now_and_then() -> None:
     """That it went away is seen without a request; one that has just answered need not be asked."""
     async with watched(timings=Timings(check_s=0.01, describe_s=3600)) as ward:
         await until(lambda: ward.provider.asked > 2)
@@ -206,7 +206,7 @@ async def test_models_that_come_and_go_are_said() -> None:
         await until(lambda: ward.looks > looks + 1)
         assert ward.said.condition == UP
         ward.blind = Unauthorized("the key was changed")
-        await until(lambda: ward.said.condition == BackEndCondition(LaneState.DOWN, "the key was changed"))
+        await until(lambda: ward.said.condition == ServerCondition(LaneState.DOWN, "the key was changed"))
 
 
 async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_more_slowly() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests import pages
-from tests.backend import Reply, answer_of, driven, ndjson, sse
+from tests.fake_server import Reply, answer_of, driven, ndjson, sse
 
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest

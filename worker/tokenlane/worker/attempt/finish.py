@@ -78,7 +78,7 @@ def _answer(lane: Lane, run: Run, rest: Rest) -> dict[str, Any]:
 
 
 async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
-    """Have the lane check its back end, or drain if it lacks a key. Return whether the attempt reached the back end."""
+    """Have the lane check its server, or drain if it lacks a key. Return whether the attempt reached the server."""
     if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
         lane.heartbeat.note(error.code)

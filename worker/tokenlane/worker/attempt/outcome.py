@@ -14,7 +14,7 @@ from tokenlane.worker.lane.running_attempts import Stopped
 
 @dataclass(frozen=True)
 class Answered:
-    """The back end has completed the answer. `result`: the answer, unless the request is a chat."""
+    """The model server has completed the answer. `result`: the answer, unless the request is a chat."""
 
     usage: Usage
     result: Result | None = None

@@ -40,7 +40,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
 
 
 async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
-    """Publish the back end's stream as it arrives.
+    """Publish the model server's stream as it arrives.
 
     Raises:
         LlmError: the provider raised it, or the stream ended without a finish reason.
@@ -65,7 +65,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
             if outlet.crowded:
                 await outlet.room()
     if finish_reason is None:
-        raise Interrupted("the back end's stream ended before the answer was whole", retryable=True)
+        raise Interrupted("the model server's stream ended before the answer was whole", retryable=True)
     if request.must_call and not called:
         raise _no_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
@@ -86,14 +86,14 @@ def _no_call(finish_reason: FinishReason) -> NoToolCall:
             "The answer was cut off before it called a tool, as `tool_choice` requires: raise max_tokens."
         )
     return NoToolCall(
-        "The answer calls no tool, though `tool_choice` requires it: the back end does not enforce it, or its model "
+        "The answer calls no tool, though `tool_choice` requires it: the server does not enforce it, or its model "
         "knows no tools. Route this role to a model that does, or use tool_choice auto and look at `tool_calls`."
     )
 
 
 @contextmanager
 def _noting_errors(lane: Lane) -> Iterator[None]:
-    """Report the back end's errors to the pool by their codes, unless the agent's request or the model is to blame."""
+    """Report the server's errors to the pool by their codes, unless the agent's request or the model is to blame."""
     try:
         yield
         lane.readiness.answered()

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     """Run an attempt to its end. Failures end or requeue the request, and are not raised.
 
-    Cancellation: the back end's stream is closed, and the request is requeued or ends as interrupted.
+    Cancellation: the model server's stream is closed, and the request is requeued or ends as interrupted.
     """
     started = await _claim(lane, request_id, attempt)
     if started is None:
@@ -82,7 +82,7 @@ async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
 
 
 async def _produce(lane: Lane, run: Run) -> Outcome:
-    """Read the request, call the back end, and close its stream before returning."""
+    """Read the request, call the model server, and close its stream before returning."""
     try:
         async with run.stoppable():
             request = await read(lane, run.started)

@@ -23,7 +23,7 @@ _SECRET_TEXT = re.compile(r"(?i)\bbearer\s+\S+|\b(sk|hf|ghp|xox[abp])[-_][A-Za-z
 
 
 def log_request(request: ChatRequest, attempt: int, model: str) -> None:
-    """Log a request in the form that the back end gets."""
+    """Log a request in the form that the model server gets."""
     fields = masked(request.model_dump(mode="json", exclude_unset=True))
     logger.info("request of attempt %d to %s: %s", attempt, model, json.dumps(fields, ensure_ascii=False))
 

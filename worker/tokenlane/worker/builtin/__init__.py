@@ -1,4 +1,4 @@
-"""The built-in back end: a small real model, and llama.cpp's server in a child process."""
+"""The built-in model server: a small real model, and llama.cpp's server in a child process."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import typer
 from tokenlane.config.cli.output import Table, show
 from tokenlane.config.cli.plain_text import json_text
 from tokenlane.config.exit_codes import NOTHING_FOUND
-from tokenlane.config.settings.load import configured_back_ends
+from tokenlane.config.settings.load import configured_model_servers
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.discovery.model_servers import ModelServer, look_at_all
 from tokenlane.worker.discovery.targets import Target, search_targets
@@ -43,7 +43,7 @@ def probe(
 ) -> None:
     """Look for model servers that can chat. If there is none, offer help; without a terminal, exit with code 3."""
     named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    servers = asyncio.run(look_at_all(named or search_targets(configured_back_ends())))
+    servers = asyncio.run(look_at_all(named or search_targets(configured_model_servers())))
     works = any(server.problem is None for server in servers)
     if as_json:
         facts = {"found": works, "places": [_facts(server) for server in servers]}

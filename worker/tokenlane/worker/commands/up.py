@@ -19,7 +19,7 @@ from tokenlane.config.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.load import (
-    configured_back_ends,
+    configured_model_servers,
     configured_redis,
     lane_options,
     names_provider,
@@ -52,9 +52,9 @@ def up(
     lane: Annotated[str | None, typer.Option(help="The lane's name.", autocompletion=completion.lanes)] = None,
     provider: Annotated[
         str | None,
-        typer.Option(help="The kind of back end. Default: the one found.", autocompletion=completion.providers),
+        typer.Option(help="The kind of model server. Default: the one found.", autocompletion=completion.providers),
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="The back end's URL; not needed for builtin.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The model server's URL; not needed for builtin.")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A model to serve; may be repeated. Default: all.", autocompletion=completion.models),
@@ -76,7 +76,7 @@ def up(
     lanes_with = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(lanes_with(provider=provider, endpoint=endpoint), lanes_with)
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=models)):
-        server = choose(plan.lanes[0], search_targets(configured_back_ends()))
+        server = choose(plan.lanes[0], search_targets(configured_model_servers()))
         plan = plan.served_by(server) if server else replace(plan, looks=plan.lanes[0].endpoint is None)
     settings = read()
     policy = policy_of(settings) if settings.document.has_policy else None
@@ -207,7 +207,7 @@ async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
-            server = await find(toy, search_targets(configured_back_ends()), avoids)
+            server = await find(toy, search_targets(configured_model_servers()), avoids)
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:

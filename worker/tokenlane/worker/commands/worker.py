@@ -24,7 +24,7 @@ from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
 from tokenlane.config.settings.load import (
     cache_settings,
-    configured_back_ends,
+    configured_model_servers,
     find_pool,
     lane_options,
     lane_settings,
@@ -56,10 +56,11 @@ def worker(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="The kind of back end. Default: the first found, else builtin.", autocompletion=completion.providers
+            help="The kind of model server. Default: the first found, else builtin.",
+            autocompletion=completion.providers,
         ),
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="The back end's URL; not needed for builtin.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The model server's URL; not needed for builtin.")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A model to serve; may be repeated. Default: all.", autocompletion=completion.models),
@@ -69,15 +70,15 @@ def worker(
     ] = None,
     drain: Annotated[float, typer.Option(help="Seconds that requests may still run after a stop.", min=0)] = DRAIN_S,
     pool: PoolName = None,
-    check: Annotated[bool, typer.Option(help="Check back end and pool only. Exit code 1 on problems.")] = False,
+    check: Annotated[bool, typer.Option(help="Check model server and pool only. Exit code 1 on problems.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report in JSON.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
-    """Serve one lane: one back end, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
+    """Serve one lane: one model server, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
     own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
     settings, seen, only_toy = own(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
-        seen = choose(settings, search_targets(configured_back_ends()))
+        seen = choose(settings, search_targets(configured_model_servers()))
         only_toy = seen is None
     if only_toy and not is_installed():
         raise ConfigError("no model server was found: name it with --provider and --endpoint")
@@ -166,9 +167,9 @@ async def _work(
         with suppress(LlmError, ConfigError):  # the first error is the one to report
             async with cancelled_by(stopping):
                 startup = await dry_run(to)
-                first = Finding(Code.BACK_END, "fail", str(error), subject=to.settings.name)
+                first = Finding(Code.MODEL_SERVER, "fail", str(error), subject=to.settings.name)
                 report("failed", startup if startup.problems else replace(startup, findings=(first, *startup.findings)))
-                endpoint = startup.back_end.endpoint
+                endpoint = startup.probe.endpoint
         raise error_for_user(error, f"The lane cannot be served from {endpoint}. {error}") from error
 
 

@@ -1,1 +1,1 @@
-"""Finds a back end for a lane without a provider: finds the model servers that answer, and chooses one of them."""
+"""Finds a model server for a lane without a provider: finds the model servers that answer, and chooses one of them."""

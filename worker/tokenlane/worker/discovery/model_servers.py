@@ -74,7 +74,7 @@ async def look(place: Target) -> ModelServer:
         why = error.message if isinstance(error, LlmError) else str(error)
     except TimeoutError:
         why = f"it did not answer within {TIMEOUT_S:g} s"
-    return ModelServer(place.lane, place.provider, problem=_problem(Code.BACK_END, why, place))
+    return ModelServer(place.lane, place.provider, problem=_problem(Code.MODEL_SERVER, why, place))
 
 
 def _problem(code: Code, observed: str, place: Target) -> Finding:
@@ -123,7 +123,7 @@ async def _seen(place: Target, lane: LaneSettings) -> ModelServer:
         try:
             models = tuple(model.name for model in await backend.models() if model.chats)
         except LlmError as error:
-            return ModelServer(seen, provider, problem=_problem(Code.BACK_END, error.message, place))
+            return ModelServer(seen, provider, problem=_problem(Code.MODEL_SERVER, error.message, place))
     missing = [name for name in lane.models if served_name(name, models) is None]
     problem = None
     if missing:

@@ -19,7 +19,7 @@ class Target:
 
 
 def search_targets(configured: Iterable[LaneSettings]) -> list[Target]:
-    """The configured back ends, then the usual targets, each endpoint once."""
+    """The configured model servers, then the usual targets, each endpoint once."""
     targets: dict[str, Target] = {}
     for lane in configured:
         provider = None if lane.provider == "builtin" else lane.provider

@@ -170,7 +170,7 @@ class Batches:
         return ()
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
-        """Have the back end embed the texts; returns each text's vector."""
+        """Have the model server embed the texts; returns each text's vector."""
         request = batch[0].request
         self._call_task = asyncio.create_task(self._provider.embed(texts, request.model, request.dimensions))
         self._call_parts = batch
@@ -179,7 +179,9 @@ class Batches:
         finally:
             self._call_task, self._call_parts = None, ()
         if len(vectors) != len(texts):
-            raise ProviderDown(f"The back end returned {len(vectors)} vectors for {len(texts)} texts.", retryable=False)
+            raise ProviderDown(
+                f"The model server returned {len(vectors)} vectors for {len(texts)} texts.", retryable=False
+            )
         return dict(zip(texts, map(_little_endian, vectors), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Answers a lane's embed requests: from the cache where it has a vector, else from the back end."""
+"""Answers a lane's embed requests: from the cache where it has a vector, else from the model server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Embedder:
         self._reading_digests = asyncio.Lock()
 
     async def run(self) -> None:
-        """Make the calls to the back end, until cancelled."""
+        """Make the calls to the model server, until cancelled."""
         if self._batches is not None:
             await self._batches.run()
 
@@ -62,7 +62,7 @@ class Embedder:
         """
         if self._is_fallback and request.fallback == "error":
             raise ProviderDown(
-                "only the fallback lane can embed, and the request refuses it: start a worker on a back end with a "
+                "only the fallback lane can embed, and the request refuses it: start a worker on a model server with a "
                 "model that embeds, or ask without `fallback`",
                 retryable=False,
             )
@@ -74,7 +74,7 @@ class Embedder:
             alone: share no call with other requests, because this request may have made an earlier call fail.
 
         Raises:
-            BadRequest: the back end cannot embed, or not as requested; or the vectors are too many for one message.
+            BadRequest: the model server cannot embed, or not as requested; or the vectors are too many for one message.
             LlmError: as the provider raises.
         """
         if self._cache is None:
@@ -106,7 +106,7 @@ class Embedder:
         return vectors
 
     async def _compute(self, texts: Sequence[str], request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
-        """Have the back end compute the vectors of the texts."""
+        """Have the model server compute the vectors of the texts."""
         if self._batches is None:
             raise BadRequest("This lane's provider cannot embed: choose a lane with a model that can.")
         dimensions = request.dimensions
@@ -125,13 +125,13 @@ class Embedder:
         return vectors
 
     async def _build(self, model: str) -> str:
-        """The digest of the back end's model, or its endpoint where no digest is known. Digests are read again after a
+        """The digest of the server's model, or its endpoint where no digest is known. Digests are read again after a
         minute, since a name may come to stand for another build."""
         clock = asyncio.get_running_loop().time
         async with self._reading_digests:
             if clock() > self._digests_read_at + _DIGESTS_HOLD_S:
                 self._digests_read_at = clock()
-                with suppress(LlmError):  # the digests known so far hold until the back end answers
+                with suppress(LlmError):  # the digests known so far hold until the model server answers
                     listed = await self._provider.models()
                     self._digests = {info.name: info.digest for info in listed if info.digest}
         name = served_name(model, tuple(self._digests))

@@ -28,7 +28,7 @@ _SUM_BYTES = 4
 @dataclass(frozen=True)
 class Origin:
     """The origin of vectors: together with the text, it determines a vector. `build` distinguishes models of one name:
-    it is the digest or, if no digest is known, the back end's endpoint."""
+    it is the digest or, if no digest is known, the model server's endpoint."""
 
     provider: str
     model: str

@@ -6,7 +6,7 @@ import asyncio
 
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 
 
 class Availability:
@@ -15,19 +15,19 @@ class Availability:
     `announcement`: the lane's names, models, abilities and limits. `draining`: it takes no new work, for good.
     """
 
-    def __init__(self, announcement: Announcement, condition: BackEndCondition = UP) -> None:
+    def __init__(self, announcement: Announcement, condition: ServerCondition = UP) -> None:
         self.announcement = announcement
         self.draining = False
         self._up = asyncio.Event()
         self.condition = condition
 
     @property
-    def condition(self) -> BackEndCondition:
-        """The condition of the lane's back end."""
+    def condition(self) -> ServerCondition:
+        """The condition of the lane's model server."""
         return self._condition
 
     @condition.setter
-    def condition(self, condition: BackEndCondition) -> None:
+    def condition(self, condition: ServerCondition) -> None:
         self._condition = condition
         if condition == UP:
             self._up.set()
@@ -44,5 +44,5 @@ class Availability:
         return self.announcement.offer.limit_of(kind) if self.state is LaneState.UP else 0
 
     async def up(self) -> None:
-        """Wait until the back end can work."""
+        """Wait until the model server can work."""
         await self._up.wait()

@@ -26,15 +26,15 @@ _TAKES: dict[Kind, type] = {"embed": Embeds}
 
 
 async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reachable: bool = True) -> Announcement:
-    """The lane's offer, from its settings or else its back end, without models whose digests differ from their pins.
+    """The lane's offer, from its settings or else its server, without models whose digests differ from their pins.
 
     Args:
-        reachable: whether the back end can be asked. If not, only the settings describe the lane.
+        reachable: whether the model server can be asked. If not, only the settings describe the lane.
 
     Raises:
-        ModelNotFound: the settings name no model, and the back end neither serves one nor can pull one.
+        ModelNotFound: the settings name no model, and the model server neither serves one nor can pull one.
         BadRequest: the settings ask to pull models on demand, but the provider cannot pull.
-        LlmError: the back end does not answer.
+        LlmError: the model server does not answer.
     """
     if settings.auto_pull and not _may_start_empty(provider):
         raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
@@ -43,13 +43,13 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
     except LlmError:
         if not settings.models:
             raise
-        listed = []  # the back end may start later
+        listed = []  # the model server may start later
     models, chats = _served(settings, listed), settings.capacity or 1
     if reachable:
         models = await _as_pinned(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
-                "the back end serves no model that can chat: load a model, or name those it will serve with --model",
+                "the server serves no model that can chat: load a model, or name those it will serve with --model",
                 provider=settings.provider,
                 lane=settings.name,
             )
@@ -64,7 +64,7 @@ def _may_start_empty(provider: LlmProvider) -> bool:
 
 
 def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The lane's models: the settings' models, or else the back end's models that chat or embed."""
+    """The lane's models: the settings' models, or else the model server's models that chat or embed."""
     if settings.models and settings.auto_pull:
         return tuple(name for name in settings.models if _has(listed, name))
     able = (model for model in listed if model.chats or model.embeds)

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.worker_report import WorkerReport
-from tokenlane.routing.decide.lanes.offer import Announcement, BackEndFailure, WorkerInfo
+from tokenlane.routing.decide.lanes.offer import Announcement, ServerFailure, WorkerInfo
 from tokenlane.routing.decide.lanes.state import UP, LaneState
 from tokenlane.routing.store.beats import Beat
 from tokenlane.routing.store.pool import Pool
@@ -39,7 +39,7 @@ class Heartbeat:
         self._pool, self._worker, self._availability = pool, worker, availability
         self._runs, self._report = runs, report
         self._registered: tuple[WorkerInfo, str] | None = None  # the facts and key ids that the pool has
-        self._fault: BackEndFailure | None = None
+        self._fault: ServerFailure | None = None
         self._announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._pause_s = 0.0
@@ -83,8 +83,8 @@ class Heartbeat:
         self._listeners.append(then)
 
     def note(self, code: str) -> None:
-        """Report this error code of the back end with the next beat. The newest code replaces older ones."""
-        self._fault = BackEndFailure(code, asyncio.get_running_loop().time())
+        """Report this error code of the model server with the next beat. The newest code replaces older ones."""
+        self._fault = ServerFailure(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
         """Announce the lane as it is now, and renew all leases. An outage is logged."""

@@ -71,7 +71,7 @@ class Outlet:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much waits for a flush that the back end should not be read any further."""
+        """Whether so much waits for a flush that the model server should not be read any further."""
         return self._waiting_bytes > self._publisher.unflushed_bytes
 
     async def room(self) -> None:

@@ -1,7 +1,7 @@
 """Publishes the output of all of a worker's attempts, one flush at a time, so that their deltas share a publish.
 
 The first delta of an answer is flushed at once, and so is everything as soon as each answer that has begun has a delta
-waiting: a back end often gives each of its streams a token in turn, and a lone answer never waits. Any other delta
+waiting: a model server often gives each of its streams a token in turn, and a lone answer never waits. Any other delta
 waits at most `Timings.company_s`. An answer's last deltas travel in the message that ends it.
 
 What an outage of Redis swallows is not sent again until the agent asks for it.
@@ -23,7 +23,7 @@ from .timings import TIMINGS, Timings
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024
-"""While more bytes than this of one answer wait for a flush, its back end is not read any further."""
+"""While more bytes than this of one answer wait for a flush, its model server is not read any further."""
 
 
 class Publisher:

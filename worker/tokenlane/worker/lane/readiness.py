@@ -1,7 +1,8 @@
-"""Checks whether a lane's back end can work, and closes the lane to new work while it cannot.
+"""Checks whether a lane's model server can work, and closes the lane to new work while it cannot.
 
-The back end is checked when the worker starts, when an attempt fails in a way that may be its fault, now and then while
-nothing runs, and all the time while it is not up. Before it counts as up again the lane reads anew what it serves.
+The model server is checked when the worker starts, when an attempt fails in a way that may be its fault, now and then
+while nothing runs, and all the time while it is not up. Before it counts as up again the lane reads anew what it
+serves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition, LaneState
+from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.worker.providers import LlmProvider, TellsHealth
 
 from .availability import Availability
@@ -24,24 +25,24 @@ logger = logging.getLogger(__name__)
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
 _SHARE = 0.25
-"""A returning back end is noticed after at most this share of the time for which it was away."""
+"""A returning model server is noticed after at most this share of the time for which it was away."""
 _MOST_CHARACTERS = 300
 
 
-def condition_after(error: LlmError) -> BackEndCondition:
-    """The condition of a back end whose check failed with this error.
+def condition_after(error: LlmError) -> ServerCondition:
+    """The condition of a model server whose check failed with this error.
 
     Only an answer that a working server cannot give makes it loading or down. A server that refuses us, or has no
     health page, is up: it may take chats all the same.
     """
-    state = error.back_end
+    state = error.server_condition
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
         state = "down"
-    return UP if state is None else BackEndCondition(LaneState(state), error.message[:_MOST_CHARACTERS])
+    return UP if state is None else ServerCondition(LaneState(state), error.message[:_MOST_CHARACTERS])
 
 
-async def condition_of(provider: LlmProvider) -> BackEndCondition:
-    """The condition of the back end, from its health check, or from its list of models if the provider has no check."""
+async def condition_of(provider: LlmProvider) -> ServerCondition:
+    """The condition of the server, from its health check, or from its list of models if the provider has no check."""
     try:
         if isinstance(provider, TellsHealth):
             await provider.healthy()
@@ -55,10 +56,10 @@ async def condition_of(provider: LlmProvider) -> BackEndCondition:
 
 
 class Readiness:
-    """Watches one back end, and announces its condition.
+    """Watches one model server, and announces its condition.
 
     Args:
-        describe: asks the back end again for the lane's models; raises `LlmError` if that fails.
+        describe: asks the model server again for the lane's models; raises `LlmError` if that fails.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Readiness:
         self._away_since = None if self._is_up else self._clock()
 
     async def run(self) -> None:
-        """Check the back end until cancelled."""
+        """Check the model server until cancelled."""
         while True:
             self._hurry.clear()
             due_at = min(self._heard_at + self._pause_s(), self._described_at + self._describe_s)
@@ -94,7 +95,7 @@ class Readiness:
                     await self._hurry.wait()
 
     def answered(self) -> None:
-        """Note that the back end has answered a request, which is better evidence than any check."""
+        """Note that the model server has answered a request, which is better evidence than any check."""
         if self._is_up:
             self._heard_at = self._clock()
             self._away_since, self._loading_logged = None, False
@@ -102,10 +103,10 @@ class Readiness:
     async def failed(self, error: LlmError) -> bool:
         """Note that an attempt failed before its first token; whether it failed without having reached the model.
 
-        If the back end cannot work, routers know when this returns that the lane takes no new work. An attempt that
+        If the model server cannot work, routers know when this returns that the lane takes no new work. An attempt that
         died with its server had reached the model: the request may be what kills it.
         """
-        if error.back_end == "loading":  # whatever its health page says
+        if error.server_condition == "loading":  # whatever its health page says
             async with self._check_lock:
                 self._loading_logged = True
                 await self._become(condition_after(error))
@@ -116,10 +117,10 @@ class Readiness:
         async with self._check_lock:
             if self._is_up and self._heard_at < failed_at:
                 await self._check()
-            return error.back_end is not None and not self._is_up
+            return error.server_condition is not None and not self._is_up
 
     def suspect(self) -> None:
-        """Check the back end soon, because an attempt broke off in the middle of its answer."""
+        """Check the model server soon, because an attempt broke off in the middle of its answer."""
         self._suspicious = True
         self._hurry.set()
 
@@ -153,8 +154,8 @@ class Readiness:
             self._away_since = None
         await self._become(condition)
 
-    async def _condition_described(self) -> BackEndCondition:
-        """Ask the back end again for the lane's models, and return the condition that this shows."""
+    async def _condition_described(self) -> ServerCondition:
+        """Ask the model server again for the lane's models, and return the condition that this shows."""
         self._described_at = self._clock()
         lane = self._availability.announcement
         try:
@@ -164,11 +165,11 @@ class Readiness:
             if not serves_nothing:
                 logger.warning("the models of lane %r cannot be listed: %s", lane.lane, error)
             if serves_nothing or not (self._is_up or lane.models):
-                return BackEndCondition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
+                return ServerCondition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
             return UP if self._is_up else condition_after(error)
         return UP
 
-    async def _become(self, condition: BackEndCondition) -> None:
+    async def _become(self, condition: ServerCondition) -> None:
         if condition == self._availability.condition:
             return
         self._heard_at = self._clock()
@@ -177,10 +178,12 @@ class Readiness:
         # A server may answer "loading" to each try: that is logged only once.
         level = logging.INFO if self._loading_logged and self._away_since is not None else logging.WARNING
         if condition == UP:
-            logger.log(level, "lane %r takes work: its back end is up", name)
+            logger.log(level, "lane %r takes work: its model server is up", name)
         else:
             if self._away_since is None:
                 self._away_since = self._clock()
-            logger.log(level, "lane %r takes no new work: its back end is %s: %s", name, condition.state, condition.why)
+            logger.log(
+                level, "lane %r takes no new work: its model server is %s: %s", name, condition.state, condition.why
+            )
         self._availability.condition = condition
         await self._heartbeat.beat()

@@ -163,7 +163,7 @@ class AttemptEnded:
     that broke it, or why it was stopped; empty if the answer is whole. `why`: the error's text.
 
     `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) from that start.
-    `usage`: the time in all, and the tokens if the back end has counted them.
+    `usage`: the time in all, and the tokens if the model server has counted them.
     """
 
     envelope: Envelope

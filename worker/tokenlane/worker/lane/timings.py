@@ -18,11 +18,11 @@ class Timings:
     last_words_s: float = 3.0
     """How long a cancelled attempt may take to requeue its request."""
     check_s: float = 5.0
-    """How often an idle back end is checked."""
+    """How often an idle model server is checked."""
     check_hosted_s: float = 30.0
     """The same for an `https` endpoint: a public service may charge for or limit requests."""
     describe_s: float = 30.0
-    """How often the lane asks again for its back end's models."""
+    """How often the lane asks again for its model server's models."""
 
 
 TIMINGS = Timings()

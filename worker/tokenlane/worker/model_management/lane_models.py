@@ -35,7 +35,7 @@ class LaneModels:
 
     Args:
         announcement: the lane's announcement so far.
-        describe: asks the back end for the lane's announcement; called after everything that may change it.
+        describe: asks the model server for the lane's announcement; called after everything that may change it.
         announce: publishes an announcement to the pool.
     """
 
@@ -64,7 +64,7 @@ class LaneModels:
         """Announce what the lane offers now. Models and adapters also come and go without this worker.
 
         Raises:
-            LlmError: the back end does not answer.
+            LlmError: the model server does not answer.
         """
         async with self._describing:  # otherwise a description from before a change could replace one from after it
             self._announcement = await self._describe()
@@ -86,7 +86,9 @@ class LaneModels:
             try:
                 await self._pull(model, _ignore)
                 if served_name(model, self._announcement.models) is None:
-                    raise ModelNotFound("the back end does not list the model it pulled as one that can chat or embed")
+                    raise ModelNotFound(
+                        "the model server does not list the model it pulled as one that can chat or embed"
+                    )
             except Exception as error:
                 known = (
                     error if isinstance(error, LlmError) else ProviderDown(f"{type(error).__name__} in the provider")
@@ -171,7 +173,7 @@ class LaneModels:
     async def _verify(self, model: str) -> tuple[ModelInfo, ...]:
         provider = self._provider
         if not isinstance(provider, Verifies):
-            self._unsupported("verify", "compare its files on the back end's host with their publisher's hashes")
+            self._unsupported("verify", "compare its files on the model server's host with their publisher's hashes")
         digest = await provider.verify(model)
         unlisted = ModelInfo(name=model, provider=self._settings.provider, lane=self._settings.name)
         listed = await self._listed(model) or [unlisted]
@@ -198,7 +200,7 @@ class LaneModels:
         await self._try_announce_again()
 
     async def _listed(self, model: str) -> list[ModelInfo]:
-        """The model as the back end lists it now; empty if the back end does not list it."""
+        """The model as the model server lists it now; empty if the model server does not list it."""
         models = await self._provider.models()
         name = served_name(model, [info.name for info in models])
         return [info for info in models if info.name == name]

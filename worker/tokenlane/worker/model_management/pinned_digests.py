@@ -23,11 +23,11 @@ async def check_pin(
     """Accept a model that is not pinned, or whose digest is the pinned one.
 
     Args:
-        listed: models as the back end lists them. A digest listed there is not read again.
+        listed: models as the model server lists them. A digest listed there is not read again.
 
     Raises:
         DigestMismatch: the model has another digest.
-        ModelNotFound: the back end does not have the model.
+        ModelNotFound: the model server does not have the model.
         BadRequest: the provider cannot read digests.
     """
     pinned = pin_of(settings, model)

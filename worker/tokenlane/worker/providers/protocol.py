@@ -12,32 +12,32 @@ from tokenlane.routing.contract.results import ModelInfo, Progress
 
 
 class LlmProvider(Protocol):
-    """One lane's back end. Every error is an `LlmError` that names the provider, the lane and, if any, the model."""
+    """One lane's server. Every error is an `LlmError` that names the provider, the lane and, if any, the model."""
 
     @property
     def endpoint(self) -> str:
-        """The back end's URL, from the lane or the provider's default. May hold a password."""
+        """The model server's URL, from the lane or the provider's default. May hold a password."""
         ...
 
     def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer of `model`, the model that routing chose for the lane.
 
-        The last delta has the `finish_reason` and, if the back end counts tokens, the `usage`. A stream that ends
+        The last delta has the `finish_reason` and, if the model server counts tokens, the `usage`. A stream that ends
         without an error is a complete answer. The caller fills in `position`, `attempt` and `lane` of the deltas.
 
         Args:
-            resume: text to continue; back ends that cannot continue text raise `BadRequest`.
+            resume: text to continue; model servers that cannot continue text raise `BadRequest`.
 
-        Cancellation: closing the generator closes the HTTP response, so the back end frees its slot.
+        Cancellation: closing the generator closes the HTTP response, so the model server frees its slot.
         """
         ...
 
     async def models(self) -> list[ModelInfo]:
-        """The models the back end serves now."""
+        """The models the model server serves now."""
         ...
 
     async def capacity(self) -> int:
-        """How many requests the back end runs at once."""
+        """How many requests the model server runs at once."""
         ...
 
     async def aclose(self) -> None:

@@ -19,21 +19,21 @@ from tokenlane.routing.watch.pool_health import HAND_OVER_KEYS
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.providers.server_names import NAMES
 
-from .back_end import BackEnd
+from .probe_model_server import ServerProbe
 
 _PUBLISH_S = 10.0
 _NAME_IS_FREE = ("draining", "left", "gone")
 
 
 def check_lane(
-    settings: LaneSettings, back_end: BackEnd, lane: Announcement | None, seen: Snapshot
+    settings: LaneSettings, probe: ServerProbe, lane: Announcement | None, seen: Snapshot
 ) -> Iterator[Finding]:
     """Check the pinned models and the name in the lane's announcement."""
     if lane is None:
         return
     for name in settings.digests:
         wanted = not settings.models or served_name(name, settings.models)
-        if wanted and back_end.has(name) and not served_name(name, lane.models):
+        if wanted and probe.has(name) and not served_name(name, lane.models):
             observed = f"model {name!r} is pinned and is not served: its digest differs, or cannot be checked"
             yield Finding(Code.MODEL_NOT_PINNED, "fail", observed, "read the log for which", name)
     for other in seen.lanes:
@@ -43,8 +43,8 @@ def check_lane(
             yield Finding(Code.LANE_TAKEN, "fail", observed, advice, lane.lane)
 
 
-def check_shared_back_end(lane: Announcement | None, seen: Snapshot) -> list[Finding]:
-    """Check for other lanes that serve the same back end."""
+def check_shared_model_server(lane: Announcement | None, seen: Snapshot) -> list[Finding]:
+    """Check for other lanes that serve the same model server."""
     if lane is None or not lane.endpoint:
         return []
     endpoint = lane.endpoint.rstrip("/").lower()
@@ -55,18 +55,18 @@ def check_shared_back_end(lane: Announcement | None, seen: Snapshot) -> list[Fin
     ]
     if not others:
         return []
-    observed = f"{', '.join(others)} also serves this back end; each lane sends it requests up to its own capacity"
-    return [Finding(Code.BACK_END_SHARED, "warn", observed, subject=lane.lane)]
+    observed = f"{', '.join(others)} also serves this model server; each lane sends it requests up to its own capacity"
+    return [Finding(Code.MODEL_SERVER_SHARED, "warn", observed, subject=lane.lane)]
 
 
-def check_server(settings: LaneSettings, back_end: BackEnd, others: Iterable[Finding]) -> list[Finding]:
+def check_server(settings: LaneSettings, probe: ServerProbe, others: Iterable[Finding]) -> list[Finding]:
     """Check that the lane's provider is the one for the server that answers. A server that only shows OpenAI's dialect
     may be any kind of server behind a proxy.
 
     Args:
         others: the findings so far. If none of them fails, a provider for another kind of server does.
     """
-    server, provider = back_end.server, settings.provider
+    server, provider = probe.server, settings.provider
     if server is None or server in (provider, "openai"):
         return []
     observed = f"this is {NAMES[server]}, not {NAMES[provider]}"

@@ -17,8 +17,8 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.readiness import condition_of
 from tokenlane.worker.providers import default_registry
 
-from .back_end import BackEnd, look_at_back_end
-from .checks import check_lane, check_pool, check_server, check_shared_back_end
+from .checks import check_lane, check_pool, check_server, check_shared_model_server
+from .probe_model_server import ServerProbe, probe_model_server
 from .startup_report import Destination, StartupReport
 
 
@@ -26,21 +26,19 @@ async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
     """Report on an announced lane. Never raises an `LlmError`."""
     condition = lane.availability.condition
     announced = lane.availability.announcement if condition == UP else None
-    back_end = await look_at_back_end(to.settings, lane.provider, condition)
-    findings = list(back_end.findings(to.settings))
+    probe = await probe_model_server(to.settings, lane.provider, condition)
+    findings = list(probe.findings(to.settings))
     try:
         seen = await take_snapshot(lane.pool)
-        findings += check_shared_back_end(announced, seen)
+        findings += check_shared_model_server(announced, seen)
     except LlmError:
         seen = None
-    findings += check_server(to.settings, back_end, findings)
-    return StartupReport(
-        to, lane.pool.keychain.key_id, back_end, announced, seen, tuple(findings), waits=condition != UP
-    )
+    findings += check_server(to.settings, probe, findings)
+    return StartupReport(to, lane.pool.keychain.key_id, probe, announced, seen, tuple(findings), waits=condition != UP)
 
 
 async def dry_run(to: Destination) -> StartupReport:
-    """Report on the back end and the pool as a worker would find them, without announcing a lane, taking work, or
+    """Report on the model server and the pool as a worker would find them, without announcing a lane, taking work, or
     starting the built-in model's server.
 
     Raises:
@@ -49,31 +47,31 @@ async def dry_run(to: Destination) -> StartupReport:
     """
     ring = to.redis.keys if to.redis.keys.keys else socket_keys(to.redis.url)
     async with connect(to.redis.url, to.pool) as pool:
-        back_end, lane, findings = await _try_back_end(to.settings)
+        probe, lane, findings = await _try_model_server(to.settings)
         seen = await take_snapshot(pool)
         findings += [
-            *check_lane(to.settings, back_end, lane, seen),
-            *check_shared_back_end(lane, seen),
+            *check_lane(to.settings, probe, lane, seen),
+            *check_shared_model_server(lane, seen),
             *await check_pool(pool, ring, seen),
         ]
-    findings += check_server(to.settings, back_end, findings)
+    findings += check_server(to.settings, probe, findings)
     key_id = seen.key_id or next(iter(ring.ids), None)
-    return StartupReport(to, key_id, back_end, lane, seen, tuple(findings))
+    return StartupReport(to, key_id, probe, lane, seen, tuple(findings))
 
 
-async def _try_back_end(settings: LaneSettings) -> tuple[BackEnd, Announcement | None, list[Finding]]:
-    """The back end, the lane's announcement (None if the back end does not say enough), and the findings."""
+async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announcement | None, list[Finding]]:
+    """The model server, the lane's announcement (None if the model server does not say enough), and the findings."""
     if needs_server(settings):
-        back_end = BackEnd("a server of its own", models=(MODEL_NAME,))
+        probe = ServerProbe("a server of its own", models=(MODEL_NAME,))
         offer = Offer(limits={"chat": settings.capacity or CAPACITY})
         lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), offer)
-        return back_end, lane, list(back_end.findings(settings))
+        return probe, lane, list(probe.findings(settings))
     async with default_registry().create(settings) as provider:
-        back_end = await look_at_back_end(settings, provider, await condition_of(provider))
-        findings = list(back_end.findings(settings))
-        if back_end.error is not None or back_end.condition != UP:
-            return back_end, None, findings
+        probe = await probe_model_server(settings, provider, await condition_of(provider))
+        findings = list(probe.findings(settings))
+        if probe.error is not None or probe.condition != UP:
+            return probe, None, findings
         try:
-            return back_end, await describe_lane(settings, provider), findings
+            return probe, await describe_lane(settings, provider), findings
         except LlmError as error:
-            return back_end, None, [Finding(Code.BACK_END, "fail", str(error), subject=settings.name), *findings]
+            return probe, None, [Finding(Code.MODEL_SERVER, "fail", str(error), subject=settings.name), *findings]

@@ -13,7 +13,7 @@ from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
 from tokenlane.worker.builtin.server import needs_server
 
-from .back_end import BackEnd
+from .probe_model_server import ServerProbe
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class StartupReport:
 
     Args:
         key_id: the key that seals the lane's requests; None if the pool has no key.
-        lane: the lane's announcement; None if the back end does not say enough.
+        lane: the lane's announcement; None if the model server does not say enough.
         seen: the pool; None if it did not answer.
-        waits: whether the worker waits for its back end.
+        waits: whether the worker waits for its model server.
     """
 
     to: Destination
     key_id: str | None
-    back_end: BackEnd
+    probe: ServerProbe
     lane: Announcement | None
     seen: Snapshot | None
     findings: tuple[Finding, ...]
@@ -76,7 +76,7 @@ class StartupReport:
         if self.seen is None or self.lane is None or coverage is None or coverage.routed:
             return ()
         models, provider = self.lane.models, self.to.settings.provider
-        listed = tuple(model for model in models if not self.back_end.models or self.back_end.has(model))
+        listed = tuple(model for model in models if not self.probe.models or self.probe.has(model))
         if models and not listed:
             return ()
         return tuple(
@@ -93,12 +93,12 @@ class StartupReport:
                 **facts,
                 "lane": settings.name,
                 "provider": settings.provider,
-                "endpoint": (lane.endpoint or None) if lane else self.back_end.endpoint,
+                "endpoint": (lane.endpoint or None) if lane else self.probe.endpoint,
                 "models": lane.models if lane else (),
                 "capacity": lane.offer.limit_of("chat") if lane else None,
                 "capacity_source": self.to.capacity_source,
-                "server": self.back_end.server,
-                "answered_ms": self.back_end.after_ms,
+                "server": self.probe.server,
+                "answered_ms": self.probe.after_ms,
                 "revision": self.seen.revision if self.seen else None,
                 "key_id": self.key_id,
                 "roles": coverage.routed if coverage else (),
@@ -122,13 +122,13 @@ class StartupReport:
             f"pool      {seen.pool if seen else 'does not answer'} at {self.to.redis.safe_url}{revision}",
             f"key       {self.key_id or 'none: requests are not sealed'}",
             f"lane      {settings.name}, provider {settings.provider}",
-            f"endpoint  {self.back_end}",
+            f"endpoint  {self.probe}",
             f"models    {', '.join(lane.models) if lane else 'unknown'}{built_in}",
             f"capacity  {capacity}",
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),
             *(f"problem   {problem}" for problem in self.problems),
-            *(["waits     until the back end works; requests for this lane wait, too"] if self.waits else []),
+            *(["waits     until the model server works; requests for this lane wait, too"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
 

@@ -129,7 +129,7 @@ class WorkerProcess:
         self._name = facts["worker"]
         event = facts.pop("event")
         text = f"lane    {facts['lane']}, "
-        text += f"{facts['capacity']} at once" if event == "ready" else "waiting for its back end"
+        text += f"{facts['capacity']} at once" if event == "ready" else "waiting for its model server"
         facts["problems"] = self._problems(facts)
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
@@ -138,13 +138,13 @@ class WorkerProcess:
         self._report(event, text, **facts)
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
-        """The problems of the lane, each on one line with its back end and what to do."""
+        """The problems of the lane, each on one line with its model server and what to do."""
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
-        back_end = f"{facts['provider']} at {facts['endpoint']}{models}"
+        server = f"{facts['provider']} at {facts['endpoint']}{models}"
         next_step = "Requests wait until it works; `tokenlane probe` shows which model servers answer."
         remarks = [_text(remark) for remark in facts["remarks"]]
         return [
-            one_line(" ".join([*map(sentence, [f"{back_end}: {_text(problem)}", *remarks]), next_step]))
+            one_line(" ".join([*map(sentence, [f"{server}: {_text(problem)}", *remarks]), next_step]))
             for problem in facts["problems"]
         ]
 

@@ -7,7 +7,7 @@ from math import inf
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.decide.candidates import candidates, served_name
-from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Checked
@@ -107,7 +107,7 @@ class PoolView:
         """The lanes that may serve the request but take no work now: names of those whose workers are away, and why
         each of the others takes none."""
         needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (Needs(), "chat")
-        absent = candidates(self.policy, role, needs, of_back_ends(self.checked.absent), kind)
+        absent = candidates(self.policy, role, needs, of_model_servers(self.checked.absent), kind)
         lanes = [lane for lane, _ in absent if not lane.has_left]
         away = [f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in lanes if lane.state.is_away]
         return ", ".join(away), [why_unready(lane) for lane in lanes if lane.state.is_unready]

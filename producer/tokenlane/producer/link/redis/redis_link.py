@@ -22,7 +22,7 @@ from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
-from tokenlane.routing.decide.lanes.fallback_lane import of_back_ends
+from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
@@ -140,7 +140,7 @@ class RedisLink:
             await asyncio.wait({task}, timeout=self._timings.goodbye_s)
 
     async def lanes(self) -> tuple[LaneView, ...]:
-        return of_back_ends((await self._pool.survey()).lanes)
+        return of_model_servers((await self._pool.survey()).lanes)
 
     # What the heartbeat calls.
 

@@ -17,6 +17,6 @@ def is_fallback(name: str) -> bool:
     return name == FALLBACK_LANE
 
 
-def of_back_ends(lanes: Iterable[LaneView]) -> tuple[LaneView, ...]:
+def of_model_servers(lanes: Iterable[LaneView]) -> tuple[LaneView, ...]:
     """All lanes except the fallback lane."""
     return tuple(lane for lane in lanes if not is_fallback(lane.name))

@@ -20,10 +20,10 @@ class Offer(BaseModel):
     """The kinds of work that a lane takes, its limits, and the abilities of its models.
 
     `limits`: how many requests of each kind the lane serves at once; it does not serve other kinds. `abilities`: the
-    abilities of each model, if the back end reports them; a model without an entry can only chat. `max_input_tokens`:
-    the longest prompt; None: no limit. `pulls`: whether the lane pulls missing models that requests need. `lacks`: the
-    only models that it pulls; None: any. `pulling`: the progress of current pulls, by model. `unpulled`: models that
-    the lane recently failed to pull, with the error code.
+    abilities of each model, if the model server reports them; a model without an entry can only chat.
+    `max_input_tokens`: the longest prompt; None: no limit. `pulls`: whether the lane pulls missing models that requests
+    need. `lacks`: the only models that it pulls; None: any. `pulling`: the progress of current pulls, by model.
+    `unpulled`: models that the lane recently failed to pull, with the error code.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -96,8 +96,8 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class BackEndFailure:
-    """The latest error from a worker's back end: only its code, since its text may quote a prompt. `at`: when it
+class ServerFailure:
+    """The latest error from a worker's model server: only its code, since its text may quote a prompt. `at`: when it
     happened, in seconds on the loop's clock."""
 
     code: str
@@ -112,7 +112,7 @@ class LaneView:
         queued: how many requests are dispatched or running, by kind.
         facts: what the pool knows about the lane's workers.
         beat_ms: time since the last beat of any of its workers.
-        why: why its back end cannot work; '' if it can.
+        why: why its model server cannot work; '' if it can.
         kept_for: the suspect that runs alone on the lane or is next to; '' if there is none.
         unread: which of `models`, `limit` and `offer` this version cannot parse.
     """
@@ -136,7 +136,7 @@ class LaneView:
 
     @property
     def is_coming(self) -> bool:
-        """Whether the lane's worker waits for its back end and does not know the models yet."""
+        """Whether the lane's worker waits for its model server and does not know the models yet."""
         return self.state.is_unready and not self.models
 
     @property

@@ -12,9 +12,9 @@ RESTART_MS = 60_000
 class LaneState(StrEnum):
     """The state of a lane.
 
-    `up`: all its workers take new work; `degraded`: only some do. `loading`: its back end is loading a model.
-    `draining`: its workers are shutting down. `down`: its back end cannot work, or its worker did not start a request.
-    `left`: its workers were shut down; `gone`: its workers have vanished.
+    `up`: all its workers take new work; `degraded`: only some do. `loading`: its model server is loading a model.
+    `draining`: its workers are shutting down. `down`: its model server cannot work, or its worker did not start a
+    request. `left`: its workers were shut down; `gone`: its workers have vanished.
     """
 
     UP = "up"
@@ -32,7 +32,7 @@ class LaneState(StrEnum):
 
     @property
     def is_unready(self) -> bool:
-        """Whether its workers are alive but take no work: the back end cannot work, or they do not start requests."""
+        """Whether its workers are alive but take no work: the server cannot work, or they do not start requests."""
         return self in (LaneState.LOADING, LaneState.DOWN)
 
     @property
@@ -42,14 +42,14 @@ class LaneState(StrEnum):
 
 
 @dataclass(frozen=True)
-class BackEndCondition:
-    """The condition of a back end, as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
+class ServerCondition:
+    """The condition of a server, as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
 
     state: LaneState = LaneState.UP
     why: str = ""
 
 
-UP = BackEndCondition()
+UP = ServerCondition()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LaneWorkers:
         announced: the state in the newest beat, a value of `LaneState`; '' if the beat announced no state.
         beats: whether any worker is alive: it has sent a beat within a lease.
         takers: how many live workers take new work.
-        unready: how many live workers take no work because their back ends cannot work. Only snapshots count them.
+        unready: how many live workers take no work because their model servers cannot work. Only snapshots count them.
     """
 
     announced: str = ""

@@ -8,7 +8,7 @@
 --       patience ms, strangers, lapsed attempts, then for each id {the fields of `standing` in base.lua, then ms until its
 --       lease lapses, or -1 without a lease}}
 --       absent lanes: LANE_FACTS of lanes.lua, then `lane_facts` for each lane that takes no work now: at most 8 lanes
---       without a live worker, the last seen first, and at most 8 lanes whose back end cannot work
+--       without a live worker, the last seen first, and at most 8 lanes whose model server cannot work
 --       pulls: {lane, JSON: its models being pulled, with progress} for each lane that pulls models
 --       strangers: ids of the client's requests, at most 1000, if the server knows more of them than the client holds
 --       lapsed attempts: as `lapsed_attempt` in leases.lua returns them, for the given ids

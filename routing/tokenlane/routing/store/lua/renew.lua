@@ -5,9 +5,9 @@
 -- uses  arq_jobs
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker  2 lane  3 'up' if it takes new work, 'loading', 'down' or 'draining'  4 provider  5 endpoint
---       6 models, JSON  7 limit for chats  8 offer, JSON  9 code of the newest error from its back end, until a reply with
+--       6 models, JSON  7 limit for chats  8 offer, JSON  9 code of the newest error from its model server, until a reply with
 --       `registered` has confirmed it, or ''  10 ms since that error  11 the worker's report, JSON
---       12 why its back end is loading or down
+--       12 why its model server is loading or down
 --       then for each request: id, attempt, client, agent, role, kind, ms to its deadline
 -- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, registered: 1 or 0, then for each request 'mine',
 --       'stale', 'cancelled' or 'expired'}
@@ -27,7 +27,7 @@ if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  -- A worker that waits for its back end does not know its models yet. So the lane keeps the offer that another worker
+  -- A worker that waits for its model server does not know its models yet. So the lane keeps the offer that another worker
   -- announced, or that was announced before. Any client may have written the hash, so fields may be missing.
   local pulling = cjson.decode(offer).pulling
   local same = before[1] == provider and before[2] == endpoint and before[3] and before[4] and before[5]

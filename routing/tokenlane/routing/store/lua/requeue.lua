@@ -5,7 +5,7 @@
 -- uses  leases
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker, or '' for a lapsed lease  4 queue in which it waits from now on, or '' for the same queue
---       5 delay before it waits, ms  6 '0' if the attempt does not count as a start, because it never reached its back end
+--       5 delay before it waits, ms  6 '0' if the attempt does not count as a start, because it never reached its model server
 --       7 '1' to make the request a suspect, which from now on runs alone on its lane
 -- reply the new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
 --       | 'lost': the server has lost the payload, so the request cannot run again

@@ -8,8 +8,8 @@
 --       lane: {the values of `lane_facts`, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
 --       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its back end, why the
---       back end is not up}; host, versions and revision are nil if the worker is not registered
+--       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its model server, why the
+--       model server is not up}; host, versions and revision are nil if the worker is not registered
 --       router: {host/name, last beat ms, revision of the policy it follows or nil if it stands by, internal errors survived}
 --       clients: {number known, number silent for 6 s}; rates: {ms they cover, counts}
 --       count: {role, priority, 'accepted' or an ending, requests}; delayed: number; swept: time of the last sweep, ms, or 0

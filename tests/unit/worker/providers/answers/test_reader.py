@@ -1,4 +1,4 @@
-"""An answer is read from chunks, and is whole only if the back end says so."""
+"""An answer is read from chunks, and is whole only if the model server says so."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_refusal_is_text() -> None:
 
 @pytest.mark.parametrize("finish", ["abort", "error", "cancelled"])
 def test_a_finish_that_is_none(finish: str) -> None:
-    """A back end that dropped the request has not answered it."""
+    """A model server that dropped the request has not answered it."""
     with pytest.raises(Interrupted):
         OpenAiAnswerReader("m").take(chunk({}, finish=finish))
 
@@ -152,7 +152,7 @@ def test_a_piece_of_the_wrong_shape_is_refused(delta: object) -> None:
     )
 )
 def test_any_json_is_a_delta_or_an_llm_error(value: object) -> None:
-    """Whatever a back end sends, no other error comes out."""
+    """Whatever a model server sends, no other error comes out."""
     try:
         OpenAiAnswerReader("m").take((json.dumps(value).encode(), MESSAGE))
     except LlmError:
@@ -170,7 +170,7 @@ def test_what_extra_may_not_say(name: str) -> None:
 
 
 def test_only_what_was_set_is_sent() -> None:
-    """The body holds the options the agent set, under the back end's names, and `extra` as it is."""
+    """The body holds the options the agent set, under the model server's names, and `extra` as it is."""
     request = ChatRequest(
         role="r",
         messages=[Message(role="user", content="q")],

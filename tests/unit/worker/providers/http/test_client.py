@@ -49,7 +49,7 @@ ALL_OF_AIOHTTP = sorted((kind for kind in tree(aiohttp.ClientError) if kind.__mo
 
 @pytest.mark.parametrize("kind", ALL_OF_AIOHTTP)
 def test_every_error_of_aiohttp_has_a_meaning(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each becomes a time-out or a failed back end, its own words in the detail alone."""
+    """Each becomes a time-out or a failed model server, its own words in the detail alone."""
     error = kind.__new__(kind)
     Exception.__init__(error, "secret words")
     for name, value in {
@@ -87,7 +87,11 @@ def because(reason: str) -> ssl.SSLError:
         (aiohttp.ClientConnectorDNSError(KEY, gaierror(-2, "no")), ProviderDown, "does not know its name"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "no")), ProviderDown, "no network leads"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "no")), ProviderDown, "in time"),
-        (aiohttp.ClientProxyConnectionError(KEY, gaierror(-2, "no")), ProviderDown, "The proxy to the back end cannot"),
+        (
+            aiohttp.ClientProxyConnectionError(KEY, gaierror(-2, "no")),
+            ProviderDown,
+            "The proxy to the model server cannot",
+        ),
         (aiohttp.ConnectionTimeoutError(), ProviderDown, "did not accept the connection"),
         (aiohttp.SocketTimeoutError(), Timeout, "took too long"),
         (aiohttp.ServerDisconnectedError(), ProviderDown, "was lost"),
@@ -121,12 +125,12 @@ def test_the_transports_own_error_decides(cause: Exception, meaning: type[LlmErr
     ],
 )
 def test_who_could_not_be_connected_to_is_down(cause: Exception, reached: bool) -> None:
-    """What fails before there is a connection says that of the whole back end; what fails later says nothing of it."""
-    assert transport_error(cause).back_end == (None if reached else "down")
+    """What fails before there is a connection says that of the whole server; what fails later says nothing of it."""
+    assert transport_error(cause).server_condition == (None if reached else "down")
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "back_end"),
+    ("status", "body", "server_condition"),
     [
         (503, b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}', "loading"),
         (503, b'{"error":"Model org/name is currently loading","estimated_time":20.0}', "loading"),
@@ -135,10 +139,10 @@ def test_who_could_not_be_connected_to_is_down(cause: Exception, reached: bool) 
         (400, b'{"error":"the prompt said: loading model"}', None),
     ],
 )
-def test_a_server_that_says_that_it_loads_is_believed(status: int, body: bytes, back_end: str | None) -> None:
+def test_a_server_that_says_that_it_loads_is_believed(status: int, body: bytes, server_condition: str | None) -> None:
     """In its own words and with its own status; such a failure may be tried again."""
     error = refusal(status, body)
-    assert error.back_end == back_end
+    assert error.server_condition == server_condition
     assert error.retryable is (status >= 500)
 
 
@@ -215,7 +219,7 @@ def test_a_text_too_long_to_embed() -> None:
 
 @pytest.mark.parametrize("error", [{"code": 503, "message": "m"}, {"code": "x"}, "text", {}, [], 7, True])
 def test_an_error_in_a_stream_is_a_failure_whatever_its_shape(error: object) -> None:
-    """An error without a status that says otherwise is a failed back end."""
+    """An error without a status that says otherwise is a failed model server."""
     assert type(refusal_in_stream(error)) is ProviderDown
 
 

@@ -36,7 +36,7 @@ async def test_a_later_limit_counts_anew() -> None:
 
 
 async def test_time_between_waits_does_not_count() -> None:
-    """While nobody waits for the back end, the time is not its own."""
+    """While nobody waits for the model server, the time is not its own."""
     with WaitTimeout() as timeout:
         await timeout.wait(asyncio.sleep(0), now() + 0.01)
         await asyncio.sleep(0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.backend import answer_of, ask, driven, ndjson
+from tests.fake_server import answer_of, ask, driven, ndjson
 
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import ContextTooLong
@@ -44,11 +44,11 @@ LONG = "word " * 4000  # about 5,000 tokens
 async def test_an_old_server_is_not_trusted(server: dict[str, Any], sent: bool) -> None:
     """What is longer than the context that the server tells of is not sent; where it tells of none, what it has read
     gives it away."""
-    async with driven("ollama", server) as (provider, back_end):
+    async with driven("ollama", server) as (provider, fake_server):
         with pytest.raises(ContextTooLong) as raised:
             await answer_of(provider, ask(LONG))
         assert not raised.value.retryable
-        assert ("/api/chat" in [path for path, _ in back_end.asked]) is sent
+        assert ("/api/chat" in [path for path, _ in fake_server.asked]) is sent
 
 
 async def test_what_fits_is_answered() -> None:

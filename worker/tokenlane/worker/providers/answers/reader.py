@@ -60,8 +60,8 @@ _MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, Overflo
 class AnswerReader:
     """The state of one answer while it is read.
 
-    Guarantee: no delta is returned if the back end answers with another model than the requested one, and `last`
-    returns only if the back end marked the answer as complete.
+    Guarantee: no delta is returned if the model server answers with another model than the requested one, and `last`
+    returns only if the model server marked the answer as complete.
 
     Args:
         filters: the filters through which the text passes.
@@ -80,7 +80,7 @@ class AnswerReader:
         self.done = False
         """The server has closed the answer: no more events follow."""
         self.stopped = False
-        """A stop word has ended the answer. The back end may not know that and may send more."""
+        """A stop word has ended the answer. The model server may not know that and may send more."""
         self._asked = asked
         self._model = asked
         self._usage: Usage | None = None
@@ -106,7 +106,7 @@ class AnswerReader:
 
     @property
     def begun(self) -> bool:
-        """The back end has sent content or a finish reason. Framing, roles and empty pieces do not count."""
+        """The model server has sent content or a finish reason. Framing, roles and empty pieces do not count."""
         return self._has_text or self._has_reasoning or self.finish_reason is not None or len(self._calls) > 0
 
     @property
@@ -138,7 +138,7 @@ class AnswerReader:
         if self.finish_reason is None:
             if self._strange and not self.begun:
                 raise unreadable(self._strange)
-            raise self._interrupted("The back end's stream ended before the answer was whole.")
+            raise self._interrupted("The model server's stream ended before the answer was whole.")
         if self._calls.nameless and self.finish_reason != "length":
             raise unreadable("a tool call in it has no name")
         # Some servers finish a tool call with "stop".
@@ -243,17 +243,17 @@ class AnswerReader:
     def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
         if self._wants_logprobs and not logprobs and not self._has_text:
             raise BadRequest(
-                "The back end does not send the requested `logprobs`: leave them out, or route this role to another "
+                "The server does not send the requested `logprobs`: leave them out, or route this role to another "
                 "provider."
             )
 
     def _finish(self, reason: str) -> None:
-        """Record the finish reason that the back end sent."""
+        """Record the finish reason that the model server sent."""
         if self.stopped:
             return
         word = reason.lower()
         if word in _BROKEN_OFF:
-            error = self._interrupted("The back end ended the answer before it was complete.")
+            error = self._interrupted("The model server ended the answer before it was complete.")
             error.detail = f"finish reason {word!r}"
             raise error
         if word not in _FINISH:
@@ -313,6 +313,6 @@ class AnswerReader:
 def wrong_model(named: str) -> ModelNotFound:
     """The error for an answer from another model than the requested one."""
     return ModelNotFound(
-        "The back end answered with another model than the requested one: check the lane's models.",
+        "The model server answered with another model than the requested one: check the lane's models.",
         detail=f"it answered with {named[:256]!r}",
     )

@@ -1,1 +1,1 @@
-"""What a back end means by refusing: HTTP statuses, errors of its own, contexts, pages that cannot be read."""
+"""What a model server means by refusing: HTTP statuses, errors of its own, contexts, pages that cannot be read."""

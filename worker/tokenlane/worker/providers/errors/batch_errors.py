@@ -8,9 +8,9 @@ from tokenlane.routing.contract.errors import BadRequest
 
 
 class TooManyTexts(BadRequest):
-    """The back end accepts less in one call: send fewer or shorter texts at once.
+    """The model server accepts less in one call: send fewer or shorter texts at once.
 
-    `most`: how many texts the back end accepts, if its error says so.
+    `most`: how many texts the model server accepts, if its error says so.
     """
 
     most: int | None = None

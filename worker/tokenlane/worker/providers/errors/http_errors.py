@@ -1,6 +1,6 @@
-"""Turns a back end's error answer into an `LlmError`, whether it came as an HTTP status or inside a stream.
+"""Turns a model server's error answer into an `LlmError`, whether it came as an HTTP status or inside a stream.
 
-The back end's error text may quote the prompt, so it goes only into `detail`.
+The model server's error text may quote the prompt, so it goes only into `detail`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tokenlane.worker.providers.errors.context_errors import too_long
 
 MAX_DETAIL_BYTES = 2048
 PROXY_WANTS_A_USER = (
-    "The proxy to the back end requires a valid user and password (HTTP 407): set HTTP_PROXY and HTTPS_PROXY to "
-    "http://USER:PASSWORD@HOST:PORT, or name the back end's host in NO_PROXY."
+    "The proxy to the model server requires a valid user and password (HTTP 407): set HTTP_PROXY and HTTPS_PROXY to "
+    "http://USER:PASSWORD@HOST:PORT, or name the model server's host in NO_PROXY."
 )
 LONGEST_RETRY_AFTER_S = 86_400.0
 
@@ -48,7 +48,7 @@ _CANNOT = (b"Jinja Exception", b"Unsupported param", b"parse grammar")
 """llama.cpp's errors, with status 500, for a request that the model's template or grammar does not accept."""
 _NO_CREDIT = b"insufficient_quota"
 _TOO_LARGE_A_BODY = (
-    "The request is too large for the back end or a proxy in front of it (HTTP 413): send less at once, or raise that "
+    "The request is too large for the server or a proxy in front of it (HTTP 413): send less at once, or raise that "
     "server's limit."
 )
 _STATUS_FIELDS = ("code", "status_code", "status")
@@ -100,7 +100,7 @@ def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
         data: the answer, for the detail.
     """
     return UnreadableAnswer(
-        f"The back end's answer cannot be read: {why}. Does the lane's provider match the server?",
+        f"The model server's answer cannot be read: {why}. Does the lane's provider match the server?",
         detail=_bounded(data),
     )
 
@@ -181,21 +181,21 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
     with the status with which a server sends it."""
     if status in (400, 500) and _contains(body, _NO_IMAGES):
         return BadRequest(
-            "The back end's model does not accept images: send only text, or route this role to a model that does."
+            "The model server's model does not accept images: send only text, or route this role to a model that does."
         )
     if status in (400, 500) and _contains(body, _NO_TOOLS):
         return BadRequest(
-            "The back end's model does not support tools, or its server was started without them: send no tools, or "
+            "The server's model does not support tools, or its server was started without them: send no tools, or "
             "route this role to a model that supports them."
         )
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
         return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
     if status == 500 and b'"server_error"' in body and _contains(body, _CANNOT):
-        return BadRequest("The back end or its model's template does not accept this request: see the detail.")
+        return BadRequest("The model server or its model's template does not accept this request: see the detail.")
     if status == 404 and _contains(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if status == 429 and _NO_CREDIT in body:
-        return RateLimited("The account's quota at the back end is used up.", retryable=False)
+        return RateLimited("The account's quota at the model server is used up.", retryable=False)
     if status == 503 and _contains(body, _BUSY):
         return _busy()
     if status == 503 and _contains(body.lower(), _LOADING):
@@ -212,7 +212,7 @@ def _without_status(body: bytes) -> LlmError:
         return _by_status(404)
     if b"Input validation error" in body:  # TGI's
         return _by_status(422)
-    return ProviderDown("The back end reported an error instead of a whole answer.")
+    return ProviderDown("The model server reported an error instead of a whole answer.")
 
 
 def _contains(body: bytes, words: tuple[bytes, ...]) -> bool:
@@ -220,18 +220,18 @@ def _contains(body: bytes, words: tuple[bytes, ...]) -> bool:
 
 
 def _busy() -> LlmError:
-    return RateLimited("The back end is overloaded and accepts no more requests.")
+    return RateLimited("The model server is overloaded and accepts no more requests.")
 
 
 def _loading() -> ProviderDown:
-    error = ProviderDown("The back end is loading its model (HTTP 503).")
-    error.back_end = "loading"
+    error = ProviderDown("The model server is loading its model (HTTP 503).")
+    error.server_condition = "loading"
     return error
 
 
 def _no_route() -> LlmError:
     return BadRequest(
-        "The back end does not have this route: it was started for another kind of work, or is another kind of server "
+        "The server does not have this route: it was started for another kind of work, or is another kind of server "
         "than the lane's provider expects."
     )
 
@@ -239,37 +239,37 @@ def _no_route() -> LlmError:
 def _by_status(status: int) -> LlmError:
     match status:
         case 401 | 403:
-            return Unauthorized(f"The back end refused the credentials (HTTP {status}): check the lane's API key.")
+            return Unauthorized(f"The model server refused the credentials (HTTP {status}): check the lane's API key.")
         case 404:
             return ModelNotFound(
-                "The back end does not serve this model (HTTP 404), or is another kind of server than the lane's "
+                "The model server does not serve this model (HTTP 404), or is another kind of server than the lane's "
                 "provider expects."
             )
         case 407:
             return ProviderDown(PROXY_WANTS_A_USER, retryable=False)
         case 408:
-            return Timeout("The back end gave up on the request (HTTP 408).")
+            return Timeout("The model server gave up on the request (HTTP 408).")
         case 429:
-            return RateLimited("The back end asks to slow down (HTTP 429).")
+            return RateLimited("The model server asks to slow down (HTTP 429).")
         case 501:
             return BadRequest(
-                "The back end does not support this (HTTP 501): it was started without it, or its model cannot do it."
+                "The server does not support this (HTTP 501): it was started without it, or its model cannot do it."
             )
         case _ if 200 < status < 300:
             return UnreadableAnswer(
-                f"The back end's answer cannot be read: it has HTTP status {status} instead of 200. Does the lane's "
+                f"The server's answer cannot be read: it has HTTP status {status} instead of 200. Does the lane's "
                 "provider match the server?"
             )
         case _ if 300 <= status < 400:
             return ProviderDown(
-                f"The back end answered with a redirect (HTTP {status}), which tokenlane does not follow: set the "
+                f"The model server answered with a redirect (HTTP {status}), which tokenlane does not follow: set the "
                 "lane's endpoint to the final address.",
                 retryable=False,
             )
         case _ if 400 <= status < 500 and status not in _SERVER_FAULTS:
-            return BadRequest(f"The back end refused the request (HTTP {status}): see the detail for the reason.")
+            return BadRequest(f"The model server refused the request (HTTP {status}): see the detail for the reason.")
         case _:
-            return ProviderDown(f"The back end failed (HTTP {status}).")
+            return ProviderDown(f"The model server failed (HTTP {status}).")
 
 
 _SERVER_FAULTS = {424, 499}

@@ -31,17 +31,23 @@ _CODINGS = ("", "identity", "gzip", "deflate")
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
 """What a request may raise apart from `LlmError`; `transport_error` translates it."""
 
-_REFUSED = "The back end cannot be reached: is it running, and is the lane's endpoint right?"
-_SLOW_CONNECT = "The back end did not accept the connection in time: is it overloaded, or behind a firewall?"
-_SLOW = "The back end took too long."
-_LOST = "The connection to the back end was lost before the answer was complete."
-_NONSENSE = "The back end broke the HTTP protocol: is the endpoint a model server?"
-_PROXY = "The proxy to the back end refused or failed: check the proxy settings and NO_PROXY."
+_REFUSED = "The model server cannot be reached: is it running, and is the lane's endpoint right?"
+_SLOW_CONNECT = "The model server did not accept the connection in time: is it overloaded, or behind a firewall?"
+_SLOW = "The model server took too long."
+_LOST = "The connection to the model server was lost before the answer was complete."
+_NONSENSE = "The model server broke the HTTP protocol: is the endpoint a model server?"
+_PROXY = "The proxy to the model server refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
-_TLS = "The back end's certificate is not trusted. If it comes from a private CA, set SSL_CERT_FILE to the CA's file."
-_HANDSHAKE = "The back end refused the TLS handshake. Does it require a client certificate? Those are not supported."
-_LOCKED = "This worker's user may not open the back end's socket: check the permissions of its file and directories."
-_NO_TLS = "The back end does not speak TLS at that port: should the endpoint begin with http://?"
+_TLS = (
+    "The model server's certificate is not trusted. If it comes from a private CA, set SSL_CERT_FILE to the CA's file."
+)
+_HANDSHAKE = (
+    "The model server refused the TLS handshake. Does it require a client certificate? Those are not supported."
+)
+_LOCKED = (
+    "This worker's user may not open the model server's socket: check the permissions of its file and directories."
+)
+_NO_TLS = "The model server does not speak TLS at that port: should the endpoint begin with http://?"
 
 # The first match counts. (error, our error, message, retryable)
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
@@ -56,7 +62,7 @@ _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (Exception, ProviderDown, _LOST, True),
 )
 _NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-"""Raised before there is a connection to the back end."""
+"""Raised before there is a connection to the model server."""
 
 
 class LaneClient:
@@ -127,7 +133,7 @@ class LaneClient:
         if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
             response.close()
             raise ProviderDown(
-                "The back end, or a proxy in front of it, compressed its answer, although the request asked for no "
+                "The model server, or a proxy in front of it, compressed its answer, although the request asked for no "
                 "compression.",
                 retryable=False,
             )
@@ -148,7 +154,7 @@ def transport_error(error: Exception) -> LlmError:
     failure = _meaning(error)
     failure.detail = str(error)[:2048]
     if isinstance(error, _NOT_REACHED):
-        failure.back_end = "down"
+        failure.server_condition = "down"
     return failure
 
 
@@ -170,8 +176,8 @@ def _unreached(error: Exception) -> str:
     if not why:
         return ""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return f"The proxy to the back end cannot be reached: {why} HTTPS_PROXY and HTTP_PROXY name it."
-    return f"The back end cannot be reached: {why}"
+        return f"The proxy to the model server cannot be reached: {why} HTTPS_PROXY and HTTP_PROXY name it."
+    return f"The model server cannot be reached: {why}"
 
 
 def _session(

@@ -51,7 +51,7 @@ class Deadlines:
         if self._now() - self._start >= lane.total_timeout_s:
             return Timeout(f"The answer was not complete after {lane.total_timeout_s:g} s.")
         part, limit_s = ("next", lane.token_timeout_s) if self._answer.begun else ("first", lane.first_token_timeout_s)
-        return Timeout(f"The back end sent no {part} token within {limit_s:g} s.")
+        return Timeout(f"The model server sent no {part} token within {limit_s:g} s.")
 
     def _next_piece_s(self) -> float:
         if self._answer.done:

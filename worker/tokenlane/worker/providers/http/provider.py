@@ -49,7 +49,7 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class HttpProvider:
-    """A back end over HTTP.
+    """A model server over HTTP.
 
     Raises:
         ConfigError: the lane's endpoint, API key or proxy cannot be used.
@@ -168,12 +168,12 @@ class HttpProvider:
     def _unauthorized(self, status: int) -> str:
         if self._lane.api_key is None:
             return (
-                f"The back end requires an API key (HTTP {status}), and the lane has none: export TOKENLANE_API_KEY, "
+                f"The server requires an API key (HTTP {status}), and the lane has none: export TOKENLANE_API_KEY, "
                 "or name its variable with --llm api_key_env=NAME."
             )
         variable = self._lane.api_key_from
         source = f"the environment variable {variable}" if variable else "the lane's api_key"
-        return f"The back end refused the API key (HTTP {status}): check {source}."
+        return f"The model server refused the API key (HTTP {status}): check {source}."
 
     async def _page(
         self,
@@ -241,7 +241,7 @@ class HttpProvider:
         each wait at most `stall_s`.
 
         Raises:
-            LlmError: the back end refused, stalled, or sent something other than JSON lines.
+            LlmError: the model server refused, stalled, or sent something other than JSON lines.
         """
         lines = LineReader()
         with self._placed():
@@ -292,7 +292,7 @@ class HttpProvider:
                 raise transport_error(error) from None
             if len(body) > most_bytes:
                 raise ProviderDown(
-                    f"The back end's answer to {path} is larger than {most_bytes} bytes: is the endpoint a model "
+                    f"The model server's answer to {path} is larger than {most_bytes} bytes: is the endpoint a model "
                     "server?",
                     retryable=False,
                 )
@@ -305,7 +305,7 @@ class HttpProvider:
     def _no_page(self, path: str) -> ProviderDown:
         server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
         return ProviderDown(
-            f"The back end gave no usable answer to {path}: is {server} running at the endpoint?",
+            f"The model server gave no usable answer to {path}: is {server} running at the endpoint?",
             retryable=False,
             provider=self._lane.provider,
             lane=self._lane.name,

@@ -1,4 +1,4 @@
-"""Chooses the proxy for a back end, as the environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
+"""Chooses the proxy for a model server, as the environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def proxy_for(url: SplitResult) -> str | None:
     if proxy is None:  # not quoted: it may hold a password
         raise ConfigError(
             f"The environment variable {variable} is not a proxy's address: set it to http://HOST:PORT or "
-            "http://USER:PASSWORD@HOST:PORT (special characters as %XX), or name the back end's host in NO_PROXY."
+            "http://USER:PASSWORD@HOST:PORT (special characters as %XX), or name the model server's host in NO_PROXY."
         )
     if proxy.scheme not in ("http", "https"):
         raise ConfigError(
             f"The environment variable {variable} names a {proxy.scheme} proxy, which is not supported: name an HTTP "
-            "proxy, or name the back end's host in NO_PROXY."
+            "proxy, or name the model server's host in NO_PROXY."
         )
     return proxy.geturl()
 

@@ -1,1 +1,1 @@
-"""Back ends that speak OpenAI's dialect."""
+"""Model servers that speak OpenAI's dialect."""

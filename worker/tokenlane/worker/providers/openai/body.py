@@ -41,8 +41,8 @@ def chat_body(
     `extra` is added unchanged, but may not set model, messages or streaming.
 
     Args:
-        names: the back end's names for options that it names differently.
-        more: more fields for this back end.
+        names: the model server's names for options that it names differently.
+        more: more fields for this model server.
 
     Raises:
         BadRequest: `extra` sets a field that it may not set, or a number is not finite.
@@ -60,7 +60,7 @@ def streamed_body(
 
 
 def options_of(request: ChatRequest, names: Mapping[str, str]) -> dict[str, JsonValue]:
-    """The options that the agent set. An empty list of tools is left out, since some back ends refuse it."""
+    """The options that the agent set. An empty list of tools is left out, since some model servers refuse it."""
     options = {names.get(name, name): getattr(request, name) for name in _OPTIONS}
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("tools", [])}
 

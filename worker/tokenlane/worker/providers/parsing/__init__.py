@@ -1,1 +1,1 @@
-"""Parses the bytes that a back end sends: server-sent events, JSON lines, and the types of JSON fields."""
+"""Parses the bytes that a model server sends: server-sent events, JSON lines, and the types of JSON fields."""

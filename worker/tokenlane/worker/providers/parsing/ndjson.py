@@ -97,4 +97,4 @@ class JsonValues:
 
 
 def _too_large(limit: int) -> UnreadableAnswer:
-    return UnreadableAnswer(f"The back end sent a line larger than {limit} bytes; is the endpoint a model server?")
+    return UnreadableAnswer(f"The model server sent a line larger than {limit} bytes; is the endpoint a model server?")

@@ -135,7 +135,7 @@ class SseReader:
     def _check(self, line_bytes: int) -> None:
         if max(line_bytes, self._data_bytes) > self._max_bytes:
             raise UnreadableAnswer(
-                f"The back end sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?"
+                f"The model server sent an event larger than {self._max_bytes} bytes; is the endpoint a model server?"
             )
 
 

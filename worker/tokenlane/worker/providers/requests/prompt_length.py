@@ -1,4 +1,4 @@
-"""Refuses a prompt that is longer than its lane accepts, before the back end gets it."""
+"""Refuses a prompt that is longer than its lane accepts, before the model server gets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A back end of the test's own making: what it answers, and what it was asked."""
+"""A model server of the test's own making: what it answers, and what it was asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.worker.providers import LlmProvider, default_registry
 
-__all__ = ["BackEnd", "Reply", "answer_of", "ask", "back_end", "driven", "ndjson", "sse"]
+__all__ = ["FakeServer", "Reply", "answer_of", "ask", "driven", "fake_server", "ndjson", "sse"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ Answering = Reply | Callable[[Any], Reply]
 
 
 @dataclass
-class BackEnd:
+class FakeServer:
     """What it answers, by `METHOD /path`; all else is a 404. `asked`: the bodies of what was posted, by path."""
 
     url: str
@@ -45,7 +45,7 @@ class BackEnd:
 
 
 @asynccontextmanager
-async def back_end(answers: Mapping[str, Answering | Mapping[str, Any]]) -> AsyncIterator[BackEnd]:
+async def fake_server(answers: Mapping[str, Answering | Mapping[str, Any]]) -> AsyncIterator[FakeServer]:
     """Serve these on a free port. A mapping is a page of JSON."""
     asked: list[tuple[str, Any]] = []
     known = {
@@ -66,15 +66,15 @@ async def back_end(answers: Mapping[str, Answering | Mapping[str, Any]]) -> Asyn
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", answer)
     async with served(app) as url:
-        yield BackEnd(url, known, asked)
+        yield FakeServer(url, known, asked)
 
 
 @asynccontextmanager
 async def driven(
     provider: str, answers: Mapping[str, Answering | Mapping[str, Any]], **settings: Any
-) -> AsyncIterator[tuple[Any, BackEnd]]:
-    """A provider of that name on such a back end."""
-    async with back_end(answers) as server:
+) -> AsyncIterator[tuple[Any, FakeServer]]:
+    """A provider of that name on such a model server."""
+    async with fake_server(answers) as server:
         async with default_registry().create(LaneSettings("gpu0", provider, server.url, **settings)) as opened:
             yield opened, server
 

@@ -1,4 +1,4 @@
-"""A lane whose back end cannot work is given no work, and what waits for it waits."""
+"""A lane whose model server cannot work is given no work, and what waits for it waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.backend import BackEnd, Reply, back_end, sse
+from tests.fake_server import FakeServer, Reply, fake_server, sse
 from tests.integration.farm import eventually
 from tests.waiting import until
 
@@ -32,7 +32,7 @@ CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
 
 @asynccontextmanager
 async def served(
-    url: str, server: BackEnd, lane: str = "gpu0", provider: str = "openai", timings: Timings = TIMINGS
+    url: str, server: FakeServer, lane: str = "gpu0", provider: str = "openai", timings: Timings = TIMINGS
 ) -> AsyncIterator[Lane]:
     """A lane for this server, with a router."""
     settings = LaneSettings(lane, provider, server.url, capacity=2)
@@ -68,7 +68,7 @@ async def test_a_model_that_loads_costs_what_waits_for_it_no_try(
     refused to begin is no try. The reason is said meanwhile."""
     loaded = asyncio.Event()
     health = after(loaded.is_set, LOADING, Reply(MODELS)) if page == "loading" else Reply(MODELS)
-    async with back_end({LIST: health, CHAT: after(loaded.is_set, LOADING, ANSWER)}) as server:
+    async with fake_server({LIST: health, CHAT: after(loaded.is_set, LOADING, ANSWER)}) as server:
         async with served(redis_url, server), asyncio.timeout(30):
             async with client.chat("q", role="r") as stream:
                 await until(lambda: "is loading" in (stream.waiting or ""))
@@ -84,7 +84,7 @@ async def test_a_model_that_loads_costs_what_waits_for_it_no_try(
 async def test_a_server_whose_health_lies_is_tried_as_often_as_any(pool: Pool, client: Client, redis_url: str) -> None:
     """Where only chats fail, each failure counts, and the last is told."""
     await pool.policies.write(Policy(max_starts=3))
-    async with back_end({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as server:
+    async with fake_server({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as server:
         async with served(redis_url, server):
             with pytest.raises(ProviderDown):
                 await client.complete("q", role="r")
@@ -98,8 +98,8 @@ async def test_a_lane_that_failed_a_request_is_not_its_first_choice_again(
     """A request that a lane failed, whose health lies, ends well on its second try beside an idle lane that is well."""
     await pool.policies.write(Policy(max_starts=2))
     async with (
-        back_end({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as failing,
-        back_end({LIST: MODELS, CHAT: ANSWER}) as well,
+        fake_server({LIST: MODELS, CHAT: Reply({"error": "x"}, 500)}) as failing,
+        fake_server({LIST: MODELS, CHAT: ANSWER}) as well,
         served(redis_url, failing, "gpu0"),
         served(redis_url, well, "gpu1"),
     ):
@@ -115,7 +115,7 @@ async def test_what_a_dying_server_has_goes_to_another_lane(pool: Pool, client: 
     dead = asyncio.Event()
     broken = Reply({"error": "x"}, 502)
     first = {LIST: after(dead.is_set, Reply(MODELS), broken), CHAT: after(dead.is_set, ANSWER, broken)}
-    async with back_end(first) as one, back_end({LIST: MODELS, CHAT: ANSWER}) as two:
+    async with fake_server(first) as one, fake_server({LIST: MODELS, CHAT: ANSWER}) as two:
         async with served(redis_url, one), served(redis_url, two, "gpu1"):
             dead.set()
             answers = await asyncio.gather(*(client.complete("q", role="r") for _ in range(16)))
@@ -130,7 +130,7 @@ async def test_what_a_restarted_server_serves_is_offered(pool: Pool, client: Cli
     """One that comes back with other models offers those, and not the ones before."""
     away = asyncio.Event()
     server_pages: dict[str, Any] = {LIST: after(away.is_set, Reply(MODELS), Reply({}, 502)), CHAT: ANSWER}
-    async with back_end(server_pages) as server:
+    async with fake_server(server_pages) as server:
         async with served(redis_url, server) as lane:
             away.set()
             lane.readiness.suspect()
@@ -153,7 +153,7 @@ async def test_what_a_restarted_server_serves_is_offered(pool: Pool, client: Cli
 
 async def test_a_lane_that_has_never_been_up_is_waited_for(strict: Pool, client: Client, redis_url: str) -> None:
     """Nobody knows what it will serve, so nothing it may serve is refused, whatever model it names."""
-    async with back_end({LIST: Reply(b"", 503), CHAT: ANSWER}) as server:
+    async with fake_server({LIST: Reply(b"", 503), CHAT: ANSWER}) as server:
         async with served(redis_url, server):
             (lane,) = (await strict.survey()).lanes
             assert (lane.state, lane.models, lane.is_coming) == ("down", (), True)
@@ -180,7 +180,7 @@ async def test_models_that_come_and_go_while_it_runs(pool: Pool, redis_url: str,
         await eventually(is_so)
 
     openapi: dict[str, Any] = {"paths": {"/v1/chat/completions": {}}}
-    async with back_end({LIST: listing("m"), "GET /openapi.json": openapi, "GET /health": Reply()}) as server:
+    async with fake_server({LIST: listing("m"), "GET /openapi.json": openapi, "GET /health": Reply()}) as server:
         async with served(redis_url, server, provider=provider, timings=Timings(check_s=0.05, describe_s=0.05)):
             await offered("m")
             server.answers[LIST] = listing("m", "adapter")
@@ -204,7 +204,7 @@ async def test_a_request_that_kills_its_server_is_given_up(pool: Pool, client: C
         dead.clear()
         return answer
 
-    async with back_end({LIST: restart, CHAT: kill}) as server:
+    async with fake_server({LIST: restart, CHAT: kill}) as server:
         async with served(redis_url, server):
             with pytest.raises(ProviderDown):
                 await client.complete("q", role="r")

@@ -1,4 +1,4 @@
-"""Asks the back end of a lane for its models, and finds out which kind of server it is."""
+"""Asks the model server of a lane for its models, and finds out which kind of server it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthorized
 from tokenlane.routing.decide.candidates import served_name
-from tokenlane.routing.decide.lanes.state import UP, BackEndCondition
+from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import kind_at
 from tokenlane.worker.providers import LlmProvider
@@ -19,15 +19,15 @@ _LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
-class BackEnd:
-    """A back end, and its answer when asked for its models.
+class ServerProbe:
+    """A model server, and its answer when asked for its models.
 
     Args:
         endpoint: where this worker reaches it, without a password.
         after_ms: how long it took to list its models; None if it did not.
         error: why it did not list its models; None also for a server that is not started yet.
         server: the provider for the kind of server that answered, None if it was not recognised.
-        condition: whether the back end can work.
+        condition: whether the model server can work.
     """
 
     endpoint: str
@@ -35,7 +35,7 @@ class BackEnd:
     models: tuple[str, ...] = ()
     error: LlmError | None = None
     server: str | None = None
-    condition: BackEndCondition = UP
+    condition: ServerCondition = UP
 
     def __str__(self) -> str:
         if isinstance(self.error, Unauthorized):
@@ -50,22 +50,24 @@ class BackEnd:
         return served_name(model, self.models) is not None
 
     def findings(self, settings: LaneSettings) -> Iterator[Finding]:
-        """The findings that keep the back end from serving this lane."""
+        """The findings that keep the model server from serving this lane."""
         if self.error is not None:
-            yield Finding(Code.BACK_END, "fail", str(self.error), subject=settings.name)
+            yield Finding(Code.MODEL_SERVER, "fail", str(self.error), subject=settings.name)
             return
         if self.condition != UP:
-            observed = f"the back end is {self.condition.state}: {self.condition.why}"
-            yield Finding(Code.BACK_END, "fail", observed, subject=settings.name)
+            observed = f"the model server is {self.condition.state}: {self.condition.why}"
+            yield Finding(Code.MODEL_SERVER, "fail", observed, subject=settings.name)
         for model in settings.models:
             if not self.has(model):
-                observed = f"the back end does not have model {model!r}; its models: {', '.join(self.models) or 'none'}"
+                observed = (
+                    f"the model server does not have model {model!r}; its models: {', '.join(self.models) or 'none'}"
+                )
                 yield Finding(Code.MODEL_MISSING, "fail", observed, subject=settings.name)
 
 
-async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condition: BackEndCondition) -> BackEnd:
-    """Ask a back end for its models, and meanwhile recognise its kind of server."""
-    seen = BackEnd(masked_url(provider.endpoint), condition=condition)
+async def probe_model_server(settings: LaneSettings, provider: LlmProvider, condition: ServerCondition) -> ServerProbe:
+    """Ask a model server for its models, and meanwhile recognise its kind of server."""
+    seen = ServerProbe(masked_url(provider.endpoint), condition=condition)
     if settings.provider not in NAMES:
         return await _listed(seen, provider)
     async with asyncio.TaskGroup() as tasks:
@@ -74,7 +76,7 @@ async def look_at_back_end(settings: LaneSettings, provider: LlmProvider, condit
     return replace(listing.result(), server=server.result())
 
 
-async def _listed(seen: BackEnd, provider: LlmProvider) -> BackEnd:
+async def _listed(seen: ServerProbe, provider: LlmProvider) -> ServerProbe:
     clock = asyncio.get_running_loop().time
     start = clock()
     try:
@@ -83,6 +85,6 @@ async def _listed(seen: BackEnd, provider: LlmProvider) -> BackEnd:
     except LlmError as error:
         return replace(seen, error=error)
     except TimeoutError:
-        late = ProviderDown(f"the back end did not list its models within {_LOOK_S:g} s: is the endpoint right?")
+        late = ProviderDown(f"the model server did not list its models within {_LOOK_S:g} s: is the endpoint right?")
         return replace(seen, error=late)
     return replace(seen, after_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models))

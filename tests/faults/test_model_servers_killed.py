@@ -78,7 +78,7 @@ async def many(client: Client, count: int, role: str) -> list[Answer]:
     return list(await asyncio.gather(*(client.complete("q", role=role) for _ in range(count))))
 
 
-async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm) -> None:
+async def test_another_lane_serves_what_a_dead_model_server_does_not(processes: Farm) -> None:
     """No request is lost with a model server under load, none waits out its tries, and all that come later go to the
     other lane; `status` says why. Once it is back, its lane serves again."""
     slow, role = ("--ttft-ms", "300", "--tokens", "1"), "routed"
@@ -107,7 +107,7 @@ async def test_another_lane_serves_what_a_dead_back_end_does_not(processes: Farm
         assert (await (await processes.tokenlane("status", "--check")).ended()).code == OK
 
 
-async def test_what_waits_for_the_only_back_end_outlives_its_restart(processes: Farm) -> None:
+async def test_what_waits_for_the_only_model_server_outlives_its_restart(processes: Farm) -> None:
     """A restart, however long, costs what waits no try; it is said why it waits, and it is served at once after."""
     server = ModelServer(processes, "--ttft-ms", "200", "--tokens", "1")
     await server.start()
