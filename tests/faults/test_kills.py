@@ -96,8 +96,8 @@ def extra(**script: int) -> dict[str, JsonValue]:
 
 async def worker_of(pool: Pool, request_id: str) -> str:
     """The worker that runs a request."""
-    (standing,) = (await pool.beats.check("nobody", [request_id])).standings
-    return standing.worker
+    (status,) = (await pool.beats.check("nobody", [request_id])).statuses
+    return status.worker
 
 
 async def kill_who_runs(town: Site, request_id: str) -> None:

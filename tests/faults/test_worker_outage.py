@@ -121,7 +121,7 @@ async def test_redis_forgets_everything(tmp_path: Path) -> None:
         await server.stop()
         await server.start()
         async with asyncio.timeout(20):
-            while (await pool.beats.check(life.CLIENT, [asker.id])).standings[0].state != "running":
+            while (await pool.beats.check(life.CLIENT, [asker.id])).statuses[0].state != "running":
                 await asyncio.sleep(0.02)
         provider.go.set()
         await catch_up(pool, asker, lane)

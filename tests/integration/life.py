@@ -23,7 +23,7 @@ from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running, WorkerInfo
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.role_fairness import Head
-from tokenlane.routing.store.beats import Swept
+from tokenlane.routing.store.beats import SweepReply
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending
 
@@ -86,7 +86,7 @@ async def submit(pool: Pool, of: Envelope | None = None, floor: int = 0) -> str:
 
 async def beat(pool: Pool, worker: str = WORKER, lane: Announcement = LANE, *running: Running) -> tuple[str, ...]:
     """A worker's beat, taking new work; what it holds."""
-    return (await pool.beats.renew(worker, lane, running, takes_new_work=True)).holds
+    return (await pool.beats.renew(worker, lane, running, takes_new_work=True)).outcomes
 
 
 async def open_lane(pool: Pool) -> None:
@@ -168,8 +168,8 @@ def hold(asked: Asked, left_ms: int = 60_000) -> Running:
 
 async def state_of(pool: Pool, request_id: str) -> str:
     """The request's state, as a client is told it."""
-    (standing,) = (await pool.beats.check(CLIENT, [request_id])).standings
-    return standing.state
+    (status,) = (await pool.beats.check(CLIENT, [request_id])).statuses
+    return status.state
 
 
 # Time passes where the server keeps it.
@@ -182,7 +182,7 @@ async def watched(pool: Pool) -> None:
     await raw(pool).hset(f"{PREFIX}swept", mapping=mapping)
 
 
-async def sweep(pool: Pool, router: str = ROUTER) -> Swept:
+async def sweep(pool: Pool, router: str = ROUTER) -> SweepReply:
     """A sweep, as a router makes one, of a pool that has been swept all the time."""
     await watched(pool)
     swept = await pool.beats.sweep(router)

@@ -183,10 +183,10 @@ class StandIn:
     async def _beat(self) -> None:
         if self.beating:
             held = [run for run in self.runs.values() if run.ending is None]
-            holds = await self._pool.beats.renew(
+            beat = await self._pool.beats.renew(
                 self.name, self._lane, [run.running() for run in held], takes_new_work=True
             )
-            for run, hold in zip(held, holds.holds, strict=True):
+            for run, hold in zip(held, beat.outcomes, strict=True):
                 if hold != "mine":
                     run.cancelled.set()
             await self._pool.beats.sweep(f"host/{self.name}")

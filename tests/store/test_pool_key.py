@@ -22,10 +22,10 @@ def ring(*keys: PoolKey) -> KeyRing:
     return KeyRing(keys)
 
 
-async def refused(url: str, keys: KeyRing, *, opens: bool = False) -> str:
+async def refused(url: str, keys: KeyRing, *, unseals: bool = False) -> str:
     """What the error of connecting says; it holds no key."""
     with pytest.raises(PoolKeyMismatch) as error:
-        async with connect(url, keys=keys, opens=opens):
+        async with connect(url, keys=keys, unseals=unseals):
             pass
     said = f"{error.value} {error.value!r} {error.value.report()!r}"
     assert not [key for key in (OLD, NEW, OTHER) if key.reveal() in said]
@@ -45,12 +45,12 @@ async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
     """The first to come with a key announces its id; who comes with another, or none, is refused and told why."""
     async with connect(redis_url, keys=ring(OLD)) as pool:
         assert pool.keychain.key_id == OLD.id
-        assert await pool.sealing.key_ids() == (OLD.id,)
-        async with connect(redis_url, keys=ring(OLD), opens=True) as worker:
+        assert await pool.key_agreement.key_ids() == (OLD.id,)
+        async with connect(redis_url, keys=ring(OLD), unseals=True) as worker:
             assert worker.keychain.key_id == OLD.id
         for keys in (ring(), ring(OTHER)):
-            for opens in (False, True):
-                said = await refused(redis_url, keys, opens=opens)
+            for unseals in (False, True):
+                said = await refused(redis_url, keys, unseals=unseals)
                 assert OLD.id in said
                 assert "tokenlane key show --reveal" in said
         assert await raw(pool).get("{main}:key") == OLD.id.encode()
@@ -59,7 +59,7 @@ async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
 async def test_whose_business_payloads_are_not_needs_no_key(redis_url: str) -> None:
     """Routers and operators connect to a sealed pool without a key."""
     async with connect(redis_url, keys=ring(OLD)), connect(redis_url) as router:
-        assert await router.sealing.key_ids() == (OLD.id,)
+        assert await router.key_agreement.key_ids() == (OLD.id,)
         await life.sweep(router)
 
 
@@ -90,7 +90,7 @@ async def test_who_beats_uses_the_pool(redis_url: str, who: str) -> None:
 
 async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
     """The entry names the key and holds nothing of the payload; who has the key opens it."""
-    async with connect(redis_url, keys=ring(OLD), opens=True) as pool:
+    async with connect(redis_url, keys=ring(OLD), unseals=True) as pool:
         request_id = await life.submit(pool)
         envelope, sealed = await entry(pool, request_id)
         assert envelope.key_id == OLD.id
@@ -100,7 +100,7 @@ async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
 
 async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
     """Another request's payload, a changed one, one without a seal and one under an unknown key: each a typed error."""
-    async with connect(redis_url, keys=ring(OLD), opens=True) as pool:
+    async with connect(redis_url, keys=ring(OLD), unseals=True) as pool:
         first, second = await life.submit(pool), await life.submit(pool)
         envelope, sealed = await entry(pool, first)
         _, other = await entry(pool, second)
@@ -120,11 +120,11 @@ async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
 async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) -> None:
     """The newest key seals as soon as the pool has it; the old one opens what waits; an agent reads its file again."""
     keys = write_key_file(tmp_path / "pool.key", [OLD])
-    async with connect(redis_url, keys=keys) as agent, connect(redis_url, keys=keys, opens=True) as worker:
+    async with connect(redis_url, keys=keys) as agent, connect(redis_url, keys=keys, unseals=True) as worker:
         before = await life.submit(agent)
         write_key_file(tmp_path / "pool.key", [NEW, OLD])
         async with connect(redis_url) as operator:
-            await operator.sealing.announce(ring(NEW, OLD))
+            await operator.key_agreement.announce(ring(NEW, OLD))
         between = await life.submit(agent)
         after = await life.submit(agent)
         used = [await entry(agent, request_id) for request_id in (before, between, after)]
@@ -135,14 +135,14 @@ async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) ->
 
 async def test_who_has_one_of_two_keys(redis_url: str) -> None:
     """While keys change, an agent with either may ask, sealing with the one it has; a worker needs both."""
-    async with connect(redis_url, keys=ring(NEW, OLD), opens=True) as worker:
+    async with connect(redis_url, keys=ring(NEW, OLD), unseals=True) as worker:
         for key in (OLD, NEW):
             async with connect(redis_url, keys=ring(key)) as agent:
                 envelope, sealed = await entry(agent, await life.submit(agent))
                 assert envelope.key_id == key.id
                 assert worker.keychain.unseal(envelope, sealed) == PAYLOAD
-            assert NEW.id in await refused(redis_url, ring(key), opens=True)
-        async with connect(redis_url, keys=ring(OTHER, NEW, OLD), opens=True):
+            assert NEW.id in await refused(redis_url, ring(key), unseals=True)
+        async with connect(redis_url, keys=ring(OTHER, NEW, OLD), unseals=True):
             pass
 
 
@@ -152,7 +152,7 @@ async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
     async with connect(redis_url, keys=keys) as reads, connect(redis_url, keys=ring(OLD)) as stubborn:
         write_key_file(tmp_path / "pool.key", [NEW])
         async with connect(redis_url) as operator:
-            await operator.sealing.announce(ring(NEW))
+            await operator.key_agreement.announce(ring(NEW))
         envelope, _ = await entry(reads, await life.submit(reads))
         assert envelope.key_id == NEW.id
         with pytest.raises(PoolKeyMismatch, match=NEW.id):
@@ -162,31 +162,31 @@ async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
 
 async def test_who_may_open_what_a_worker_cannot(redis_url: str) -> None:
     """A key that the pool has, or is about to drop, may be another worker's; one that it has dropped is nobody's."""
-    async with connect(redis_url, keys=ring(OLD)) as agent, connect(redis_url, keys=ring(OLD), opens=True) as worker:
+    async with connect(redis_url, keys=ring(OLD)) as agent, connect(redis_url, keys=ring(OLD), unseals=True) as worker:
         async with connect(redis_url) as operator:
-            await operator.sealing.announce(ring(NEW, OLD))
+            await operator.key_agreement.announce(ring(NEW, OLD))
             async with connect(redis_url, keys=ring(NEW)) as other:
                 new = await entry(agent, await life.submit(other))
             old = await entry(agent, await life.submit(agent))
-            assert await worker.sealing.unseal(*old) == PAYLOAD
+            assert await worker.key_agreement.unseal(*old) == PAYLOAD
             with pytest.raises(PoolKeyMismatch, match=NEW.id) as lacking:
-                await worker.sealing.unseal(*new)
+                await worker.key_agreement.unseal(*new)
             assert lacking.value.retryable
-            async with connect(redis_url, keys=ring(NEW, OLD), opens=True) as both:
+            async with connect(redis_url, keys=ring(NEW, OLD), unseals=True) as both:
                 both.keychain.ring = ring(NEW)
-                await operator.sealing.announce(ring(NEW), retiring=[OLD.id])
+                await operator.key_agreement.announce(ring(NEW), retiring=[OLD.id])
                 with pytest.raises(PoolKeyMismatch, match=OLD.id) as lacking:
-                    await both.sealing.unseal(*old)
+                    await both.key_agreement.unseal(*old)
                 assert lacking.value.retryable
-                assert OLD.id in await refused(redis_url, ring(NEW), opens=True)
+                assert OLD.id in await refused(redis_url, ring(NEW), unseals=True)
                 with pytest.raises(PoolKeyMismatch, match=NEW.id):
                     await life.submit(agent)
-                await operator.sealing.announce(ring(NEW))
+                await operator.key_agreement.announce(ring(NEW))
                 with pytest.raises(PoolKeyMismatch, match=OLD.id) as dropped:
-                    await both.sealing.unseal(*old)
+                    await both.key_agreement.unseal(*old)
                 assert not dropped.value.retryable
-                assert await both.sealing.unseal(*new) == PAYLOAD
-            async with connect(redis_url, keys=ring(NEW), opens=True):
+                assert await both.key_agreement.unseal(*new) == PAYLOAD
+            async with connect(redis_url, keys=ring(NEW), unseals=True):
                 pass
 
 
@@ -195,7 +195,7 @@ async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
     async with connect(redis_url, keys=ring(NEW, OLD)) as agent, connect(redis_url, keys=ring(OLD)) as other:
         await raw(agent).flushall()
         await life.submit(other)
-        assert await agent.sealing.key_ids() == (OLD.id,)
+        assert await agent.key_agreement.key_ids() == (OLD.id,)
         envelope, _ = await entry(agent, await life.submit(agent))
         assert envelope.key_id == OLD.id
         await refused(redis_url, ring())
@@ -207,7 +207,7 @@ async def test_a_request_sent_twice(redis_url: str) -> None:
         of = life.envelope()
         await life.submit(agent, of)
         async with connect(redis_url) as operator:
-            await operator.sealing.announce(ring(NEW))
+            await operator.key_agreement.announce(ring(NEW))
         await life.submit(agent, of)
         assert await raw(agent).xlen(f"{life.PREFIX}role:{life.ROLE}") == 1
 
@@ -216,7 +216,7 @@ async def test_the_embedded_server_s_key_is_found(tmp_path: Path) -> None:
     """With the socket's URL alone a client joins the embedded server's pool, sealed; with another key it does not."""
     async with EmbeddedServer() as server:
         async with Client(server.url), connect(server.url) as pool:
-            (key_id,) = await pool.sealing.key_ids()
+            (key_id,) = await pool.key_agreement.key_ids()
         with pytest.raises(PoolKeyMismatch, match=key_id):
             async with Client(server.url, key=OTHER.reveal()):
                 pass

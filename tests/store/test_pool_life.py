@@ -135,7 +135,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
     beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
-    assert (beat.conflict, beat.lease_ms, beat.holds) == (None, Policy().lease_ms, ("mine",))
+    assert (beat.conflict, beat.lease_ms, beat.outcomes) == (None, Policy().lease_ms, ("mine",))
     assert len((await life.sweep(pool)).lapsed) == 0
     assert await audit(raw(pool)) == {asked.id: "running"}
 
@@ -228,8 +228,8 @@ async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None
         heard = await ear.heard()
     assert [channel for channel, _ in heard] == [f"deltas:{asked.id}"]
     assert await audit(raw(pool)) == {asked.id: ending}
-    (standing,) = (await pool.beats.check(CLIENT, [asked.id])).standings
-    assert (standing.state, standing.end, standing.code, standing.worker) == (ending, 7, "timeout", WORKER)
+    (status,) = (await pool.beats.check(CLIENT, [asked.id])).statuses
+    assert (status.state, status.end, status.code, status.worker) == (ending, 7, "timeout", WORKER)
     assert await raw(pool).ttl(f"{PREFIX}request:{asked.id}") > 3500
     assert await raw(pool).xlen(f"{PREFIX}failed") == (1 if ending == "failed" else 0)
 
@@ -288,9 +288,9 @@ async def test_check_tells_how_requests_stand(pool: Pool) -> None:
     await life.vanish(pool)
     checked = await pool.beats.check(CLIENT, [waits, runs.id, "0" * 32])
     assert (checked.routers, checked.lanes) == (1, 1)
-    assert [standing.state for standing in checked.standings] == ["waiting", "running", "missing"]
-    assert checked.standings[1].attempt == runs.attempt
-    assert checked.standings[1].worker == WORKER
+    assert [status.state for status in checked.statuses] == ["waiting", "running", "missing"]
+    assert checked.statuses[1].attempt == runs.attempt
+    assert checked.statuses[1].worker == WORKER
     await life.sweep(pool)
     assert await audit(raw(pool)) == {waits: "waiting", runs.id: "running"}
 

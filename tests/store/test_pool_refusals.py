@@ -95,11 +95,11 @@ async def _start(pool: Pool, asked: Asked) -> object:
 
 
 async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
-    return (await pool.beats.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).holds
+    return (await pool.beats.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).outcomes
 
 
 async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
-    return (await pool.requests.attach(client, asked.id)).standing.owner
+    return (await pool.requests.attach(client, asked.id)).status.owner
 
 
 async def _renew_registered(pool: Pool) -> object:
@@ -116,8 +116,8 @@ async def _shape(pool: Pool) -> object:
 
 async def _check(pool: Pool, asked: Asked) -> object:
     """What the client is told of the request; how long its lease lasts is another time each time."""
-    (standing,) = (await pool.beats.check(CLIENT, [asked.id], held=1)).standings
-    return replace(standing, lapses_ms=None)
+    (status,) = (await pool.beats.check(CLIENT, [asked.id], held=1)).statuses
+    return replace(status, lapses_ms=None)
 
 
 async def _interrupt(pool: Pool, asked: Asked) -> object:
@@ -319,7 +319,7 @@ async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
         assert await pool.requests.submit(second, b"") == accepted
         with pytest.raises(QueueFull):
             await life.submit(pool, second.model_copy(update={"idempotency": "cd" * 16}))
-        assert (await pool.requests.attach("client2", first.id)).standing.owner == "client2"
+        assert (await pool.requests.attach("client2", first.id)).status.owner == "client2"
     finally:
         await raw(pool).config_set("maxmemory", "0")
     assert await audit(raw(pool)) == {first.id: "waiting"}

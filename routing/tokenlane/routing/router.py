@@ -19,7 +19,7 @@ from .carry_out_recovery import recover
 from .contract.errors import LlmError
 from .decide.plan import Placement, PullRequest, Refusal, Survey, plan
 from .decide.policy import Policy
-from .store.beats import Swept
+from .store.beats import SweepReply
 from .store.hub import Hub
 from .store.pool import Pool
 from .support.tasks import gather_to_end, restart_on_error
@@ -99,7 +99,7 @@ class _Router:
                 await asyncio.sleep(self._timings.second_waits_s)
             await self._dispatch_all()
 
-    def _rest_s(self, swept: Swept, policy: Policy) -> float:
+    def _rest_s(self, swept: SweepReply, policy: Policy) -> float:
         """How long after this sweep the next is due, if the doorbell does not ring. It must be less than a lease: if
         nobody sweeps for a lease, the pool extends all leases."""
         if swept.waits or swept.runs:

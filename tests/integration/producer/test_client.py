@@ -37,7 +37,7 @@ from tokenlane.producer.client import PoolKeys
 from tokenlane.producer.link.redis.pool_view import without_ages
 from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store.beats import Beats, Checked
+from tokenlane.routing.store.beats import Beats, CheckReply
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Requests
 
@@ -492,7 +492,7 @@ async def test_the_beat_asks_after_all_silent_streams(
 
     async def recorded(
         self: Beats, client: str, request_ids: Sequence[str] = (), *, held: int | None = None
-    ) -> Checked:
+    ) -> CheckReply:
         calls.append(tuple(request_ids))
         return await check(self, client, request_ids, held=held)
 

@@ -245,7 +245,7 @@ async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None
     """A request that was forgotten before anything was delivered is submitted again under its id."""
     async with (
         EmbeddedServer(tmp_path / "r") as server,
-        connect(server.url, keys=KeyRing(), opens=True) as pool,
+        connect(server.url, keys=KeyRing(), unseals=True) as pool,
         quick_client(server.url) as client,
     ):
         await pool.policies.write(Policy(lease_ms=300))
@@ -453,7 +453,7 @@ async def test_a_server_that_cannot_serve_yet_is_waited_for(
     async def refused(self: Requests, *args: Any) -> Any:
         nonlocal calls
         if (calls := calls + 1) <= 2:
-            raise pool.server.as_ours(refusal) from refusal
+            raise pool.server.translate_error(refusal) from refusal
         return await real(self, *args)
 
     async with quick_client(redis_url, replace(QUICK, again_s=0.01)) as client:
@@ -482,7 +482,7 @@ async def test_a_server_that_refuses_for_long_is_given_up(
     """The agent learns why, as soon as the client waits no longer."""
 
     async def refused(*_: object) -> str:
-        raise pool.server.as_ours(redis_errors.BusyLoadingError("Redis is loading the dataset in memory"))
+        raise pool.server.translate_error(redis_errors.BusyLoadingError("Redis is loading the dataset in memory"))
 
     timings = replace(QUICK, again_s=0.01, server_patience_s=patience_s)
     async with quick_client(redis_url, timings) as client:
@@ -508,7 +508,7 @@ async def test_a_refusal_for_good_is_raised_at_once(
 
     async def refused(*_: object) -> str:
         calls.append(1)
-        raise pool.server.as_ours(error) from error
+        raise pool.server.translate_error(error) from error
 
     async with quick_client(redis_url) as client:
         monkeypatch.setattr(Requests, "submit", refused)

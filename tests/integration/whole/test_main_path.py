@@ -142,8 +142,8 @@ async def release(backend: Simulator, held: list[Received]) -> None:
 
 async def started_by(pool: Pool, request_id: str) -> str:
     """The worker that ran a request."""
-    (standing,) = (await pool.beats.check("nobody", [request_id])).standings
-    return standing.worker
+    (status,) = (await pool.beats.check("nobody", [request_id])).statuses
+    return status.worker
 
 
 def asked(received: Received) -> str:

@@ -216,7 +216,7 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
     async with EmbeddedServer(home, keeps=True) as server, farm(tmp_path, server.url) as opened:
         if not sealed:
             server.key_file.unlink()
-        async with connect(server.url, keys=KeyRing(), opens=True) as pool, Client(server.url) as client:
+        async with connect(server.url, keys=KeyRing(), unseals=True) as pool, Client(server.url) as client:
             await raw(pool).config_set("rdbcompression", "no")
             await pool.policies.write(Policy(max_starts=2))
             worker = await opened.worker("gpu0", backend, "--capacity", "1", shim=EVERY_LOG)

@@ -22,7 +22,7 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import History, WorkerLost
 from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.router import Timings, run_router
-from tokenlane.routing.store.beats import Swept
+from tokenlane.routing.store.beats import SweepReply
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
@@ -30,7 +30,7 @@ from tokenlane.routing.store.replies.lapsed import LapsedAttempt
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 _LONG_S = 3600.0
-_IDLE = Swept(0, False)
+_IDLE = SweepReply(0, False)
 
 
 class BusyPool:
@@ -45,9 +45,9 @@ class BusyPool:
         self.sweeps = 0
         self.ring: Callable[[], None] = lambda: None
 
-    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
+    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> SweepReply:
         self.sweeps += 1
-        return Swept(0, False)
+        return SweepReply(0, False)
 
     async def survey(self) -> Survey:
         self.ring()
@@ -84,12 +84,12 @@ async def test_a_busy_router_sweeps() -> None:
 class SteadyPool(BusyPool):
     """A pool that does not ring by itself. `swept`: what its sweeps find."""
 
-    def __init__(self, swept: Swept) -> None:
+    def __init__(self, swept: SweepReply) -> None:
         super().__init__()
         self.swept = swept
         self.surveys = 0
 
-    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
+    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> SweepReply:
         self.sweeps += 1
         return self.swept
 
@@ -120,7 +120,7 @@ async def test_a_router_at_rest_is_woken_by_a_bell() -> None:
     ],
     ids=["waits", "runs", "something is due", "rested", "a lease passes"],
 )
-async def test_a_router_needs_no_bell(swept: Swept, timings: Timings, lease_ms: int) -> None:
+async def test_a_router_needs_no_bell(swept: SweepReply, timings: Timings, lease_ms: int) -> None:
     """It sweeps when something is due, or may be without its knowing."""
     pool = SteadyPool(swept)
     pool.rules = Policy(lease_ms=lease_ms)
@@ -154,7 +154,7 @@ async def test_a_bug_in_one_recovery_stops_no_other_and_no_dispatch() -> None:
     [(replace(_IDLE, runs=True), False), (replace(_IDLE, waits=True), True), (replace(_IDLE, revision=1), True)],
     ids=["something runs", "something waits", "the policy is new"],
 )
-async def test_only_what_a_sweep_finds_has_a_router_survey(swept: Swept, surveys: bool) -> None:
+async def test_only_what_a_sweep_finds_has_a_router_survey(swept: SweepReply, surveys: bool) -> None:
     """But for the first time, when it has no policy yet; what it missed the bell of is found by the sweep."""
     pool = SteadyPool(swept)
     async with routing(pool, Timings(sweep_every_s=0.01, rest_s=0.01)):

@@ -65,7 +65,7 @@ async def open_lane(
         the
             lane takes work once it does.
     """
-    async with connect(redis.url, pool_name, keys=redis.keys, opens=True) as pool, open_hub(pool) as hub:
+    async with connect(redis.url, pool_name, keys=redis.keys, unseals=True) as pool, open_hub(pool) as hub:
         opening: AbstractAsyncContextManager[VectorCache | None] = nullcontext()
         if cache is not None:
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)

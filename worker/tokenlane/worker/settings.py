@@ -68,7 +68,7 @@ def _worker_settings() -> type:
 
 
 async def _check_pool(redis: RedisSettings, pool: str) -> None:
-    async with connect(redis.url, pool, keys=redis.keys, opens=True):
+    async with connect(redis.url, pool, keys=redis.keys, unseals=True):
         pass
 
 

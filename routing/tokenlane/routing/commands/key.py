@@ -59,7 +59,7 @@ def show(
     announced: Sequence[str] | None = None
     not_asked = None
     try:
-        announced = pool_session(redis, pool, lambda opened: opened.sealing.key_ids())
+        announced = pool_session(redis, pool, lambda opened: opened.key_agreement.key_ids())
     except ConfigError as error:
         not_asked = str(error)
     if not ring.keys:
@@ -95,7 +95,7 @@ def new(
         raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
     if announce:
         try:
-            pool_session(redis, pool, lambda opened: opened.sealing.join(ring, opens=True))
+            pool_session(redis, pool, lambda opened: opened.key_agreement.join(ring, unseals=True))
         except ConfigError as error:
             if isinstance(error.__cause__, PoolKeyMismatch):  # after any other error the pool may have the key
                 file.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ async def _prepare(pool: Pool | None, ring: KeyRing, file: Path) -> str:
         ring = _write(file, ring.keys, [PoolKey.new()])
         result = f"prepared key {ring.prepared[-1].id}"
     if pool is not None:
-        await pool.sealing.announce_again(ring)
+        await pool.key_agreement.announce_again(ring)
     return f"{result}\n{_HAND_OUT}\nThen run: tokenlane key rotate"
 
 
@@ -175,14 +175,14 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
     # that the pool has announced.
     switched = KeyRing((*reversed(ring.prepared), *ring.keys))
     if pool is not None:
-        await pool.sealing.announce_again(ring)
+        await pool.key_agreement.announce_again(ring)
         lacking = [] if now else await _lacking(pool, newest.id)
         if lacking:
             raise UserError(
                 f"key {newest.id} is prepared and does not seal yet: {'; '.join(lacking)}.\n{_HAND_OUT}\nThen run this "
                 "command again. With --now it does not wait, and workers without the key take no new work."
             )
-        await pool.sealing.announce(switched)
+        await pool.key_agreement.announce(switched)
     _write(file, switched.keys)
     return (
         f"key {newest.id} seals from now on. {_listed(ring.ids)} still opens requests, and agents on other hosts seal "
@@ -197,14 +197,15 @@ async def _drop(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> str:
         raise ConfigError(f"{file} holds only key {newest.id}, so there is no old key to drop.{hint}")
     ids, left = [key.id for key in old], KeyRing((newest,), file, ring.prepared)
     if pool is not None:
-        await pool.sealing.announce(left, ids)
-        waiting = await pool.sealing.sealed_with(ids)
+        await pool.key_agreement.announce(left, ids)
+        waiting = await pool.key_agreement.sealed_with(ids)
         if waiting and not now:
             raise UserError(
                 f"{counted(waiting, 'request is', 'requests are')} still sealed with the old keys; new ones are "
                 "refused. Run this command again when they have ended. With --now it does not wait, and they fail."
             )
-        await pool.sealing.announce(left)  # before the file, so that the pool never asks for a key that is in no file
+        # Before the file, so that the pool never asks for a key that is in no file.
+        await pool.key_agreement.announce(left)
     _write(file, left.keys, left.prepared)
     return f"key {newest.id} is the only key now; dropped {_listed(ids)}"
 

@@ -9,7 +9,7 @@ from .replies.values import as_list, as_text
 from .scripts import Scripts
 
 
-class LaneQueues:
+class ArqQueues:
     """The ARQ queues of a pool's lanes."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:

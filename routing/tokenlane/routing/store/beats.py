@@ -21,21 +21,21 @@ from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.support.tasks import InternalErrors
 
 from .keychain import Keychain
-from .replies.lane import read_lanes
-from .replies.lapsed import LapsedAttempt, read_lapsed
+from .replies.lane import parse_lanes
+from .replies.lapsed import LapsedAttempt, parse_lapsed
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text
-from .request_life import Standing, read_standing
+from .request_life import RequestStatus, parse_status
 from .scripts import Scripts
 from .server import Urgency
 
-Hold = Literal["mine", "stale", "cancelled", "expired"]
+RenewOutcome = Literal["mine", "stale", "cancelled", "expired"]
 
 _NO_REPORT = WorkerReport()
 _progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 
 
 @dataclass(frozen=True)
-class Beat:
+class RenewReply:
     """The reply to a worker's beat.
 
     `conflict`: another endpoint that uses the lane's name; None if none does. `holds`: for each attempt in the beat,
@@ -44,12 +44,12 @@ class Beat:
 
     conflict: str | None
     lease_ms: int
-    holds: tuple[Hold, ...]
+    outcomes: tuple[RenewOutcome, ...]
     registered: bool = True
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckReply:
     """The reply to a client's beat.
 
     `routers`, `lanes`: how many are alive. `absent`: lanes that take no work now because their workers are gone or
@@ -63,7 +63,7 @@ class Checked:
     absent: tuple[LaneView, ...]
     revision: int
     pulls: Mapping[str, Mapping[str, Progress]]
-    standings: tuple[Standing, ...]
+    statuses: tuple[RequestStatus, ...]
     lease_ms: int
     patience_ms: int
     strangers: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepReply:
     """The reply to a router's beat. Routers of rank 0 and 1 sweep; the others only ask for their rank.
 
     `more`: whether the next sweep already has work to do. `lapsed`: attempts to recover. `waits`, `runs`: whether any
@@ -106,7 +106,7 @@ class Beats:
         condition: ServerCondition = UP,
         fault: ServerFailure | None = None,
         report: WorkerReport = _NO_REPORT,
-    ) -> Beat:
+    ) -> RenewReply:
         """Send a worker's beat: announce its lane, and renew the leases of all attempts that it runs.
 
         Args:
@@ -129,10 +129,10 @@ class Beats:
             urgency=Urgency.BEAT,
         )
         status, endpoint, lease_ms, registered, *holds = as_list(reply)
-        return Beat(
+        return RenewReply(
             conflict=as_text(endpoint) if as_text(status) == "conflict" else None,
             lease_ms=as_int(lease_ms),
-            holds=tuple(cast("Hold", as_text(hold)) for hold in holds),
+            outcomes=tuple(cast("RenewOutcome", as_text(hold)) for hold in holds),
             registered=as_int(registered) == 1,
         )
 
@@ -145,7 +145,7 @@ class Beats:
         """Report that a worker's process has ended, so that its leases lapse at once."""
         await self._scripts.run("bury", worker)
 
-    async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> Checked:
+    async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> CheckReply:
         """Send a client's beat, and ask for the state of some of its requests.
 
         Args:
@@ -159,7 +159,7 @@ class Beats:
         """Send a client's last beat: the next sweep cancels the requests that the client still owns."""
         await self._scripts.run("leave", client)
 
-    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> Swept:
+    async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> SweepReply:
         """Send a router's beat, and sweep: check all leases, delays, deadlines and vanished clients.
 
         Args:
@@ -172,20 +172,20 @@ class Beats:
         return _swept(await self._scripts.run("sweep", *args, urgency=Urgency.BEAT))
 
 
-def _checked(reply: Reply) -> Checked:
+def _checked(reply: Reply) -> CheckReply:
     routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, *rest = as_list(reply)
-    standings = ((fields, as_int(lapses_ms)) for *fields, lapses_ms in map(as_list, rest))
-    return Checked(
+    statuses = ((fields, as_int(lapses_ms)) for *fields, lapses_ms in map(as_list, rest))
+    return CheckReply(
         routers=as_int(routers),
         lanes=as_int(lanes),
-        absent=read_lanes(absent),
+        absent=parse_lanes(absent),
         revision=as_int(revision),
         pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
-        standings=tuple(read_standing(fields, lapses_ms) for fields, lapses_ms in standings),
+        statuses=tuple(parse_status(fields, lapses_ms) for fields, lapses_ms in statuses),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
         strangers=tuple(map(as_text, as_list(strangers))),
-        lapsed=read_lapsed(lapsed),
+        lapsed=parse_lapsed(lapsed),
     )
 
 
@@ -198,13 +198,13 @@ def _pulls_in(document: bytes) -> dict[str, Progress]:
         return {}
 
 
-def _swept(reply: Reply) -> Swept:
+def _swept(reply: Reply) -> SweepReply:
     rank, more, lapsed, waits, runs, due_ms, revision = as_list(reply)
     left_ms = as_int(due_ms)
-    return Swept(
+    return SweepReply(
         rank=as_int(rank),
         more=as_int(more) == 1,
-        lapsed=read_lapsed(lapsed),
+        lapsed=parse_lapsed(lapsed),
         waits=as_int(waits) == 1,
         runs=as_int(runs) == 1,
         due_ms=left_ms if left_ms >= 0 else math.inf,

@@ -19,7 +19,7 @@ from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .pool import Pool
 from .replies.values import Reply
-from .server import Lost, PubSub
+from .server import PubSub, PubSubLost
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Hub:
                 await self._open(connection)
                 self.connected.set()
                 await self._read(connection)
-            except Lost as lost:
+            except PubSubLost as lost:
                 failures = 0 if self._heard else failures
                 pause_s = self._lost(lost, failures)
             finally:
@@ -128,7 +128,7 @@ class Hub:
             await asyncio.sleep(pause_s)
             failures += 1
 
-    def _lost(self, lost: Lost, failures: int) -> float:
+    def _lost(self, lost: PubSubLost, failures: int) -> float:
         """Log the reason once per outage, and return how many seconds to wait before the next attempt."""
         why = lost.why
         if failures == 0:

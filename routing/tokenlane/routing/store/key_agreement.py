@@ -18,7 +18,7 @@ from .scripts import Scripts
 from .server import Server
 
 
-class Sealing:
+class KeyAgreement:
     """Compares this process's keys with the pool's, and changes the pool's keys."""
 
     def __init__(self, scripts: Scripts, keys: Keys, keychain: Keychain, server: Server) -> None:
@@ -27,13 +27,13 @@ class Sealing:
         self._keychain = keychain
         self._server = server
 
-    async def join(self, ring: KeyRing, *, opens: bool) -> None:
+    async def join(self, ring: KeyRing, *, unseals: bool) -> None:
         """Check these keys against the pool's keys. If the pool has no keys and nobody uses it yet, it gets these.
 
         Args:
             ring: the caller's keys. If the ring is empty, the keys next to the server's socket are used.
-            opens: whether the caller unseals payloads (a worker) and so needs all of the pool's keys. To seal payloads
-                (an agent), one of them is enough.
+            unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys. An agent,
+                which only seals payloads, needs one of them.
 
         Raises:
             PoolKeyMismatch: the pool has other keys; or the pool is in use without keys, and the caller has keys.
@@ -49,7 +49,7 @@ class Sealing:
                 "To seal the pool, stop all its workers and agents, and start the first of them with the key"
             )
         self._keychain.learn(*ids)
-        self._keychain.check(opens=opens)
+        self._keychain.check(unseals=unseals)
 
     async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
         """Replace the pool's keys by these.
@@ -89,7 +89,7 @@ class Sealing:
         _, *ids = await self._announce(KeyRing())
         keychain = Keychain(ring, self._keychain.pool)
         keychain.learn(*ids)
-        keychain.check(opens=True)
+        keychain.check(unseals=True)
 
     async def key_ids(self) -> tuple[str, ...]:
         """The ids of the keys that seal the pool, the newest first; empty if the pool has no keys."""

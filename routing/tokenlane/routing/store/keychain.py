@@ -36,20 +36,20 @@ class Keychain:
         """Read the key file again, if there is one."""
         self.ring = self.ring.reread()
 
-    def check(self, *, opens: bool) -> None:
-        """Check that this process has all of the pool's keys if it `opens` payloads, or one of them if it only seals.
+    def check(self, *, unseals: bool) -> None:
+        """Check that this process has all of the pool's keys if it `unseals` payloads, or one of them if it only seals.
 
         Raises:
             PoolKeyMismatch: it does not.
         """
-        wanted = (*self._announced, *self._retiring) if opens else self._announced
+        wanted = (*self._announced, *self._retiring) if unseals else self._announced
         missing = [key_id for key_id in wanted if self.ring.find(key_id) is None]
-        if missing and (opens or len(missing) == len(wanted)):
+        if missing and (unseals or len(missing) == len(wanted)):
             raise self.mismatch(wanted)
 
     @property
     def key_id(self) -> str | None:
-        """The id of the newest key that seals the pool; None if there is none, or if `Sealing.join` was not called."""
+        """The id of the pool's newest key; None if the pool has no keys, or if this process has not joined the pool."""
         return self._announced[0] if self._announced else None
 
     @property

@@ -9,9 +9,9 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
-from .arq_queues import LaneQueues
+from .arq_queues import ArqQueues
 from .beats import Beats
-from .key_agreement import Sealing
+from .key_agreement import KeyAgreement
 from .keychain import Keychain
 from .keys import Keys
 from .policies import Policies
@@ -19,7 +19,7 @@ from .replies.values import Reply
 from .request_life import Requests
 from .scripts import Scripts
 from .server import Commands, Server
-from .survey import read_survey
+from .survey import parse_survey
 
 
 class Pool:
@@ -39,9 +39,9 @@ class Pool:
         self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
-        self.arq_queues = LaneQueues(self.scripts, keys)
+        self.arq_queues = ArqQueues(self.scripts, keys)
         self.policies = Policies(self.scripts, keys)
-        self.sealing = Sealing(self.scripts, keys, self.keychain, self.server)
+        self.key_agreement = KeyAgreement(self.scripts, keys, self.keychain, self.server)
 
     @property
     def server(self) -> Server:
@@ -64,7 +64,7 @@ class Pool:
 
     async def survey(self) -> Survey:
         """The heads of all queues, and all lanes, read at one moment."""
-        return read_survey(await self.scripts.run("survey"), self.keys.pool)
+        return parse_survey(await self.scripts.run("survey"), self.keys.pool)
 
     async def snapshot_reply(self) -> Reply:
         """The state of the pool for operators, read at one moment, as lua/snapshot.lua describes it."""
@@ -73,7 +73,7 @@ class Pool:
 
 @asynccontextmanager
 async def connect(
-    where: str | Server, pool: str = "main", *, keys: KeyRing | None = None, opens: bool = False
+    where: str | Server, pool: str = "main", *, keys: KeyRing | None = None, unseals: bool = False
 ) -> AsyncIterator[Pool]:
     """Connect to a pool until the block ends.
 
@@ -81,7 +81,7 @@ async def connect(
         where: the Redis server, or its URL (`redis://`, `rediss://` or `unix://`).
         keys: the caller's pool keys. If the ring is empty, the keys next to the server's socket are used. None for a
             caller that neither seals nor unseals payloads.
-        opens: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
+        unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
 
     Raises:
         PoolUnavailable: no Redis server answers, or the server refuses.
@@ -93,5 +93,5 @@ async def connect(
     async with server.commands() as commands:
         opened = Pool(commands, Keys(pool, server.database))
         if keys is not None:
-            await opened.sealing.join(keys, opens=opens)
+            await opened.key_agreement.join(keys, unseals=unseals)
         yield opened

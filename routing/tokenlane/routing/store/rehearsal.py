@@ -19,7 +19,7 @@ async def rehearse(pool: Pool) -> tuple[str, ...]:
     name = secrets.token_hex(8)
     key = pool.keys.rehearsal(name)
     failed = as_list(await pool.scripts.run("rehearse", name, pool.keys.hub(name)))
-    problems = [pool.server.refusal(as_text(error)).message for _, error in map(as_list, failed)]
+    problems = [pool.server.error_from_reply(as_text(error)).message for _, error in map(as_list, failed)]
     for command in (("PSETEX", key, 1000, "1"), ("MGET", key), ("DEL", key), ("ZRANGE", key, 0, -1)):
         try:
             await pool.scripts.ask(*command)

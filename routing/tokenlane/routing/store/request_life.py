@@ -20,7 +20,7 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.role_fairness import Head
 
 from .keychain import Keychain
-from .replies.values import Reply, as_bytes, as_int, as_list, as_text, read_queue
+from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_queue
 from .scripts import Scripts
 from .server import Urgency
 
@@ -31,11 +31,12 @@ State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending
 
 
 @dataclass(frozen=True)
-class Started:
+class ClaimedAttempt:
     """An attempt that a worker has claimed.
 
-    `payload`: the sealed payload; `Sealing.unseal` decrypts it. `starts`: how often the request was started, this start
-    included. `needs`: the envelope's needs, or the needs to which recovery changed them.
+    `payload`: as the agent sent it; `KeyAgreement.unseal` decrypts it. `starts`: how often the request was started,
+    including this time. `left_ms`: time to the deadline. `waited_ms`: time from submit to start. `needs`: the
+    envelope's needs, or the needs that recovery replaced them with.
     """
 
     attempt: int
@@ -50,7 +51,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RequestStatus:
     """The state of a request.
 
     `end`: how many deltas the answer has, if the request has ended. `owner`: the client that keeps the request alive;
@@ -71,7 +72,7 @@ class Standing:
 class Attachment:
     """A request that a client has taken over. `left_ms`: time to its deadline."""
 
-    standing: Standing
+    status: RequestStatus
     role: str
     left_ms: int
 
@@ -144,7 +145,7 @@ class Requests:
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 
-    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+    async def start(self, request_id: str, attempt: int, worker: str) -> ClaimedAttempt | None:
         """Claim an attempt. Returns None if the attempt is over, if another worker has claimed it, or if this version
         cannot read the envelope."""
         return _started(await self._scripts.run("start", request_id, attempt, worker))
@@ -236,11 +237,11 @@ class Requests:
 
     async def attach(self, client: str, request_id: str) -> Attachment:
         """Make the client the request's owner. The state is `missing` if the server does not know the request."""
-        *standing, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
-        return Attachment(read_standing(standing), as_text(role), as_int(left_ms))
+        *status, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
+        return Attachment(parse_status(status), as_text(role), as_int(left_ms))
 
 
-def _started(reply: Reply) -> Started | None:
+def _started(reply: Reply) -> ClaimedAttempt | None:
     outcome, *rest = as_list(reply)
     if as_text(outcome) != "run":
         return None
@@ -253,8 +254,8 @@ def _started(reply: Reply) -> Started | None:
             "everywhere"
         )
         return None
-    queue = read_queue(queue_name)
-    return Started(
+    queue = parse_queue(queue_name)
+    return ClaimedAttempt(
         attempt=as_int(attempt),
         envelope=envelope,
         payload=as_bytes(payload),
@@ -267,10 +268,10 @@ def _started(reply: Reply) -> Started | None:
     )
 
 
-def read_standing(fields: Sequence[Reply], lapses_ms: int = -1) -> Standing:
-    """Parse the fields that `standing` in lua/shared/base.lua returns. A negative `lapses_ms` means no lease."""
+def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:
+    """Parse the fields that `status_of` in lua/shared/base.lua returns. A negative `lapses_ms` means no lease."""
     state, attempt, worker, end, code, owner = fields
-    return Standing(
+    return RequestStatus(
         state=cast("State", as_text(state)),
         attempt=as_int(attempt),
         worker=as_text(worker),

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.decide.role_fairness import Head, RoleTurn
 
-from .replies.lane import read_lanes
-from .replies.values import Reply, as_int, as_list, as_text, read_queue
+from .replies.lane import parse_lanes
+from .replies.values import Reply, as_int, as_list, as_text, parse_queue
 
 
-def read_survey(reply: Reply, pool: str) -> Survey:
+def parse_survey(reply: Reply, pool: str) -> Survey:
     """The survey of this pool in this reply, without the heads of queues whose name this version cannot parse."""
     now_ms, revision, heads, lanes, turns, watched_ms = as_list(reply)
     turn_of = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(turns))}
     known = tuple(head for head in (_head(head, turn_of) for head in as_list(heads)) if head is not None)
-    return Survey(as_int(now_ms), as_int(revision), known, read_lanes(lanes), as_int(watched_ms), f"pool {pool!r}")
+    return Survey(as_int(now_ms), as_int(revision), known, parse_lanes(lanes), as_int(watched_ms), f"pool {pool!r}")
 
 
 def _turn(fields: list[Reply]) -> RoleTurn:
@@ -28,7 +28,7 @@ def _turn(fields: list[Reply]) -> RoleTurn:
 
 def _head(reply: Reply, turn_of: Mapping[str, RoleTurn]) -> Head | None:
     name, agent, request_id, attempt, more, served, waited_ms, place, suspect = as_list(reply)
-    queue = read_queue(name)
+    queue = parse_queue(name)
     if queue is None:
         return None
     return Head(

@@ -25,7 +25,7 @@ from tokenlane.routing.decide.lanes.state import LaneWorkers, lane_state
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.replies.lane import lane_of
+from tokenlane.routing.store.replies.lane import parse_lane
 
 from .snapshot import (
     SCHEMA_VERSION,
@@ -187,7 +187,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
 
 def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
     """The lane as routers see it, with the states that its workers report."""
-    view = lane_of(reply.lane_facts, lane.known)
+    view = parse_lane(reply.lane_facts, lane.known)
     states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
     unready = sum(state.is_unready for state in states)
     return replace(view, facts=replace(view.facts, beats=bool(states), unready=unready))

@@ -42,7 +42,7 @@ async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
     server = EmbeddedServer(tmp_path / "redis", keeps=True)
     await server.start()
     try:
-        async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+        async with connect(server.url, keys=KeyRing(), unseals=True) as pool:
             request_id, key_id = await life.submit(pool), pool.keychain.key_id
             async with asyncio.timeout(10):
                 while await unwritten(pool):
@@ -54,7 +54,7 @@ async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
         else:
             await server.stop()
             await server.start()
-        async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+        async with connect(server.url, keys=KeyRing(), unseals=True) as pool:
             assert await life.state_of(pool, request_id) == "waiting"
             assert pool.keychain.key_id == key_id
             asked = await life.running(pool, request_id)
@@ -73,7 +73,7 @@ async def test_a_place_too_deep_for_a_socket_keeps_too(tmp_path: Path) -> None:
     for _ in range(2):
         async with EmbeddedServer(directory, keeps=True) as server:
             assert not server.socket.is_relative_to(tmp_path)
-            async with connect(server.url, keys=KeyRing(), opens=True) as pool:
+            async with connect(server.url, keys=KeyRing(), unseals=True) as pool:
                 await life.submit(pool)
                 found.append((pool.keychain.key_id, await life.raw(pool).xlen(f"{life.PREFIX}role:{life.ROLE}")))
     key_id = read_key_file(directory / "pool.key").ids[0]

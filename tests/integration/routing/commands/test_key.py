@@ -84,7 +84,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
         assert (await run(prepare)).code == 0
         ring = read_key_file(server.key_file)
         (new,) = ring.prepared
-        assert (await pool.sealing.key_ids(), ring.keys) == ((old.id,), (old,))
+        assert (await pool.key_agreement.key_ids(), ring.keys) == ((old.id,), (old,))
         await both_answer()
         refused = await run(rotate)
         assert (refused.code, remote.name in refused.error, new.id in refused.error) == (1, True, True), refused
@@ -100,7 +100,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
             ended = await run(step)
             assert ended.code == 0, ended
             await both_answer()
-        assert await pool.sealing.key_ids() == (new.id,)
+        assert await pool.key_agreement.key_ids() == (new.id,)
         assert read_key_file(server.key_file).opening == (new.id,)
 
 
@@ -109,7 +109,7 @@ async def test_a_prepared_key_outlives_a_restart(server: EmbeddedServer) -> None
     async with connect(server.url) as pool:
         new = PoolKey.new()
         ring = write_key_file(server.key_file, read_key_file(server.key_file).keys, [new])
-        await pool.sealing.announce_again(read_key_file(server.key_file))
+        await pool.key_agreement.announce_again(read_key_file(server.key_file))
         seen = await take_snapshot(pool)
         assert (seen.keys, seen.prepared) == (ring.ids, (new.id,))
 
@@ -125,7 +125,7 @@ async def test_a_worker_that_does_not_say_its_keys_is_not_taken_to_have_them(
         assert (refused.code, worker.name in refused.error) == (1, True), refused
         new = read_key_file(server.key_file).prepared[0]
         assert (await key(opened, "rotate", "--now")).code == 0
-        assert (await pool.sealing.key_ids())[0] == new.id
+        assert (await pool.key_agreement.key_ids())[0] == new.id
         async with Client(server.url) as client:
             assert (await client.complete("hello", role="planner")).text  # its file had the key
 
@@ -143,11 +143,11 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
                 assert (await key(opened, "rotate")).code == 0
                 newest = read_key_file(server.key_file).keys[0]
                 assert newest != old
-                assert await pool.sealing.key_ids() == (newest.id, old.id)
+                assert await pool.key_agreement.key_ids() == (newest.id, old.id)
                 async with client.chat("third", role="planner") as third, Client(server.url) as other:
                     async with other.chat("fourth", role="planner") as fourth:
-                        assert await pool.sealing.sealed_with([newest.id]) == 1
-                        assert await pool.sealing.sealed_with([old.id]) == 3
+                        assert await pool.key_agreement.sealed_with([newest.id]) == 1
+                        assert await pool.key_agreement.sealed_with([old.id]) == 3
                         refused = await key(opened, "rotate", "--drop-old")
                         assert (refused.code, refused.error.count("3 requests")) == (1, 1), refused
                         backend.release()
@@ -157,7 +157,7 @@ async def test_keys_change_while_requests_wait(server: EmbeddedServer, opened: F
         assert (dropped.code, old.id in dropped.out) == (0, True), dropped
         assert read_key_file(server.key_file).keys == (newest,)
         assert (await client.complete("fifth", role="planner")).text
-        assert await pool.sealing.key_ids() == (newest.id,)
+        assert await pool.key_agreement.key_ids() == (newest.id,)
         with pytest.raises(PoolKeyMismatch):
             async with Client(server.url, key=old.reveal()):
                 pass
@@ -225,15 +225,15 @@ async def test_up_keeps_a_key_retiring(server: EmbeddedServer, opened: Farm) -> 
     """A key that seals no more does not seal again because `up` is started anew before it could go."""
     async with connect(server.url) as pool:
         old = read_key_file(server.key_file)
-        await pool.sealing.announce(old)
+        await pool.key_agreement.announce(old)
         assert (await key(opened, "rotate")).code == 0
         ring = read_key_file(server.key_file)
-        await pool.sealing.announce(KeyRing(ring.keys[:1]), old.ids)
-        await pool.sealing.announce_again(ring)  # as `up` does
-        assert await pool.sealing.key_ids() == ring.ids[:1]
-        await pool.sealing.check(ring)
+        await pool.key_agreement.announce(KeyRing(ring.keys[:1]), old.ids)
+        await pool.key_agreement.announce_again(ring)  # as `up` does
+        assert await pool.key_agreement.key_ids() == ring.ids[:1]
+        await pool.key_agreement.check(ring)
         with pytest.raises(PoolKeyMismatch):
-            await pool.sealing.check(KeyRing(ring.keys[:1]))
+            await pool.key_agreement.check(KeyRing(ring.keys[:1]))
 
 
 async def test_keys_are_shown(server: EmbeddedServer, opened: Farm) -> None:
@@ -262,7 +262,7 @@ async def test_a_new_key(server: EmbeddedServer, opened: Farm, tmp_path: Path) -
     (key_id,) = read_key_file(file).ids
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key_id in made.out
-    async with connect(server.url, keys=KeyRing(read_key_file(file).keys), opens=True) as pool:
+    async with connect(server.url, keys=KeyRing(read_key_file(file).keys), unseals=True) as pool:
         assert pool.keychain.key_id == key_id
     again = await key(opened, "new", "--file", str(file))
     assert (again.code, "not overwritten" in again.error) == (2, True), again
@@ -282,7 +282,7 @@ async def test_a_key_that_the_pool_refuses_leaves_no_file(server: EmbeddedServer
         await pool.beats.leave("client1")
         made = await key(opened, *announcing)
         assert made.code == 0, made
-        assert await pool.sealing.key_ids() == read_key_file(file).ids
+        assert await pool.key_agreement.key_ids() == read_key_file(file).ids
 
 
 async def test_who_has_no_key_is_told_which_it_takes(server: EmbeddedServer, opened: Farm) -> None:

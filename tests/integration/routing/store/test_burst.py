@@ -32,7 +32,7 @@ TIMINGS = ServerTimings(command_s=TIMEOUT_S)
 
 def narrow(url: str, timings: ServerTimings = TIMINGS) -> Server:
     """Two commands in flight, and a time-out that is over long before a burst has been sent."""
-    return replace(Server.of(url, timings), most=2)
+    return replace(Server.of(url, timings), max_in_flight=2)
 
 
 @pytest.fixture(autouse=True)

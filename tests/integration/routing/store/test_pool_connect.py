@@ -20,7 +20,7 @@ from tests.integration.life import raw
 from tests.integration.servers import free_port, valkey
 
 from tokenlane.routing.contract.errors import PoolUnavailable, QueueFull
-from tokenlane.routing.store.beats import Checked
+from tokenlane.routing.store.beats import CheckReply
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.server import Server, Timings
@@ -228,7 +228,7 @@ async def test_two_pools_in_one_database(redis_url: str) -> None:
     """Pools of different names share nothing."""
     async with connect(redis_url) as main, connect(redis_url, pool="other") as other:
         request_id = await life.submit(main)
-        assert (await other.beats.check("client1", [request_id])).standings[0].state == "missing"
+        assert (await other.beats.check("client1", [request_id])).statuses[0].state == "missing"
         assert (await other.survey()).heads == ()
 
 
@@ -269,7 +269,7 @@ async def test_more_commands_at_once_than_connections(pool: Pool) -> None:
             task.cancel()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for number, answer in enumerate(answers):
-            assert isinstance(answer, Checked if number % 3 else asyncio.CancelledError), answer
+            assert isinstance(answer, CheckReply if number % 3 else asyncio.CancelledError), answer
     connections = pool.commands.connections
     assert not connections._in_use_connections
     assert len(connections._available_connections) <= connections.max_connections
@@ -312,7 +312,7 @@ def all_redis_errors() -> list[type[redis_errors.RedisError]]:
 def test_every_redis_error_is_translated(kind: type[redis_errors.RedisError | OSError]) -> None:
     """Whatever redis-py raises is one of ours, and names the place without its password."""
     raised = kind("12182 127.0.0.1:1")
-    ours = Server.of(f"redis://:{SECRET}@host:1").as_ours(raised)
+    ours = Server.of(f"redis://:{SECRET}@host:1").translate_error(raised)
     assert isinstance(ours, QueueFull if kind is redis_errors.OutOfMemoryError else PoolUnavailable)
     assert "redis://:***@host:1" in str(ours)
     assert SECRET not in str(ours)

@@ -59,7 +59,7 @@ async def test_a_full_server_refuses_submissions_only(pool: Pool) -> None:
         assert await life.beat(pool, WORKER, ROOMY, life.hold(kept)) == ("mine",)
         assert (await take_snapshot(pool)).lanes[0].workers[0].host == life.FACTS.host
         assert await pool.requests.cancel(kept.id) == "flagged"
-        assert (await pool.beats.check(CLIENT, [kept.id])).standings[0].state == "running"
+        assert (await pool.beats.check(CLIENT, [kept.id])).statuses[0].state == "running"
         await raw(pool).delete(f"{PREFIX}request:{'0' * 32}")
     for request_id in (lapses.id, late.id):
         await life.pass_lease(pool, request_id)
@@ -156,10 +156,10 @@ async def test_many_requests_at_once(pool: Pool) -> None:
     held = [Running(f"{number:032x}", 1_700_000_000_000, CLIENT, AGENT, "planner", "chat", 60_000)
             for number in range(2000)]  # fmt: skip
     beat = await pool.beats.renew(WORKER, ROOMY, held, takes_new_work=True)
-    assert beat.holds == ("mine",) * 2000
+    assert beat.outcomes == ("mine",) * 2000
     assert set((await audit(raw(pool))).values()) == {"running"}
-    standings = (await pool.beats.check(CLIENT, [one.id for one in held[:128]])).standings
-    assert {(it.state, it.attempt) for it in standings} == {("running", 1_700_000_000_000)}
+    statuses = (await pool.beats.check(CLIENT, [one.id for one in held[:128]])).statuses
+    assert {(it.state, it.attempt) for it in statuses} == {("running", 1_700_000_000_000)}
 
 
 async def test_a_life_on_a_cluster(cluster_url: str) -> None:

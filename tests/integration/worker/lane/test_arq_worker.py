@@ -19,7 +19,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.run_and_drain import drain
 
@@ -322,7 +322,7 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
         asked: list[str] = []
         start = lane.pool.requests.start
 
-        async def count(request_id: str, attempt: int, name: str) -> Started | None:
+        async def count(request_id: str, attempt: int, name: str) -> ClaimedAttempt | None:
             asked.append(request_id)
             return await start(request_id, attempt, name)
 

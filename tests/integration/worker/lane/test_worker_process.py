@@ -90,8 +90,8 @@ async def exit_code(child: Process) -> int:
 
 async def started_by(pool: Pool, asker: Asker) -> int:
     """The process that runs the request."""
-    (standing,) = (await pool.beats.check(life.CLIENT, [asker.id])).standings
-    return int(standing.worker.split("-")[-2])
+    (status,) = (await pool.beats.check(life.CLIENT, [asker.id])).statuses
+    return int(status.worker.split("-")[-2])
 
 
 async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hub: Hub) -> None:

@@ -274,7 +274,7 @@ async def test_keys_that_do_not_fit(pool: Pool, backend: Simulator) -> None:
 async def test_a_prepared_key_that_is_not_here_is_a_problem(pool: Pool, backend: Simulator) -> None:
     """The next key of the pool: who checks a worker before the switch is told that it lacks it."""
     old, new = PoolKey.new(), PoolKey.new()
-    await pool.sealing.announce(KeyRing((old,), prepared=(new,)))
+    await pool.key_agreement.announce(KeyRing((old,), prepared=(new,)))
     (problem,) = (await arrive_at(pool, backend.url, keys=KeyRing((old,)))).problems
     assert (problem.code, new.id in problem.observed) == (Code.KEY_MISSING, True)
     assert (await arrive_at(pool, backend.url, keys=KeyRing((old, new)))).problems == ()

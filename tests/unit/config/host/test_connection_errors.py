@@ -9,7 +9,7 @@ import pytest
 from redis import exceptions as redis_errors
 
 from tokenlane.config.host.connection_errors import why_unreached
-from tokenlane.routing.store.server.errors import as_ours
+from tokenlane.routing.store.server.errors import translate_error
 
 CAUSES = [
     gaierror(-2, "Name or service not known"),
@@ -43,11 +43,11 @@ def test_a_redis_server_that_is_not_reached_is_told_by_its_cause(cause: OSError)
     for chained in ("__cause__", "__context__"):
         error = redis_errors.ConnectionError("Error connecting")
         setattr(error, chained, cause)
-        text = str(as_ours(error, "redis://h:6379"))
+        text = str(translate_error(error, "redis://h:6379"))
         assert why_unreached(cause) in text
         assert "URL" not in text  # the cause names what to check
 
 
 def test_without_a_cause_none_is_told() -> None:
     """A connection may be lost for reasons that are not known."""
-    assert str(as_ours(redis_errors.ConnectionError("lost"), "redis://h:6379"))
+    assert str(translate_error(redis_errors.ConnectionError("lost"), "redis://h:6379"))

@@ -38,7 +38,7 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, Message
 from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import WIRE_VERSION, new_id
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 
 MARK = "PROMPT-MARK"
 text = st.text(st.characters(codec="utf-8"))
@@ -160,7 +160,7 @@ def test_content_is_in_no_repr(value: BaseModel) -> None:
 def test_a_payload_is_in_no_repr() -> None:
     """What a worker is given to run is not shown, also in a pool that is not sealed."""
     envelope = Envelope(id=new_id(), client="c", agent="a", role="coder")
-    assert MARK not in repr(Started(1, envelope, MARK.encode(), "m", 1, 1, 1, cancelled=False, needs=Needs()))
+    assert MARK not in repr(ClaimedAttempt(1, envelope, MARK.encode(), "m", 1, 1, 1, cancelled=False, needs=Needs()))
 
 
 json_values = st.recursive(

@@ -9,8 +9,8 @@ from redis import exceptions as redis_errors
 
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFull
 from tokenlane.routing.store.server import Server, Timings
-from tokenlane.routing.store.server.errors import as_ours
-from tokenlane.routing.store.server.refusals import REFUSALS, code_of
+from tokenlane.routing.store.server.errors import translate_error
+from tokenlane.routing.store.server.refusals import REFUSALS, refusal_code
 
 SECRET = "s3cr3t"
 
@@ -93,7 +93,7 @@ async def test_each_refusal_has_words_and_a_pause_of_its_own(
     """It is told apart from all others and from a server that is not there, and says when to ask again."""
     ours, cause = await answered(line)
     refusal = REFUSALS[name]
-    assert code_of(cause) == name
+    assert refusal_code(cause) == name
     assert type(ours) is refusal.error
     assert (ours.retryable, ours.retry_after_s) == (refusal.pause_s is not None, refusal.pause_s)
     assert refusal.words.split("{}")[0] in str(ours)
@@ -109,8 +109,8 @@ def test_the_table_is_whole() -> None:
 
 def test_what_is_named_is_told() -> None:
     """The node that holds the pool, and the command that is not allowed."""
-    moved = as_ours(redis_errors.ResponseError("MOVED 14943 10.0.0.2:7001"), "redis://host")
-    denied = as_ours(
+    moved = translate_error(redis_errors.ResponseError("MOVED 14943 10.0.0.2:7001"), "redis://host")
+    denied = translate_error(
         redis_errors.NoPermissionError("User a has no permissions to run the 'evalsha' command"), "redis://h"
     )
     assert "10.0.0.2:7001" in str(moved)
@@ -121,14 +121,14 @@ def test_what_is_named_is_told() -> None:
 def test_a_password_without_its_colon(text: str) -> None:
     """The error does not show the password, and names the form of URL that takes it; other URLs get no such advice."""
     error, form = redis_errors.AuthenticationError(text), "redis://:PASSWORD@HOST?"
-    missing = str(as_ours(error, f"redis://{SECRET}@host:6379"))
+    missing = str(translate_error(error, f"redis://{SECRET}@host:6379"))
     assert SECRET not in missing
     assert form in missing
-    assert form not in str(as_ours(error, f"redis://user:{SECRET}@host:6379"))
+    assert form not in str(translate_error(error, f"redis://user:{SECRET}@host:6379"))
 
 
 def test_no_answer_is_no_refusal() -> None:
     """Lost connections have no code, whatever their text."""
     for error in (redis_errors.ConnectionError("OOM x"), redis_errors.TimeoutError("LOADING"), OSError("READONLY")):
-        assert code_of(error) == ""
-        assert type(as_ours(error, "redis://host")) is PoolUnavailable
+        assert refusal_code(error) == ""
+        assert type(translate_error(error, "redis://host")) is PoolUnavailable

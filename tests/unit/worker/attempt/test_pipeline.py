@@ -46,7 +46,7 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt.observe import AttemptTotals, log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
@@ -70,7 +70,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.keys = Keys()
-        self.requests = self.policies = self.sealing = self
+        self.requests = self.policies = self.key_agreement = self
         self.internal_errors = InternalErrors()
         self.id = new_id()
         self.starts = 1
@@ -95,7 +95,7 @@ class FakePool:
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
-    async def start(self, request_id: str, attempt: int, worker: str) -> Started | None:
+    async def start(self, request_id: str, attempt: int, worker: str) -> ClaimedAttempt | None:
         if self.unavailable:
             self.refused_starts += 1
             raise PoolUnavailable
@@ -103,7 +103,9 @@ class FakePool:
             return None
         self.started_by.append(worker)
         envelope = Envelope(id=self.id, client="c", agent="a", role="r")
-        return Started(attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs)
+        return ClaimedAttempt(
+            attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs
+        )
 
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         if self.unseals:

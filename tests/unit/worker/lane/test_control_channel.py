@@ -12,7 +12,7 @@ from tokenlane.routing.contract.messages import Cancel, Handover, Replay
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.worker.lane.control_channel import obey
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs
@@ -27,7 +27,7 @@ class Workbench:
         self.replays: list[tuple[Any, ...]] = []
         self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
         envelope = Envelope(id=new_id(), client="c", agent="a", role="r")
-        started = Started(
+        started = ClaimedAttempt(
             5, envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
         )
         self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))

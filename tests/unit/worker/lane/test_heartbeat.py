@@ -17,11 +17,11 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement, Running, ServerFailure, WorkerInfo
 from tokenlane.routing.decide.lanes.state import UP, ServerCondition
-from tokenlane.routing.store.beats import Beat, Hold
+from tokenlane.routing.store.beats import RenewOutcome, RenewReply
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
@@ -37,7 +37,7 @@ class FakePool:
 
     def __init__(self, lease_ms: int = 60_000) -> None:
         self.lease_ms = lease_ms
-        self.hold: Hold = "mine"
+        self.hold: RenewOutcome = "mine"
         self.conflict: str | None = None
         self.failing = False
         self.renewals: list[tuple[bool, list[str]]] = []
@@ -58,13 +58,13 @@ class FakePool:
         condition: ServerCondition = UP,
         fault: ServerFailure | None = None,
         report: WorkerReport | None = None,
-    ) -> Beat:
+    ) -> RenewReply:
         if self.failing:
             self.refused += 1
             raise PoolUnavailable
         self.renewals.append((takes_new_work, [run.id for run in running]))
         self.faults += [fault.code] if fault else []
-        return Beat(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
+        return RenewReply(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
 
     async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
         assert self.facts is None or self.announced[-1] != self.keychain.held, "sent only when they are missing"
@@ -79,7 +79,7 @@ def lease_of(pool: FakePool, runs: Runs) -> Heartbeat:
 def new_run() -> Run:
     request_id = new_id()
     envelope = Envelope(id=request_id, client="c", agent="a", role="r")
-    started = Started(
+    started = ClaimedAttempt(
         5, envelope, b"", "m", starts=1, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
     )
     outlet = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1").open(request_id, 5, "m")
@@ -94,7 +94,7 @@ async def wait_stoppably(run: Run, lease: Heartbeat) -> None:
 
 
 @pytest.mark.parametrize("hold", ["stale", "cancelled", "expired"])
-async def test_a_beat_stops_what_is_not_ours_to_run(hold: Hold) -> None:
+async def test_a_beat_stops_what_is_not_ours_to_run(hold: RenewOutcome) -> None:
     """Whatever the server says of a run but `mine` stops it for that reason, and breaks off what it waits for."""
     pool, runs, run = FakePool(), Runs(), new_run()
     lease = lease_of(pool, runs)

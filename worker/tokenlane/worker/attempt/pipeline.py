@@ -19,7 +19,7 @@ from contextlib import suppress
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.routing.telemetry import processing
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
@@ -56,7 +56,7 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         await _end(lane, run, outcome, span)
 
 
-async def _claim(lane: Lane, request_id: str, attempt: int) -> Started | None:
+async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | None:
     """Claim the attempt, so that no other worker runs it; None if another worker has it, or this worker shuts down.
 
     The call is repeated, since a server that did not answer may still have started the attempt.

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.worker.lane.lane import Lane
 
 
-async def read(lane: Lane, started: Started) -> Request:
+async def read(lane: Lane, started: ClaimedAttempt) -> Request:
     """Open the payload. The pool is asked about an unknown key until it answers.
 
     Raises:
@@ -23,7 +23,7 @@ async def read(lane: Lane, started: Started) -> Request:
     """
     while True:
         with suppress(PoolUnavailable):
-            payload = await lane.pool.sealing.unseal(started.envelope, started.payload)
+            payload = await lane.pool.key_agreement.unseal(started.envelope, started.payload)
             break
         await asyncio.sleep(lane.timings.retry_s)
     try:

@@ -225,9 +225,9 @@ async def _prepare(
 
     Once the policy of somebody else's server is written, it is not ours to change.
     """
-    async with connect(redis.url, pool, keys=None if ours else redis.keys, opens=True) as opened:
+    async with connect(redis.url, pool, keys=None if ours else redis.keys, unseals=True) as opened:
         if ours:
-            await opened.sealing.announce_again(redis.keys)
+            await opened.key_agreement.announce_again(redis.keys)
         key_id = opened.keychain.key_id
         current = await opened.policies.read()
         same = wanted is None or wanted == current.model_copy(update={"revision": 0})

@@ -181,7 +181,7 @@ async def _serve(
         stopping = stack.enter_context(stop_event(or_when_input_ends=supervised))
         async with cancelled_by(stopping):
             if starts and needs_server(to.settings):
-                async with connect(to.redis.url, to.pool, keys=to.redis.keys, opens=True):
+                async with connect(to.redis.url, to.pool, keys=to.redis.keys, unseals=True):
                     pass  # no model is fetched for a pool that does not answer, or has other keys
                 with download_bar(stderr=True) as show:
                     progress = partial(show, f"fetching {MODEL_NAME}")

@@ -188,7 +188,7 @@ class LaneWorker(arq.worker.Worker):
         self._failing = True
 
     def _translated(self, error: RedisError | OSError | LlmError) -> LlmError:
-        return error if isinstance(error, LlmError) else self._lane.pool.server.as_ours(error)
+        return error if isinstance(error, LlmError) else self._lane.pool.server.translate_error(error)
 
 
 async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:

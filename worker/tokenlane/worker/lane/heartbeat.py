@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LaneConflict, LlmError
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement, ServerFailure, WorkerInfo
 from tokenlane.routing.decide.lanes.state import UP, LaneState
-from tokenlane.routing.store.beats import Beat
+from tokenlane.routing.store.beats import RenewReply
 from tokenlane.routing.store.pool import Pool
 
 from .availability import Availability
@@ -101,7 +101,7 @@ class Heartbeat:
             logger.error("lane %r gets no work: its name is in use for %s", lane, beat.conflict)
         self._conflict = beat.conflict
 
-    async def _renew(self) -> Beat:
+    async def _renew(self) -> RenewReply:
         # Beats must not overlap, or an older beat could undo the announcement that the lane drains.
         async with self._beat_lock:
             held, fault, lane = list(self._runs), self._fault, self._availability
@@ -117,7 +117,7 @@ class Heartbeat:
             )
             changed, self._announced = announced != self._announced, announced
         self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
-        for run, hold in zip(held, beat.holds, strict=True):
+        for run, hold in zip(held, beat.outcomes, strict=True):
             if hold != "mine":
                 run.stop(hold)
         if changed:

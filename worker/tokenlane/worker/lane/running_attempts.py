@@ -13,7 +13,7 @@ from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
-from tokenlane.routing.store.request_life import Started
+from tokenlane.routing.store.request_life import ClaimedAttempt
 
 from .outlet import Outlet
 
@@ -38,7 +38,7 @@ class Stopped(Exception):
 class Run:
     """One attempt, from its start to its end. `since` and `deadline` are in seconds of the loop's clock."""
 
-    def __init__(self, started: Started, attempt: int, outlet: Outlet) -> None:
+    def __init__(self, started: ClaimedAttempt, attempt: int, outlet: Outlet) -> None:
         loop = asyncio.get_running_loop()
         self.id = started.envelope.id
         self.attempt = attempt

@@ -85,7 +85,7 @@ async def check_pool(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]
 async def _keys(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]:
     """Check the keys without joining the pool, which may seal it."""
     try:
-        await pool.sealing.check(ring)
+        await pool.key_agreement.check(ring)
     except PoolKeyMismatch as error:
         return [Finding(Code.KEY_MISMATCH, "fail", error.message)]
     ahead = [key_id for key_id in seen.prepared if ring.find(key_id) is None]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Standing
+from tokenlane.routing.store.request_life import RequestStatus
 from tokenlane.routing.support.tasks import gather_to_end
 
 from .redis_link import RedisLink
@@ -72,8 +72,7 @@ class ClientHeartbeat:
             with suppress(LlmError):  # it only serves to explain why requests wait
                 view.policy = await self._pool.policies.read()
         judged = [
-            self._judge(request, standing, asked_at)
-            for request, standing in zip(requests, checked.standings, strict=True)
+            self._judge(request, status, asked_at) for request, status in zip(requests, checked.statuses, strict=True)
         ]
         await gather_to_end(*judged, self._cancel_strangers(checked.strangers))
 
@@ -96,10 +95,10 @@ class ClientHeartbeat:
             else:
                 await asyncio.sleep(min([until, *(request.look_at for request in self._link)]) - now)
 
-    async def _judge(self, request: RedisRequest, standing: Standing, asked_at: float) -> None:
+    async def _judge(self, request: RedisRequest, status: RequestStatus, asked_at: float) -> None:
         """Pass a request how it stands and carry out what follows. A bug in that harms no other request."""
         try:
-            for step in request.standing(standing, asked_at, self._link.view):
+            for step in request.follow_status(status, asked_at, self._link.view):
                 await self._carry_out(request, step)
         except LlmError:
             raise

@@ -10,19 +10,19 @@ from tokenlane.routing.decide.candidates import candidates, served_name
 from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.no_candidate import why_unready
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store.beats import Checked
-from tokenlane.routing.store.request_life import Standing
+from tokenlane.routing.store.beats import CheckReply
+from tokenlane.routing.store.request_life import RequestStatus
 
 from .timings import Timings
 
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
-_BEFORE_THE_FIRST_BEAT = Checked(
+_BEFORE_THE_FIRST_BEAT = CheckReply(
     routers=1,
     lanes=1,
     absent=(),
     revision=0,
     pulls={},
-    standings=(),
+    statuses=(),
     lease_ms=Policy().lease_ms,
     patience_ms=Policy().patience_ms,
 )
@@ -69,7 +69,7 @@ class PoolView:
         start_one = "" if self.checked.absent else ": start one with `tokenlane worker`"
         return f"no worker is connected to this pool{start_one}"
 
-    def update(self, checked: Checked, now: float) -> None:
+    def update(self, checked: CheckReply, now: float) -> None:
         """Take over the pool's reply to a beat. `now` is the time on the loop's clock."""
         self.is_away, self.checked = False, checked
         deserted = not (checked.routers or checked.lanes or checked.absent)
@@ -85,7 +85,7 @@ class PoolView:
         """Why a request of this role waits."""
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
-    def why_waiting(self, role: str, envelope: Envelope | None, standing: Standing) -> str:
+    def why_waiting(self, role: str, envelope: Envelope | None, status: RequestStatus) -> str:
         """Why a request has not started.
 
         Args:
@@ -96,9 +96,9 @@ class PoolView:
             return self.idle_reason + (f"; waiting for lane {away}" if away else "")
         if pull := self._pull(envelope):
             return pull
-        if standing.state == "dispatched":
+        if status.state == "dispatched":
             return f"given to a lane that serves role {role!r}, which is about to start it"
-        if standing.state == "delayed":
+        if status.state == "delayed":
             return "an attempt failed; it is tried again soon"
         reasons = [self.why_queued(role), *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)

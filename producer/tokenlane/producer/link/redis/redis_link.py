@@ -26,8 +26,8 @@ from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.server.command_turns import Turns
-from tokenlane.routing.store.server.errors import is_away
+from tokenlane.routing.store.server.command_limits import PrioritySemaphore
+from tokenlane.routing.store.server.errors import is_unreachable
 from tokenlane.routing.telemetry import inject, sending
 
 from .pool_view import PoolView
@@ -70,7 +70,7 @@ class RedisLink:
         self._requests: dict[str, list[RedisRequest]] = {}
         self._kept: dict[OpenRequest, asyncio.Task[None]] = {}
         self.worker_messages = WorkerMessages(pool, self, self._clock)
-        self._turns = Turns(_MOST_BEING_SENT)
+        self._turns = PrioritySemaphore(_MOST_BEING_SENT)
         self._closed = False
 
     def __iter__(self) -> Iterator[RedisRequest]:
@@ -178,16 +178,16 @@ class RedisLink:
     async def _turn(self) -> AsyncIterator[float]:
         """Wait for a turn to compose and send a request; yields when the wait began."""
         asked_at = self._clock()
-        await self._turns.take()
+        await self._turns.acquire()
         sent_at = self._clock()
         try:
             yield asked_at
         except PoolUnavailable as error:
             report = error.report()
-            self._turns.give_up(sent_at, lambda: LlmError.from_report(report))
+            self._turns.fail_waiters(sent_at, lambda: LlmError.from_report(report))
             raise
         finally:
-            self._turns.give_back()
+            self._turns.release()
 
     async def _enter(self, request: RedisRequest, send: _Send) -> str:
         """Subscribe to the request's channel and send it; returns the id under which the pool has it."""
@@ -252,7 +252,7 @@ class RedisLink:
             try:
                 return await call()
             except PoolUnavailable as error:
-                may_pass = error.retryable or is_away(error)
+                may_pass = error.retryable or is_unreachable(error)
                 if not may_pass or left.is_set() or self._clock() >= until:
                     raise
             with suppress(TimeoutError):

@@ -28,7 +28,7 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
-from tokenlane.routing.store.request_life import Attachment, Ending, Standing
+from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
 
 from .pool_view import PoolView
 from .request_state import Interrupt, ReplayRequest, RequestState, Step
@@ -131,24 +131,24 @@ class RedisRequest(OpenRequest):
             RequestLost: the pool does not know the request.
             BadRequest: its answer has ended before the position that the reader wants.
         """
-        standing, timings = held.standing, self._timings
-        if standing.state == "missing":
+        status, timings = held.status, self._timings
+        if status.state == "missing":
             raise RequestLost(
                 f"the pool knows no request {self.id}: it ended an hour ago, was lost or never was; ask again"
             )
-        if (beyond := self._buffer.beyond(standing.end)) is not None:
+        if (beyond := self._buffer.beyond(status.end)) is not None:
             raise beyond
         if self._buffer.ended:  # by a message that came meanwhile
             return
-        ended = standing.state in get_args(Ending)
+        ended = status.state in get_args(Ending)
         self._role = held.role
-        self.waiting = None if ended or standing.state == "running" else pool.why_queued(held.role)
+        self.waiting = None if ended or status.state == "running" else pool.why_queued(held.role)
         left_s = max(held.left_ms / 1000, timings.ended_left_s if ended else 0)
         self.deadline = self._clock() + left_s + timings.deadline_grace_s
-        self._buffer.begin_at(standing.attempt)
+        self._buffer.begin_at(status.attempt)
         self.messages_lost()
         again_s = timings.replay_again_s if ended else timings.gap_replay_again_s
-        self._want_replay(standing.worker, standing.attempt, again_s)
+        self._want_replay(status.worker, status.attempt, again_s)
 
     def sent_again(self, error: Exception | None) -> None:
         """A request that the pool had lost was sent again; without an error the pool has it."""
@@ -207,7 +207,7 @@ class RedisRequest(OpenRequest):
         if self.waiting is not None:
             self.waiting = why
 
-    def standing(self, standing: Standing, asked_at: float, pool: PoolView) -> list[Step]:
+    def follow_status(self, status: RequestStatus, asked_at: float, pool: PoolView) -> list[Step]:
         """The pool says how the request stands.
 
         Args:
@@ -219,20 +219,20 @@ class RedisRequest(OpenRequest):
         self.look_at = inf
         if self._under_way or self.state is RequestState.ENDED or self._heard_at > asked_at:
             return []
-        if standing.lapses_ms is not None:
-            self.look_at = self._clock() + standing.lapses_ms / 1000 + _LAPSED_S
-        steps: list[Step] = [] if standing.state == "missing" else self._claim(standing.owner)
-        match standing.state:
+        if status.lapses_ms is not None:
+            self.look_at = self._clock() + status.lapses_ms / 1000 + _LAPSED_S
+        steps: list[Step] = [] if status.state == "missing" else self._claim(status.owner)
+        match status.state:
             case "missing":
                 steps += self._missing(pool)
             case "waiting" | "delayed" | "dispatched":
-                steps += self._queued(standing, pool)
+                steps += self._queued(status, pool)
             case "running":
-                self._running(standing)
+                self._running(status)
             case "completed" | "failed" | "cancelled" | "expired":
-                self._ending(standing, standing.state)
+                self._ending(status, status.state)
             case _:
-                assert_never(standing.state)
+                assert_never(status.state)
         self._changed.set()
         return steps
 
@@ -305,16 +305,16 @@ class RedisRequest(OpenRequest):
         self.give_up(RequestLost())
         return []
 
-    def _queued(self, standing: Standing, pool: PoolView) -> list[Step]:
+    def _queued(self, status: RequestStatus, pool: PoolView) -> list[Step]:
         if self._buffer.position > 0 and self._buffer.attempt > 0:
-            return self._broken_off(standing)
+            return self._broken_off(status)
         self._enter(RequestState.QUEUED)
-        self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], standing)
+        self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], status)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane(pool.pool))
         return []
 
-    def _broken_off(self, standing: Standing) -> list[Step]:
+    def _broken_off(self, status: RequestStatus) -> list[Step]:
         self._enter(RequestState.BROKEN_OFF)
         self.waiting = None
         if not self._has_been_for(self._timings.taken_up_s):
@@ -322,25 +322,25 @@ class RedisRequest(OpenRequest):
         answer = self._buffer.answer
         error = answer_lost("worker").at(lane=answer.lane or None, model=answer.model or None)
         if self.owned:
-            return [Interrupt(standing.attempt, self._buffer.position, error)]
+            return [Interrupt(status.attempt, self._buffer.position, error)]
         self.give_up(error)
         return []
 
-    def _running(self, standing: Standing) -> None:
+    def _running(self, status: RequestStatus) -> None:
         self._enter(RequestState.RUNNING)
         self.waiting = None
         if self._may_lack_messages:
-            self._want_replay(standing.worker, standing.attempt, self._timings.gap_replay_again_s)
+            self._want_replay(status.worker, status.attempt, self._timings.gap_replay_again_s)
         if self._buffer.has_gap and self._waits_for_replay(self._timings.running_patience_s):
             self.give_up(answer_lost("part"))
 
-    def _ending(self, standing: Standing, state: Ending) -> None:
+    def _ending(self, status: RequestStatus, state: Ending) -> None:
         self._enter(RequestState.ENDING)
         self.waiting = None
-        if not standing.worker:
+        if not status.worker:
             over = self._has_been_for(self._timings.last_message_s)
         elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):
-            self._want_replay(standing.worker, standing.attempt, self._timings.replay_again_s)
+            self._want_replay(status.worker, status.attempt, self._timings.replay_again_s)
         if over:
-            self._buffer.end_as(state, standing.end, standing.code)
+            self._buffer.end_as(state, status.end, status.code)
             self._enter(RequestState.ENDED)

@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
-def read_lanes(reply: Reply) -> tuple[LaneView, ...]:
+def parse_lanes(reply: Reply) -> tuple[LaneView, ...]:
     """The lanes in a reply of `survey` or `check`, whose first row is LANE_FACTS. Unreadable values are logged once."""
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
-    lanes = tuple(lane_of(names, [_decoded(part) for part in as_list(row)]) for row in rows)
+    lanes = tuple(parse_lane(names, [_decoded(part) for part in as_list(row)]) for row in rows)
     for lane in lanes:
         for what in lane.unread:
             _complain(lane.name, what)
     return lanes
 
 
-def lane_of(names: Sequence[str], row: Sequence[object]) -> LaneView:
+def parse_lane(names: Sequence[str], row: Sequence[object]) -> LaneView:
     """The lane with these values, one for each name."""
     pairs = list(zip(names, row, strict=True))
     texts = {name: value for name, value in pairs if isinstance(value, str)}

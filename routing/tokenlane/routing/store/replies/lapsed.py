@@ -8,7 +8,7 @@ from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
 
-from .values import Reply, as_int, as_list, as_text, read_queue
+from .values import Reply, as_int, as_list, as_text, parse_queue
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class LapsedAttempt:
     history: History
 
 
-def read_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
+def parse_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
     """Parse a list of attempts as `lapsed_attempt` in lua/shared/leases.lua returns them."""
     return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
 
 
 def _lapsed(reply: list[Reply]) -> LapsedAttempt:
     request_id, attempt, state, lane, queue_name, starts, crashes, alone, left_ms, known = reply
-    queue = read_queue(queue_name)
+    queue = parse_queue(queue_name)
     cause: Cause = LaneStopped() if as_text(state) == "dispatched" else WorkerLost(alone=as_int(alone) == 1)
     return LapsedAttempt(
         id=as_text(request_id),

@@ -26,7 +26,7 @@ def as_int(reply: Reply) -> int:
     return reply
 
 
-def read_queue(reply: Reply) -> Queue | None:
+def parse_queue(reply: Reply) -> Queue | None:
     """The queue with this name; None if this version cannot parse the name."""
     try:
         return Queue.parse(as_text(reply))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .command_turns import Urgency
+from .command_limits import Urgency
 from .commands import Commands, Script
-from .pubsub import Lost, PubSub
+from .pubsub import PubSub, PubSubLost
 from .server import Server
 from .timings import Timings
 
-__all__ = ["Commands", "Lost", "PubSub", "Script", "Server", "Timings", "Urgency"]
+__all__ = ["Commands", "PubSub", "PubSubLost", "Script", "Server", "Timings", "Urgency"]

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from tokenlane.routing.store.replies.values import Reply
 
-from .command_turns import Urgency, patience
-from .redis_py import LOST, Connections
+from .command_limits import StepwiseTimeout, Urgency
+from .redis_py import CONNECTION_ERRORS, Connections
 
 if TYPE_CHECKING:
     from .server import Server
@@ -43,21 +43,21 @@ class Commands:
     async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
         """Wait for a turn, send one command, and return its reply. The time-out starts when the command is sent."""
         turns = self.connections.turns
-        if not turns.take_now():
-            await turns.take(urgency)
-        bound = patience(self.server.timings.command_s)
+        if not turns.try_acquire():
+            await turns.acquire(urgency)
+        bound = StepwiseTimeout(self.server.timings.command_s)
         try:
             async with bound:
                 return await self.connections.exchange(*parts)
         except redis_errors.NoScriptError:
             raise
         except (redis_errors.RedisError, OSError) as error:
-            ours = self.server.as_ours(error)
-            if isinstance(error, LOST):
-                turns.give_up(bound.since, partial(self.server.as_ours, error))
+            ours = self.server.translate_error(error)
+            if isinstance(error, CONNECTION_ERRORS):
+                turns.fail_waiters(bound.since, partial(self.server.translate_error, error))
             raise ours from error
         finally:
-            turns.give_back()
+            turns.release()
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
         """Run a script with this key. The script's text is sent only if the server does not have it yet."""
@@ -70,10 +70,10 @@ class Commands:
         """Send a command about the server, such as INFO, and return the reply as redis-py parses it. None if the server
         refuses the command."""
         try:
-            async with patience(self.server.timings.command_s):
+            async with StepwiseTimeout(self.server.timings.command_s):
                 redis = Redis(connection_pool=self.connections)
                 return await cast("Awaitable[object]", redis.execute_command(*command))  # type: ignore[no-untyped-call]  # in redis-py 5
         except redis_errors.ResponseError:
             return None
         except (redis_errors.RedisError, OSError) as error:
-            raise self.server.as_ours(error) from error
+            raise self.server.translate_error(error) from error

@@ -1,4 +1,4 @@
-"""A pub/sub connection with time-outs and without retries. Its only error is `Lost`."""
+"""A pub/sub connection with time-outs and without retries. Its only error is `PubSubLost`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from redis.asyncio.connection import AbstractConnection
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.replies.values import Reply
 
-from .command_turns import patience
+from .command_limits import StepwiseTimeout
 from .redis_py import pubsub_connection
-from .refusals import refusal_of
+from .refusals import find_refusal
 
 if TYPE_CHECKING:
     from .server import Server
 
 
-class Lost(Exception):
+class PubSubLost(Exception):
     """The pub/sub connection is lost, or could not be made. `refused`: whether the server replied with an error."""
 
     def __init__(self, why: LlmError, *, refused: bool) -> None:
@@ -28,7 +28,7 @@ class Lost(Exception):
 
 
 class PubSub:
-    """A pub/sub connection. Get one from `Server.pubsub`. All methods raise `Lost`."""
+    """A pub/sub connection. Get one from `Server.pubsub`. All methods raise `PubSubLost`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -38,7 +38,7 @@ class PubSub:
         """Connect, and subscribe to this channel."""
         timings = self._server.timings
         try:
-            async with patience(timings.pubsub_connect_s):
+            async with StepwiseTimeout(timings.pubsub_connect_s):
                 self._connection = pubsub_connection(self._server.url, timings)
                 await self._connection.connect()  # type: ignore[no-untyped-call]  # in redis-py 5
                 await self._connection.send_command("SUBSCRIBE", channel)
@@ -51,7 +51,7 @@ class PubSub:
         assert self._connection is not None
         try:
             # Sending blocks if the server does not read.
-            async with patience(self._server.timings.pubsub_connect_s):
+            async with StepwiseTimeout(self._server.timings.pubsub_connect_s):
                 await self._connection.send_command(*command)
         except (redis_errors.RedisError, OSError) as error:
             raise self.lost(error) from error
@@ -64,10 +64,10 @@ class PubSub:
         except (redis_errors.RedisError, OSError) as error:
             raise self.lost(error) from error
 
-    def lost(self, error: redis_errors.RedisError | OSError) -> Lost:
-        """Make the `Lost` for this error."""
-        refused = isinstance(error, redis_errors.ResponseError) or refusal_of(error) is not None
-        return Lost(self._server.as_ours(error), refused=refused)
+    def lost(self, error: redis_errors.RedisError | OSError) -> PubSubLost:
+        """Make the `PubSubLost` for this error."""
+        refused = isinstance(error, redis_errors.ResponseError) or find_refusal(error) is not None
+        return PubSubLost(self._server.translate_error(error), refused=refused)
 
     async def close(self) -> None:
         """Close the connection, if it was opened."""

@@ -32,7 +32,7 @@ from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.replies.values import Reply
 
-from .command_turns import Turns
+from .command_limits import PrioritySemaphore
 from .timings import Timings
 from .tls import with_files_read
 
@@ -48,10 +48,10 @@ else:
 
 T = TypeVar("T")
 
-LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
+CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 """The errors that redis-py raises if it has no connection."""
 
-MOST_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 _ARQ_RETRIES = 10
 _OURS: dict[str, Any] = {
     "protocol": 2,
@@ -61,7 +61,7 @@ _OURS: dict[str, Any] = {
     "encoding_errors": "strict",
     "health_check_interval": 0,
     "retry_on_timeout": False,
-    "retry_on_error": list(LOST),
+    "retry_on_error": list(CONNECTION_ERRORS),
 }
 """Options that the URL cannot override."""
 
@@ -76,7 +76,7 @@ def database_of(url: str) -> int:
         return int(parse_url(url).get("db") or 0)
 
 
-def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNECTIONS) -> Connections:
+def connections(url: str, retries: int, timings: Timings, max_in_flight: int = MAX_CONNECTIONS) -> Connections:
     """A connection pool for the server. It opens connections when they are needed.
 
     Raises:
@@ -88,7 +88,7 @@ def connections(url: str, retries: int, timings: Timings, most: int = MOST_CONNE
         options.pop("timeout", None)  # for another kind of connection pool
         options["connection_class"] = _lasting(options.get("connection_class"))
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
-        pool = Connections(**{"max_connections": most, **options})
+        pool = Connections(**{"max_connections": max_in_flight, **options})
         pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; raises for unknown options
     return pool
 
@@ -110,7 +110,7 @@ def arq_settings(url: str) -> ArqRedisSettings:
         password=parsed.password and unquote(parsed.password),
         unix_socket_path=parsed.unix_socket_path and unquote(parsed.unix_socket_path),
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _ARQ_RETRIES),
-        retry_on_error=list(LOST),
+        retry_on_error=list(CONNECTION_ERRORS),
     )
 
 
@@ -133,7 +133,7 @@ class Connections(ConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.turns = Turns(self.max_connections)
+        self.turns = PrioritySemaphore(self.max_connections)
 
     async def exchange(self, *parts: bytes | str | int) -> Reply:
         """Send a command and return its raw reply, at half the cost of redis-py's `execute_command`. The caller must
@@ -146,14 +146,14 @@ class Connections(ConnectionPool):
             if connection.is_connected:
                 try:
                     return await _ask(connection, parts)
-                except LOST:
+                except CONNECTION_ERRORS:
                     await connection.disconnect()
             return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
         finally:
             self.put(connection)
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
-        await self.turns.take()
+        await self.turns.acquire()
         connection = self.get()
         try:
             if not connection.is_connected:
@@ -165,7 +165,7 @@ class Connections(ConnectionPool):
 
     async def release(self, connection: AbstractConnection) -> None:
         self.put(connection)
-        self.turns.give_back()
+        self.turns.release()
 
     def get(self) -> AbstractConnection:
         """A connection for the caller's turn. `put` it back before the turn ends."""

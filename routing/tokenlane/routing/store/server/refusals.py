@@ -100,19 +100,19 @@ _COMMAND = re.compile(r"['`]([\w|.-]+)['`],?")
 _NODE = re.compile(r"\d+ (\S+)")
 
 
-def refused(error: BaseException, where: str) -> LlmError | None:
+def translate_refusal(error: BaseException, where: str) -> LlmError | None:
     """Translate a refusal into tokenlane's error; None if the error is no refusal, since no server has replied.
 
     Args:
         where: the server's URL without the password.
     """
-    if (refusal := refusal_of(error)) is None:
+    if (refusal := find_refusal(error)) is None:
         if not isinstance(error, redis_errors.ResponseError):
             return None
         # The text is safe to show: Redis quotes arguments only for unknown commands.
         return PoolUnavailable(f"the Redis server at {where} refused: {error}")
     text = str(error)
-    named = _NODE.search(text) if code_of(error) == "MOVED" else _COMMAND.search(text)
+    named = _NODE.search(text) if refusal_code(error) == "MOVED" else _COMMAND.search(text)
     words = refusal.words.replace("{}", named[1] if named else "a command that tokenlane uses")
     if isinstance(error, redis_errors.AuthenticationError) and "://***@" in where:  # a user's name without a password
         words += ". Did you mean redis://:PASSWORD@HOST?"
@@ -121,12 +121,12 @@ def refused(error: BaseException, where: str) -> LlmError | None:
     )
 
 
-def refusal_of(error: BaseException) -> ServerRefusal | None:
+def find_refusal(error: BaseException) -> ServerRefusal | None:
     """The table's entry for an error from redis-py; None if the table has no entry."""
-    return REFUSALS.get(code_of(error))
+    return REFUSALS.get(refusal_code(error))
 
 
-def code_of(error: BaseException) -> str:
+def refusal_code(error: BaseException) -> str:
     """The refusal's key in the table, in most cases the server's error code; '' if the error is not a refusal."""
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
@@ -140,10 +140,10 @@ def code_of(error: BaseException) -> str:
         text = text[inner.start(1) :]
     if not code and (written := _CODE.match(text)):
         code = written[0]
-    return _finer(code, text)
+    return _refined_code(code, text)
 
 
-def _finer(code: str, text: str) -> str:
+def _refined_code(code: str, text: str) -> str:
     """The table's key for an error code. Some codes stand for several refusals, which the text distinguishes."""
     low = text.lower()
     if code == "NOPERM" or "acl failure in script" in low or "no permission" in low:

@@ -13,9 +13,9 @@ from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError
 
 from .commands import Commands
-from .errors import as_ours
+from .errors import translate_error
 from .pubsub import PubSub
-from .redis_py import MOST_CONNECTIONS, arq_settings, connections, database_of
+from .redis_py import MAX_CONNECTIONS, arq_settings, connections, database_of
 from .timings import Timings
 
 if TYPE_CHECKING:  # agents have no ARQ
@@ -34,7 +34,7 @@ class Server:
     url: str
     database: int
     timings: Timings
-    most: int = MOST_CONNECTIONS
+    max_in_flight: int = MAX_CONNECTIONS
 
     @classmethod
     def of(cls, url: str, timings: Timings | None = None) -> Server:
@@ -73,9 +73,9 @@ class Server:
             PoolUnavailable: an option or a file in the URL is wrong.
         """
         try:
-            opened = connections(self.url, retries, self.timings, self.most)
+            opened = connections(self.url, retries, self.timings, self.max_in_flight)
         except OSError as error:
-            raise self.as_ours(error) from error
+            raise self.translate_error(error) from error
         try:
             yield Commands(self, opened)
         finally:
@@ -89,10 +89,10 @@ class Server:
         """The settings for ARQ's client."""
         return arq_settings(self.url)
 
-    def as_ours(self, error: redis_errors.RedisError | OSError) -> LlmError:
+    def translate_error(self, error: redis_errors.RedisError | OSError) -> LlmError:
         """Translate an error from redis-py into one of tokenlane's."""
-        return as_ours(error, self.url)
+        return translate_error(error, self.url)
 
-    def refusal(self, text: str) -> LlmError:
+    def error_from_reply(self, text: str) -> LlmError:
         """Translate an error reply of the server into one of tokenlane's errors."""
-        return self.as_ours(redis_errors.ResponseError(text))
+        return self.translate_error(redis_errors.ResponseError(text))

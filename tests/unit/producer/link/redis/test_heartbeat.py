@@ -23,11 +23,11 @@ from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMess
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store.beats import Checked
+from tokenlane.routing.store.beats import CheckReply
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import Standing, State
+from tokenlane.routing.store.request_life import RequestStatus, State
 from tokenlane.routing.support.tasks import InternalErrors, background
 
 CLIENT, WORKER, ATTEMPT = "client", "worker", 7
@@ -56,11 +56,11 @@ class LatePool:
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
 
-    async def check(self, client: str, ids: list[str], *, held: int | None = None) -> Checked:
+    async def check(self, client: str, ids: list[str], *, held: int | None = None) -> CheckReply:
         await self._answer("check")
         ended = 1 if self.state == "completed" else None
-        standing = Standing(self.state, ATTEMPT, WORKER, ended, "", self.owner, self.lapses_ms)
-        return Checked(1, 1, self.absent, 1, {}, (standing,) * len(ids), 300, 2_000, self.strangers)
+        status = RequestStatus(self.state, ATTEMPT, WORKER, ended, "", self.owner, self.lapses_ms)
+        return CheckReply(1, 1, self.absent, 1, {}, (status,) * len(ids), 300, 2_000, self.strangers)
 
     async def read(self) -> Policy:
         await self._answer("policy")

@@ -21,8 +21,8 @@ from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, ProviderDown, QueueFull, RequestLost, Timeout
 from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
-from tokenlane.routing.store.beats import Checked
-from tokenlane.routing.store.request_life import Attachment, Standing, State
+from tokenlane.routing.store.beats import CheckReply
+from tokenlane.routing.store.request_life import Attachment, RequestStatus, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
 TIMINGS = Timings()
@@ -54,8 +54,8 @@ def accepted(request: RedisRequest) -> RedisRequest:
 def stands(request: RedisRequest, state: State, clock: Clock, *, worker: str = "", owner: str = CLIENT) -> list[Step]:
     """The pool says, just now, how the request stands."""
     clock.now += 0.001
-    standing = Standing(state, ATTEMPT, worker, 1 if state == "completed" else None, "", owner)
-    return request.standing(standing, clock(), PoolView(TIMINGS))
+    status = RequestStatus(state, ATTEMPT, worker, 1 if state == "completed" else None, "", owner)
+    return request.follow_status(status, clock(), PoolView(TIMINGS))
 
 
 def said(*texts: str, attempt: int = ATTEMPT) -> Deltas:
@@ -73,7 +73,7 @@ def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
     begins = said("a") if part else Resume(attempt=ATTEMPT, worker=WORKER)
     match state:
         case RequestState.QUEUED if part:
-            held = Attachment(Standing("waiting", ATTEMPT, "", None, "", CLIENT), "r", 60_000)
+            held = Attachment(RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT), "r", 60_000)
             request.attached(held, PoolView(TIMINGS))
         case RequestState.QUEUED:
             pass
@@ -139,10 +139,10 @@ async def test_a_deserted_pool_is_named() -> None:
     """Whoever asks a pool without workers, as of a mistyped database, reads which pool it was."""
     clock, pool = Clock(), "pool 'other' at redis://gpu-hub/3"
     request, view = accepted(made(clock)), PoolView(TIMINGS, pool)
-    nobody = Checked(routers=0, lanes=0, absent=(), revision=0, pulls={}, standings=(), lease_ms=3_000, patience_ms=0)
+    nobody = CheckReply(routers=0, lanes=0, absent=(), revision=0, pulls={}, statuses=(), lease_ms=3_000, patience_ms=0)
     view.update(nobody, clock())
     clock.now += LONG_S
-    request.standing(Standing("waiting", ATTEMPT, "", None, "", CLIENT), clock(), view)
+    request.follow_status(RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT), clock(), view)
     assert isinstance(request.error, ProviderDown)
     assert pool in request.error.message
 
@@ -243,7 +243,7 @@ class Walk(RuleBasedStateMachine):
     @rule(
         state=st.sampled_from(get_args(State)), worker=st.sampled_from(["", WORKER]), owner=st.sampled_from(["", "c2"])
     )
-    def standing(self, state: State, worker: str, owner: str) -> None:
+    def follow_status(self, state: State, worker: str, owner: str) -> None:
         self.steps = stands(self.request, state, self.clock, worker=worker, owner=owner or CLIENT)
 
     @rule()

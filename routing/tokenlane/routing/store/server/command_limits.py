@@ -23,7 +23,7 @@ class Urgency(IntEnum):
     NEW_WORK = 2
 
 
-class Turns:
+class PrioritySemaphore:
     """Lets at most `most` tasks have a turn at once.
 
     Guarantee: if a task is cancelled while it waits or has just got its turn, the next task gets that turn.
@@ -33,20 +33,20 @@ class Turns:
         self._free = most
         self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Urgency)
 
-    def take_now(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a turn if one is free; return whether it was."""
         if self._free:
             self._free -= 1
             return True
         return False
 
-    async def take(self, urgency: Urgency = Urgency.USUAL) -> None:
-        """Wait for a turn. The caller must call `give_back` afterwards.
+    async def acquire(self, urgency: Urgency = Urgency.USUAL) -> None:
+        """Wait for a turn. The caller must call `release` afterwards.
 
         Raises:
             Exception: the reason passed to `give_up`.
         """
-        if self.take_now():
+        if self.try_acquire():
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
@@ -55,10 +55,10 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back()
+                self.release()
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """End a turn, and let the next waiting task have it."""
         for waiting in self._waiting:
             while waiting:
@@ -68,7 +68,7 @@ class Turns:
                     return
         self._free += 1
 
-    def give_up(self, since: float, reason: Callable[[], Exception]) -> None:
+    def fail_waiters(self, since: float, reason: Callable[[], Exception]) -> None:
         """Fail all tasks that began to wait before `since`, the time at which a command without a reply was sent."""
         for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
@@ -77,7 +77,7 @@ class Turns:
                     turn.set_exception(reason())
 
 
-class patience:  # used as `asyncio.timeout` is
+class StepwiseTimeout:  # used as `asyncio.timeout` is
     """A time-out in five steps. Each step begins once the event loop has handled the end of the step before. So if the
     loop itself was blocked, that uses up one step only, and a reply that arrived in the meantime is still read.
 

@@ -5,15 +5,15 @@ import time
 
 import pytest
 
-from tokenlane.routing.store.server.command_turns import Turns, Urgency, patience
+from tokenlane.routing.store.server.command_limits import PrioritySemaphore, StepwiseTimeout, Urgency
 
 
-async def turns_taken(turns: Turns, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:
+async def turns_taken(turns: PrioritySemaphore, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:
     """Wait for a turn with each of these urgencies; the numbers of those whose turn has come, as it comes."""
     came: list[int] = []
 
     async def wait(number: int, urgency: Urgency) -> None:
-        await turns.take(urgency)
+        await turns.acquire(urgency)
         came.append(number)
 
     tasks = [asyncio.create_task(wait(number, urgency)) for number, urgency in enumerate(urgencies)]
@@ -23,14 +23,14 @@ async def turns_taken(turns: Turns, *urgencies: Urgency) -> tuple[list[int], lis
 
 async def test_beats_go_first_and_new_work_last() -> None:
     """Among equals who came first goes first; never more than are allowed at once."""
-    turns = Turns(2)
-    await turns.take()
-    await turns.take()
+    turns = PrioritySemaphore(2)
+    await turns.acquire()
+    await turns.acquire()
     waiting = [Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT, Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT]
     came, _ = await turns_taken(turns, *waiting)
     assert came == []
     for number, expected in enumerate([2, 5, 1, 4, 0, 3], 1):
-        turns.give_back()
+        turns.release()
         await asyncio.sleep(0)
         assert (len(came), came[-1]) == (number, expected)
 
@@ -38,14 +38,14 @@ async def test_beats_go_first_and_new_work_last() -> None:
 @pytest.mark.parametrize("had", [True, False])
 async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None:
     """Whether it had come to them just before, or not yet."""
-    turns = Turns(1)
-    await turns.take()
+    turns = PrioritySemaphore(1)
+    await turns.acquire()
     came, (first, second) = await turns_taken(turns, Urgency.USUAL, Urgency.USUAL)
     if had:
-        turns.give_back()
+        turns.release()
     first.cancel()
     if not had:
-        turns.give_back()
+        turns.release()
     await asyncio.wait({first, second})
     assert first.cancelled()
     assert came == [1]
@@ -53,36 +53,36 @@ async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None
 
 async def test_who_came_before_a_failure_is_told_of_it() -> None:
     """Those who came later wait on, and the turns are as many as before."""
-    turns = Turns(1)
-    await turns.take()
+    turns = PrioritySemaphore(1)
+    await turns.acquire()
     _, (early,) = await turns_taken(turns, Urgency.NEW_WORK)
     since = asyncio.get_running_loop().time() + 0.001
     await asyncio.sleep(0.005)
     came, (late,) = await turns_taken(turns, Urgency.BEAT)
-    turns.give_up(since, lambda: ConnectionError("nobody"))
+    turns.fail_waiters(since, lambda: ConnectionError("nobody"))
     with pytest.raises(ConnectionError):
         await early
     assert not late.done()
-    turns.give_back()
+    turns.release()
     await late
     assert came == [0]
-    turns.give_back()
-    await asyncio.wait_for(turns.take(), 1)
+    turns.release()
+    await asyncio.wait_for(turns.acquire(), 1)
 
 
 async def test_patience_ends() -> None:
     """It raises TimeoutError, and nothing if the block ends before."""
-    async with patience(5):
+    async with StepwiseTimeout(5):
         pass
     with pytest.raises(TimeoutError):
-        async with patience(0.02):
+        async with StepwiseTimeout(0.02):
             await asyncio.Event().wait()
 
 
 async def test_a_loop_that_was_held_up_uses_up_little_patience() -> None:
     """What has come while the event loop did other things is heard, though the time is over."""
     heard = asyncio.Event()
-    async with patience(0.1):
+    async with StepwiseTimeout(0.1):
         asyncio.get_running_loop().call_later(0.01, heard.set)
         time.sleep(0.3)  # noqa: ASYNC251  # this is what is tried
         await heard.wait()
