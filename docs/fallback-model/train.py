@@ -1,4 +1,4 @@
-"""Trains the fallback embedding model: `python train.py FILE`. Needs tokenlane[fasttext].
+"""Trains the fallback embedding model: `python train.py FILE`. It needs the extra `fasttext`.
 
 It reads text that comes with every Python: docstrings and comments of the standard library, and the language reference
 that `help()` shows. All of it is English that may be redistributed under the PSF licence. With one thread, the same

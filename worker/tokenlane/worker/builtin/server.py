@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tokenlane.config.extras import install_advice
 from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
@@ -135,8 +136,8 @@ async def _endpoint(process: asyncio.subprocess.Process) -> str:
 
 def _not_started(reason: str) -> ProviderDown:
     return ProviderDown(
-        f"The built-in model server did not start: {reason}. Check that tokenlane[builtin] is installed and that half "
-        "a gigabyte of memory is free; or name a model server of your own with `--provider`.",
+        f"The built-in model server did not start: {reason}. If a module is missing, {install_advice('builtin')}. "
+        "It also needs half a gigabyte of free memory. Or name a model server of your own with `--provider`.",
         retryable=False,
         provider="builtin",
         model=MODEL_NAME,

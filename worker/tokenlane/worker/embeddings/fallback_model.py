@@ -40,7 +40,7 @@ class _Model(Protocol):
 
 
 def is_installed() -> bool:
-    """Whether tokenlane[fasttext] is installed."""
+    """Whether this host has fastText, which the extra `fasttext` installs."""
     return importlib.util.find_spec("fasttext") is not None
 
 

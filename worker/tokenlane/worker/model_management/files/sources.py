@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from tokenlane.config.extras import install_advice
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
 from .download import Wanted, download_file
@@ -181,7 +182,7 @@ def _hub() -> Any:
         import huggingface_hub.utils
     except ModuleNotFoundError:
         raise BadRequest(
-            "fetching a repository needs huggingface_hub: pip install 'tokenlane[hub]' on the worker's host"
+            f"fetching a repository needs huggingface_hub: on the worker's host, {install_advice('hub')}"
         ) from None
     return huggingface_hub
 
