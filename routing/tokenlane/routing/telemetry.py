@@ -79,7 +79,7 @@ def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> Abstr
 def describe_attempt(
     span: Span,
     *,
-    became: str,
+    request_outcome: str,
     error: str,
     model: str,
     prompt_tokens: int,
@@ -89,11 +89,11 @@ def describe_attempt(
     """Record on an attempt's span how the attempt ended.
 
     Args:
-        became: how the request ended, or `requeued`, or `left` to another worker.
+        request_outcome: how the request ended, or `requeued`, or `left` to another worker.
         error: the error code; empty if there was no error.
     """
     attributes: dict[str, str | int | float] = {
-        "tokenlane.became": became,
+        "tokenlane.became": request_outcome,
         "gen_ai.response.model": model,
         "gen_ai.usage.input_tokens": prompt_tokens,
         "gen_ai.usage.output_tokens": completion_tokens,

@@ -24,7 +24,7 @@ from .embeddings import Embedder
 from .embeddings.fallback_model import FALLBACK, FastText, is_installed
 from .embeddings.vector_cache import VectorCache, open_cache
 from .lane.availability import Availability
-from .lane.control_channel import obey
+from .lane.control_channel import handle_control_message
 from .lane.describe_lane import describe_lane
 from .lane.heartbeat import Heartbeat
 from .lane.lane import Lane
@@ -69,8 +69,8 @@ async def open_lane(
         opening: AbstractAsyncContextManager[VectorCache | None] = nullcontext()
         if cache is not None:
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)
-        async with provider or default_registry().create(settings) as backend, opening as vectors:
-            lane = await _assemble(settings, pool, hub, backend, vectors, timings, transcripts=transcripts)
+        async with provider or default_registry().create(settings) as model_server, opening as vectors:
+            lane = await _assemble(settings, pool, hub, model_server, vectors, timings, transcripts=transcripts)
             async with _working(lane):
                 yield lane
 
@@ -100,8 +100,8 @@ async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
 async def _working(lane: Lane) -> AsyncIterator[None]:
     """Have the lane beat and run all its tasks as long as the block lasts."""
     keys, errors = lane.pool.keys, lane.pool.internal_errors
-    obeying = partial(obey, runs=lane.runs, publisher=lane.publisher)
-    await lane.hub.subscribe(keys.control(lane.worker), obeying, lane.heartbeat.hurry)
+    handle_message = partial(handle_control_message, runs=lane.runs, publisher=lane.publisher)
+    await lane.hub.subscribe(keys.control(lane.worker), handle_message, lane.heartbeat.beat_soon)
     await lane.heartbeat.open()
     await lane.hub.subscribe(keys.lane_pulls(lane.name), lane.models.request_pull)
     async with background() as tasks:
@@ -120,47 +120,49 @@ async def _assemble(
     settings: LaneSettings,
     pool: Pool,
     hub: Hub,
-    backend: LlmProvider,
+    provider: LlmProvider,
     vectors: VectorCache | None,
     timings: Timings,
     *,
     transcripts: bool,
 ) -> Lane:
     """Make the parts of a lane, and give each the parts that it needs."""
-    availability = Availability(*await _first_description(settings, backend))
+    availability = Availability(*await _describe_at_startup(settings, provider))
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name, timings)
-    embedder, totals = Embedder(backend, settings.provider, vectors), AttemptTotals()
+    embedder, totals = Embedder(provider, settings.provider, vectors), AttemptTotals()
 
     def report() -> WorkerReport:
         return WorkerReport(
-            cache=embedder.hits(),
+            cache=embedder.cache_hits(),
             internal_errors=pool.internal_errors.count,
             attempts=totals.report(),
             delivery=publisher.report(),
         )
 
-    heartbeat = Heartbeat(pool, worker, availability, await worker_info(backend), runs, report)
+    heartbeat = Heartbeat(pool, worker, availability, await worker_info(provider), runs, report)
 
     def offer(announcement: Announcement) -> None:
         if announcement != availability.announcement:
             availability.announcement = announcement
-            heartbeat.hurry()
+            heartbeat.beat_soon()
 
-    models = LaneModels(settings, backend, availability.announcement, partial(describe_lane, settings, backend), offer)
+    models = LaneModels(
+        settings, provider, availability.announcement, partial(describe_lane, settings, provider), offer
+    )
 
     async def describe() -> None:
         await models.announce_again()
         if availability.condition != UP:
-            heartbeat.facts = await worker_info(backend)
+            heartbeat.worker_info = await worker_info(provider)
 
-    readiness = Readiness(backend, availability, heartbeat, runs, describe, timings)
+    readiness = Readiness(provider, availability, heartbeat, runs, describe, timings)
     return Lane(
         pool,
         hub,
         worker,
         availability,
-        backend,
+        provider,
         runs,
         publisher,
         heartbeat,
@@ -173,13 +175,13 @@ async def _assemble(
     )
 
 
-async def _first_description(settings: LaneSettings, backend: LlmProvider) -> tuple[Announcement, ServerCondition]:
+async def _describe_at_startup(settings: LaneSettings, provider: LlmProvider) -> tuple[Announcement, ServerCondition]:
     """The lane's first announcement, and the condition of its model server."""
-    condition = await condition_of(backend)
+    condition = await condition_of(provider)
     try:
-        return await describe_lane(settings, backend, reachable=condition == UP), condition
+        return await describe_lane(settings, provider, reachable=condition == UP), condition
     except LlmError as error:
         condition = condition_after(error)
         if condition == UP:
             raise
-    return await describe_lane(settings, backend, reachable=False), condition
+    return await describe_lane(settings, provider, reachable=False), condition

@@ -90,7 +90,7 @@ async def run_worker(
 
 
 async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:
-    await lane.availability.up()
+    await lane.availability.wait_until_up()
     await ready(lane)
 
 
@@ -113,7 +113,7 @@ async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> No
     """Take no new work, wait `drain_s` for running requests, then cancel them: each is requeued or interrupted."""
     lane.availability.draining = True
     await lane.heartbeat.beat()
-    await asyncio.gather(*(worker.stop_picking() for worker in workers))
+    await asyncio.gather(*(worker.stop_starting() for worker in workers))
     if not await _ended(workers, drain_s):
         running = counted(len(lane.runs), "request is", "requests are")
         logger.warning("lane %r: %s broken off after %g s", lane.name, running, drain_s)

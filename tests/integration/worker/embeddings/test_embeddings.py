@@ -153,7 +153,7 @@ async def test_what_a_host_has_computed_is_not_computed_again(redis_url: str, po
             found = await client.embed(["c", "b"], role="indexer")
             assert (found.lane, [list(one) for one in found.vectors]) == ("lane2", [vector("c"), vector("b")])
             assert two.calls == [["c"]]
-            lane.heartbeat.hurry()
+            lane.heartbeat.beat_soon()
 
             async def told() -> bool:
                 workers = [

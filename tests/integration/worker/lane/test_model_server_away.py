@@ -133,7 +133,7 @@ async def test_what_a_restarted_server_serves_is_offered(pool: Pool, client: Cli
     async with fake_server(server_pages) as server:
         async with served(redis_url, server) as lane:
             away.set()
-            lane.readiness.suspect()
+            lane.readiness.check_soon()
 
             async def is_down() -> bool:
                 return (await pool.survey()).lanes[0].state == "down"

@@ -9,7 +9,7 @@ from tests import pages
 from tests.fake_server import Reply, driven
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, Unauthorized
-from tokenlane.worker.providers import TellsHealth
+from tokenlane.worker.providers import ReportsHealth
 
 PATHS: dict[str, tuple[str, Any]] = {
     "ollama": ("/api/version", pages.OLLAMA["/api/version"]),
@@ -26,7 +26,7 @@ async def test_healthy(name: str) -> None:
     """Its page says so, and nothing is run."""
     path, page = PATHS[name]
     async with driven(name, {f"GET {path}": page}) as (provider, server):
-        assert isinstance(provider, TellsHealth)
+        assert isinstance(provider, ReportsHealth)
         await provider.healthy()
         assert server.asked == []
 

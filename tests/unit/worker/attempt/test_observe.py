@@ -10,9 +10,9 @@ from tokenlane.worker.lane.running_attempts import AttemptEnded
 ENVELOPE = Envelope(id=new_id(), client="c", agent="a", role="r")
 
 
-def event(became: str, code: str = "", tokens: int = 0) -> AttemptEnded:
+def event(request_outcome: str, code: str = "", tokens: int = 0) -> AttemptEnded:
     usage = Usage(prompt_tokens=2 * tokens, completion_tokens=tokens)
-    return AttemptEnded(ENVELOPE, 1, "lane1", "m", became, code, "", 0, None, usage)
+    return AttemptEnded(ENVELOPE, 1, "lane1", "m", request_outcome, code, "", 0, None, usage)
 
 
 def test_totals_are_of_all_attempts() -> None:

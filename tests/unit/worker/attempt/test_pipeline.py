@@ -160,7 +160,7 @@ class FakeHeartbeat:
         self.availability = availability
         self.log: list[str] = []
 
-    def note(self, code: str) -> None:
+    def report_failure(self, code: str) -> None:
         self.faults.append(code)
 
     async def beat(self) -> None:
@@ -543,7 +543,7 @@ async def test_an_earlier_attempts_end_is_not_this_lanes(lane: str, model: str) 
     """The error names the lane whose answer broke off, or none if nobody knows it; this lane has failed in nothing."""
     bench = Bench()
     suspected: list[bool] = []
-    bench.lane.readiness.suspect = lambda: suspected.append(True)  # type: ignore[method-assign]  # a spy
+    bench.lane.readiness.check_soon = lambda: suspected.append(True)  # type: ignore[method-assign]  # a spy
     totals = AttemptTotals()
     await again(bench, Handover(id=bench.pool.id, attempt=5, position=3, lane=lane, model=model))
     message = bench.ending[3]
@@ -552,7 +552,7 @@ async def test_an_earlier_attempts_end_is_not_this_lanes(lane: str, model: str) 
     assert (message.error.lane, message.error.model, message.error.provider) == (lane or None, model or None, None)
     (event,) = bench.events
     totals.count(event)
-    assert (event.became, totals.report().errors, suspected) == ("failed", {}, [])
+    assert (event.request_outcome, totals.report().errors, suspected) == ("failed", {}, [])
 
 
 async def test_a_request_whose_agent_is_done_is_cancelled() -> None:
@@ -623,7 +623,7 @@ async def test_each_ending_is_one_event_without_content(
     bench = Bench(provider)
     await bench.run()
     (event,) = bench.events
-    assert (event.became, event.code, event.usage.completion_tokens) == expected
+    assert (event.request_outcome, event.code, event.usage.completion_tokens) == expected
     assert (event.first_token_ms is None) == (bench.provider.fail_after == 0 and bench.provider.error is not None)
     assert event.usage.total_ms >= (event.first_token_ms or 0) >= 0
     assert SECRET not in repr(event) + caplog.text
@@ -636,14 +636,14 @@ async def test_an_attempt_that_a_bug_leaves_to_its_lease_is_an_event_too() -> No
     bench.pool.outage = [ZeroDivisionError()]
     with pytest.raises(ZeroDivisionError):
         await bench.run()
-    assert [event.became for event in bench.events] == ["left"]
+    assert [event.request_outcome for event in bench.events] == ["left"]
     assert not bench.publisher.replay(bench.pool.id, 5, 0)
 
 
 async def test_an_attempt_is_cancelled_though_the_pool_does_not_answer() -> None:
     """What its last words could not give back is left to its lease."""
     bench = Bench(FakeProvider(hold_after=1))
-    bench.lane = replace(bench.lane, timings=Timings(last_words_s=0.01))
+    bench.lane = replace(bench.lane, timings=Timings(requeue_s=0.01))
     bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
     async with background() as tasks:
         tasks.create_task(bench.publisher.run())
@@ -652,7 +652,7 @@ async def test_an_attempt_is_cancelled_though_the_pool_does_not_answer() -> None
         task.cancel()
         await asyncio.wait({task})
     assert task.cancelled()
-    assert [event.became for event in bench.events] == ["left"]
+    assert [event.request_outcome for event in bench.events] == ["left"]
 
 
 async def test_what_a_shutdown_stops_is_an_event_too() -> None:
@@ -662,7 +662,7 @@ async def test_what_a_shutdown_stops_is_an_event_too() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [(event.became, event.code) for event in bench.events] == [("requeued", "draining")]
+    assert [(event.request_outcome, event.code) for event in bench.events] == [("requeued", "draining")]
 
 
 async def test_a_bug_in_an_observer_spoils_nothing() -> None:

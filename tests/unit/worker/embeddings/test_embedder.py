@@ -89,9 +89,9 @@ async def test_the_cache_says_what_the_model_server_says(
         told = {(model, dimensions, text) for model, dimensions, texts in requests for text in texts}
         if with_cache:
             assert len(provider.asked) == len(told)
-            assert embedder.hits().asked == sum(len(texts) for *_, texts in requests)
+            assert embedder.cache_hits().asked == sum(len(texts) for *_, texts in requests)
         else:
-            assert embedder.hits().asked == 0
+            assert embedder.cache_hits().asked == 0
 
 
 async def test_a_model_server_that_is_away_does_not_keep_the_cache_from_answering(
@@ -133,11 +133,11 @@ async def test_what_is_asked_of_a_vector_is_checked() -> None:
     async with embedding(Mapper()) as embedder:
         with pytest.raises(BadRequest, match=r"\b8\b.*\b9\b"):
             await embedder.embed(EmbedRequest(role="r", inputs=["a"], dimensions=9), "one")
-        embedder.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
+        embedder.check_fallback(EmbedRequest(role="r", inputs=["a"], fallback="error"))
     fallback = Embedder(FastText(), "fasttext")
-    fallback.check(EmbedRequest(role="r", inputs=["a"]))
+    fallback.check_fallback(EmbedRequest(role="r", inputs=["a"]))
     with pytest.raises(ProviderDown) as raised:
-        fallback.check(EmbedRequest(role="r", inputs=["a"], fallback="error"))
+        fallback.check_fallback(EmbedRequest(role="r", inputs=["a"], fallback="error"))
     assert not raised.value.retryable
     with pytest.raises(BadRequest):
         await Embedder(FakeProvider(), "fake").embed(EmbedRequest(role="r", inputs=["a"]), "one")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.worker.embeddings.sealed_rows import Origin, Rows
+from tokenlane.worker.embeddings.sealed_rows import Origin, RowCodec
 from tokenlane.worker.embeddings.vector_cache import VectorCache, open_cache
 
 MIB = 1024 * 1024
@@ -79,7 +79,7 @@ async def test_the_file_tells_no_text_and_with_a_key_no_vector(file: Path) -> No
     content = b"".join(path.read_bytes() for path in file.parent.iterdir())
     assert text.encode() not in content
     assert secret not in content
-    assert Rows(None).names(HERE)(text) not in content
+    assert RowCodec(None).namer(HERE)(text) not in content
     async with open_cache(file, MIB, PoolKey(b"l" * 32)) as cache:
         assert await cache.get(HERE, [text]) == [None]
 

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import ClaimedAttempt
-from tokenlane.worker.lane.control_channel import obey
+from tokenlane.worker.lane.control_channel import handle_control_message
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs
 
@@ -33,14 +33,14 @@ class Workbench:
         self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))
 
     def receive(self, data: bytes) -> None:
-        obey(data, self.runs, self.publisher)
+        handle_control_message(data, self.runs, self.publisher)
 
 
 async def test_each_message_reaches_the_run_it_is_about() -> None:
     """Cancel stops the run, Handover answers it, Replay goes to the publisher."""
     bench = Workbench()
     run = bench.run
-    with bench.runs.holding(run):
+    with bench.runs.register(run):
         bench.receive(Replay(id=run.id, attempt=5, after=3).to_wire())
         bench.receive(Handover(id=run.id, attempt=5, position=4).to_wire())
         bench.receive(Handover(id=run.id, attempt=5, position=9).to_wire())
@@ -56,14 +56,14 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does(
     bench.receive(Cancel(id=bench.run.id, attempt=5, reason="cancelled").to_wire())
     for _ in range(200):
         bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
-    with bench.runs.holding(bench.run):
+    with bench.runs.register(bench.run):
         assert bench.run.reason == "cancelled"
 
 
 async def test_what_is_about_another_attempt_changes_nothing() -> None:
     """A message for an older or unknown attempt reaches no run."""
     bench = Workbench()
-    with bench.runs.holding(bench.run):
+    with bench.runs.register(bench.run):
         bench.receive(Cancel(id=bench.run.id, attempt=4).to_wire())
         bench.receive(Handover(id=bench.run.id, attempt=6).to_wire())
         bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
@@ -74,11 +74,11 @@ async def test_what_is_about_another_attempt_changes_nothing() -> None:
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b'{"type":"cancel","secret":"xyzzy"}'))
 def test_anything_else_is_never_raised(data: bytes) -> None:
     """Whoever writes nonsense to the channel does no harm."""
-    obey(data, Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
+    handle_control_message(data, Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
 
 
 def test_what_could_not_be_read_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
     """The log has the size of a malformed message, not its content."""
-    obey(b'{"type":"cancel","id":"xyzzy"}', Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
+    handle_control_message(b'{"type":"cancel","id":"xyzzy"}', Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
     assert "30 bytes" in caplog.text
     assert "xyzzy" not in caplog.text

@@ -98,7 +98,7 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: RenewOutcome) -> None:
     """Whatever the server says of a run but `mine` stops it for that reason, and breaks off what it waits for."""
     pool, runs, run = FakePool(), Runs(), new_run()
     lease = lease_of(pool, runs)
-    with runs.holding(run):
+    with runs.register(run):
         await lease.open()
         pool.hold = hold
         with pytest.raises(Stopped):
@@ -116,9 +116,9 @@ async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
     async with background() as tasks:
         tasks.create_task(lease.run())
         write_key_file(file, [old], [new])
-        lease.hurry()
+        lease.beat_soon()
         await until(lambda: len(pool.announced) == 2)
-        lease.hurry()
+        lease.beat_soon()
         await until(lambda: len(pool.renewals) == 3)
     assert pool.announced == [old.id, f"{old.id} {new.id}"]
 
@@ -143,7 +143,7 @@ async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCapt
     async with background() as tasks:
         tasks.create_task(lease.run())
         pool.failing = True
-        lease.hurry()
+        lease.beat_soon()
         await until(lambda: pool.refused >= 3)
         pool.failing = False
         await until(lambda: len(pool.renewals) == 2)
@@ -192,7 +192,7 @@ async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
     class Slow(FakePool):
         async def register(self, worker: str, lane: str, facts: WorkerInfo) -> None:
             self.facts = facts
-            lease.facts = newer
+            lease.worker_info = newer
 
     pool = Slow()
     lease = lease_of(pool, Runs())
@@ -205,8 +205,8 @@ async def test_an_error_is_told_until_the_server_has_it() -> None:
     """The newest error goes with each beat until one finds the worker known, and with none after."""
     pool = FakePool()
     lease = lease_of(pool, Runs())
-    lease.note("timeout")
-    lease.note("provider_down")
+    lease.report_failure("timeout")
+    lease.report_failure("provider_down")
     for _ in range(3):
         await lease.open()
     assert pool.faults == ["provider_down", "provider_down"]

@@ -165,7 +165,7 @@ async def test_the_first_delta_goes_at_once_and_a_flush_takes_all_that_came_mean
         ]
 
 
-NEVER_ALONE = Timings(company_s=60)
+NEVER_ALONE = Timings(batch_wait_s=60)
 
 
 async def begun(publisher: Publisher, pool: FakePool, count: int) -> list[Outlet]:
@@ -193,7 +193,7 @@ async def test_a_delta_waits_for_company_until_every_answer_has_something() -> N
 
 async def test_a_delta_waits_for_company_no_longer_than_its_time() -> None:
     """A delta goes alone when its time is over."""
-    async with publishing(Timings(company_s=0.001)) as (publisher, pool):
+    async with publishing(Timings(batch_wait_s=0.001)) as (publisher, pool):
         one, _ = await begun(publisher, pool, 2)
         one.put(TokenDelta(text="more"))
         await until(lambda: len(pool.flushes) == 2)
@@ -247,10 +247,10 @@ async def test_a_crowded_outlet_makes_its_stream_wait() -> None:
         pool.open.clear()
         outlet.put(TokenDelta(text="x"))
         await turns()
-        before = outlet.crowded
+        before = outlet.is_full
         outlet.put(TokenDelta(text="y" * 100))
-        assert (before, outlet.crowded) == (False, True)
-        room = asyncio.create_task(outlet.room())
+        assert (before, outlet.is_full) == (False, True)
+        room = asyncio.create_task(outlet.wait_for_room())
         await turns()
         assert not room.done()
         pool.open.set()

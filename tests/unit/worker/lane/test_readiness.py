@@ -150,7 +150,7 @@ async def test_what_a_failed_attempt_says(error: LlmError, ill: Exception | None
     a model is no try; what died with its server is one, since it may be what kills that."""
     ward = Ward(UP)
     ward.provider.ill = ill
-    assert await ward.readiness.failed(error) != counts
+    assert await ward.readiness.record_failure(error) != counts
     assert (ward.said.condition != UP) == closed
 
 
@@ -159,7 +159,7 @@ async def test_many_attempts_that_fail_together_ask_once() -> None:
     ward = Ward(UP)
     ward.provider.ill = ProviderDown("refused")
     gone = saying("down", ProviderDown("refused"))
-    assert all(await asyncio.gather(*(ward.readiness.failed(gone) for _ in range(64))))
+    assert all(await asyncio.gather(*(ward.readiness.record_failure(gone) for _ in range(64))))
     assert ward.provider.asked == 1
     assert len(ward.announced.log) == 1
 
@@ -175,7 +175,7 @@ async def test_a_model_server_that_comes_is_seen_and_says_first_what_it_serves()
         assert ward.said.condition.state == "down"
         ward.blind = None
         async with asyncio.timeout(10):
-            await ward.said.up()
+            await ward.said.wait_until_up()
         await until(lambda: ward.said.condition == UP)
 
 
@@ -192,7 +192,7 @@ async def test_an_attempt_that_broke_off_has_it_asked() -> None:
     """Nobody waits for that, and it is done at once."""
     async with watched(timings=Timings(check_s=3600, describe_s=3600)) as ward:
         ward.provider.ill = ProviderDown("refused")
-        ward.readiness.suspect()
+        ward.readiness.check_soon()
         await until(lambda: ward.said.condition.state == "down")
 
 
@@ -216,16 +216,16 @@ async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_mor
     ward.readiness._clock = lambda: now
     pauses = []
     for _ in range(3):
-        assert await ward.readiness.failed(loading)
+        assert await ward.readiness.record_failure(loading)
         assert ward.said.condition.state == "loading"
         pauses.append(ward.readiness._pause_s())
         now += 2
-        await ward.readiness._turn()
+        await ward.readiness._check_when_due()
         assert ward.said.condition == UP
     assert pauses == sorted(pauses)
     assert pauses[-1] > pauses[0]
-    ward.readiness.answered()
-    assert await ward.readiness.failed(loading)
+    ward.readiness.record_answer()
+    assert await ward.readiness.record_failure(loading)
     assert ward.readiness._pause_s() == pauses[0]
 
 

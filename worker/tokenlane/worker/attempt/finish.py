@@ -26,11 +26,11 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.outlet import Rest
+from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .outcome import Answered, Became, Outcome
-from .until_answered import until_answered
+from .outcome import Answered, Outcome, RequestOutcome
+from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +40,16 @@ _PAST_DEADLINE_S = 10.0
 """The time after a request's deadline when a worker stops reporting its end to a pool that does not answer."""
 
 
-async def finish(lane: Lane, run: Run, outcome: Outcome) -> Became:
+async def finish(lane: Lane, run: Run, outcome: Outcome) -> RequestOutcome:
     """Decide what becomes of the request, and record it in the pool, retrying until the pool answers."""
     rest = await run.outlet.close()
     match outcome:
         case Answered(usage, result):
             end = rest.end if result is None else rest.end + 1
-            completed = Completed(**_answer(lane, run, rest), end=end, usage=usage, result=result)
+            completed = Completed(**_answer_fields(lane, run, rest), end=end, usage=usage, result=result)
             return await _finish(lane, run, "completed", completed, end)
         case LlmError():
-            reached = await _note_failure(lane, outcome, rest)
+            reached = await _handle_failure(lane, outcome, rest)
             return await _recover(lane, run, AttemptFailed(outcome, reached), rest)
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
@@ -65,7 +65,7 @@ async def finish(lane: Lane, run: Run, outcome: Outcome) -> Became:
             assert_never(outcome)
 
 
-def _answer(lane: Lane, run: Run, rest: Rest) -> dict[str, Any]:
+def _answer_fields(lane: Lane, run: Run, rest: Unpublished) -> dict[str, Any]:
     """The fields that `Completed` and `Failed` share."""
     return {
         "attempt": run.attempt,
@@ -77,28 +77,28 @@ def _answer(lane: Lane, run: Run, rest: Rest) -> dict[str, Any]:
     }
 
 
-async def _note_failure(lane: Lane, error: LlmError, rest: Rest) -> bool:
+async def _handle_failure(lane: Lane, error: LlmError, rest: Unpublished) -> bool:
     """Have the lane check its server, or drain if it lacks a key. Return whether the attempt reached the server."""
     if isinstance(error, PoolKeyMismatch) and error.retryable:
         logger.error("lane %r takes no new work: %s", lane.name, error)
-        lane.heartbeat.note(error.code)
+        lane.heartbeat.report_failure(error.code)
         lane.availability.draining = True
         await lane.heartbeat.beat()
         return False
     if rest.first > 0:
-        lane.readiness.suspect()
+        lane.readiness.check_soon()
         return True
-    return not await lane.readiness.failed(error)
+    return not await lane.readiness.record_failure(error)
 
 
-async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Became:
-    policy = await _insist(lane, run, lambda: known_policy(lane.pool))
+async def _recover(lane: Lane, run: Run, cause: Cause, rest: Unpublished) -> RequestOutcome:
+    policy = await _retry_until_recorded(lane, run, lambda: known_policy(lane.pool))
     if policy is None:
         return "left"
     decision = decide(cause, run.history(lane.name, rest.first), policy)
     match decision:
         case End(error):
-            failed = Failed(**_answer(lane, run, rest), end=rest.end, error=error.report())
+            failed = Failed(**_answer_fields(lane, run, rest), end=rest.end, error=error.report())
             return await _finish(lane, run, "failed", failed, rest.end, error.code)
         case TryAgain() as again:
             if isinstance(cause, AttemptFailed) and KINDS[run.started.envelope.kind].is_long:
@@ -109,12 +109,12 @@ async def _recover(lane: Lane, run: Run, cause: Cause, rest: Rest) -> Became:
             assert_never(decision)
 
 
-async def _end_earlier_answer(lane: Lane, run: Run, rest: Rest) -> Became:
+async def _end_earlier_answer(lane: Lane, run: Run, rest: Unpublished) -> RequestOutcome:
     """End a request whose earlier attempt broke off. The error names the lane of that attempt, as the agent knows it:
     this lane has done nothing for the request."""
     handover = run.handover.result()
     error = answer_lost("worker").at(lane=handover.lane or None, model=handover.model or None)
-    answer = {**_answer(lane, run, rest), "lane": handover.lane, "model": handover.model}
+    answer = {**_answer_fields(lane, run, rest), "lane": handover.lane, "model": handover.model}
     failed = Failed(**answer, end=rest.end, error=error.report())
     return await _finish(lane, run, "failed", failed, rest.end, error.code, failed_on=handover.lane)
 
@@ -127,10 +127,10 @@ async def _finish(
     end: int,
     code: str = "",
     failed_on: str | None = None,
-) -> Became:
+) -> RequestOutcome:
     """Record the ending in the pool. `failed_on`: the lane that failed, if it is not this lane; '' if it is unknown."""
     wire = message.to_wire()
-    done = await _insist(
+    done = await _retry_until_recorded(
         lane,
         run,
         lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire, lane=failed_on),
@@ -141,9 +141,9 @@ async def _finish(
     return ending
 
 
-async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Rest) -> Became:
+async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Unpublished) -> RequestOutcome:
     queue = replace(Queue.of(run.started.envelope), needs=again.needs)
-    state = await _insist(
+    state = await _retry_until_recorded(
         lane,
         run,
         lambda: lane.pool.requests.requeue(
@@ -162,17 +162,17 @@ async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Rest) -> Became:
             return "left"
 
 
-async def _insist(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
+async def _retry_until_recorded(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
     """Repeat the call until the pool answers; None once the attempt has to be left to its lease."""
     clock, was_outdated = asyncio.get_running_loop().time, False
 
-    def is_useless() -> bool:
+    def should_give_up() -> bool:
         # An earlier call whose reply was lost may already have ended the attempt; the next call shows that.
         nonlocal was_outdated
         useless, was_outdated = was_outdated, run.reason == "stale"
         return useless or clock() > run.deadline + _PAST_DEADLINE_S
 
-    answer = await until_answered(lane, f"the end of attempt {run.attempt} of {run.id}", call, is_useless)
+    answer = await retry_until_answered(lane, f"the end of attempt {run.attempt} of {run.id}", call, should_give_up)
     if answer is None:
         logger.error("attempt %d of %s is left to its lease", run.attempt, run.id)
     return answer

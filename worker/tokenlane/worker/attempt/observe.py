@@ -14,24 +14,24 @@ from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped
 
-from .outcome import Answered, Became, Outcome
+from .outcome import Answered, Outcome, RequestOutcome
 
 logger = logging.getLogger(__name__)
 
 
-def observe(lane: str, run: Run, outcome: Outcome, became: Became) -> AttemptEnded:
+def observe(lane: str, run: Run, outcome: Outcome, request_outcome: RequestOutcome) -> AttemptEnded:
     """The event of an attempt's end."""
     return AttemptEnded(
         envelope=run.started.envelope,
         attempt=run.attempt,
         lane=lane,
         model=run.outlet.model,
-        became=became,
+        request_outcome=request_outcome,
         code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
         why=str(outcome) if isinstance(outcome, LlmError) else "",
         waited_ms=run.started.waited_ms,
-        first_token_ms=None if run.outlet.first_put_at is None else run.ms_until(run.outlet.first_put_at),
-        usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.ms_until()),
+        first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
+        usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
     )
 
 
@@ -50,7 +50,7 @@ def log_attempt(event: AttemptEnded) -> None:
     first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
     logger.info(
         "attempt %d of %s, %s for %s on %s: %s%s; waited %.0f ms, %s, %.0f ms in all, tokens %d in, %d out",
-        *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.became),
+        *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.request_outcome),
         f" ({event.code}{': ' if event.why else ''}{event.why})" if event.code else "",
         *(event.waited_ms, first, usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
     )
@@ -60,7 +60,7 @@ def attempt_span(span: Span) -> Observer:
     """An observer that puts the event into the attempt's span."""
     return lambda event: describe_attempt(
         span,
-        became=event.became,
+        request_outcome=event.request_outcome,
         error=event.code,
         model=event.model,
         prompt_tokens=event.usage.prompt_tokens,
@@ -79,7 +79,7 @@ class AttemptTotals:
 
     def count(self, event: AttemptEnded) -> None:
         """Count an attempt."""
-        self._ended[f"{event.envelope.kind}:{event.became}"] += 1
+        self._ended[f"{event.envelope.kind}:{event.request_outcome}"] += 1
         if event.code and event.code != "broken_off":  # an earlier attempt broke off, on this lane or another
             self._errors[event.code] += 1
         self._prompt_tokens += event.usage.prompt_tokens

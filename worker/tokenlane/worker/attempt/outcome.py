@@ -23,5 +23,5 @@ class Answered:
 Outcome: TypeAlias = Answered | LlmError | Stopped
 """How an attempt ended: it completed its answer, failed, or was stopped."""
 
-Became: TypeAlias = Ending | Literal["requeued", "left"]
+RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
 """What became of the request. `left`: a newer attempt runs it, or its lease decides."""

@@ -25,11 +25,11 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
     result: Result
     match request:
         case ChatRequest():
-            with _noting_errors(lane):
+            with _reporting_errors(lane):
                 return await _chat(lane, run, request)
         case EmbedRequest():
-            lane.embedder.check(request)
-            with _noting_errors(lane):
+            lane.embedder.check_fallback(request)
+            with _reporting_errors(lane):
                 alone = run.started.starts > 1
                 result = await lane.embedder.embed(request, run.started.model, alone=alone)
         case ModelCommand():
@@ -62,12 +62,12 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
                 usage, delta.usage = delta.usage, None  # the ending carries it, with the times
                 delta.model_fields_set.discard("usage")
             outlet.put(delta)
-            if outlet.crowded:
-                await outlet.room()
+            if outlet.is_full:
+                await outlet.wait_for_room()
     if finish_reason is None:
         raise Interrupted("the model server's stream ended before the answer was whole", retryable=True)
     if request.must_call and not called:
-        raise _no_call(finish_reason)
+        raise _no_tool_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
 
 
@@ -79,7 +79,7 @@ def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, s
     return request.model_copy(update={"messages": request.messages[:-1], "continue_final": None}), model, last.content
 
 
-def _no_call(finish_reason: FinishReason) -> NoToolCall:
+def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
     """The error for an answer without a required tool call: some servers accept `tool_choice` but ignore it."""
     if finish_reason == "length":
         return NoToolCall(
@@ -92,15 +92,15 @@ def _no_call(finish_reason: FinishReason) -> NoToolCall:
 
 
 @contextmanager
-def _noting_errors(lane: Lane) -> Iterator[None]:
+def _reporting_errors(lane: Lane) -> Iterator[None]:
     """Report the server's errors to the pool by their codes, unless the agent's request or the model is to blame."""
     try:
         yield
-        lane.readiness.answered()
+        lane.readiness.record_answer()
     except (BadRequest, NoToolCall):
         raise
     except Exception as error:
-        lane.heartbeat.note(error.code if isinstance(error, LlmError) else ProviderDown.code)
+        lane.heartbeat.report_failure(error.code if isinstance(error, LlmError) else ProviderDown.code)
         raise
 
 
@@ -108,8 +108,8 @@ def _timed(usage: Usage, run: Run) -> Usage:
     return usage.model_copy(
         update={
             "queue_ms": float(run.started.waited_ms),
-            "first_token_ms": run.ms_until(run.outlet.first_put_at),
-            "total_ms": run.ms_until(),
+            "first_token_ms": run.elapsed_ms(run.outlet.first_put_at),
+            "total_ms": run.elapsed_ms(),
             "attempts": run.started.starts,
         }
     )

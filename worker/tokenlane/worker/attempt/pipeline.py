@@ -26,11 +26,11 @@ from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import Became, Outcome
+from .outcome import Outcome, RequestOutcome
 from .perform import perform
 from .read import read
 from .resume import resume
-from .until_answered import until_answered
+from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         return
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
     span_of = processing(started.envelope, lane.name, attempt, started.model)
-    with lane.runs.holding(run), span_of as span:
+    with lane.runs.register(run), span_of as span:
         try:
             outcome = await _produce(lane, run)
         except asyncio.CancelledError:
             with suppress(TimeoutError):
-                async with asyncio.timeout(lane.timings.last_words_s):
+                async with asyncio.timeout(lane.timings.requeue_s):
                     await _end(lane, run, Stopped("draining"), span)
             raise
         await _end(lane, run, outcome, span)
@@ -63,7 +63,7 @@ async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | 
     """
     if lane.runs.closing:
         return None
-    return await until_answered(
+    return await retry_until_answered(
         lane,
         f"the start of attempt {attempt} of {request_id}",
         lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
@@ -71,13 +71,13 @@ async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | 
 
 
 async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
-    became: Became = "left"
+    request_outcome: RequestOutcome = "left"
     try:
-        became = await finish(lane, run, outcome)
+        request_outcome = await finish(lane, run, outcome)
     finally:
-        if became == "left":
+        if request_outcome == "left":
             run.outlet.discard()
-        event = observe(lane.name, run, outcome, became)
+        event = observe(lane.name, run, outcome, request_outcome)
         emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
 
 

@@ -22,7 +22,7 @@ from .vector_cache import VectorCache
 
 MAX_VECTOR_BYTES = 16 * 1024 * 1024
 """Of one request, whose vectors travel in one message."""
-_DIGESTS_HOLD_S = 60.0
+_DIGESTS_MAX_AGE_S = 60.0
 _FLOAT_BYTES = 4
 
 
@@ -49,12 +49,12 @@ class Embedder:
         if self._batches is not None:
             await self._batches.run()
 
-    def hits(self) -> Hits:
+    def cache_hits(self) -> Hits:
         """The cache's hits so far; zeros without a cache."""
         cache = self._cache
         return Hits() if cache is None else Hits(found=cache.hits, asked=cache.hits + cache.misses)
 
-    def check(self, request: EmbedRequest) -> None:
+    def check_fallback(self, request: EmbedRequest) -> None:
         """Accept a request that this lane may serve.
 
         Raises:
@@ -92,7 +92,7 @@ class Embedder:
     ) -> Sequence[bytes]:
         texts = request.inputs
         parameters = "" if request.dimensions is None else json.dumps({"dimensions": request.dimensions})
-        origin = Origin(self._provider_name, model, await self._build(model), parameters)
+        origin = Origin(self._provider_name, model, await self._model_build(model), parameters)
         known = await cache.get(origin, texts)
         missing = list(dict.fromkeys(text for text, vector in zip(texts, known, strict=True) if vector is None))
         fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
@@ -124,12 +124,12 @@ class Embedder:
             raise BadRequest(f"The model's vectors have {max(sizes)} dimensions, not {dimensions}.")
         return vectors
 
-    async def _build(self, model: str) -> str:
+    async def _model_build(self, model: str) -> str:
         """The digest of the server's model, or its endpoint where no digest is known. Digests are read again after a
         minute, since a name may come to stand for another build."""
         clock = asyncio.get_running_loop().time
         async with self._reading_digests:
-            if clock() > self._digests_read_at + _DIGESTS_HOLD_S:
+            if clock() > self._digests_read_at + _DIGESTS_MAX_AGE_S:
                 self._digests_read_at = clock()
                 with suppress(LlmError):  # the digests known so far hold until the model server answers
                     listed = await self._provider.models()

@@ -22,7 +22,7 @@ from tokenlane.config.host.pool_key_files import PoolKey
 
 _FORMAT = "tokenlane vector 1"
 _NONCE_BYTES = 12
-_SUM_BYTES = 4
+_CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -36,37 +36,37 @@ class Origin:
     parameters: str = ""
 
 
-class Rows:
+class RowCodec:
     """Names, writes and reads the vectors of one pool. It keeps no text."""
 
     def __init__(self, key: PoolKey | None) -> None:
         self._naming = _derived(key, b"names") if key else None
         self._sealing = AESGCM(_derived(key, b"vectors")) if key else None
 
-    def names(self, origin: Origin) -> Callable[[str], bytes]:
+    def namer(self, origin: Origin) -> Callable[[str], bytes]:
         """Return a function from a text to the 32-byte name of its vector from this origin."""
         head = json.dumps([_FORMAT, origin.provider, origin.model, origin.build, origin.parameters]).encode() + b"\n"
-        begun = hashlib.sha256(head) if self._naming is None else hmac.new(self._naming, head, "sha256")
+        prefix = hashlib.sha256(head) if self._naming is None else hmac.new(self._naming, head, "sha256")
 
         def name(text: str) -> bytes:
-            whole = begun.copy()
-            whole.update(text.encode())
-            return whole.digest()
+            digest = prefix.copy()
+            digest.update(text.encode())
+            return digest.digest()
 
         return name
 
-    def write(self, name: bytes, vector: bytes) -> bytes:
+    def encode(self, name: bytes, vector: bytes) -> bytes:
         """The row to store under that name."""
         if self._sealing is None:
-            return _sum(name, vector) + vector
+            return _checksum(name, vector) + vector
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._sealing.encrypt(nonce, vector, name)
 
-    def read(self, name: bytes, row: bytes) -> bytes | None:
+    def decode(self, name: bytes, row: bytes) -> bytes | None:
         """The vector in a row; None if the row is not what was written under that name."""
         if self._sealing is None:
-            vector = row[_SUM_BYTES:]
-            return vector if row[:_SUM_BYTES] == _sum(name, vector) else None
+            vector = row[_CHECKSUM_BYTES:]
+            return vector if row[:_CHECKSUM_BYTES] == _checksum(name, vector) else None
         try:
             return self._sealing.decrypt(row[:_NONCE_BYTES], row[_NONCE_BYTES:], name)
         except (InvalidTag, ValueError):
@@ -77,5 +77,5 @@ def _derived(key: PoolKey, purpose: bytes) -> bytes:
     return hmac.digest(key.secret, b"tokenlane vector cache: " + purpose, "sha256")
 
 
-def _sum(name: bytes, vector: bytes) -> bytes:
-    return zlib.crc32(vector, zlib.crc32(name)).to_bytes(_SUM_BYTES, "little")
+def _checksum(name: bytes, vector: bytes) -> bytes:
+    return zlib.crc32(vector, zlib.crc32(name)).to_bytes(_CHECKSUM_BYTES, "little")

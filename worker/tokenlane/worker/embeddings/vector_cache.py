@@ -21,7 +21,7 @@ import aiosqlite
 
 from tokenlane.config.host.pool_key_files import PoolKey
 
-from .sealed_rows import Origin, Rows
+from .sealed_rows import Origin, RowCodec
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ class VectorCache:
     """One worker's access to the cache; `open_cache` opens it. Vectors are little-endian float32. `hits` and `misses`
     count the vectors it had and lacked."""
 
-    def __init__(self, path: Path, limit_bytes: int, rows: Rows) -> None:
+    def __init__(self, path: Path, limit_bytes: int, codec: RowCodec) -> None:
         self.hits = self.misses = 0
         self._path = path
         self._limit_pages = limit_bytes // _PAGE_BYTES
         self._most_unwritten = min(_UNWRITTEN_BYTES, int(limit_bytes * _UNWRITTEN_SHARE))
-        self._rows = rows
+        self._codec = codec
         self._opened: aiosqlite.Connection | None = None
         self._file: aiosqlite.Connection | None = None  # None once it cannot be used
         self._unwritten: dict[bytes, bytes] = {}
@@ -76,7 +76,7 @@ class VectorCache:
 
     async def get(self, origin: Origin, texts: Sequence[str]) -> list[bytes | None]:
         """Return each text's vector, in their order; None where the cache has none. A failing file raises nothing."""
-        name_of = self._rows.names(origin)
+        name_of = self._codec.namer(origin)
         names = [name_of(text) for text in texts]
         vectors_by_name = {name: self._unwritten[name] for name in names if name in self._unwritten}
         missing = list(dict.fromkeys(name for name in names if name not in vectors_by_name))
@@ -95,7 +95,7 @@ class VectorCache:
         """Keep the vectors: this worker has them at once, the others soon."""
         if self._file is None:
             return
-        name_of = self._rows.names(origin)
+        name_of = self._codec.namer(origin)
         for text, vector in zip(texts, vectors, strict=True):
             if self._unwritten_bytes + len(vector) > self._most_unwritten:
                 break
@@ -114,7 +114,7 @@ class VectorCache:
         )
         vectors_by_name, old = {}, time.time() - _TOUCHED_AFTER_S
         for name, row, used in rows:
-            vector = self._rows.read(name, row)
+            vector = self._codec.decode(name, row)
             if vector is not None:
                 vectors_by_name[name] = vector
                 if used < old and len(self._touched) < _TOUCHED_MOST:
@@ -154,7 +154,7 @@ class VectorCache:
     async def _write(self, file: aiosqlite.Connection) -> None:
         vectors, touched, now = dict(self._unwritten), list(islice(self._touched, _TOUCHED_AT_ONCE)), int(time.time())
         # Views, because aiosqlite logs the arguments of each statement if its logger is on.
-        rows = [(name, memoryview(self._rows.write(name, vector)), now) for name, vector in vectors.items()]
+        rows = [(name, memoryview(self._codec.encode(name, vector)), now) for name, vector in vectors.items()]
         try:
             await file.execute("BEGIN IMMEDIATE")
             await file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
@@ -207,7 +207,7 @@ async def open_cache(path: Path, limit_bytes: int, key: PoolKey | None = None) -
         limit_bytes: the most the file may hold; a log of a few megabytes comes on top.
         key: the pool's. Without one, anybody with the file can read its vectors and guess its texts.
     """
-    cache = VectorCache(path, limit_bytes, Rows(key))
+    cache = VectorCache(path, limit_bytes, RowCodec(key))
     await cache._open()
     writing = asyncio.create_task(cache._run(), name="tokenlane vector cache")
     try:

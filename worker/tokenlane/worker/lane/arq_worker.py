@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 """How often workers check their queues for jobs whose doorbell message they may have missed."""
 _HEALTH_S = 5  # between two records for `arq --check`
-_BROKEN = (RedisError, OSError)
-_JOB = re.compile(r"\{.+\}[^:}]+:[0-9]+")
+_REDIS_ERRORS = (RedisError, OSError)
+_JOB_ID = re.compile(r"\{.+\}[^:}]+:[0-9]+")
 
 
-def _attempt(job_id: str) -> tuple[str, int]:
+def _parse_job_id(job_id: str) -> tuple[str, int]:
     """The request and the attempt in a job's id, which lua/dispatch.lua makes."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
     return request_id, int(attempt)
@@ -73,7 +73,7 @@ class LaneWorker(arq.worker.Worker):
 
     async def listen(self) -> None:
         """Subscribe to the lane's doorbell, and to changes of its limit."""
-        self._lane.heartbeat.on_announced(self._announced)
+        self._lane.heartbeat.on_change(self._on_lane_change)
         bell = self._lane.pool.keys.lane_doorbell(self._lane.name, self.kind)
         await self._lane.hub.subscribe(bell, self.ring, self.wake)
 
@@ -85,18 +85,18 @@ class LaneWorker(arq.worker.Worker):
     def ring(self, bell: bytes) -> None:
         """Start the job that the doorbell message names, without reading the queue; or as soon as a slot is free."""
         job_id = bell.decode("utf-8", "replace")
-        if _JOB.fullmatch(job_id):
+        if _JOB_ID.fullmatch(job_id):
             self._start_all([job_id])
         else:
             self.wake()  # from another version, or malformed: anybody may write to the channel
 
-    async def stop_picking(self) -> None:
+    async def stop_starting(self) -> None:
         """Start no more jobs, and requeue the jobs that no worker has started. Announce first that the lane drains."""
         self.allow_pick_jobs = False
         try:
             async with asyncio.timeout(self._answer_s):
-                await self._look_at_queue()
-        except (*_BROKEN, LlmError) as error:
+                await self._read_queue()
+        except (*_REDIS_ERRORS, LlmError) as error:
             logger.warning("jobs not started are left to their start leases: %s", self._translated(error))
 
     async def abandon(self) -> None:
@@ -106,7 +106,7 @@ class LaneWorker(arq.worker.Worker):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with suppress(*_BROKEN):
+        with suppress(*_REDIS_ERRORS):
             async with asyncio.timeout(self._answer_s):
                 await self.pool.delete(self.health_check_key)
 
@@ -119,19 +119,19 @@ class LaneWorker(arq.worker.Worker):
         try:
             async with asyncio.timeout(self._answer_s):
                 if self._more_queued:
-                    await self._look_at_queue()
+                    await self._read_queue()
                 await self.record_health()
             self._failing = False
-        except (*_BROKEN, LlmError) as error:
+        except (*_REDIS_ERRORS, LlmError) as error:
             self._more_queued = self._limit_changed = True
-            self._complain("the lane's queue cannot be read", error)
+            self._warn_once("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
             # Twice as often as ARQ's health record is due, which expires a second later.
             async with asyncio.timeout(POLL_S if self._failing else _HEALTH_S / 2):
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _look_at_queue(self) -> None:
+    async def _read_queue(self) -> None:
         """Start the jobs that no worker has started yet; requeue the jobs beyond the lane's present limit."""
         limit_changed, self._limit_changed = self._limit_changed, False
         if self._limit > 0 and not limit_changed and not self._has_room():
@@ -144,7 +144,7 @@ class LaneWorker(arq.worker.Worker):
         self._requeued = {*waiting[kept:]}
         self._start_all(waiting[:kept])
         for job_id in waiting[kept:]:
-            await self._lane.pool.requests.requeue(*_attempt(job_id), self._lane.worker, counts=False)
+            await self._lane.pool.requests.requeue(*_parse_job_id(job_id), self._lane.worker, counts=False)
 
     def _start_all(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
@@ -154,7 +154,7 @@ class LaneWorker(arq.worker.Worker):
                 self._more_queued = True
                 return
             task = self.tasks[job_id] = self.loop.create_task(self._run(job_id))
-            task.add_done_callback(partial(self._ended, job_id))
+            task.add_done_callback(partial(self._on_job_done, job_id))
 
     @property
     def _limit(self) -> int:
@@ -163,25 +163,25 @@ class LaneWorker(arq.worker.Worker):
     def _has_room(self) -> bool:
         return len(self.tasks) < self._limit
 
-    def _announced(self) -> None:
+    def _on_lane_change(self) -> None:
         self._limit_changed = True
         self.wake()
 
-    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+    def _on_job_done(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self.tasks[job_id]
         if self._more_queued:
             self._woken.set()
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, (*_BROKEN, LlmError)):
-            self._complain("a job is left to its lease", error)
+        if isinstance(error, (*_REDIS_ERRORS, LlmError)):
+            self._warn_once("a job is left to its lease", error)
         elif isinstance(error, Exception):
             self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
 
     async def _run(self, job_id: str) -> None:
-        await self._run_request(self._lane, *_attempt(job_id))
+        await self._run_request(self._lane, *_parse_job_id(job_id))
         self.jobs_complete += 1
 
-    def _complain(self, what: str, error: RedisError | OSError | LlmError) -> None:
+    def _warn_once(self, what: str, error: RedisError | OSError | LlmError) -> None:
         """Log the error, unless one was already logged since the queue was last read."""
         if not self._failing:
             logger.warning("lane %r: %s: %s", self._lane.name, what, self._translated(error))

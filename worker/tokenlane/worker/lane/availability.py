@@ -43,6 +43,6 @@ class Availability:
         """How many requests of that kind may run at once now; 0 while the lane takes no work."""
         return self.announcement.offer.limit_of(kind) if self.state is LaneState.UP else 0
 
-    async def up(self) -> None:
+    async def wait_until_up(self) -> None:
         """Wait until the model server can work."""
         await self._up.wait()

@@ -15,7 +15,7 @@ from .running_attempts import Runs
 logger = logging.getLogger(__name__)
 
 
-def obey(data: bytes, runs: Runs, publisher: Publisher) -> None:
+def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> None:
     """Pass a message to the attempt that it names. Never raises: anybody may write to the channel."""
     try:
         message = control_message(data)

@@ -21,7 +21,7 @@ from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 
 logger = logging.getLogger(__name__)
 
-_TAKES: dict[Kind, type] = {"embed": Embeds}
+_REQUIRED_PROTOCOLS: dict[Kind, type] = {"embed": Embeds}
 """The protocol that a provider must implement for a kind of work. Kinds that are not listed need none."""
 
 
@@ -44,9 +44,9 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
         if not settings.models:
             raise
         listed = []  # the model server may start later
-    models, chats = _served(settings, listed), settings.capacity or 1
+    models, chats = _models_to_serve(settings, listed), settings.capacity or 1
     if reachable:
-        models = await _as_pinned(settings, provider, models, listed)
+        models = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
                 "the server serves no model that can chat: load a model, or name those it will serve with --model",
@@ -55,7 +55,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
             )
         chats = settings.capacity or await provider.capacity()
     offer = _offer(settings, provider, models, listed, chats)
-    return Announcement(settings.name, settings.provider, _global_endpoint(provider.endpoint), models, offer)
+    return Announcement(settings.name, settings.provider, _unique_endpoint(provider.endpoint), models, offer)
 
 
 def _may_start_empty(provider: LlmProvider) -> bool:
@@ -63,15 +63,15 @@ def _may_start_empty(provider: LlmProvider) -> bool:
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
-def _served(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
+def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
     """The lane's models: the settings' models, or else the model server's models that chat or embed."""
     if settings.models and settings.auto_pull:
-        return tuple(name for name in settings.models if _has(listed, name))
+        return tuple(name for name in settings.models if _is_listed(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
     return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))
 
 
-async def _as_pinned(
+async def _without_wrong_digests(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
 ) -> tuple[str, ...]:
     """The models without a pin, and the pinned models whose digest matches. If models come and go while the server
@@ -79,7 +79,7 @@ async def _as_pinned(
     kept = []
     may_come = _may_start_empty(provider)
     for model in models:
-        if pin_of(settings, model) is not None and (may_come or _has(listed, model)):
+        if pin_of(settings, model) is not None and (may_come or _is_listed(listed, model)):
             try:
                 await check_pin(settings, provider, model, listed)
             except LlmError as error:
@@ -98,22 +98,22 @@ def _offer(
     limits = {
         kind: chats if work.slots is None else work.slots
         for kind, work in KINDS.items()
-        if isinstance(provider, _TAKES.get(kind, object))
+        if isinstance(provider, _REQUIRED_PROTOCOLS.get(kind, object))
     }
     return Offer(
         abilities={name: abilities[known] for name, known in named if known is not None},
         limits=limits,
         max_input_tokens=settings.max_input_tokens,
         pulls=settings.auto_pull,
-        lacks=tuple(name for name in settings.models if not _has(listed, name)) if settings.models else None,
+        lacks=tuple(name for name in settings.models if not _is_listed(listed, name)) if settings.models else None,
     )
 
 
-def _has(listed: Sequence[ModelInfo], model: str) -> bool:
+def _is_listed(listed: Sequence[ModelInfo], model: str) -> bool:
     return served_name(model, [info.name for info in listed]) is not None
 
 
-def _global_endpoint(endpoint: str) -> str:
+def _unique_endpoint(endpoint: str) -> str:
     """The endpoint with this host's name in place of a loopback address or a socket, to be unique in the pool."""
     parts = urlsplit(endpoint)
     if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):

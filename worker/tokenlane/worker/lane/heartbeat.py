@@ -19,7 +19,7 @@ from .running_attempts import Runs
 
 logger = logging.getLogger(__name__)
 
-_BEATS_A_LEASE = 3
+_BEATS_PER_LEASE = 3
 _RETRY_S = 0.1
 
 
@@ -31,21 +31,21 @@ class Heartbeat:
         pool: Pool,
         worker: str,
         availability: Availability,
-        facts: WorkerInfo,
+        worker_info: WorkerInfo,
         runs: Runs,
         report: Callable[[], WorkerReport] = WorkerReport,
     ) -> None:
-        self.facts = facts
+        self.worker_info = worker_info
         self._pool, self._worker, self._availability = pool, worker, availability
         self._runs, self._report = runs, report
         self._registered: tuple[WorkerInfo, str] | None = None  # the facts and key ids that the pool has
-        self._fault: ServerFailure | None = None
-        self._announced: tuple[Announcement, LaneState] | None = None
+        self._failure: ServerFailure | None = None
+        self._last_announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._pause_s = 0.0
         self._failing = False
         self._conflict: str | None = None
-        self._hurry = asyncio.Event()
+        self._wake = asyncio.Event()
         self._beat_lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -70,21 +70,21 @@ class Heartbeat:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S if self._failing else self._pause_s):
-                    await self._hurry.wait()
-            self._hurry.clear()
+                    await self._wake.wait()
+            self._wake.clear()
             await self.beat()
 
-    def hurry(self) -> None:
+    def beat_soon(self) -> None:
         """Beat now: something has changed, or a message may have been missed."""
-        self._hurry.set()
+        self._wake.set()
 
-    def on_announced(self, then: Callable[[], None]) -> None:
+    def on_change(self, callback: Callable[[], None]) -> None:
         """Register `then`, to be called after each beat that announces a changed offer or state."""
-        self._listeners.append(then)
+        self._listeners.append(callback)
 
-    def note(self, code: str) -> None:
+    def report_failure(self, code: str) -> None:
         """Report this error code of the model server with the next beat. The newest code replaces older ones."""
-        self._fault = ServerFailure(code, asyncio.get_running_loop().time())
+        self._failure = ServerFailure(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
         """Announce the lane as it is now, and renew all leases. An outage is logged."""
@@ -104,7 +104,7 @@ class Heartbeat:
     async def _renew(self) -> RenewReply:
         # Beats must not overlap, or an older beat could undo the announcement that the lane drains.
         async with self._beat_lock:
-            held, fault, lane = list(self._runs), self._fault, self._availability
+            held, failure, lane = list(self._runs), self._failure, self._availability
             announced = lane.announcement, lane.state
             beat = await self._pool.beats.renew(
                 self._worker,
@@ -112,24 +112,24 @@ class Heartbeat:
                 [run.running() for run in held],
                 takes_new_work=not lane.draining,
                 condition=lane.condition,
-                fault=fault,
+                fault=failure,
                 report=self._report(),
             )
-            changed, self._announced = announced != self._announced, announced
-        self._pause_s = beat.lease_ms / 1000 / _BEATS_A_LEASE
-        for run, hold in zip(held, beat.outcomes, strict=True):
-            if hold != "mine":
-                run.stop(hold)
+            changed, self._last_announced = announced != self._last_announced, announced
+        self._pause_s = beat.lease_ms / 1000 / _BEATS_PER_LEASE
+        for run, outcome in zip(held, beat.outcomes, strict=True):
+            if outcome != "mine":
+                run.stop(outcome)
         if changed:
-            for then in self._listeners:
-                then()
-        if beat.registered and self._fault is fault:
-            self._fault = None
+            for callback in self._listeners:
+                callback()
+        if beat.registered and self._failure is failure:
+            self._failure = None
         self._pool.keychain.reread()
-        now = self.facts, self._pool.keychain.held
+        now = self.worker_info, self._pool.keychain.held
         if beat.conflict is None and not (beat.registered and now == self._registered):
-            await self._pool.beats.register(self._worker, lane.announcement.lane, self.facts)
+            await self._pool.beats.register(self._worker, lane.announcement.lane, self.worker_info)
             self._registered = now
             if lane.condition != UP:
-                self.hurry()  # the pool only keeps the condition of registered workers
+                self.beat_soon()  # the pool only keeps the condition of registered workers
         return beat

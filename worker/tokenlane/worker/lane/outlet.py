@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rest:
+class Unpublished:
     """The unpublished deltas at the end of an answer, from position `first` on."""
 
     first: int
@@ -39,7 +39,7 @@ class Outlet:
         self.channel = channel
         self.first_put_at: float | None = None
         self._publisher = publisher
-        self._speak_as(model)
+        self._name_model(model)
         self._first = 0
         self._waiting: list[TokenDelta] = []
         self._pieces: list[bytes] = []
@@ -57,27 +57,27 @@ class Outlet:
         """
         if delta.model:
             if delta.model != self.model:
-                self._speak_as(delta.model)
+                self._name_model(delta.model)
             delta.model_fields_set.discard("model")  # the message names it once
         piece = delta_piece(delta)
-        begins = self.first_put_at is None
-        if begins:
+        is_first = self.first_put_at is None
+        if is_first:
             self.first_put_at = asyncio.get_running_loop().time()
         if not self._waiting:
-            self._publisher.ready(self, begins=begins)
+            self._publisher.schedule(self, is_first=is_first)
         self._waiting.append(delta)
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
 
     @property
-    def crowded(self) -> bool:
+    def is_full(self) -> bool:
         """Whether so much waits for a flush that the model server should not be read any further."""
         return self._waiting_bytes > self._publisher.unflushed_bytes
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until the outlet is no longer crowded."""
-        while self.crowded:
-            await self._publisher.landed()
+        while self.is_full:
+            await self._publisher.flush_ended()
 
     async def send(self, message: ChannelMessage) -> None:
         """Publish a message that is not a part of the answer, at once.
@@ -95,7 +95,7 @@ class Outlet:
                 Progressed(attempt=self.attempt[1], worker=publisher.worker, lane=publisher.lane, progress=progress)
             )
 
-    def take(self) -> bytes:
+    def take_message(self) -> bytes:
         """The waiting deltas as one message. It is kept for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
@@ -103,10 +103,10 @@ class Outlet:
         self._publisher.memory.keep(self.attempt, self._first, message)
         return message
 
-    async def close(self) -> Rest:
+    async def close(self) -> Unpublished:
         """Stop flushing: wait for the flush in flight, and return the deltas that were not published."""
-        await self._publisher.withdraw(self)
-        rest = Rest(self._first, self._waiting)
+        await self._publisher.stop_flushing(self)
+        rest = Unpublished(self._first, self._waiting)
         self._clear()
         return rest
 
@@ -121,6 +121,6 @@ class Outlet:
     def _clear(self) -> None:
         self._waiting, self._pieces, self._waiting_bytes = [], [], 0
 
-    def _speak_as(self, model: str) -> None:
+    def _name_model(self, model: str) -> None:
         self._write = deltas_writer(self.attempt[1], self._publisher.worker, self._publisher.lane, model)
         self.model = model

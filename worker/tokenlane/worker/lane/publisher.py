@@ -2,7 +2,7 @@
 
 The first delta of an answer is flushed at once, and so is everything as soon as each answer that has begun has a delta
 waiting: a model server often gives each of its streams a token in turn, and a lone answer never waits. Any other delta
-waits at most `Timings.company_s`. An answer's last deltas travel in the message that ends it.
+waits at most `Timings.batch_wait_s`. An answer's last deltas travel in the message that ends it.
 
 What an outage of Redis swallows is not sent again until the agent asks for it.
 """
@@ -43,14 +43,14 @@ class Publisher:
         self.pool = pool
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
         self.unflushed_bytes = unflushed_bytes
-        self._company_s = timings.company_s
-        self._speaking: set[Outlet] = set()
+        self._company_s = timings.batch_wait_s
+        self._streaming: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
-        self._flying: list[Outlet] = []
-        self._asked: dict[AttemptKey, int] = {}
+        self._in_flight: list[Outlet] = []
+        self._replay_requests: dict[AttemptKey, int] = {}
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._landing = asyncio.Event()
+        self._flush_done = asyncio.Event()
         self._failing = False
         self._flushes = self._messages = self._replays = 0
 
@@ -64,7 +64,7 @@ class Publisher:
         key = (request_id, attempt)
         if key not in self.memory:
             return False
-        self._asked[key] = min(after, self._asked.get(key, after))
+        self._replay_requests[key] = min(after, self._replay_requests.get(key, after))
         self._due.set()
         return True
 
@@ -82,44 +82,44 @@ class Publisher:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._flying, self._waiting = list(self._waiting), {}
+            self._in_flight, self._waiting = list(self._waiting), {}
             try:
                 await self._send(self._collect())
             finally:
-                self._flying = []
-                self._landing.set()
-                self._landing = asyncio.Event()
+                self._in_flight = []
+                self._flush_done.set()
+                self._flush_done = asyncio.Event()
 
-    def ready(self, outlet: Outlet, *, begins: bool) -> None:
-        """Flush the outlet soon, or at once if it has the first delta of its answer (`begins`)."""
+    def schedule(self, outlet: Outlet, *, is_first: bool) -> None:
+        """Flush the outlet soon, or at once if it has the first delta of its answer (`is_first`)."""
         self._waiting[outlet] = None
-        if begins:
-            self._speaking.add(outlet)
-        if begins or len(self._waiting) >= len(self._speaking):
+        if is_first:
+            self._streaming.add(outlet)
+        if is_first or len(self._waiting) >= len(self._streaming):
             self._due.set()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._company_s, self._due.set)
 
-    async def withdraw(self, outlet: Outlet) -> None:
+    async def stop_flushing(self, outlet: Outlet) -> None:
         """Stop flushing the outlet; returns when no flush with its deltas is in flight."""
-        self._speaking.discard(outlet)
+        self._streaming.discard(outlet)
         self._waiting.pop(outlet, None)
-        while outlet in self._flying:
-            await self.landed()
+        while outlet in self._in_flight:
+            await self.flush_ended()
 
-    async def landed(self) -> None:
+    async def flush_ended(self) -> None:
         """Wait for the end of the current or next flush."""
-        await self._landing.wait()
+        await self._flush_done.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:
         messages: list[tuple[str, bytes]] = []
-        if self._asked:
-            asked, self._asked = self._asked, {}
-            self._replays += len(asked)
-            for key, after in asked.items():
+        if self._replay_requests:
+            requests, self._replay_requests = self._replay_requests, {}
+            self._replays += len(requests)
+            for key, after in requests.items():
                 channel = self.pool.keys.deltas(key[0])
                 messages += ((channel, message) for message in self.memory.after(key, after))
-        messages += [(outlet.channel, outlet.take()) for outlet in self._flying]
+        messages += [(outlet.channel, outlet.take_message()) for outlet in self._in_flight]
         return messages
 
     async def _send(self, messages: list[tuple[str, bytes]]) -> None:

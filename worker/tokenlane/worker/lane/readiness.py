@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
-from tokenlane.worker.providers import LlmProvider, TellsHealth
+from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
 from .availability import Availability
 from .heartbeat import Heartbeat
@@ -23,10 +23,10 @@ from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
 
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
-_SHARE = 0.25
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
+_PAUSE_SHARE = 0.25
 """A returning model server is noticed after at most this share of the time for which it was away."""
-_MOST_CHARACTERS = 300
+_MAX_REASON_CHARACTERS = 300
 
 
 def condition_after(error: LlmError) -> ServerCondition:
@@ -38,13 +38,13 @@ def condition_after(error: LlmError) -> ServerCondition:
     state = error.server_condition
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
         state = "down"
-    return UP if state is None else ServerCondition(LaneState(state), error.message[:_MOST_CHARACTERS])
+    return UP if state is None else ServerCondition(LaneState(state), error.message[:_MAX_REASON_CHARACTERS])
 
 
 async def condition_of(provider: LlmProvider) -> ServerCondition:
     """The condition of the server, from its health check, or from its list of models if the provider has no check."""
     try:
-        if isinstance(provider, TellsHealth):
+        if isinstance(provider, ReportsHealth):
             await provider.healthy()
         else:
             await provider.models()
@@ -77,30 +77,30 @@ class Readiness:
         self._check_s = timings.check_hosted_s if provider.endpoint.startswith("https://") else timings.check_s
         self._describe_s = timings.describe_s
         self._check_lock = asyncio.Lock()
-        self._hurry = asyncio.Event()
-        self._suspicious = self._loading_logged = False
-        self._heard_at = self._described_at = self._clock()
-        self._away_since = None if self._is_up else self._clock()
+        self._wake = asyncio.Event()
+        self._check_requested = self._loading_logged = False
+        self._confirmed_at = self._described_at = self._clock()
+        self._unavailable_since = None if self._is_up else self._clock()
 
     async def run(self) -> None:
         """Check the model server until cancelled."""
         while True:
-            self._hurry.clear()
-            due_at = min(self._heard_at + self._pause_s(), self._described_at + self._describe_s)
-            if self._suspicious or self._clock() >= due_at:
-                await self._turn()
+            self._wake.clear()
+            due_at = min(self._confirmed_at + self._pause_s(), self._described_at + self._describe_s)
+            if self._check_requested or self._clock() >= due_at:
+                await self._check_when_due()
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(due_at):
-                    await self._hurry.wait()
+                    await self._wake.wait()
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         """Note that the model server has answered a request, which is better evidence than any check."""
         if self._is_up:
-            self._heard_at = self._clock()
-            self._away_since, self._loading_logged = None, False
+            self._confirmed_at = self._clock()
+            self._unavailable_since, self._loading_logged = None, False
 
-    async def failed(self, error: LlmError) -> bool:
+    async def record_failure(self, error: LlmError) -> bool:
         """Note that an attempt failed before its first token; whether it failed without having reached the model.
 
         If the model server cannot work, routers know when this returns that the lane takes no new work. An attempt that
@@ -109,52 +109,52 @@ class Readiness:
         if error.server_condition == "loading":  # whatever its health page says
             async with self._check_lock:
                 self._loading_logged = True
-                await self._become(condition_after(error))
+                await self._set_condition(condition_after(error))
             return True
         if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
             return False
         failed_at = self._clock()
         async with self._check_lock:
-            if self._is_up and self._heard_at < failed_at:
+            if self._is_up and self._confirmed_at < failed_at:
                 await self._check()
             return error.server_condition is not None and not self._is_up
 
-    def suspect(self) -> None:
+    def check_soon(self) -> None:
         """Check the model server soon, because an attempt broke off in the middle of its answer."""
-        self._suspicious = True
-        self._hurry.set()
+        self._check_requested = True
+        self._wake.set()
 
     @property
     def _is_up(self) -> bool:
         return self._availability.condition == UP
 
-    async def _turn(self) -> None:
-        suspicious, self._suspicious = self._suspicious, False
+    async def _check_when_due(self) -> None:
+        requested, self._check_requested = self._check_requested, False
         async with self._check_lock:
             describes = self._clock() - self._described_at >= self._describe_s
-            if self._runs and self._is_up and (describes or not suspicious):
-                self._heard_at = self._clock()  # its requests show that it works; a busy server may fail its check
+            if self._runs and self._is_up and (describes or not requested):
+                self._confirmed_at = self._clock()  # its requests show that it works; a busy server may fail its check
                 if describes:
-                    await self._become(await self._condition_described())
+                    await self._set_condition(await self._describe_lane())
             else:
                 await self._check(describes=describes)
 
     def _pause_s(self) -> float:
         if self._is_up:
             return self._check_s
-        away_s = self._clock() - (self._away_since or 0.0)
-        return min(max(_LEAST_PAUSE_S, _SHARE * away_s), _MOST_PAUSE_S)
+        unavailable_s = self._clock() - (self._unavailable_since or 0.0)
+        return min(max(_MIN_PAUSE_S, _PAUSE_SHARE * unavailable_s), _MAX_PAUSE_S)
 
     async def _check(self, *, describes: bool = False) -> None:
-        self._heard_at = self._clock()
+        self._confirmed_at = self._clock()
         condition = await condition_of(self._provider)
         if condition == UP and (describes or not self._is_up):
-            condition = await self._condition_described()
+            condition = await self._describe_lane()
         if condition == UP and self._is_up:
-            self._away_since = None
-        await self._become(condition)
+            self._unavailable_since = None
+        await self._set_condition(condition)
 
-    async def _condition_described(self) -> ServerCondition:
+    async def _describe_lane(self) -> ServerCondition:
         """Ask the model server again for the lane's models, and return the condition that this shows."""
         self._described_at = self._clock()
         lane = self._availability.announcement
@@ -165,23 +165,23 @@ class Readiness:
             if not serves_nothing:
                 logger.warning("the models of lane %r cannot be listed: %s", lane.lane, error)
             if serves_nothing or not (self._is_up or lane.models):
-                return ServerCondition(LaneState.DOWN, error.message[:_MOST_CHARACTERS])
+                return ServerCondition(LaneState.DOWN, error.message[:_MAX_REASON_CHARACTERS])
             return UP if self._is_up else condition_after(error)
         return UP
 
-    async def _become(self, condition: ServerCondition) -> None:
+    async def _set_condition(self, condition: ServerCondition) -> None:
         if condition == self._availability.condition:
             return
-        self._heard_at = self._clock()
-        self._hurry.set()
+        self._confirmed_at = self._clock()
+        self._wake.set()
         name = self._availability.announcement.lane
         # A server may answer "loading" to each try: that is logged only once.
-        level = logging.INFO if self._loading_logged and self._away_since is not None else logging.WARNING
+        level = logging.INFO if self._loading_logged and self._unavailable_since is not None else logging.WARNING
         if condition == UP:
             logger.log(level, "lane %r takes work: its model server is up", name)
         else:
-            if self._away_since is None:
-                self._away_since = self._clock()
+            if self._unavailable_since is None:
+                self._unavailable_since = self._clock()
             logger.log(
                 level, "lane %r takes no new work: its model server is %s: %s", name, condition.state, condition.why
             )

@@ -17,7 +17,7 @@ from tokenlane.routing.store.request_life import ClaimedAttempt
 
 from .outlet import Outlet
 
-_MOST_UNBEGUN = 256
+_MAX_EARLY_STOPS = 256
 """How many stops for attempts that have not begun are remembered. Most such attempts ended here, or run elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining", "broken_off"]
@@ -44,8 +44,8 @@ class Run:
         self.attempt = attempt
         self.started = started
         self.outlet = outlet
-        self.since = loop.time()
-        self.deadline = self.since + started.left_ms / 1000
+        self.started_at = loop.time()
+        self.deadline = self.started_at + started.left_ms / 1000
         self.reason: StopReason | None = "cancelled" if started.cancelled else None
         self.handover: asyncio.Future[Handover] = loop.create_future()
         self._timeout: asyncio.Timeout | None = None
@@ -87,10 +87,10 @@ class Run:
         """Milliseconds to the deadline, 0 when it has passed."""
         return max(0, int(1000 * (self.deadline - asyncio.get_running_loop().time())))
 
-    def ms_until(self, at: float | None = None) -> float:
+    def elapsed_ms(self, until: float | None = None) -> float:
         """Milliseconds from the start on the lane to a moment of the loop's clock; None: to now."""
         now = asyncio.get_running_loop().time()
-        return round(1000 * ((now if at is None else at) - self.since), 1)
+        return round(1000 * ((now if until is None else until) - self.started_at), 1)
 
     def history(self, lane: str, delivered: int) -> History:
         """The history of the request's attempts. `delivered`: the number of deltas that the agent may have."""
@@ -115,7 +115,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, int], Run] = {}
-        self._unbegun: dict[tuple[str, int], StopReason] = {}
+        self._early_stops: dict[tuple[str, int], StopReason] = {}
         self.closing = False
 
     def __iter__(self) -> Iterator[Run]:
@@ -133,14 +133,14 @@ class Runs:
         if (run := self.get(request_id, attempt)) is not None:
             run.stop(reason)
             return
-        self._unbegun[request_id, attempt] = reason
-        if len(self._unbegun) > _MOST_UNBEGUN:
-            del self._unbegun[next(iter(self._unbegun))]
+        self._early_stops[request_id, attempt] = reason
+        if len(self._early_stops) > _MAX_EARLY_STOPS:
+            del self._early_stops[next(iter(self._early_stops))]
 
     @contextmanager
-    def holding(self, run: Run) -> Iterator[None]:
+    def register(self, run: Run) -> Iterator[None]:
         """List the run among the worker's runs as long as the block lasts."""
-        if (reason := self._unbegun.pop((run.id, run.attempt), None)) is not None:
+        if (reason := self._early_stops.pop((run.id, run.attempt), None)) is not None:
             run.stop(reason)
         if self.closing:
             run.stop("draining")
@@ -159,23 +159,24 @@ class Runs:
 
 @dataclass(frozen=True)
 class AttemptEnded:
-    """An attempt that is over, without its content. `became`: what became of its request. `code`: the code of the error
-    that broke it, or why it was stopped; empty if the answer is whole. `why`: the error's text.
-
-    `waited_ms` counts from acceptance to the start on the lane, `first_token_ms` (None: no token came) from that start.
-    `usage`: the time in all, and the tokens if the model server has counted them.
-    """
+    """The end of an attempt: the event that observers receive. It holds no prompt and no output."""
 
     envelope: Envelope
     attempt: int
     lane: str
     model: str
-    became: str
+    request_outcome: str
+    """`completed`, `failed`, `cancelled`, `expired`, `requeued`, or `left` to another worker."""
     code: str
+    """The code of the error that ended the attempt, or the reason why it was stopped; empty for a complete answer."""
     why: str
+    """The error's message; empty if there was no error."""
     waited_ms: float
+    """From the acceptance of the request to the start of the attempt on the lane."""
     first_token_ms: float | None
+    """From the start on the lane to the first token; None if no token came."""
     usage: Usage
+    """The duration of the attempt, and the tokens if the model server counted them."""
 
 
 Observer: TypeAlias = Callable[[AttemptEnded], None]

@@ -9,13 +9,13 @@ from importlib.metadata import version
 
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.offer import WorkerInfo
-from tokenlane.worker.providers import LlmProvider, TellsVersion
+from tokenlane.worker.providers import LlmProvider, ReportsVersion
 
 
 async def worker_info(provider: LlmProvider) -> WorkerInfo:
     """This host and the versions of its software; the model server's too, if its provider can read it."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in ("tokenlane", "arq", "redis")}}
-    if isinstance(provider, TellsVersion):
+    if isinstance(provider, ReportsVersion):
         with suppress(LlmError):
             if (server := await provider.version()) is not None:
                 versions["server"] = server

@@ -11,8 +11,8 @@ from .protocol import (
     LlmProvider,
     Loads,
     Pulls,
-    TellsHealth,
-    TellsVersion,
+    ReportsHealth,
+    ReportsVersion,
     Verifies,
 )
 from .registry import ProviderFactory, ProviderRegistry, default_registry
@@ -26,8 +26,8 @@ __all__ = [
     "ProviderFactory",
     "ProviderRegistry",
     "Pulls",
-    "TellsHealth",
-    "TellsVersion",
+    "ReportsHealth",
+    "ReportsVersion",
     "TooManyTexts",
     "Verifies",
     "default_registry",

@@ -52,7 +52,7 @@ class LlmProvider(Protocol):
 
 
 @runtime_checkable
-class TellsHealth(Protocol):
+class ReportsHealth(Protocol):
     """A provider whose server can report its health without running a model."""
 
     async def healthy(self) -> None:
@@ -65,7 +65,7 @@ class TellsHealth(Protocol):
 
 
 @runtime_checkable
-class TellsVersion(Protocol):
+class ReportsVersion(Protocol):
     """A provider that can ask its server for its version."""
 
     async def version(self) -> str | None:

@@ -11,7 +11,7 @@ from math import hypot
 from typing import Literal
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound
-from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, TellsHealth, TellsVersion
+from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, ReportsHealth, ReportsVersion
 from tokenlane.worker.providers.requests.turns import PIXEL
 
 from .subject import QUESTION, Broken, Subject, check_error, joined_text, request
@@ -275,9 +275,9 @@ async def count(subject: Subject) -> tuple[Outcome, str]:
 async def health(subject: Subject) -> tuple[Outcome, str]:
     """A server that answers is healthy; it may report its version."""
     provider: object = subject.provider
-    version = await provider.version() if isinstance(provider, TellsVersion) else None
+    version = await provider.version() if isinstance(provider, ReportsVersion) else None
     detail = f"version {version}" if version else ""
-    if not isinstance(provider, TellsHealth):
+    if not isinstance(provider, ReportsHealth):
         return "refused", detail or "the provider has no health check"
     await provider.healthy()
     return "works", detail

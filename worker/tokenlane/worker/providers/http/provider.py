@@ -86,11 +86,11 @@ class HttpProvider:
         await self._http.aclose()
 
     async def healthy(self) -> None:
-        """Return if the server reports that it works; see `TellsHealth`."""
+        """Return if the server reports that it works; see `ReportsHealth`."""
         await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False)
 
     async def version(self) -> str | None:
-        """The server's version; see `TellsVersion`."""
+        """The server's version; see `ReportsVersion`."""
         if self.version_at is None:
             return None
         path, name = self.version_at

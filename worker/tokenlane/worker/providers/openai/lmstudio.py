@@ -83,7 +83,7 @@ class LmStudioProvider(OpenAiProvider):
         return min((number for number in limits if isinstance(number, int) and number > 0), default=_AT_ONCE)
 
     async def healthy(self) -> None:
-        """Return if the server lists its models; see `TellsHealth`. LM Studio has no health endpoint."""
+        """Return if the server lists its models; see `ReportsHealth`. LM Studio has no health endpoint."""
         await self._field(_MODELS, "models", list)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:

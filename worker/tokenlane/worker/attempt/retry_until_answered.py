@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def until_answered(
-    lane: Lane, what: str, call: Callable[[], Awaitable[T]], is_useless: Callable[[], bool] = lambda: False
+async def retry_until_answered(
+    lane: Lane, what: str, call: Callable[[], Awaitable[T]], should_give_up: Callable[[], bool] = lambda: False
 ) -> T | None:
     """Repeat the call and return its result; None if the worker shuts down or repeating is useless. The first failure
     is logged.
@@ -32,6 +32,6 @@ async def until_answered(
             if not failing:
                 logger.warning("%s has to wait: %s", what, error)
             failing = True
-        if lane.runs.closing or is_useless():
+        if lane.runs.closing or should_give_up():
             return None
         await asyncio.sleep(lane.timings.retry_s)
